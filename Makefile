@@ -1,0 +1,49 @@
+# The commands of the project. Each sets up what it needs, on a machine with only Python 3.11+ and make.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+RECIPE := recipes/$(if $(QUICK),mini-quick,mini).yaml
+# pip finds local wheels through PIP_FIND_LINKS; uv wants the same folder under its own name.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.PHONY: help mini mini-parts test check lint setup setup-dev
+
+help:
+	@echo "make mini          run the whole method on this machine (about 15 minutes; QUICK=1: a smoke run)"
+	@echo "make test          run the tests"
+	@echo "make check         lint, types, shell checks, then the tests"
+	@echo "make mini-parts    train the mini world's vision tower and language model again"
+
+mini: setup
+	$(BIN)/sicog run $(RECIPE) $(ARGS)
+
+mini-parts: setup
+	$(BIN)/sicog mini-parts recipes/mini-parts.yaml $(ARGS)
+
+test: setup-dev
+	$(BIN)/pytest $(ARGS)
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files '*.sh' .ci/run | xargs $(BIN)/shellcheck
+
+check: lint test
+
+setup: $(VENV)/.ready
+setup-dev: $(VENV)/.ready-dev
+
+$(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { echo "sicog needs Python 3.11, 3.12 or 3.13; name it with make PYTHON=/path/to/python3" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: requirements.txt pyproject.toml | $(BIN)/python
+	./install.sh $(BIN)/python requirements.txt
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt requirements.txt pyproject.toml | $(BIN)/python
+	./install.sh $(BIN)/python requirements-dev.txt
+	@touch $@ $(VENV)/.ready

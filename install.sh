@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Install the pinned set and sicog itself into an environment: with uv when it can be had, else with pip.
+set -euo pipefail
+python="${1:?the python of the environment}" requirements="${2:?a requirements file}"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+uv="$(command -v uv || true)"
+if [ -z "$uv" ] && { [ -x "$(dirname "$python")/uv" ] || "$python" -m pip install --quiet uv; }; then
+    uv="$(dirname "$python")/uv"
+fi
+if [ -n "$uv" ]; then
+    install=("$uv" pip install --quiet --python "$python")
+else
+    echo "uv is not to be had here; pip takes a few minutes" >&2
+    install=("$python" -m pip install --quiet)
+fi
+"${install[@]}" -r "$root/$requirements"
+"${install[@]}" --no-deps -e "$root"

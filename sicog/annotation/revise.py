@@ -1,0 +1,140 @@
+"""Annotated rows to warm-up examples: a chain (CoD, CoT) and a plain answer (DD, short) from the same annotation.
+
+Captions: rows in ALLaVA form whose `cod_caption` holds a teacher's five-step text. Reasoning: LLaVA-CoT rows with
+four tagged sections. The two outputs are independent: a row that fails one may still give the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sicog.chains import COD, COT, ChainError, parse, render
+from sicog.config import Config
+from sicog.formats import FileSource, Row, RowError, ensure_marker, image_names, parse_example, tagged_sections
+from sicog.pipeline import Outcome, run_stage
+from sicog.records import Example, Query, Turn
+from sicog.tasks import CAPTIONING, REASONING
+
+COT_TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
+
+
+class ReviseConfig(Config):
+    """Where annotated rows lie and where their two kinds of examples go."""
+
+    task: Literal["captioning", "reasoning"]
+    input: Path
+    chain_dir: Path  # Chain-of-Description or Chain-of-Thought examples
+    plain_dir: Path  # detailed descriptions or short answers
+    # "task": the prompts that generation uses. "row": the row's own question (step-by-step added for a chain).
+    prompts: Literal["task", "row"] = "task"
+    max_dropped_share: float = 0.05
+
+
+def revise(config: ReviseConfig) -> tuple[Path, Path]:
+    """Write both datasets of `Example` records; returns (chain_dir, plain_dir)."""
+    return _write(config, "chain", config.chain_dir), _write(config, "plain", config.plain_dir)
+
+
+def _write(config: ReviseConfig, form: str, out_dir: Path) -> Path:
+    parsers: dict[tuple[str, str], Callable[[Row, str, str], Example]] = {
+        ("captioning", "chain"): cod_example,
+        ("captioning", "plain"): dd_example,
+        ("reasoning", "chain"): cot_example,
+        ("reasoning", "plain"): short_example,
+    }
+    source = FileSource(config.input, _Parser(parsers[config.task, form], config.prompts), step=f"revise-{form}")
+    return run_stage(
+        step=f"revise-{config.task}-{form}",
+        out_dir=out_dir,
+        source=source,
+        process=_keep,
+        config=config,
+        inputs={"annotations": config.input},
+        block_size=256,
+        max_dropped_share=config.max_dropped_share,
+    )
+
+
+@dataclass(frozen=True)
+class _Parser:
+    parse: Callable[[Row, str, str], Example]
+    prompts: str
+
+    def __call__(self, row: Row, row_id: str) -> Example:
+        try:
+            return self.parse(row, row_id, self.prompts)
+        except ChainError as error:
+            raise RowError("chain", str(error)) from error
+
+
+def _keep(block: Sequence[Example]) -> list[Outcome]:
+    return [[example] for example in block]
+
+
+def cod_example(row: Row, row_id: str, prompts: str = "task") -> Example:
+    """The teacher's five-step caption as an answer; its steps are checked. Raises `RowError` or `ChainError`."""
+    bodies = parse(COD, _text(row, "cod_caption"))
+    style = "cod" if prompts == "task" else "cod-conv"
+    return _caption(row, row_id, style, render(COD, bodies), "cod")
+
+
+def dd_example(row: Row, row_id: str, prompts: str = "task") -> Example:
+    """The detailed description: `dd_caption`, else the body of the chain's last step."""
+    text = _text(row, "dd_caption") if row.get("dd_caption") else parse(COD, _text(row, "cod_caption"))[-1]
+    return _caption(row, row_id, "dd" if prompts == "task" else "row", text, "dd")
+
+
+def cot_example(row: Row, row_id: str, prompts: str = "task") -> Example:
+    """Each tagged answer as a four-step chain, each question asking for it."""
+    example = parse_example(ensure_marker(row), row_id)
+    return _revised(
+        example, lambda q: _ask(row_id, q, "cot"), lambda a: render(COT, tagged_sections(a, COT_TAGS)), "cot"
+    )
+
+
+def short_example(row: Row, row_id: str, prompts: str = "task") -> Example:
+    """Each tagged answer's conclusion alone; the question is unchanged with `prompts="row"`."""
+    example = parse_example(ensure_marker(row), row_id)
+    ask = (lambda q: q) if prompts == "row" else (lambda q: _ask(row_id, q, "direct"))
+    return _revised(example, ask, lambda a: tagged_sections(a, COT_TAGS)[-1], "short")
+
+
+def _ask(row_id: str, question: str, style: str) -> str:
+    return REASONING.prompt(Query(id=row_id, task="reasoning", question=question), style)
+
+
+def _revised(example: Example, ask: Callable[[str], str], answer: Callable[[str], str], kind: str) -> Example:
+    turns = []
+    for turn in example.turns:
+        text = ask(turn.text) if turn.role == "user" else answer(turn.text) if turn.role == "assistant" else turn.text
+        turns.append(turn.model_copy(update={"text": text}))
+    return Example(id=f"{example.id}/{kind}", images=example.images, turns=tuple(turns), source=f"revise-{kind}")
+
+
+def _caption(row: Row, row_id: str, style: str, answer: str, kind: str) -> Example:
+    images = image_names(row)
+    if not images:
+        raise RowError("no_image", "a caption row needs an image")
+    turns = row.get("conversations")
+    question = (
+        str(turns[0].get("value", "")).replace("<image>", "").strip() if isinstance(turns, list) and turns else ""
+    )
+    query = Query(id=row_id, task="captioning", images=images, question=question)
+    if style not in ("cod", "dd") and not question:
+        raise RowError("no_question", "the row has no question in conversations[0]; use prompts=task")
+    prompt = question if style == "row" else CAPTIONING.prompt(query, style)
+    user = Turn(role="user", text=prompt, images_at=(0,) * len(images))
+    source = f"revise-{kind}"
+    return Example(
+        id=f"{row_id}/{kind}", images=images, turns=(user, Turn(role="assistant", text=answer)), source=source
+    )
+
+
+def _text(row: Row, key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise RowError("no_annotation", f"the row has no {key}: run the teacher first")
+    return value.strip()

@@ -1,0 +1,119 @@
+"""`sicog VERB CONFIG [key=value ...]`: the command line. A user's mistake ends in one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from sicog.config import load_config
+from sicog.verbs import VERBS, Verb
+
+app = typer.Typer(
+    help="Self-improving cognition: develop, generate, curate, construct. Each verb takes one YAML and key=value.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value overrides, e.g. data.path=x.json", metavar="KEY=VALUE")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")]
+
+
+def _add_verb(verb: Verb) -> None:
+    @app.command(verb.name, help=verb.help)
+    def command(
+        config: Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")] = "-",
+        overrides: Overrides = None,
+        dry_run: DryRun = False,
+    ) -> None:
+        items = overrides or []
+        if "=" in config:  # `sicog VERB key=value`: all from defaults
+            config, items = "-", [config, *items]
+        resolved = load_config(verb.config_type(), None if config == "-" else Path(config), items)
+        if dry_run:
+            typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+            return
+        verb.run(resolved)
+
+
+for _verb in VERBS.values():
+    if _verb.name != "mini-data":
+        _add_verb(_verb)
+
+
+@app.command("mini-data", help=VERBS["mini-data"].help)
+def mini_data(
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    seed: Annotated[int, typer.Option(help="seed of the world")] = 1,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Draw the mini world; counts are key=value, e.g. `test_images=100`."""
+    verb = VERBS["mini-data"]
+    resolved = load_config(verb.config_type(), None, [f"out_dir={out}", f"seed={seed}", *(overrides or [])])
+    if dry_run:
+        typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
+        return
+    verb.run(resolved)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="the recipe's YAML")],
+    overrides: Overrides = None,
+    until: Annotated[str | None, typer.Option(help="stop after this step")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run a recipe: all steps in order; what is done and unchanged is skipped."""
+    from sicog.recipe import run as run_recipe
+
+    run_recipe(recipe, overrides or [], until=until, dry_run=dry_run)
+
+
+@app.command()
+def ask(
+    checkpoint: Annotated[Path, typer.Argument(help="a checkpoint folder")],
+    image: Annotated[Path, typer.Argument(help="an image file")],
+    question: Annotated[str, typer.Argument(help="what to ask; may be empty for captions")] = "",
+    style: Annotated[str, typer.Option(help="cot, direct, cod or dd")] = "cot",
+    samples: Annotated[int, typer.Option(help="answers to draw")] = 5,
+    temperature: float = 0.7,
+    seed: int = 0,
+) -> None:
+    """Ask a checkpoint about an image: the answer, its steps, and how far the samples agree."""
+    from sicog.generation.ask import ask as ask_checkpoint
+
+    ask_checkpoint(checkpoint, image, question, style=style, samples=samples, temperature=temperature, seed=seed)
+
+
+def _guarded(main: Callable[[], None]) -> None:
+    """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose."""
+    try:
+        main()
+    except ValueError as error:
+        if os.environ.get("SICOG_TRACEBACK"):
+            raise
+        Console(stderr=True).print(f"[bold red]sicog:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def main() -> None:
+    """The entry point."""
+    _guarded(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Typed configuration: one YAML plus `a.b=value` overrides into a frozen pydantic model; unknown keys are refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, complete, typed, and closed to unknown keys.
+
+    Fields typed `Path` and those named in `volatile` do not change what a step computes, so they are left out of
+    `identity`: a path's content counts instead, through the digests of the step's inputs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the output: all values but paths and volatile ones, ready for JSON."""
+        return _without_paths(self)
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, Config):
+        fields = {name: getattr(value, name) for name in type(value).model_fields if name not in value.volatile}
+        return {k: _without_paths(v) for k, v in fields.items() if not isinstance(v, Path)}
+    if isinstance(value, Mapping):
+        return {str(k): _without_paths(v) for k, v in value.items() if not isinstance(v, Path)}
+    if isinstance(value, (list, tuple)):
+        return [_without_paths(v) for v in value if not isinstance(v, Path)]
+    return value
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises `ValueError` naming the file and, where the parser knows it, the line."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such config file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a mapping of keys to values, found {type(value).__name__}")
+    return value
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of `values` with `a.b=value` overrides; values are read as YAML, so `x=1e-4`, `x=[1,2]`, `x=null` work."""
+    result = _copy(values)
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise ValueError(f"override {item!r} is not of the form key=value")
+        *parents, leaf = key.split(".")
+        node = result
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise ValueError(f"override {item!r}: {parent!r} holds a value, not further keys")
+            node = child
+        node[leaf] = _scalar(text)
+    return result
+
+
+def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
+    """Build the config; every mistake is listed with its key, and unknown keys with the nearest known one."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            key = ".".join(str(p) for p in item["loc"])
+            if item["type"] == "extra_forbidden":
+                lines.append(f"unknown key {key!r}{_nearest(model, item['loc'])}")
+            else:
+                given = "" if item["type"] == "missing" else f", got {item['input']!r}"
+                lines.append(f"{key or 'config'}: {item['msg']}{given}")
+        raise ValueError(f"{where}: " + "; ".join(lines)) from None
+
+
+def load_config(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ()) -> ConfigT:
+    """A config from a YAML file (or only from defaults when `path` is None) and overrides."""
+    values = load_yaml(path) if path else {}
+    return validate(model, apply_overrides(values, overrides), str(path or "command line"))
+
+
+def _scalar(text: str) -> Any:
+    value = yaml.safe_load(text) if text else ""
+    if isinstance(value, str):
+        # YAML 1.1 reads 1e-4 as a string; a user who writes it means the number.
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _copy(v) for k, v in value.items()}
+    return [_copy(v) for v in value] if isinstance(value, list) else value
+
+
+def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    node: Any = model
+    for part in location[:-1]:
+        field = getattr(node, "model_fields", {}).get(part)
+        node = field.annotation if field else None
+    names = list(getattr(node, "model_fields", {}))
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    return f" (known: {', '.join(names)})" if names else ""

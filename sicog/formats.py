@@ -1,0 +1,262 @@
+"""Users' files as they are published (LLaVA, ShareGPT, ALLaVA, LLaVA-CoT) to our records, and back to LLaVA JSON.
+
+Rows stream: a JSON list is never held whole. A row that cannot be read becomes `Dropped` with its id and reason.
+In a human turn `<image>` is the marker of an image; in an assistant turn it is text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic
+
+import ijson
+import orjson
+from pydantic import ValidationError
+
+from sicog.records import Dropped, Example, Query, RecordT, Turn
+from sicog.storage import atomic_write
+
+MARKER = "<image>"
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+Row = dict[str, Any]
+
+
+class RowError(ValueError):
+    """A row that cannot be used; `reason` is a snake_case word for the manifest."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass
+class FileSource(Generic[RecordT]):
+    """The rows of a user's .json (list) or .jsonl file, each turned into a record by `parse(row, id)`."""
+
+    path: Path
+    parse: Callable[[Row, str], RecordT]
+    step: str = "read"
+
+    @cached_property
+    def _length(self) -> int:
+        return sum(1 for _ in self._raw())
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[RecordT | Dropped]:
+        return self.read(0, None)
+
+    def read(self, start: int, stop: int | None) -> Iterator[RecordT | Dropped]:
+        """Rows start..stop, in file order; a missing id is the row's index."""
+        for index, raw in enumerate(self._raw()):
+            if stop is not None and index >= stop:
+                return
+            if index >= start:
+                yield self._record(index, raw)
+
+    def _record(self, index: int, raw: Row | bytes) -> RecordT | Dropped:
+        where, row_id = f"{self.path.name}:{index + 1}", str(index)
+        try:
+            row = _decode(raw)
+            row_id = str(index if row.get("id") is None else row["id"])
+            return self.parse(row, row_id)
+        except RowError as error:
+            return Dropped(id=row_id, step=self.step, reason=error.reason, detail=f"{where}: {error}")
+        except ValidationError as error:
+            detail = f"{where}: {error.errors()[0]['msg']}"
+            return Dropped(id=row_id, step=self.step, reason="malformed_row", detail=detail)
+
+    def _raw(self) -> Iterator[Row | bytes]:
+        if not self.path.is_file():
+            raise ValueError(f"{self.path}: no such file")
+        if _is_list(self.path):
+            yield from self._list_items()
+            return
+        with self.path.open("rb") as file:
+            yield from (line for line in file if line.strip())
+
+    def _list_items(self) -> Iterator[Row]:
+        n = 0
+        try:
+            with self.path.open("rb") as file:
+                for n, item in enumerate(ijson.items(file, "item", use_float=True), 1):  # noqa: B007
+                    yield item
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{self.path} is cut or broken after row {n}: {error}. A JSON list cannot be read past such a place: "
+                f"mend the file, or write it as JSONL, where only the broken row is dropped"
+            ) from error
+
+
+def read_llava(path: Path) -> FileSource[Example]:
+    """Training rows of a LLaVA or ShareGPT file. Iterating gives `Example | Dropped`."""
+    return FileSource(path, parse_example)
+
+
+def read_queries(path: Path, task: str) -> FileSource[Query]:
+    """Unlabelled rows of a LLaVA file: images, and the first human turn as the question."""
+    return FileSource(path, _QueryParser(task))
+
+
+def parse_example(row: Row, row_id: str) -> Example:
+    """A LLaVA / ShareGPT row to an `Example`. Raises `RowError`; other keys of the row are kept in `extra`."""
+    images, turns = image_names(row), _turns(row)
+    parsed = _place_images(turns, len(images))
+    roles = [t.role for t in parsed if t.role != "system"]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2) or any(t.role == "system" for t in parsed[1:]):
+        raise RowError("turn_order", f"turns must alternate human, gpt; got {', '.join(t.role for t in parsed)}")
+    if not any(t.text.split() for t in parsed):
+        raise RowError("no_words", "the conversation holds no word")
+    extra = {k: v for k, v in row.items() if k not in ("id", "image", "images", "conversations", "messages")}
+    return Example(id=row_id, images=images, turns=parsed, extra=extra)
+
+
+@dataclass(frozen=True)
+class _QueryParser:
+    task: str
+
+    def __call__(self, row: Row, row_id: str) -> Query:
+        images = image_names(row)
+        first = next((text for role, text in _turns(row, required=False) if role == "user"), "")
+        question = first.replace(MARKER, "").strip()
+        if self.task == "captioning" and not images:
+            raise RowError("no_image", "a row to caption needs an image")
+        if self.task == "reasoning" and not question:
+            raise RowError("no_question", "a row to reason about needs a human turn with a question")
+        return Query.model_validate({"id": row_id, "task": self.task, "images": images, "question": question})
+
+
+def image_names(row: Row) -> tuple[str, ...]:
+    """The row's image paths: key `image` or `images`, one string or a list of strings, or none."""
+    value = row.get("image", row.get("images"))
+    names = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(n, str) and n for n in names):
+        raise RowError("malformed_image", f"image must be a path or a list of paths, got {value!r}")
+    return tuple(names)
+
+
+def ensure_marker(row: Row) -> Row:
+    """The row with the image marker in its first human turn, where images are given and no turn has a marker."""
+    turns = row.get("conversations")
+    if not image_names(row) or not isinstance(turns, list):
+        return row
+    human = [i for i, t in enumerate(turns) if isinstance(t, dict) and _ROLES.get(str(t.get("from"))) == "user"]
+    if not human or any(MARKER in str(turns[i].get("value", "")) for i in human):
+        return row
+    first = {**turns[human[0]], "value": MARKER * len(image_names(row)) + "\n" + str(turns[human[0]].get("value", ""))}
+    return {**row, "conversations": [first if i == human[0] else t for i, t in enumerate(turns)]}
+
+
+def to_llava(example: Example) -> Row:
+    """An `Example` as a LLaVA row, markers and all."""
+    row: Row = {"id": example.id}
+    if example.images:
+        row["image"] = example.images[0] if len(example.images) == 1 else list(example.images)
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    turns = [{"from": names[t.role], "value": _with_markers(t)} for t in example.turns]
+    return {**row, "conversations": turns, **example.extra}
+
+
+def write_llava(path: Path, examples: Iterable[Example]) -> int:
+    """Write a LLaVA JSON list, one row a line, streaming; returns the number of rows."""
+    n = 0
+    with atomic_write(path) as file:
+        file.write(b"[\n")
+        for n, example in enumerate(examples, 1):
+            file.write((b"" if n == 1 else b",\n") + orjson.dumps(to_llava(example)))
+        file.write(b"\n]\n")
+    return n
+
+
+def tagged_sections(text: str, tags: Iterable[str]) -> tuple[str, ...]:
+    """The stripped contents of `<TAG>..</TAG>` for each tag; a missing, repeated, nested or empty tag: `RowError`."""
+    sections, last_end = [], 0
+    for tag in tags:
+        opened, closed = f"<{tag}>", f"</{tag}>"
+        if text.count(opened) != 1 or text.count(closed) != 1:
+            raise RowError(
+                "tags", f"{opened} and {closed} must each stand once: {text.count(opened)}, {text.count(closed)}"
+            )
+        start, end = text.index(opened) + len(opened), text.index(closed)
+        if start > end or start < last_end:
+            raise RowError("tags", f"{opened} is nested, closed before it opens, or out of order")
+        section = text[start:end].strip()
+        if not section:
+            raise RowError("tags", f"{opened} is empty")
+        if found := re.search(r"</?[A-Z]+>", section):
+            raise RowError("tags", f"{found.group()} stands inside {opened}")
+        sections.append(section)
+        last_end = end
+    return tuple(sections)
+
+
+def _decode(raw: Row | bytes) -> Row:
+    if isinstance(raw, bytes):
+        try:
+            raw = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise RowError("malformed_row", f"not valid JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise RowError("malformed_row", f"expected an object, got {type(raw).__name__}")
+    return raw
+
+
+def _is_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        while chunk := file.read(256):
+            if text := chunk.lstrip(b"\xef\xbb\xbf \t\r\n"):
+                return text.startswith(b"[")
+    return False
+
+
+def _turns(row: Row, *, required: bool = True) -> list[tuple[str, str]]:
+    turns = row.get("conversations", row.get("messages"))
+    if turns is None and not required:
+        return []
+    if not isinstance(turns, list) or not turns:
+        raise RowError("no_turns", "the row has no list of turns under 'conversations'")
+    found = []
+    for number, turn in enumerate(turns, 1):
+        role = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else None
+        text = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
+        if role not in _ROLES or not isinstance(text, str):
+            raise RowError(
+                "malformed_turn", f"turn {number} needs from (human or gpt) and value (a text), got {turn!r:.100}"
+            )
+        found.append((_ROLES[role], text))
+    # The published mixtures hold rows that open with a gpt turn; like the original, that turn is left out.
+    return found[1:] if found[0][0] == "assistant" else found
+
+
+def _place_images(turns: list[tuple[str, str]], n_images: int) -> tuple[Turn, ...]:
+    markers = sum(text.count(MARKER) for role, text in turns if role == "user")
+    if markers != n_images:
+        raise RowError("marker_count", f"{n_images} images but {markers} {MARKER} markers in the human turns")
+    result = []
+    for role, text in turns:
+        if role != "user" or MARKER not in text:
+            result.append(Turn.model_validate({"role": role, "text": text}))
+        elif text.count(MARKER) == 1:  # a single marker goes to the front, wherever it stood
+            result.append(Turn(role="user", text=text.replace(MARKER, "").strip(), images_at=(0,)))
+        else:
+            pieces = text.split(MARKER)
+            leading = next((k for k, piece in enumerate(pieces) if piece.strip()), len(pieces) - 1)
+            if leading:  # the text begins after leading markers, as with a single one
+                pieces = [""] * leading + [pieces[leading].lstrip(), *pieces[leading + 1 :]]
+            offsets = [sum(len(p) for p in pieces[:k]) for k in range(1, len(pieces))]
+            result.append(Turn(role="user", text="".join(pieces), images_at=tuple(offsets)))
+    return tuple(result)
+
+
+def _with_markers(turn: Turn) -> str:
+    text, shift = turn.text, 0
+    front = [a for a in turn.images_at if a == 0]
+    for offset in (a for a in turn.images_at if a > 0):
+        text = text[: offset + shift] + MARKER + text[offset + shift :]
+        shift += len(MARKER)
+    return MARKER * len(front) + ("\n" if front else "") + text

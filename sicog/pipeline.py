@@ -1,0 +1,304 @@
+"""Run a data stage over shards: resume by block, drops with reasons, a manifest; on datatrove's executors.
+
+Rows are read in order and cut into shards, shards into blocks. The process is called with a block and returns one
+outcome per row. A finished block is one complete line of the shard's journal, so a run that was killed at any moment
+continues with the first block that is not there, and gives the same bytes as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import orjson
+from loguru import logger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sicog.config import Config
+from sicog.provenance import digest_file, write_run_json
+from sicog.records import Dropped, Failed, Record, RecordT
+from sicog.storage import MANIFEST, atomic_write, read_json, shard_name, shards, truncate_to_last_line, write_json
+
+logger.disable("datatrove")  # its task logs would break the progress bar; errors reach the user as exceptions
+
+RowT = TypeVar("RowT", bound=Record, covariant=True)
+WORK = ".work"
+Outcome = Sequence[Record] | Dropped | Failed
+Process = Callable[[Sequence[Any]], Iterable[Outcome]]
+
+
+class Source(Protocol[RowT]):
+    """Rows in a fixed order, any range of which can be read. A row that cannot be read comes as `Dropped`."""
+
+    def __len__(self) -> int: ...
+    def read(self, start: int, stop: int) -> Iterator[RowT | Dropped]: ...
+
+
+@dataclass
+class FolderSource(Generic[RecordT]):
+    """The records of one of our own datasets."""
+
+    folder: Path
+    record_type: type[RecordT]
+
+    def __len__(self) -> int:
+        return sum(self._rows().values())
+
+    def _rows(self) -> dict[str, int]:
+        paths = shards(self.folder)
+        known = read_json(self.folder / MANIFEST).get("rows_per_shard", {})
+        return {p.name: known[p.name] if p.name in known else sum(1 for _ in p.open("rb")) for p in paths}
+
+    def read(self, start: int, stop: int) -> Iterator[RecordT | Dropped]:
+        """Rows start..stop; only these are parsed. A row of another type is an error naming file and line."""
+        first = 0
+        for name, rows in self._rows().items():
+            if first < stop and first + rows > start:
+                with (self.folder / name).open("rb") as file:
+                    for index, line in enumerate(file, first):
+                        if index >= stop:
+                            break
+                        if index >= start:
+                            yield self._parse(line, f"{self.folder / name}:{index - first + 1}")
+            first += rows
+
+    def _parse(self, line: bytes, where: str) -> RecordT:
+        try:
+            return self.record_type.model_validate_json(line)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{where} is not a {self.record_type.__name__} ({reason})") from None
+
+
+@dataclass
+class _ShardTask:
+    """One datatrove step: rank r of the executor writes shard r."""
+
+    step: str
+    out_dir: Path
+    source: Any
+    process: Process
+    outputs: dict[str, str]  # record type name -> sub-folder
+    block_size: int
+    rows_per_shard: int
+    max_dropped: float | None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _ShardTask:
+        return self  # datatrove copies its pipeline for each task; a loaded model must not be copied with it
+
+    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        start = rank * self.rows_per_shard
+        stop = min(start + self.rows_per_shard, len(self.source))
+        journal = self.out_dir / WORK / f"journal-{rank:05d}.jsonl"
+        lines = truncate_to_last_line(journal, _is_json)
+        dropped = sum(len(orjson.loads(line)["dropped"]) for line in lines)
+        with journal.open("ab") as file:
+            for block in _blocks(self.source, start + len(lines) * self.block_size, stop, self.block_size):
+                entry = self._entry(block)
+                dropped += len(entry["dropped"])
+                self._check_drops(dropped, entry["dropped"])
+                file.write(orjson.dumps(entry) + b"\n")
+                file.flush()
+
+    def _entry(self, block: list[Any]) -> dict[str, Any]:
+        """Process one block: kept records by output, dropped and failed rows."""
+        readable = [row for row in block if not isinstance(row, Dropped)]
+        outcomes = list(self.process(readable)) if readable else []
+        if len(outcomes) != len(readable):
+            raise AssertionError(f"{self.step}: {len(readable)} rows went in, {len(outcomes)} outcomes came out")
+        entry: dict[str, Any] = {"rows": len(block), "kept_rows": 0, "records": {}, "dropped": [], "failed": []}
+        entry["dropped"] = [row.model_dump(mode="json") for row in block if isinstance(row, Dropped)]
+        for row, outcome in zip(readable, outcomes, strict=True):
+            if isinstance(outcome, (Dropped, Failed)):
+                entry["dropped" if isinstance(outcome, Dropped) else "failed"].append(outcome.model_dump(mode="json"))
+                continue
+            if not outcome:
+                raise AssertionError(f"{self.step}: row {row.id} gave no record and no reason")
+            entry["kept_rows"] += 1
+            for record in outcome:
+                folder = self.outputs.get(type(record).__name__, "")
+                entry["records"].setdefault(folder, []).append(record.model_dump(mode="json"))
+        return entry
+
+    def _check_drops(self, dropped: int, newest: list[dict[str, Any]]) -> None:
+        if self.max_dropped is not None and dropped > max(1.0, self.max_dropped * len(self.source)):
+            reasons = ", ".join(f"{d['id']}: {d['reason']} {d['detail']}" for d in newest[:3])
+            raise ValueError(
+                f"{self.step}: more than {self.max_dropped:.0%} of {len(self.source)} rows cannot be used "
+                f"(the last: {reasons}). Mend the data, or allow more with max_dropped_share"
+            )
+
+
+def run_stage(
+    *,
+    step: str,
+    out_dir: Path,
+    source: Source[Any],
+    process: Process,
+    config: Config,
+    inputs: Mapping[str, Path],
+    outputs: Mapping[type[Record], str] | None = None,
+    block_size: int = 64,
+    rows_per_shard: int = 1024,
+    workers: int = 1,
+    max_dropped_share: float | None = 0.05,
+) -> Path:
+    """Run `process` over all rows of `source` and write the dataset `out_dir`; returns `out_dir`.
+
+    process: picklable when workers > 1; called with a block of rows, returns one outcome per row, in order: the
+        records it became, `Dropped`, or `Failed`. It must not depend on earlier blocks.
+    outputs: for record types that go to a sub-folder of their own, e.g. `{PreferencePair: "pairs"}`.
+    max_dropped_share: above this share of drops the run stops with a `ValueError`; None means no limit.
+
+    A finished folder of the same config and inputs is returned as it is; one of another config is refused.
+    """
+    if rows_per_shard % block_size:
+        rows_per_shard = -(-rows_per_shard // block_size) * block_size
+    write_run_json(out_dir, step=step, config=config, inputs=inputs)
+    if (out_dir / MANIFEST).is_file():
+        return out_dir
+    (out_dir / WORK).mkdir(exist_ok=True)
+    n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
+    n_shards = max(1, -(-n_rows // rows_per_shard))
+    task = _ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, max_dropped_share)
+    with _progress(step, out_dir / WORK, n_rows):
+        _execute(task, n_shards, workers, out_dir / WORK)
+    _finish(step, out_dir, n_shards, n_rows, ["", *folders.values()], max_dropped_share)
+    return out_dir
+
+
+def _execute(task: _ShardTask, n_shards: int, workers: int, work: Path) -> None:
+    from datatrove.executor import LocalPipelineExecutor
+
+    executor = LocalPipelineExecutor(
+        [task], tasks=n_shards, workers=min(workers, n_shards), logging_dir=str(work / "log")
+    )
+    executor.run()
+
+
+def _finish(step: str, out_dir: Path, n_shards: int, n_rows: int, folders: list[str], limit: float | None) -> None:
+    """Journals to shards, dropped.jsonl, failed.jsonl and manifests; the main manifest is written last."""
+    counts: Counter[str] = Counter()
+    reasons: dict[str, Counter[str]] = {"dropped": Counter(), "failed": Counter()}
+    rows_per_shard: dict[str, dict[str, int]] = {folder: {} for folder in folders}
+    with atomic_write(out_dir / "dropped.jsonl") as dropped_file, atomic_write(out_dir / "failed.jsonl") as failed_file:
+        for rank in range(n_shards):
+            entries = [orjson.loads(line) for line in (out_dir / WORK / f"journal-{rank:05d}.jsonl").open("rb")]
+            for folder in folders:
+                records = [r for e in entries for r in e["records"].get(folder, [])]
+                with atomic_write(out_dir / folder / shard_name(rank)) as file:
+                    file.writelines(orjson.dumps(r) + b"\n" for r in records)
+                rows_per_shard[folder][shard_name(rank)] = len(records)
+            for entry in entries:
+                counts.update(rows=entry["rows"], kept=entry["kept_rows"])
+                for kind, file in (("dropped", dropped_file), ("failed", failed_file)):
+                    for row in entry[kind]:
+                        reasons[kind][row["reason"]] += 1
+                        file.write(orjson.dumps(row) + b"\n")
+    n_dropped, n_failed = reasons["dropped"].total(), reasons["failed"].total()
+    if not counts["rows"] == n_rows == counts["kept"] + n_dropped + n_failed:
+        raise AssertionError(f"{step}: {n_rows} rows in, {dict(counts)}, {n_dropped} dropped, {n_failed} failed")
+    if limit is not None and n_dropped > max(1.0, limit * n_rows):
+        raise ValueError(
+            f"{step}: {n_dropped} of {n_rows} rows dropped ({_listed(reasons['dropped'])}), more than "
+            f"{limit:.0%}; see {out_dir / 'dropped.jsonl'}, mend the data, or allow more with max_dropped_share"
+        )
+    for folder in reversed(folders):
+        names = rows_per_shard[folder]
+        write_json(
+            out_dir / folder / MANIFEST,
+            {
+                "step": step,
+                "rows_in": n_rows,
+                "rows_out": sum(names.values()),
+                "rows_kept": counts["kept"],
+                "dropped": dict(sorted(reasons["dropped"].items())),
+                "failed": dict(sorted(reasons["failed"].items())),
+                "rows_per_shard": names,
+                "files": {name: digest_file(out_dir / folder / name) for name in names},
+            },
+        )
+    shutil.rmtree(out_dir / WORK)
+    drops = f", {n_dropped} dropped ({_listed(reasons['dropped'])})" if n_dropped else ""
+    fails = f", {n_failed} failed ({_listed(reasons['failed'])})" if n_failed else ""
+    Console(stderr=True).print(f"  {step}: {n_rows} rows in, {counts['kept']} kept{drops}{fails}", highlight=False)
+
+
+def _blocks(source: Source[Any], start: int, stop: int, size: int) -> Iterator[list[Any]]:
+    block: list[Any] = []
+    for row in source.read(start, stop) if start < stop else ():
+        block.append(row)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _listed(counter: Counter[str]) -> str:
+    return ", ".join(f"{reason} {n}" for reason, n in counter.most_common())
+
+
+class _progress:  # noqa: N801 - used as a function in a with statement
+    """A progress bar of rows over all workers, on this machine or others: it reads what the journals say."""
+
+    def __init__(self, step: str, work: Path, n_rows: int) -> None:
+        self.work, self.n_rows = work, n_rows
+        self.bar = Progress(
+            TextColumn(f"  {step}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self.seen: dict[Path, tuple[int, int]] = {}
+        self.stop = threading.Event()
+
+    def rows_done(self) -> int:
+        """Rows in all journals; of a journal only what was added since the last look is read."""
+        for path in self.work.glob("journal-*.jsonl"):
+            offset, rows = self.seen.get(path, (0, 0))
+            with path.open("rb") as file:
+                file.seek(offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    offset, rows = offset + len(line), rows + int(orjson.loads(line)["rows"])
+            self.seen[path] = (offset, rows)
+        return sum(rows for _, rows in self.seen.values())
+
+    def _watch(self) -> None:
+        first = self.rows_done()
+        task = self.bar.add_task("", total=self.n_rows, completed=first, rate="")
+        while not self.stop.wait(0.5):
+            done = self.rows_done()
+            elapsed = self.bar.tasks[0].elapsed or 1e-9
+            self.bar.update(task, completed=done, rate=f"{(done - first) / elapsed:.1f} rows/s")
+
+    def __enter__(self) -> None:
+        self.bar.start()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop.set()
+        self.thread.join()
+        self.bar.stop()

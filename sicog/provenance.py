@@ -1,0 +1,120 @@
+"""Where an output comes from: run.json with the step, its resolved config, versions, and digests of its inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sicog import __version__
+from sicog.config import Config
+from sicog.storage import MANIFEST, read_json, write_json
+
+RUN = "run.json"
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "numpy",
+    "pillow",
+    "sentence-transformers",
+    "datatrove",
+)
+_CHUNK = 1 << 22
+
+
+def digest_bytes(data: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_value(value: Any) -> str:
+    """SHA-256 of a value as canonical JSON."""
+    return digest_bytes(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS))
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def digest_path(path: Path) -> str:
+    """The digest of an input: a file's content, or a folder's files at its top level (names and contents).
+
+    A folder whose manifest lists the digests of its files is known by the manifest alone, so that a large dataset
+    is not read again. run.json and hidden files are left out: they say how something was made, not what it is.
+    Raises `ValueError` when the path does not exist.
+    """
+    if path.is_file():
+        return digest_file(path)
+    if not path.is_dir():
+        raise ValueError(f"{path} does not exist")
+    manifest = path / MANIFEST
+    if manifest.is_file() and "files" in (content := read_json(manifest)):
+        return digest_value(content["files"])
+    files = [p for p in sorted(path.iterdir()) if p.is_file() and p.name != RUN and not p.name.startswith(".")]
+    return digest_value({p.name: digest_file(p) for p in files})
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, sicog and the libraries that results depend on (those that are installed)."""
+    found = {"python": platform.python_version(), "sicog": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_run_json(folder: Path, *, step: str, config: Config, inputs: Mapping[str, Path]) -> None:
+    """Claim an output folder for this step, config and inputs; a folder of another one is refused.
+
+    Raises `ValueError` naming what differs, so that nothing of another run is overwritten.
+    """
+    description = {
+        "step": step,
+        "identity": config.identity(),
+        "inputs": {name: digest_path(Path(path)) for name, path in sorted(inputs.items())},
+    }
+    if (folder / RUN).is_file():
+        before = read_json(folder / RUN)
+        if differences := _differences({k: before.get(k) for k in description}, description):
+            raise ValueError(
+                f"{folder} belongs to another run ({'; '.join(differences[:5])}); "
+                f"choose another output folder, or remove this one"
+            )
+        return
+    if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no {RUN}; choose another output folder")
+    paths = {name: str(path) for name, path in sorted(inputs.items())}
+    resolved = config.model_dump(mode="json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RUN, {**description, "config": resolved, "input_paths": paths, "versions": versions()})
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
+
+
+def _differences(before: Any, after: Any, where: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted(before.keys() | after.keys())
+        return [d for k in keys for d in _differences(before.get(k), after.get(k), f"{where}.{k}".lstrip("."))]
+    if before == after:
+        return []
+    return [f"{where.removeprefix('identity.')} was {_short(before)}, now {_short(after)}"]
+
+
+def _short(value: Any) -> str:
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,155 @@
+"""What crosses a file boundary: the typed records that every step reads and writes.
+
+A record has a stable string `id` and keeps it through every step; records are joined by id, never by position.
+Images are a field, never a marker inside a text: `Turn.images_at` says where in the text they stand.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    id: str
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+class Turn(BaseModel):
+    """One turn of a conversation. `images_at` holds, for each image of the turn, its character offset in `text`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    role: Role
+    text: str
+    images_at: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _offsets_lie_in_the_text(self) -> Turn:
+        if list(self.images_at) != sorted(self.images_at) or any(not 0 <= a <= len(self.text) for a in self.images_at):
+            raise ValueError(f"images_at must ascend within 0..{len(self.text)}, got {self.images_at}")
+        if self.images_at and self.role != "user":
+            raise ValueError(f"images belong to user turns, not to a turn of role {self.role!r}")
+        return self
+
+
+class Example(Record):
+    """A conversation to train on. `images`: paths relative to the image folder, in the order of the turns' images."""
+
+    images: tuple[str, ...] = ()
+    turns: tuple[Turn, ...]
+    source: str = ""
+    extra: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _turns_are_well_formed(self) -> Example:
+        if (n := sum(len(t.images_at) for t in self.turns)) != len(self.images):
+            raise ValueError(f"{len(self.images)} images but {n} image positions in the turns")
+        spoken = [t.role for t in self.turns if t.role != "system"]
+        if any(t.role == "system" for t in self.turns[1:]):
+            raise ValueError("a system turn may only come first")
+        if not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2):
+            raise ValueError(f"turns must alternate user, assistant; got {', '.join(spoken) or 'none'}")
+        return self
+
+
+class Query(Record):
+    """Unlabelled input of the generate step: images, and for reasoning a question. Styles turn it into prompts."""
+
+    task: Literal["captioning", "reasoning"]
+    images: tuple[str, ...] = ()
+    question: str = ""
+    extra: dict[str, Any] = {}
+
+
+class Candidate(BaseModel):
+    """One sampled answer with everything needed to draw it again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    query_id: str
+    style: str
+    prompt: str
+    index: int
+    seed: int
+    text: str
+    finish_reason: FinishReason
+    n_tokens: int
+    checkpoint: str  # digest of the checkpoint that wrote it
+
+
+class CandidateSet(Record):
+    """All candidates of one query. Their number may differ between rows."""
+
+    query: Query
+    candidates: tuple[Candidate, ...]
+
+    @model_validator(mode="after")
+    def _candidates_answer_this_query(self) -> CandidateSet:
+        if wrong := [c.query_id for c in self.candidates if c.query_id != self.query.id]:
+            raise ValueError(f"candidates of other queries in the set of {self.query.id}: {wrong}")
+        return self
+
+
+class ScoredCandidate(BaseModel):
+    """A candidate, the text that was compared, and its scores.
+
+    `compared` is None when the candidate cannot be chosen (cut by the length limit, or its chain does not parse):
+    `excluded` then says why. `score` is the self-consistency score in [-1, 1], `vote` the share of candidates with
+    the same normalised answer in (0, 1]; both None when excluded, `vote` also None for captions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    candidate: Candidate
+    compared: str | None
+    excluded: str | None = None
+    score: float | None = None
+    vote: float | None = None
+
+
+class ScoredSet(Record):
+    """A candidate set with scores, and the encoder that gave them. Thresholds are applied later, in `select`."""
+
+    query: Query
+    candidates: tuple[ScoredCandidate, ...]
+    encoder: str
+
+
+class PreferencePair(Record):
+    """Preference data in TRL's vocabulary; `chosen` and `rejected` are both full texts and never equal."""
+
+    images: tuple[str, ...] = ()
+    prompt: str
+    chosen: str
+    rejected: str
+    chosen_score: float
+    rejected_score: float
+
+    @model_validator(mode="after")
+    def _texts_differ(self) -> PreferencePair:
+        if self.chosen == self.rejected:
+            raise ValueError("chosen and rejected are the same text")
+        return self
+
+
+class Dropped(Record):
+    """A row that cannot or shall not be used: which step decided so, a reason in snake_case, and the detail."""
+
+    step: str
+    reason: str
+    detail: str = ""
+
+
+class Failed(Record):
+    """A row that could not be processed this time, though nothing is wrong with it; running again tries it again."""
+
+    step: str
+    reason: str
+    detail: str = ""

@@ -1,0 +1,151 @@
+"""Datasets on disk: a folder of JSONL shards with a manifest; writes are atomic, an unfinished folder is never read.
+
+shard-00000.jsonl ...   the records, in input order
+dropped.jsonl           rows that were dropped, with their reason;  failed.jsonl likewise
+manifest.json           written last: rows in, rows out, dropped by reason, digests; its presence means complete
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+from pydantic import ValidationError
+
+from sicog.records import RecordT
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path`; on success it replaces `path`, on any error nothing is left behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)  # mkstemp makes it private; a dataset is as readable as any file
+        Path(name).replace(path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise ValueError(f"{path}: the disk is full; nothing was written, free some space and run again") from error
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file atomically."""
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically: sorted keys, indented, one newline at the end."""
+    write_bytes(
+        path, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+    )
+
+
+def read_json(path: Path) -> Any:
+    """Read a small JSON file. Raises `ValueError` naming the file when it is missing or broken."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def dump_record(record: RecordT) -> bytes:
+    """One JSON line, with its newline. Keys come in the order of the fields, so equal records are equal bytes."""
+    return orjson.dumps(record.model_dump(mode="json")) + b"\n"
+
+
+def write_records(path: Path, records: Iterable[RecordT]) -> int:
+    """Write records as one JSONL file, atomically; returns their number."""
+    n = 0
+    with atomic_write(path) as file:
+        for record in records:
+            file.write(dump_record(record))
+            n += 1
+    return n
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards of a complete dataset, in order. Raises `ValueError` when it is missing or unfinished."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such dataset folder")
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(f"{folder} has no {MANIFEST}: the step that writes it has not finished; run that step again")
+    return sorted(folder.glob("shard-*.jsonl"))
+
+
+def read_records(folder: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
+    """Stream the records of one of our own datasets. A row of another type is an error that names file and line."""
+    for shard in shards(folder):
+        with shard.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield record_type.model_validate_json(line)
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    where = ".".join(map(str, first["loc"])) or "row"
+                    raise ValueError(
+                        f"{shard}:{number} is not a {record_type.__name__} ({where}: {first['msg']}); "
+                        f"was this folder written by another step?"
+                    ) from None
+
+
+def count_rows(folder: Path) -> int:
+    """The number of rows of a complete dataset, from its manifest."""
+    shards(folder)
+    return int(read_json(folder / MANIFEST)["rows_out"])
+
+
+def write_dataset(folder: Path, records: Iterable[RecordT], *, rows_per_shard: int = 10_000) -> int:
+    """Write a small dataset that no stage made (tests, the mini world): shards, then the manifest.
+
+    Raises `ValueError` when the folder already holds one.
+    """
+    if (folder / MANIFEST).exists():
+        raise ValueError(f"{folder} already holds a dataset; choose another folder or remove it")
+    total, part, buffer = 0, 0, []
+    for record in records:
+        buffer.append(record)
+        if len(buffer) == rows_per_shard:
+            total += write_records(folder / shard_name(part), buffer)
+            part, buffer = part + 1, []
+    if buffer or part == 0:
+        total += write_records(folder / shard_name(part), buffer)
+    write_json(folder / MANIFEST, {"rows_in": total, "rows_out": total, "dropped": {}, "failed": {}})
+    return total
+
+
+def shard_name(index: int) -> str:
+    """`shard-00000.jsonl` and so on."""
+    return f"shard-{index:05d}.jsonl"
+
+
+def truncate_to_last_line(path: Path, is_complete: Callable[[bytes], bool] = lambda line: True) -> list[bytes]:
+    """The complete lines of a file that was being appended to; a half-written tail is cut off the file."""
+    if not path.exists():
+        return []
+    lines, size = [], 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n") or not is_complete(line):
+                break
+            lines.append(line)
+            size += len(line)
+    if size != path.stat().st_size:
+        os.truncate(path, size)
+    return lines

@@ -1,0 +1,109 @@
+"""The two tasks, captioning and reasoning, as values of one code path: prompts by style, and what to compare.
+
+A style is a way to ask (`cod`, `dd`, `cot`, `direct`); the prompts are those that warm-up data is written with and
+that generation uses: one spelling for both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sicog.chains import COD, COT, Chain, ChainError, parse
+from sicog.records import Query
+
+STEP_BY_STEP = "Answer the question step-by-step."
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a query becomes a prompt. `template` may hold `{question}`; `chain` is the form of the answer, if any."""
+
+    name: str
+    template: str
+    chain: Chain | None = None
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task: its styles by name, and whether its answers are short enough to vote on."""
+
+    name: str
+    styles: Mapping[str, Style]
+    votes: bool
+
+    def style(self, name: str) -> Style:
+        """The style of that name. Raises `ValueError` naming the known ones."""
+        if name not in self.styles:
+            raise ValueError(f"unknown {self.name} style {name!r}; known: {', '.join(self.styles)}")
+        return self.styles[name]
+
+    def prompt(self, query: Query, style: str) -> str:
+        """The user's text for this query in this style (without any image marker)."""
+        spec = self.style(style)
+        if "{question}" not in spec.template:
+            return spec.template
+        question = bare_question(query.question)
+        if not question:
+            raise ValueError(f"query {query.id}: style {style!r} needs a question and the row has none")
+        return spec.template.replace("{question}", question)
+
+    def compared(self, text: str, style: str) -> str:
+        """What self-consistency compares: the body of the last step of a chain, else the whole text, stripped.
+
+        Raises `ChainError` when the text is not the chain that the style asks for, or empty.
+        """
+        chain = self.style(style).chain
+        body = parse(chain, text)[-1] if chain else text.strip()
+        if not body:
+            raise ChainError("the text is empty")
+        return body
+
+
+def _styles(*styles: Style) -> Mapping[str, Style]:
+    return MappingProxyType({s.name: s for s in styles})
+
+
+_CAPTION = "Please generate a detailed caption of this image."
+
+CAPTIONING = TaskSpec(
+    "captioning",
+    _styles(
+        Style("cod", f"{_CAPTION} Describe the image step-by-step.", COD),
+        Style("cod-conv", "{question} Describe the image step-by-step.", COD),
+        Style("dd", f"{_CAPTION} Be as descriptive as possible."),
+    ),
+    votes=False,
+)
+REASONING = TaskSpec(
+    "reasoning",
+    _styles(
+        Style("cot", "{question} " + STEP_BY_STEP, COT),
+        Style("direct", "{question} " + SHORT_ANSWER),
+        Style("plain", "{question}"),
+    ),
+    votes=True,
+)
+TASKS: Mapping[str, TaskSpec] = MappingProxyType({t.name: t for t in (CAPTIONING, REASONING)})
+
+
+def bare_question(question: str) -> str:
+    """The question without the sentences that ask for a form of answer, stripped."""
+    return question.replace(STEP_BY_STEP, "").replace(SHORT_ANSWER, "").strip()
+
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_LEAD_IN = re.compile(r"^(the|my)?\s*(final )?answer( is|:)\s*:?", re.IGNORECASE)
+_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(n) for n, word in enumerate(_NUMBER_WORDS)}
+
+
+def normalise_answer(text: str) -> str:
+    """A short answer for exact comparison: lower case, no lead-in, articles, end punctuation or number words."""
+    text = _LEAD_IN.sub("", text.strip()).lower()
+    text = _ARTICLES.sub(" ", text.replace(",", " "))
+    words = [_NUMBERS.get(w, w) for w in text.strip(" \t\n.!?\"'*").split()]
+    return " ".join(words)

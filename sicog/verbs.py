@@ -1,0 +1,113 @@
+"""The verbs: what `sicog VERB CONFIG` and a recipe's step can run, each with its typed config. Nothing is imported
+before it is used, so that plans, help and dry runs need no torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sicog.config import Config
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One kind of work: `module:name` of its config and function, and which config keys say where it writes."""
+
+    name: str
+    help: str
+    config: str
+    function: str
+    outputs: Mapping[str, str] = field(default_factory=lambda: {"out_dir": ""})  # config key -> sub-folder of the step
+
+    def config_type(self) -> type[Config]:
+        """The config class; importing it needs no torch."""
+        return _load(self.config)
+
+    def run(self, config: Config) -> Any:
+        """Do the work."""
+        return _load(self.function)(config)
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+_CHAIN_AND_PLAIN = {"chain_dir": "chain", "plain_dir": "plain"}
+_TRAIN = ("sicog.training.config:TrainConfig", "sicog.training.run:train", {"run_dir": ""})
+
+VERBS: Mapping[str, Verb] = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "mini-data",
+            "Draw the mini world and write it in the published formats.",
+            "sicog.mini.dataset:MiniDataConfig",
+            "sicog.mini.dataset:mini_data",
+        ),
+        Verb(
+            "mini-parts",
+            "The mini world's vision tower and language model: unpack the shipped ones, or train them.",
+            "sicog.mini.parts_config:MiniPartsConfig",
+            "sicog.mini.parts:mini_parts",
+        ),
+        Verb(
+            "annotate",
+            "Annotated rows to warm-up examples: chains and plain answers.",
+            "sicog.annotation.revise:ReviseConfig",
+            "sicog.annotation.revise:revise",
+            _CHAIN_AND_PLAIN,
+        ),
+        Verb("train", "Train one stage: warmup, align, pretrain or sft.", *_TRAIN),
+        Verb(
+            "sample",
+            "Sample candidates for unlabelled images or questions.",
+            "sicog.generation.sample:SampleConfig",
+            "sicog.generation.sample:sample",
+        ),
+        Verb(
+            "group",
+            "Group the candidates of several runs by id.",
+            "sicog.generation.group:GroupConfig",
+            "sicog.generation.group:group",
+        ),
+        Verb(
+            "score",
+            "Self-consistency scores of candidate sets.",
+            "sicog.curation.score:ScoreConfig",
+            "sicog.curation.score:score",
+        ),
+        Verb(
+            "sweep",
+            "Choose a threshold on the mini world's development split.",
+            "sicog.mini.sweep:MiniSweepConfig",
+            "sicog.mini.sweep:mini_sweep",
+        ),
+        Verb(
+            "select",
+            "Keep the best candidate of each row, or drop the row.",
+            "sicog.curation.select:SelectConfig",
+            "sicog.curation.select:select",
+        ),
+        Verb(
+            "build",
+            "Build a training set from kept examples.",
+            "sicog.curation.build:BuildConfig",
+            "sicog.curation.build:build",
+        ),
+        Verb(
+            "eval",
+            "Evaluate a checkpoint on the mini world by its ground truth.",
+            "sicog.mini.evaluate:MiniEvalConfig",
+            "sicog.mini.evaluate:mini_eval",
+        ),
+        Verb(
+            "report",
+            "One HTML page of a run.",
+            "sicog.report.build:ReportConfig",
+            "sicog.report.build:report",
+        ),
+    )
+}

@@ -1,0 +1,57 @@
+"""records.py: what is not well-formed cannot be made."""
+
+import pytest
+from pydantic import ValidationError
+
+from sicog.records import Candidate, CandidateSet, Example, PreferencePair, Query, Turn
+
+USER, ASSISTANT = Turn(role="user", text="hi", images_at=(0,)), Turn(role="assistant", text="yo")
+
+
+def test_an_example_round_trips_with_unicode_and_extra():
+    example = Example(id="1", images=("ü/a b.png",), turns=(USER, ASSISTANT), extra={"note": "<image> is text here"})
+    assert Example.model_validate_json(example.model_dump_json()) == example
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"turns": (USER, ASSISTANT)},  # a position without an image
+        {"images": ("a", "b"), "turns": (USER, ASSISTANT)},
+        {"images": ("a",), "turns": (USER,)},
+        {"images": ("a",), "turns": (USER, ASSISTANT, ASSISTANT)},
+        {"images": ("a",), "turns": ()},
+        {"images": ("a",), "turns": (USER, ASSISTANT), "unknown": 1},
+    ],
+)
+def test_malformed_examples_are_refused(fields):
+    with pytest.raises(ValidationError):
+        Example(id="1", **fields)
+
+
+def test_images_stand_inside_user_turns_only():
+    with pytest.raises(ValidationError, match="images_at"):
+        Turn(role="user", text="ab", images_at=(3,))
+    with pytest.raises(ValidationError, match="user turns"):
+        Turn(role="assistant", text="ab", images_at=(0,))
+
+
+def test_candidates_belong_to_their_query():
+    candidate = Candidate(
+        query_id="other",
+        style="cot",
+        prompt="p",
+        index=0,
+        seed=1,
+        text="t",
+        finish_reason="stop",
+        n_tokens=1,
+        checkpoint="c",
+    )
+    with pytest.raises(ValidationError, match="other queries"):
+        CandidateSet(id="q", query=Query(id="q", task="reasoning", question="?"), candidates=(candidate,))
+
+
+def test_a_pair_needs_two_texts():  # D-C15
+    with pytest.raises(ValidationError, match="same text"):
+        PreferencePair(id="1", prompt="p", chosen="a", rejected="a", chosen_score=1, rejected_score=0)

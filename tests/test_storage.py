@@ -1,0 +1,64 @@
+"""storage.py: atomic writes, and only finished datasets are read."""
+
+import errno
+
+import pytest
+
+from sicog.records import Example, Query
+from sicog.storage import (
+    atomic_write,
+    count_rows,
+    read_records,
+    shards,
+    truncate_to_last_line,
+    write_dataset,
+    write_records,
+)
+
+
+def queries(n):
+    return [Query(id=str(i), task="reasoning", question=f"q{i}?") for i in range(n)]
+
+
+def test_a_dataset_round_trips_over_several_shards(tmp_path):
+    assert write_dataset(tmp_path / "d", queries(25), rows_per_shard=10) == 25
+    assert len(shards(tmp_path / "d")) == 3
+    assert list(read_records(tmp_path / "d", Query)) == queries(25)
+    assert count_rows(tmp_path / "d") == 25
+
+
+def test_an_unfinished_folder_is_not_read(tmp_path):
+    write_records(tmp_path / "d" / "shard-00000.jsonl", queries(2))
+    with pytest.raises(ValueError, match="has not finished"):
+        list(read_records(tmp_path / "d", Query))
+
+
+def test_a_row_of_another_type_names_file_and_line(tmp_path):
+    write_dataset(tmp_path / "d", queries(2))
+    with pytest.raises(ValueError, match=r"shard-00000.jsonl:1 is not a Example"):
+        list(read_records(tmp_path / "d", Example))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_full_disk_is_a_sentence(tmp_path):  # R11
+    with pytest.raises(ValueError, match="disk is full"), atomic_write(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_half_written_tail_is_cut_off(tmp_path, cut):
+    path = tmp_path / "journal"
+    path.write_bytes(b'{"a":1}\n{"a":2}\n'[:-cut])
+    lines = truncate_to_last_line(path)
+    assert lines == [b'{"a":1}\n'][: 0 if cut > 8 else 1]
+    assert path.read_bytes() == b"".join(lines)
