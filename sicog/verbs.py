@@ -44,8 +44,8 @@ VERBS: Mapping[str, Verb] = {
         Verb(
             "mini-data",
             "Draw the mini world and write it in the published formats.",
-            "sicog.mini.dataset:MiniDataConfig",
-            "sicog.mini.dataset:mini_data",
+            "sicog.mini.steps:MiniDataStep",
+            "sicog.mini.steps:mini_data",
         ),
         Verb(
             "mini-parts",
@@ -82,8 +82,8 @@ VERBS: Mapping[str, Verb] = {
         Verb(
             "sweep",
             "Choose a threshold on the mini world's development split.",
-            "sicog.mini.sweep:MiniSweepConfig",
-            "sicog.mini.sweep:mini_sweep",
+            "sicog.mini.steps:MiniSweepConfig",
+            "sicog.mini.steps:mini_sweep",
         ),
         Verb(
             "select",

@@ -13,9 +13,10 @@ from typing import Literal
 
 from sicog.chains import COD, COT, ChainError, parse, render
 from sicog.config import Config
+from sicog.data.images import resolve_image
 from sicog.formats import FileSource, Row, RowError, ensure_marker, image_names, parse_example, tagged_sections
 from sicog.pipeline import Outcome, run_stage
-from sicog.records import Example, Query, Turn
+from sicog.records import Dropped, Example, Query, Turn
 from sicog.tasks import CAPTIONING, REASONING
 
 COT_TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
@@ -28,6 +29,7 @@ class ReviseConfig(Config):
     input: Path
     chain_dir: Path  # Chain-of-Description or Chain-of-Thought examples
     plain_dir: Path  # detailed descriptions or short answers
+    image_folder: Path | None = None  # when given, a row whose image is not there is dropped now
     # "task": the prompts that generation uses. "row": the row's own question (step-by-step added for a chain).
     prompts: Literal["task", "row"] = "task"
     max_dropped_share: float = 0.05
@@ -50,7 +52,7 @@ def _write(config: ReviseConfig, form: str, out_dir: Path) -> Path:
         step=f"revise-{config.task}-{form}",
         out_dir=out_dir,
         source=source,
-        process=_keep,
+        process=_Keep(config.image_folder),
         config=config,
         inputs={"annotations": config.input},
         block_size=256,
@@ -70,8 +72,23 @@ class _Parser:
             raise RowError("chain", str(error)) from error
 
 
-def _keep(block: Sequence[Example]) -> list[Outcome]:
-    return [[example] for example in block]
+@dataclass(frozen=True)
+class _Keep:
+    """The process of the stage: a parsed row is kept when its images are there."""
+
+    image_folder: Path | None
+
+    def __call__(self, block: Sequence[Example]) -> list[Outcome]:
+        return [self._outcome(example) for example in block]
+
+    def _outcome(self, example: Example) -> Outcome:
+        if self.image_folder is not None:
+            try:
+                for name in example.images:
+                    resolve_image(self.image_folder, name)
+            except ValueError as error:
+                return Dropped(id=example.id, step="revise", reason="image_missing", detail=str(error))
+        return [example]
 
 
 def cod_example(row: Row, row_id: str, prompts: str = "task") -> Example:

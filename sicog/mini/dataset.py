@@ -1,0 +1,255 @@
+"""Write the mini world to disk in the published formats, so that the pipeline reads it as it reads a user's data.
+
+images/{split}/NNNNN.png    paths in the files below are relative to the data folder
+align.json, sft.json        LLaVA JSON: brief captions; detailed captions and short answers
+warmup_captions.json        ALLaVA-like: `caption`, with the teacher's work as `cod_caption` and `dd_caption`
+warmup_reasoning.jsonl      LLaVA-CoT-like: SUMMARY, CAPTION, REASONING and CONCLUSION in tags
+{unlabelled,dev,test}_{images,questions}.json    LLaVA JSON with a human turn only
+truth/{unlabelled,dev,test}.jsonl                for evaluation and report only
+config.json first, manifest.json last: whose folder it is, and that it is complete
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import Field
+
+from sicog.config import Config
+from sicog.mini.questions import QUESTION_TYPES, BalancedDraw, Question, question_text
+from sicog.mini.reasoning import cot_bodies
+from sicog.mini.render import render_scene
+from sicog.mini.scene import LABELLED, UNLABELLED, Scene, choose, draw_scene
+from sicog.mini.text import BRIEF_INSTRUCTIONS, CAPTION_QUESTION, brief_caption, cod_caption, detailed_description
+from sicog.mini.truth import QuestionTruth, SceneTruth, truth_file
+from sicog.records import Query
+from sicog.storage import MANIFEST, read_json, write_bytes, write_json
+from sicog.tasks import CAPTIONING, REASONING
+
+WORLD = 1  # raise it when scenes, pixels, words or formats change: finished folders of older worlds are then refused
+TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
+SLICED_ABOVE = 112 * 112  # pixels; only counted in the manifest, the processor decides
+Row = dict[str, Any]
+
+
+class MiniDataConfig(Config):
+    """Numbers of images per split, and questions per image where the split has questions."""
+
+    seed: int = Field(0, ge=0)
+    align: int = Field(3000, ge=1)
+    sft: int = Field(2500, ge=1)
+    warmup_captions: int = Field(600, ge=1)
+    warmup_reasoning: int = Field(600, ge=1)
+    unlabelled: int = Field(1500, ge=1)
+    unlabelled_questions: int = Field(2, ge=1, le=len(QUESTION_TYPES))
+    dev: int = Field(200, ge=1)
+    dev_questions: int = Field(4, ge=1, le=len(QUESTION_TYPES))
+    test: int = Field(400, ge=1)
+    test_questions: int = Field(5, ge=1, le=len(QUESTION_TYPES))
+    sft_caption_every: int = Field(3, ge=1)  # every so many images of sft have a caption, the others questions
+
+
+Splits = tuple[str, ...]
+LABELLED_SPLITS: Splits = ("align", "sft", "warmup_captions", "warmup_reasoning")
+UNLABELLED_SPLITS: Splits = ("unlabelled", "dev", "test")
+
+
+def total_images(config: MiniDataConfig) -> int:
+    """How many images `write_mini_data` writes."""
+    return sum(getattr(config, split) for split in LABELLED_SPLITS + UNLABELLED_SPLITS)
+
+
+def write_mini_data(config: MiniDataConfig, out_dir: Path, on_image: Callable[[], None] = lambda: None) -> Row:
+    """Write the whole data folder and return its manifest; `on_image` is called after each image.
+
+    A finished folder of the same config is left as it is; an unfinished one is written again from the start (equal
+    config gives equal bytes). Raises `ValueError` when the folder belongs to another config.
+    """
+    settings = {"world": WORLD, **config.model_dump()}
+    _refuse_other_config(out_dir, settings)
+    if (out_dir / MANIFEST).exists():
+        return read_json(out_dir / MANIFEST)
+    write_json(out_dir / "config.json", settings)
+    splits = {}
+    for split in LABELLED_SPLITS + UNLABELLED_SPLITS:
+        scenes = draw_split(config, split)
+        digest = _write_images(scenes, out_dir, on_image)
+        questions = _WRITERS[split](config, split, scenes, out_dir)
+        splits[split] = {**_image_counts(scenes), "images_sha256": digest, **_question_counts(questions)}
+    manifest = {"config": settings, "splits": splits, "files": _file_digests(out_dir)}
+    write_json(out_dir / MANIFEST, manifest)
+    return manifest
+
+
+def draw_split(config: MiniDataConfig, split: str) -> list[Scene]:
+    """The scenes of a split, in order."""
+    rules = LABELLED if split in LABELLED_SPLITS else UNLABELLED
+    return [draw_scene(config.seed, split, index, rules) for index in range(getattr(config, split))]
+
+
+def image_path(scene: Scene) -> str:
+    """The image's path, relative to the data folder."""
+    split, _, index = scene.id.rpartition("-")
+    return f"images/{split}/{index}.png"
+
+
+def _refuse_other_config(out_dir: Path, settings: Row) -> None:
+    if not (out_dir / "config.json").exists():
+        return
+    present = read_json(out_dir / "config.json")
+    differing = sorted(k for k in settings.keys() | present.keys() if settings.get(k) != present.get(k))
+    if differing:
+        changes = ", ".join(f"{k}: {present.get(k)} there, {settings.get(k)} here" for k in differing)
+        raise ValueError(f"{out_dir} holds mini data of another config ({changes}); choose another folder or remove it")
+
+
+def _write_images(scenes: Iterable[Scene], out_dir: Path, on_image: Callable[[], None]) -> str:
+    """Write the PNG files and return one digest of them all.
+
+    Written in place, without the flush to disk of each file that an atomic write costs: nobody reads them before the
+    manifest is there, and without it they are all written again.
+    """
+    digest = hashlib.sha256()
+    for scene in scenes:
+        path = out_dir / image_path(scene)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        render_scene(scene).save(buffer, "PNG", compress_level=1, compress_type=3)  # run-length: fastest here
+        path.write_bytes(buffer.getvalue())
+        digest.update(buffer.getvalue())
+        on_image()
+    return digest.hexdigest()
+
+
+Asked = list[tuple[str, Scene, Question, str]]  # question id, scene, question, its words
+
+
+def _ask(scenes: Iterable[Scene], per_image: Callable[[int], int], *, name_held_out: bool) -> Asked:
+    """Questions on each scene, of different types in turn, with balanced answers."""
+    draw, asked, turn = BalancedDraw(name_held_out=name_held_out), [], 0
+    for index, scene in enumerate(scenes):
+        for k in range(per_image(index)):
+            question = draw.draw(scene, QUESTION_TYPES[turn % len(QUESTION_TYPES)])
+            key = f"{scene.id}-q{k}"
+            asked.append((key, scene, question, question_text(question, key)))
+            turn += 1
+    return asked
+
+
+def _row(row_id: str, scene: Scene, *turns: str, marker: str = "<image>\n") -> Row:
+    """A LLaVA row: human and gpt turns in alternation, the image's marker before the first."""
+    speakers = ("human", "gpt")
+    conversations = [{"from": speakers[i % 2], "value": (marker if i == 0 else "") + t} for i, t in enumerate(turns)]
+    return {"id": row_id, "image": image_path(scene), "conversations": conversations}
+
+
+def _write_list(path: Path, rows: list[Row]) -> None:
+    write_bytes(path, orjson.dumps(rows, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _write_lines(path: Path, rows: Iterable[Row]) -> None:
+    write_bytes(path, b"".join(orjson.dumps(row) + b"\n" for row in rows))
+
+
+def _write_align(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
+    rows = [_row(s.id, s, choose(BRIEF_INSTRUCTIONS, s.id, "instruction"), brief_caption(s)) for s in scenes]
+    _write_list(out_dir / "align.json", rows)
+    return []
+
+
+def _write_sft(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
+    """Detailed captions on some images; on the others two or three questions, as one conversation or as single rows."""
+    questioned = [s for i, s in enumerate(scenes) if i % config.sft_caption_every != 0]
+    asked = _ask(questioned, lambda index: 2 + index % 2, name_held_out=False)
+    turns: dict[str, list[str]] = {s.id: [] for s in questioned}
+    for key, scene, question, words in asked:
+        turns[scene.id] += [_direct(key, words), question.answer]
+    rows = []
+    for scene in scenes:
+        if scene.id not in turns:
+            rows.append(_row(scene.id, scene, CAPTIONING.style("dd").template, detailed_description(scene)))
+        elif choose((True, False), scene.id, "one conversation"):
+            rows.append(_row(scene.id, scene, *turns[scene.id]))
+        else:
+            pairs = zip(turns[scene.id][::2], turns[scene.id][1::2], strict=True)
+            rows += [_row(f"{scene.id}-q{k}", scene, *pair) for k, pair in enumerate(pairs)]
+    _write_list(out_dir / "sft.json", rows)
+    return asked
+
+
+def _direct(key: str, words: str) -> str:
+    return REASONING.prompt(Query(id=key, task="reasoning", question=words), "direct")
+
+
+def _write_warmup_captions(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
+    rows = []
+    for scene in scenes:
+        caption = brief_caption(scene)
+        own = {"caption": caption, "cod_caption": cod_caption(scene), "dd_caption": detailed_description(scene)}
+        rows.append({**_row(scene.id, scene, CAPTION_QUESTION, caption), **own})
+    _write_list(out_dir / "warmup_captions.json", rows)
+    return []
+
+
+def _write_warmup_reasoning(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
+    """One question per image. As in LLaVA-CoT's own files the human turn has no image marker."""
+    asked = _ask(scenes, lambda index: 1, name_held_out=False)
+    rows = []
+    for key, scene, question, words in asked:
+        bodies = cot_bodies(scene, question, key)
+        tagged = "\n\n".join(f"<{tag}> {body} </{tag}>" for tag, body in zip(TAGS, bodies, strict=True))
+        rows.append(_row(key, scene, words, tagged, marker=""))
+    _write_lines(out_dir / "warmup_reasoning.jsonl", rows)
+    return asked
+
+
+def _write_unlabelled(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
+    """Queries without answers, and the truth beside them."""
+    per_image = getattr(config, f"{split}_questions")
+    asked = _ask(scenes, lambda index: per_image, name_held_out=True)
+    _write_list(out_dir / f"{split}_images.json", [_row(s.id, s, CAPTION_QUESTION) for s in scenes])
+    _write_list(out_dir / f"{split}_questions.json", [_row(key, s, words) for key, s, _, words in asked])
+    truths: dict[str, list[QuestionTruth]] = {s.id: [] for s in scenes}
+    for key, scene, q, words in asked:
+        held_out = q.asks_of_held_out or any(scene.things[i].held_out for i in q.things)
+        truths[scene.id].append(QuestionTruth(key, q.type, q.kind, words, q.answer, held_out))
+    rows = (SceneTruth(s, image_path(s), s.held_out, tuple(truths[s.id])).to_json() for s in scenes)
+    _write_lines(truth_file(out_dir, split), rows)
+    return asked
+
+
+_WRITERS: dict[str, Callable[[MiniDataConfig, str, list[Scene], Path], Asked]] = {
+    "align": _write_align,
+    "sft": _write_sft,
+    "warmup_captions": _write_warmup_captions,
+    "warmup_reasoning": _write_warmup_reasoning,
+    **dict.fromkeys(UNLABELLED_SPLITS, _write_unlabelled),
+}
+
+
+def _image_counts(scenes: list[Scene]) -> Row:
+    return {
+        "images": len(scenes),
+        "sliced_images": sum(s.width * s.height > SLICED_ABOVE for s in scenes),
+        "held_out_images": sum(s.held_out for s in scenes),
+        "things": sum(len(s.things) for s in scenes),
+    }
+
+
+def _question_counts(asked: Asked) -> Row:
+    counts: dict[str, Counter[str]] = {}
+    for _, _, question, _ in asked:
+        counts.setdefault(question.type, Counter())[question.answer] += 1
+    return {"questions": len(asked), "answers": {type_: dict(answers) for type_, answers in counts.items()}}
+
+
+def _file_digests(out_dir: Path) -> dict[str, str]:
+    files = sorted(out_dir.glob("*_*.json*")) + [out_dir / "align.json", out_dir / "sft.json"]
+    files += sorted((out_dir / "truth").glob("*.jsonl"))
+    return {f.relative_to(out_dir).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}

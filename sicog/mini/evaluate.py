@@ -1,0 +1,155 @@
+"""Evaluate a checkpoint on a split of the mini world by its ground truth: greedy answers and captions, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import orjson
+from rich.console import Console
+
+from sicog.config import Config
+from sicog.mini.intervals import Interval, mean_interval, share_interval
+from sicog.mini.truth import SceneTruth, answer_is_right, caption_scores, read_truth, truth_file
+from sicog.provenance import digest_file, write_run_json
+from sicog.records import CandidateSet
+from sicog.storage import MANIFEST, read_records, write_bytes, write_json
+
+
+class MiniEvalConfig(Config):
+    """What to evaluate. name: how the report calls it. The style of the questions is `direct`, of the captions `dd`."""
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"name"})
+    name: str
+    checkpoint: Path
+    data: Path
+    out_dir: Path
+    split: Literal["test", "dev"] = "test"
+    question_style: str = "direct"
+    caption_style: str = "dd"
+    max_new_tokens: int = 256
+    batch_size: int = 128
+
+
+@dataclass(frozen=True)
+class _Answer:
+    id: str
+    type: str
+    held_out: bool
+    answer: str
+    truth: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class _Caption:
+    id: str
+    held_out: bool
+    text: str
+    precision: float
+    recall: float
+    f1: float
+
+
+def mini_eval(config: MiniEvalConfig) -> Path:
+    """Write metrics.json, answers.jsonl and captions.jsonl; returns the output folder."""
+    write_run_json(
+        config.out_dir,
+        step="mini-eval",
+        config=config,
+        inputs={"checkpoint": config.checkpoint, "truth": truth_file(config.data, config.split)},
+    )
+    if (config.out_dir / MANIFEST).is_file():
+        return config.out_dir
+    truths = read_truth(config.data, config.split)
+    answers = _answers(_sample(config, "reasoning"), truths)
+    captions = _captions(_sample(config, "captioning"), truths)
+    metrics = {"name": config.name, "questions": _question_metrics(answers), "captions": _caption_metrics(captions)}
+    write_bytes(config.out_dir / "answers.jsonl", b"".join(orjson.dumps(asdict(a)) + b"\n" for a in answers))
+    write_bytes(config.out_dir / "captions.jsonl", b"".join(orjson.dumps(asdict(c)) + b"\n" for c in captions))
+    write_json(config.out_dir / "metrics.json", metrics)
+    files = {name: digest_file(config.out_dir / name) for name in ("answers.jsonl", "captions.jsonl", "metrics.json")}
+    rows = len(answers) + len(captions)
+    write_json(config.out_dir / MANIFEST, {"step": "mini-eval", "rows_in": rows, "rows_out": rows, "files": files})
+    Console(stderr=True).print(
+        f"  {config.name}: question accuracy {_shown(metrics['questions']['accuracy'])}, "
+        f"caption F1 {_shown(metrics['captions']['f1'])}",
+        highlight=False,
+    )
+    return config.out_dir
+
+
+def _sample(config: MiniEvalConfig, task: Literal["captioning", "reasoning"]) -> list[CandidateSet]:
+    """One greedy answer per query."""
+    from sicog.generation.sample import SampleConfig, StyleCount, sample
+
+    captioning = task == "captioning"
+    folder = sample(
+        SampleConfig(
+            checkpoint=config.checkpoint,
+            input=config.data / f"{config.split}_{'images' if captioning else 'questions'}.json",
+            image_folder=config.data,
+            out_dir=config.out_dir / task,
+            task=task,
+            styles=(StyleCount(style=config.caption_style if captioning else config.question_style, n=1),),
+            temperature=0.0,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.batch_size,
+            max_dropped_share=0.0,
+        )
+    )
+    return list(read_records(folder, CandidateSet))
+
+
+def _answers(sets: Sequence[CandidateSet], truths: dict[str, SceneTruth]) -> list[_Answer]:
+    questions = {q.id: q for scene in truths.values() for q in scene.questions}
+    rows = []
+    for row in sets:
+        question, text = questions[row.id], row.candidates[0].text
+        right = answer_is_right(text, question.answer)
+        rows.append(_Answer(row.id, question.type, question.held_out, text, question.answer, right))
+    if len(rows) != len(questions):
+        raise ValueError(f"{len(questions)} questions have a truth, {len(rows)} were answered")
+    return rows
+
+
+def _captions(sets: Sequence[CandidateSet], truths: dict[str, SceneTruth]) -> list[_Caption]:
+    rows = []
+    for row in sets:
+        scene, text = truths[row.id], row.candidates[0].text
+        rows.append(_Caption(row.id, scene.held_out, text, **caption_scores(text, scene.scene)._asdict()))
+    if len(rows) != len(truths):
+        raise ValueError(f"{len(truths)} images have a truth, {len(rows)} were captioned")
+    return rows
+
+
+def _question_metrics(rows: Sequence[_Answer]) -> dict[str, Any]:
+    def accuracy(chosen: Sequence[_Answer]) -> dict[str, Any]:
+        return {**_dict(share_interval(sum(r.right for r in chosen), len(chosen))), "n": len(chosen)}
+
+    return {
+        "n": len(rows),
+        "accuracy": accuracy(rows),
+        "by_type": {t: accuracy([r for r in rows if r.type == t]) for t in sorted({r.type for r in rows})},
+        "seen": accuracy([r for r in rows if not r.held_out]),
+        "held_out": accuracy([r for r in rows if r.held_out]),
+    }
+
+
+def _caption_metrics(rows: Sequence[_Caption]) -> dict[str, Any]:
+    def scores(chosen: Sequence[_Caption]) -> dict[str, Any]:
+        names = ("precision", "recall", "f1")
+        return {k: _dict(mean_interval([getattr(r, k) for r in chosen])) for k in names} | {"n": len(chosen)}
+
+    seen, held_out = [r for r in rows if not r.held_out], [r for r in rows if r.held_out]
+    return {**scores(rows), "seen": scores(seen), "held_out": scores(held_out)}
+
+
+def _dict(interval: Interval) -> dict[str, float]:
+    return {k: round(v, 6) for k, v in interval._asdict().items()}
+
+
+def _shown(value: dict[str, float]) -> str:
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

@@ -1,0 +1,132 @@
+"""recipe.py: order, skipping, redoing what depends on a change, and plans without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sicog.recipe import load_recipe, run
+from sicog.records import Example
+from sicog.storage import read_records
+
+RECIPE = """
+run_dir: {run_dir}
+steps:
+  data:
+    run: mini-data
+    config: {{seed: 3, align: 4, sft: 4, warmup_captions: {captions}, warmup_reasoning: 5, unlabelled: 2, dev: 2, test: 2}}
+  captions:
+    run: annotate
+    config: {{task: captioning, input: "${{data}}/warmup_captions.json"}}
+  reasoning:
+    run: annotate
+    config: {{task: reasoning, input: "${{data}}/warmup_reasoning.jsonl"}}
+  all:
+    run: build
+    config: {{sources: [{{name: c, path: "${{captions}}/chain"}}, {{name: r, path: "${{reasoning}}/chain"}}], seed: {seed}}}
+"""
+
+
+def write(tmp_path, captions=4, seed=0, name="r.yaml"):
+    path = tmp_path / name
+    path.write_text(RECIPE.format(run_dir=tmp_path / "run", captions=captions, seed=seed))
+    return path
+
+
+def states(tmp_path):
+    return {p.stem: json.loads(p.read_text())["key"] for p in (tmp_path / "run" / ".steps").glob("*.json")}
+
+
+def test_a_recipe_runs_its_steps_and_skips_them_the_second_time(tmp_path, capfd):
+    path = write(tmp_path)
+    run_dir = run(path)
+    assert len(list(read_records(run_dir / "all", Example))) == 9
+    before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")}
+    capfd.readouterr()
+    run(path)
+    assert capfd.readouterr().err.count(": done") == 4
+    assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")} == before
+
+
+def test_a_changed_step_is_redone_with_what_depends_on_it_and_the_old_output_kept(tmp_path):
+    run(write(tmp_path))
+    before = states(tmp_path)
+    run(write(tmp_path, seed=1))
+    after = states(tmp_path)
+    assert {name for name in after if after[name] != before[name]} == {"all"}
+    assert [p.name for p in (tmp_path / "run" / ".replaced").iterdir()] == [f"all-{before['all'][:8]}"]
+    run(write(tmp_path, seed=1, captions=5))
+    assert {name for name, key in states(tmp_path).items() if key == after[name]} == set()
+    assert len(list(read_records(tmp_path / "run" / "all", Example))) == 10
+
+
+def test_a_step_that_was_cut_off_is_finished(tmp_path, monkeypatch):
+    path = write(tmp_path)
+    import sicog.curation.build as build
+
+    def cut(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "build", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(path)
+    run(path)
+    assert len(list(read_records(tmp_path / "run" / "all", Example))) == 9
+
+
+def test_outside_files_count_by_their_content(tmp_path):
+    outside = tmp_path / "cot.jsonl"
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"run_dir: {tmp_path / 'run'}\nsteps: {{a: {{run: annotate, config: {{task: reasoning, input: {outside}}}}}}}"
+    )
+    keys = []
+    for text in ("1", "2", "1"):
+        outside.write_text(text)
+        keys.append(load_recipe(recipe)[0].key)
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_extends_and_overrides_and_until(tmp_path):
+    write(tmp_path, name="base.yaml")
+    path = tmp_path / "small.yaml"
+    path.write_text("extends: base.yaml\nsteps: {data: {config: {warmup_captions: 2}}}")
+    steps = load_recipe(path, ["steps.all.config.seed=5"])
+    assert (steps[0].config.warmup_captions, steps[0].config.align, steps[3].config.seed) == (2, 4, 5)
+    run(path, until="captions")
+    assert sorted(states(tmp_path)) == ["captions", "data"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (("run: build", "run: built"), "step 'all': unknown verb 'built'; known: mini-data"),
+        (("${captions}", "${capsions}"), r"step 'all': \$\{capsions\} is no earlier step; earlier: data, captions"),
+        (("seed: 0", "sede: 0"), r"step 'all': unknown key 'sede' \(did you mean 'seed'\?\)"),
+        (("  all:", "  All!:"), "lower-case letters"),
+        (("task: captioning,", "task: singing,"), "step 'captions': task: Input should be 'captioning' or 'reasoning'"),
+    ],
+)
+def test_mistakes_name_the_step_and_the_key(tmp_path, edit, says):
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace(*edit))
+    with pytest.raises(ValueError, match=says):
+        run(path)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["mini", "mini-quick"])
+def test_dry_run_of_the_shipped_recipes_needs_no_torch_and_writes_nothing(tmp_path, name):
+    recipe = Path(__file__).parents[1] / "recipes" / f"{name}.yaml"
+    code = (
+        "import sys; from sicog.recipe import run; from pathlib import Path; run(Path(sys.argv[1]), dry_run=True); "
+        "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, recipe], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "perception: train (to do, after" in done.stdout
+    assert "learning_rate:" in done.stdout
+    assert not list(tmp_path.iterdir())
