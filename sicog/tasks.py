@@ -95,7 +95,7 @@ def bare_question(question: str) -> str:
     return question.replace(STEP_BY_STEP, "").replace(SHORT_ANSWER, "").strip()
 
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_ARTICLES = frozenset({"a", "an", "the"})
 _LEAD_IN = re.compile(r"^(the|my)?\s*(final )?answer( is|:)\s*:?", re.IGNORECASE)
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {word: str(n) for n, word in enumerate(_NUMBER_WORDS)}
@@ -103,7 +103,7 @@ _NUMBERS = {word: str(n) for n, word in enumerate(_NUMBER_WORDS)}
 
 def normalise_answer(text: str) -> str:
     """A short answer for exact comparison: lower case, no lead-in, articles, end punctuation or number words."""
-    text = _LEAD_IN.sub("", text.strip()).lower()
-    text = _ARTICLES.sub(" ", text.replace(",", " "))
-    words = [_NUMBERS.get(w, w) for w in text.strip(" \t\n.!?\"'*").split()]
-    return " ".join(words)
+    text = _LEAD_IN.sub("", text.strip()).lower().replace(",", " ")
+    words = text.strip(" \t\n.!?\"'*:").split()
+    words = [word for word in words if word not in _ARTICLES] or words  # the answer "A" is a choice, not an article
+    return " ".join(_NUMBERS.get(word, word) for word in words)

@@ -92,6 +92,12 @@ VERBS: Mapping[str, Verb] = {
             "sicog.curation.select:select",
         ),
         Verb(
+            "curate",
+            "Score and select in one go.",
+            "sicog.curation.curate:CurateConfig",
+            "sicog.curation.curate:curate",
+        ),
+        Verb(
             "build",
             "Build a training set from kept examples.",
             "sicog.curation.build:BuildConfig",

@@ -1,0 +1,106 @@
+"""The sweep: its table by hand, its choice within the bounds, and the file that select reads."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sicog.curation.select import SelectConfig, select
+from sicog.curation.sweep import SweepConfig, set_truth, sweep, sweep_scored
+from sicog.storage import count_rows, read_json, write_dataset
+
+
+def test_the_table_by_hand():
+    found = sweep([0.9, 0.5, 0.7, 0.7], [1.0, 0.0, 1.0, 0.0], (0.3, 0.8))
+    assert [(c.threshold, c.rows_kept, c.share_kept) for c in found.table] == [
+        (0.5, 4, 1),
+        (0.7, 3, 0.75),
+        (0.9, 1, 0.25),
+    ]
+    assert [c.truth_kept for c in found.table] == pytest.approx([0.5, 2 / 3, 1.0])
+    assert [c.truth_dropped for c in found.table] == [None, 0.0, pytest.approx(1 / 3)]
+    assert found.best.threshold == 0.7 and found.within_bounds
+
+
+def test_equal_truth_keeps_more_and_ties_may_leave_the_bounds():
+    assert sweep([1, 2, 3, 4], [1, 1, 1, 1], (0.3, 0.7)).best.threshold == 3
+    alike = sweep([1.0] * 10, [1, 0] * 5)
+    assert alike.best.share_kept == 1 and not alike.within_bounds
+    assert sweep([1.0, 0.5, 0.5, 0.5, 0.5], [0] * 5, (0.3, 0.7)).best.share_kept == 0.2  # 0.1 off, not 0.3
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.2, 0.4, 0.5, 0.8, 0.9]), st.sampled_from([0.0, 0.5, 1.0])), min_size=1),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).map(tuple),
+)
+def test_the_choice_is_that_of_trying_every_cut(rows, bounds):
+    values, truths = [v for v, _ in rows], [t for _, t in rows]
+    found = sweep(values, truths, bounds)
+    tried = {}
+    for cut in sorted(set(values)):
+        kept = [t for v, t in rows if v >= cut]
+        tried[cut] = (sum(kept) / len(kept), len(kept))
+    assert [c.threshold for c in found.table] == sorted(tried)
+    assert [(c.truth_kept, c.rows_kept) for c in found.table] == [(pytest.approx(m), n) for m, n in tried.values()]
+    inside = [m for m, n in tried.values() if bounds[0] <= n / len(rows) <= bounds[1]]
+    assert found.within_bounds == bool(inside)
+    if inside:
+        assert found.best.truth_kept == pytest.approx(max(inside))
+
+
+def test_mistakes_are_sentences(tmp_path):
+    with pytest.raises(ValueError, match="needs rows"):
+        sweep([], [])
+    with pytest.raises(ValueError, match="not a number"):
+        sweep([0.5], [float("nan")])
+    with pytest.raises(ValueError, match="keep_share must ascend"):
+        SweepConfig(input=tmp_path, out_dir=tmp_path, keep_share=(0.7, 0.3))
+
+
+def is_red(query, answer):
+    return float("red" in answer)
+
+
+def rows_of(make, n=10):
+    """In row i the chosen answer scores i / 10, and is red from row 5 on."""
+    return [
+        make.scored_set(
+            str(i),
+            "reasoning",
+            [("cot", make.cot("red" if i >= 5 else "blue"), i / 10, 2 / 3), ("direct", "red", -0.5, 1 / 3)],
+        )
+        for i in range(n)
+    ]
+
+
+def test_a_set_is_held_against_random_and_truest(make):
+    found = set_truth(rows_of(make)[2], is_red, "score")
+    assert (found.value, found.selected, found.random, found.truest) == (0.2, 0.0, 0.5, 1.0)
+    assert set_truth(rows_of(make)[2], is_red, "score", styles=("direct",)).selected == 1.0
+    assert set_truth(rows_of(make)[2], is_red, "score", styles=("plain",)) is None
+
+
+def test_select_reads_what_the_sweep_wrote(tmp_path, make):
+    write_dataset(tmp_path / "dev", rows_of(make))
+    config = SweepConfig(input=tmp_path / "dev", out_dir=tmp_path / "sweep")
+    path = sweep_scored(config, is_red)
+    found = read_json(path)
+    assert (found["threshold"], found["share_kept"], found["truth_kept"], found["truth_dropped"]) == (
+        0.5,
+        0.5,
+        1.0,
+        0.0,
+    )
+    assert found["truth_of"] == {"selected": 0.5, "random": 0.75, "truest": 1.0} and found["rows"] == 10
+    assert sweep_scored(config, is_red) == path
+    select(SelectConfig(input=tmp_path / "dev", out_dir=tmp_path / "kept", threshold_file=path))
+    assert count_rows(tmp_path / "kept") == 5
+
+
+def test_rows_of_two_encoders_are_refused(tmp_path, make):
+    rows = rows_of(make, 2)
+    write_dataset(tmp_path / "dev", [rows[0], rows[1].model_copy(update={"encoder": "other"})])
+    with pytest.raises(ValueError, match="one task and one encoder"):
+        sweep_scored(SweepConfig(input=tmp_path / "dev", out_dir=tmp_path / "sweep"), is_red)
