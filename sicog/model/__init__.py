@@ -1,0 +1,47 @@
+"""The network, Hugging Face native.
+
+`slicing` and `layout` import without torch; the classes below are loaded on first use, which also registers them with
+Transformers' Auto classes.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sicog.model.checkpoints import load_checkpoint, load_parts
+    from sicog.model.configuration import SicogConfig
+    from sicog.model.image_processing import SicogImageProcessor, image_size, load_image
+    from sicog.model.modeling import SicogForConditionalGeneration
+    from sicog.model.processing import Encoded, SicogProcessor
+
+_HOME = {
+    "load_checkpoint": "checkpoints",
+    "load_parts": "checkpoints",
+    "SicogConfig": "configuration",
+    "SicogImageProcessor": "image_processing",
+    "image_size": "image_processing",
+    "load_image": "image_processing",
+    "SicogForConditionalGeneration": "modeling",
+    "Encoded": "processing",
+    "SicogProcessor": "processing",
+}
+__all__ = [
+    "Encoded",
+    "SicogConfig",
+    "SicogForConditionalGeneration",
+    "SicogImageProcessor",
+    "SicogProcessor",
+    "image_size",
+    "load_checkpoint",
+    "load_image",
+    "load_parts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module("sicog.model.checkpoints")  # imports, and so registers, every class
+    return getattr(import_module(f"sicog.model.{_HOME[name]}"), name)

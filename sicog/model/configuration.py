@@ -1,0 +1,81 @@
+"""The model's configuration: a CLIP vision tower, a resampler, any causal language model, and how they meet."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+_HEAD_WIDTH = 128
+
+
+@strict
+class SicogConfig(PreTrainedConfig):
+    """Configuration of `SicogForConditionalGeneration`.
+
+    vision_config, text_config: configs (or dicts) of the CLIP vision tower and of the causal language model.
+    scale, max_slices: an image is cut into at most `max_slices` slices of about `scale`^2 pixels.
+    query_grid: every view becomes query_grid^2 features.
+    vision_select_layer: which hidden state of the tower is used, as an index into its list of hidden states.
+    image_token_id: the placeholder. None: the first id above the embedding table, which no text can ever be.
+    row_separator_id, slice_separator_id: the language model's newline and comma (13 and 29892 in imported weights).
+    regions_dtype: "bfloat16" rounds the resampler's region borders as the original did; imported weights may say so.
+    resampler_heads: None: hidden size / 128, lowered until it divides the hidden size.
+    """
+
+    model_type = "sicog"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "vision_config": CLIPVisionConfig,
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
+    }
+
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    scale: int = 336
+    max_slices: int = 7
+    query_grid: int = 12
+    vision_select_layer: int = -2
+    image_token_id: int | None = None
+    row_separator_id: int = 198
+    slice_separator_id: int = 11
+    regions_dtype: Literal["float32", "bfloat16"] = "float32"
+    projector_type: Literal["resampler"] = "resampler"
+    resampler_heads: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        text: Any = self.text_config
+        if self.image_token_id is None:
+            self.image_token_id = text.vocab_size
+        if self.resampler_heads is None:
+            self.resampler_heads = default_heads(text.hidden_size)
+        # The language model ties its own head; this copy is what Transformers looks at for the whole model.
+        self.tie_word_embeddings = bool(getattr(text, "tie_word_embeddings", False))
+        for name, token_id in (("row", self.row_separator_id), ("slice", self.slice_separator_id)):
+            if not 0 <= token_id < text.vocab_size:
+                raise ValueError(
+                    f"{name}_separator_id {token_id} lies outside the vocabulary of {text.vocab_size}; "
+                    f"set it to the tokenizer's {'newline' if name == 'row' else 'comma'}"
+                )
+        if text.hidden_size % self.resampler_heads:
+            raise ValueError(
+                f"resampler_heads {self.resampler_heads} does not divide the language model's width {text.hidden_size}"
+            )
+        if text.hidden_size % 4:
+            raise ValueError(f"the language model's width {text.hidden_size} must be a multiple of 4")
+
+    @property
+    def patch_size(self) -> int:
+        """Side of one patch of the vision tower, in pixels."""
+        return int(self.vision_config.patch_size)  # type: ignore[union-attr]
+
+
+def default_heads(width: int) -> int:
+    """The number of resampler heads for a width: width / 128, lowered to the nearest divisor of the width."""
+    return next(n for n in range(max(width // _HEAD_WIDTH, 1), 0, -1) if width % n == 0)
+
+
+AutoConfig.register("sicog", SicogConfig, exist_ok=True)

@@ -1,0 +1,216 @@
+"""From an image file to patches: decode, convert to RGB, resize per plan, normalise, flatten into patches."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
+
+from sicog.model.configuration import SicogConfig
+from sicog.model.slicing import Size, SlicePlan, plan_slices
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte of RGB
+# What Pillow's decoders raise on broken files, as found by feeding them such.
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+_EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as the vision tower takes it.
+
+    pixels: float32 [patches of all views, 3 * p * p], channel-major within a patch, as a convolution's weight.
+    view_sizes: (rows, columns) of each view in patches; slices row-major, then the thumbnail.
+    grid: (columns, rows) of the slices, (0, 0) when there are none.
+    """
+
+    pixels: np.ndarray
+    view_sizes: tuple[tuple[int, int], ...]
+    grid: tuple[int, int]
+
+
+def load_image(source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image completely: first frame, EXIF rotation applied, RGB.
+
+    Raises `ValueError` naming the file when it is missing, empty, not an image, damaged, or larger than `max_pixels`.
+    """
+    name = source if isinstance(source, str | Path) else getattr(source, "name", "image")
+    with _open(source, name, max_pixels) as image:
+        try:
+            image.load()
+            return to_rgb(image)
+        except _DECODE_ERRORS as error:
+            raise ValueError(f"{name}: the image is damaged ({error})") from error
+
+
+def image_size(source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Size:
+    """(width, height) after EXIF rotation, from the file's header alone. Raises like `load_image`."""
+    name = source if isinstance(source, str | Path) else getattr(source, "name", "image")
+    with _open(source, name, max_pixels) as image:
+        try:
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        except _DECODE_ERRORS:
+            turned = False
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def _open(source: str | Path | IO[bytes], name: Any, max_pixels: int) -> Image.Image:
+    if isinstance(source, str | Path):
+        if not Path(source).is_file():
+            raise ValueError(f"{name}: no such image file")
+        if Path(source).stat().st_size == 0:
+            raise ValueError(f"{name}: the image file is empty")
+    try:
+        image = Image.open(source)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: too many pixels ({error})") from error
+    except _DECODE_ERRORS as error:
+        raise ValueError(f"{name}: not an image that can be decoded ({type(error).__name__})") from error
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise ValueError(f"{name}: {image.width}x{image.height} pixels are more than {max_pixels}")
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image upright and in RGB: transparency over white, 16-bit grey scaled to 8 bit (not cut off)."""
+    with suppress(*_DECODE_ERRORS):  # damaged metadata is no reason to lose the picture: it stays as stored
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _grey_to_rgb(np.asarray(image, dtype=np.float64))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        # What lies under full transparency is arbitrary, often black on black: white is what a reader sees.
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_to_rgb(grey: np.ndarray) -> Image.Image:
+    """Grey levels of unknown depth as RGB: up to 1 is a fraction, up to 255 is 8 bit, above is 16 bit."""
+    top = float(np.nanmax(grey, initial=0.0))
+    factor = 255.0 if top <= 1 else 1.0 if top <= 255 else 255.0 / 65535.0
+    levels = np.clip(np.nan_to_num(grey) * factor, 0, 255).round().astype(np.uint8)
+    return Image.fromarray(levels, mode="L").convert("RGB")
+
+
+class SicogImageProcessor(BaseImageProcessor):
+    """Slicing and normalisation, with Pillow alone: the same pixels on every machine.
+
+    scale, patch_size, max_slices: see `plan_slices`. long_side: when set, every image is first resized to it.
+    max_patches: a view with more patches is refused.
+    """
+
+    model_input_names = ["pixel_values", "view_sizes", "image_grids"]
+
+    def __init__(
+        self,
+        scale: int = 336,
+        patch_size: int = 14,
+        max_slices: int = 7,
+        max_patches: int = 2304,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
+        long_side: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+        self.patch_size = patch_size
+        self.max_slices = max_slices
+        self.max_patches = max_patches
+        self.image_mean = [float(x) for x in image_mean]
+        self.image_std = [float(x) for x in image_std]
+        self.long_side = long_side
+
+    def plan(self, width: int, height: int, *, slicing: bool = True) -> SlicePlan:
+        """The plan for an image of this size. Raises `ValueError` when a view would exceed `max_patches`."""
+        width, height = self._first_size(width, height)
+        plan = plan_slices(width, height, scale=self.scale, patch_size=self.patch_size, max_slices=self.max_slices)
+        if not slicing:
+            plan = plan.without_slices()
+        for view in filter(None, (plan.thumbnail_size, plan.slice_size)):
+            if (n := view[0] * view[1] // self.patch_size**2) > self.max_patches:
+                raise ValueError(
+                    f"an image of {width}x{height} pixels is too elongated: a view of {n} patches, "
+                    f"but max_patches is {self.max_patches}"
+                )
+        return plan
+
+    def prepare(self, image: Image.Image, *, slicing: bool = True) -> PreparedImage:
+        """The patches of an image's views; `slicing=False` gives the thumbnail alone. Raises `ValueError` as `plan`."""
+        image = to_rgb(image)
+        plan = self.plan(*image.size, slicing=slicing)
+        if (first := self._first_size(*image.size)) != image.size:
+            image = image.resize(first, Image.Resampling.BICUBIC)
+        stacks, sizes = [], []
+        if plan.grid and plan.resized:
+            slices = self._patches(image, plan.resized, plan.grid)
+            stacks.append(slices)
+            sizes += [slices.shape[1:3]] * plan.n_slices
+        thumbnail = self._patches(image, plan.thumbnail_size, (1, 1))
+        stacks.append(thumbnail)
+        sizes.append(thumbnail.shape[1:3])
+        return PreparedImage(self._normalise(stacks), tuple(sizes), plan.grid or (0, 0))
+
+    def preprocess(
+        self, images: Any, *, slicing: bool = True, return_tensors: str | None = None, **_: Any
+    ) -> BatchFeature:
+        """Prepare one image or a list of them: `pixel_values`, `view_sizes` and `image_grids`, concatenated."""
+        prepared = [self.prepare(image, slicing=slicing) for image in ([images] if _is_image(images) else images)]
+        if not prepared:
+            raise ValueError("no image to prepare")
+        data = {
+            "pixel_values": np.concatenate([p.pixels for p in prepared]),
+            "view_sizes": np.array([size for p in prepared for size in p.view_sizes], dtype=np.int64),
+            "image_grids": np.array([p.grid for p in prepared], dtype=np.int64),
+        }
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _first_size(self, width: int, height: int) -> Size:
+        if self.long_side is None:
+            return width, height
+        factor = self.long_side / max(width, height)
+        short = max(int(min(width, height) * factor), 1)
+        return (self.long_side, short) if width >= height else (short, self.long_side)
+
+    def _patches(self, image: Image.Image, size: Size, grid: tuple[int, int]) -> np.ndarray:
+        """uint8 [views, rows, columns, 3, p * p]: the image resized once and cut into `grid` views of equal size."""
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        p, (columns, rows) = self.patch_size, grid
+        h, w = size[1] // rows // p, size[0] // columns // p
+        blocks = np.asarray(image).reshape(rows, h, p, columns, w, p, 3)
+        return blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, h, w, 3, p * p)
+
+    def _normalise(self, stacks: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 [patches, 3 * p * p] from uint8 stacks: (x / 255 - mean) / std, in one multiply and one add."""
+        std = np.array(self.image_std, dtype=np.float64)
+        factor = (1 / (255 * std)).astype(np.float32)[:, None]
+        shift = (-np.array(self.image_mean) / std).astype(np.float32)[:, None]
+        flat = [s.reshape(-1, 3, self.patch_size**2) for s in stacks]
+        out = np.empty((sum(map(len, flat)), 3, self.patch_size**2), dtype=np.float32)
+        start = 0
+        for part in flat:
+            np.multiply(part, factor, out=out[start : start + len(part)])
+            start += len(part)
+        out += shift
+        return out.reshape(len(out), -1)
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, Image.Image)
+
+
+AutoImageProcessor.register(SicogConfig, image_processor_classes={"pil": SicogImageProcessor}, exist_ok=True)

@@ -1,0 +1,79 @@
+"""Turn a slice grid into the exact token sequence of an image, and say in which order its features fill it.
+
+The slices' G x G feature maps are stitched into one map of (G * rows) x (G * columns) and flattened row by row, a row
+separator after each feature row; then one group separator; then the G x G thumbnail. An unsliced image is its
+thumbnail alone, without separators. A grid is (columns, rows), or None / (0, 0) for an unsliced image.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from functools import lru_cache
+
+Grid = tuple[int, int]
+
+
+class Slot(IntEnum):
+    """What stands at one position of an image's token sequence."""
+
+    FEATURE = 0
+    ROW_SEPARATOR = 1
+    GROUP_SEPARATOR = 2
+
+
+def is_sliced(grid: Grid | None) -> bool:
+    """Whether a grid means slices."""
+    return grid is not None and tuple(grid) != (0, 0)
+
+
+def count_features(grid: Grid | None, query_grid: int) -> int:
+    """Number of visual features (placeholders) of an image."""
+    n_views = grid[0] * grid[1] + 1 if grid is not None else 1
+    return n_views * query_grid**2
+
+
+def count_tokens(grid: Grid | None, query_grid: int) -> int:
+    """Number of tokens of an image, separators included: G*rows*(G*columns+1) + 1 + G*G, or G*G when unsliced."""
+    if grid is None or not is_sliced(grid):
+        return query_grid**2
+    columns, rows = grid
+    return query_grid * rows * (query_grid * columns + 1) + 1 + query_grid**2
+
+
+@lru_cache(maxsize=256)
+def image_slots(grid: Grid | None, query_grid: int) -> tuple[Slot, ...]:
+    """The token sequence of an image as slots."""
+    thumbnail = (Slot.FEATURE,) * query_grid**2
+    if grid is None or not is_sliced(grid):
+        return thumbnail
+    columns, rows = grid
+    feature_row = (Slot.FEATURE,) * (query_grid * columns) + (Slot.ROW_SEPARATOR,)
+    # The original puts the first separator of the image before the thumbnail: with one column that is a row's end.
+    group = Slot.GROUP_SEPARATOR if columns > 1 else Slot.ROW_SEPARATOR
+    return feature_row * (query_grid * rows) + (group,) + thumbnail
+
+
+@lru_cache(maxsize=256)
+def image_tokens(
+    grid: Grid | None, query_grid: int, *, image_token_id: int, row_separator_id: int, slice_separator_id: int
+) -> tuple[int, ...]:
+    """The token ids of an image: one placeholder per feature, and the separators as ordinary ids."""
+    ids = (image_token_id, row_separator_id, slice_separator_id)
+    return tuple(ids[slot] for slot in image_slots(grid, query_grid))
+
+
+@lru_cache(maxsize=256)
+def feature_order(columns: int, rows: int, query_grid: int) -> tuple[int, ...]:
+    """Where each feature slot finds its feature among the resampler's outputs.
+
+    The outputs come view by view (slices row-major, then the thumbnail), each view's G x G queries row-major.
+    `outputs[feature_order(...)]` is the order of the slots. (0, 0) is an unsliced image.
+    """
+    size = query_grid**2
+    order = []
+    for y in range(query_grid * rows):
+        for x in range(query_grid * columns):
+            view = (y // query_grid) * columns + x // query_grid
+            order.append(view * size + (y % query_grid) * query_grid + x % query_grid)
+    n_slices = columns * rows
+    return tuple(order) + tuple(range(n_slices * size, (n_slices + 1) * size))

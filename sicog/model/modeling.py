@@ -1,0 +1,267 @@
+"""The model: vision tower, resampler and a causal language model, joined by one masked write.
+
+Shapes: B rows, T positions, E language model width, N visual features of the batch in layout order, V views,
+P patches of all views, K values of a patch, Q = query_grid^2, S supervised positions.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from sicog.model.configuration import SicogConfig
+from sicog.model.layout import feature_order
+from sicog.model.resampler import Resampler
+from sicog.model.vision_tower import VisionTower
+
+IGNORED_LABEL = -100
+
+
+class SicogPreTrainedModel(PreTrainedModel):
+    """What Transformers needs to know about the model and all its parts."""
+
+    config_class = SicogConfig
+    config: SicogConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")  # type: ignore[assignment]
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # The vision tower and the language model are models of their own and draw their weights themselves.
+        if isinstance(module, Resampler):
+            module.init_weights()
+
+
+class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
+    """Images and text in, text out. Inputs come from `SicogProcessor`."""
+
+    def __init__(self, config: SicogConfig) -> None:
+        super().__init__(config)
+        text: Any = config.text_config
+        vision: Any = config.vision_config
+        self.vision_tower = VisionTower(vision, config.vision_select_layer)
+        self.resampler = Resampler(
+            query_grid=config.query_grid,
+            width=text.hidden_size,
+            vision_width=vision.hidden_size,
+            n_heads=config.resampler_heads or 1,
+            regions_dtype=config.regions_dtype,
+        )
+        self.language_model = AutoModelForCausalLM.from_config(text)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`; what is never run is frozen again, which loading undoes."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).vision_tower.freeze_unused()
+        return loaded
+
+    @classmethod
+    def from_parts(
+        cls,
+        vision_tower: str,
+        language_model: str,
+        projector: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        **config_overrides: Any,
+    ) -> SicogForConditionalGeneration:
+        """A model from an ordinary CLIP vision model and causal language model; see `checkpoints.load_parts`."""
+        from sicog.model.checkpoints import load_parts
+
+        return load_parts(vision_tower, language_model, projector=projector, dtype=dtype, **config_overrides)[0]
+
+    @property
+    def image_token_id(self) -> int:
+        """The placeholder's id; it may lie outside the embedding table."""
+        assert self.config.image_token_id is not None  # the config fills it in
+        return self.config.image_token_id
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def encode_images(
+        self, pixel_values: torch.Tensor, view_sizes: torch.Tensor, image_grids: torch.Tensor
+    ) -> torch.Tensor:
+        """Visual features of all images, in layout order, image after image.
+
+        pixel_values [P, K]: patches of all views (an image's slices row-major, then its thumbnail).
+        view_sizes int [V, 2]: (rows, columns) in patches. image_grids int [images, 2]: (columns, rows) of the slices,
+        (0, 0) for an unsliced image. Returns [N, E]. Raises `ValueError` when grids, views and patches do not agree.
+        """
+        grids = tuple((int(c), int(r)) for c, r in image_grids.tolist())
+        if (n := sum(c * r + 1 for c, r in grids)) != len(view_sizes):
+            raise ValueError(f"image_grids describe {n} views but there are {len(view_sizes)}")
+        features_PD = self.vision_tower(pixel_values, view_sizes)
+        views_VQE = self.resampler(features_PD, view_sizes)
+        return views_VQE.flatten(0, 1)[_layout_order(grids, self.config.query_grid).to(views_VQE.device)]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        view_sizes: torch.Tensor | None = None,
+        image_grids: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Loss when `labels` are given (logits are then None), else logits.
+
+        input_ids int [B, T] with one placeholder per visual feature; pixels as in `encode_images`, or `image_features`
+        [N, E] as it returns them. labels int [B, T], -100 where unsupervised, shifted here. The loss is the sum over
+        supervised positions divided by `num_items_in_batch`, or their mean when that is None.
+        Raises `ValueError` when the numbers of placeholders and features differ.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("pass input_ids or inputs_embeds")
+            if image_features is None and pixel_values is not None:
+                if view_sizes is None or image_grids is None:
+                    raise ValueError("pixel_values come with view_sizes and image_grids; pass all that collate returns")
+                image_features = self.encode_images(pixel_values, view_sizes, image_grids)
+            decoding = past_key_values is not None and past_key_values.get_seq_length() > 0
+            inputs_embeds = self._embed(input_ids, image_features, checked=not decoding)
+            if image_features is None and labels is not None:
+                inputs_embeds = self._touch_vision(inputs_embeds)
+        if use_cache is None and labels is not None:
+            use_cache = False  # a cache is of no use in training, and Transformers packs rows wrongly with one
+        outputs = self.language_model.base_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        loss = logits = None
+        if labels is not None:
+            loss = self._loss(outputs.last_hidden_state, labels, num_items_in_batch)
+        else:
+            logits = self._logits(outputs.last_hidden_state, logits_to_keep)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _embed(self, input_ids: torch.Tensor, features_NE: torch.Tensor | None, *, checked: bool) -> torch.Tensor:
+        """Look up the ids [B, T] and write the visual features over the placeholders, in order."""
+        mask_BT = input_ids.eq(self.image_token_id)
+        # The placeholder may lie outside the embedding table; what is looked up in its place is overwritten.
+        x_BTE = self.get_input_embeddings()(input_ids.masked_fill(mask_BT, 0))
+        if not checked:
+            return x_BTE
+        n_features = 0 if features_NE is None else len(features_NE)
+        if (expected := int(mask_BT.sum())) != n_features:
+            raise ValueError(f"{expected} image placeholders but {n_features} image features")
+        if features_NE is None:
+            return x_BTE
+        return x_BTE.masked_scatter(mask_BT[..., None], features_NE.to(x_BTE.dtype))
+
+    def _touch_vision(self, x_BTE: torch.Tensor) -> torch.Tensor:
+        """Run the vision side on one blank patch and add nothing: every rank must run every part in every step."""
+        vision: Any = self.config.vision_config
+        pixels_PK = x_BTE.new_zeros(1, vision.num_channels * vision.patch_size**2)
+        blank = self.encode_images(pixels_PK, torch.ones(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long))
+        return x_BTE + 0.0 * blank.sum().to(x_BTE.dtype)
+
+    def _loss(
+        self, hidden_BTE: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """Cross-entropy with logits at supervised positions only: the same value and gradients as the plain head."""
+        targets_BT = labels[:, 1:]
+        keep_BT = targets_BT != IGNORED_LABEL
+        logits = self.get_output_embeddings()(hidden_BTE[:, :-1][keep_BT]).float()
+        total = nn.functional.cross_entropy(logits, targets_BT[keep_BT], reduction="sum")
+        return total / (keep_BT.sum() if num_items is None else num_items)
+
+    def _logits(self, hidden_BTE: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
+        """Logits of the last `keep` positions (0: all). The placeholder cannot be generated."""
+        part = slice(-keep, None) if isinstance(keep, int) else keep
+        logits = self.get_output_embeddings()(hidden_BTE[:, part])
+        if 0 <= self.image_token_id < logits.shape[-1]:
+            logits[..., self.image_token_id] = -torch.inf
+        return logits
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Visual features go in with the prompt; with a cache, later steps need them no more."""
+        features = kwargs.pop("image_features", None)
+        parent: Any = super()
+        inputs = parent.prepare_inputs_for_generation(input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
+        if features is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
+            inputs["image_features"] = features
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Encode the images once, before rows are repeated for several sequences or beams; repeat whole rows' features.
+
+        `generate` calls this once per call, before the prompt is run.
+        """
+        pixels = {name: model_kwargs.pop(name, None) for name in ("pixel_values", "view_sizes", "image_grids")}
+        features = model_kwargs.pop("image_features", None)
+        if features is None and pixels["pixel_values"] is not None:
+            features = self.encode_images(**pixels)
+        if features is not None and expand_size > 1:
+            counts = input_ids.eq(self.image_token_id).sum(dim=1).tolist()
+            if sum(counts) != len(features):
+                raise ValueError(f"{sum(counts)} image placeholders but {len(features)} image features")
+            features = torch.cat([row.repeat(expand_size, 1) for row in features.split(counts)])
+        parent: Any = super()
+        input_ids, model_kwargs = parent._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+        if features is not None:
+            model_kwargs["image_features"] = features
+        return input_ids, model_kwargs
+
+
+@lru_cache(maxsize=512)
+def _layout_order(grids: tuple[tuple[int, int], ...], query_grid: int) -> torch.Tensor:
+    """int64 [N]: for every visual feature of the batch, its place among the resampler's outputs [V * Q]."""
+    order, start = [], 0
+    for columns, rows in grids:
+        places = feature_order(columns, rows, query_grid)
+        order.append(torch.tensor(places) + start)
+        start += len(places)
+    return torch.cat(order)
+
+
+AutoModelForImageTextToText.register(SicogConfig, SicogForConditionalGeneration, exist_ok=True)

@@ -1,0 +1,56 @@
+"""The resampler's region pooling as two fixed linear maps per view shape (RoIAlign on a uniform grid is separable).
+
+A view of h x w patches is divided into G x G equal boxes, each pooled to ph x pw bins by torchvision's legacy RoIAlign
+(aligned=False, sampling_ratio=-1, spatial_scale 1). Bilinear interpolation, the mean over samples and the rule for
+samples outside the map are products of a vertical and a horizontal part, so pooling is `rows_RY @ map @ columns_SX^T`.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+
+# (bins down, bins across) in the original's order; the first wins ties.
+_BIN_SHAPES = ((2, 4), (2, 3), (3, 4), (3, 3), (4, 2), (3, 2), (4, 3))
+
+
+def bins_of(rows: int, columns: int) -> tuple[int, int]:
+    """(bins down, bins across) of a region: the shape nearest in log aspect to the view's."""
+    aspect = math.log(columns / rows)
+    return min(_BIN_SHAPES, key=lambda s: abs(aspect - math.log(s[1] / s[0])))
+
+
+@lru_cache(maxsize=512)
+def pooling_map(length: int, n_regions: int, n_bins: int, coordinates: str = "float32") -> torch.Tensor:
+    """float32 [n_regions * n_bins, length]: pooling along one side of a map of `length` patches.
+
+    coordinates: "bfloat16" rounds the borders of the regions as the original did.
+    A region is at least 1 wide, so below `n_regions` patches neighbouring regions overlap and, at the far end, samples
+    beyond the map count as zero: the weights of a bin then sum to less than 1.
+    """
+    borders = torch.arange(n_regions + 1, dtype=torch.float32) * length / n_regions
+    borders = borders.to(getattr(torch, coordinates)).float()
+    result = torch.zeros(n_regions * n_bins, length)
+    for region in range(n_regions):
+        start = float(borders[region])
+        bin_size = max(float(borders[region + 1]) - start, 1.0) / n_bins
+        n_samples = math.ceil(bin_size)
+        for b in range(n_bins):
+            for k in range(n_samples):
+                at = start + (b + (k + 0.5) / n_samples) * bin_size
+                for index, weight in _bilinear(at, length):
+                    result[region * n_bins + b, index] += weight / n_samples
+    return result
+
+
+def _bilinear(at: float, length: int) -> tuple[tuple[int, float], ...]:
+    """The patches a sample at coordinate `at` reads, with weights; patch centres lie on the integers."""
+    if at < -1 or at > length:
+        return ()
+    at = max(at, 0.0)
+    low = int(at)
+    if low >= length - 1:
+        return ((length - 1, 1.0),)
+    return (low, 1 - (at - low)), (low + 1, at - low)

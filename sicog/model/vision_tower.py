@@ -1,0 +1,140 @@
+"""CLIP's vision transformer for views of any size, many at once, without padding or masks.
+
+Shapes: V views, P patches of all views, T = P + V tokens (one CLS a view), L tokens of one view, C tower width,
+K = 3 * p * p values of a patch, H heads, A width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig
+from transformers.models.clip.modeling_clip import (
+    CLIPAttention,
+    CLIPEncoder,
+    CLIPPreTrainedModel,
+    CLIPVisionEmbeddings,
+)
+
+from sicog.model.views import ShapeGroup, ViewGroups, group_views
+
+
+class PatchEmbedding(nn.Conv2d):
+    """CLIP's patch convolution, applied to patches that are already cut out: a matrix product."""
+
+    def forward(self, pixels_PK: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(pixels_PK, self.weight.flatten(1))
+
+
+class ViewEmbeddings(CLIPVisionEmbeddings):
+    """Patch and position embeddings of views in sorted order, each view led by its CLS token."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        p: int = config.patch_size
+        self.patch_embedding = PatchEmbedding(config.num_channels, self.embed_dim, p, stride=p, bias=False)
+
+    def forward(self, pixels_PK: torch.Tensor, views: ViewGroups) -> torch.Tensor:  # type: ignore[override]
+        """[P, K] patches in sorted order -> [T, C]."""
+        x_PC = self.patch_embedding(pixels_PK.to(self.patch_embedding.weight.dtype))
+        table_NC = self.position_embedding(self.position_ids)[0]
+        cls_C = self.class_embedding + table_NC[0]
+        parts, start = [], 0
+        for group in views.groups:
+            n, length = len(group.indices), group.n_patches
+            x_VLC = x_PC[start : start + n * length].view(n, length, -1) + self._positions(table_NC[1:], group)
+            parts.append(torch.cat([cls_C.expand(n, 1, -1), x_VLC], dim=1).flatten(0, 1))
+            start += n * length
+        return torch.cat(parts)
+
+    def _positions(self, table_NC: torch.Tensor, group: ShapeGroup) -> torch.Tensor:
+        """The position table for a view's shape: bicubic, as in the original; the native shape is taken as it is."""
+        side = int(self.num_patches**0.5)
+        if (group.rows, group.columns) == (side, side):
+            return table_NC
+        map_CYX = table_NC.float().T.reshape(1, -1, side, side)
+        resized = nn.functional.interpolate(
+            map_CYX, size=(group.rows, group.columns), mode="bicubic", align_corners=False
+        )
+        return resized[0].flatten(1).T.to(table_NC.dtype)
+
+
+class ViewAttention(CLIPAttention):
+    """Self-attention within each view; `runs` are the (views, length) stretches of equal length, in token order."""
+
+    def forward(  # type: ignore[override]
+        self, hidden_states: torch.Tensor, attention_mask: None = None, *, runs: tuple[tuple[int, int], ...], **_: Any
+    ) -> tuple[torch.Tensor, None]:
+        q_THA, k_THA, v_THA = (
+            project(hidden_states).view(-1, self.num_heads, self.head_dim)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        parts, start = [], 0
+        for n, length in runs:
+            q, k, v = (
+                x[start : start + n * length].view(n, length, self.num_heads, self.head_dim).transpose(1, 2)
+                for x in (q_THA, k_THA, v_THA)
+            )
+            out = nn.functional.scaled_dot_product_attention(
+                q, k, v, dropout_p=float(self.dropout or 0) if self.training else 0.0, scale=self.scale
+            )
+            parts.append(out.transpose(1, 2).reshape(n * length, self.embed_dim))
+            start += n * length
+        return self.out_proj(torch.cat(parts)), None
+
+
+class VisionTower(CLIPPreTrainedModel):
+    """CLIP's vision tower up to the selected layer.
+
+    The layers above it and the last norm exist, so that checkpoints carry them, but are frozen and never run.
+    """
+
+    config_class = CLIPVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)  # type: ignore[assignment]
+    _no_split_modules = ["ViewEmbeddings", "CLIPEncoderLayer"]
+
+    def __init__(self, config: Any, select_layer: int = -2) -> None:
+        super().__init__(config)
+        self.n_run = select_layer if select_layer >= 0 else config.num_hidden_layers + 1 + select_layer
+        if not 0 < self.n_run <= config.num_hidden_layers:
+            raise ValueError(f"vision_select_layer {select_layer} needs more layers than {config.num_hidden_layers}")
+        self.embeddings = ViewEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = CLIPEncoder(config)
+        for layer in self.encoder.layers:
+            layer.self_attn = ViewAttention(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+        self.freeze_unused()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embedding
+
+    def freeze_unused(self) -> None:
+        """Freeze what is never run; nothing of it may reach an optimizer."""
+        for module in (*self.encoder.layers[self.n_run :], self.post_layernorm):
+            module.requires_grad_(False)
+
+    def forward(self, pixel_values: torch.Tensor, view_sizes: torch.Tensor) -> torch.Tensor:
+        """Features of the selected layer without CLS.
+
+        pixel_values: [P, K] normalised patches, view after view. view_sizes: int [V, 2] (rows, columns) in patches.
+        Returns [P, C] in the same order. Raises `ValueError` when the sizes do not add up to P.
+        """
+        views = group_views(view_sizes, len(pixel_values))
+        device = pixel_values.device
+        x_TC = self.embeddings(pixel_values[views.patch_order.to(device)], views)
+        x_TC = self.pre_layrnorm(x_TC)
+        runs = views.attention_runs(extra=1)
+        for layer in self.encoder.layers[: self.n_run]:
+            x_TC = layer(x_TC, None, runs=runs)
+        return self._without_cls(x_TC, runs)[views.patch_order_inverse.to(device)]
+
+    def _without_cls(self, x_TC: torch.Tensor, runs: tuple[tuple[int, int], ...]) -> torch.Tensor:
+        parts = x_TC.split([n * length for n, length in runs])
+        return torch.cat(
+            [x.view(n, length, -1)[:, 1:].flatten(0, 1) for x, (n, length) in zip(parts, runs, strict=True)]
+        )
