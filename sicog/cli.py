@@ -46,7 +46,7 @@ def _add_verb(verb: Verb) -> None:
 
 
 for _verb in VERBS.values():
-    if _verb.name != "mini-data":
+    if _verb.name not in ("mini-data", "report"):
         _add_verb(_verb)
 
 
@@ -64,6 +64,14 @@ def mini_data(
         typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
         return
     verb.run(resolved)
+
+
+@app.command(help=VERBS["report"].help)
+def report(run_dir: Annotated[Path, typer.Argument(help="the folder of a run, finished or not")]) -> None:
+    """Show the results of a run; of an unfinished one, a page of what there is."""
+    from sicog.report.build import report_run
+
+    report_run(run_dir)
 
 
 @app.command()

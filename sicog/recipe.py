@@ -33,7 +33,7 @@ from sicog.storage import MANIFEST, read_json, write_json
 from sicog.verbs import VERBS, Verb
 
 _REFERENCE = re.compile(r"\$\{([^}]+)\}")
-_STATE = ".steps"
+_STATE, PLAN = ".steps", "plan.json"
 
 
 class StepSpec(Config):
@@ -87,15 +87,27 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None, 
     if dry_run:
         _print_plan(steps, console)
         return run_dir
+    write_json(run_dir / _STATE / PLAN, [_planned(step) for step in steps])
     for number, step in enumerate(steps, 1):
         _run_step(step, f"[{number}/{len(steps)}] {step.name}", console)
     _print_times(steps, console)
     return run_dir
 
 
+def read_plan(run_dir: Path) -> list[dict[str, Any]]:
+    """The steps of the newest run in this folder: name, verb, config. Raises `ValueError` when there was none."""
+    return read_json(run_dir / _STATE / PLAN)
+
+
+def _planned(step: Step) -> dict[str, Any]:
+    return {"name": step.name, "verb": step.verb.name, "config": step.config.model_dump(mode="json")}
+
+
 def _run_step(step: Step, title: str, console: Console) -> None:
     if _is_done(step):
         console.print(f"{title}: done", style="dim", highlight=False)
+        if step.verb.shows:
+            step.verb.run(step.config)
         return
     state = _state(step)
     if state and state["key"] != step.key and step.folder.exists():

@@ -20,6 +20,7 @@ class Verb:
     config: str
     function: str
     outputs: Mapping[str, str] = field(default_factory=lambda: {"out_dir": ""})  # config key -> sub-folder of the step
+    shows: bool = False  # run again when done: it only prints what it made
 
     def config_type(self) -> type[Config]:
         """The config class; importing it needs no torch."""
@@ -114,6 +115,7 @@ VERBS: Mapping[str, Verb] = {
             "One HTML page of a run.",
             "sicog.report.build:ReportConfig",
             "sicog.report.build:report",
+            shows=True,
         ),
     )
 }

@@ -130,3 +130,24 @@ def test_dry_run_of_the_shipped_recipes_needs_no_torch_and_writes_nothing(tmp_pa
     assert "perception: train (to do, after" in done.stdout
     assert "learning_rate:" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_the_report_of_an_unfinished_run_shows_what_there_is(tmp_path):
+    from sicog.report.build import report_run
+
+    path = write(tmp_path)
+    text = path.read_text() + "  report:\n    run: report\n    config: {funnel: [all, captions/chain]}\n"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"plan.json does not exist"):
+        report_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="no report step"):
+        report_run(run(path, until="captions"))
+    steps = load_recipe(path)
+    from sicog.recipe import PLAN, _planned
+    from sicog.storage import write_json
+
+    write_json(tmp_path / "run" / ".steps" / PLAN, [_planned(s) for s in steps])
+    assert (report_run(tmp_path / "run") / "report.html").is_file()
+    assert (tmp_path / "run" / "report-so-far").is_dir()
+    run(path)
+    assert report_run(tmp_path / "run") == tmp_path / "run" / "report"

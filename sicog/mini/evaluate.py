@@ -11,9 +11,9 @@ import orjson
 from rich.console import Console
 
 from sicog.config import Config
-from sicog.mini.intervals import Interval, mean_interval, share_interval
+from sicog.mini.intervals import Interval, mean_interval
 from sicog.mini.truth import SceneTruth, answer_is_right, caption_scores, read_truth, truth_file
-from sicog.provenance import digest_file, write_run_json
+from sicog.provenance import digest_file, digest_path, write_run_json
 from sicog.records import CandidateSet
 from sicog.storage import MANIFEST, read_records, write_bytes, write_json
 
@@ -36,6 +36,7 @@ class MiniEvalConfig(Config):
 @dataclass(frozen=True)
 class _Answer:
     id: str
+    image: str
     type: str
     held_out: bool
     answer: str
@@ -66,7 +67,9 @@ def mini_eval(config: MiniEvalConfig) -> Path:
     truths = read_truth(config.data, config.split)
     answers = _answers(_sample(config, "reasoning"), truths)
     captions = _captions(_sample(config, "captioning"), truths)
-    metrics = {"name": config.name, "questions": _question_metrics(answers), "captions": _caption_metrics(captions)}
+    checkpoint = digest_path(config.checkpoint)
+    metrics: dict[str, Any] = {"name": config.name, "checkpoint": checkpoint}
+    metrics |= {"questions": _question_metrics(answers), "captions": _caption_metrics(captions)}
     write_bytes(config.out_dir / "answers.jsonl", b"".join(orjson.dumps(asdict(a)) + b"\n" for a in answers))
     write_bytes(config.out_dir / "captions.jsonl", b"".join(orjson.dumps(asdict(c)) + b"\n" for c in captions))
     write_json(config.out_dir / "metrics.json", metrics)
@@ -104,12 +107,12 @@ def _sample(config: MiniEvalConfig, task: Literal["captioning", "reasoning"]) ->
 
 
 def _answers(sets: Sequence[CandidateSet], truths: dict[str, SceneTruth]) -> list[_Answer]:
-    questions = {q.id: q for scene in truths.values() for q in scene.questions}
+    questions = {q.id: (image, q) for image, scene in truths.items() for q in scene.questions}
     rows = []
     for row in sets:
-        question, text = questions[row.id], row.candidates[0].text
+        (image, question), text = questions[row.id], row.candidates[0].text
         right = answer_is_right(text, question.answer)
-        rows.append(_Answer(row.id, question.type, question.held_out, text, question.answer, right))
+        rows.append(_Answer(row.id, image, question.type, question.held_out, text, question.answer, right))
     if len(rows) != len(questions):
         raise ValueError(f"{len(questions)} questions have a truth, {len(rows)} were answered")
     return rows
@@ -127,7 +130,9 @@ def _captions(sets: Sequence[CandidateSet], truths: dict[str, SceneTruth]) -> li
 
 def _question_metrics(rows: Sequence[_Answer]) -> dict[str, Any]:
     def accuracy(chosen: Sequence[_Answer]) -> dict[str, Any]:
-        return {**_dict(share_interval(sum(r.right for r in chosen), len(chosen))), "n": len(chosen)}
+        # Questions on one image are not independent: the interval is the cluster-robust one.
+        right = mean_interval([float(r.right) for r in chosen], groups=[r.image for r in chosen])
+        return {**_dict(right), "n": len(chosen)}
 
     return {
         "n": len(rows),

@@ -1,0 +1,182 @@
+"""Base, next model and control side by side: what each evaluation measured, and paired differences item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sicog.mini.intervals import Interval, paired_difference_interval
+from sicog.report.runs import read_lines
+from sicog.storage import read_json
+
+NEXT = "next"
+OTHERS = ("base", "control")
+ITEM_FILES = {"questions": "answers.jsonl", "captions": "captions.jsonl"}
+HEADLINES = ("question accuracy", "caption F1")  # the measures that the verdict names
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics.json of one checkpoint, and its items by kind and id."""
+
+    name: str
+    metrics: Mapping[str, Any]
+    items: Mapping[str, Mapping[str, Item]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One line of the table: where metrics.json has it, and how each item contributes to it."""
+
+    label: str
+    kind: str  # questions or captions
+    where: tuple[str, ...]
+    key: str  # the item's value
+    counts: Callable[[Item], bool] = lambda item: True
+    part: bool = False  # of the items that the line above it measures as a whole
+
+
+def read_all(folders: Mapping[str, Path]) -> list[Evaluation]:
+    """The evaluations, in the order given. Raises `ValueError` naming what is missing or broken."""
+    return [_read(name, folder) for name, folder in folders.items()]
+
+
+def _read(name: str, folder: Path) -> Evaluation:
+    metrics = read_json(folder / "metrics.json")
+    kinds = [kind for kind in ITEM_FILES if isinstance(metrics, dict) and kind in metrics]
+    if not kinds:
+        raise ValueError(f"evaluations.{name}: {folder / 'metrics.json'} holds neither questions nor captions")
+    items: dict[str, dict[str, Item]] = {}
+    for kind in kinds:
+        path = folder / ITEM_FILES[kind]
+        items[kind] = {str(item.get("id", "")): item for item in read_lines(path)}
+        keys = {key for measure in _MEASURES[kind] for key in (measure.key, "held_out")}
+        if broken := next((i for i, item in items[kind].items() if not i or not keys <= item.keys()), None):
+            raise ValueError(f"evaluations.{name}: {path}: item {broken!r} lacks one of {', '.join(sorted(keys))}")
+    return Evaluation(name, metrics, items)
+
+
+def _seen(item: Item) -> bool:
+    return not item["held_out"]
+
+
+def _held_out(item: Item) -> bool:
+    return bool(item["held_out"])
+
+
+_MEASURES: Mapping[str, tuple[Measure, ...]] = {
+    "questions": (
+        Measure("question accuracy", "questions", ("questions", "accuracy"), "right"),
+        Measure("seen combinations", "questions", ("questions", "seen"), "right", _seen, part=True),
+        Measure("held-out combinations", "questions", ("questions", "held_out"), "right", _held_out, part=True),
+    ),
+    "captions": (
+        Measure("caption precision", "captions", ("captions", "precision"), "precision"),
+        Measure("caption recall", "captions", ("captions", "recall"), "recall"),
+        Measure("caption F1", "captions", ("captions", "f1"), "f1"),
+        Measure("seen combinations", "captions", ("captions", "seen", "f1"), "f1", _seen, part=True),
+        Measure("held-out combinations", "captions", ("captions", "held_out", "f1"), "f1", _held_out, part=True),
+    ),
+}
+
+
+def measures(evaluations: list[Evaluation]) -> list[Measure]:
+    """The lines of the table: what all evaluations have measured, question types after the whole."""
+    found: list[Measure] = []
+    for kind in ITEM_FILES:
+        if all(kind in e.items for e in evaluations):
+            head, *tail = _MEASURES[kind]
+            found += [head, *(_by_type(t) for t in _types(evaluations) if kind == "questions"), *tail]
+    return found
+
+
+def _types(evaluations: list[Evaluation]) -> list[str]:
+    return list(dict.fromkeys(t for e in evaluations for t in e.metrics["questions"].get("by_type", {})))
+
+
+def _by_type(type_: str) -> Measure:
+    where = ("questions", "by_type", type_)
+    return Measure(f"{type_} questions", "questions", where, "right", lambda item: item.get("type") == type_, part=True)
+
+
+def compare(evaluations: list[Evaluation]) -> dict[str, Any]:
+    """The table of values with their intervals, the differences of the next model to the others, and the verdict."""
+    by_name = {e.name: e for e in evaluations}
+    others = [name for name in OTHERS if name in by_name and NEXT in by_name]
+    rows = []
+    for measure in measures(evaluations):
+        values = {e.name: _value(e, measure) for e in evaluations}
+        differences = {other: difference(by_name[other], by_name[NEXT], measure) for other in others}
+        n = sum(measure.counts(item) for item in evaluations[0].items[measure.kind].values())
+        row = {"label": measure.label, "kind": measure.kind, "part": measure.part, "n": n, "values": values}
+        rows.append(row | {"differences": {other: d._asdict() for other, d in differences.items()}})
+    return {
+        "names": [e.name for e in evaluations],
+        "compared_with": others,
+        "checkpoints": {e.name: e.metrics.get("checkpoint") for e in evaluations},
+        "rows": rows,
+        "verdict": [verdict(rows, other) for other in others],
+    }
+
+
+def _value(evaluation: Evaluation, measure: Measure) -> dict[str, Any]:
+    """The value and its interval, from metrics.json; a bare number has no limits."""
+    node: Any = evaluation.metrics
+    for key in measure.where:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    if isinstance(node, (int, float)):
+        node = {"value": node}
+    if not isinstance(node, Mapping) or "value" not in node:
+        raise ValueError(f"evaluations.{evaluation.name}: metrics.json has no {'.'.join(measure.where)}")
+    return {key: node.get(key) for key in ("value", "low", "high")}
+
+
+def difference(first: Evaluation, second: Evaluation, measure: Measure) -> Interval:
+    """The mean of second - first over the items of the measure, joined by id, with its 95 % interval.
+
+    Raises `ValueError` when the two were not measured on the same items.
+    """
+    ours, theirs = second.items[measure.kind], first.items[measure.kind]
+    if odd := sorted(ours.keys() ^ theirs.keys()):
+        raise ValueError(
+            f"evaluations: {first.name} and {second.name} were not measured on the same {measure.kind} "
+            f"(only one of them has {odd[0]!r}); evaluate both on the same split"
+        )
+    ids = [i for i, item in ours.items() if measure.counts(item)]
+    return paired_difference_interval(
+        [float(theirs[i][measure.key]) for i in ids],
+        [float(ours[i][measure.key]) for i in ids],
+        [_image_of(ours[i]) for i in ids],
+    )
+
+
+def _image_of(item: Item) -> str:
+    """What an item shares with others: questions on one image are not independent. Their ids are IMAGE-qK."""
+    return item.get("image") or item["id"].rpartition("-q")[0] or item["id"]
+
+
+def outcome(interval: Mapping[str, float | None]) -> str:
+    """`better`, `worse`, or `open` where the interval holds 0 or is not known."""
+    low, high = interval["low"], interval["high"]
+    if low is None or high is None or not (low > 0 or high < 0):  # nan compares as neither
+        return "open"
+    return "better" if low > 0 else "worse"
+
+
+_WORDS = {"better": "better than", "worse": "worse than", "open": "not shown to differ from"}
+
+
+def verdict(rows: list[dict[str, Any]], other: str) -> str:
+    """One sentence: in which measures the next model is better than the other, worse, or neither."""
+    found: dict[str, list[str]] = {word: [] for word in _WORDS}
+    for row in rows:
+        if row["label"] in HEADLINES:
+            d = row["differences"][other]
+            limits = f", 95 % interval {d['low']:+.3f} to {d['high']:+.3f}" if d["low"] == d["low"] else ""
+            found[outcome(d)].append(f"{row['label']} ({d['value']:+.3f}{limits})")
+    model = {"base": "the base model", "control": "the control"}.get(other, other)
+    clauses = [f"{_WORDS[o]} {model} in {' and in '.join(names)}" for o, names in found.items() if names]
+    return f"The next model is {', and '.join(clauses)}."

@@ -1,0 +1,183 @@
+"""Plots as inline SVG: plain functions from numbers to markup. Colours come from the page's style, by class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A plot's size and the ranges that it shows: data to pixels, and the axes around them."""
+
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    width: int = 340
+    height: int = 170
+    left: int = 44
+    right: int = 12
+    top: int = 10
+    bottom: int = 34
+
+    def x(self, value: float) -> float:
+        """The pixel column of a value."""
+        return self.left + _share(value, self.x_range) * (self.width - self.left - self.right)
+
+    def y(self, value: float) -> float:
+        """The pixel row of a value; larger values stand higher."""
+        return self.height - self.bottom - _share(value, self.y_range) * (self.height - self.top - self.bottom)
+
+    def axes(self, x_label: str, y_label: str = "") -> str:
+        """Grid lines with their numbers, and the words beside them."""
+        floor, parts = self.height - self.bottom, []
+        for tick in ticks(*self.y_range):
+            y = self.y(tick)
+            parts.append(_line(self.left, y, self.width - self.right, y, "grid"))
+            parts.append(_text(self.left - 6, y + 3.5, number(tick), "tick end"))
+        for tick in ticks(*self.x_range):
+            parts.append(_text(self.x(tick), floor + 14, number(tick), "tick middle"))
+        parts.append(_line(self.left, floor, self.width - self.right, floor, "axis"))
+        parts.append(_text((self.left + self.width - self.right) / 2, self.height - 4, x_label, "tick middle"))
+        return "".join([*parts, _text(4, self.top, y_label, "tick") if y_label else ""])
+
+    def svg(self, body: str, label: str) -> Markup:
+        """The whole picture; `label` tells those who cannot see it what it is."""
+        size = f'viewBox="0 0 {self.width} {self.height}" style="max-width:{self.width * 1.15:.0f}px"'
+        return Markup(f'<svg class="plot" {size} role="img" aria-label="{escape(label)}">{body}</svg>')
+
+
+def _share(value: float, between: tuple[float, float]) -> float:
+    low, high = between
+    return (value - low) / (high - low) if high > low else 0.5
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, css: str) -> str:
+    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+
+
+def _path(frame: Frame, points: Sequence[Point], css: str) -> str:
+    line = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
+    return f'<polyline class="{css}" points="{line}"/>'
+
+
+def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """About so many round numbers within the range."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def number(value: float) -> str:
+    """A tick's label: thousands with a comma, no needless zeros."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value + 0.0:.4g}"
+
+
+def loss_plot(name: str, curve: Sequence[Point]) -> Markup:
+    """The loss by update: each point faint, and the mean of its neighbours, a fifteenth of all."""
+    losses = [y for _, y in curve]
+    frame = Frame((0, curve[-1][0]), (0, max(losses) * 1.05 or 1.0), height=150)
+    half = len(curve) // 30
+    around = [losses[max(0, i - half) : i + half + 1] for i in range(len(curve))]
+    smooth = [(x, sum(near) / len(near)) for (x, _), near in zip(curve, around, strict=True)]
+    body = frame.axes("update") + _path(frame, curve, "faint") + _path(frame, smooth, "main")
+    if len(curve) == 1:
+        body += f'<circle class="dot" cx="{frame.x(curve[0][0]):.1f}" cy="{frame.y(losses[0]):.1f}" r="3"/>'
+    return frame.svg(body, f"loss of {name} by update")
+
+
+def histogram_plot(histogram: dict[str, Any], threshold: float | None, x_label: str) -> Markup:
+    """Kept rows upon dropped ones, by the value that the threshold cuts."""
+    edges, kept, dropped = histogram["edges"], histogram["kept"], histogram["dropped"]
+    tallest = max(k + d for k, d in zip(kept, dropped, strict=True))
+    low = edges[0] if threshold is None else min(edges[0], threshold)
+    high = edges[-1] if threshold is None else max(edges[-1], threshold)
+    frame = Frame((low, high), (0, tallest * 1.12), width=460, height=200, top=18)
+    parts = [frame.axes(x_label, "rows")]
+    for i, (k, d) in enumerate(zip(kept, dropped, strict=True)):
+        tip = f"{edges[i]:.3f} to {edges[i + 1]:.3f}: {k} kept, {d} dropped"
+        for start, rows, css in ((0, d, "dropped"), (d, k, "kept")):
+            if rows:
+                x, top = frame.x(edges[i]), frame.y(start + rows)
+                wide, tall = frame.x(edges[i + 1]) - x - 0.8, frame.y(start) - top
+                place = f'x="{x + 0.4:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{tall:.1f}"'
+                parts.append(f'<rect class="{css}" {place}><title>{tip}</title></rect>')
+    if threshold is not None:
+        x = frame.x(threshold)
+        side = "end" if _share(threshold, frame.x_range) > 0.6 else ""
+        parts.append(_line(x, frame.top - 4, x, frame.height - frame.bottom, "cut"))
+        parts.append(_text(x + (-5 if side else 5), frame.top + 4, f"threshold {threshold:.4g}", f"note {side}"))
+    return frame.svg("".join(parts), f"histogram of {x_label} with the threshold")
+
+
+def sweep_plot(sweep: dict[str, Any]) -> Markup:
+    """Truth of kept and of dropped rows by the share that a threshold keeps; a line at the one that was chosen."""
+    kept = [(cut["share_kept"], cut["truth_kept"]) for cut in sweep["curve"]]
+    dropped = [(c["share_kept"], c["truth_dropped"]) for c in sweep["curve"] if c["truth_dropped"] is not None]
+    values = [y for _, y in kept + dropped]
+    margin = (max(values) - min(values)) * 0.08 or 0.05
+    frame = Frame((0, 1), (min(values) - margin, max(values) + margin), width=460, height=200, top=18)
+    parts = []
+    if bounds := sweep.get("keep_share"):
+        left, right = (frame.x(share) for share in bounds)
+        tall = frame.height - frame.bottom - frame.top
+        place = f'x="{left:.1f}" y="{frame.top}" width="{right - left:.1f}" height="{tall}"'
+        parts.append(f'<rect class="band" {place}><title>shares that the threshold may keep</title></rect>')
+    x = frame.x(sweep["share_kept"])
+    parts += [
+        frame.axes("share of rows kept", "truth"),
+        _path(frame, dropped, "faint strong"),
+        _path(frame, kept, "main"),
+    ]
+    parts.append(_line(x, frame.top - 4, x, frame.height - frame.bottom, "cut"))
+    return frame.svg("".join(parts), "truth of kept and dropped rows by share kept")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One line of an interval plot: a value, its 95 % interval where known, and the class of its colour."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+    css: str = "plain"
+
+
+def interval_plot(marks: Sequence[Mark], x_label: str, *, zero: bool = False, width: int = 460) -> Markup:
+    """A dot with its interval on each line; with `zero`, the line at 0 that an interval is to exclude."""
+    ends = [v for m in marks for v in (m.value, m.low, m.high) if v is not None] + ([0.0] if zero else [])
+    margin = (max(ends) - min(ends)) * 0.06 or 0.01
+    step, left = 21, 12 + max(6.2 * len(m.label) for m in marks)
+    frame = Frame(
+        (min(ends) - margin, max(ends) + margin),
+        (0, len(marks)),
+        width=width,
+        height=int(step * len(marks)) + 44,
+        left=int(left),
+    )
+    floor, parts = frame.height - frame.bottom, []
+    for tick in ticks(*frame.x_range, wanted=4):
+        parts.append(_line(frame.x(tick), frame.top, frame.x(tick), floor, "axis" if zero and tick == 0 else "grid"))
+        parts.append(_text(frame.x(tick), floor + 14, number(tick), "tick middle"))
+    for i, mark in enumerate(marks):
+        y = frame.top + step * (i + 0.5)
+        parts.append(_text(frame.left - 8, y + 4, mark.label, "label end"))
+        if mark.low is not None and mark.high is not None:
+            parts.append(_line(frame.x(mark.low), y, frame.x(mark.high), y, f"whisker {mark.css}"))
+        parts.append(f'<circle class="dot {mark.css}" cx="{frame.x(mark.value):.1f}" cy="{y:.1f}" r="3.6"/>')
+    parts.append(_text((frame.left + frame.width - frame.right) / 2, frame.height - 4, x_label, "tick middle"))
+    return frame.svg("".join(parts), x_label)

@@ -1,0 +1,73 @@
+"""The results as tables in the terminal, the same numbers as on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+WIDTH = 108  # where no terminal tells its own: a table of three models fits
+
+
+def show(results: Mapping[str, Any], page: Path, console: Console | None = None) -> None:
+    """Print what was measured, the differences, the verdict and, last, the path of the page."""
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, WIDTH))
+    if evaluation := results["evaluation"]:
+        console.print(_values(evaluation))
+        if evaluation["compared_with"]:
+            console.print(_differences(evaluation))
+        for sentence in evaluation["verdict"]:
+            console.print(escape(sentence), highlight=False)
+    console.print(f"report: {escape(str(page))}", highlight=False, soft_wrap=True)
+
+
+def figure(interval: Mapping[str, float | None], sign: str = "") -> str:
+    """`0.612 [0.590, 0.634]`; the limits are left out where there are none."""
+    value, low, high = (interval[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "-"
+    return f"{value:{sign}.3f}" + (f" [{low:{sign}.3f}, {high:{sign}.3f}]" if None not in (low, high) else "")
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    return table
+
+
+def _values(evaluation: Mapping[str, Any]) -> Table:
+    table = _table("Test split, with 95 % intervals")
+    table.add_column("n", justify="right")
+    for name in evaluation["names"]:
+        table.add_column(escape(name), justify="right")
+    for row, last in _rows(evaluation):
+        values = [escape(figure(row["values"][name])) for name in evaluation["names"]]
+        table.add_row(_label(row), str(row["n"]), *values, end_section=last)
+    return table
+
+
+def _differences(evaluation: Mapping[str, Any]) -> Table:
+    table = _table("Paired differences, with 95 % intervals")
+    for other in evaluation["compared_with"]:
+        table.add_column(f"next - {other}", justify="right")
+    for row, last in _rows(evaluation):
+        values = [escape(figure(row["differences"][other], "+")) for other in evaluation["compared_with"]]
+        table.add_row(_label(row), *values, end_section=last)
+    return table
+
+
+def _rows(evaluation: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], bool]]:
+    """Each row, and whether it is the last of its kind."""
+    rows = evaluation["rows"]
+    return [(row, i + 1 < len(rows) and rows[i + 1]["kind"] != row["kind"]) for i, row in enumerate(rows)]
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return ("  " if row["part"] else "") + escape(row["label"])
