@@ -33,7 +33,7 @@ from sicog.storage import MANIFEST, read_json, write_json
 from sicog.verbs import VERBS, Verb
 
 _REFERENCE = re.compile(r"\$\{([^}]+)\}")
-_STATE, PLAN = ".steps", "plan.json"
+_STATE, PLAN = ".steps", "recipe.json"
 
 
 class StepSpec(Config):
@@ -87,7 +87,7 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None, 
     if dry_run:
         _print_plan(steps, console)
         return run_dir
-    write_json(run_dir / _STATE / PLAN, [_planned(step) for step in steps])
+    write_json(run_dir / PLAN, [_planned(step) for step in steps])
     for number, step in enumerate(steps, 1):
         _run_step(step, f"[{number}/{len(steps)}] {step.name}", console)
     _print_times(steps, console)
@@ -96,7 +96,7 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None, 
 
 def read_plan(run_dir: Path) -> list[dict[str, Any]]:
     """The steps of the newest run in this folder: name, verb, config. Raises `ValueError` when there was none."""
-    return read_json(run_dir / _STATE / PLAN)
+    return read_json(run_dir / PLAN)
 
 
 def _planned(step: Step) -> dict[str, Any]:

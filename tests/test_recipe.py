@@ -138,7 +138,7 @@ def test_the_report_of_an_unfinished_run_shows_what_there_is(tmp_path):
     path = write(tmp_path)
     text = path.read_text() + "  report:\n    run: report\n    config: {funnel: [all, captions/chain]}\n"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"plan.json does not exist"):
+    with pytest.raises(ValueError, match=r"recipe.json does not exist"):
         report_run(tmp_path / "run")
     with pytest.raises(ValueError, match="no report step"):
         report_run(run(path, until="captions"))
@@ -146,7 +146,7 @@ def test_the_report_of_an_unfinished_run_shows_what_there_is(tmp_path):
     from sicog.recipe import PLAN, _planned
     from sicog.storage import write_json
 
-    write_json(tmp_path / "run" / ".steps" / PLAN, [_planned(s) for s in steps])
+    write_json(tmp_path / "run" / PLAN, [_planned(s) for s in steps])
     assert (report_run(tmp_path / "run") / "report.html").is_file()
     assert (tmp_path / "run" / "report-so-far").is_dir()
     run(path)

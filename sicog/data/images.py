@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(//|\\\\)|^(data|file):", re.IGNORECASE)
 
 
-class ImageProblem(ValueError):
+class ImageProblem(ValueError):  # noqa: N818 - a value as much as an exception
     """An image that cannot be used; `reason` is the snake_case word for `Dropped`."""
 
     def __init__(self, reason: str, detail: str) -> None:

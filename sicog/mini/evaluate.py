@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on a split of the mini world by its ground truth: greedy answers and captions, with intervals."""
+"""Evaluate a checkpoint on a split of the mini world by its ground truth: greedy answers and captions."""
 
 from __future__ import annotations
 
