@@ -87,7 +87,9 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None, 
     if dry_run:
         _print_plan(steps, console)
         return run_dir
-    write_json(run_dir / PLAN, [_planned(step) for step in steps])
+    plan = [_planned(step) for step in steps]
+    if not (run_dir / PLAN).is_file() or read_plan(run_dir) != plan:
+        write_json(run_dir / PLAN, plan)
     for number, step in enumerate(steps, 1):
         _run_step(step, f"[{number}/{len(steps)}] {step.name}", console)
     _print_times(steps, console)
