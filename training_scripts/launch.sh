@@ -3,7 +3,7 @@
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 sicog="$(command -v sicog || echo "$root/.venv/bin/sicog")"
-[ -x "$sicog" ] || { echo "sicog is not installed: run 'make setup' in $root, or pip install -e $root" >&2; exit 2; }
+[ -x "$sicog" ] || { echo "sicog is not installed: run 'make setup' in $root, or install it in your environment" >&2; exit 2; }
 if [ -n "${DISTRIBUTED_ARGS:-}" ]; then
     read -ra distributed <<<"$DISTRIBUTED_ARGS"
     exec "$(dirname "$sicog")/torchrun" "${distributed[@]}" -m sicog "$@"

@@ -1,0 +1,47 @@
+"""cli.py: help without torch, one sentence and exit code 2 for a user's mistake."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def sicog(*arguments, cwd=None):
+    command = [sys.executable, "-m", "sicog", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "none.yaml"), "none.yaml: no such config file"),
+        (("train", "none.yaml"), "none.yaml: no such config file"),
+        (("annotate", "task=captioning", "inptu=x"), "unknown key 'inptu' (did you mean 'input'?)"),
+        (("select", "threshold"), "no such config file"),
+        (("report", "nowhere"), "recipe.json does not exist"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path, arguments, says):
+    done = sicog(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_mini_data_and_dry_run(tmp_path):
+    counts = ["align=2", "sft=2", "warmup_captions=2", "warmup_reasoning=2", "unlabelled=2", "dev=2", "test=2"]
+    planned = sicog("mini-data", "--out", tmp_path / "world", "--seed", 5, "--dry-run", *counts)
+    assert "seed: 5" in planned.stdout and not (tmp_path / "world").exists()
+    done = sicog("mini-data", "--out", tmp_path / "world", "--seed", 5, *counts)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "world" / "manifest.json").is_file()
+    refused = sicog("mini-data", "--out", tmp_path / "world", "--seed", 6, *counts)
+    assert refused.returncode == 2 and "seed was 5, now 6" in refused.stderr.replace("\n", " ")
+
+
+def test_help_and_plans_need_no_torch():
+    code = "import sys, sicog.cli, sicog.recipe; assert 'torch' not in sys.modules"
+    for verb in ("sicog.cli", "sicog.training.config", "sicog.generation.sample", "sicog.curation.score"):
+        code += f"; import {verb}; assert 'torch' not in sys.modules, {verb!r}"
+    subprocess.run([sys.executable, "-c", code], check=True)
