@@ -1,0 +1,122 @@
+"""`sicog ask`: one image, one question, several samples; the answer, the steps behind it, how far they agree."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from sicog.chains import ChainError, parse
+from sicog.generation.sample import load_sampler
+from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig
+from sicog.records import Query
+from sicog.tasks import TASKS, TaskSpec, normalise_answer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came out.
+
+    text: the answer of the chosen sample. steps: (heading, body) of its chain, empty without one.
+    agreement: the share of samples with the same normalised answer, None where answers are not compared (captions).
+    answers: the answer of each sample, None where the style's chain was not kept. samples: the whole texts.
+    """
+
+    text: str
+    steps: tuple[tuple[str, str], ...]
+    agreement: float | None
+    answers: tuple[str | None, ...]
+    samples: tuple[str, ...]
+
+
+def ask(
+    checkpoint: Path,
+    image: Path,
+    question: str = "",
+    *,
+    style: str = "cot",
+    samples: int = 5,
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+    max_new_tokens: int = 1200,
+    seed: int = 0,
+    slicing: bool = True,
+    console: Console | None = None,
+) -> Answer:
+    """Ask, print and return the answer. Raises `ValueError` for an unknown style, a broken image or no question."""
+    from sicog.model.image_processing import load_image
+
+    task = task_of(style)
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    query = Query.model_validate({"id": "ask", "task": task.name, "images": (str(image),), "question": question})
+    prompt = task.prompt(query, style)
+    picture = Picture.of(load_image(image))
+    sampling = SamplingConfig(
+        temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed, batch_size=min(samples, 64)
+    )
+    sampler = load_sampler(checkpoint, sampling, slicing=slicing)
+    (drawn,) = sampler.run([Job("ask", [picture], [Request(style, prompt, samples)])])
+    if isinstance(drawn, ValueError):
+        raise drawn
+    answer = chosen(drawn, task, style)
+    show(answer, prompt, console or Console())
+    return answer
+
+
+def task_of(style: str) -> TaskSpec:
+    """The task that has this style. Raises `ValueError` naming all styles."""
+    for task in TASKS.values():
+        if style in task.styles:
+            return task
+    raise ValueError(f"unknown style {style!r}; known: {', '.join(s for t in TASKS.values() for s in t.styles)}")
+
+
+def chosen(samples: Sequence[Sample], task: TaskSpec, style: str) -> Answer:
+    """The majority's answer, from its first sample; for captions the first sample whose chain parses, or the first."""
+    answers = [_answer(sample, task, style) for sample in samples]
+    usable = [i for i, answer in enumerate(answers) if answer is not None]
+    best, agreement = (usable or [0])[0], None
+    if task.votes and usable:
+        votes = Counter(normalise_answer(answers[i] or "") for i in usable)
+        winner, n = votes.most_common(1)[0]  # the first to reach the most
+        best = next(i for i in usable if normalise_answer(answers[i] or "") == winner)
+        agreement = n / len(samples)
+    chain, text = task.style(style).chain, answers[best]
+    steps: tuple[tuple[str, str], ...] = ()
+    if chain and text is not None:
+        steps = tuple(zip(chain.headings, parse(chain, samples[best].text), strict=True))
+    return Answer(
+        text=samples[best].text if text is None else text,
+        steps=steps,
+        agreement=agreement,
+        answers=tuple(answers),
+        samples=tuple(sample.text for sample in samples),
+    )
+
+
+def show(answer: Answer, prompt: str, console: Console) -> None:
+    """Print an answer for people."""
+    console.print(f"[dim]{escape(prompt)}[/]", highlight=False)
+    for number, (heading, body) in enumerate(answer.steps, 1):
+        console.print(f"[dim]Step {number}: {escape(heading)}[/]\n{escape(body)}", highlight=False)
+    console.print(f"[bold]{escape(answer.text)}[/]", highlight=False)
+    n = len(answer.samples)
+    n_parsed = sum(text is not None for text in answer.answers)
+    if answer.agreement is not None:
+        console.print(f"{round(answer.agreement * n)} of {n} samples give this answer", highlight=False)
+    if n_parsed < n:
+        console.print(f"{n - n_parsed} of {n} samples are cut off or do not follow the steps", highlight=False)
+
+
+def _answer(sample: Sample, task: TaskSpec, style: str) -> str | None:
+    if sample.finish_reason == "length":
+        return None
+    try:
+        return task.compared(sample.text, style)
+    except ChainError:
+        return None

@@ -1,0 +1,255 @@
+"""Step 2, `sicog sample`: candidates for unlabelled images and questions, several styles per query, seeded per id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from PIL import Image
+from pydantic import Field, model_validator
+
+from sicog.config import Config
+from sicog.data.images import ImageProblem, resolve_image
+from sicog.formats import read_queries
+from sicog.generation.corruption import CorruptionName, corrupt
+from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig
+from sicog.pipeline import FolderSource, Outcome, Source, run_stage
+from sicog.provenance import digest_path
+from sicog.records import Candidate, CandidateSet, Dropped, Query
+from sicog.tasks import TASKS, TaskSpec, bare_question
+
+if TYPE_CHECKING:
+    from sicog.generation.sampler import Sampler
+
+TaskName = Literal["captioning", "reasoning"]
+
+
+class StyleCount(Config):
+    """How many samples of a style. `prompt` is used instead of the style's own; it may hold `{question}`."""
+
+    style: str
+    n: int = Field(default=1, ge=1)
+    prompt: str | None = None
+
+
+# The paper's three candidates of a query.
+DEFAULT_STYLES: dict[str, tuple[StyleCount, ...]] = {
+    "captioning": (StyleCount(style="cod", n=2), StyleCount(style="dd")),
+    "reasoning": (StyleCount(style="cot", n=2), StyleCount(style="direct")),
+}
+_SCRIPT_PROMPTS = {
+    "captioning": {"cod-default": "cod", "cod-conv": "cod-conv", "default": "dd"},
+    "reasoning": {"cot-default": "cot", "default": "plain"},
+}
+
+
+def styles_for_prompt(task: str, name: str) -> tuple[StyleCount, ...]:
+    """The styles of the scripts' PROMPT names: one sample, as in the original. Raises `ValueError` naming the known."""
+    known = _SCRIPT_PROMPTS[task]
+    if name not in known:
+        raise ValueError(f"unknown {task} prompt {name!r}; known: {', '.join(known)}")
+    return (StyleCount(style=known[name]),)
+
+
+class SampleConfig(SamplingConfig):
+    """What `sicog sample` does.
+
+    input: a folder of our `Query` records, or a LLaVA JSON / JSONL file, whose ids are kept.
+    styles: the samples of every query; empty: 2 cod + 1 dd for captions, 2 cot + 1 direct for reasoning.
+    prompt: one of the scripts' prompt names (cod-default, cod-conv, cot-default, default) instead of `styles`.
+    image_roots: folders that links in the image folder may lead to.
+    corruptions: one of these methods, drawn by (seed, id), spoils each image; for answers that shall be rejected.
+    block_size: queries sampled together, which is also what a kill costs; None: enough to fill the slots 8 times.
+    beams: only 1; beam search is not implemented, and a script that asks for it is told so.
+    slicing: whether images are cut into slices. device: "auto" takes a GPU when there is one.
+    """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "device"})
+    checkpoint: Path
+    input: Path
+    task: TaskName
+    out_dir: Path
+    styles: tuple[StyleCount, ...] = ()
+    prompt: str | None = None
+    image_folder: Path = Path()
+    image_roots: tuple[Path, ...] = ()
+    corruptions: tuple[CorruptionName, ...] = ()
+    beams: int = Field(1, ge=1, le=1)
+    slicing: bool = True
+    block_size: int | None = Field(default=None, ge=1)
+    rows_per_shard: int = Field(default=1024, ge=1)
+    max_dropped_share: float | None = Field(default=0.05, ge=0, le=1)
+    workers: int = Field(default=1, ge=1)
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _styles_exist_once(self) -> SampleConfig:
+        if self.prompt is not None and self.styles:
+            raise ValueError("give either styles or prompt, not both")
+        names = [s.style for s in self.wanted_styles]
+        if repeated := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"style {repeated[0]!r} is listed twice; raise its n instead")
+        for name in names:
+            TASKS[self.task].style(name)
+        return self
+
+    @property
+    def wanted_styles(self) -> tuple[StyleCount, ...]:
+        """The styles after defaults and script names are resolved."""
+        if self.prompt is not None:
+            return styles_for_prompt(self.task, self.prompt)
+        return self.styles or DEFAULT_STYLES[self.task]
+
+    @property
+    def queries_per_block(self) -> int:
+        """`block_size`, or its default. While a block ends, slots stand empty: it should fill them several times."""
+        return self.block_size or -(-8 * self.batch_size // sum(s.n for s in self.wanted_styles))
+
+    def sampling(self) -> SamplingConfig:
+        """The sampling values alone."""
+        return SamplingConfig(**{name: getattr(self, name) for name in SamplingConfig.model_fields})
+
+
+def sample(config: SampleConfig) -> Path:
+    """Write one `CandidateSet` for every query whose images can be read; returns the output folder."""
+    return run_stage(
+        step="sample",
+        out_dir=config.out_dir,
+        source=_source(config),
+        process=SampleBlock(config),
+        config=config,
+        inputs={"checkpoint": config.checkpoint, "input": config.input},
+        block_size=config.queries_per_block,
+        rows_per_shard=config.rows_per_shard,
+        workers=config.workers,
+        max_dropped_share=config.max_dropped_share,
+    )
+
+
+def _source(config: SampleConfig) -> Source[Query]:
+    if config.input.is_dir():
+        return FolderSource(config.input, Query)
+    return read_queries(config.input, config.task)
+
+
+class SampleBlock:
+    """The process of the stage: queries in, one candidate set or one drop each out. Loads the model when first used."""
+
+    def __init__(self, config: SampleConfig) -> None:
+        self.config = config
+        self._sampler: Sampler | None = None
+        self._digest = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self.config, "_sampler": None, "_digest": ""}  # a worker process loads its own model
+
+    def __call__(self, queries: Sequence[Query]) -> list[Outcome]:
+        pictures: dict[str, Picture] = {}  # rows about the same image share it, unless each spoils its own
+        jobs = [self._job(query, {} if self.config.corruptions else pictures) for query in queries]
+        answers = iter(self.sampler.run([job for job in jobs if isinstance(job, Job)]))
+        return [
+            job if isinstance(job, Dropped) else self._outcome(query, next(answers))
+            for query, job in zip(queries, jobs, strict=True)
+        ]
+
+    @property
+    def sampler(self) -> Sampler:
+        """The loaded model, ready to sample."""
+        if self._sampler is None:
+            self._sampler = load_sampler(
+                self.config.checkpoint, self.config.sampling(), slicing=self.config.slicing, device=self.config.device
+            )
+            self._digest = digest_path(self.config.checkpoint)
+        return self._sampler
+
+    def _job(self, query: Query, pictures: dict[str, Picture]) -> Job | Dropped:
+        from sicog.generation.sampler import LongPromptError
+
+        config = self.config
+        if query.task != config.task:
+            raise ValueError(f"query {query.id} of {config.input} is for {query.task}, but task is {config.task}")
+        drop = partial(Dropped, id=query.id, step="sample")
+        requests = [_request(query, wanted, TASKS[config.task]) for wanted in config.wanted_styles]
+        if None in requests:
+            return drop(reason="no_question", detail="a style asks the question of the row, and it has none")
+        try:
+            images = [self._picture(query, number, pictures) for number in range(len(query.images))]
+            job = Job(query.id, images, [request for request in requests if request])
+            self.sampler.prompts(job)
+        except ImageProblem as error:
+            return drop(reason=error.reason, detail=str(error))
+        except LongPromptError as error:
+            return drop(reason="prompt_too_long", detail=str(error))
+        except ValueError as error:  # of the plan: the one thing left that can be wrong with an image's size
+            return drop(reason="view_too_large", detail=str(error))
+        return job
+
+    def _picture(self, query: Query, number: int, pictures: dict[str, Picture]) -> Picture:
+        """The picture of an image of this row. Raises `ImageProblem` when its file or header is no good."""
+        from sicog.model.image_processing import image_size
+
+        name = query.images[number]
+        if name not in pictures:
+            path = resolve_image(self.config.image_folder, name, self.config.image_roots)
+            try:
+                size = image_size(path)
+            except ValueError as error:
+                raise ImageProblem("image_broken", str(error)) from error
+            pictures[name] = Picture(size, partial(_read, path, self.config, f"{query.id}/{number}"))
+        return pictures[name]
+
+    def _outcome(self, query: Query, answer: list[Sample] | ValueError) -> Outcome:
+        if isinstance(answer, ValueError):
+            return Dropped(id=query.id, step="sample", reason="image_broken", detail=str(answer))
+        return [self._candidate_set(query, answer)]
+
+    def _candidate_set(self, query: Query, samples: Sequence[Sample]) -> CandidateSet:
+        candidates = tuple(
+            Candidate(
+                query_id=query.id,
+                style=s.style,
+                prompt=s.prompt,
+                index=s.index,
+                seed=self.config.seed,
+                text=s.text,
+                finish_reason=s.finish_reason,
+                n_tokens=s.n_tokens,
+                checkpoint=self._digest,
+            )
+            for s in samples
+        )
+        return CandidateSet(id=query.id, query=query, candidates=candidates)
+
+
+def _read(path: Path, config: SampleConfig, key: str) -> Image.Image:
+    """The decoded image, spoilt if the config says so."""
+    from sicog.model.image_processing import load_image
+
+    return corrupt(load_image(path), config.corruptions, config.seed, key)
+
+
+def load_sampler(checkpoint: Path, sampling: SamplingConfig, *, slicing: bool = True, device: str = "auto") -> Sampler:
+    """A checkpoint, loaded on a GPU when there is one (or on `device`), ready to sample."""
+    import torch
+
+    from sicog.generation.sampler import Sampler
+    from sicog.model.checkpoints import load_checkpoint
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, processor = load_checkpoint(checkpoint, device=device)
+    return Sampler(model, processor, sampling, slicing=slicing)
+
+
+def _request(query: Query, wanted: StyleCount, task: TaskSpec) -> Request | None:
+    """What to ask; None when the style needs a question and the row has none."""
+    style = task.style(wanted.style)
+    if wanted.prompt is not None:
+        style = replace(style, template=wanted.prompt)
+    if "{question}" in style.template and not bare_question(query.question):
+        return None
+    asking = replace(task, styles={style.name: style})
+    return Request(style.name, asking.prompt(query, style.name), wanted.n)

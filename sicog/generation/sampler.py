@@ -1,0 +1,274 @@
+"""Sample many answers about many images: an image is encoded once, a prompt run once and forked into its candidates.
+
+All sequences decode together; places of finished ones are refilled from a queue of jobs sorted by length.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from sicog.generation.decoding import Decoding, Finished, Prefilled, run_tokens
+from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig, uniforms, user_turns
+from sicog.generation.slots import Rows, joined
+from sicog.model.image_processing import PreparedImage
+
+_PREFILL_TOKENS = 16384  # prompt tokens run at once; bounds the memory of activations
+_REFILL_SHARE = 16  # refill when a sixteenth of the slots is free: nearly all are in use, and caches are rarely copied
+_LOOKAHEAD = 32  # items whose images are prepared while the model decodes
+
+
+class LongPromptError(ValueError):
+    """The prompt leaves no position for an answer."""
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """One prompt of one job: the job's place in the input, the prompt's token ids, the indices of its samples."""
+
+    place: int
+    job_id: str
+    request: Request
+    token_ids: Sequence[int]
+    indices: range
+
+
+@dataclass(frozen=True, eq=False)
+class _Batchable:
+    """Prompts about the same images: the unit that enters the slots together."""
+
+    images: Sequence[Picture]
+    asks: Sequence[_Ask]
+
+    @property
+    def n_samples(self) -> int:
+        return sum(len(ask.indices) for ask in self.asks)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(ask.token_ids) for ask in self.asks)
+
+    @property
+    def longest(self) -> int:
+        return max(len(ask.token_ids) for ask in self.asks)
+
+
+class Sampler:
+    """Draws the samples of jobs. A sample depends on (seed, job id, style, index) and never on what else is in flight.
+
+    slicing: whether images are cut into slices, as in training of the last stages. Runs the model as it is: put it on
+    its device and in eval mode first.
+    """
+
+    def __init__(self, model: Any, processor: Any, sampling: SamplingConfig, *, slicing: bool = True) -> None:
+        attention = model.config.text_config._attn_implementation
+        if attention != "sdpa":
+            raise ValueError(f"sampling needs the language model's attention to be 'sdpa', got {attention!r}")
+        self.model, self.processor = model, processor
+        self.sampling, self.slicing = sampling, slicing
+        tokenizer_end = processor.tokenizer.eos_token_id
+        self.end_ids = sorted({processor.end_token_id, tokenizer_end} - {None})
+        self.max_positions = int(model.config.text_config.max_position_embeddings)
+        self.steps = self.steps_used = 0  # slots stepped, and those of them that were live: the share in use
+
+    def prompts(self, job: Job) -> list[list[int]]:
+        """The token ids of each request. Raises `LongPromptError`, and `ValueError` for too elongated an image."""
+        sizes = [image.size for image in job.images]
+        rows = []
+        for request in job.requests:
+            turns = user_turns(request.prompt, len(job.images))
+            ids, _ = self.processor.encode_text(turns, sizes, slicing=self.slicing, add_generation_prompt=True)
+            if len(ids) >= self.max_positions:
+                raise LongPromptError(
+                    f"{job.id}: the prompt of style {request.style!r} has {len(ids)} tokens, and the model holds "
+                    f"{self.max_positions} with the answer"
+                )
+            rows.append(ids)
+        return rows
+
+    @torch.inference_mode()
+    def run(self, jobs: Sequence[Job]) -> list[list[Sample] | ValueError]:
+        """The samples of every job, in the order of its requests and indices, or the error of reading its images."""
+        # The longest first: neighbours in the queue need the same width, and the short ones fill the end evenly.
+        queue = deque(sorted(self._queued(jobs), key=lambda item: -item.longest))
+        results = _Results(self.processor, jobs)
+        decoding = Decoding(self.model, self.sampling, self.end_ids)
+        with _Preparer(self) as preparer:
+            while queue or decoding.live:
+                self._refill(decoding, queue, preparer, results)
+                if decoding.live:
+                    self.steps += self.sampling.batch_size
+                    self.steps_used += decoding.live
+                    decoding.step()
+        results.add(decoding.take_finished())
+        return results.in_order()
+
+    def _queued(self, jobs: Sequence[Job]) -> Iterator[_Batchable]:
+        """Jobs about the same images together, in portions that fit the slots."""
+        groups: dict[tuple[int, ...], tuple[Sequence[Picture], list[_Ask]]] = {}
+        for place, job in enumerate(jobs):
+            # Jobs without images share nothing but the system turn: each stays by itself.
+            key = tuple(map(id, job.images)) or (-1 - place,)
+            _, asks = groups.setdefault(key, (job.images, []))
+            for request, ids in zip(job.requests, self.prompts(job), strict=True):
+                asks.append(_Ask(place, job.id, request, ids, range(request.n)))
+        for images, asks in groups.values():
+            for portion in _portions(asks, self.sampling.batch_size):
+                yield _Batchable(images, portion)
+
+    def _refill(self, decoding: Decoding, queue: deque[_Batchable], preparer: _Preparer, results: _Results) -> None:
+        """Let finished rows out, and new ones in while there is room, when enough is free to be worth a copy."""
+        slots = self.sampling.batch_size
+        wanted = max(slots // _REFILL_SHARE, queue[0].n_samples) if queue else max(1, len(decoding) // 8)
+        if (slots if queue else len(decoding)) - decoding.live < wanted:
+            return
+        results.add(decoding.take_finished())
+        while batch := list(self._next(queue, slots - len(decoding))):
+            readable, images = [], []
+            for item in batch:
+                try:
+                    images += preparer.take(item)
+                    readable.append(item)
+                except ValueError as error:
+                    results.fail(item, error)
+            preparer.begin(queue)
+            if readable:
+                self._admit(decoding, readable, images)
+            results.add(decoding.take_finished())
+
+    def _next(self, queue: deque[_Batchable], free: int) -> Iterator[_Batchable]:
+        n_tokens = 0
+        while queue and queue[0].n_samples <= free:
+            n_tokens += queue[0].n_tokens
+            if n_tokens > max(_PREFILL_TOKENS, queue[0].n_tokens):
+                return
+            free -= queue[0].n_samples
+            yield queue.popleft()
+
+    def _admit(self, decoding: Decoding, batch: Sequence[_Batchable], images: Sequence[PreparedImage]) -> None:
+        prompts = self._prefill(batch, images)
+        parents, keys, noise = [], [], []
+        for parent, ask in enumerate(ask for item in batch for ask in item.asks):
+            for index in ask.indices:
+                parents.append(parent)
+                keys.append((ask, index))
+                noise.append(self._noise(ask.job_id, ask.request.style, index))
+        decoding.join(prompts, parents, keys, torch.from_numpy(np.stack(noise)))
+
+    def _noise(self, job_id: str, style: str, index: int) -> np.ndarray:
+        if self.sampling.temperature == 0:
+            return np.zeros(0, dtype=np.float32)
+        return uniforms(self.sampling.seed, job_id, style, index, self.sampling.max_new_tokens)
+
+    def _prefill(self, batch: Sequence[_Batchable], images: Sequence[PreparedImage]) -> Prefilled:
+        """Run all prompts of these items. What those about the same images share, the images above all, runs once."""
+        features_NE, pad_id = self._encode(images), self.processor.pad_token_id
+        rows = [list(ask.token_ids) for item in batch for ask in item.asks]
+        if all(len(item.asks) == 1 for item in batch):
+            return run_tokens(self.model, rows, pad_id=pad_id, features_NE=features_NE)
+        shared = [_common_prefix([ask.token_ids for ask in item.asks]) for item in batch]
+        heads = [item.asks[0].token_ids[:n] for item, n in zip(batch, shared, strict=True)]
+        prefix = run_tokens(self.model, heads, pad_id=pad_id, features_NE=features_NE)
+        owners = [i for i, item in enumerate(batch) for _ in item.asks]
+        owners_P = torch.tensor(owners, device=self.model.device)
+        forked = joined([Rows(prefix.cache, owners_P, int(prefix.lengths.max()))])
+        past = Prefilled(forked, prefix.lengths[owners_P], prefix.logits)
+        tails = [row[shared[i] :] for row, i in zip(rows, owners, strict=True)]
+        return run_tokens(self.model, tails, pad_id=pad_id, past=past)
+
+    def _encode(self, images: Sequence[PreparedImage]) -> torch.Tensor | None:
+        if not images:
+            return None
+        return self.model.encode_images(
+            torch.from_numpy(np.concatenate([image.pixels for image in images])).to(self.model.device),
+            torch.tensor([size for image in images for size in image.view_sizes]),
+            torch.tensor([image.grid for image in images]),
+        )
+
+
+class _Results:
+    """Gathers finished rows and gives them back in the order in which they were asked for."""
+
+    def __init__(self, processor: Any, jobs: Sequence[Job]) -> None:
+        self._processor, self._jobs = processor, jobs
+        self._samples: list[dict[tuple[str, str, int], Sample]] = [{} for _ in jobs]
+        self._errors: dict[int, ValueError] = {}
+
+    def add(self, finished: Sequence[Finished]) -> None:
+        for row in finished:
+            ask, index = row.key
+            style, prompt = ask.request.style, ask.request.prompt
+            text = self._processor.decode(row.token_ids)
+            sample = Sample(style, prompt, index, text, "stop" if row.stopped else "length", row.token_ids)
+            self._samples[ask.place][style, prompt, index] = sample
+
+    def fail(self, item: _Batchable, error: ValueError) -> None:
+        self._errors.update({ask.place: error for ask in item.asks})
+
+    def in_order(self) -> list[list[Sample] | ValueError]:
+        return [self._errors[i] if i in self._errors else self._of(i) for i in range(len(self._jobs))]
+
+    def _of(self, place: int) -> list[Sample]:
+        return [
+            self._samples[place][request.style, request.prompt, index]
+            for request in self._jobs[place].requests
+            for index in range(request.n)
+        ]
+
+
+class _Preparer:
+    """Reads and prepares the images of coming items in a thread, while the model works."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._processor, self._slicing = sampler.processor.image_processor, sampler.slicing
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._coming: dict[_Batchable, Future[list[PreparedImage]]] = {}
+
+    def __enter__(self) -> _Preparer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, queue: deque[_Batchable]) -> None:
+        """Begin those at the head of the queue."""
+        for item in islice(queue, _LOOKAHEAD):
+            if item not in self._coming:
+                self._coming[item] = self._pool.submit(self._work, item)
+
+    def take(self, item: _Batchable) -> list[PreparedImage]:
+        """The prepared images of an item. Raises the `ValueError` of reading them."""
+        coming = self._coming.pop(item, None)
+        return coming.result() if coming else self._work(item)
+
+    def _work(self, item: _Batchable) -> list[PreparedImage]:
+        return [self._processor.prepare(picture.read(), slicing=self._slicing) for picture in item.images]
+
+
+def _portions(asks: Sequence[_Ask], slots: int) -> Iterator[list[_Ask]]:
+    """The asks in portions of at most `slots` samples; one with more samples is divided."""
+    portion: list[_Ask] = []
+    free = slots
+    for ask in asks:
+        indices = ask.indices
+        while indices:
+            if not free:
+                yield portion
+                portion, free = [], slots
+            portion.append(replace(ask, indices=indices[:free]))
+            free, indices = free - len(portion[-1].indices), indices[len(portion[-1].indices) :]
+    if portion:
+        yield portion
+
+
+def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Number of leading tokens that all prompts share, at least one token being left to each."""
+    shortest = min(map(len, prompts)) - 1
+    return next((i for i in range(shortest) if len({ids[i] for ids in prompts}) > 1), shortest)

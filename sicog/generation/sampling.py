@@ -1,0 +1,103 @@
+"""What to draw and what came out: sampling values, jobs and samples, and each candidate's own stream of noise."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+from PIL import Image
+from pydantic import Field
+
+from sicog.config import Config
+from sicog.records import FinishReason, Turn
+
+
+class SamplingConfig(Config):
+    """All sampling values, each of them explicit: nothing is read from a checkpoint's `generation_config.json`.
+
+    temperature: 0 is greedy. top_p: 1 is off. top_k: 0 is off. repetition_penalty: on generated tokens only, 1 is off.
+    batch_size: sequences decoded together.
+    """
+
+    temperature: float = Field(default=0.7, ge=0)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=1200, ge=1)
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=64, ge=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image that is read when its turn comes, so that a long list of jobs needs little memory.
+
+    size: (width, height) of what `read` gives. `read` may raise `ValueError`: then only this picture's jobs fail.
+    The same object in several jobs is read and encoded once.
+    """
+
+    size: tuple[int, int]
+    read: Callable[[], Image.Image]
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Picture:
+        """A picture that is already in memory."""
+        return cls(image.size, lambda: image)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt about a job's images, and how many samples of it."""
+
+    style: str
+    prompt: str
+    n: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """Images and all that is asked about them. `id` keys the noise, so equal jobs of one seed give equal answers."""
+
+    id: str
+    images: Sequence[Picture]
+    requests: Sequence[Request]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer. `token_ids` are the generated ones without the end token; `n_tokens` is their number."""
+
+    style: str
+    prompt: str
+    index: int
+    text: str
+    finish_reason: FinishReason
+    token_ids: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of generated tokens, the end token not counted."""
+        return len(self.token_ids)
+
+
+def user_turns(prompt: str, n_images: int) -> tuple[Turn, ...]:
+    """The conversation of a request: one user turn, its images in front."""
+    return (Turn(role="user", text=prompt, images_at=(0,) * n_images),)
+
+
+def stream_key(*parts: str | int) -> int:
+    """A 128-bit key from named parts; parts of different types or borders never meet in the same key."""
+    return int.from_bytes(hashlib.blake2b(orjson.dumps(parts), digest_size=16).digest(), "little")
+
+
+def uniforms(seed: int, job: str, style: str, index: int, length: int) -> np.ndarray:
+    """float32 [length]: the noise of a candidate in [0, 1), one number per position.
+
+    Counter-based (Philox) and keyed by what the candidate is, so it depends neither on the batch nor on the order of
+    work. Raw bits, because numpy promises their stability where it does not promise that of its distributions.
+    """
+    bits = np.random.Philox(key=stream_key(seed, job, style, index)).random_raw(length)
+    return ((bits >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24)

@@ -1,0 +1,75 @@
+"""Choosing tokens: greedy, nucleus, top-k and penalty do what they say, row by row."""
+
+import torch
+
+from sicog.generation.choose import next_tokens
+from sicog.generation.sampling import SamplingConfig, stream_key, uniforms
+
+
+def _draws(probs, n=4000, **values):
+    logits = torch.tensor(probs).log().expand(n, -1)
+    noise = torch.from_numpy(uniforms(0, "q", "s", 0, n))
+    tokens = next_tokens(logits, noise, SamplingConfig(temperature=1.0, **values), None)
+    return torch.bincount(tokens, minlength=len(probs)) / n
+
+
+def test_temperature_zero_is_greedy():
+    logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
+    assert next_tokens(logits, None, SamplingConfig(temperature=0), None).tolist() == [1, 0]
+
+
+def test_draws_follow_the_distribution():
+    shares = _draws([0.5, 0.0, 0.3, 0.2], top_p=1.0)
+    assert shares[1] == 0
+    assert torch.allclose(shares, torch.tensor([0.5, 0.0, 0.3, 0.2]), atol=0.03)
+
+
+def test_nucleus_keeps_the_token_that_crosses_the_limit_and_no_more():
+    shares = _draws([0.1, 0.5, 0.15, 0.25], top_p=0.6)
+    assert torch.allclose(shares, torch.tensor([0.0, 2 / 3, 0.0, 1 / 3]), atol=0.03)
+
+
+def test_top_k_then_top_p_as_transformers():
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+    torch.manual_seed(0)
+    logits = torch.randn(5, 3000)
+    for top_k, top_p in ((7, 0.5), (0, 0.3), (0, 0.99), (2000, 0.9), (5000, 0.9)):
+        expected = logits
+        if top_k:
+            expected = TopKLogitsWarper(min(top_k, 3000))(None, expected)
+        kept = TopPLogitsWarper(top_p)(None, expected) > -torch.inf
+        config = SamplingConfig(temperature=1.0, top_k=top_k, top_p=top_p)
+        seen = torch.zeros_like(kept)
+        for u in torch.linspace(0, 0.9999, 300):
+            seen.scatter_(1, next_tokens(logits, u.expand(5), config, None)[:, None], True)
+        assert not (seen & ~kept).any()
+        if top_k == 7:
+            assert torch.equal(seen, kept)
+
+
+def test_noise_at_the_upper_end_never_leaves_the_nucleus():
+    logits = torch.tensor([[0.9, 0.1, 0.0]]).log()
+    noise = torch.tensor([1 - 2.0**-24])
+    assert next_tokens(logits, noise, SamplingConfig(temperature=1.0, top_p=1.0), None).tolist() == [1]
+
+
+def test_penalty_counts_given_tokens_only():
+    logits = torch.tensor([[2.0, 1.9, -3.0]])
+    seen = torch.tensor([[True, False, False]])
+    config = SamplingConfig(temperature=0, repetition_penalty=1.5)
+    assert next_tokens(logits, None, config, seen).tolist() == [1]
+    assert next_tokens(logits, None, config, torch.zeros_like(seen)).tolist() == [0]
+
+
+def test_noise_is_keyed_and_a_longer_stream_begins_with_a_shorter():
+    a, b = uniforms(1, "id", "cod", 0, 50), uniforms(1, "id", "cod", 0, 10)
+    assert (a[:10] == b).all() and (a >= 0).all() and (a < 1).all()
+    others = [(2, "id", "cod", 0), (1, "ie", "cod", 0), (1, "id", "dd", 0), (1, "id", "cod", 1)]
+    assert all((uniforms(*key, 10) != b).any() for key in others)
+    assert stream_key("a", "bc") != stream_key("ab", "c") and stream_key(1) != stream_key("1")
+
+
+def test_the_stream_stays_what_it_is():
+    # Runs of today must be repeatable with the numpy of tomorrow.
+    assert uniforms(0, "a", "cod", 0, 3).tolist() == [0.299554705619812, 0.9445773959159851, 0.14272230863571167]

@@ -1,0 +1,239 @@
+"""`sicog sample` on files: candidates with all they need, drops with reasons, resume to the same bytes."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from generation.worlds import SIZES, write_world
+
+from sicog.config import load_config
+from sicog.generation.sample import SampleBlock, SampleConfig, sample, styles_for_prompt
+from sicog.provenance import digest_path
+from sicog.records import CandidateSet, Dropped, Query
+from sicog.storage import read_json, read_records, write_dataset
+
+
+def _config(checkpoint, world, out_dir, **values):
+    defaults = {"task": "captioning", "max_new_tokens": 10, "block_size": 2, "rows_per_shard": 4, "temperature": 1.0}
+    return SampleConfig.model_validate(
+        {"checkpoint": checkpoint, "input": world, "image_folder": world.parent, "out_dir": out_dir} | defaults | values
+    )
+
+
+def _sets(folder):
+    return {row.id: row for row in read_records(folder, CandidateSet)}
+
+
+def _bytes(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != "run.json"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def captions(tiny_dir, world, tmp_path_factory):
+    return sample(_config(tiny_dir, world, tmp_path_factory.mktemp("out") / "captions"))
+
+
+def test_every_candidate_carries_what_it_needs(tiny_dir, captions):
+    sets = _sets(captions)
+    assert list(sets) == [f"row-{i}" for i in range(7)]
+    for row in sets.values():
+        assert [(c.style, c.index) for c in row.candidates] == [("cod", 0), ("cod", 1), ("dd", 0)]
+        for c in row.candidates:
+            assert c.query_id == row.id and c.checkpoint == digest_path(tiny_dir) and c.seed == 0
+            assert c.n_tokens <= 10 and c.finish_reason in ("stop", "length")
+        assert row.candidates[0].prompt.endswith("Describe the image step-by-step.")
+    assert read_json(captions / "manifest.json")["rows_out"] == 7
+
+
+def test_two_runs_and_other_blocks_give_the_same_text(tiny_dir, world, captions, tmp_path):
+    again = sample(_config(tiny_dir, world, tmp_path / "again"))
+    assert _bytes(again) == _bytes(captions)
+    other = sample(_config(tiny_dir, world, tmp_path / "other", block_size=5, batch_size=4))
+    assert _sets(other) == _sets(captions)
+
+
+def test_a_finished_folder_is_left_as_it_is_and_another_config_is_refused(tiny_dir, world, captions):
+    before = _bytes(captions)
+    sample(_config(tiny_dir, world, captions))
+    assert _bytes(captions) == before
+    with pytest.raises(ValueError, match="temperature"):
+        sample(_config(tiny_dir, world, captions, temperature=0.3))
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 3])
+def test_interrupted_and_run_again_gives_the_same_bytes(tiny_dir, world, captions, tmp_path, monkeypatch, stop_at):
+    calls = []
+    process = SampleBlock.__call__
+
+    def counted(self, queries):
+        calls.append([q.id for q in queries])
+        if len(calls) == stop_at + 1:
+            raise KeyboardInterrupt
+        return process(self, queries)
+
+    monkeypatch.setattr(SampleBlock, "__call__", counted)
+    config = _config(tiny_dir, world, tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        sample(config)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    sample(config)
+    assert _bytes(tmp_path / "out") == _bytes(captions)
+    assert len(calls) == 5  # four blocks and the one that was interrupted: no finished block is done twice
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_decoding(tiny_dir, world, captions, tmp_path):
+    script = textwrap.dedent("""
+        import os, sys
+        from pathlib import Path
+        from sicog.config import load_config
+        from sicog.generation.decoding import Decoding
+        from sicog.generation.sample import SampleConfig, sample
+        steps, step = [], Decoding.step
+        def counted(self):
+            steps.append(1)
+            if len(steps) == 14:
+                os.kill(os.getpid(), 9)
+            step(self)
+        Decoding.step = counted
+        sample(load_config(SampleConfig, Path(sys.argv[1])))
+    """)
+    config = _config(tiny_dir, world, tmp_path / "out")
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "config.json")], env=env, check=False)
+    assert killed.returncode == -9 and not (tmp_path / "out" / "manifest.json").exists()
+    sample(config)
+    assert _bytes(tmp_path / "out") == _bytes(captions)
+
+
+def test_a_bad_image_drops_its_row_and_no_other_text_moves(tiny_dir, captions, tmp_path):
+    world = write_world(tmp_path / "w")
+    (tmp_path / "w" / "1.png").unlink()
+    whole = (tmp_path / "w" / "2.png").read_bytes()
+    (tmp_path / "w" / "2.png").write_bytes(whole[: len(whole) // 2])  # a header, and half of the pixels
+    (tmp_path / "w" / "3.png").write_bytes(b"not an image")
+    rows = json.loads(world.read_text())
+    rows[4]["image"] = "../4.png"
+    world.write_text(json.dumps(rows))
+    folder = sample(_config(tiny_dir, world, tmp_path / "out", max_dropped_share=None, block_size=7))
+    lines = (folder / "dropped.jsonl").read_text().splitlines()
+    drops = {d.id: d.reason for d in map(Dropped.model_validate_json, lines)}
+    assert drops == {
+        "row-1": "image_missing",
+        "row-2": "image_broken",
+        "row-3": "image_broken",
+        "row-4": "image_refused",
+    }
+    before, after = _sets(captions), _sets(folder)
+    assert after == {row_id: before[row_id] for row_id in ("row-0", "row-5", "row-6")}
+
+
+def test_too_elongated_an_image_and_too_long_a_question_are_dropped(tiny_dir, world, tmp_path):
+    block = SampleBlock(_config(tiny_dir, world, tmp_path / "out", task="reasoning"))
+    block.sampler.processor.image_processor.max_patches = 10
+    rows = [("wide", "1.png", "Why?"), ("long", "", "Why? " * 3000), ("good", "", "Why?")]
+    queries = [
+        Query(id=i, task="reasoning", images=(name,) if name else (), question=question) for i, name, question in rows
+    ]
+    wide, long, good = block(queries)
+    assert isinstance(wide, Dropped) and wide.reason == "view_too_large" and "elongated" in wide.detail
+    assert isinstance(long, Dropped) and long.reason == "prompt_too_long" and "tokens" in long.detail
+    assert not isinstance(good, Dropped) and good[0].id == "good"
+
+
+def test_too_many_drops_stop_the_run(tiny_dir, tmp_path):
+    world = write_world(tmp_path / "w")
+    for i in (0, 1, 2):
+        (tmp_path / "w" / f"{i}.png").unlink()
+    with pytest.raises(ValueError, match="max_dropped_share"):
+        sample(_config(tiny_dir, world, tmp_path / "out"))
+
+
+def test_reasoning_asks_the_question_of_the_row(tiny_dir, tmp_path):
+    world = write_world(tmp_path / "w", 3, questions=True)
+    folder = sample(_config(tiny_dir, world, tmp_path / "out", task="reasoning"))
+    candidates = _sets(folder)["row-2"].candidates
+    question = "How many red objects are there, or 2?"
+    assert [c.prompt for c in candidates] == [
+        f"{question} Answer the question step-by-step.",
+        f"{question} Answer the question step-by-step.",
+        f"{question} Answer the question using a single word or phrase.",
+    ]
+
+
+def test_our_own_queries_prompt_overrides_and_text_only_rows(tiny_dir, world, tmp_path):
+    queries = [
+        Query(id="a", task="reasoning", images=("1.png", "2.png"), question="Which is larger?"),
+        Query(id="b", task="reasoning", question="How many?"),
+        Query(id="c", task="reasoning", images=("3.png",)),
+    ]
+    write_dataset(tmp_path / "queries", queries)
+    styles = [{"style": "plain", "n": 2, "prompt": "Say: {question}"}, {"style": "direct"}]
+    values = {"task": "reasoning", "styles": styles, "image_folder": world.parent, "max_dropped_share": None}
+    folder = sample(_config(tiny_dir, tmp_path / "queries", tmp_path / "out", **values))
+    sets = _sets(folder)
+    assert [c.prompt for c in sets["a"].candidates][:2] == ["Say: Which is larger?"] * 2
+    assert len(sets["b"].candidates) == 3 and "c" not in sets
+    assert read_json(folder / "manifest.json")["dropped"] == {"no_question": 1}
+
+
+def test_a_query_of_the_other_task_is_refused(tiny_dir, world, tmp_path):
+    write_dataset(tmp_path / "queries", [Query(id="a", task="captioning", images=("1.png",))])
+    with pytest.raises(ValueError, match="query a .*captioning"):
+        sample(_config(tiny_dir, tmp_path / "queries", tmp_path / "out", task="reasoning", image_folder=world.parent))
+
+
+def test_corruptions_change_the_image_that_is_seen(tiny_dir, world, captions, tmp_path):
+    masked = sample(_config(tiny_dir, world, tmp_path / "masked", corruptions=["mask"], temperature=0))
+    again = sample(_config(tiny_dir, world, tmp_path / "again", corruptions=["mask"], temperature=0))
+    clean = sample(_config(tiny_dir, world, tmp_path / "clean", temperature=0))
+    assert _bytes(masked) == _bytes(again)
+    seen = []
+    block = SampleBlock(_config(tiny_dir, world, tmp_path / "x", corruptions=["mask"]))
+    plain = SampleBlock(_config(tiny_dir, world, tmp_path / "x"))
+    for i in range(len(SIZES)):
+        query = Query(id=f"row-{i}", task="captioning", images=(f"{i}.png",))
+        spoilt, whole = block._picture(query, 0, {}).read(), plain._picture(query, 0, {}).read()
+        seen.append(spoilt.tobytes() != whole.tobytes())
+    assert all(seen)
+    assert set(_sets(masked)) == set(_sets(clean))
+
+
+def test_prompt_names_of_the_scripts():
+    assert [s.style for s in styles_for_prompt("captioning", "cod-default")] == ["cod"]
+    assert [s.style for s in styles_for_prompt("captioning", "cod-conv")] == ["cod-conv"]
+    assert [s.style for s in styles_for_prompt("captioning", "default")] == ["dd"]
+    assert [s.style for s in styles_for_prompt("reasoning", "cot-default")] == ["cot"]
+    assert [s.style for s in styles_for_prompt("reasoning", "default")] == ["plain"]
+    with pytest.raises(ValueError, match="cod-default"):
+        styles_for_prompt("captioning", "cot-default")
+
+
+def test_config_mistakes_name_the_key(tmp_path):
+    base = {"checkpoint": "c", "input": "i", "out_dir": "o", "task": "captioning"}
+    for values, words in (
+        ({"stiles": []}, "did you mean 'styles'"),
+        ({"styles": [{"style": "cot"}]}, "unknown captioning style 'cot'"),
+        ({"styles": [{"style": "dd"}, {"style": "dd"}]}, "listed twice"),
+        ({"styles": [{"style": "dd"}], "prompt": "default"}, "not both"),
+        ({"temperature": -1}, "temperature"),
+        ({"corruptions": ["blur"]}, "corruptions"),
+    ):
+        (tmp_path / "c.yaml").write_text(json.dumps(base | values))
+        with pytest.raises(ValueError, match=words):
+            load_config(SampleConfig, tmp_path / "c.yaml")
+
+
+def test_config_needs_no_torch():
+    code = "import sys, sicog.generation.sample, sicog.generation.group; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
