@@ -1,0 +1,67 @@
+"""Images are found under the image folder, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sicog.data.images import ImageProblem, resolve_image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    inside = tmp_path / "images"
+    (inside / "sub").mkdir(parents=True)
+    (inside / "sub" / "a b.png").write_bytes(b"x")
+    (tmp_path / "secret.png").write_bytes(b"x")
+    return inside
+
+
+def test_a_name_under_the_folder_is_found(folder: Path) -> None:
+    assert resolve_image(folder, "sub/a b.png") == folder / "sub" / "a b.png"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.png",
+        "sub/../../secret.png",
+        "sub/../sub/a b.png",
+        "..\\secret.png",
+        "/etc/passwd",
+        "C:\\secret.png",
+        "file:///etc/passwd",
+        "file:secret.png",
+        "https://example.org/a.png",
+        "data:image/png;base64,AAAA",
+        "a\0.png",
+        "",
+        "x" * 5000,
+    ],
+)
+def test_names_that_could_leave_the_folder_are_refused(folder: Path, name: str) -> None:
+    with pytest.raises(ImageProblem) as caught:
+        resolve_image(folder, name)
+    assert caught.value.reason == "image_refused"
+
+
+def test_a_missing_file_and_a_folder_are_missing(folder: Path) -> None:
+    for name in ("none.png", "sub"):
+        with pytest.raises(ImageProblem) as caught:
+            resolve_image(folder, name)
+        assert caught.value.reason == "image_missing"
+
+
+def test_links_are_followed_into_named_roots_only(folder: Path, tmp_path: Path) -> None:
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "near.png").symlink_to(folder / "sub" / "a b.png")
+    assert resolve_image(folder, "near.png").name == "a b.png"
+    with pytest.raises(ImageProblem, match="image_roots"):
+        resolve_image(folder, "link.png")
+    assert resolve_image(folder, "link.png", [tmp_path]) == tmp_path / "secret.png"
+
+
+def test_an_image_folder_that_is_itself_a_link_works(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(folder)
+    assert resolve_image(tmp_path / "alias", "sub/a b.png").is_file()

@@ -1,0 +1,61 @@
+"""A half-written checkpoint is never taken."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sicog.training import checkpoints
+from sicog.training.callbacks import cut_after
+
+
+def save(run: Path, step: int, *, complete: bool = True) -> Path:
+    folder = run / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"0123456789")
+    if complete:
+        checkpoints.mark_complete(folder)
+    return folder
+
+
+def test_the_newest_complete_one_is_taken(tmp_path: Path) -> None:
+    save(tmp_path, 9)
+    newest = save(tmp_path, 10)
+    save(tmp_path, 11, complete=False)
+    assert checkpoints.newest_complete(tmp_path) == newest
+    assert checkpoints.newest_complete(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("harm", ["cut", "missing", "marker"])
+def test_a_harmed_one_is_not_complete(tmp_path: Path, harm: str) -> None:
+    good, bad = save(tmp_path, 1), save(tmp_path, 2)
+    if harm == "cut":
+        os.truncate(bad / "model.safetensors", 5)
+    elif harm == "missing":
+        (bad / "model.safetensors").unlink()
+    else:
+        (bad / checkpoints.MARKER).write_bytes(b"{")
+    assert checkpoints.newest_complete(tmp_path) == good
+    checkpoints.remove_incomplete(tmp_path)
+    assert not bad.exists() and good.exists()
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    folders = [save(tmp_path, step) for step in (2, 4, 10)]
+    checkpoints.keep_newest(tmp_path, 2)
+    assert [f.exists() for f in folders] == [False, True, True]
+    checkpoints.keep_newest(tmp_path, 0)
+    assert not any(f.exists() for f in folders)
+
+
+def test_metrics_are_cut_after_the_resumed_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    cut_after(path, 3)
+    assert not path.exists()
+    path.write_bytes(b'{"step":1}\n{"step":2}\n{"step":3}\n{"st')
+    cut_after(path, 2)
+    assert path.read_bytes() == b'{"step":1}\n{"step":2}\n'
+    cut_after(path, 0)
+    assert path.read_bytes() == b""

@@ -1,0 +1,89 @@
+"""The config of a stage, and the stages' YAML files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sicog.config import load_config
+from sicog.training.config import TrainConfig
+
+CONFIGS = Path(__file__).parents[2] / "training_scripts" / "configs"
+GIVEN = {
+    "warmup": ["model.checkpoint=c"],
+    "align": ["model.vision_tower=v", "model.language_model=l"],
+    "pretrain": ["model.vision_tower=v", "model.language_model=l", "model.projector=p"],
+    "sft": ["model.checkpoint=c"],
+}
+
+
+def load(stage: str, *more: str) -> TrainConfig:
+    return load_config(TrainConfig, CONFIGS / f"{stage}.yaml", ["run_dir=r", "data.path=d.json", *GIVEN[stage], *more])
+
+
+@pytest.mark.parametrize("stage", GIVEN)
+def test_the_stages_are_the_papers(stage: str) -> None:
+    config = load(stage)
+    assert config.stage == stage
+    assert config.learning_rate == (2e-4 if stage == "align" else 2e-5)
+    assert config.global_batch == (256 if stage == "align" else 128)
+    assert config.trainable == (("projector",) if stage == "align" else ("vision_tower", "projector", "language_model"))
+    assert config.slicing == (stage != "align")
+    assert (config.warmup_ratio, config.weight_decay, config.epochs, config.max_length) == (0.03, 0, 1, 4096)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rat=1", "did you mean 'learning_rate'"),
+        ("trainable=[]", "trainable must name"),
+        ("trainable=[projector,projector]", "each once"),
+        ("trainable=[resampler]", "projector"),
+        ("model.projector=x", "either checkpoint or"),
+        ("model.checkpoint=null", "both vision_tower and language_model"),
+        ("data.path=null", "data.path or data.sources"),
+        ("global_batch=0", "greater than 0"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load("sft", override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world_size", "batch"),
+    [
+        ([], 16, 128),
+        (["global_batch=64"], 1, 64),
+        (["global_batch=null"], 16, 128),
+        (["global_batch=null", "accumulation=2"], 16, 128),
+        (["global_batch=null", "accumulation=3"], 1, 12),
+        (["accumulation=32"], 1, 128),
+    ],
+)
+def test_the_global_batch(overrides: list[str], world_size: int, batch: int) -> None:
+    assert load("sft", *overrides).rows_per_update(world_size) == batch
+
+
+def test_sizes_that_disagree_are_an_error() -> None:
+    with pytest.raises(ValueError, match="x accumulation 2 x 8 processes = 64"):
+        load("sft", "accumulation=2").rows_per_update(8)
+    with pytest.raises(ValueError, match="not a multiple"):
+        load("sft").rows_per_update(3)
+
+
+def test_inputs_are_named_for_run_json() -> None:
+    assert load("pretrain").inputs() == {
+        "model.vision_tower": Path("v"),
+        "model.language_model": Path("l"),
+        "model.projector": Path("p"),
+        "data.path": Path("d.json"),
+    }
+
+
+def test_the_config_needs_no_torch() -> None:
+    code = "import sys, sicog.training.config; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
