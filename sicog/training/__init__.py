@@ -1,0 +1,1 @@
+"""Steps 1 and 4: every training stage."""

@@ -1,0 +1,158 @@
+"""What a run shows and writes while it trains: metrics.jsonl, speed.jsonl, TensorBoard, one progress bar.
+
+metrics.jsonl holds only what the config decides, so a run that was killed and resumed gives the same bytes as an
+undisturbed one; speeds, which differ each time, have a file of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers import TrainerCallback
+
+from sicog.data.batching import RunPlan
+from sicog.storage import truncate_to_last_line
+
+METRICS, SPEED, TENSORBOARD = "metrics.jsonl", "speed.jsonl", "tensorboard"
+
+
+class MetricsWriter(TrainerCallback):
+    """One line per update to metrics.jsonl and speed.jsonl, and the same to TensorBoard."""
+
+    def __init__(self, run_dir: Path, plan: RunPlan, lengths: Sequence[int], *, tensorboard: bool) -> None:
+        self.run_dir = run_dir
+        self.plan = plan
+        self.lengths = lengths
+        self.tensorboard = tensorboard
+        self.files: dict[str, IO[bytes]] = {}
+        self.board: Any = None
+        self.since = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the files; on resume, lines after the resumed update are cut off."""
+        self.since = time.perf_counter()
+        if not state.is_world_process_zero:
+            return
+        for name in (METRICS, SPEED):
+            cut_after(self.run_dir / name, state.global_step)
+            self.files[name] = (self.run_dir / name).open("ab")
+        if self.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            purge = state.global_step + 1 if state.global_step else None
+            self.board = SummaryWriter(str(self.run_dir / TENSORBOARD), purge_step=purge)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write the values of one update."""
+        if not self.files or not logs or "loss" not in logs:
+            return
+        now, step = time.perf_counter(), state.global_step
+        samples, n_rows = step * self.plan.global_batch, len(self.lengths)
+        tokens = int(sum(self.lengths[i] for i in self.plan.rows_SG[step - 1]))
+        seconds, self.since = now - self.since, now
+        metrics = {
+            "step": step,
+            "epoch": round(samples / n_rows, 6),
+            "samples": samples,
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm"),
+        }
+        speed = {
+            "step": step,
+            "seconds": round(seconds, 4),
+            "samples_per_second": round(self.plan.global_batch / seconds, 2),
+            "tokens_per_second": round(tokens / seconds, 1),
+        }
+        for name, line in ((METRICS, metrics), (SPEED, speed)):
+            self.files[name].write(orjson.dumps(line) + b"\n")
+            self.files[name].flush()
+        if self.board is not None:
+            for key, value in {**metrics, **speed}.items():
+                if key not in ("step", "samples", "seconds") and value is not None:
+                    self.board.add_scalar(f"train/{key}", value, step)
+
+    def close(self) -> None:
+        """Close the files, whether training ended well or not."""
+        for file in self.files.values():
+            os.fsync(file.fileno())
+            file.close()
+        self.files = {}
+        if self.board is not None:
+            self.board.close()
+
+
+class ProgressBar(TrainerCallback):
+    """One bar with updates, samples/s and loss; where nobody watches, a line at every tenth of the run."""
+
+    def __init__(self, stage: str, plan: RunPlan) -> None:
+        self.stage = stage
+        self.plan = plan
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn(f"  {stage}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task: TaskID | None = None
+        self.watched = sys.stderr.isatty()
+        self.start, self.first = 0.0, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start at the resumed update."""
+        self.start, self.first = time.perf_counter(), state.global_step
+        if state.is_world_process_zero and self.watched:
+            self.task = self.bar.add_task("", total=self.plan.n_steps, completed=self.first, rate="", loss="")
+            self.bar.start()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Show the newest loss and the mean speed of this process."""
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        step, total = state.global_step, self.plan.n_steps
+        samples = (step - self.first) * self.plan.global_batch
+        rate, loss = f"{samples / (time.perf_counter() - self.start):.1f} samples/s", f"loss {logs['loss']:.4f}"
+        if self.task is not None:
+            self.bar.update(self.task, completed=step, rate=rate, loss=loss)
+        elif step * 10 // total != (step - 1) * 10 // total:
+            self.console.print(f"  {self.stage}: update {step}/{total}, {rate}, {loss}", highlight=False)
+
+    def close(self) -> None:
+        """Give the terminal back, whether training ended well or not."""
+        self.bar.stop()
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Cut a file of JSON lines after the line of that step; a half-written last line goes too."""
+    kept = b"".join(line for line in truncate_to_last_line(path, _is_json) if orjson.loads(line)["step"] <= step)
+    if path.exists():
+        os.truncate(path, len(kept))
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True

@@ -1,0 +1,136 @@
+"""The typed config of `sicog train`. The stages differ by their YAML only. Needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from sicog.config import Config
+from sicog.data.batching import accumulation_steps
+from sicog.data.mixture import Source
+
+Part = Literal["vision_tower", "projector", "language_model"]
+PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
+_PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128}
+
+
+class ModelSource(Config):
+    """Where the weights come from: a whole `checkpoint`, or parts.
+
+    projector: a previous align run, a .safetensors file, or an original mm_projector.bin; without one, the projector
+    of new parts begins at random. config: values of `SicogConfig` for a model made from parts (scale, query_grid ...).
+    """
+
+    checkpoint: Path | None = None
+    vision_tower: Path | None = None
+    language_model: Path | None = None
+    projector: Path | None = None
+    config: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _either_whole_or_parts(self) -> ModelSource:
+        if self.checkpoint and (self.vision_tower or self.language_model or self.projector or self.config):
+            raise ValueError("give either checkpoint or vision_tower and language_model (with projector, config)")
+        if not self.checkpoint and not (self.vision_tower and self.language_model):
+            raise ValueError("give checkpoint, or both vision_tower and language_model")
+        return self
+
+    def inputs(self) -> dict[str, Path]:
+        """The files and folders that are read, by name."""
+        names = ("checkpoint", "vision_tower", "language_model", "projector")
+        return {f"model.{name}": path for name in names if (path := getattr(self, name)) is not None}
+
+
+class DataConfig(Config):
+    """Which rows, and where their images lie.
+
+    path: a dataset folder, a .json / .jsonl file or a .yaml mixture; or `sources`, the same as a mixture in place.
+    image_roots: folders outside `image_folder` into which its links may lead.
+    check_images: `decode` reads every image once before training, so that a damaged one is a drop and not a stop in
+    the middle of the run; `header` reads only sizes.
+    """
+
+    path: Path | None = None
+    sources: tuple[Source, ...] = ()
+    image_folder: Path | None = None
+    image_roots: tuple[Path, ...] = ()
+    check_images: Literal["decode", "header"] = "decode"
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DataConfig:
+        if (self.path is None) == (not self.sources):
+            raise ValueError("give data.path or data.sources, one of them")
+        return self
+
+
+class TrainConfig(Config):
+    """One training stage.
+
+    global_batch is the number of rows of an update over all processes; accumulation is derived from it. For those who
+    count the other way, `accumulation` alone makes it device_batch x accumulation x processes; with neither it is the
+    paper's, 256 for align and 128 else. `max_steps`, when set, replaces `epochs`. precision `auto`: bfloat16 autocast
+    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. workers: data loading processes,
+    by default 0 on a CPU and 4 on a GPU.
+    """
+
+    volatile: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "save_steps", "save_total_limit", "keep_checkpoints", "tensorboard"}
+    )
+
+    stage: Literal["warmup", "align", "pretrain", "sft"]
+    run_dir: Path
+    model: ModelSource
+    data: DataConfig
+    trainable: tuple[Part, ...] = PARTS
+    slicing: bool = True
+
+    learning_rate: float = Field(gt=0)
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    global_batch: int | None = Field(default=None, gt=0)
+    accumulation: int | None = Field(default=None, gt=0)
+    device_batch: int = Field(gt=0)
+    max_length: int = Field(default=4096, gt=0)
+    group_by_length: bool = False
+    seed: int = Field(default=42, ge=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = False
+
+    save_steps: int = Field(default=2000, gt=0)
+    save_total_limit: int = Field(default=2, gt=0)
+    keep_checkpoints: bool = False
+    tensorboard: bool = True
+    workers: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> TrainConfig:
+        if not self.trainable or len(set(self.trainable)) != len(self.trainable):
+            raise ValueError(f"trainable must name one or more of {', '.join(PARTS)}, each once")
+        return self
+
+    def rows_per_update(self, world_size: int) -> int:
+        """The global batch on that many processes. Raises `ValueError` when the sizes do not agree."""
+        if self.accumulation is None:
+            batch = self.global_batch or _PAPERS_BATCH[self.stage]
+            accumulation_steps(batch, self.device_batch, world_size)
+            return batch
+        batch = self.device_batch * self.accumulation * world_size
+        if self.global_batch not in (None, batch):
+            raise ValueError(
+                f"global_batch {self.global_batch} is not device_batch {self.device_batch} x accumulation "
+                f"{self.accumulation} x {world_size} processes = {batch}; leave accumulation out to have it derived"
+            )
+        return batch
+
+    def inputs(self) -> dict[str, Path]:
+        """The inputs whose content decides the result, by name, for run.json."""
+        data = {f"data.sources.{i}": source.path for i, source in enumerate(self.data.sources)}
+        if self.data.path is not None:
+            data = {"data.path": self.data.path}
+        return {**self.model.inputs(), **data}

@@ -1,0 +1,195 @@
+"""Train one stage from its config: `sicog train`. A run that was stopped goes on from its last complete checkpoint."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from sicog.data.batching import RunPlan, plan_run
+from sicog.data.mixture import load_sources, read_mixture
+from sicog.provenance import digest_file, write_run_json
+from sicog.records import Dropped
+from sicog.storage import MANIFEST, write_json, write_records
+from sicog.training import checkpoints
+from sicog.training.config import ModelSource, TrainConfig
+
+if TYPE_CHECKING:
+    from sicog.data.dataset import Row
+    from sicog.model.modeling import SicogForConditionalGeneration
+    from sicog.model.processing import SicogProcessor
+    from sicog.training.trainer import SicogTrainer
+
+DROPPED = "dropped.jsonl"
+PROJECTOR = "projector.safetensors"
+_FINAL = ".final"
+
+
+def train(config: TrainConfig) -> Path:
+    """Train one stage and return its folder: the final checkpoint, its metrics, and manifest.json, written last.
+
+    A finished run of the same config and inputs returns at once; a folder of another one is refused.
+    """
+    global_batch = config.rows_per_update(_world_size())  # before anything is loaded
+    # Settled in run.json: the same accumulation on another number of processes would be another run.
+    config = config.model_copy(update={"global_batch": global_batch, "accumulation": None})
+    if _is_main():
+        write_run_json(config.run_dir, step="train", config=config, inputs=config.inputs())
+    if (config.run_dir / MANIFEST).is_file():
+        return _tidy(config)
+
+    from transformers import set_seed
+    from transformers.utils import logging
+
+    from sicog.data.dataset import ExampleDataset
+    from sicog.training.callbacks import MetricsWriter, ProgressBar
+    from sicog.training.parts import set_trainable
+    from sicog.training.trainer import SicogTrainer
+
+    logging.disable_progress_bar()  # a bar for each file written would break ours
+    set_seed(config.seed)  # before the model: new parts are drawn from it
+    model, processor = load_model(config.model)
+    set_trainable(model, config.trainable, show=_is_main())
+    rows, dropped = load_rows(config, processor)
+    lengths = [row.n_tokens for row in rows]
+    plan = plan_run(
+        lengths,
+        global_batch=global_batch,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        seed=config.seed,
+        group_by_length=config.group_by_length,
+    )
+    metrics = MetricsWriter(config.run_dir, plan, lengths, tensorboard=config.tensorboard)
+    bar = ProgressBar(config.stage, plan)
+    dataset = ExampleDataset(rows, processor, slicing=config.slicing)
+    trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar])
+    try:
+        _run(trainer, config)
+    finally:
+        metrics.close()
+        bar.close()
+    _save_final(trainer, config)
+    if _is_main():
+        _write_manifest(trainer, config, rows, dropped)
+    return _tidy(config)
+
+
+def load_model(source: ModelSource) -> tuple[SicogForConditionalGeneration, SicogProcessor]:
+    """The model in float32 and its processor, from a checkpoint or from parts."""
+    import torch
+
+    from sicog.model import SicogConfig, load_checkpoint, load_parts
+
+    if source.checkpoint is not None:
+        return load_checkpoint(source.checkpoint, dtype=torch.float32)
+    assert source.vision_tower is not None and source.language_model is not None  # the config has checked it
+    known = set(SicogConfig.__annotations__) - {"vision_config", "text_config"}
+    if unknown := sorted(source.config.keys() - known):
+        raise ValueError(f"unknown key model.config.{unknown[0]}; known: {', '.join(sorted(known))}")
+    return load_parts(source.vision_tower, source.language_model, projector=source.projector, **source.config)
+
+
+def load_rows(config: TrainConfig, processor: SicogProcessor) -> tuple[list[Row], list[Dropped]]:
+    """The rows to train on and the drops, which are also written to dropped.jsonl.
+
+    Raises `ValueError` when more than `data.max_dropped_share` of the rows cannot be used.
+    """
+    from sicog.data.dataset import ImageFolder, measure_rows
+
+    data = config.data
+    mixture = read_mixture(data.sources or load_sources(Path(str(data.path))), config.seed)
+    images = ImageFolder(data.image_folder, data.image_roots, data.check_images)
+    rows, dropped = measure_rows(
+        mixture.examples, processor, images, max_length=config.max_length, slicing=config.slicing
+    )
+    dropped = [*mixture.dropped, *dropped]
+    if _is_main():
+        write_records(config.run_dir / DROPPED, dropped)
+    n_rows = len(rows) + len(dropped)
+    reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(d.reason for d in dropped).most_common())
+    if len(dropped) > max(1.0, data.max_dropped_share * n_rows):
+        first = dropped[0]
+        raise ValueError(
+            f"{len(dropped)} of {n_rows} rows cannot be used ({reasons}; such as {first.id}: {first.detail}). "
+            f"All are listed in {config.run_dir / DROPPED}. Mend the data, or allow more with data.max_dropped_share"
+        )
+    if not rows:
+        raise ValueError(f"no row to train on: {n_rows} rows were read ({reasons or 'the data is empty'})")
+    if _is_main():
+        drops = f", {len(dropped)} dropped ({reasons})" if dropped else ""
+        Console(stderr=True).print(f"  {config.stage}: {len(rows)} rows{drops}", highlight=False)
+    return rows, dropped
+
+
+def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
+    """Train from the newest complete checkpoint, or from the start."""
+    resume = checkpoints.newest_complete(config.run_dir)
+    trainer.accelerator.wait_for_everyone()  # all ranks have looked before the main one removes anything
+    if _is_main():
+        checkpoints.remove_incomplete(config.run_dir)
+        if resume is not None:
+            Console(stderr=True).print(f"  {config.stage}: going on from {resume.name}", highlight=False)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+
+
+def _save_final(trainer: SicogTrainer, config: TrainConfig) -> None:
+    """Save model and processor beside the run, to be moved to its top when complete."""
+    folder = config.run_dir / _FINAL
+    if _is_main():
+        shutil.rmtree(folder, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(folder))
+    if not _is_main():
+        return
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
+    trainer.processor.save_pretrained(folder)
+    if config.stage == "align":
+        from safetensors.torch import save_file
+
+        model: Any = trainer.model
+        weights = model.resampler.state_dict(prefix="resampler.")
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / PROJECTOR)
+
+
+def _write_manifest(trainer: SicogTrainer, config: TrainConfig, rows: list[Row], dropped: list[Dropped]) -> None:
+    """Move the final files to the top of the run, then say in the manifest what they are and what they come from."""
+    plan: RunPlan = trainer.plan
+    final = config.run_dir / _FINAL
+    files = {path.name: digest_file(path) for path in sorted(final.iterdir())}
+    for name in files:
+        (final / name).chmod(0o644)  # safetensors makes its files private; a checkpoint is as readable as a dataset
+        (final / name).replace(config.run_dir / name)
+    final.rmdir()
+    losses: list[Any] = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    manifest = {
+        "step": "train",
+        "stage": config.stage,
+        "rows_in": len(rows) + len(dropped),
+        "rows_out": len(rows),
+        "dropped": dict(sorted(Counter(d.reason for d in dropped).items())),
+        "failed": {},
+        "steps": plan.n_steps,
+        "samples": plan.n_steps * plan.global_batch,
+        "final_loss": losses[-1],
+        "files": files,
+    }
+    write_json(config.run_dir / MANIFEST, manifest)
+
+
+def _tidy(config: TrainConfig) -> Path:
+    if _is_main() and not config.keep_checkpoints:
+        checkpoints.keep_newest(config.run_dir, 0)
+    return config.run_dir
+
+
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

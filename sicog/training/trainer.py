@@ -1,0 +1,157 @@
+"""Transformers' Trainer with our order of rows, complete checkpoints, and no update that is not finite."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from sicog.data.batching import RankBatches, RunPlan, accumulation_steps
+from sicog.data.collator import PaddedCollator
+from sicog.data.dataset import ExampleDataset
+from sicog.training import checkpoints
+from sicog.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from sicog.model.modeling import SicogForConditionalGeneration
+    from sicog.model.processing import SicogProcessor
+
+_IDS_SHOWN = 16
+
+
+class SicogTrainer(Trainer):
+    """Trains by a `RunPlan`: the whole run is one pass over its updates, whatever the number of epochs.
+
+    The loss of an update is the sum over its supervised tokens divided by their number, over all micro-batches and
+    ranks. An update whose loss or gradient is not finite stops the run before the weights are touched.
+    """
+
+    def __init__(
+        self,
+        model: SicogForConditionalGeneration,
+        processor: SicogProcessor,
+        dataset: ExampleDataset,
+        plan: RunPlan,
+        config: TrainConfig,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        super().__init__(model=model, args=trainer_arguments(config, plan), callbacks=callbacks)
+        # The Trainer writes `use_cache: false` into the config; the model decides that itself, call by call.
+        vars(model.config).pop("use_cache", None)
+        # Ours are the only bar and the only lines: theirs would print every update.
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        # The model divides by num_items_in_batch itself.
+        self.model_accepts_loss_kwargs = True
+        if not torch.distributed.is_initialized():
+            self.args._n_gpu = min(self.args.n_gpu, 1)  # several GPUs are for torchrun, never for DataParallel
+        self.processor = processor
+        self.dataset = dataset
+        self.plan = plan
+        self.config = config
+        self.ids_of_update: list[str] = []
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The micro-batches of this rank, of all epochs."""
+        batches = self.plan.micro_batches(
+            device_batch=self.config.device_batch, world_size=self.args.world_size, rank=self.args.process_index
+        )
+        workers = self.args.dataloader_num_workers
+        dataset: Any = self.dataset  # map-style by its two methods
+        return DataLoader(
+            dataset,
+            batch_sampler=RankBatches(batches),
+            collate_fn=PaddedCollator(self.processor),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.args.device.type == "cuda",
+            # Without its own generator the loader would draw its base seed from the global one.
+            generator=torch.Generator().manual_seed(self.config.seed),
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The micro-batches of one update and the number of its supervised tokens over all ranks."""
+        batches, n_supervised = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.ids_of_update = [row_id for batch in batches for row_id in batch.pop("ids")]
+        if batches and (n_supervised is None or not int(n_supervised)):
+            raise ValueError(f"no supervised token in the update of rows {_listed(self.ids_of_update)}")
+        return batches, n_supervised
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of one micro-batch."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._stop_unless_finite(float(loss), "loss")
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        self._stop_unless_finite(float(norm), "gradient norm")
+        return norm
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: Transformers' estimate knows no vision tower, and walks over all parameters each time."""
+        return 0
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save the whole state, then mark it complete, then let go of older checkpoints."""
+        folder = self.config.run_dir / f"checkpoint-{self.state.global_step}"
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            self.processor.save_pretrained(folder)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoints.mark_complete(folder)
+            checkpoints.keep_newest(folder.parent, self.config.save_total_limit)
+
+    def _stop_unless_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise ValueError(
+                f"the {what} is {value} at update {self.state.global_step + 1}, of rows {_listed(self.ids_of_update)}; "
+                f"stopped before the update. Look at these rows, or lower the learning rate"
+            )
+
+
+def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
+    """The Trainer's arguments for this config and plan."""
+    on_gpu = torch.cuda.is_available()
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    args = TrainingArguments(
+        output_dir=str(config.run_dir),
+        per_device_train_batch_size=config.device_batch,
+        max_steps=plan.n_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(config.warmup_ratio * plan.n_steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch_fused",
+        seed=config.seed,
+        use_cpu=not on_gpu,
+        ddp_backend=None if on_gpu or launched == 1 else "gloo",
+        bf16=config.precision == "bfloat16" or (config.precision == "auto" and on_gpu),
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=None,  # ours keeps the old one until the new one is complete
+        dataloader_num_workers=config.workers if config.workers is not None else 4 * on_gpu,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="warning",
+    )
+    assert args.world_size == launched, f"{launched} processes were launched but {args.world_size} joined"
+    args.gradient_accumulation_steps = accumulation_steps(plan.global_batch, config.device_batch, args.world_size)
+    return args
+
+
+def _listed(ids: list[str]) -> str:
+    more = f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else ""
+    return ", ".join(ids[:_IDS_SHOWN]) + more
