@@ -16,7 +16,8 @@ run_dir: {run_dir}
 steps:
   data:
     run: mini-data
-    config: {{seed: 3, align: 4, sft: 4, warmup_captions: {captions}, warmup_reasoning: 5, unlabelled: 2, dev: 2, test: 2}}
+    config: {{seed: 3, align: 4, sft: 4, warmup_captions: {captions}, warmup_reasoning: 5, unlabelled: 2, dev: 2,
+             test: 2}}
   captions:
     run: annotate
     config: {{task: captioning, input: "${{data}}/warmup_captions.json"}}
@@ -25,7 +26,9 @@ steps:
     config: {{task: reasoning, input: "${{data}}/warmup_reasoning.jsonl"}}
   all:
     run: build
-    config: {{sources: [{{name: c, path: "${{captions}}/chain"}}, {{name: r, path: "${{reasoning}}/chain"}}], seed: {seed}}}
+    config:
+      sources: [{{name: c, path: "${{captions}}/chain"}}, {{name: r, path: "${{reasoning}}/chain"}}]
+      seed: {seed}
 """
 
 

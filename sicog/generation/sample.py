@@ -77,7 +77,7 @@ class SampleConfig(SamplingConfig):
     image_folder: Path = Path()
     image_roots: tuple[Path, ...] = ()
     corruptions: tuple[CorruptionName, ...] = ()
-    beams: int = Field(1, ge=1, le=1)
+    beams: int = Field(default=1, ge=1, le=1)
     slicing: bool = True
     block_size: int | None = Field(default=None, ge=1)
     rows_per_shard: int = Field(default=1024, ge=1)
