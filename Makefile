@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p -c '
 VENV := .venv
 BIN := $(VENV)/bin
 RECIPE := recipes/$(if $(QUICK),mini-quick,mini).yaml
+WORKERS ?= 2
+SMALL_PARTS := out_dir=runs/mini-parts-quick ship=false vision.steps=40 language.steps=40
 # pip finds local wheels through PIP_FIND_LINKS; uv wants the same folder under its own name.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
@@ -14,16 +16,16 @@ help:
 	@echo "make mini          run the whole method on this machine (about 15 minutes; QUICK=1: a smoke run)"
 	@echo "make test          run the tests"
 	@echo "make check         lint, types, shell checks, then the tests"
-	@echo "make mini-parts    train the mini world's vision tower and language model again"
+	@echo "make mini-parts    train the mini world's vision tower and language model again (QUICK=1: for a moment)"
 
 mini: setup
 	$(BIN)/sicog run $(RECIPE) $(ARGS)
 
 mini-parts: setup
-	$(BIN)/sicog mini-parts recipes/mini-parts.yaml $(ARGS)
+	$(BIN)/sicog mini-parts recipes/mini-parts.yaml $(if $(QUICK),$(SMALL_PARTS)) $(ARGS)
 
 test: setup-dev
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -15,6 +15,10 @@ from rich.console import Console
 from sicog.config import load_config
 from sicog.verbs import VERBS, Verb
 
+# Threads of OpenMP that wait spin by default, and when another process has one of the cores, all wait for it: on two
+# cores, training beside a busy process ran at 3 samples/s, with passive waiting at 41. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 app = typer.Typer(
     help="Self-improving cognition: develop, generate, curate, construct. Each verb takes one YAML and key=value.",
     no_args_is_help=True,

@@ -1,0 +1,123 @@
+"""`sicog mini-parts`: the mini world's own CLIP and Qwen2, as the ordinary folders that the real method downloads.
+
+vision_tower/     a CLIP vision model        language_model/     a Qwen2 with its tokenizer
+manifest.json     digests of all files, and the figures measured when the parts were trained
+
+They are unpacked from the package (`parts/`: one safetensors file in float16, and the small JSON files), or trained.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import CLIPVisionConfig, CLIPVisionModel, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils import logging
+
+from sicog.config import Config
+from sicog.mini.measure_language import measure_language
+from sicog.mini.parts_config import MiniPartsConfig
+from sicog.mini.tokenizer import train_tokenizer
+from sicog.mini.train_language import train_language
+from sicog.mini.train_vision import train_vision
+from sicog.provenance import digest_file, write_run_json
+from sicog.storage import MANIFEST, read_json, write_json
+
+SHIPPED = Path(__file__).parent / "parts"
+WEIGHTS = "parts.safetensors"
+FIGURES = "figures.json"
+VISION, LANGUAGE = "vision_tower", "language_model"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def mini_parts(config: MiniPartsConfig) -> Path:
+    """Write both parts to `out_dir` and return it; a finished folder is left as it is."""
+    if config.source == "shipped" and not (SHIPPED / WEIGHTS).is_file():
+        raise ValueError(f"this package ships no {WEIGHTS}; train the parts with source=train")
+    out_dir = config.out_dir
+    write_run_json(
+        out_dir, step="mini-parts", config=config, inputs={"shipped": SHIPPED} if config.source == "shipped" else {}
+    )
+    if not (out_dir / MANIFEST).exists():
+        logging.disable_progress_bar()  # a bar for each file written would say nothing
+        figures = unpack(SHIPPED, out_dir) if config.source == "shipped" else _train(config)
+        files = sorted(p for name in (VISION, LANGUAGE) for p in (out_dir / name).iterdir())
+        digests = {p.relative_to(out_dir).as_posix(): digest_file(p) for p in files}
+        write_json(out_dir / MANIFEST, {"files": digests, "figures": figures})
+    if config.ship:
+        pack(out_dir, SHIPPED)
+    return out_dir
+
+
+def _train(config: MiniPartsConfig) -> dict[str, Any]:
+    """Train and save both parts; returns what was measured."""
+    console = Console(stderr=True)
+    tower, seen = train_vision(config.vision, config.seed, config.workers)
+    tower.save_pretrained(config.out_dir / VISION)
+    console.print("vision tower, accuracy on fresh scenes:", _rounded(seen))
+    tokenizer = train_tokenizer(config.seed, config.language.vocabulary)
+    model = train_language(config.language, tokenizer, config.seed, config.workers)
+    _save_language_model(model, config.out_dir / LANGUAGE)
+    tokenizer.save_pretrained(config.out_dir / LANGUAGE)
+    read = measure_language(model, tokenizer, config.language, config.seed, items=config.language.measured)
+    console.print("language model, from text, on fresh scenes:", _rounded(read))
+    made_by = {name: part.model_dump() for name, part in _parts(config).items()}
+    return {VISION: _rounded(seen), LANGUAGE: _rounded(read), "made_by": {"seed": config.seed, **made_by}}
+
+
+def _parts(config: MiniPartsConfig) -> dict[str, Config]:
+    return {VISION: config.vision, LANGUAGE: config.language}
+
+
+def _rounded(figures: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _save_language_model(model: Qwen2ForCausalLM, folder: Path) -> None:
+    model.generation_config = GenerationConfig(
+        bos_token_id=model.config.bos_token_id,
+        eos_token_id=model.config.eos_token_id,
+        pad_token_id=model.config.pad_token_id,
+        do_sample=False,
+    )
+    model.save_pretrained(folder)
+
+
+def pack(parts_dir: Path, folder: Path) -> None:
+    """Write the files that ship: all weights as float16 in one file, the configs, the tokenizer, the figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {}
+    for name in (VISION, LANGUAGE):
+        with safe_open(parts_dir / name / "model.safetensors", framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                weights[f"{name}.{key}"] = file.get_tensor(key).to(torch.float16).contiguous()
+        shutil.copyfile(parts_dir / name / "config.json", folder / f"{name}.json")
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(parts_dir / LANGUAGE / name, folder / name)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it private
+    write_json(folder / FIGURES, read_json(parts_dir / MANIFEST)["figures"])
+
+
+def unpack(folder: Path, out_dir: Path) -> dict[str, Any]:
+    """Write the packed parts as ordinary model folders in float32; returns the figures that came with them."""
+    weights: dict[str, dict[str, torch.Tensor]] = {VISION: {}, LANGUAGE: {}}
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 (not a dict)
+            part, _, name = key.partition(".")
+            weights[part][name] = file.get_tensor(key).float()
+    # Through the classes, so that the folders are such as the installed version of Transformers writes.
+    tower = CLIPVisionModel(CLIPVisionConfig.from_pretrained(folder / f"{VISION}.json"))
+    tower.load_state_dict(weights[VISION])
+    tower.save_pretrained(out_dir / VISION)
+    model = Qwen2ForCausalLM(Qwen2Config.from_pretrained(folder / f"{LANGUAGE}.json"))
+    model.load_state_dict(weights[LANGUAGE])
+    _save_language_model(model, out_dir / LANGUAGE)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(folder / name, out_dir / LANGUAGE / name)
+    return read_json(folder / FIGURES)

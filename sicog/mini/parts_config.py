@@ -1,0 +1,51 @@
+"""Configuration of `sicog mini-parts`: where the parts come from, their sizes, and how long they are trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from sicog.config import Config
+
+
+class VisionPartConfig(Config):
+    """A small CLIP vision tower and its training on labels of patches. The last layer is never run, as in LLaVA."""
+
+    width: int = Field(default=128, multiple_of=32)
+    layers: int = Field(default=5, ge=2)
+    mlp_width: int = Field(default=448, ge=1)
+    scale: int = Field(default=112, multiple_of=14)  # the slicing scale of the model that will use the tower
+    steps: int = Field(default=8000, ge=1)
+    images_per_step: int = Field(default=12, ge=1)  # each gives all its views
+    learning_rate: float = Field(default=1.2e-3, gt=0)
+
+
+class LanguagePartConfig(Config):
+    """A small Qwen2 and its training on mini text."""
+
+    width: int = Field(default=160, multiple_of=32)
+    layers: int = Field(default=4, ge=1)
+    mlp_width: int = Field(default=448, ge=1)
+    vocabulary: int = Field(default=760, ge=300)  # at most; with it each word of the mini world is one token
+    query_grid: int = Field(default=4, ge=1)  # the grids of cells are of the projector's size
+    steps: int = Field(default=5000, ge=1)
+    tokens_per_step: int = Field(default=3072, ge=512)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    matrix_learning_rate: float = Field(default=6e-3, gt=0)  # of the layers' matrices, which Muon trains
+    measured: int = Field(default=300, ge=1)  # fresh items of each style that the trained model is measured on
+
+
+class MiniPartsConfig(Config):
+    """`source: shipped` unpacks the parts of the package, `train` makes them anew (`ship`: into the package too)."""
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "ship"})
+
+    out_dir: Path
+    source: Literal["shipped", "train"] = "shipped"
+    ship: bool = False
+    seed: int = Field(default=0, ge=0)
+    workers: int = Field(default=1, ge=0)  # processes that draw; they take a small share of one core
+    vision: VisionPartConfig = VisionPartConfig()
+    language: LanguagePartConfig = LanguagePartConfig()
