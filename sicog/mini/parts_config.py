@@ -33,7 +33,7 @@ class LanguagePartConfig(Config):
     steps: int = Field(default=5000, ge=1)
     tokens_per_step: int = Field(default=3072, ge=512)
     learning_rate: float = Field(default=2e-3, gt=0)
-    matrix_learning_rate: float = Field(default=6e-3, gt=0)  # of the layers' matrices, which Muon trains
+    matrix_learning_rate: float | None = Field(default=None, gt=0)  # Muon's, for the layers' matrices; null: AdamW
     measured: int = Field(default=300, ge=1)  # fresh items of each style that the trained model is measured on
 
 
