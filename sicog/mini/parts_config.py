@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from sicog.config import Config
+from sicog.provenance import digest_file
+
+SHIPPED_WEIGHTS = Path(__file__).parent / "parts" / "parts.safetensors"
 
 
 class VisionPartConfig(Config):
@@ -49,3 +52,9 @@ class MiniPartsConfig(Config):
     workers: int = Field(default=1, ge=0)  # processes that draw; they take a small share of one core
     vision: VisionPartConfig = VisionPartConfig()
     language: LanguagePartConfig = LanguagePartConfig()
+
+    def identity(self) -> dict[str, Any]:
+        """For shipped parts their content alone: the values of a training that is not run decide nothing."""
+        if self.source == "shipped" and SHIPPED_WEIGHTS.is_file():
+            return {"source": "shipped", "weights": digest_file(SHIPPED_WEIGHTS)}
+        return super().identity()
