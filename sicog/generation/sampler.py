@@ -93,7 +93,7 @@ class Sampler:
             rows.append(ids)
         return rows
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def run(self, jobs: Sequence[Job]) -> list[list[Sample] | ValueError]:
         """The samples of every job, in the order of its requests and indices, or the error of reading its images."""
         # The longest first: neighbours in the queue need the same width, and the short ones fill the end evenly.

@@ -22,9 +22,9 @@ from sicog.storage import read_json, read_records
 GRIDS = {
     "astronaut.png": (2, 2),
     "chelsea.png": (2, 1),
-    "coffee.png": (2, 2),
-    "china.jpg": (2, 2),
-    "flower.jpg": (2, 2),
+    "coffee.png": (2, 1),
+    "china.jpg": (2, 1),
+    "flower.jpg": (2, 1),
 }
 
 
