@@ -12,7 +12,10 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -175,12 +178,42 @@ def run_stage(
 
 
 def _execute(task: _ShardTask, n_shards: int, workers: int, work: Path) -> None:
+    """One worker is this process, with what it has loaded; more are processes that each run datatrove's executor."""
+    if min(workers, n_shards) == 1:
+        for rank in range(n_shards):
+            task(None, rank, n_shards)
+        return
+    # Neither fork (it copies locks that this process's threads hold) nor datatrove's own pool (a worker that dies,
+    # say for memory, leaves it waiting for ever).
+    pool = ProcessPoolExecutor(min(workers, n_shards), get_context("spawn"), _start_worker, (task, n_shards, work))
+    try:
+        for future in as_completed([pool.submit(_run_shard, rank) for rank in range(n_shards)]):
+            future.result()
+    except BrokenProcessPool:
+        raise RuntimeError(
+            f"{task.step}: a worker process died (memory? see the messages above). "
+            "What is finished is kept: start again, with fewer workers if it was memory"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: tuple[_ShardTask, int, Path] | None = None  # of a worker process: the task, the number of shards, the work folder
+
+
+def _start_worker(*worker: Any) -> None:
+    global _worker
+    _worker = worker
+
+
+def _run_shard(rank: int) -> None:
     from datatrove.executor import LocalPipelineExecutor
 
-    executor = LocalPipelineExecutor(
-        [task], tasks=n_shards, workers=min(workers, n_shards), logging_dir=str(work / "log")
-    )
-    executor.run()
+    assert _worker is not None
+    task, n_shards, work = _worker
+    LocalPipelineExecutor(
+        [task], tasks=n_shards, workers=1, local_tasks=1, local_rank_offset=rank, logging_dir=str(work / "log")
+    ).run()
 
 
 def _finish(step: str, out_dir: Path, n_shards: int, n_rows: int, folders: list[str], limit: float | None) -> None:

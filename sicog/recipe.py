@@ -40,7 +40,7 @@ class StepSpec(Config):
     """A step as the recipe writes it."""
 
     run: str
-    defaults: str | None = None
+    defaults: Path | None = None
     config: dict[str, Any] = {}
 
 
@@ -137,8 +137,7 @@ def _resolve(name: str, spec: StepSpec, run_dir: Path, earlier: Mapping[str, Ste
     if spec.run not in VERBS:
         raise ValueError(f"{where}: unknown verb {spec.run!r}; known: {', '.join(VERBS)}")
     verb, folder = VERBS[spec.run], run_dir / name
-    values = load_yaml(recipe.parent / spec.defaults) if spec.defaults else {}
-    values = _merge(values, spec.config)
+    values = _merge(load_yaml(spec.defaults) if spec.defaults else {}, spec.config)
     used: set[str] = set()
     values = _substitute(values, {n: s.folder for n, s in earlier.items()}, used, where)
     values |= {key: folder / sub if sub else folder for key, sub in verb.outputs.items()}
@@ -173,7 +172,11 @@ def _substitute(value: Any, folders: Mapping[str, Path], used: set[str], where: 
 
 
 def _extended(path: Path) -> dict[str, Any]:
+    """The recipe's values over those of the recipe it extends; a `defaults` file lies beside the recipe naming it."""
     values = load_yaml(path)
+    for step in (values.get("steps") or {}).values():
+        if isinstance(step, dict) and isinstance(defaults := step.get("defaults"), str):
+            step["defaults"] = str(path.parent / defaults)
     base = values.pop("extends", None)
     return _merge(_extended(path.parent / base), values) if base else values
 

@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from sicog.config import Config
 from sicog.pipeline import FolderSource, run_stage
@@ -70,19 +72,39 @@ def test_every_row_is_accounted_for_and_order_is_kept(tmp_path):
     assert len(ids) == manifest["rows_out"]
 
 
+@pytest.fixture
+def importable(monkeypatch):
+    """Worker processes import what they are given, so this module must be findable by its name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+
+
+@pytest.mark.usefixtures("importable")
 def test_number_of_workers_changes_no_byte(tmp_path):
     prepare(tmp_path)
-    # In a process of its own, as a user's is: this one may hold the threads of other tests, which a fork does not copy.
-    code = "import sys; from pathlib import Path; import test_pipeline as t; t.run(Path(sys.argv[1]), 'b', workers=2)"
-    folder = str(Path(__file__).parent)
-    subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        check=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": folder},
-        timeout=120,
-    )
-    assert files(run(tmp_path, "a")) == files(tmp_path / "b")
+    stop = threading.Event()
+    others = [threading.Thread(target=stop.wait, daemon=True) for _ in range(4)]
+    for thread in others:  # as a process that trained before has: what it forks would inherit their locks
+        thread.start()
+    torch.ones(256, 256) @ torch.ones(256, 256)
+    try:
+        assert files(run(tmp_path, "a")) == files(run(tmp_path, "b", workers=2))
+    finally:
+        stop.set()
+
+
+class DiesAtOnce:
+    """Ends its process as a lack of memory does: without a word."""
+
+    def __call__(self, block):
+        os._exit(9)
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_worker_that_dies_is_an_error_and_not_a_wait_without_end(tmp_path):
+    prepare(tmp_path)
+    with pytest.raises(RuntimeError, match="a worker process died"):
+        run(tmp_path, process=DiesAtOnce(), workers=2)
+    assert files(run(tmp_path, workers=2)) == files(run(tmp_path, "undisturbed"))
 
 
 class Dies:

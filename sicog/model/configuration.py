@@ -67,6 +67,13 @@ class SicogConfig(PreTrainedConfig):
         if text.hidden_size % 4:
             raise ValueError(f"the language model's width {text.hidden_size} must be a multiple of 4")
 
+    def to_dict(self) -> dict[str, Any]:
+        """As any config's, without the folders the parts were read from: the same weights make the same checkpoint."""
+        values: dict[str, Any] = super().to_dict()
+        for part in ("vision_config", "text_config"):
+            values[part].pop("_name_or_path", None)
+        return values
+
     @property
     def patch_size(self) -> int:
         """Side of one patch of the vision tower, in pixels."""

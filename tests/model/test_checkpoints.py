@@ -92,6 +92,21 @@ def test_checkpoint_round_trip(built, tmp_path):
     assert load_checkpoint(tmp_path / "half")[0].dtype == torch.bfloat16
 
 
+def test_a_checkpoint_holds_no_path_of_the_machine(parts, tmp_path):
+    saved = []
+    for name in ("here", "there"):
+        copied = [shutil.copytree(part, tmp_path / name / part.name) for part in parts]
+        torch.manual_seed(0)
+        model, processor = load_parts(*copied, **SIZE)
+        for folder in (tmp_path / name / "first", tmp_path / name / "second"):
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            saved.append({path.name: path.read_bytes() for path in folder.iterdir()})
+            model, processor = load_checkpoint(folder)
+    assert all(files == saved[0] for files in saved[1:])
+    assert not any(str(tmp_path).encode() in content for files in saved for content in files.values())
+
+
 def test_whole_clip_and_older_names(parts, built, tmp_path):
     model, _ = built
     config = CLIPConfig(vision_config=model.config.vision_config.to_dict(), text_config={"num_hidden_layers": 1})

@@ -1,0 +1,107 @@
+"""The whole method end to end, as `make mini QUICK=1` runs it but on fewer rows: it ends with results, a second run
+skips all, and a run killed again and again gives the same records, weights and metrics."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from sicog.storage import read_json
+
+ROOT = Path(__file__).parents[1]
+RECIPE = """
+extends: {root}/recipes/mini-quick.yaml
+run_dir: {run_dir}
+steps:
+  data:
+    config: {{align: 96, sft: 48, warmup_captions: 32, warmup_reasoning: 32, unlabelled: 24, dev: 16, test: 12}}
+"""
+# What differs from run to run without being a result: where it lay, how fast it was, and event files with their times.
+NOT_RESULTS = {"run.json", "recipe.json", "speed.jsonl"}
+
+
+def write(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(RECIPE.format(root=ROOT, run_dir=folder / name))
+    return path
+
+
+def start(recipe: Path, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sicog", "run", str(recipe)]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True, **options)
+
+
+def results(run_dir: Path) -> dict[str, bytes]:
+    """Every file that is a result, by its name under the run's folder."""
+    files = (p for p in run_dir.rglob("*") if p.is_file() and p.name not in NOT_RESULTS)
+    kept = {p.relative_to(run_dir): p for p in files}
+    return {str(n): p.read_bytes() for n, p in kept.items() if not {"tensorboard", ".steps"} & set(n.parts)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[Path, float]:
+    """A finished run, and the seconds it took."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    begin = time.monotonic()
+    done = start(write(folder, "run"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = done.communicate(timeout=900)[0]
+    assert done.returncode == 0, output
+    assert "report.html" in output
+    return folder / "run", time.monotonic() - begin
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_ends_with_results_and_a_page(undisturbed):
+    run_dir, _ = undisturbed
+    for name in ("base", "next", "control"):
+        metrics = read_json(run_dir / f"eval-{name}" / "metrics.json")
+        assert metrics["questions"]["n"] == 60 and metrics["captions"]["n"] == 12
+        assert 0 <= metrics["questions"]["accuracy"]["value"] <= 1
+    for step in ("captions", "answers", "captions-scored", "answers-scored", "captions-selected", "answers-selected"):
+        manifest = read_json(run_dir / step / "manifest.json")
+        counted = manifest["rows_kept"] + sum(manifest["dropped"].values()) + sum(manifest["failed"].values())
+        assert manifest["rows_in"] == counted, step
+        assert (run_dir / step / "run.json").is_file()
+    page = (run_dir / "report" / "report.html").read_text()
+    HTMLParser().feed(page)
+    assert 'src="http' not in page and "held-out" in page
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_second_run_skips_all_in_seconds(undisturbed):
+    run_dir, _ = undisturbed
+    before = results(run_dir)
+    begin = time.monotonic()
+    done = start(run_dir.parent / "run.yaml", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = done.communicate(timeout=120)[0]
+    assert done.returncode == 0 and output.count(": done") == len(read_json(run_dir / "recipe.json"))
+    assert time.monotonic() - begin < 30
+    assert results(run_dir) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_again_and_again_it_ends_with_the_same_bytes(undisturbed, tmp_path):
+    run_dir, seconds = undisturbed
+    recipe, moments = write(tmp_path, "run"), random.Random(0)
+    for _ in range(4):
+        child = start(recipe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            child.wait(timeout=8 + moments.random() * seconds / 3)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    done = start(recipe, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = done.communicate(timeout=900)[0]
+    assert done.returncode == 0, output
+    expected, found = results(run_dir), results(tmp_path / "run")
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if expected[name] != found[name]] == []
