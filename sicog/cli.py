@@ -108,14 +108,23 @@ def ask(
 
 
 def _guarded(main: Callable[[], None]) -> None:
-    """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose."""
+    """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose.
+
+    What the machine refuses (a full disk, a folder without permission) is said with its file.
+    """
     try:
         main()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("SICOG_TRACEBACK"):
             raise
-        Console(stderr=True).print(f"[bold red]sicog:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        text = _escaped(str(error) if isinstance(error, ValueError) else _refusal(error))
+        Console(stderr=True).print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _refusal(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; what is finished is kept, so mend this and run again"
 
 
 def _escaped(text: str) -> str:

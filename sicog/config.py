@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -46,6 +47,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such config file") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if value is None:
@@ -55,8 +58,14 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of `values` with `a.b=value` overrides; values are read as YAML, so `x=1e-4`, `x=[1,2]`, `x=null` work."""
+def apply_overrides(
+    values: Mapping[str, Any], overrides: Sequence[str], model: type[BaseModel] | None = None
+) -> dict[str, Any]:
+    """A copy of `values` with `a.b=value` overrides; values are read as YAML, so `x=1e-4`, `x=[1,2]`, `x=null` work.
+
+    Where `model` says that a key is a path or a text, the value is taken as it stands, whatever it holds; for a list of
+    them it is cut at commas (or is YAML in brackets).
+    """
     result = _copy(values)
     for item in overrides:
         key, equals, text = item.partition("=")
@@ -69,7 +78,8 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
             if not isinstance(child, dict):
                 raise ValueError(f"override {item!r}: {parent!r} holds a value, not further keys")
             node = child
-        node[leaf] = _scalar(text)
+        kind = _kind(model, key.split(".")) if model else None
+        node[leaf] = _parsed(item, text, kind)
     return result
 
 
@@ -92,11 +102,19 @@ def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Con
 def load_config(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ()) -> ConfigT:
     """A config from a YAML file (or only from defaults when `path` is None) and overrides."""
     values = load_yaml(path) if path else {}
-    return validate(model, apply_overrides(values, overrides), str(path or "command line"))
+    return validate(model, apply_overrides(values, overrides, model), str(path or "command line"))
 
 
-def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text) if text else ""
+def _parsed(item: str, text: str, kind: str | None) -> Any:
+    if kind == "text":
+        return None if text == "null" else text
+    if kind == "texts" and not text.startswith("[") and text != "null":
+        return [part for part in text.split(",") if part]
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"override {item!r} holds no valid YAML value ({reason}); put it in quotes") from None
     if isinstance(value, str):
         # YAML 1.1 reads 1e-4 as a string; a user who writes it means the number.
         try:
@@ -104,6 +122,32 @@ def _scalar(text: str) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _kind(model: Any, keys: Sequence[str]) -> str | None:
+    """`text` for a key whose value is a path or a text, `texts` for a list of them, else None."""
+    annotation = model
+    for key in keys:
+        fields: Mapping[str, Any] = next(
+            (t.model_fields for t in _options(annotation) if hasattr(t, "model_fields")), {}
+        )
+        if key not in fields:
+            return None
+        annotation = fields[key].annotation
+    options = _options(annotation)
+    if options <= {Path, str}:
+        return "text"
+    listed = [_options(get_args(t)[0]) for t in options if get_origin(t) in (tuple, list) and get_args(t)]
+    return "texts" if len(listed) == len(options) == 1 and listed[0] <= {Path, str} else None
+
+
+def _options(annotation: Any) -> set[Any]:
+    """The types that an annotation allows, None left out."""
+    if get_origin(annotation) is Annotated:
+        return _options(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return set().union(*(_options(t) for t in get_args(annotation))) - {NoneType}
+    return {annotation}
 
 
 def _copy(value: Any) -> Any:

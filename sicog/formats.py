@@ -1,15 +1,17 @@
 """Users' files as they are published (LLaVA, ShareGPT, ALLaVA, LLaVA-CoT) to our records, and back to LLaVA JSON.
 
 Rows stream: a JSON list is never held whole. A row that cannot be read becomes `Dropped` with its id and reason.
-In a human turn `<image>` is the marker of an image; in an assistant turn it is text.
+In a human turn `<image>` is the marker of an image; in an assistant turn it is text. Videos are not supported.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic
 
@@ -21,6 +23,8 @@ from sicog.records import Dropped, Example, Query, RecordT, Turn
 from sicog.storage import atomic_write
 
 MARKER = "<image>"
+_VIDEO_MARKER = "<video>"
+_ROW_KEYS = frozenset({"id", "image", "images", "conversations", "messages"})
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 Row = dict[str, Any]
 
@@ -35,35 +39,70 @@ class RowError(ValueError):
 
 @dataclass
 class FileSource(Generic[RecordT]):
-    """The rows of a user's .json (list) or .jsonl file, each turned into a record by `parse(row, id)`."""
+    """The rows of a user's .json (list) or .jsonl file, each turned into a record by `parse(row, id)`.
+
+    A missing id is the row's index. With `unique_ids`, a row whose id an earlier row of the file has is dropped.
+    """
 
     path: Path
     parse: Callable[[Row, str], RecordT]
     step: str = "read"
+    unique_ids: bool = True
+    # Where the last read ended: (index of the next row, the rows from there).
+    _cursor: tuple[int, Iterator[Row | bytes]] | None = field(default=None, init=False, repr=False, compare=False)
 
-    @cached_property
-    def _length(self) -> int:
-        return sum(1 for _ in self._raw())
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cursor": None}  # an open file stays in its process
 
     def __len__(self) -> int:
-        return self._length
+        return self._scan[0]
 
     def __iter__(self) -> Iterator[RecordT | Dropped]:
         return self.read(0, None)
 
     def read(self, start: int, stop: int | None) -> Iterator[RecordT | Dropped]:
-        """Rows start..stop, in file order; a missing id is the row's index."""
-        for index, raw in enumerate(self._raw()):
-            if stop is not None and index >= stop:
+        """Rows start..stop, in file order. A read that begins where the last one ended does not begin anew."""
+        cursor, self._cursor = self._cursor, None  # taken, so that two readers never share one
+        index, rows = cursor if cursor and cursor[0] <= start else (0, self._raw())
+        index += sum(1 for _ in islice(rows, start - index))
+        while stop is None or index < stop:
+            if (raw := next(rows, None)) is None:
                 return
-            if index >= start:
-                yield self._record(index, raw)
+            yield self._record(index, raw)
+            index += 1
+        self._cursor = (index, rows)
+
+    @cached_property
+    def _scan(self) -> tuple[int, frozenset[int]]:
+        """One pass over the file: how many rows there are, and which repeat the id of an earlier row.
+
+        The whole file decides, so a range read alone (after a restart, by another process) drops the same rows.
+        """
+        n = 0
+        seen: set[bytes] = set()
+        repeated: set[int] = set()
+        for index, raw in enumerate(self._raw()):
+            n += 1
+            if not self.unique_ids:
+                continue
+            try:
+                row_id = _row_id(_decode(raw), index)
+            except RowError:
+                continue  # it is dropped as it is, and takes no id
+            digest = blake2b(row_id.encode(), digest_size=16).digest()  # a million ids of any length fit in memory
+            if digest in seen:
+                repeated.add(index)
+            seen.add(digest)
+        return n, frozenset(repeated)
 
     def _record(self, index: int, raw: Row | bytes) -> RecordT | Dropped:
         where, row_id = f"{self.path.name}:{index + 1}", str(index)
         try:
             row = _decode(raw)
-            row_id = str(index if row.get("id") is None else row["id"])
+            row_id = _row_id(row, index)
+            if self.unique_ids and index in self._scan[1]:
+                raise RowError("duplicate_id", "an earlier row has this id (a row without one has its index, from 0)")
+            _check_depth(row)
             return self.parse(row, row_id)
         except RowError as error:
             return Dropped(id=row_id, step=self.step, reason=error.reason, detail=f"{where}: {error}")
@@ -95,7 +134,8 @@ class FileSource(Generic[RecordT]):
 
 def read_llava(path: Path) -> FileSource[Example]:
     """Training rows of a LLaVA or ShareGPT file. Iterating gives `Example | Dropped`."""
-    return FileSource(path, parse_example)
+    # Published mixtures name rows after their image, several rows to an id; training joins nothing by id.
+    return FileSource(path, parse_example, unique_ids=False)
 
 
 def read_queries(path: Path, task: str) -> FileSource[Query]:
@@ -112,8 +152,7 @@ def parse_example(row: Row, row_id: str) -> Example:
         raise RowError("turn_order", f"turns must alternate human, gpt; got {', '.join(t.role for t in parsed)}")
     if not any(t.text.split() for t in parsed):
         raise RowError("no_words", "the conversation holds no word")
-    extra = {k: v for k, v in row.items() if k not in ("id", "image", "images", "conversations", "messages")}
-    return Example(id=row_id, images=images, turns=parsed, extra=extra)
+    return Example(id=row_id, images=images, turns=parsed, extra=other_keys(row))
 
 
 @dataclass(frozen=True)
@@ -121,22 +160,39 @@ class _QueryParser:
     task: str
 
     def __call__(self, row: Row, row_id: str) -> Query:
-        images = image_names(row)
-        first = next((text for role, text in _turns(row, required=False) if role == "user"), "")
-        question = first.replace(MARKER, "").strip()
+        images, question = image_names(row), first_question(row)
         if self.task == "captioning" and not images:
             raise RowError("no_image", "a row to caption needs an image")
         if self.task == "reasoning" and not question:
             raise RowError("no_question", "a row to reason about needs a human turn with a question")
-        return Query.model_validate({"id": row_id, "task": self.task, "images": images, "question": question})
+        return Query.model_validate(
+            {"id": row_id, "task": self.task, "images": images, "question": question, "extra": other_keys(row)}
+        )
+
+
+def first_question(row: Row) -> str:
+    """The first human turn without its image markers, "" when there is none.
+
+    Rows without any marker are published too; a count that is neither that nor the number of images is a `RowError`.
+    """
+    text = next((text for role, text in _turns(row, required=False) if role == "user"), "")
+    _check_markers(text.count(MARKER) or len(image_names(row)), len(image_names(row)), "first human turn")
+    return text.replace(MARKER, "").strip()
+
+
+def other_keys(row: Row, *used: str) -> dict[str, Any]:
+    """What a record keeps as `extra`: the keys of the row that no field holds, less those named."""
+    return {k: v for k, v in row.items() if k not in _ROW_KEYS and k not in used}
 
 
 def image_names(row: Row) -> tuple[str, ...]:
-    """The row's image paths: key `image` or `images`, one string or a list of strings, or none."""
+    """The row's image paths: key `image` or `images`, one string or a list of strings, or none. No videos."""
+    if row.get("video") or row.get("videos"):
+        raise RowError("video", "the row has a video, which is not supported")
     value = row.get("image", row.get("images"))
     names = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(n, str) and n for n in names):
-        raise RowError("malformed_image", f"image must be a path or a list of paths, got {value!r}")
+        raise RowError("malformed_image", f"image must be a path or a list of paths, got {value!r:.100}")
     return tuple(names)
 
 
@@ -148,7 +204,10 @@ def ensure_marker(row: Row) -> Row:
     human = [i for i, t in enumerate(turns) if isinstance(t, dict) and _ROLES.get(str(t.get("from"))) == "user"]
     if not human or any(MARKER in str(turns[i].get("value", "")) for i in human):
         return row
-    first = {**turns[human[0]], "value": MARKER * len(image_names(row)) + "\n" + str(turns[human[0]].get("value", ""))}
+    text = turns[human[0]].get("value", "")
+    if not isinstance(text, str):
+        return row  # the parser refuses it
+    first = {**turns[human[0]], "value": MARKER * len(image_names(row)) + "\n" + text}
     return {**row, "conversations": [first if i == human[0] else t for i, t in enumerate(turns)]}
 
 
@@ -206,6 +265,24 @@ def _decode(raw: Row | bytes) -> Row:
     return raw
 
 
+def _row_id(row: Row, index: int) -> str:
+    given = index if row.get("id") is None else row["id"]
+    if not isinstance(given, (str, int, float)):
+        raise RowError("malformed_id", f"id must be a text or a number, got a {type(given).__name__}")
+    return str(given)
+
+
+def _check_depth(row: Row) -> None:
+    """Refuse what JSON readers refuse: they take about 200 levels, and a row is stored within other records."""
+    nested: Any = row
+    for _ in range(64):  # of the 254 levels that orjson writes
+        nested = [nested]
+    try:
+        orjson.dumps(nested)
+    except orjson.JSONEncodeError as error:
+        raise RowError("malformed_row", f"cannot be stored as JSON ({error})") from None
+
+
 def _is_list(path: Path) -> bool:
     with path.open("rb") as file:
         while chunk := file.read(256):
@@ -216,7 +293,7 @@ def _is_list(path: Path) -> bool:
 
 def _turns(row: Row, *, required: bool = True) -> list[tuple[str, str]]:
     turns = row.get("conversations", row.get("messages"))
-    if turns is None and not required:
+    if not required and turns in (None, []):
         return []
     if not isinstance(turns, list) or not turns:
         raise RowError("no_turns", "the row has no list of turns under 'conversations'")
@@ -224,19 +301,24 @@ def _turns(row: Row, *, required: bool = True) -> list[tuple[str, str]]:
     for number, turn in enumerate(turns, 1):
         role = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else None
         text = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
-        if role not in _ROLES or not isinstance(text, str):
+        if not isinstance(role, str) or role not in _ROLES or not isinstance(text, str):
             raise RowError(
                 "malformed_turn", f"turn {number} needs from (human or gpt) and value (a text), got {turn!r:.100}"
             )
+        if _ROLES[role] == "user" and _VIDEO_MARKER in text:
+            raise RowError("video", f"turn {number} holds {_VIDEO_MARKER}, which is not supported")
         found.append((_ROLES[role], text))
     # The published mixtures hold rows that open with a gpt turn; like the original, that turn is left out.
     return found[1:] if found[0][0] == "assistant" else found
 
 
-def _place_images(turns: list[tuple[str, str]], n_images: int) -> tuple[Turn, ...]:
-    markers = sum(text.count(MARKER) for role, text in turns if role == "user")
+def _check_markers(markers: int, n_images: int, where: str) -> None:
     if markers != n_images:
-        raise RowError("marker_count", f"{n_images} images but {markers} {MARKER} markers in the human turns")
+        raise RowError("marker_count", f"{n_images} images but {markers} {MARKER} markers in the {where}")
+
+
+def _place_images(turns: list[tuple[str, str]], n_images: int) -> tuple[Turn, ...]:
+    _check_markers(sum(text.count(MARKER) for role, text in turns if role == "user"), n_images, "human turns")
     result = []
     for role, text in turns:
         if role != "user" or MARKER not in text:

@@ -1,4 +1,4 @@
-"""Run a data stage over shards: resume by block, drops with reasons, a manifest; on datatrove's executors.
+"""Run a data stage over shards: resume by block, drops with reasons, a manifest, several worker processes.
 
 Rows are read in order and cut into shards, shards into blocks. The process is called with a block and returns one
 outcome per row. A finished block is one complete line of the shard's journal, so a run that was killed at any moment
@@ -7,9 +7,11 @@ continues with the first block that is not there, and gives the same bytes as an
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,16 +22,22 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import orjson
-from loguru import logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sicog.config import Config
 from sicog.provenance import digest_file, write_run_json
 from sicog.records import Dropped, Failed, Record, RecordT
-from sicog.storage import MANIFEST, atomic_write, read_json, shard_name, shards, truncate_to_last_line, write_json
-
-logger.disable("datatrove")  # its task logs would break the progress bar; errors reach the user as exceptions
+from sicog.storage import (
+    MANIFEST,
+    atomic_write,
+    locked,
+    read_json,
+    shard_name,
+    shards,
+    truncate_to_last_line,
+    write_json,
+)
 
 RowT = TypeVar("RowT", bound=Record, covariant=True)
 WORK = ".work"
@@ -82,7 +90,7 @@ class FolderSource(Generic[RecordT]):
 
 @dataclass
 class _ShardTask:
-    """One datatrove step: rank r of the executor writes shard r."""
+    """Task r writes shard r."""
 
     step: str
     out_dir: Path
@@ -93,10 +101,7 @@ class _ShardTask:
     rows_per_shard: int
     max_dropped: float | None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _ShardTask:
-        return self  # datatrove copies its pipeline for each task; a loaded model must not be copied with it
-
-    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+    def __call__(self, rank: int) -> None:
         start = rank * self.rows_per_shard
         stop = min(start + self.rows_per_shard, len(self.source))
         journal = self.out_dir / WORK / f"journal-{rank:05d}.jsonl"
@@ -105,10 +110,10 @@ class _ShardTask:
         with journal.open("ab") as file:
             for block in _blocks(self.source, start + len(lines) * self.block_size, stop, self.block_size):
                 entry = self._entry(block)
-                dropped += len(entry["dropped"])
-                self._check_drops(dropped, entry["dropped"])
                 file.write(orjson.dumps(entry) + b"\n")
                 file.flush()
+                dropped += len(entry["dropped"])
+                self._check_drops(dropped)
 
     def _entry(self, block: list[Any]) -> dict[str, Any]:
         """Process one block: kept records by output, dropped and failed rows."""
@@ -130,13 +135,12 @@ class _ShardTask:
                 entry["records"].setdefault(folder, []).append(record.model_dump(mode="json"))
         return entry
 
-    def _check_drops(self, dropped: int, newest: list[dict[str, Any]]) -> None:
+    def _check_drops(self, dropped: int) -> None:
+        """Stop early when a shard alone has too many; its finished blocks stay, so that a larger share goes on."""
         if self.max_dropped is not None and dropped > max(1.0, self.max_dropped * len(self.source)):
-            reasons = ", ".join(f"{d['id']}: {d['reason']} {d['detail']}" for d in newest[:3])
-            raise ValueError(
-                f"{self.step}: more than {self.max_dropped:.0%} of {len(self.source)} rows cannot be used "
-                f"(the last: {reasons}). Mend the data, or allow more with max_dropped_share"
-            )
+            entries = _entries(sorted((self.out_dir / WORK).glob("journal-*.jsonl")))
+            reasons = _write_rows(self.out_dir / "dropped.jsonl", (d for e in entries for d in e["dropped"]))
+            raise ValueError(_too_many(self.step, reasons, len(self.source), self.max_dropped, self.out_dir))
 
 
 def run_stage(
@@ -167,25 +171,29 @@ def run_stage(
     write_run_json(out_dir, step=step, config=config, inputs=inputs)
     if (out_dir / MANIFEST).is_file():
         return out_dir
-    (out_dir / WORK).mkdir(exist_ok=True)
-    n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
-    n_shards = max(1, -(-n_rows // rows_per_shard))
-    task = _ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, max_dropped_share)
-    with _progress(step, out_dir / WORK, n_rows):
-        _execute(task, n_shards, workers, out_dir / WORK)
-    _finish(step, out_dir, n_shards, n_rows, ["", *folders.values()], max_dropped_share)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{step} was started by torchrun; start it as one process, with workers=N for several")
+    with locked(out_dir / WORK / "lock", out_dir):
+        if (out_dir / MANIFEST).is_file():  # the process that held the lock before has finished it
+            return out_dir
+        n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
+        n_shards = max(1, -(-n_rows // rows_per_shard))
+        task = _ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, max_dropped_share)
+        with _progress(step, out_dir / WORK, n_rows):
+            _execute(task, n_shards, workers)
+        _finish(step, out_dir, n_shards, n_rows, ["", *folders.values()], max_dropped_share)
     return out_dir
 
 
-def _execute(task: _ShardTask, n_shards: int, workers: int, work: Path) -> None:
-    """One worker is this process, with what it has loaded; more are processes that each run datatrove's executor."""
+def _execute(task: _ShardTask, n_shards: int, workers: int) -> None:
+    """One worker is this process, with what it has loaded; more are processes that take one shard after another."""
     if min(workers, n_shards) == 1:
         for rank in range(n_shards):
-            task(None, rank, n_shards)
+            task(rank)
         return
-    # Neither fork (it copies locks that this process's threads hold) nor datatrove's own pool (a worker that dies,
-    # say for memory, leaves it waiting for ever).
-    pool = ProcessPoolExecutor(min(workers, n_shards), get_context("spawn"), _start_worker, (task, n_shards, work))
+    # Not datatrove's local executor: it forks, which copies locks that this process's threads hold, and its pool waits
+    # for ever for a worker that died, say for memory. Not fork, for the same reason.
+    pool = ProcessPoolExecutor(min(workers, n_shards), get_context("spawn"), _start_worker, (task,))
     try:
         for future in as_completed([pool.submit(_run_shard, rank) for rank in range(n_shards)]):
             future.result()
@@ -198,51 +206,42 @@ def _execute(task: _ShardTask, n_shards: int, workers: int, work: Path) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-_worker: tuple[_ShardTask, int, Path] | None = None  # of a worker process: the task, the number of shards, the work folder
+_task: _ShardTask | None = None  # a worker process's own, sent once: it may hold much
 
 
-def _start_worker(*worker: Any) -> None:
-    global _worker
-    _worker = worker
+def _start_worker(task: _ShardTask) -> None:
+    global _task
+    _task = task
 
 
 def _run_shard(rank: int) -> None:
-    from datatrove.executor import LocalPipelineExecutor
-
-    assert _worker is not None
-    task, n_shards, work = _worker
-    LocalPipelineExecutor(
-        [task], tasks=n_shards, workers=1, local_tasks=1, local_rank_offset=rank, logging_dir=str(work / "log")
-    ).run()
+    assert _task is not None
+    _task(rank)
 
 
 def _finish(step: str, out_dir: Path, n_shards: int, n_rows: int, folders: list[str], limit: float | None) -> None:
     """Journals to shards, dropped.jsonl, failed.jsonl and manifests; the main manifest is written last."""
     counts: Counter[str] = Counter()
-    reasons: dict[str, Counter[str]] = {"dropped": Counter(), "failed": Counter()}
     rows_per_shard: dict[str, dict[str, int]] = {folder: {} for folder in folders}
-    with atomic_write(out_dir / "dropped.jsonl") as dropped_file, atomic_write(out_dir / "failed.jsonl") as failed_file:
-        for rank in range(n_shards):
-            entries = [orjson.loads(line) for line in (out_dir / WORK / f"journal-{rank:05d}.jsonl").open("rb")]
-            for folder in folders:
-                records = [r for e in entries for r in e["records"].get(folder, [])]
-                with atomic_write(out_dir / folder / shard_name(rank)) as file:
-                    file.writelines(orjson.dumps(r) + b"\n" for r in records)
-                rows_per_shard[folder][shard_name(rank)] = len(records)
-            for entry in entries:
-                counts.update(rows=entry["rows"], kept=entry["kept_rows"])
-                for kind, file in (("dropped", dropped_file), ("failed", failed_file)):
-                    for row in entry[kind]:
-                        reasons[kind][row["reason"]] += 1
-                        file.write(orjson.dumps(row) + b"\n")
+    journals = [out_dir / WORK / f"journal-{rank:05d}.jsonl" for rank in range(n_shards)]
+    for rank, journal in enumerate(journals):
+        entries = list(_entries([journal]))
+        for folder in folders:
+            records = [r for e in entries for r in e["records"].get(folder, [])]
+            with atomic_write(out_dir / folder / shard_name(rank)) as file:
+                file.writelines(orjson.dumps(r) + b"\n" for r in records)
+            rows_per_shard[folder][shard_name(rank)] = len(records)
+        for entry in entries:
+            counts.update(rows=entry["rows"], kept=entry["kept_rows"])
+    reasons = {
+        kind: _write_rows(out_dir / f"{kind}.jsonl", (row for entry in _entries(journals) for row in entry[kind]))
+        for kind in ("dropped", "failed")
+    }
     n_dropped, n_failed = reasons["dropped"].total(), reasons["failed"].total()
     if not counts["rows"] == n_rows == counts["kept"] + n_dropped + n_failed:
         raise AssertionError(f"{step}: {n_rows} rows in, {dict(counts)}, {n_dropped} dropped, {n_failed} failed")
     if limit is not None and n_dropped > max(1.0, limit * n_rows):
-        raise ValueError(
-            f"{step}: {n_dropped} of {n_rows} rows dropped ({_listed(reasons['dropped'])}), more than "
-            f"{limit:.0%}; see {out_dir / 'dropped.jsonl'}, mend the data, or allow more with max_dropped_share"
-        )
+        raise ValueError(_too_many(step, reasons["dropped"], n_rows, limit, out_dir))
     for folder in reversed(folders):
         names = rows_per_shard[folder]
         write_json(
@@ -262,6 +261,30 @@ def _finish(step: str, out_dir: Path, n_shards: int, n_rows: int, folders: list[
     drops = f", {n_dropped} dropped ({_listed(reasons['dropped'])})" if n_dropped else ""
     fails = f", {n_failed} failed ({_listed(reasons['failed'])})" if n_failed else ""
     Console(stderr=True).print(f"  {step}: {n_rows} rows in, {counts['kept']} kept{drops}{fails}", highlight=False)
+
+
+def _entries(journals: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for journal in journals:
+        with journal.open("rb") as file:
+            yield from (orjson.loads(line) for line in file if line.endswith(b"\n"))
+
+
+def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Counter[str]:
+    """Write dropped or failed rows; returns their number by reason."""
+    reasons: Counter[str] = Counter()
+    with atomic_write(path) as file:
+        for row in rows:
+            reasons[row["reason"]] += 1
+            file.write(orjson.dumps(row) + b"\n")
+    return reasons
+
+
+def _too_many(step: str, reasons: Counter[str], n_rows: int, limit: float, out_dir: Path) -> str:
+    return (
+        f"{step}: {reasons.total()} of {n_rows} rows cannot be used ({_listed(reasons)}), more than {limit:.0%}. They "
+        f"are listed in {out_dir / 'dropped.jsonl'}. Mend the data and choose another output folder, or allow more "
+        f"with max_dropped_share and run again: what is finished is kept"
+    )
 
 
 def _blocks(source: Source[Any], start: int, stop: int, size: int) -> Iterator[list[Any]]:
@@ -288,10 +311,13 @@ def _listed(counter: Counter[str]) -> str:
 
 
 class _progress:  # noqa: N801 - used as a function in a with statement
-    """A progress bar of rows over all workers, on this machine or others: it reads what the journals say."""
+    """A progress bar of rows over all workers: it reads what the journals say. Where nobody watches, a line at every
+    tenth."""
 
     def __init__(self, step: str, work: Path, n_rows: int) -> None:
-        self.work, self.n_rows = work, n_rows
+        self.step, self.work, self.n_rows = step, work, n_rows
+        self.console = Console(stderr=True)
+        self.watched = sys.stderr.isatty()
         self.bar = Progress(
             TextColumn(f"  {step}"),
             BarColumn(),
@@ -299,8 +325,8 @@ class _progress:  # noqa: N801 - used as a function in a with statement
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
+            console=self.console,
+            disable=not self.watched,
         )
         self.seen: dict[Path, tuple[int, int]] = {}
         self.stop = threading.Event()
@@ -319,12 +345,15 @@ class _progress:  # noqa: N801 - used as a function in a with statement
         return sum(rows for _, rows in self.seen.values())
 
     def _watch(self) -> None:
-        first = self.rows_done()
-        task = self.bar.add_task("", total=self.n_rows, completed=first, rate="")
-        while not self.stop.wait(0.5):
+        first, start = self.rows_done(), time.monotonic()
+        task, before = self.bar.add_task("", total=self.n_rows, completed=first, rate=""), first
+        while not self.stop.wait(0.5 if self.watched else 5.0):
             done = self.rows_done()
-            elapsed = self.bar.tasks[0].elapsed or 1e-9
-            self.bar.update(task, completed=done, rate=f"{(done - first) / elapsed:.1f} rows/s")
+            rate = f"{(done - first) / (time.monotonic() - start):.1f} rows/s"
+            self.bar.update(task, completed=done, rate=rate)
+            if not self.watched and done * 10 // self.n_rows > before * 10 // self.n_rows:
+                self.console.print(f"  {self.step}: row {done}/{self.n_rows}, {rate}", highlight=False)
+                before = done
 
     def __enter__(self) -> None:
         self.bar.start()

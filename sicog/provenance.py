@@ -24,7 +24,6 @@ _LIBRARIES = (
     "numpy",
     "pillow",
     "sentence-transformers",
-    "datatrove",
 )
 _CHUNK = 1 << 22
 

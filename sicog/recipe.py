@@ -14,6 +14,7 @@ its resolved config and the keys of the steps it depends on (and the content of 
 
 from __future__ import annotations
 
+import glob
 import re
 import shutil
 import time
@@ -23,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
 from sicog import __version__
 from sicog.config import Config, apply_overrides, load_yaml, validate
 from sicog.provenance import digest_path, digest_value
-from sicog.storage import MANIFEST, read_json, write_json
+from sicog.storage import MANIFEST, locked, read_json, write_json
 from sicog.verbs import VERBS, Verb
 
 _REFERENCE = re.compile(r"\$\{([^}]+)\}")
@@ -48,7 +50,7 @@ class RecipeSpec(Config):
     """A recipe as it is written."""
 
     run_dir: Path
-    steps: dict[str, StepSpec]
+    steps: dict[str, StepSpec] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,12 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None, 
         _print_plan(steps, console)
         return run_dir
     plan = [_planned(step) for step in steps]
-    if not (run_dir / PLAN).is_file() or read_plan(run_dir) != plan:
-        write_json(run_dir / PLAN, plan)
-    for number, step in enumerate(steps, 1):
-        _run_step(step, f"[{number}/{len(steps)}] {step.name}", console)
+    _check_inputs(steps, run_dir)
+    with locked(run_dir / _STATE / "lock", run_dir):
+        if not (run_dir / PLAN).is_file() or read_plan(run_dir) != plan:
+            write_json(run_dir / PLAN, plan)
+        for number, step in enumerate(steps, 1):
+            _run_step(step, f"[{number}/{len(steps)}] {step.name}", console)
     _print_times(steps, console)
     return run_dir
 
@@ -99,6 +103,14 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None, 
 def read_plan(run_dir: Path) -> list[dict[str, Any]]:
     """The steps of the newest run in this folder: name, verb, config. Raises `ValueError` when there was none."""
     return read_json(run_dir / PLAN)
+
+
+def _check_inputs(steps: Sequence[Step], run_dir: Path) -> None:
+    """Files that the steps read from outside must exist now, not after the hours that come before them."""
+    for step in steps:
+        for path in _paths(step.config):
+            if run_dir not in (path, *path.parents) and not path.exists():
+                raise ValueError(f"step {step.name!r} reads {path}, which does not exist; mend the recipe's path")
 
 
 def _planned(step: Step) -> dict[str, Any]:
@@ -140,6 +152,8 @@ def _resolve(name: str, spec: StepSpec, run_dir: Path, earlier: Mapping[str, Ste
     values = _merge(load_yaml(spec.defaults) if spec.defaults else {}, spec.config)
     used: set[str] = set()
     values = _substitute(values, {n: s.folder for n, s in earlier.items()}, used, where)
+    if given := sorted(values.keys() & verb.outputs.keys()):
+        raise ValueError(f"{where}: {given[0]} is not for the recipe to say: a step writes to the run's folder")
     values |= {key: folder / sub if sub else folder for key, sub in verb.outputs.items()}
     config = validate(verb.config_type(), values, where)
     depends_on = tuple(s for s in earlier if s in used)
@@ -174,7 +188,8 @@ def _substitute(value: Any, folders: Mapping[str, Path], used: set[str], where: 
 def _extended(path: Path) -> dict[str, Any]:
     """The recipe's values over those of the recipe it extends; a `defaults` file lies beside the recipe naming it."""
     values = load_yaml(path)
-    for step in (values.get("steps") or {}).values():
+    steps = values.get("steps")
+    for step in steps.values() if isinstance(steps, dict) else ():
         if isinstance(step, dict) and isinstance(defaults := step.get("defaults"), str):
             step["defaults"] = str(path.parent / defaults)
     base = values.pop("extends", None)
@@ -189,7 +204,7 @@ def _merge(below: Any, above: Any) -> Any:
 
 def _paths(value: Any) -> list[Path]:
     if isinstance(value, Path):
-        return [value]
+        return [value] if value.exists() else [Path(p) for p in sorted(glob.glob(str(value)))] or [value]  # noqa: PTH207
     if isinstance(value, Config):
         return [p for name in type(value).model_fields for p in _paths(getattr(value, name))]
     if isinstance(value, Mapping):

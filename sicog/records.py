@@ -148,7 +148,10 @@ class Dropped(Record):
 
 
 class Failed(Record):
-    """A row that could not be processed this time, though nothing is wrong with it; running again tries it again."""
+    """A row that could not be processed this time, though nothing is wrong with it.
+
+    It is kept in failed.jsonl and counts as done: to try it again, run the step into another output folder.
+    """
 
     step: str
     reason: str

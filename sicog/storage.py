@@ -8,6 +8,8 @@ manifest.json           written last: rows in, rows out, dropped by reason, dige
 from __future__ import annotations
 
 import errno
+import fcntl
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +23,24 @@ from pydantic import ValidationError
 from sicog.records import RecordT
 
 MANIFEST = "manifest.json"
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked(path: Path, what: Path) -> Iterator[None]:
+    """Hold the lock file `path`, so that no other process writes `what`; however this process ends, the lock goes.
+
+    Raises `ValueError` when another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{what} is being written by another process; wait for it to end, or stop it") from None
+        except OSError as error:  # some network file systems have no locks
+            log.warning("%s cannot be locked (%s): do not start a second process on it", what, error.strerror)
+        yield
 
 
 @contextmanager

@@ -29,6 +29,14 @@ def test_a_mistake_is_one_sentence(tmp_path, arguments, says):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_the_machine_refuses_is_one_sentence(tmp_path):  # R11
+    (tmp_path / "file").write_text("")
+    (tmp_path / "r.yaml").write_text("run_dir: file/run\nsteps: {a: {run: mini-data, config: {seed: 1}}}")
+    done = sicog("run", "r.yaml", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "Not a directory" in " ".join(done.stderr.split()) and "file" in done.stderr
+
+
 def test_mini_data_and_dry_run(tmp_path):
     counts = ["align=2", "sft=2", "warmup_captions=2", "warmup_reasoning=2", "unlabelled=2", "dev=2", "test=2"]
     planned = sicog("mini-data", "--out", tmp_path / "world", "--seed", 5, "--dry-run", *counts)

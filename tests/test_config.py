@@ -26,6 +26,30 @@ def test_overrides_reach_nested_keys_and_have_types():
     assert config.out_dir == Path("a b")
 
 
+@pytest.mark.parametrize(
+    "name", ["my data #2/x.json", "a: b", "2026-11-21", "001", "[x", "@x", "*x.json", "1e5", "a, b"]
+)
+def test_a_path_or_text_is_taken_as_it_stands(name):
+    class Texts(Config):
+        path: Path
+        text: str | None = None
+        inner: Inner = Inner()
+
+    config = load_config(Texts, None, [f"path={name}", f"text={name}"])
+    assert (config.path, config.text) == (Path(name), name)
+    assert load_config(Texts, None, ["path=x", "text=null"]).text is None
+
+
+def test_a_list_of_texts_is_cut_at_commas_or_is_yaml():
+    class Lists(Config):
+        paths: tuple[Path, ...] = ()
+        names: tuple[str, ...] | None = None
+
+    config = load_config(Lists, None, ["paths=my runs #1/a,b: c", "names=[x, y]"])
+    assert config.paths == (Path("my runs #1/a"), Path("b: c")) and config.names == ("x", "y")
+    assert load_config(Lists, None, ["paths="]).paths == ()
+
+
 def test_overrides_do_not_change_their_source():
     source = {"inner": {"rate": 1}}
     apply_overrides(source, ["inner.rate=2"])
@@ -55,6 +79,10 @@ def test_a_missing_file_and_a_bad_override_are_said(tmp_path):
         load_config(Outer, tmp_path / "none.yaml")
     with pytest.raises(ValueError, match="not of the form key=value"):
         load_config(Outer, None, ["flag"])
+    with pytest.raises(ValueError, match=r"override 'flag=\[x' holds no valid YAML"):
+        load_config(Outer, None, ["flag=[x"])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_config(Outer, tmp_path)
 
 
 def test_identity_leaves_out_paths_and_volatile_values():

@@ -1,12 +1,17 @@
 """formats.py: published files in, records out; a bad row is dropped with its reason and the rest goes on."""
 
 import json
+import pickle
+from pathlib import Path
 
+import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sicog import formats
 from sicog.formats import (
+    FileSource,
     RowError,
     ensure_marker,
     parse_example,
@@ -64,6 +69,10 @@ def test_a_marker_in_an_answer_is_text():  # D-C9, D-C40
         ({"conversations": [{"from": "robot", "value": "x"}]}, "malformed_turn"),
         ({"conversations": [{"from": "human", "value": None}]}, "malformed_turn"),
         (row("<image>", " "), "no_words"),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, "malformed_turn"),
+        ({"conversations": [{"from": {}, "value": "x"}]}, "malformed_turn"),
+        (row("What?", image=None, video="a.mp4"), "video"),
+        (row("<video>\nWhat?", image=None), "video"),
     ],
 )
 def test_a_row_that_cannot_be_used_says_why(bad, reason):
@@ -79,6 +88,16 @@ def test_sharegpt_keys_and_a_leading_gpt_turn_are_read():
         {"role": "assistant", "content": "A"},
     ]
     assert [t.text for t in parse_example({"messages": turns}, "1").turns] == ["Q", "A"]
+
+
+def test_a_leading_gpt_turn_of_a_llava_row_is_left_out():  # kept although odd: docs/differences.md
+    turns = [{"from": "gpt", "value": "Hello!"}, *row()["conversations"]]
+    assert parse_example({**row(), "conversations": turns}, "7") == parse_example(row(), "7")
+    assert ask({**row(), "conversations": turns}).question == "What?"
+
+
+def test_a_video_that_is_null_and_the_word_in_an_answer_are_no_video():
+    assert parse_example(row(answer="a <video> tag", video=None), "7").turns[1].text == "a <video> tag"
 
 
 texts = (
@@ -130,6 +149,161 @@ def test_queries_take_the_first_human_turn(tmp_path):
     assert [q.images for q in captioning] == [("a.png",), ("b.png",)]
 
 
+def ask(fields, task="reasoning"):
+    return read_queries(None, task).parse(fields, "7")
+
+
+def test_queries_keep_the_keys_that_no_field_holds():
+    query = ask({**row(origin="web", note={"a": 1}), "messages": []})
+    assert query.extra == {"origin": "web", "note": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"img": "a.png", "conversations": [{"from": "human", "value": "<image>\nWhat?"}]}, "marker_count"),
+        (row("<image><image>\nWhich?"), "marker_count"),
+        (row("<image>\nWhich?", image=["a.png", "b.png"]), "marker_count"),
+        (row(video="a.mp4"), "video"),
+        (row("<video> What?"), "video"),
+    ],
+)
+def test_a_query_that_would_be_asked_blind_is_refused(fields, reason):
+    for task in ("captioning", "reasoning"):
+        with pytest.raises(RowError) as error:
+            ask(fields, task)
+        assert error.value.reason == reason
+
+
+def test_a_query_without_any_marker_keeps_its_images():
+    assert ask(row("What?", image=["a.png", "b.png"])).images == ("a.png", "b.png")
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    # Texts and keys that mean something to a parser, and others.
+    | st.sampled_from(["", "<image>", "<video>", "a.png", "human", "gpt", "system", "Step 1: x"])
+    | st.text(st.characters(codec="utf-8"), max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["from", "value", "role", "content", "x"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+KEYS = ("id", "image", "images", "conversations", "messages", "cod_caption", "dd_caption", "video")
+any_rows = st.dictionaries(st.sampled_from(KEYS), values, max_size=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_rows)
+def test_no_row_stops_a_reader(fields):  # R3
+    for source in (read_llava(None), read_queries(None, "captioning"), read_queries(None, "reasoning")):
+        source = FileSource(Path("x.jsonl"), source.parse, unique_ids=False)
+        record = source._record(0, orjson.dumps(fields))
+        assert orjson.loads(record.model_dump_json())["id"] == record.id
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+@pytest.mark.parametrize("depth", [180, 300, 900])
+def test_a_row_nested_too_deep_to_be_stored_is_dropped(tmp_path, suffix, depth):
+    deep = "[" * depth + "]" * depth
+    text = [json.dumps(row()), json.dumps(row(image=None)).replace("7", f'"d", "more": {deep}').replace("<image>", "")]
+    path = tmp_path / f"deep.{suffix}"
+    path.write_text("\n".join(text) if suffix == "jsonl" else f"[{','.join(text)}]")
+    first, second = read_llava(path)
+    assert isinstance(first, Example)
+    if depth < 190:
+        assert Example.model_validate_json(orjson.dumps([[second.model_dump(mode="json")]])[2:-2]) == second
+    else:
+        assert (second.id, second.reason) == ("d", "malformed_row")
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_consecutive_reads_decode_each_row_once(tmp_path, suffix, monkeypatch):
+    n, decoded = 50, []
+    rows = [row(id_=i, id=f"r{i}") for i in range(n)]
+    path = tmp_path / f"data.{suffix}"
+    path.write_text(json.dumps(rows) if suffix == "json" else "\n".join(map(json.dumps, rows)))
+
+    def counted(function):
+        def call(*args, **kwargs):
+            result = function(*args, **kwargs)
+            if suffix == "jsonl":
+                decoded.append(1)
+                return result
+            return (decoded.append(1) or item for item in result)
+
+        return call
+
+    if suffix == "json":
+        monkeypatch.setattr(formats.ijson, "items", counted(formats.ijson.items))
+    else:
+        monkeypatch.setattr(formats.orjson, "loads", counted(formats.orjson.loads))
+    source = read_queries(path, "reasoning")
+    size = len(source) // 10
+    read = [record for k in range(10) for record in source.read(k * size, (k + 1) * size)]
+    assert [r.id for r in read] == [f"r{i}" for i in range(n)]
+    assert len(decoded) <= 2 * n
+
+
+def test_reads_in_any_order_pickled_or_side_by_side_give_the_same_rows(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([row(id=f"r{i}") for i in range(9)]))
+    source = read_queries(path, "reasoning")
+    assert ids(source.read(0, 3)) == ["r0", "r1", "r2"]
+    copy = pickle.loads(pickle.dumps(source))
+    assert ids(copy.read(3, 5)) == ids(source.read(3, 5)) == ["r3", "r4"]
+    assert ids(source.read(1, 3)) == ["r1", "r2"]
+    pairs = zip(source.read(3, 6), source.read(5, 8), strict=True)
+    assert [(a.id, b.id) for a, b in pairs] == [("r3", "r5"), ("r4", "r6"), ("r5", "r7")]
+    assert ids(source.read(7, None)) == ["r7", "r8"]
+
+
+def test_a_cut_list_is_an_error_at_every_read(tmp_path):
+    path = tmp_path / "cut.json"
+    path.write_text(json.dumps([row(), row()])[:-30])
+    source = read_llava(path)
+    for start in (0, 1):
+        with pytest.raises(ValueError, match="cut or broken after row 1"):
+            list(source.read(start, 2))
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_a_repeated_id_is_a_drop_whoever_reads_it(tmp_path, suffix):
+    rows = [row(), {**row(), "id": None}, row(id="a"), row(id="7"), 5, {**row(), "id": "1"}, row(id="4"), row(id="a")]
+    path = tmp_path / f"data.{suffix}"
+    path.write_text(json.dumps(rows) if suffix == "json" else "\n".join(map(json.dumps, rows)))
+    records = list(read_queries(path, "reasoning"))
+    reasons = [r.reason if isinstance(r, Dropped) else "" for r in records]
+    # Row 1 has no id, so its index is its id; row 4 is no row at all and takes none.
+    assert reasons == ["", "", "", "duplicate_id", "malformed_row", "duplicate_id", "", "duplicate_id"]
+    assert [r.id for r in records] == ["7", "1", "a", "7", "4", "1", "4", "a"]
+    for start in range(len(rows)):  # a restart, or another process, begins anywhere
+        assert list(read_queries(path, "reasoning").read(start, start + 2)) == records[start : start + 2]
+
+
+def test_an_id_is_a_text_or_a_number(tmp_path):
+    path = tmp_path / "data.json"
+    nested = [json.dumps(row(id="X")).replace('"X"', "[" * depth + "]" * depth) for depth in (1, 5000)]
+    path.write_text(f"[{json.dumps(row(id=0.5))},{','.join(nested)}]")
+    records = list(read_queries(path, "reasoning"))
+    assert records[0].id == "0.5"
+    assert [(r.id, r.reason) for r in records[1:]] == [("1", "malformed_id"), ("2", "malformed_id")]
+
+
+def test_training_rows_may_share_an_id(tmp_path):  # llava_v1_5_mix665k names some 250,000 rows after another's image
+    path = tmp_path / "mix.json"
+    path.write_text(json.dumps([row(), row()]))
+    assert [type(r) for r in read_llava(path)] == [Example, Example]
+
+
+def ids(records):
+    return [record.id for record in records]
+
+
 def test_written_files_read_back(tmp_path):
     examples = [parse_example(row(), "7"), parse_example(row("Hello", image=None), "8")]
     assert write_llava(tmp_path / "o" / "x.json", examples) == 2
@@ -139,6 +313,7 @@ def test_written_files_read_back(tmp_path):
 def test_a_missing_marker_is_put_in_front_of_the_first_question():
     assert ensure_marker(row("What?"))["conversations"][0]["value"] == "<image>\nWhat?"
     assert ensure_marker(row()) == row()
+    assert ensure_marker(row({"a": 1})) == row({"a": 1})  # no text is made of what is none
 
 
 TEXT = "<SUMMARY> s </SUMMARY> <CAPTION>c\n\nc</CAPTION><REASONING>r</REASONING><CONCLUSION>B</CONCLUSION>"

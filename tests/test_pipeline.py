@@ -180,11 +180,48 @@ def test_a_finished_stage_is_not_run_again_and_another_config_is_refused(tmp_pat
     assert files(tmp_path / "out") == before
 
 
-def test_too_many_drops_stop_the_run_and_say_why(tmp_path):
+def test_too_many_drops_stop_the_run_which_goes_on_when_more_are_allowed(tmp_path):  # D-R2
     prepare(tmp_path)
-    with pytest.raises(ValueError, match="10 of 100 rows dropped .tenth 10., more than 5%"):
-        run(tmp_path, max_dropped_share=0.05)
+    seen = []
+
+    def noted(block):
+        seen.extend(query.id for query in block)
+        return process(block)
+
+    with pytest.raises(ValueError, match=r"6 of 100 rows cannot be used \(tenth 6\), more than 5%"):
+        run(tmp_path, process=noted, max_dropped_share=0.05, rows_per_shard=104)
     assert not (tmp_path / "out" / "manifest.json").exists()
+    assert len((tmp_path / "out" / "dropped.jsonl").read_text().splitlines()) == 6
+    run(tmp_path, process=noted, max_dropped_share=0.1, rows_per_shard=104)
+    assert sorted(seen, key=int) == [str(i) for i in range(100)]  # no block was done twice
+    assert files(tmp_path / "out") == files(run(tmp_path, "undisturbed", rows_per_shard=104))
+
+
+def test_a_folder_that_another_process_writes_is_refused(tmp_path):  # D-C6
+    prepare(tmp_path)
+
+    def meanwhile(block):
+        with pytest.raises(ValueError, match="is being written by another process"):
+            run(tmp_path)
+        return process(block)
+
+    run(tmp_path, process=meanwhile, rows_per_shard=128, block_size=128)
+    assert len(read_json(tmp_path / "out" / "manifest.json")["files"]) == 1
+
+
+def test_torchrun_is_not_for_data_stages(tmp_path, monkeypatch):  # D-C21
+    prepare(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="as one process, with workers=N"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.usefixtures("importable")
+def test_more_workers_than_rows(tmp_path, n):  # D-C5
+    prepare(tmp_path, n)
+    manifest = read_json(run(tmp_path, workers=8, max_dropped_share=None) / "manifest.json")
+    assert manifest["rows_in"] == manifest["rows_kept"] + sum(manifest["dropped"].values()) == n
 
 
 def test_records_of_other_types_go_to_their_own_folder(tmp_path):

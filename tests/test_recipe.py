@@ -111,6 +111,8 @@ def test_extends_and_overrides_and_until(tmp_path):
         (("seed: 0", "sede: 0"), r"step 'all': unknown key 'sede' \(did you mean 'seed'\?\)"),
         (("  all:", "  All!:"), "lower-case letters"),
         (("task: captioning,", "task: singing,"), "step 'captions': task: Input should be 'captioning' or 'reasoning'"),
+        (("seed: 0", "seed: 0\n      out_dir: x"), "step 'all': out_dir is not for the recipe to say"),
+        (("${data}/warmup_reasoning.jsonl", "nowhere.jsonl"), "step 'reasoning' reads nowhere.jsonl, which does not"),
     ],
 )
 def test_mistakes_name_the_step_and_the_key(tmp_path, edit, says):
@@ -119,6 +121,46 @@ def test_mistakes_name_the_step_and_the_key(tmp_path, edit, says):
     with pytest.raises(ValueError, match=says):
         run(path)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("run_dir: x\nsteps: {}", "steps: Dictionary should have at least 1 item"),
+        ("run_dir: x\nsteps: [a]", "steps: Input should be a valid dictionary"),
+        ("run_dir: x\nsteps: {a: b}", "steps.a: Input should be a valid dictionary"),
+        ("steps: {}", "run_dir: Field required"),
+    ],
+)
+def test_a_recipe_that_is_none_is_said(tmp_path, text, says):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        run(tmp_path / "r.yaml")
+
+
+def test_a_defaults_file_lies_beside_the_recipe_that_names_it(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "build.yaml").write_text("seed: 7")
+    base = write(tmp_path, name="shared/base.yaml")
+    text = base.read_text().replace("run: build", "run: build\n    defaults: build.yaml")
+    base.write_text(text.replace("seed: 0", ""))
+    (tmp_path / "small.yaml").write_text("extends: shared/base.yaml\nsteps: {data: {config: {sft: 2}}}")
+    assert load_recipe(tmp_path / "small.yaml")[3].config.seed == 7
+
+
+def test_a_second_run_at_the_same_time_is_refused(tmp_path, monkeypatch):
+    path = write(tmp_path)
+    import sicog.curation.build as build
+
+    def meanwhile(config):
+        with pytest.raises(ValueError, match="is being written by another process"):
+            run(path)
+        return built(config)
+
+    built = build.build
+    monkeypatch.setattr(build, "build", meanwhile)
+    run(path)
+    assert len(list(read_records(tmp_path / "run" / "all", Example))) == 9
 
 
 @pytest.mark.parametrize("name", ["mini", "mini-quick"])

@@ -4,7 +4,9 @@ The checkpoint is tiny and knows nothing, so its captions do not parse; what is 
 with the variables that its README shows, and that a missing one is named.
 """
 
+import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -48,8 +50,10 @@ def test_a_wrapper_is_thin(path):
     text = (ROOT / path).read_text()
     assert len(text.splitlines()) <= 30
     assert "set -euo pipefail" in text
-    assert not {"pip", "apt-get", "unzip", "tar", "python3 -c"} & set(text.split())  # D-R5, D-R19
-    assert "/model_weight" not in text and "/data/" not in text  # D-R12
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    unwanted = r"\b(pip|apt|apt-get|sudo|env|printenv|unzip|tar)\b|set -x|CUDA_VISIBLE_DEVICES=|python3? -c"
+    unwanted += "|/model_weight|/data/"
+    assert not re.search(unwanted, code)  # D-R5, D-R6, D-R12, D-R14, D-R19
 
 
 @pytest.mark.parametrize("path", [p for p in SCRIPTS if p.name not in ("launch.sh", "install.sh")], ids=str)
@@ -83,39 +87,6 @@ def test_annotation(script, world, tmp_path):
         assert len(list(read_records(tmp_path / folder, Example))) == 4
 
 
-TINY = ("model.config.scale=56", "model.config.query_grid=2", "model.config.max_slices=4")
-
-
-@pytest.mark.slow
-def test_the_stages_one_after_the_other(script, world, tiny_dir, tmp_path):
-    shared = {
-        "EXPERIMENT_NAME": "exp",
-        "IMAGE_FOLDER": world,
-        "ACCU_STEPS": 2,
-        "PRETRAIN_BATCH": 2,
-        "FINETUNE_BATCH": 2,
-    }
-    shared |= {"PRETRAIN_LEARNING_RATE": "2e-4", "FINETUNE_LEARNING_RATE": "2e-5"}
-    parts = {"CLIP_CKPT_DIR": tiny_dir / "parts" / "vision", "LLM_CKPT_DIR": tiny_dir / "parts" / "text"}
-    stages = "training_scripts/uhdv1-"
-    succeeded(
-        script(f"{stages}pretrain-qwen-stage1-align.sh", *TINY, DATA_PATH=world / "align.json", **shared, **parts)
-    )
-    projector = {"MM_PROJECTOR_CHECKPOINT": "runs/exp/stage1"}
-    succeeded(
-        script(
-            f"{stages}finetune-qwen-stage15-sft.sh", *TINY, DATA_PATH=world / "sft.json", **shared, **parts, **projector
-        )
-    )
-    previous = {"PREV_STAGE_CHECKPOINT": "runs/exp/stage15"}
-    succeeded(script(f"{stages}finetune-qwen-stage2-sft.sh", DATA_PATH=world / "sft.json", **shared, **previous))
-    previous = {"PREV_STAGE_CHECKPOINT": "runs/exp/stage2"}
-    succeeded(script(f"{stages}finetune-qwen-stage0-warmup.sh", DATA_PATH=world / "sft.json", **shared, **previous))
-    for stage in ("stage1", "stage15", "stage2", "stage0"):
-        manifest = read_json(tmp_path / "runs" / "exp" / stage / "manifest.json")
-        assert manifest["samples"] == 4 * manifest["steps"]  # 2 rows a device, 2 accumulation steps, 1 process
-
-
 @pytest.mark.slow
 def test_sampling(script, world, tiny_dir, tmp_path):
     shared = {"EXPERIMENT_NAME": "exp", "MODEL_PATH": tiny_dir, "IMAGE_FOLDER": world, "TEMPERATURE": 0.7, "TOP_P": 0.9}
@@ -126,7 +97,7 @@ def test_sampling(script, world, tiny_dir, tmp_path):
     )
     sets = list(read_records(tmp_path / "runs/exp/captions-cod-default", CandidateSet))
     assert [s.id for s in sets] == [f"unlabelled-{i:05d}" for i in range(3)]
-    # A SPLIT whose file does not exist names the output only.
+    # A SPLIT whose file exists reads it; one whose file does not exist names the output only.
     script_name = "recap_scripts/reasoning_inference.sh"
     options = {"PROMPT": "cot-default", "SPLIT": "1", "AUGMENT_METHODS": "gaussian_blur,mask"}
     succeeded(script(script_name, short, DATA_PATH=f"{questions}.json", **options, **shared))
@@ -134,6 +105,11 @@ def test_sampling(script, world, tiny_dir, tmp_path):
     assert all(s.candidates[0].prompt.endswith("Answer the question step-by-step.") for s in sets)  # D-C24
     config = read_json(tmp_path / "runs/exp/answers-cot-default-1/run.json")["config"]
     assert config["corruptions"] == ["gaussian_blur", "mask"]  # D-U7
+    (world / "unlabelled_questions_2.json").write_text(
+        f"[{json.dumps(json.loads(Path(f'{questions}.json').read_text())[1])}]"
+    )
+    succeeded(script(script_name, short, DATA_PATH=questions, SPLIT="2", **shared))
+    assert read_json(tmp_path / "runs/exp/answers-cot-default-2/manifest.json")["rows_in"] == 1
     refused = script(script_name, DATA_PATH=f"{questions}.json", PROMPT="cot-defualt", **shared)
     assert refused.returncode == 2 and "known: cot-default, default" in refused.stderr  # D-U18
 

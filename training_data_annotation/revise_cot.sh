@@ -5,4 +5,5 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's
 : "${ORIGINAL_COT_FILE:?LLaVA-CoT rows with their tagged sections}"
 : "${OUTPUT_COT_DIR:?folder for the Chain-of-Thought examples}" "${OUTPUT_SHORT_DIR:?folder for the short answers}"
 exec "$root/training_scripts/launch.sh" annotate "$root/training_data_annotation/configs/reasoning.yaml" \
-    input="$ORIGINAL_COT_FILE" chain_dir="$OUTPUT_COT_DIR" plain_dir="$OUTPUT_SHORT_DIR" "$@"
+    input="$ORIGINAL_COT_FILE" image_folder="${IMAGE_FOLDER:-null}" \
+    chain_dir="$OUTPUT_COT_DIR" plain_dir="$OUTPUT_SHORT_DIR" "$@"

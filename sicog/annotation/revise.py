@@ -6,30 +6,44 @@ four tagged sections. The two outputs are independent: a row that fails one may 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from sicog.chains import COD, COT, ChainError, parse, render
 from sicog.config import Config
-from sicog.data.images import resolve_image
-from sicog.formats import FileSource, Row, RowError, ensure_marker, image_names, parse_example, tagged_sections
+from sicog.data.images import ImageProblem, resolve_image
+from sicog.formats import (
+    FileSource,
+    Row,
+    RowError,
+    ensure_marker,
+    first_question,
+    image_names,
+    other_keys,
+    parse_example,
+    tagged_sections,
+)
 from sicog.pipeline import Outcome, run_stage
 from sicog.records import Dropped, Example, Query, Turn
-from sicog.tasks import CAPTIONING, REASONING
+from sicog.tasks import CAPTIONING, REASONING, bare_question
 
 COT_TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
+_ANNOTATIONS = ("cod_caption", "dd_caption")
 
 
 class ReviseConfig(Config):
     """Where annotated rows lie and where their two kinds of examples go."""
 
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     task: Literal["captioning", "reasoning"]
     input: Path
     chain_dir: Path  # Chain-of-Description or Chain-of-Thought examples
     plain_dir: Path  # detailed descriptions or short answers
-    image_folder: Path | None = None  # when given, a row whose image is not there is dropped now
+    image_folder: Path | None = None  # when given, a row whose image cannot be used is dropped now
+    image_roots: tuple[Path, ...] = ()  # folders that links in the image folder may lead to
     # "task": the prompts that generation uses. "row": the row's own question (step-by-step added for a chain).
     prompts: Literal["task", "row"] = "task"
     max_dropped_share: float = 0.05
@@ -52,7 +66,7 @@ def _write(config: ReviseConfig, form: str, out_dir: Path) -> Path:
         step=f"revise-{config.task}-{form}",
         out_dir=out_dir,
         source=source,
-        process=_Keep(config.image_folder),
+        process=_Keep(config.image_folder, config.image_roots),
         config=config,
         inputs={"annotations": config.input},
         block_size=256,
@@ -77,6 +91,7 @@ class _Keep:
     """The process of the stage: a parsed row is kept when its images are there."""
 
     image_folder: Path | None
+    image_roots: tuple[Path, ...]
 
     def __call__(self, block: Sequence[Example]) -> list[Outcome]:
         return [self._outcome(example) for example in block]
@@ -85,9 +100,9 @@ class _Keep:
         if self.image_folder is not None:
             try:
                 for name in example.images:
-                    resolve_image(self.image_folder, name)
-            except ValueError as error:
-                return Dropped(id=example.id, step="revise", reason="image_missing", detail=str(error))
+                    resolve_image(self.image_folder, name, self.image_roots)
+            except ImageProblem as problem:
+                return Dropped(id=example.id, step="revise", reason=problem.reason, detail=str(problem))
         return [example]
 
 
@@ -99,8 +114,13 @@ def cod_example(row: Row, row_id: str, prompts: str = "task") -> Example:
 
 
 def dd_example(row: Row, row_id: str, prompts: str = "task") -> Example:
-    """The detailed description: `dd_caption`, else the body of the chain's last step."""
-    text = _text(row, "dd_caption") if row.get("dd_caption") else parse(COD, _text(row, "cod_caption"))[-1]
+    """The detailed description: `dd_caption`, else the body of the chain's last step.
+
+    Where the original found no last step, its `dd_caption` is the teacher's whole chain: then too the last step's body.
+    """
+    text = _text(row, "cod_caption" if row.get("dd_caption") in (None, "") else "dd_caption")
+    if row.get("dd_caption") in (None, "") or re.search(r"^Step 1:", text, re.MULTILINE):
+        text = parse(COD, text)[-1]
     return _caption(row, row_id, "dd" if prompts == "task" else "row", text, "dd")
 
 
@@ -120,6 +140,8 @@ def short_example(row: Row, row_id: str, prompts: str = "task") -> Example:
 
 
 def _ask(row_id: str, question: str, style: str) -> str:
+    if not bare_question(question):
+        raise RowError("no_question", "a human turn holds no question")
     return REASONING.prompt(Query(id=row_id, task="reasoning", question=question), style)
 
 
@@ -128,30 +150,38 @@ def _revised(example: Example, ask: Callable[[str], str], answer: Callable[[str]
     for turn in example.turns:
         text = ask(turn.text) if turn.role == "user" else answer(turn.text) if turn.role == "assistant" else turn.text
         turns.append(turn.model_copy(update={"text": text}))
-    return Example(id=f"{example.id}/{kind}", images=example.images, turns=tuple(turns), source=f"revise-{kind}")
+    return Example(
+        id=f"{example.id}/{kind}",
+        images=example.images,
+        turns=tuple(turns),
+        source=f"revise-{kind}",
+        extra=example.extra,
+    )
 
 
 def _caption(row: Row, row_id: str, style: str, answer: str, kind: str) -> Example:
     images = image_names(row)
     if not images:
         raise RowError("no_image", "a caption row needs an image")
-    turns = row.get("conversations")
-    question = (
-        str(turns[0].get("value", "")).replace("<image>", "").strip() if isinstance(turns, list) and turns else ""
-    )
+    question = first_question(row)
     query = Query(id=row_id, task="captioning", images=images, question=question)
-    if style not in ("cod", "dd") and not question:
-        raise RowError("no_question", "the row has no question in conversations[0]; use prompts=task")
+    if style not in ("cod", "dd") and not bare_question(question):
+        raise RowError("no_question", "the row has no question in its first human turn; use prompts=task")
     prompt = question if style == "row" else CAPTIONING.prompt(query, style)
     user = Turn(role="user", text=prompt, images_at=(0,) * len(images))
-    source = f"revise-{kind}"
     return Example(
-        id=f"{row_id}/{kind}", images=images, turns=(user, Turn(role="assistant", text=answer)), source=source
+        id=f"{row_id}/{kind}",
+        images=images,
+        turns=(user, Turn(role="assistant", text=answer)),
+        source=f"revise-{kind}",
+        extra=other_keys(row, *_ANNOTATIONS),
     )
 
 
 def _text(row: Row, key: str) -> str:
     value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
+    if value is not None and not isinstance(value, str):
+        raise RowError("malformed_annotation", f"{key} must be a text, got {value!r:.100}")
+    if value is None or not value.strip():
         raise RowError("no_annotation", f"the row has no {key}: run the teacher first")
     return value.strip()

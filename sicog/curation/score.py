@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
+from sicog.candidates import RunsSource, find_runs
 from sicog.chains import ChainError
 from sicog.config import Config
 from sicog.curation.embedder import Embedder, EncoderConfig
@@ -26,7 +27,7 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(lambda v: (v,) if isinstance
 class ScoreConfig(Config):
     """Config of `sicog score`.
 
-    input: one folder of candidate sets, or several that share no id.
+    input: a folder of candidate sets, or several folders or globs of them, which are grouped by id.
     checkpoint: when given, a candidate that another checkpoint wrote is an error.
     include_self: whether a candidate's similarity to itself counts in its score, as in the original. Without it a
         threshold means the same at any number of candidates.
@@ -45,9 +46,10 @@ class ScoreConfig(Config):
 
 def score(config: ScoreConfig) -> Path:
     """Score all sets and write the dataset `out_dir` of `ScoredSet`; returns it."""
-    source = CandidateFolders(config.input)
+    folders = find_runs(config.input)
+    source = FolderSource(folders[0], CandidateSet) if len(folders) == 1 else RunsSource(folders)
     embedder = Embedder(config.encoder)
-    inputs = {f"candidates-{i}": folder for i, folder in enumerate(config.input)} | {"encoder": embedder.folder}
+    inputs = {f"candidates-{i}": folder for i, folder in enumerate(folders)} | {"encoder": embedder.folder}
     if config.checkpoint:
         inputs["checkpoint"] = config.checkpoint
     return run_stage(
@@ -62,37 +64,6 @@ def score(config: ScoreConfig) -> Path:
         workers=config.workers,
         max_dropped_share=None,  # drops here are the model's doing, not damaged data
     )
-
-
-@dataclass(frozen=True)
-class CandidateFolders:
-    """The candidate sets of several folders, one after the other. An id in two of them is an error."""
-
-    folders: tuple[Path, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.folders) < 2:
-            return
-        seen: dict[str, Path] = {}
-        for folder in self.folders:
-            for record in FolderSource(folder, CandidateSet).read(0, len(FolderSource(folder, CandidateSet))):
-                if record.id in seen:
-                    raise ValueError(
-                        f"id {record.id!r} is in {seen[record.id]} and in {folder}; group the runs by id first, "
-                        f"so that all candidates of a query are in one set"
-                    )
-                seen[record.id] = folder
-
-    def __len__(self) -> int:
-        return sum(len(FolderSource(folder, CandidateSet)) for folder in self.folders)
-
-    def read(self, start: int, stop: int) -> Iterator[CandidateSet | Dropped]:
-        """Rows start..stop."""
-        first = 0
-        for folder in self.folders:
-            part = FolderSource(folder, CandidateSet)
-            yield from part.read(max(0, start - first), min(len(part), stop - first))
-            first += len(part)
 
 
 @dataclass(frozen=True)

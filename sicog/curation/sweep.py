@@ -14,7 +14,7 @@ from sicog.config import Config
 from sicog.curation.select import By, chosen_index, rank
 from sicog.provenance import digest_file, write_run_json
 from sicog.records import Query, ScoredSet
-from sicog.storage import MANIFEST, read_records, write_json
+from sicog.storage import MANIFEST, count_rows, read_records, write_json
 
 THRESHOLD_FILE = "threshold.json"
 Truth = Callable[[Query, str], float]  # how true a compared text is of its query, higher is truer
@@ -136,19 +136,23 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
     path = config.out_dir / THRESHOLD_FILE
     if (config.out_dir / MANIFEST).is_file():
         return path
-    kinds, rows, n_rows = set(), [], 0
+    kinds, rows, no_candidate = set(), [], 0
     for row in read_records(config.input, ScoredSet):
         kinds.add((row.query.task, row.encoder))
-        n_rows += 1
         if found := set_truth(row, truth, config.by, config.styles):
             rows.append(found)
+        else:
+            no_candidate += 1
     if len(kinds) != 1 or not rows:
         raise ValueError(
             f"{config.input}: a sweep needs rows of one task and one encoder with candidates to choose from, "
             f"found {len(rows)} such rows of {sorted(kinds)}"
         )
     write_json(path, _summary(config, kinds.pop(), rows))
-    counts = {"rows_in": n_rows, "rows_out": len(rows), "dropped": {"no_candidate": n_rows - len(rows)}, "failed": {}}
+    n_rows = count_rows(config.input)
+    if n_rows != len(rows) + no_candidate:
+        raise AssertionError(f"{config.input}: {n_rows} rows, of which {len(rows)} and {no_candidate} were read")
+    counts = {"rows_in": n_rows, "rows_out": len(rows), "dropped": {"no_candidate": no_candidate}, "failed": {}}
     write_json(config.out_dir / MANIFEST, {"step": "sweep", **counts, "files": {path.name: digest_file(path)}})
     return path
 

@@ -34,8 +34,10 @@ def resolve_image(folder: Path, name: str, image_roots: Sequence[Path] = ()) -> 
     try:
         path = (folder / name).resolve()
         found = path.is_file()
-    except OSError as error:  # a loop of links, a name longer than the file system takes
-        raise ImageProblem("image_refused", f"{name!r} is not a usable path: {error.strerror}") from error
+    # A name longer than the file system takes or that it cannot encode; a loop of links (RuntimeError before 3.13).
+    except (OSError, UnicodeError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageProblem("image_refused", f"{name!r} is not a usable path: {reason}") from error
     if not any(path.is_relative_to(root.resolve()) for root in (folder, *image_roots)):
         raise ImageProblem(
             "image_refused", f"{name!r} is a link out of {folder} to {path}; allow its folder with image_roots"

@@ -21,12 +21,13 @@ from sicog.tasks import TASKS, TaskSpec, normalise_answer
 class Answer:
     """What came out.
 
-    text: the answer of the chosen sample. steps: (heading, body) of its chain, empty without one.
-    agreement: the share of samples with the same normalised answer, None where answers are not compared (captions).
-    answers: the answer of each sample, None where the style's chain was not kept. samples: the whole texts.
+    text: the answer of the chosen sample, None when no sample could be read. steps: (heading, body) of its chain,
+    empty without one.
+    agreement: the share of samples with the same normalised answer, None without an answer and for captions.
+    answers: the answer of each sample, None where it is cut off or not in the style's steps. samples: the whole texts.
     """
 
-    text: str
+    text: str | None
     steps: tuple[tuple[str, str], ...]
     agreement: float | None
     answers: tuple[str | None, ...]
@@ -77,21 +78,23 @@ def task_of(style: str) -> TaskSpec:
 
 
 def chosen(samples: Sequence[Sample], task: TaskSpec, style: str) -> Answer:
-    """The majority's answer, from its first sample; for captions the first sample whose chain parses, or the first."""
+    """The majority's answer, from its first sample; for captions the first sample that can be read."""
     answers = [_answer(sample, task, style) for sample in samples]
     usable = [i for i, answer in enumerate(answers) if answer is not None]
-    best, agreement = (usable or [0])[0], None
-    if task.votes and usable:
+    if not usable:
+        return Answer(None, (), None, tuple(answers), tuple(sample.text for sample in samples))
+    best, agreement = usable[0], None
+    if task.votes:
         votes = Counter(normalise_answer(answers[i] or "") for i in usable)
-        winner, n = votes.most_common(1)[0]  # the first to reach the most
+        winner, n = votes.most_common(1)[0]  # of equally frequent ones the first to occur
         best = next(i for i in usable if normalise_answer(answers[i] or "") == winner)
         agreement = n / len(samples)
-    chain, text = task.style(style).chain, answers[best]
+    chain = task.style(style).chain
     steps: tuple[tuple[str, str], ...] = ()
-    if chain and text is not None:
+    if chain:
         steps = tuple(zip(chain.headings, parse(chain, samples[best].text), strict=True))
     return Answer(
-        text=samples[best].text if text is None else text,
+        text=answers[best],
         steps=steps,
         agreement=agreement,
         answers=tuple(answers),
@@ -101,16 +104,24 @@ def chosen(samples: Sequence[Sample], task: TaskSpec, style: str) -> Answer:
 
 def show(answer: Answer, prompt: str, console: Console) -> None:
     """Print an answer for people."""
-    console.print(f"[dim]{escape(prompt)}[/]", highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False)
+
+    n, n_read = len(answer.samples), sum(text is not None for text in answer.answers)
+    say(f"[dim]{escape(prompt)}[/]")
+    if answer.text is None:
+        say(f"[bold]no answer: {n_read} of {n} samples could be read[/] (cut off, or not in the steps of the style)")
+        say(f"[dim]the text of the first, as it is:[/]\n{escape(answer.samples[0])}")
+        return
     for number, (heading, body) in enumerate(answer.steps, 1):
-        console.print(f"[dim]Step {number}: {escape(heading)}[/]\n{escape(body)}", highlight=False)
-    console.print(f"[bold]{escape(answer.text)}[/]", highlight=False)
-    n = len(answer.samples)
-    n_parsed = sum(text is not None for text in answer.answers)
+        say(f"[dim]Step {number}: {escape(heading)}[/]\n{escape(body)}")
+    say(f"[bold]{escape(answer.text)}[/]")
+    read = f"{n_read} of {n} samples could be read"
     if answer.agreement is not None:
-        console.print(f"{round(answer.agreement * n)} of {n} samples give this answer", highlight=False)
-    if n_parsed < n:
-        console.print(f"{n - n_parsed} of {n} samples are cut off or do not follow the steps", highlight=False)
+        say(f"agreement: {round(answer.agreement * n)} of {n} samples give this answer; {read}")
+    elif n > 1:
+        say(f"agreement is not computed for captions (an encoder would be needed); {read}, this is the first of them")
 
 
 def _answer(sample: Sample, task: TaskSpec, style: str) -> str | None:

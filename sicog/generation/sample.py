@@ -16,6 +16,7 @@ from sicog.data.images import ImageProblem, resolve_image
 from sicog.formats import read_queries
 from sicog.generation.corruption import CorruptionName, corrupt
 from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig
+from sicog.model.precision import Precision, chosen_device, settled
 from sicog.pipeline import FolderSource, Outcome, Source, run_stage
 from sicog.provenance import digest_path
 from sicog.records import Candidate, CandidateSet, Dropped, Query
@@ -65,9 +66,10 @@ class SampleConfig(SamplingConfig):
     block_size: queries sampled together, which is also what a kill costs; None: enough to fill the slots 8 times.
     beams: only 1; beam search is not implemented, and a script that asks for it is told so.
     slicing: whether images are cut into slices. device: "auto" takes a GPU when there is one.
+    precision: of the weights and of all computation; "auto" is bfloat16 on a GPU and float32 on a CPU.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "device"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "device", "max_dropped_share"})
     checkpoint: Path
     input: Path
     task: TaskName
@@ -84,6 +86,7 @@ class SampleConfig(SamplingConfig):
     max_dropped_share: float | None = Field(default=0.05, ge=0, le=1)
     workers: int = Field(default=1, ge=1)
     device: str = "auto"
+    precision: Precision = "auto"
 
     @model_validator(mode="after")
     def _styles_exist_once(self) -> SampleConfig:
@@ -115,6 +118,8 @@ class SampleConfig(SamplingConfig):
 
 def sample(config: SampleConfig) -> Path:
     """Write one `CandidateSet` for every query whose images can be read; returns the output folder."""
+    # Settled in run.json: a run that goes on elsewhere must not mix the answers of two precisions.
+    config = config.model_copy(update={"precision": settled(config.precision, config.device)})
     return run_stage(
         step="sample",
         out_dir=config.out_dir,
@@ -159,10 +164,15 @@ class SampleBlock:
     def sampler(self) -> Sampler:
         """The loaded model, ready to sample."""
         if self._sampler is None:
+            config = self.config
             self._sampler = load_sampler(
-                self.config.checkpoint, self.config.sampling(), slicing=self.config.slicing, device=self.config.device
+                config.checkpoint,
+                config.sampling(),
+                slicing=config.slicing,
+                device=config.device,
+                precision=config.precision,
             )
-            self._digest = digest_path(self.config.checkpoint)
+            self._digest = digest_path(config.checkpoint)
         return self._sampler
 
     def _job(self, query: Query, pictures: dict[str, Picture]) -> Job | Dropped:
@@ -231,16 +241,19 @@ def _read(path: Path, config: SampleConfig, key: str) -> Image.Image:
     return corrupt(load_image(path), config.corruptions, config.seed, key)
 
 
-def load_sampler(checkpoint: Path, sampling: SamplingConfig, *, slicing: bool = True, device: str = "auto") -> Sampler:
+def load_sampler(
+    checkpoint: Path,
+    sampling: SamplingConfig,
+    *,
+    slicing: bool = True,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Sampler:
     """A checkpoint, loaded on a GPU when there is one (or on `device`), ready to sample."""
-    import torch
-
     from sicog.generation.sampler import Sampler
     from sicog.model.checkpoints import load_checkpoint
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, processor = load_checkpoint(checkpoint, device=device)
+    model, processor = load_checkpoint(checkpoint, dtype=settled(precision, device), device=chosen_device(device))
     return Sampler(model, processor, sampling, slicing=slicing)
 
 

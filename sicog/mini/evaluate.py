@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from sicog.mini.intervals import Interval, mean_interval
 from sicog.mini.truth import SceneTruth, answer_is_right, caption_scores, read_truth, truth_file
 from sicog.provenance import digest_file, digest_path, write_run_json
 from sicog.records import CandidateSet
-from sicog.storage import MANIFEST, read_records, write_bytes, write_json
+from sicog.storage import MANIFEST, read_json, read_records, write_bytes, write_json
 
 
 class MiniEvalConfig(Config):
@@ -74,8 +75,8 @@ def mini_eval(config: MiniEvalConfig) -> Path:
     write_bytes(config.out_dir / "captions.jsonl", b"".join(orjson.dumps(asdict(c)) + b"\n" for c in captions))
     write_json(config.out_dir / "metrics.json", metrics)
     files = {name: digest_file(config.out_dir / name) for name in ("answers.jsonl", "captions.jsonl", "metrics.json")}
-    rows = len(answers) + len(captions)
-    write_json(config.out_dir / MANIFEST, {"step": "mini-eval", "rows_in": rows, "rows_out": rows, "files": files})
+    counts = _counts([config.out_dir / task for task in ("reasoning", "captioning")], len(answers) + len(captions))
+    write_json(config.out_dir / MANIFEST, {"step": "mini-eval", **counts, "files": files})
     Console(stderr=True).print(
         f"  {config.name}: question accuracy {_shown(metrics['questions']['accuracy'])}, "
         f"caption F1 {_shown(metrics['captions']['f1'])}",
@@ -104,6 +105,16 @@ def _sample(config: MiniEvalConfig, task: Literal["captioning", "reasoning"]) ->
         )
     )
     return list(read_records(folder, CandidateSet))
+
+
+def _counts(sampled: Sequence[Path], rows_out: int) -> dict[str, Any]:
+    """Rows in, dropped and failed as sampling counted them, and the rows measured: none may be lost between them."""
+    manifests = [read_json(folder / MANIFEST) for folder in sampled]
+    rows_in = sum(m["rows_in"] for m in manifests)
+    dropped, failed = (dict(sum((Counter(m[kind]) for m in manifests), Counter())) for kind in ("dropped", "failed"))
+    if rows_in != rows_out + sum(dropped.values()) + sum(failed.values()):
+        raise AssertionError(f"mini-eval: {rows_in} rows in, {rows_out} out, {dropped} dropped, {failed} failed")
+    return {"rows_in": rows_in, "rows_out": rows_out, "dropped": dropped, "failed": failed}
 
 
 def _answers(sets: Sequence[CandidateSet], truths: dict[str, SceneTruth]) -> list[_Answer]:

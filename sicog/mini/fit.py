@@ -14,6 +14,11 @@ _SHOWN_EVERY = 50
 _WARM_UP = 0.06
 
 
+def device() -> torch.device:
+    """Where to train and to measure: a GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
     """AdamW as both parts use it."""
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98), fused=True)

@@ -35,7 +35,7 @@ def measure_language(
 ) -> dict[str, float]:
     """Shares of right answers (`direct`, `cot`) and mean F1 of captions (`brief`, `dd`, `cod`) over `items` each.
 
-    A chain that does not parse counts as wrong.
+    The model is measured on the device where it lies. A chain that does not parse counts as wrong.
     """
     processor = text_processor(tokenizer, model.config.vocab_size, config.query_grid)
     found: dict[str, float] = {}
@@ -89,10 +89,10 @@ def generate(
         sizes = [c.telling.size] if c.telling.size else []
         ids, labels = processor.encode_text(turns, sizes, add_generation_prompt=True)
         rows.append((ids, labels, c.telling.cells))
-    batch = TextBatches(config, processor, seed=0, noise=0.0).collate(rows, random.Random(0))
-    lengths = torch.tensor([len(ids) for ids, _, _ in rows])
+    batch = TextBatches(config, processor, seed=0, noise=0.0).collate(rows, random.Random(0)).to(model.device)
+    lengths = torch.tensor([len(ids) for ids, _, _ in rows], device=model.device)
     embeds_BTE, width = embed(model, batch, processor.image_token_id), batch.input_ids.shape[1]
-    places = torch.arange(width) - (width - lengths[:, None])  # left padding: rows end together
+    places = torch.arange(width, device=model.device) - (width - lengths[:, None])  # left padding: rows end together
     shifted = embeds_BTE.gather(1, places.clamp(min=0)[..., None].expand_as(embeds_BTE))
     generator: Any = model
     out = generator.generate(

@@ -2,6 +2,7 @@
 
 vision_tower/     a CLIP vision model        language_model/     a Qwen2 with its tokenizer
 manifest.json     digests of all files, and the figures measured when the parts were trained
+*.done.json       of each part when it is trained and saved: a training that was stopped keeps what was finished
 
 They are unpacked from the package (`parts/`: one safetensors file in float16, and the small JSON files), or trained.
 """
@@ -10,16 +11,24 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import CLIPVisionConfig, CLIPVisionModel, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.utils import logging
 
-from sicog.config import Config
+from sicog.mini.fit import device
 from sicog.mini.measure_language import measure_language
 from sicog.mini.parts_config import MiniPartsConfig
 from sicog.mini.tokenizer import train_tokenizer
@@ -55,23 +64,62 @@ def mini_parts(config: MiniPartsConfig) -> Path:
 
 
 def _train(config: MiniPartsConfig) -> dict[str, Any]:
-    """Train and save both parts; returns what was measured."""
+    """Train and save both parts; returns what was measured. A part that an earlier start finished is kept."""
     console = Console(stderr=True)
-    tower, seen = train_vision(config.vision, config.seed, config.workers)
-    tower.save_pretrained(config.out_dir / VISION)
-    console.print("vision tower, accuracy on fresh scenes:", _rounded(seen))
+    seen = _vision(config)
+    console.print("vision tower, accuracy on fresh scenes:", seen)
     tokenizer = train_tokenizer(config.seed, config.language.vocabulary)
-    model = train_language(config.language, tokenizer, config.seed, config.workers)
-    _save_language_model(model, config.out_dir / LANGUAGE)
-    tokenizer.save_pretrained(config.out_dir / LANGUAGE)
+    model = _language(config, tokenizer)
     read = measure_language(model, tokenizer, config.language, config.seed, items=config.language.measured)
     console.print("language model, from text, on fresh scenes:", _rounded(read))
-    made_by = {name: part.model_dump() for name, part in _parts(config).items()}
-    return {VISION: _rounded(seen), LANGUAGE: _rounded(read), "made_by": {"seed": config.seed, **made_by}}
+    return {VISION: seen, LANGUAGE: _rounded(read), "made_by": {"seed": config.seed, **_made_by(config)}}
 
 
-def _parts(config: MiniPartsConfig) -> dict[str, Config]:
-    return {VISION: config.vision, LANGUAGE: config.language}
+def _vision(config: MiniPartsConfig) -> dict[str, float]:
+    """Train and save the tower unless it is there; returns its figures."""
+    if (found := _finished(config, VISION)) is not None:
+        return found
+    tower, seen = train_vision(config.vision, config.seed, config.workers)
+    tower.save_pretrained(config.out_dir / VISION)
+    _finish(config, VISION, _rounded(seen))
+    return _rounded(seen)
+
+
+def _language(config: MiniPartsConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+    """Train and save the language model unless it is there; returns it where it is to be measured."""
+    folder = config.out_dir / LANGUAGE
+    if _finished(config, LANGUAGE) is None:
+        model = train_language(config.language, tokenizer, config.seed, config.workers)
+        _save_language_model(model, folder)
+        tokenizer.save_pretrained(folder)
+        _finish(config, LANGUAGE, {})
+    model = Qwen2ForCausalLM.from_pretrained(folder).eval()
+    model.to(device())
+    return model
+
+
+def _marker(config: MiniPartsConfig, part: str) -> Path:
+    return config.out_dir / f"{part}.done.json"
+
+
+def _finished(config: MiniPartsConfig, part: str) -> dict[str, float] | None:
+    """The figures of a part that was trained to its end with this config, or None."""
+    marker, weights = _marker(config, part), config.out_dir / part / "model.safetensors"
+    done = read_json(marker) if marker.is_file() and weights.is_file() else {}
+    return done["figures"] if done.get("made_by") == _made_by_one(config, part) else None
+
+
+def _finish(config: MiniPartsConfig, part: str, figures: dict[str, float]) -> None:
+    """Mark a part as trained; written after its files."""
+    write_json(_marker(config, part), {"made_by": _made_by_one(config, part), "figures": figures})
+
+
+def _made_by_one(config: MiniPartsConfig, part: str) -> dict[str, Any]:
+    return {"seed": config.seed, "config": _made_by(config)[part]}
+
+
+def _made_by(config: MiniPartsConfig) -> dict[str, dict[str, Any]]:
+    return {VISION: config.vision.model_dump(), LANGUAGE: config.language.model_dump()}
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:
@@ -89,8 +137,19 @@ def _save_language_model(model: Qwen2ForCausalLM, folder: Path) -> None:
 
 
 def pack(parts_dir: Path, folder: Path) -> None:
-    """Write the files that ship: all weights as float16 in one file, the configs, the tokenizer, the figures."""
+    """Write the files that ship: all weights as float16 in one file, the configs, the tokenizer, the figures.
+
+    They are written beside `folder` and then moved into it, the weights last: a disk that is full leaves the old files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+        packed = Path(name)
+        _write_packed(parts_dir, packed)
+        for path in sorted(packed.iterdir(), key=lambda path: path.name == WEIGHTS):
+            path.replace(folder / path.name)
+
+
+def _write_packed(parts_dir: Path, folder: Path) -> None:
     weights = {}
     for name in (VISION, LANGUAGE):
         with safe_open(parts_dir / name / "model.safetensors", framework="pt") as file:

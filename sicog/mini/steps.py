@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
 
 from sicog.curation.sweep import SweepConfig, Truth, sweep_scored
 from sicog.mini.dataset import MiniDataConfig, total_images, write_mini_data
 from sicog.mini.truth import SceneTruth, answer_is_right, caption_scores, read_truth, truth_file
 from sicog.provenance import write_run_json
 from sicog.records import Query
+from sicog.storage import MANIFEST, count_rows, read_json
 
 
 class MiniDataStep(MiniDataConfig):
@@ -26,34 +35,70 @@ def mini_data(config: MiniDataStep) -> Path:
     """Write the mini world's data folder; a finished one of the same config is left as it is."""
     write_run_json(config.out_dir, step="mini-data", config=config, inputs={})
     settings = MiniDataConfig(**config.model_dump(exclude={"out_dir"}))
-    bar = Progress(
-        TextColumn("  mini-data"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
-    with bar:
+    console = Console(stderr=True)
+    with progress(console) as bar:
         task = bar.add_task("", total=total_images(settings))
         manifest = write_mini_data(settings, config.out_dir, lambda: bar.advance(task))
     counts = ", ".join(f"{name} {split['images']}" for name, split in manifest["splits"].items())
-    Console(stderr=True).print(f"  mini-data: images per split: {counts}", highlight=False)
+    console.print(f"  mini-data: images per split: {counts}", highlight=False, soft_wrap=True)
     return config.out_dir
 
 
+def progress(console: Console) -> Progress:
+    """A bar with counts and rate; nothing where there is no terminal to draw it on."""
+    return Progress(
+        TextColumn("  mini-data"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+class _Rate(ProgressColumn):
+    """Images (the rows of this step) in a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f} images/s" if speed else "images")
+
+
 class MiniSweepConfig(SweepConfig):
-    """A sweep whose truth is the mini world's. data: its folder; split: the split that the scored sets are of."""
+    """A sweep whose truth is the mini world's. data: its folder; split: the split that the scored sets are of.
+
+    It is the development split and no other: the truth of what is trained or tested on decides no threshold.
+    """
 
     data: Path
-    split: Literal["dev", "unlabelled"] = "dev"
+    split: Literal["dev"] = "dev"
 
 
 def mini_sweep(config: MiniSweepConfig) -> Path:
     """Choose the threshold by the truth of the development split; writes threshold.json."""
     labels = truth_file(config.data, config.split)
-    return sweep_scored(config.model_copy(update={"labels": labels}), truth_of(read_truth(config.data, config.split)))
+    truth = truth_of(read_truth(config.data, config.split))
+    path = sweep_scored(config.model_copy(update={"labels": labels}), truth)
+    counts = read_json(config.out_dir / MANIFEST)
+    accounted = counts["rows_out"] + sum(counts["dropped"].values()) + sum(counts["failed"].values())
+    if not count_rows(config.input) == counts["rows_in"] == accounted:
+        raise AssertionError(f"sweep: {config.input} holds {count_rows(config.input)} rows, the sweep counts {counts}")
+    _say_when_out_of_bounds(config, read_json(path))
+    return path
+
+
+def _say_when_out_of_bounds(config: MiniSweepConfig, found: dict[str, Any]) -> None:
+    if not found["within_bounds"]:
+        low, high = (f"{100 * share:.0f}" for share in config.keep_share)
+        Console(stderr=True).print(
+            f"  {config.out_dir.name}: no threshold keeps {low} to {high} % of the rows; the nearest, "
+            f"{found['threshold']:.4g}, keeps {100 * found['share_kept']:.0f} %",
+            style="yellow",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def truth_of(truths: dict[str, SceneTruth]) -> Truth:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from sicog.mini.fit import adamw, fit
+from sicog.mini.fit import adamw, device, fit
 from sicog.mini.parts_config import LanguagePartConfig
 from sicog.mini.parts_text import SCALE, SPLIT, Cell, Conversation, Conversations
 from sicog.mini.scene import digest
@@ -37,22 +37,29 @@ class TextBatch:
     weights: torch.Tensor
     noise: torch.Tensor
 
+    def to(self, device: torch.device) -> TextBatch:
+        """The same on a device."""
+        return TextBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 def train_language(
     config: LanguagePartConfig, tokenizer: PreTrainedTokenizerBase, seed: int, workers: int = 0
 ) -> Qwen2ForCausalLM:
-    """The trained language model."""
+    """The trained language model, on the CPU."""
     torch.manual_seed(seed)
+    on = device()  # the weights are drawn before they move: the same on every device
     model = new_language_model(config, tokenizer).train()
+    model.to(on)
     batches = TextBatches(config, text_processor(tokenizer, model.config.vocab_size, config.query_grid), seed)
     loader = DataLoader(batches, batch_size=None, num_workers=workers)
     fit(
         optimizers(model, config),
         loader,
-        lambda batch: text_loss(model, batch, batches.processor.image_token_id),
+        lambda batch: text_loss(model, batch.to(on), batches.processor.image_token_id),
         steps=config.steps,
         name="language model",
     )
+    model.to(torch.device("cpu"))
     return model.eval()
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from sicog.mini.cells import coverage
-from sicog.mini.fit import adamw, fit
+from sicog.mini.fit import adamw, device, fit
 from sicog.mini.parts_config import VisionPartConfig
 from sicog.mini.render import render_scene
 from sicog.mini.scene import BACKGROUNDS, COLOURS, LABELLED, SHAPES, SIZES, Scene, draw_scene
@@ -43,15 +43,23 @@ class PatchBatch:
     view_sizes: torch.Tensor
     labels: dict[str, torch.Tensor]
 
+    def to(self, device: torch.device) -> PatchBatch:
+        """The same on a device. View sizes stay: the tower plans with them on the CPU."""
+        labels = {name: values.to(device) for name, values in self.labels.items()}
+        return PatchBatch(self.pixels.to(device), self.view_sizes, labels)
+
 
 def train_vision(config: VisionPartConfig, seed: int, workers: int = 0) -> tuple[CLIPVisionModel, dict[str, float]]:
-    """The trained tower as an ordinary CLIP vision model, and its accuracy on patches of fresh scenes."""
+    """The trained tower as an ordinary CLIP vision model (on the CPU), and its accuracy on patches of fresh scenes."""
     torch.manual_seed(seed)
     tower = VisionTower(vision_config(config), SELECT_LAYER).train()
     heads = nn.ModuleDict({name: nn.Linear(config.width, n) for name, n in HEADS.items()})
+    on = device()  # the weights are drawn before they move: the same on every device
+    tower, heads = tower.to(on), heads.to(on)
     trained = [p for p in (*tower.parameters(), *heads.parameters()) if p.requires_grad]
 
     def loss_of(batch: PatchBatch) -> torch.Tensor:
+        batch = batch.to(on)
         features_PC = tower(batch.pixels, batch.view_sizes)
         losses = (
             nn.functional.cross_entropy(head(features_PC), batch.labels[name], ignore_index=IGNORED)
@@ -62,7 +70,7 @@ def train_vision(config: VisionPartConfig, seed: int, workers: int = 0) -> tuple
     loader = DataLoader(SceneBatches(config, seed), batch_size=None, num_workers=workers)
     fit([adamw(trained, config.learning_rate)], loader, loss_of, steps=config.steps, name="vision tower")
     clip = CLIPVisionModel(vision_config(config))
-    clip.load_state_dict(tower.state_dict())
+    clip.load_state_dict(tower.state_dict())  # copied, so on the CPU
     return clip.eval(), patch_accuracy(tower.eval(), heads, config, seed)
 
 
@@ -159,6 +167,7 @@ def patch_accuracy(
     steps = -(-images // config.images_per_step)
     right, asked = dict.fromkeys(HEADS, 0), dict.fromkeys(HEADS, 0)
     for batch in SceneBatches(config, seed, f"{SPLIT}-test", steps):
+        batch = batch.to(tower.device)
         features_PC = tower(batch.pixels, batch.view_sizes)
         for name, head in heads.items():
             labels = batch.labels[name]

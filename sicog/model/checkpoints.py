@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging
 
 from sicog.model.configuration import SicogConfig
 from sicog.model.modeling import SicogForConditionalGeneration
 from sicog.model.processing import SicogProcessor
 from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
+from sicog.model.weights import UNREADABLE, pretrained, quiet, tensors, unreadable
 
 _CLIP_TYPES = ("clip", "clip_vision_model")
+_PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
 _PROJECTOR_PREFIXES = ("resampler.", "mm_projector.")
 
 
@@ -29,7 +28,7 @@ def load_checkpoint(
     """A model in eval mode and its processor, from a folder or a hub id.
 
     dtype: "auto" keeps the checkpoint's. Raises `ValueError` when the path holds no checkpoint, one of another
-    architecture, or a processor that does not agree with the model.
+    architecture, a damaged or incomplete one, or a processor that does not agree with the model.
     """
     name = str(path)
     if (model_type := _config_dict(name).get("model_type")) != SicogConfig.model_type:
@@ -37,8 +36,8 @@ def load_checkpoint(
             f"{name} is a checkpoint of type {model_type!r}, not {SicogConfig.model_type!r}; "
             f"to build on a language model, give it as a part (vision_tower, language_model, projector)"
         )
-    model = SicogForConditionalGeneration.from_pretrained(name, dtype=dtype)
-    processor = SicogProcessor.from_pretrained(name)
+    model = pretrained(SicogForConditionalGeneration, name, dtype=dtype)
+    processor = _read(SicogProcessor, name, _PROCESSOR_FILES)
     _check_agreement(name, model.config, processor)
     return model.to(device).eval() if device is not None else model.eval(), processor
 
@@ -62,15 +61,15 @@ def load_parts(
     vision_config = _clip_vision_config(vision_name)
     _require_causal(text_name)
     target = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
-    tokenizer = AutoTokenizer.from_pretrained(text_name)
-    text = AutoModelForCausalLM.from_pretrained(text_name, dtype=target)
+    tokenizer = _read(AutoTokenizer, text_name)
+    text = pretrained(AutoModelForCausalLM, text_name, dtype=target)
     fields = {**token_ids(tokenizer, text.config.vocab_size), **config_overrides}
     config = SicogConfig(vision_config=vision_config, text_config=text.config, dtype=target, **fields)
     with torch.device("meta"):
         model = SicogForConditionalGeneration(config)
     model.language_model = text
-    with _quiet():  # a whole CLIP checkpoint also holds a text model: its weights are expected to be left over
-        clip = CLIPVisionModel.from_pretrained(vision_name, config=vision_config, dtype=target)
+    with quiet():  # a whole CLIP checkpoint also holds a text model: its weights are expected to be left over
+        clip = pretrained(CLIPVisionModel, vision_name, config=vision_config, dtype=target)
     model.vision_tower = VisionTower(config.vision_config, config.vision_select_layer).to(target)  # type: ignore[arg-type]
     model.vision_tower.load_state_dict(clip.state_dict())
     model.resampler = _fresh_resampler(model.resampler, target)
@@ -83,6 +82,8 @@ def load_parts(
 
 def token_ids(tokenizer: Any, vocab_size: int) -> dict[str, int]:
     """Separators and placeholder for a tokenizer and an embedding table of `vocab_size` rows."""
+    if not tokenizer.encode("\n,", add_special_tokens=False):
+        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no vocabulary; is its tokenizer.json missing?")
     return {
         "row_separator_id": tokenizer.encode("\n", add_special_tokens=False)[-1],
         "slice_separator_id": tokenizer.encode(",", add_special_tokens=False)[-1],
@@ -94,11 +95,11 @@ def token_ids(tokenizer: Any, vocab_size: int) -> dict[str, int]:
 def load_projector(model: SicogForConditionalGeneration, path: str | Path) -> None:
     """Load resampler weights from a safetensors file, an `mm_projector.bin`, or a folder that holds one of them.
 
-    Raises `ValueError` when nothing fits, tensors are missing or shapes differ.
+    Raises `ValueError` when nothing fits, a file is damaged, tensors are missing or shapes differ.
     """
     weights = {}
     for file in _projector_files(Path(path)):
-        for key, value in _tensors(file):
+        for key, value in tensors(file, _PROJECTOR_PREFIXES):
             for prefix in _PROJECTOR_PREFIXES:
                 if prefix in key:
                     weights[key.split(prefix, 1)[1]] = value
@@ -125,16 +126,6 @@ def _projector_files(path: Path) -> list[Path]:
     raise ValueError(f"{path} holds no projector: neither mm_projector.bin nor safetensors")
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 (not a dict)
-                if any(prefix in key for prefix in _PROJECTOR_PREFIXES):
-                    yield key, opened.get_tensor(key)
-    else:
-        yield from torch.load(file, map_location="cpu", weights_only=True).items()
-
-
 def _generation_config(text: Any, processor: SicogProcessor) -> GenerationConfig:
     """Greedy, and all end tokens. The rest of the language model's own file (Qwen2's: top-k, a penalty) is left out."""
     own = text.generation_config.eos_token_id
@@ -151,13 +142,26 @@ def _fresh_resampler(shell: Resampler, dtype: torch.dtype) -> Resampler:
 
 
 def _config_dict(name: str) -> dict[str, Any]:
+    cause = None
     try:
-        values = PreTrainedConfig.get_config_dict(name)[0]
+        if values := PreTrainedConfig.get_config_dict(name)[0]:
+            return values
     except OSError as error:
-        raise ValueError(f"{name} is neither a folder with a config.json nor a model id on the hub") from error
-    if not values:
-        raise ValueError(f"{name} is neither a folder with a config.json nor a model id on the hub")
-    return values
+        cause = error
+    if (file := Path(name) / "config.json").is_file():
+        raise ValueError(f"{file} holds no JSON object with a model's configuration") from cause
+    raise ValueError(f"{name} is neither a folder with a config.json nor a model id on the hub") from cause
+
+
+def _read(kind: Any, name: str, files: Sequence[str] = ()) -> Any:
+    """`kind.from_pretrained(name)`, a tokenizer or processor; a local folder must hold all `files`."""
+    # Without its tokenizer.json a tokenizer would load, with an empty vocabulary.
+    if Path(name).is_dir() and (missing := [file for file in files if not (Path(name) / file).is_file()]):
+        raise ValueError(f"{name} is incomplete: {', '.join(missing)} missing")
+    try:
+        return kind.from_pretrained(name)
+    except UNREADABLE as error:
+        raise ValueError(f"{name}, its tokenizer or processor: {unreadable(error)}") from error
 
 
 def _clip_vision_config(name: str) -> Any:
@@ -185,13 +189,3 @@ def _check_agreement(name: str, config: SicogConfig, processor: SicogProcessor) 
     for field, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise ValueError(f"{name}: {field} is {ours} in config.json but {theirs} in processor_config.json")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

@@ -7,11 +7,13 @@ ground truth, without evaluations) leave their section out.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from rich.console import Console
+from rich.markup import escape
 
 from sicog.config import Config
 from sicog.provenance import digest_file, write_run_json
@@ -22,6 +24,7 @@ from sicog.report.truth import Truth
 from sicog.storage import MANIFEST, read_json, write_bytes, write_json
 
 PAGE, RESULTS = "report.html", "results.json"
+STATES = ".steps"  # where `sicog run` writes how far each step is
 
 
 class ReportConfig(Config):
@@ -92,33 +95,57 @@ def report_run(run_dir: Path) -> Path:
     """The report of a recipe's run folder; of an unfinished run, a page in `report-so-far` of what there is."""
     from sicog.recipe import read_plan
 
-    planned = [step["config"] for step in read_plan(run_dir) if step["verb"] == "report"]
+    plan = read_plan(run_dir)
+    planned = [step["config"] for step in plan if step["verb"] == "report"]
     if not planned:
         raise ValueError(f"{run_dir}: its recipe has no report step")
     config = ReportConfig.model_validate(planned[-1])
-    if (config.out_dir / MANIFEST).is_file():
-        return report(config)
-    found = _so_far(config)
+    stale = _stale(run_dir, [step["name"] for step in plan])
+    why = "it is not finished"
+    if (config.out_dir / MANIFEST).is_file() and not stale:
+        try:
+            return report(config)
+        except ValueError as error:  # the recipe was changed, and the report not made again
+            why = f"its report no longer fits: {error}"
+    Console(stderr=True).print(f"{escape(f'{run_dir}: {why}; what there is')}:", highlight=False, soft_wrap=True)
+    found = _so_far(config, [config.steps_dir / name for name in stale])
     shutil.rmtree(found.out_dir, ignore_errors=True)
     return report(found)
 
 
-def _so_far(config: ReportConfig) -> ReportConfig:
-    """The config without what has not been written yet."""
+def _stale(run_dir: Path, names: Sequence[str]) -> Sequence[str]:
+    """The first step that was started and not finished, and all behind it: their folders are of an earlier run."""
+    for place, name in enumerate(names):
+        state = run_dir / STATES / f"{name}.json"
+        if state.is_file() and read_json(state)["state"] != "done":
+            return names[place:]
+    return []
+
+
+def _so_far(config: ReportConfig, stale: Sequence[Path]) -> ReportConfig:
+    """The config without what has not been written yet, or not yet again."""
+
+    def there(path: Path) -> bool:
+        return path.exists() and not any(folder == path or folder in path.parents for folder in stale)
 
     def complete(task: CuratedConfig | None) -> CuratedConfig | None:
-        paths = (task.scored / MANIFEST, task.selected / MANIFEST) if task else ()
-        return task if paths and all(path.is_file() for path in paths) else None
+        paths = [task.scored / MANIFEST, task.selected / MANIFEST, task.threshold_file] if task else []
+        return task if all(there(path) for path in paths if path) else None
+
+    def finished(names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if there(config.steps_dir / name / MANIFEST))
 
     return config.model_copy(
         update={
             "out_dir": config.steps_dir / "report-so-far",
             "run_dir": config.steps_dir,
-            "funnel": tuple(name for name in config.funnel if (config.steps_dir / name / MANIFEST).is_file()),
-            "training": tuple(name for name in config.training if (config.steps_dir / name / MANIFEST).is_file()),
+            "funnel": finished(config.funnel),
+            "training": finished(config.training),
             "captions": complete(config.captions),
             "reasoning": complete(config.reasoning),
-            "evaluations": {n: path for n, path in config.evaluations.items() if (path / MANIFEST).is_file()},
+            "truth": config.truth if config.truth and there(config.truth) else None,
+            "image_folder": config.image_folder if config.image_folder and there(config.image_folder) else None,
+            "evaluations": {n: path for n, path in config.evaluations.items() if there(path / MANIFEST)},
         }
     )
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from sicog.data.images import resolve_image
+from sicog.data.images import ImageProblem, resolve_image
 from sicog.provenance import digest_value
 from sicog.records import ScoredCandidate, ScoredSet
 from sicog.report.curated import Curated, chosen_of
@@ -20,6 +23,14 @@ from sicog.storage import read_records
 
 SIDE = 320  # pixels; a larger image is scaled down to it
 PNG_BELOW = 1 << 16  # bytes; a larger picture is stored as JPEG
+# What Pillow raises on broken files, as in model/image_processing.py.
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+# Said without the path: a page that is passed on names no folders of this machine.
+_NO_PICTURE = {
+    "image_missing": "the file is missing",
+    "image_refused": "its name or link leads to no file within the image folder",
+    "image_damaged": "the file is damaged or is no image",
+}
 
 
 def choose(tasks: Sequence[Curated], number: int, seed: int) -> list[tuple[Curated, ScoredSet]]:
@@ -52,7 +63,10 @@ def _with_texts(picked: Sequence[tuple[Curated, str]]) -> list[tuple[Curated, Sc
 def cards(
     chosen: Sequence[tuple[Curated, ScoredSet]], truth: Truth | None, folder: Path | None
 ) -> list[dict[str, Any]]:
-    """What the page shows of each row; `picture` is a data URL, or None without an image folder."""
+    """What the page shows of each row; `picture` is a data URL, or None without an image folder.
+
+    A picture that cannot be shown is None too, and `no_picture` says why.
+    """
     return [_card(task, row, truth, folder) for task, row in chosen]
 
 
@@ -60,6 +74,12 @@ def _card(task: Curated, row: ScoredSet, truth: Truth | None, folder: Path | Non
     winner = chosen_of(row, task.rule, task.chosen)
     image = row.query.images[0] if row.query.images else None
     kept = row.id in task.chosen
+    picture, no_picture = None, None
+    if folder and image:
+        try:
+            picture = data_url(folder, image)
+        except ImageProblem as problem:  # one picture is no reason to lose the page
+            no_picture = _NO_PICTURE.get(problem.reason, problem.reason.replace("_", " "))
     return {
         "id": row.id,
         "task": row.query.task,
@@ -69,7 +89,8 @@ def _card(task: Curated, row: ScoredSet, truth: Truth | None, folder: Path | Non
         "dropped_because": None if kept else task.drops.get(row.id, "not selected"),
         "truth": truth.words(row.query) if truth else None,
         "candidates": [_candidate(row, c, c is winner, truth) for c in row.candidates],
-        "picture": data_url(folder, image, row.id) if folder and image else None,
+        "picture": picture,
+        "no_picture": no_picture,
     }
 
 
@@ -87,18 +108,34 @@ def _candidate(row: ScoredSet, scored: ScoredCandidate, best: bool, truth: Truth
     }
 
 
-def data_url(folder: Path, name: str, row_id: str) -> str:
-    """The image, at most `SIDE` pixels a side, as a data URL. Raises `ValueError` naming row and file."""
+def data_url(folder: Path, name: str) -> str:
+    """The image, at most `SIDE` pixels a side, as a data URL. Raises `ImageProblem` when it cannot be shown."""
+    path = resolve_image(folder, name)
     try:
-        with Image.open(resolve_image(folder, name)) as opened:
-            picture = opened.convert("RGB")
-    except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"example row {row_id}: its image cannot be shown ({error}); check image_folder") from error
+        with Image.open(path) as opened:
+            opened.load()
+            picture = _upright(opened)
+    except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise ImageProblem("image_damaged", f"{path} cannot be shown ({error})") from error
     picture.thumbnail((SIDE, SIDE))
     data, kind = _encoded(picture, "PNG", optimize=True), "png"
     if len(data) > PNG_BELOW:
         data, kind = _encoded(picture, "JPEG", quality=85), "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Upright and in RGB, as the model saw it; its own loader needs Transformers, which a report does without."""
+    with suppress(*_DECODE_ERRORS):  # damaged metadata: the picture stays as stored, as for the model
+        image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        top: Any = image.getextrema()[1]
+        factor = 255.0 if top <= 1 else 1.0 if top <= 255 else 255.0 / 65535.0
+        return image.convert("F").point(lambda level: level * factor + 0.0).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
 
 
 def _encoded(picture: Image.Image, form: str, **options: Any) -> bytes:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from sicog.config import Config
 from sicog.data.batching import accumulation_steps
 from sicog.data.mixture import Source
+from sicog.model.precision import Precision
 
 Part = Literal["vision_tower", "projector", "language_model"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
@@ -19,8 +20,8 @@ _PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128}
 class ModelSource(Config):
     """Where the weights come from: a whole `checkpoint`, or parts.
 
-    projector: a previous align run, a .safetensors file, or an original mm_projector.bin; without one, the projector
-    of new parts begins at random. config: values of `SicogConfig` for a model made from parts (scale, query_grid ...).
+    projector: a previous align run, a .safetensors file, or an original mm_projector.bin; only align may begin without
+    one, at random. config: values of `SicogConfig` for a model made from parts (scale, query_grid ...).
     """
 
     checkpoint: Path | None = None
@@ -46,11 +47,14 @@ class ModelSource(Config):
 class DataConfig(Config):
     """Which rows, and where their images lie.
 
+    max_dropped_share: above this share of unusable rows the run stops; a larger one may go on in the same folder.
     path: a dataset folder, a .json / .jsonl file or a .yaml mixture; or `sources`, the same as a mixture in place.
     image_roots: folders outside `image_folder` into which its links may lead.
     check_images: `decode` reads every image once before training, so that a damaged one is a drop and not a stop in
     the middle of the run; `header` reads only sizes.
     """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
 
     path: Path | None = None
     sources: tuple[Source, ...] = ()
@@ -72,8 +76,9 @@ class TrainConfig(Config):
     global_batch is the number of rows of an update over all processes; accumulation is derived from it. For those who
     count the other way, `accumulation` alone makes it device_batch x accumulation x processes; with neither it is the
     paper's, 256 for align and 128 else. `max_steps`, when set, replaces `epochs`. precision `auto`: bfloat16 autocast
-    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. workers: data loading processes,
-    by default 0 on a CPU and 4 on a GPU.
+    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. gradient_checkpointing: layers are
+    computed again in the backward pass instead of being kept, for memory. workers: data loading processes, by default 0
+    on a CPU and 4 on a GPU.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset(
@@ -99,7 +104,7 @@ class TrainConfig(Config):
     max_length: int = Field(default=4096, gt=0)
     group_by_length: bool = False
     seed: int = Field(default=42, ge=0)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     gradient_checkpointing: bool = False
 
     save_steps: int = Field(default=2000, gt=0)
@@ -112,6 +117,15 @@ class TrainConfig(Config):
     def _something_is_trained(self) -> TrainConfig:
         if not self.trainable or len(set(self.trainable)) != len(self.trainable):
             raise ValueError(f"trainable must name one or more of {', '.join(PARTS)}, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _only_align_begins_without_a_projector(self) -> TrainConfig:
+        if self.stage != "align" and self.model.checkpoint is None and self.model.projector is None:
+            raise ValueError(
+                f"stage {self.stage} of parts would begin with a random projector; give model.projector, the run "
+                f"folder of an align stage or its projector file"
+            )
         return self
 
     def rows_per_update(self, world_size: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from sicog.data.batching import RunPlan, plan_run
 from sicog.data.mixture import load_sources, read_mixture
+from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
 from sicog.records import Dropped
 from sicog.storage import MANIFEST, write_json, write_records
@@ -35,8 +37,11 @@ def train(config: TrainConfig) -> Path:
     A finished run of the same config and inputs returns at once; a folder of another one is refused.
     """
     global_batch = config.rows_per_update(_world_size())  # before anything is loaded
-    # Settled in run.json: the same accumulation on another number of processes would be another run.
-    config = config.model_copy(update={"global_batch": global_batch, "accumulation": None})
+    # Settled in run.json: the same accumulation on another number of processes, or `auto` on another kind of device,
+    # would be another run.
+    config = config.model_copy(
+        update={"global_batch": global_batch, "accumulation": None, "precision": settled(config.precision)}
+    )
     if _is_main():
         write_run_json(config.run_dir, step="train", config=config, inputs=config.inputs())
     if (config.run_dir / MANIFEST).is_file():
@@ -54,7 +59,8 @@ def train(config: TrainConfig) -> Path:
     set_seed(config.seed)  # before the model: new parts are drawn from it
     model, processor = load_model(config.model)
     set_trainable(model, config.trainable, show=_is_main())
-    rows, dropped = load_rows(config, processor)
+    read = load_rows(config, processor)
+    rows = read.rows
     lengths = [row.n_tokens for row in rows]
     plan = plan_run(
         lengths,
@@ -75,7 +81,7 @@ def train(config: TrainConfig) -> Path:
         bar.close()
     _save_final(trainer, config)
     if _is_main():
-        _write_manifest(trainer, config, rows, dropped)
+        _write_manifest(trainer, config, read)
     return _tidy(config)
 
 
@@ -94,7 +100,17 @@ def load_model(source: ModelSource) -> tuple[SicogForConditionalGeneration, Sico
     return load_parts(source.vision_tower, source.language_model, projector=source.projector, **source.config)
 
 
-def load_rows(config: TrainConfig, processor: SicogProcessor) -> tuple[list[Row], list[Dropped]]:
+@dataclass(frozen=True)
+class RowsRead:
+    """What came of the data: each of `n_in` rows is in `rows` or in `dropped`; `take` left another `left_out`."""
+
+    n_in: int
+    left_out: int
+    rows: list[Row]
+    dropped: list[Dropped]
+
+
+def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
     """The rows to train on and the drops, which are also written to dropped.jsonl.
 
     Raises `ValueError` when more than `data.max_dropped_share` of the rows cannot be used.
@@ -104,13 +120,15 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> tuple[list[Row]
     data = config.data
     mixture = read_mixture(data.sources or load_sources(Path(str(data.path))), config.seed)
     images = ImageFolder(data.image_folder, data.image_roots, data.check_images)
+    n_rows = len(mixture.examples) + len(mixture.dropped)
     rows, dropped = measure_rows(
         mixture.examples, processor, images, max_length=config.max_length, slicing=config.slicing
     )
     dropped = [*mixture.dropped, *dropped]
     if _is_main():
         write_records(config.run_dir / DROPPED, dropped)
-    n_rows = len(rows) + len(dropped)
+    if n_rows != len(rows) + len(dropped):
+        raise AssertionError(f"{n_rows} rows were read, but {len(rows)} are kept and {len(dropped)} dropped")
     reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(d.reason for d in dropped).most_common())
     if len(dropped) > max(1.0, data.max_dropped_share * n_rows):
         first = dropped[0]
@@ -122,8 +140,9 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> tuple[list[Row]
         raise ValueError(f"no row to train on: {n_rows} rows were read ({reasons or 'the data is empty'})")
     if _is_main():
         drops = f", {len(dropped)} dropped ({reasons})" if dropped else ""
-        Console(stderr=True).print(f"  {config.stage}: {len(rows)} rows{drops}", highlight=False)
-    return rows, dropped
+        left = f", {mixture.left} left out by take" if mixture.left else ""
+        Console(stderr=True).print(f"  {config.stage}: {len(rows)} rows{drops}{left}", highlight=False)
+    return RowsRead(n_rows, mixture.left, rows, dropped)
 
 
 def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
@@ -156,7 +175,7 @@ def _save_final(trainer: SicogTrainer, config: TrainConfig) -> None:
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / PROJECTOR)
 
 
-def _write_manifest(trainer: SicogTrainer, config: TrainConfig, rows: list[Row], dropped: list[Dropped]) -> None:
+def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) -> None:
     """Move the final files to the top of the run, then say in the manifest what they are and what they come from."""
     plan: RunPlan = trainer.plan
     final = config.run_dir / _FINAL
@@ -169,10 +188,11 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, rows: list[Row],
     manifest = {
         "step": "train",
         "stage": config.stage,
-        "rows_in": len(rows) + len(dropped),
-        "rows_out": len(rows),
-        "dropped": dict(sorted(Counter(d.reason for d in dropped).items())),
+        "rows_in": read.n_in,
+        "rows_out": len(read.rows),
+        "dropped": dict(sorted(Counter(d.reason for d in read.dropped).items())),
         "failed": {},
+        "left_out": read.left_out,
         "steps": plan.n_steps,
         "samples": plan.n_steps * plan.global_batch,
         "final_loss": losses[-1],

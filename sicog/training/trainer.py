@@ -14,6 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from sicog.data.batching import RankBatches, RunPlan, accumulation_steps
 from sicog.data.collator import PaddedCollator
 from sicog.data.dataset import ExampleDataset
+from sicog.model.precision import settled
 from sicog.training import checkpoints
 from sicog.training.config import TrainConfig
 
@@ -40,6 +41,8 @@ class SicogTrainer(Trainer):
         config: TrainConfig,
         callbacks: list[TrainerCallback],
     ) -> None:
+        if config.gradient_checkpointing:
+            checkpoint_activations(model)
         super().__init__(model=model, args=trainer_arguments(config, plan), callbacks=callbacks)
         # The Trainer writes `use_cache: false` into the config; the model decides that itself, call by call.
         vars(model.config).pop("use_cache", None)
@@ -118,6 +121,16 @@ class SicogTrainer(Trainer):
             )
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Let all layers of vision tower and language model be computed again in the backward pass."""
+    # The method's name since Transformers 5.23, and the one before.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    # Enabling also makes all embeddings require gradients, which only the reentrant kind needs: the backward pass of
+    # the align stage would run through the whole frozen vision tower. Its Trainer cannot be told, so it is done here.
+    model.disable_input_require_grads()
+
+
 def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
     """The Trainer's arguments for this config and plan."""
     on_gpu = torch.cuda.is_available()
@@ -135,7 +148,7 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
         seed=config.seed,
         use_cpu=not on_gpu,
         ddp_backend=None if on_gpu or launched == 1 else "gloo",
-        bf16=config.precision == "bfloat16" or (config.precision == "auto" and on_gpu),
+        bf16=settled(config.precision) == "bfloat16",
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",

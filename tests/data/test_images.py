@@ -65,3 +65,11 @@ def test_links_are_followed_into_named_roots_only(folder: Path, tmp_path: Path) 
 def test_an_image_folder_that_is_itself_a_link_works(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(folder)
     assert resolve_image(tmp_path / "alias", "sub/a b.png").is_file()
+
+
+def test_a_loop_of_links_and_a_name_that_no_file_can_have_are_refused(folder: Path) -> None:
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    for name in ("loop.png", "loop.png/a.png", "\ud800.png"):
+        with pytest.raises(ImageProblem) as caught:
+            resolve_image(folder, name)
+        assert caught.value.reason == "image_refused"

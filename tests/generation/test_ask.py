@@ -5,8 +5,10 @@ import io
 import pytest
 from generation.worlds import picture
 from rich.console import Console
+from typer.testing import CliRunner
 
-from sicog.chains import COT, render
+from sicog import cli
+from sicog.chains import COD, COT, render
 from sicog.generation.ask import ask, chosen, show, task_of
 from sicog.generation.sampling import Sample
 from sicog.tasks import CAPTIONING, REASONING
@@ -14,6 +16,12 @@ from sicog.tasks import CAPTIONING, REASONING
 
 def _cot(answer, n=0, reason="stop"):
     return Sample("cot", "p", n, render(COT, ("Count.", "Two circles.", f"So {answer}.", answer)), reason, (1, 2))
+
+
+def shown(answer):
+    out = io.StringIO()
+    show(answer, "the prompt", Console(file=out, width=200))
+    return out.getvalue()
 
 
 def test_the_majority_wins_with_its_first_sample():
@@ -30,9 +38,28 @@ def test_the_majority_wins_with_its_first_sample():
     assert answer.answers == ("Three", "2", "Two.", None, None)
 
 
-def test_nothing_parses():
-    answer = chosen([Sample("cot", "p", 0, "no steps", "stop", ())], REASONING, "cot")
-    assert answer.text == "no steps" and answer.agreement is None and answer.steps == ()
+def test_when_nothing_parses_there_is_no_answer():
+    answer = chosen([Sample("cot", "p", i, f"no [steps] {i}", "stop", ()) for i in range(5)], REASONING, "cot")
+    assert answer.text is None and answer.agreement is None and answer.steps == ()
+    printed = shown(answer)
+    assert "no answer: 0 of 5 samples could be read" in printed
+    assert printed.index("the text of the first, as it is:") < printed.index("no [steps] 0")
+    assert "agreement" not in printed and "no [steps] 1" not in printed
+
+
+def test_the_agreement_counts_votes_and_what_could_be_read():
+    printed = shown(chosen([_cot("2"), _cot("3"), _cot("two"), _cot("2", reason="length")], REASONING, "cot"))
+    assert "agreement: 2 of 4 samples give this answer; 3 of 4 samples could be read" in printed
+
+
+def test_of_captions_the_first_that_parses_is_shown_and_no_agreement_is_claimed():
+    texts = ("no steps", render(COD, ("A dog.", "Red.", "Left.", "Grass.", "A red dog.")))
+    answer = chosen([Sample("cod", "p", i, text, "stop", ()) for i, text in enumerate(texts)], CAPTIONING, "cod")
+    assert answer.text == "A red dog." and len(answer.steps) == 5
+    printed = shown(answer)
+    assert "agreement is not computed for captions (an encoder would be needed)" in printed
+    assert "1 of 2 samples could be read, this is the first of them" in printed
+    assert "agreement" not in shown(chosen([Sample("dd", "p", 0, "a dog", "stop", ())], CAPTIONING, "dd"))
 
 
 def test_captions_take_the_first():
@@ -55,6 +82,43 @@ def test_ask_a_tiny_checkpoint(tiny_dir, tmp_path):
     answer = ask(tiny_dir, tmp_path / "a.png", "How many?", **values)
     assert len(answer.samples) == 3 and "How many?" in out.getvalue()
     assert ask(tiny_dir, tmp_path / "a.png", "How many?", **values) == answer
+
+
+class Says:
+    """A sampler that gives the texts it was told to."""
+
+    def __init__(self, *texts):
+        self.texts = texts
+
+    def run(self, jobs):
+        style, prompt = jobs[0].requests[0].style, jobs[0].requests[0].prompt
+        return [[Sample(style, prompt, i, text, "stop", ()) for i, text in enumerate(self.texts)]]
+
+
+@pytest.mark.parametrize(
+    ("style", "texts", "says"),
+    [
+        ("direct", ["Two.", "3", "2"], "agreement: 2 of 3 samples give this answer; 3 of 3 samples could be read"),
+        ("dd", ["a dog", "a cat"], "agreement is not computed for captions (an encoder would be needed)"),
+        ("cot", ["x", "y"], "no answer: 0 of 2 samples could be read"),
+    ],
+)
+def test_the_command_says_how_far_to_trust_it(tmp_path, monkeypatch, style, texts, says):
+    picture(1).save(tmp_path / "a.png")
+    monkeypatch.setattr("sicog.generation.ask.load_sampler", lambda *_, **__: Says(*texts))
+    arguments = ["ask", "checkpoint", str(tmp_path / "a.png"), "How many?", "--style", style, "--samples", "3"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert says in " ".join(done.output.split())
+
+
+def test_the_command_on_a_tiny_checkpoint(tiny_dir, tmp_path):
+    """Random weights end no chain: it must say so."""
+    picture(1).save(tmp_path / "a.png")
+    arguments = ["ask", str(tiny_dir), str(tmp_path / "a.png"), "How many?", "--style", "cot", "--samples", "2"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "no answer: 0 of 2 samples could be read" in " ".join(done.output.split())
 
 
 def test_mistakes(tiny_dir, tmp_path):

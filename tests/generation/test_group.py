@@ -3,8 +3,9 @@
 import pytest
 
 from sicog.generation.group import GroupConfig, group
+from sicog.provenance import digest_path
 from sicog.records import Candidate, CandidateSet, Query
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.storage import read_json, read_records, write_dataset, write_records
 
 
 def _set(row_id, *, style="cod", n=1, seed=0, checkpoint="a" * 64, question="", first=0):
@@ -78,3 +79,19 @@ def test_missing_unfinished_and_foreign_folders_are_named(tmp_path):
     write_dataset(tmp_path / "queries", [Query(id="a", task="captioning", images=("a.png",))])
     with pytest.raises(ValueError, match="no CandidateSet"):
         group(GroupConfig(inputs=(str(tmp_path / "queries"),), out_dir=tmp_path / "o2"))
+
+
+def test_runs_that_carry_other_extra_keys_are_of_the_same_query(tmp_path):
+    query = _set("a").query.model_copy(update={"extra": {"origin": "web"}})
+    sets = _grouped(tmp_path, [_set("a").model_copy(update={"query": query})], [_set("a", style="dd")])
+    assert sets["a"].query.extra == {"origin": "web"} and len(sets["a"].candidates) == 2
+
+
+def test_a_run_behind_a_glob_is_digested(tmp_path):
+    inputs = (str(tmp_path / "run-*"),)
+    _grouped(tmp_path, [_set("a")], [_set("a", style="dd")], inputs=inputs)
+    digests = read_json(tmp_path / "grouped" / "run.json")["inputs"]
+    assert digests == {f"run-{i}": digest_path(tmp_path / f"run-{i}") for i in range(2)}
+    write_records(tmp_path / "run-1" / "shard-00000.jsonl", [_set("a", style="dd", n=2)])
+    with pytest.raises(ValueError, match=r"belongs to another run \(inputs.run-1 was"):
+        group(GroupConfig(inputs=inputs, out_dir=tmp_path / "grouped", block_size=2))

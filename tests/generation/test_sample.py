@@ -8,10 +8,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 from generation.worlds import SIZES, write_world
 
 from sicog.config import load_config
 from sicog.generation.sample import SampleBlock, SampleConfig, sample, styles_for_prompt
+from sicog.model.precision import settled
 from sicog.provenance import digest_path
 from sicog.records import CandidateSet, Dropped, Query
 from sicog.storage import read_json, read_records, write_dataset
@@ -157,6 +159,34 @@ def test_too_many_drops_stop_the_run(tiny_dir, tmp_path):
         (tmp_path / "w" / f"{i}.png").unlink()
     with pytest.raises(ValueError, match="max_dropped_share"):
         sample(_config(tiny_dir, world, tmp_path / "out"))
+
+
+def test_more_drops_may_be_allowed_in_the_same_folder(tiny_dir, tmp_path):
+    world = write_world(tmp_path / "w")
+    for i in (0, 1, 2):
+        (tmp_path / "w" / f"{i}.png").unlink()
+    with pytest.raises(ValueError, match="max_dropped_share"):
+        sample(_config(tiny_dir, world, tmp_path / "out"))
+    folder = sample(_config(tiny_dir, world, tmp_path / "out", max_dropped_share=0.5))
+    assert read_json(folder / "manifest.json")["dropped"] == {"image_missing": 3} and len(_sets(folder)) == 4
+
+
+def test_precision(tiny_dir, world, tmp_path):
+    """What is asked for, settled in run.json; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    for precision, device, dtype in (
+        ("auto", "cpu", torch.float32),
+        ("float32", "cpu", torch.float32),
+        ("bfloat16", "cpu", torch.bfloat16),
+    ):
+        config = _config(tiny_dir, world, tmp_path / precision, precision=precision, device=device, max_new_tokens=4)
+        assert SampleBlock(config).sampler.model.dtype == dtype
+        folder = sample(config)
+        assert read_json(folder / "run.json")["identity"]["precision"] == str(dtype).removeprefix("torch.")
+        assert len(_sets(folder)) == 7
+    assert settled("auto", "cuda:1") == "bfloat16"
+    sample(_config(tiny_dir, world, tmp_path / "auto", precision="float32", max_new_tokens=4))  # the same run
+    with pytest.raises(ValueError, match="precision was"):
+        sample(_config(tiny_dir, world, tmp_path / "auto", precision="bfloat16", max_new_tokens=4))
 
 
 def test_reasoning_asks_the_question_of_the_row(tiny_dir, tmp_path):

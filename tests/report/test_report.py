@@ -284,7 +284,7 @@ def test_a_large_photograph_is_embedded_small(made, tmp_path):
     from sicog.report.examples import SIDE, data_url
 
     Image.effect_noise((900, 600), 80).save(tmp_path / "a b.png")
-    url = data_url(tmp_path, "a b.png", "row")
+    url = data_url(tmp_path, "a b.png")
     assert url.startswith("data:image/jpeg;base64,")
     assert max(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size) == SIDE
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from sicog.model import load_checkpoint
 from sicog.records import Example, Turn
-from sicog.storage import read_json, write_dataset
+from sicog.storage import read_json, read_records, write_dataset
 from sicog.training.config import TrainConfig
 from sicog.training.run import load_model, train
 
@@ -77,7 +77,7 @@ def test_the_loss_is_the_mean_over_supervised_tokens(config: MakeConfig, data_di
     settings = config(max_steps=1)
     run_dir = train(settings)
     model, processor = load_model(settings.model)
-    rows, _ = load_rows(settings, processor)
+    rows = load_rows(settings, processor).rows
     dataset = ExampleDataset(rows, processor, slicing=True)
     plan = plan_run([row.n_tokens for row in rows], global_batch=8, max_steps=1, seed=settings.seed)
     total, count = 0.0, 0
@@ -108,7 +108,7 @@ def test_new_parts_are_drawn_from_the_seed(config: MakeConfig, tiny_dir: Path, t
     runs = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.rand(len(name) + len(runs))  # whatever was drawn before must not matter
-        runs.append(train(config(run_dir=tmp_path / name, model=model, seed=seed, max_steps=1)))
+        runs.append(train(config(stage="align", run_dir=tmp_path / name, model=model, seed=seed, max_steps=1)))
     first, same, other = (load_file(run / "model.safetensors")["resampler.proj"] for run in runs)
     assert torch.equal(first, same) and not torch.equal(first, other)
 
@@ -116,7 +116,7 @@ def test_new_parts_are_drawn_from_the_seed(config: MakeConfig, tiny_dir: Path, t
 def test_an_unknown_model_setting_is_named(config: MakeConfig, tiny_dir: Path) -> None:
     model = {"vision_tower": tiny_dir, "language_model": tiny_dir, "config": {"query_gird": 2}}
     with pytest.raises(ValueError, match=r"model\.config\.query_gird"):
-        train(config(model=model))
+        train(config(stage="align", model=model))
 
 
 def test_too_many_drops_stop_the_run_with_counts(config: MakeConfig, tmp_path: Path) -> None:
@@ -126,8 +126,39 @@ def test_too_many_drops_stop_the_run_with_counts(config: MakeConfig, tmp_path: P
     with pytest.raises(ValueError, match=r"5 of 5 rows cannot be used \(image_missing 5; such as x0"):
         train(config(data=data))
     assert len((tmp_path / "run" / "dropped.jsonl").read_text().splitlines()) == 5
+    # The same run folder goes on when more may be dropped.
     with pytest.raises(ValueError, match="no row to train on"):
-        train(config(data={**data, "max_dropped_share": 1.0}, run_dir=tmp_path / "other"))
+        train(config(data={**data, "max_dropped_share": 1.0}))
+
+
+def test_more_drops_may_be_allowed_in_the_same_folder(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
+    rows = list(read_records(data_dir / "rows", Example))
+    broken = [row.model_copy(update={"images": ("none.png",)}) if i in (13, 14) else row for i, row in enumerate(rows)]
+    write_dataset(tmp_path / "rows", broken)
+    data = {"sources": [{"path": tmp_path / "rows", "take": "end:12"}], "image_folder": data_dir / "images"}
+    with pytest.raises(ValueError, match=r"2 of 12 rows cannot be used \(image_missing 2.*data.max_dropped_share"):
+        train(config(data=data, max_steps=1))
+    run_dir = train(config(data={**data, "max_dropped_share": 0.2}, max_steps=1))
+    manifest = read_json(run_dir / "manifest.json")
+    assert (manifest["rows_in"], manifest["rows_out"], manifest["left_out"]) == (12, 10, 12)
+    assert manifest["dropped"] == {"image_missing": 2} and manifest["failed"] == {}
+
+
+def test_rows_that_get_lost_are_our_mistake(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sicog.data import dataset
+
+    measure = dataset.measure_rows
+    monkeypatch.setattr(dataset, "measure_rows", lambda examples, *args, **kw: measure(examples[1:], *args, **kw))
+    with pytest.raises(AssertionError, match="24 rows were read, but 23 are kept and 0 dropped"):
+        train(config())
+
+
+def test_auto_precision_is_settled_in_run_json(config: MakeConfig) -> None:
+    run_dir = train(config(precision="auto", max_steps=1))
+    here = "bfloat16" if torch.cuda.is_available() else "float32"
+    assert read_json(run_dir / "run.json")["identity"]["precision"] == here
+    with pytest.raises(ValueError, match="precision was"):
+        train(config(precision="float32" if here == "bfloat16" else "bfloat16", max_steps=1))
 
 
 def test_a_batch_that_does_not_divide_stops_before_anything_is_written(config: MakeConfig, tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def test_the_stages_are_the_papers(stage: str) -> None:
     assert config.learning_rate == (2e-4 if stage == "align" else 2e-5)
     assert config.global_batch == (256 if stage == "align" else 128)
     assert config.trainable == (("projector",) if stage == "align" else ("vision_tower", "projector", "language_model"))
+    assert config.rows_per_update(32) == (256 if stage == "align" else 128)
     assert config.slicing == (stage != "align")
+    assert config.gradient_checkpointing and config.max_grad_norm == 1
     assert (config.warmup_ratio, config.weight_decay, config.epochs, config.max_length) == (0.03, 0, 1, 4096)
 
 
@@ -73,6 +75,18 @@ def test_sizes_that_disagree_are_an_error() -> None:
         load("sft", "accumulation=2").rows_per_update(8)
     with pytest.raises(ValueError, match="not a multiple"):
         load("sft").rows_per_update(3)
+
+
+@pytest.mark.parametrize("stage", ["warmup", "pretrain", "sft"])
+def test_only_align_begins_without_a_projector(stage: str) -> None:
+    parts = ["model.checkpoint=null", "model.vision_tower=v", "model.language_model=l", "model.projector=null"]
+    with pytest.raises(ValueError, match=f"stage {stage} .* random projector; give model.projector"):
+        load(stage, *parts)
+    assert load("align", *parts).model.projector is None
+
+
+def test_more_drops_are_the_same_run() -> None:
+    assert load("sft").identity() == load("sft", "data.max_dropped_share=0.5").identity()
 
 
 def test_inputs_are_named_for_run_json() -> None:

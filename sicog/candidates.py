@@ -1,0 +1,85 @@
+"""The candidate sets of several runs (styles, seeds, rounds, checkpoints), one set per query: grouped by id."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import orjson
+
+from sicog.records import CandidateSet
+from sicog.storage import shards
+
+
+def find_runs(patterns: Sequence[str | Path]) -> list[Path]:
+    """The run folders that these paths and globs name, each once. Raises `ValueError` when one names none."""
+    found: dict[Path, None] = {}
+    for pattern in map(str, patterns):
+        # A folder whose own name holds brackets or stars is that folder.
+        names = [pattern] if Path(pattern).is_dir() else sorted(glob.glob(pattern))  # noqa: PTH207 - may be absolute
+        folders = [Path(name) for name in names if Path(name).is_dir()]
+        if not folders:
+            raise ValueError(f"{pattern!r} names no folder of candidate sets")
+        found.update(dict.fromkeys(folders))
+    return list(found)
+
+
+class RunsSource:
+    """The ids of all runs in the order in which they first appear; only where each row lies is held in memory."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._files = [shard for folder in folders for shard in shards(folder)]
+        self._places: dict[str, list[tuple[int, int]]] = {}
+        for number, path in enumerate(self._files):
+            with path.open("rb") as file:
+                offset = 0
+                for line in file:
+                    self._places.setdefault(_id(line, path), []).append((number, offset))
+                    offset += len(line)
+        self._ids = list(self._places)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def read(self, start: int, stop: int) -> Iterator[CandidateSet]:
+        """One merged set for each of the ids start..stop."""
+        for row_id in self._ids[start:stop]:
+            yield merged([self._set(*place) for place in self._places[row_id]])
+
+    def _set(self, number: int, offset: int) -> CandidateSet:
+        with self._files[number].open("rb") as file:
+            file.seek(offset)
+            line = file.readline()
+        try:
+            return CandidateSet.model_validate_json(line)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{self._files[number]} holds a row that is no CandidateSet ({reason})") from None
+
+
+def merged(sets: Sequence[CandidateSet]) -> CandidateSet:
+    """One set with the candidates of all. Raises `ValueError` where queries differ or a candidate comes twice."""
+    first = sets[0]
+    asked = [(one.query.task, one.query.images, one.query.question) for one in sets]
+    if any(other != asked[0] for other in asked):  # runs may carry other `extra`: the first run's is kept
+        raise ValueError(
+            f"row {first.id}: the runs were made from different queries (task, images or question differ); "
+            f"group only runs of the same input"
+        )
+    candidates = tuple(candidate for one in sets for candidate in one.candidates)
+    keys = [(c.style, c.index, c.seed, c.checkpoint) for c in candidates]
+    if repeated := next((k for k in keys if keys.count(k) > 1), None):
+        style, index, seed, checkpoint = repeated
+        raise ValueError(
+            f"row {first.id}: two candidates have style {style}, index {index}, seed {seed} and checkpoint "
+            f"{checkpoint[:12]}; is a run given twice? Runs that shall be pooled need different seeds"
+        )
+    return CandidateSet(id=first.id, query=first.query, candidates=candidates)
+
+
+def _id(line: bytes, path: Path) -> str:
+    try:
+        return str(orjson.loads(line)["id"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} holds a row without an id; it is no dataset of candidate sets") from None

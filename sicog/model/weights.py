@@ -1,0 +1,98 @@
+"""Read weights: what is damaged, incomplete or of another shape is refused by name, never drawn at random instead."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+# What the loaders raise: no file; a cut .safetensors; a cut .bin, or one that holds more than tensors; cut JSON.
+UNREADABLE = (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, json.JSONDecodeError)
+_SHOWN = 3
+
+
+def pretrained(kind: Any, name: str, **kwargs: Any) -> Any:
+    """`kind.from_pretrained(name)` with every tensor from the files. Raises `ValueError` naming files and tensors."""
+    try:
+        model, info = kind.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+    except UNREADABLE as error:
+        raise ValueError(f"{', '.join(_damaged(Path(name))) or name}: {unreadable(error)}") from error
+    if others := sorted(info["mismatched_keys"]):
+        tensor, found, wanted = others[0]
+        raise ValueError(
+            f"{name}: {len(others)} tensors are not of the shape that its config.json says, such as {tensor}: "
+            f"{tuple(found)} instead of {tuple(wanted)}"
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{name}: the weights are incomplete, {len(missing)} tensors are missing: {_some(missing)}")
+    return model
+
+
+def tensors(file: Path, prefixes: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a .safetensors or .bin file whose names hold one of `prefixes`; nothing in the file is executed.
+
+    Raises `ValueError` naming the file when it is damaged, or holds anything but tensors.
+    """
+    try:
+        for name, value in _items(file, tuple(prefixes)):
+            if not isinstance(value, torch.Tensor):
+                raise ValueError(f"{file}: {name} is a {type(value).__name__}, not a tensor")
+            yield name, value
+    except UNREADABLE as error:
+        raise ValueError(f"{file}: {unreadable(error)}") from error
+
+
+def unreadable(error: BaseException) -> str:
+    """What went wrong, in one sentence."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to run what is in it
+        return "holds something else than plain tensors, or is damaged; nothing of it was executed"
+    sentence = str(error).strip().split("\n")[0].split(". ")[0]
+    return f"cannot be read, damaged or incomplete ({type(error).__name__}{': ' + sentence if sentence else ''})"
+
+
+def _items(file: Path, prefixes: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (not a dict)
+                if any(prefix in name for prefix in prefixes):
+                    yield name, opened.get_tensor(name)
+        return
+    table = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(table, dict):
+        raise ValueError(f"{file} holds a {type(table).__name__}, not a table of tensors")
+    yield from ((name, value) for name, value in table.items() if any(prefix in str(name) for prefix in prefixes))
+
+
+def _damaged(folder: Path) -> list[str]:
+    """The weight files of a local folder that do not open; of .bin files, which take long to open, all."""
+    found = []
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except UNREADABLE:
+            found.append(str(file))
+    return found or [str(file) for file in sorted(folder.glob("pytorch_model*.bin"))]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Transformers from listing what it finds in a checkpoint."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

@@ -1,0 +1,157 @@
+"""What the Trainer is told, the learning rates that come of it, gradient checkpointing, and both precisions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from sicog.data.batching import RunPlan, plan_run
+from sicog.generation.sample import SampleConfig, sample
+from sicog.model import load_checkpoint
+from sicog.records import CandidateSet
+from sicog.storage import read_json, read_records
+from sicog.training.config import TrainConfig
+from sicog.training.parts import set_trainable
+from sicog.training.run import train
+from sicog.training.trainer import SicogTrainer, checkpoint_activations, trainer_arguments
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def plan(n_steps: int) -> RunPlan:
+    return plan_run(np.ones(24, dtype=int), global_batch=8, max_steps=n_steps, seed=0)
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_trainer_is_told_what_the_config_says(config: MakeConfig) -> None:
+    settings = config(
+        learning_rate=3e-4,
+        weight_decay=0.02,
+        max_grad_norm=0.7,
+        warmup_ratio=0.03,
+        seed=7,
+        save_steps=9,
+        device_batch=4,
+    )
+    args = trainer_arguments(settings, plan(50))
+    assert args.learning_rate == 3e-4
+    assert args.weight_decay == 0.02
+    assert args.max_grad_norm == 0.7
+    assert args.warmup_steps == 2  # 3 % of 50, rounded up
+    assert args.lr_scheduler_type == "cosine"
+    assert args.max_steps == 50
+    assert args.per_device_train_batch_size == 4
+    assert args.gradient_accumulation_steps == 2
+    assert args.optim == "adamw_torch_fused"
+    assert args.seed == 7
+    assert args.save_steps == 9
+    assert args.dataloader_num_workers == 0
+    assert args.bf16 is False and args.fp16 is False
+    assert trainer_arguments(config(precision="bfloat16"), plan(1)).bf16 is True
+    assert trainer_arguments(config(precision="auto"), plan(1)).bf16 is torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_trainer_switches_checkpointing_on(config: MakeConfig, tiny_dir: Path, on: bool) -> None:
+    model, processor = load_checkpoint(tiny_dir)
+    SicogTrainer(model, processor, None, plan(1), config(gradient_checkpointing=on), [])  # type: ignore[arg-type]
+    layers = [*model.vision_tower.encoder.layers, *model.language_model.model.layers]
+    assert [layer.gradient_checkpointing for layer in layers] == [on] * 5
+
+
+def test_learning_rates_are_a_cosine_after_a_warm_up(config: MakeConfig) -> None:
+    n_steps, n_warm, peak = 6, 2, 1e-3
+    lines = metrics(train(config(warmup_ratio=0.3, max_steps=n_steps, learning_rate=peak)))
+    expected = [
+        peak * (k / n_warm if k < n_warm else 0.5 * (1 + math.cos(math.pi * (k - n_warm) / (n_steps - n_warm))))
+        for k in range(n_steps)
+    ]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def forwards(model: nn.Module) -> Counter[str]:
+    """Counts how often the attention of each part runs from now on."""
+    counts: Counter[str] = Counter()
+    for part, layers in (("vision", model.vision_tower.encoder.layers), ("text", model.language_model.model.layers)):
+        for layer in layers:
+            layer.self_attn.register_forward_hook(lambda *_, part=part: counts.update([part]))
+    return counts
+
+
+def gradients(tiny_dir: Path, trainable: list[str], *, on: bool) -> tuple[Counter[str], float, dict[str, torch.Tensor]]:
+    """Forward calls, loss and gradients of one row with an image."""
+    from PIL import Image
+
+    from sicog.records import Turn
+
+    model, processor = load_checkpoint(tiny_dir)
+    set_trainable(model, trainable, show=False)
+    if on:
+        checkpoint_activations(model)
+    turns = [Turn(role="user", text="How many?", images_at=(0,)), Turn(role="assistant", text="two red circles")]
+    batch = processor.collate([processor.encode(turns, [Image.new("RGB", (120, 80), (9, 200, 90))])])
+    counts = forwards(model)
+    loss = model.train()(**batch).loss
+    loss.backward()
+    return counts, loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("trainable", [["projector"], ["vision_tower", "projector", "language_model"]])
+def test_checkpointing_recomputes_and_changes_no_gradient(tiny_dir: Path, trainable: list[str]) -> None:
+    plain_counts, plain_loss, plain = gradients(tiny_dir, trainable, on=False)
+    counts, loss, grads = gradients(tiny_dir, trainable, on=True)
+    assert plain_counts == {"vision": 2, "text": 2}
+    # No gradient goes into a frozen vision tower, so it is not computed again; the language model is, up to the
+    # projector below it.
+    assert counts == {"vision": 2 if trainable == ["projector"] else 4, "text": 4}
+    assert loss == plain_loss and grads.keys() == plain.keys()
+    assert all(torch.equal(grads[name], plain[name]) for name in plain)
+    assert any(name.startswith("resampler.") and bool(grad.any()) for name, grad in grads.items())
+    if trainable == ["projector"]:
+        assert all(name.startswith("resampler.") for name in grads)
+
+
+def test_a_run_with_checkpointing_is_the_run_without(config: MakeConfig, tmp_path: Path) -> None:
+    runs = [train(config(run_dir=tmp_path / str(on), gradient_checkpointing=on, max_steps=2)) for on in (False, True)]
+    assert metrics(runs[0]) == metrics(runs[1])
+    first, second = (load_file(run / "model.safetensors") for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (runs[0] / "config.json").read_bytes() == (runs[1] / "config.json").read_bytes()
+
+
+def test_bfloat16_on_a_cpu(config: MakeConfig, tmp_path: Path) -> None:
+    lines = metrics(train(config(precision="bfloat16", max_steps=2)))
+    plain = metrics(train(config(run_dir=tmp_path / "plain", max_steps=2)))
+    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in plain], rel=0.02)
+    assert lines[0]["loss"] != plain[0]["loss"]
+    assert {v.dtype for v in load_file(tmp_path / "run" / "model.safetensors").values()} == {torch.float32}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_train_and_sample_on_a_gpu(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
+    run_dir = train(config(precision="auto", gradient_checkpointing=True, max_steps=2))
+    assert read_json(run_dir / "run.json")["identity"]["precision"] == "bfloat16"
+    assert all(math.isfinite(line["loss"]) for line in metrics(run_dir))
+    rows = [{"id": f"row-{i}", "image": f"{i}.png"} for i in (1, 2, 3)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    values = {"checkpoint": run_dir, "input": tmp_path / "rows.json", "image_folder": data_dir / "images"}
+    values |= {"task": "captioning", "out_dir": tmp_path / "out", "max_new_tokens": 8}
+    folder = sample(SampleConfig.model_validate(values))
+    manifest = read_json(folder / "manifest.json")
+    assert (manifest["rows_in"], manifest["rows_out"], manifest["dropped"], manifest["failed"]) == (3, 3, {}, {})
+    assert read_json(folder / "run.json")["identity"]["precision"] == "bfloat16"
+    assert all(len(row.candidates) == 3 for row in read_records(folder, CandidateSet))
