@@ -106,15 +106,15 @@ def test_ask_and_report_as_the_readme_shows_them(undisturbed):
 # One kill in each kind of step, some seconds after it began (at its start where it may be over sooner).
 KILLED_IN = {
     "data": 0.3,
-    "align": 6,
-    "perception": 6,
-    "dev-answers": 6,
-    "captions": 8,
+    "align": 4,
+    "perception": 3,
+    "dev-answers": 3,
+    "captions": 3,
     "answers-scored": 0.3,
     "captions-selected": 0,
     "curated": 0,
-    "next": 6,
-    "eval-next": 6,
+    "next": 3,
+    "eval-next": 1,
     "report": 0,
 }
 
