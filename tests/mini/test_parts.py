@@ -154,8 +154,8 @@ def test_shipped_language_model_answers_from_text(model_and_processor):
     found = measure_language(
         model.language_model, processor.tokenizer, LanguagePartConfig(), 21, items=40, styles=("direct", "brief")
     )
-    # What ships measured 0.69 and 0.99 on 150 items; answers by chance are right in about a third.
-    assert found["direct"] > 0.5 and found["brief"] > 0.9
+    # What ships measured 0.72 and 0.81 on 300 items; answers by chance are right in about a third.
+    assert found["direct"] > 0.6 and found["brief"] > 0.7
 
 
 def test_finished_parts_are_left_alone_and_known_by_their_content(shipped):
