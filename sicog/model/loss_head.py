@@ -47,6 +47,11 @@ def causal_loss(
     return total / (keep_BT.sum() if num_items is None else num_items)
 
 
+def chunk_rows(vocabulary: int, device: str) -> int:
+    """Positions whose logits are made at once on this type of device."""
+    return max(1, (_CHUNK_BYTES_CPU if device == "cpu" else _CHUNK_BYTES_GPU) // (4 * vocabulary))
+
+
 def _chosen(kind: LossHead, head: nn.Module, hidden: torch.Tensor) -> Any:
     ordinary = _is_ordinary(head)
     usable = ordinary and hidden.is_cuda and importlib.util.find_spec("liger_kernel") is not None
@@ -97,8 +102,7 @@ def _liger(head: nn.Linear, hidden_SE: torch.Tensor, targets_S: torch.Tensor) ->
 def _fused(head: nn.Linear, hidden_SE: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
     device = hidden_SE.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SE.dtype
-    budget = _CHUNK_BYTES_CPU if device == "cpu" else _CHUNK_BYTES_GPU
-    rows = max(1, budget // (4 * head.out_features))
+    rows = chunk_rows(head.out_features, device)
     with torch.autocast(device, enabled=False):
         total: torch.Tensor = _LinearCrossEntropy.apply(
             hidden_SE, head.weight, targets_S, dtype, rows, torch.is_grad_enabled()
