@@ -96,7 +96,9 @@ def test_full_width_agrees_with_the_flop_counter():
     ours = forward_flops(config, work)
     tower = counted(lambda: model.vision_tower(pixels, sizes))
     projector = counted(lambda: model.resampler(features, sizes))
-    blocks = counted(lambda: model.language_model.base_model(inputs_embeds=hidden, attention_mask=mask, use_cache=False))
+    blocks = counted(
+        lambda: model.language_model.base_model(inputs_embeds=hidden, attention_mask=mask, use_cache=False)
+    )
     head = counted(lambda: model.get_output_embeddings()(hidden[:, : work.supervised]))
     assert ours["vision tower"] == pytest.approx(tower, rel=0.02)
     assert ours["projector"] == pytest.approx(projector, rel=0.02)
