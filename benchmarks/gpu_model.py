@@ -112,10 +112,10 @@ class Bench:
     def out_of_time(self) -> bool:
         return time.monotonic() - self.start > BUDGET_S
 
-    def rates(self) -> tuple[float, float]:
-        """(FLOP/s, bytes/s) of the device's data sheet; not a number for one that is not known."""
+    def rates(self) -> tuple[float, float] | tuple[None, None]:
+        """(FLOP/s, bytes/s) of the device's data sheet; None for one that is not known."""
         name = torch.cuda.get_device_name() if self.device == "cuda" else "CPU"
-        return next((rates for key, rates in DEVICES.items() if key in name), (float("nan"), float("nan")))
+        return next((rates for key, rates in DEVICES.items() if key in name), (None, None))
 
     def work(self, views: int) -> tuple[Work, tuple[int, int]]:
         """One sample's work and the grid of its slices. All text is supervised."""
@@ -231,7 +231,7 @@ def train_row(bench: Bench, case: Case) -> dict[str, Any]:
         except torch.OutOfMemoryError:
             note = "out of memory"
         except (RuntimeError, ValueError, ImportError, TypeError) as error:  # the option is not there on this machine
-            note = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+            note = f"{type(error).__name__}: {' '.join(str(error).split())[:60]}"
         bench.clear()
     return {**row, **measured, "note": note}
 
@@ -246,12 +246,13 @@ def measure(bench: Bench, case: Case) -> dict[str, Any]:
     step = seconds(lambda: bench.step(batch), warm=1, repeats=2 if bench.smoke else 4)
     work, _ = bench.work(case.views)
     flops = case.samples * sum(training_flops(bench.config, work, TRAINED[case.stage]).values())
-    peak = torch.cuda.max_memory_allocated() / 2**30 if bench.device == "cuda" else float("nan")
+    peak = torch.cuda.max_memory_allocated() / 2**30 if bench.device == "cuda" else None
+    rate, _ = bench.rates()
     return {
         "step ms": step * 1e3,
         "samples/s": case.samples / step,
         "TFLOP/s": flops / step / 1e12,
-        "MFU %": 100 * flops / step / bench.rates()[0],
+        "MFU %": rate and 100 * flops / step / rate,
         "peak GiB": peak,
         "first step s": first,
         "loss": loss,
@@ -271,7 +272,7 @@ def decode_row(bench: Bench, batch: int, context: int, graph: bool) -> dict[str,
         except torch.OutOfMemoryError:
             note = "out of memory"
         except RuntimeError as error:
-            note = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+            note = f"{type(error).__name__}: {' '.join(str(error).split())[:60]}"
     return {"batch": batch, "context": context, "graph": graph, **measured, "note": note}
 
 
@@ -311,12 +312,13 @@ def measure_decoding(bench: Bench, batch: int, context: int, graph: bool) -> dic
     kept = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * head_width  # bytes of a position
     table = 0 if text.tie_word_embeddings else text.vocab_size * text.hidden_size  # looked up, not read
     weights = 2 * (sum(p.numel() for p in bench.model.language_model.parameters()) - table)
-    bound = (weights + kept * batch * context) / bench.rates()[1]
+    _, rate = bench.rates()
+    bound = rate and (weights + kept * batch * context) / rate
     return {
         "step ms": taken * 1e3,
         "tokens/s": batch / taken,
-        "bound ms": bound * 1e3,
-        "share of the bound %": 100 * bound / taken,
+        "bound ms": bound and bound * 1e3,
+        "share of the bound %": bound and 100 * bound / taken,
     }
 
 
