@@ -107,6 +107,20 @@ def ask(
     ask_checkpoint(checkpoint, image, question, style=style, samples=samples, temperature=temperature, seed=seed)
 
 
+@app.command()
+def flops(
+    config: Annotated[Path, typer.Argument(help="a checkpoint folder, or a JSON or YAML file of SicogConfig fields")],
+    image: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels, or none")] = "1024x768",
+    text: Annotated[int, typer.Option(help="text tokens of a row")] = 500,
+    supervised: Annotated[int | None, typer.Option(help="those of them that are supervised; all by default")] = None,
+    devices: Annotated[int, typer.Option(help="devices that ZeRO divides among")] = 1,
+) -> None:
+    """Plan a training: tokens, FLOPs by part, parameters, and memory by stage and ZeRO stage."""
+    from sicog.model.plan import flops as print_flops
+
+    print_flops(config, image=image, text=text, supervised=supervised, devices=devices)
+
+
 def _guarded(main: Callable[[], None]) -> None:
     """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose.
 

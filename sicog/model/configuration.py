@@ -23,6 +23,7 @@ class SicogConfig(PreTrainedConfig):
     row_separator_id, slice_separator_id: the language model's newline and comma (13 and 29892 in imported weights).
     regions_dtype: "bfloat16" rounds the resampler's region borders as the original did; imported weights may say so.
     resampler_heads: None: hidden size / 128, lowered until it divides the hidden size.
+    loss_head: how the loss is computed, see `loss_head.causal_loss`; it changes no result.
     """
 
     model_type = "sicog"
@@ -43,6 +44,7 @@ class SicogConfig(PreTrainedConfig):
     regions_dtype: Literal["float32", "bfloat16"] = "float32"
     projector_type: Literal["resampler"] = "resampler"
     resampler_heads: int | None = None
+    loss_head: Literal["auto", "chunked", "liger", "plain"] = "auto"
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

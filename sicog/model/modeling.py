@@ -1,7 +1,7 @@
 """The model: vision tower, resampler and a causal language model, joined by one masked write.
 
 Shapes: B rows, T positions, E language model width, N visual features of the batch in layout order, V views,
-P patches of all views, K values of a patch, Q = query_grid^2, S supervised positions.
+P patches of all views, K values of a patch, Q = query_grid^2.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from transformers.utils.generic import can_return_tuple
 
 from sicog.model.configuration import SicogConfig
 from sicog.model.layout import feature_order
+from sicog.model.loss_head import causal_loss
 from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
-
-IGNORED_LABEL = -100
 
 
 class SicogPreTrainedModel(PreTrainedModel):
@@ -167,7 +166,8 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         )
         loss = logits = None
         if labels is not None:
-            loss = self._loss(outputs.last_hidden_state, labels, num_items_in_batch)
+            head, kind = self.get_output_embeddings(), self.config.loss_head
+            loss = causal_loss(head, outputs.last_hidden_state, labels, num_items_in_batch, kind)
         else:
             logits = self._logits(outputs.last_hidden_state, logits_to_keep)
         return CausalLMOutputWithPast(
@@ -198,16 +198,6 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         pixels_PK = x_BTE.new_zeros(1, vision.num_channels * vision.patch_size**2)
         blank = self.encode_images(pixels_PK, torch.ones(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long))
         return x_BTE + 0.0 * blank.sum().to(x_BTE.dtype)
-
-    def _loss(
-        self, hidden_BTE: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None
-    ) -> torch.Tensor:
-        """Cross-entropy with logits at supervised positions only: the same value and gradients as the plain head."""
-        targets_BT = labels[:, 1:]
-        keep_BT = targets_BT != IGNORED_LABEL
-        logits = self.get_output_embeddings()(hidden_BTE[:, :-1][keep_BT]).float()
-        total = nn.functional.cross_entropy(logits, targets_BT[keep_BT], reduction="sum")
-        return total / (keep_BT.sum() if num_items is None else num_items)
 
     def _logits(self, hidden_BTE: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
         """Logits of the last `keep` positions (0: all). The placeholder cannot be generated."""

@@ -1,0 +1,156 @@
+"""Cross-entropy of the language model's head without its logits ever lying in memory as a whole.
+
+Logits are made at supervised positions only, a chunk of positions at a time. For an ordinary head the gradients of a
+chunk are made while its logits are there: three matrix products a position, as in the plain head. A head whose weight
+is gathered when its module is called (ZeRO-3), or that an adapter has wrapped, is called as a module, a fixed number of
+times, and its logits are computed again in the backward pass: all ranks then make the same calls in the same order,
+whatever their rows hold, which chunks of a fixed size would not.
+
+Shapes: B rows, T positions, E width, V vocabulary, S supervised positions, C positions of a chunk.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+LossHead = Literal["auto", "chunked", "liger", "plain"]
+IGNORED_LABEL = -100
+_CHUNK_BYTES_CPU = 2**27  # of float32 logits: 221 positions of Qwen2's vocabulary
+_CHUNK_BYTES_GPU = 2**29  # 882 positions: enough that products are not bound by reading the weight
+_CALLS = 4  # of a head that is called as a module
+
+
+def causal_loss(
+    head: nn.Module,
+    hidden_BTE: torch.Tensor,
+    labels_BT: torch.Tensor,
+    num_items: torch.Tensor | int | None = None,
+    kind: LossHead = "auto",
+) -> torch.Tensor:
+    """Sum of the next-token cross-entropy over supervised positions, divided by `num_items` (None: by their number).
+
+    labels: -100 where unsupervised, shifted here. Softmax in float32 (float64 for float64 logits). kind: `plain` makes
+    all logits at once, as Transformers does; `auto` is Liger's kernel on a GPU that has it, else `chunked`.
+    Raises `ValueError` where Liger is asked for and cannot be used.
+    """
+    targets_BT = labels_BT[:, 1:]
+    keep_BT = targets_BT != IGNORED_LABEL
+    if kind == "plain":
+        total = _total(head(hidden_BTE[:, :-1]).flatten(0, 1), targets_BT.flatten())
+    else:
+        total = _chosen(kind, head, hidden_BTE)(head, hidden_BTE[:, :-1][keep_BT], targets_BT[keep_BT])
+    return total / (keep_BT.sum() if num_items is None else num_items)
+
+
+def chunk_rows(vocabulary: int, device: str) -> int:
+    """Positions whose logits are made at once on this type of device."""
+    return max(1, (_CHUNK_BYTES_CPU if device == "cpu" else _CHUNK_BYTES_GPU) // (4 * vocabulary))
+
+
+def _chosen(kind: LossHead, head: nn.Module, hidden: torch.Tensor) -> Any:
+    ordinary = _is_ordinary(head)
+    usable = ordinary and hidden.is_cuda and importlib.util.find_spec("liger_kernel") is not None
+    if kind == "liger" and not usable:
+        raise ValueError("loss_head 'liger' needs a CUDA device, the package liger-kernel and an unsharded linear head")
+    if usable and kind != "chunked":
+        return _liger
+    return _fused if ordinary else _called
+
+
+def _is_ordinary(head: nn.Module) -> bool:
+    """A bias-free linear layer whose whole weight lies here, without anything that happens when it is called."""
+    return (
+        type(head) is nn.Linear
+        and head.bias is None
+        and type(head.weight) is nn.Parameter
+        and not hasattr(head.weight, "ds_id")  # DeepSpeed's: the weight is there only while its module runs
+        and not (head._forward_pre_hooks or head._forward_hooks)
+        and "forward" not in vars(head)  # accelerate's offloading replaces it
+    )
+
+
+def _total(logits_SV: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(_widened(logits_SV), targets_S, ignore_index=IGNORED_LABEL, reduction="sum")
+
+
+def _widened(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _called(head: nn.Module, hidden_SE: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+    def part(hidden_CE: torch.Tensor, targets_C: torch.Tensor) -> torch.Tensor:
+        return _total(head(hidden_CE), targets_C)
+
+    chunks = zip(hidden_SE.tensor_split(_CALLS), targets_S.tensor_split(_CALLS), strict=True)
+    return torch.stack([checkpoint(part, h, t, use_reentrant=False) for h, t in chunks]).sum()
+
+
+def _liger(head: nn.Linear, hidden_SE: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+    if not len(targets_S):
+        return _fused(head, hidden_SE, targets_S)
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    loss = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORED_LABEL, reduction="sum")
+    return loss(head.weight, hidden_SE, targets_S)
+
+
+def _fused(head: nn.Linear, hidden_SE: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+    device = hidden_SE.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SE.dtype
+    rows = chunk_rows(head.out_features, device)
+    with torch.autocast(device, enabled=False):
+        total: torch.Tensor = _LinearCrossEntropy.apply(
+            hidden_SE, head.weight, targets_S, dtype, rows, torch.is_grad_enabled()
+        )
+    return total
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Sum of the cross-entropy of `hidden @ weight.T`; the gradients are made along with the loss."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_SE: torch.Tensor,
+        weight_VE: torch.Tensor,
+        targets_S: torch.Tensor,
+        dtype: torch.dtype,
+        rows: int,
+        training: bool,
+    ) -> torch.Tensor:
+        """As `causal_loss`; dtype: of the products. rows: positions of a chunk. training: gradients will be asked."""
+        wanted = [training and need for need in ctx.needs_input_grad[:2]]
+        sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        w_VE = weight_VE.to(dtype)
+        total = torch.zeros((), dtype=sum_dtype, device=hidden_SE.device)
+        d_hidden = torch.empty_like(hidden_SE) if wanted[0] else None
+        # Summed over the chunks in float32: a sum in bfloat16 would lose what a single product keeps.
+        d_weight = torch.zeros_like(weight_VE, dtype=sum_dtype) if wanted[1] else None
+        for start in range(0, len(hidden_SE), rows):
+            h_CE, targets_C1 = hidden_SE[start : start + rows].to(dtype), targets_S[start : start + rows, None]
+            log_p_CV = _widened(h_CE @ w_VE.T).log_softmax(dim=-1)
+            total -= log_p_CV.gather(1, targets_C1).sum()
+            if not any(wanted):
+                continue
+            d_logits_CV = log_p_CV.exp_()
+            d_logits_CV.scatter_add_(1, targets_C1, torch.full_like(targets_C1, -1, dtype=d_logits_CV.dtype))
+            d_logits_CV = d_logits_CV.to(dtype)
+            if d_hidden is not None:
+                d_hidden[start : start + rows] = d_logits_CV @ w_VE
+            if d_weight is not None and dtype == sum_dtype:
+                d_weight.addmm_(d_logits_CV.T, h_CE)
+            elif d_weight is not None:
+                d_weight += d_logits_CV.T @ h_CE
+        ctx.save_for_backward(d_hidden, None if d_weight is None else d_weight.to(weight_VE.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The stored gradients times the loss's own."""
+        scaled = [None if d is None else d * grads[0].to(d.dtype) for d in ctx.saved_tensors]
+        return (*scaled, None, None, None, None)
