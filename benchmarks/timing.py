@@ -88,12 +88,15 @@ def _cpu_name() -> str:
 def report(name: str, rows: list[dict[str, Any]], out: Path | None = None) -> None:
     """Print the rows (alike in their keys) as a table; write them with hardware, date and versions to `out`."""
     machine = hardware()
-    table = Table(title=f"{name}: {machine.get('gpu', machine['cpu'])}, {machine['threads']} thread(s), {date.today()}")
+    where = f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} thread(s), {date.today()}"
+    table = Table()
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console(width=None if os.isatty(1) else 160).print(table)
+    console = Console(width=None if os.isatty(1) else 160)
+    console.print(f"{name}: {where}", highlight=False, soft_wrap=True)
+    console.print(table)
     if out is not None:
         versions = {"python": platform.python_version(), **{p: version(p) for p in _PACKAGES}}
         result = {"name": name, "date": str(date.today()), "hardware": machine, "versions": versions, "rows": rows}

@@ -17,6 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from sicog.model.configuration import SicogConfig
 from sicog.model.layout import feature_order
+from sicog.model.pixels import normalise_pixels
 from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
 
@@ -108,13 +109,15 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """Visual features of all images, in layout order, image after image.
 
-        pixel_values [P, K]: patches of all views (an image's slices row-major, then its thumbnail).
+        pixel_values [P, K]: patches of all views (an image's slices row-major, then its thumbnail), normalised or uint8.
         view_sizes int [V, 2]: (rows, columns) in patches. image_grids int [images, 2]: (columns, rows) of the slices,
         (0, 0) for an unsliced image. Returns [N, E]. Raises `ValueError` when grids, views and patches do not agree.
         """
         grids = tuple((int(c), int(r)) for c, r in image_grids.tolist())
         if (n := sum(c * r + 1 for c, r in grids)) != len(view_sizes):
             raise ValueError(f"image_grids describe {n} views but there are {len(view_sizes)}")
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = normalise_pixels(pixel_values, self.config.image_mean, self.config.image_std)
         features_PD = self.vision_tower(pixel_values, view_sizes)
         views_VQE = self.resampler(features_PD, view_sizes)
         return views_VQE.flatten(0, 1)[_layout_order(grids, self.config.query_grid).to(views_VQE.device)]

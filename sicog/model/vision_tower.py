@@ -122,8 +122,10 @@ class VisionTower(CLIPPreTrainedModel):
         """Features of the selected layer without CLS.
 
         pixel_values: [P, K] normalised patches, view after view. view_sizes: int [V, 2] (rows, columns) in patches.
-        Returns [P, C] in the same order. Raises `ValueError` when the sizes do not add up to P.
+        Returns [P, C] in the same order. Raises `ValueError` when the sizes do not add up to P, or for uint8 patches.
         """
+        if not pixel_values.is_floating_point():
+            raise ValueError(f"the vision tower takes normalised patches, got {pixel_values.dtype}; see encode_images")
         views = group_views(view_sizes, len(pixel_values))
         device = pixel_values.device
         x_TC = self.embeddings(pixel_values[views.patch_order.to(device)], views)
