@@ -206,8 +206,13 @@ class SicogImageProcessor(BaseImageProcessor):
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
         p, (columns, rows), (h, w) = self.patch_size, grid, self._view_size(size, grid)
-        blocks = np.asarray(image).reshape(rows, h, p, columns, w, p, 3)
-        out.reshape(rows, columns, h, w, 3, p, p)[:] = blocks.transpose(0, 3, 1, 4, 6, 2, 5)
+        # One item is the p bytes of a patch's row in one channel; taking channels from Pillow and moving such items is
+        # twice as fast as a transposed copy of an array of bytes.
+        item = np.dtype(f"V{p}")
+        items = out.view(item).reshape(rows, columns, h, w, 3, p)
+        for c, channel in enumerate("RGB"):
+            blocks = np.frombuffer(image.tobytes("raw", channel), item).reshape(rows, h, p, columns, w)
+            items[:, :, :, :, c] = blocks.transpose(0, 3, 1, 4, 2)
 
 
 def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 
 def normalise_pixels(pixels_PK: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """uint8 [P, K] -> float32 [P, K]: (x / 255 - mean) / std by channel, as one multiply-add."""
     scale_K, shift_K = _scale_and_shift(tuple(mean), tuple(std), pixels_PK.shape[1], pixels_PK.device)
-    x_PK = pixels_PK.float()
+    if pixels_PK.device.type == "cpu":
+        # NumPy asks the kernel for huge pages, which halves the time here.
+        x_PK = torch.from_numpy(np.empty(tuple(pixels_PK.shape), dtype=np.float32)).copy_(pixels_PK)
+    else:
+        x_PK = pixels_PK.float()
     return torch.addcmul(shift_K, x_PK, scale_K, out=x_PK)
 
 
