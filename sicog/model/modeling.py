@@ -109,7 +109,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """Visual features of all images, in layout order, image after image.
 
-        pixel_values [P, K]: patches of all views (an image's slices row-major, then its thumbnail), normalised or uint8.
+        pixel_values [P, K]: patches of all views (an image's slices row-major, then its thumbnail), float or uint8.
         view_sizes int [V, 2]: (rows, columns) in patches. image_grids int [images, 2]: (columns, rows) of the slices,
         (0, 0) for an unsliced image. Returns [N, E]. Raises `ValueError` when grids, views and patches do not agree.
         """
@@ -257,6 +257,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
 
 
 @lru_cache(maxsize=512)
+@torch.inference_mode(False)  # kept for later calls, and autograd refuses to save tensors of inference mode
 def _layout_order(grids: tuple[tuple[int, int], ...], query_grid: int) -> torch.Tensor:
     """int64 [N]: for every visual feature of the batch, its place among the resampler's outputs [V * Q]."""
     order, start = [], 0

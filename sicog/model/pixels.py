@@ -24,6 +24,7 @@ def normalise_pixels(pixels_PK: torch.Tensor, mean: Sequence[float], std: Sequen
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # kept for later calls
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], n_values: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
