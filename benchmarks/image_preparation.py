@@ -84,8 +84,8 @@ def main() -> None:
     unscaled = CLIPImageProcessorPil(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
     rows = []
     for figure, sliced in (("P1 one view", False), ("P2 sliced", True)):
-        for normalize in ("host", "device"):
-            processor = SicogImageProcessor(normalize=normalize)
+        for normalize_on in ("host", "device"):
+            processor = SicogImageProcessor(normalize_on=normalize_on)
 
             def ours(image: Image.Image, processor: Any = processor, sliced: bool = sliced) -> Any:
                 return processor.prepare(image, slicing=sliced)
@@ -103,7 +103,7 @@ def main() -> None:
                     {
                         "figure": figure,
                         "plain way": "original (slices twice)" if twice else "strict (slices once)",
-                        "handed over": "float32" if normalize == "host" else "uint8",
+                        "handed over": "float32" if normalize_on == "host" else "uint8",
                         "plain ms/image": 1000 * timed.plain_s / len(images),
                         "ours ms/image": 1000 * timed.ours_s / len(images),
                         "ratio": timed.ratio,

@@ -113,7 +113,7 @@ class SicogImageProcessor(BaseImageProcessor):
     """Slicing and normalisation, with Pillow alone: the same pixels on every machine.
 
     scale, patch_size, max_slices: see `plan_slices`. long_side: when set, every image is first resized to it.
-    max_patches: a view with more patches is refused. normalize: "device" leaves the patches in uint8, a quarter of the
+    max_patches: a view with more patches is refused. normalize_on: "device" leaves the patches in uint8, a quarter of the
     bytes, and the model normalises them where it runs; "host" does it here. The numbers are the same.
     """
 
@@ -128,12 +128,12 @@ class SicogImageProcessor(BaseImageProcessor):
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
         long_side: int | None = None,
-        normalize: Literal["host", "device"] = "host",
+        normalize_on: Literal["host", "device"] = "host",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if normalize not in ("host", "device"):
-            raise ValueError(f"normalize is 'host' or 'device', got {normalize!r}")
+        if normalize_on not in ("host", "device"):
+            raise ValueError(f"normalize_on is 'host' or 'device', got {normalize_on!r}")
         self.scale = scale
         self.patch_size = patch_size
         self.max_slices = max_slices
@@ -141,7 +141,7 @@ class SicogImageProcessor(BaseImageProcessor):
         self.image_mean = [float(x) for x in image_mean]
         self.image_std = [float(x) for x in image_std]
         self.long_side = long_side
-        self.normalize = normalize
+        self.normalize_on = normalize_on
 
     def plan(self, width: int, height: int, *, slicing: bool = True) -> SlicePlan:
         """The plan for an image of this size. Raises `ValueError` when a view would exceed `max_patches`."""
@@ -172,7 +172,7 @@ class SicogImageProcessor(BaseImageProcessor):
             n = size[0] * size[1] // self.patch_size**2
             self._cut(image, size, grid, patches[start : start + n])
             start += n
-        if self.normalize == "host":
+        if self.normalize_on == "host":
             patches = normalise_pixels(torch.from_numpy(patches), self.image_mean, self.image_std).numpy()
         return PreparedImage(patches, tuple(sizes), plan.grid or (0, 0))
 

@@ -19,7 +19,7 @@ from sicog.model.pixels import normalise_pixels
 from sicog.model.slicing import plan_slices
 
 PROCESSOR = SicogImageProcessor()
-ON_DEVICE = SicogImageProcessor(normalize="device")
+ON_DEVICE = SicogImageProcessor(normalize_on="device")
 RED = (200, 30, 40)
 
 
@@ -100,9 +100,9 @@ class Photographs(torch.utils.data.Dataset):
         return torch.from_numpy(prepared.pixels), prepared.view_sizes
 
 
-@pytest.mark.parametrize("normalize", ["host", "device"])
-def test_workers_of_a_loader_prepare_the_same(normalize):
-    rows = Photographs(SicogImageProcessor(normalize=normalize))
+@pytest.mark.parametrize("normalize_on", ["host", "device"])
+def test_workers_of_a_loader_prepare_the_same(normalize_on):
+    rows = Photographs(SicogImageProcessor(normalize_on=normalize_on))
     loader = torch.utils.data.DataLoader(rows, batch_size=None, num_workers=2)
     for (pixels, sizes), (expected, expected_sizes) in zip(loader, map(rows.__getitem__, range(4)), strict=True):
         assert torch.equal(pixels, expected) and tuple(map(tuple, sizes)) == expected_sizes
@@ -117,7 +117,7 @@ def test_an_upright_image_is_not_copied_but_a_loaded_one_is_its_own(tmp_path):
 
 def test_unknown_place_of_normalisation():
     with pytest.raises(ValueError, match="'host' or 'device', got 'gpu'"):
-        SicogImageProcessor(normalize="gpu")
+        SicogImageProcessor(normalize_on="gpu")
 
 
 @settings(max_examples=25, deadline=None)
@@ -267,7 +267,7 @@ def test_settings_survive_saving(tmp_path):
         assert loaded.to_dict() == processor.to_dict()
     assert SicogImageProcessor.from_pretrained(tmp_path).long_side == 500
     ON_DEVICE.save_pretrained(tmp_path)
-    assert SicogImageProcessor.from_pretrained(tmp_path).normalize == "device"
+    assert SicogImageProcessor.from_pretrained(tmp_path).normalize_on == "device"
 
 
 def test_preprocess_stacks_images():

@@ -323,11 +323,15 @@ def test_uint8_patches_give_the_features_of_normalised_ones():
     model = tiny_model(image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
     images = [draw_image(60, 40, 1), draw_image(20, 20, 2)]
     features = []
-    for normalize in ("host", "device"):
-        fields = {"image_mean": model.config.image_mean, "image_std": model.config.image_std, "normalize": normalize}
+    for normalize_on in ("host", "device"):
+        fields = {
+            "image_mean": model.config.image_mean,
+            "image_std": model.config.image_std,
+            "normalize_on": normalize_on,
+        }
         batch = SicogImageProcessor(scale=28, **fields)(images, return_tensors="pt")
         with torch.inference_mode():
             features.append(model.encode_images(**batch))
-        assert batch["pixel_values"].dtype == (torch.uint8 if normalize == "device" else torch.float32)
+        assert batch["pixel_values"].dtype == (torch.uint8 if normalize_on == "device" else torch.float32)
     torch.testing.assert_close(*features, atol=1e-6, rtol=1e-6)
     model.encode_images(**batch).sum().backward()  # after inference mode
