@@ -113,8 +113,9 @@ class SicogImageProcessor(BaseImageProcessor):
     """Slicing and normalisation, with Pillow alone: the same pixels on every machine.
 
     scale, patch_size, max_slices: see `plan_slices`. long_side: when set, every image is first resized to it.
-    max_patches: a view with more patches is refused. normalize_on: "device" leaves the patches in uint8, a quarter of the
-    bytes, and the model normalises them where it runs; "host" does it here. The numbers are the same.
+    max_patches: a view with more patches is refused.
+    normalize_on: "device" leaves the patches in uint8, a quarter of the bytes, and the model normalises them where it
+    runs; "host" does it here. The numbers are the same.
     """
 
     model_input_names = ["pixel_values", "view_sizes", "image_grids"]
