@@ -7,15 +7,18 @@ BIN := $(VENV)/bin
 RECIPE := recipes/$(if $(QUICK),mini-quick,mini).yaml
 WORKERS ?= 2
 SMALL_PARTS := out_dir=runs/mini-parts-quick ship=false vision.steps=40 language.steps=40
+# Those with gpu in their name need a CUDA device.
+BENCHMARKS := $(filter-out __init__ timing %gpu gpu% ,$(basename $(notdir $(wildcard benchmarks/*.py))))
 # pip finds local wheels through PIP_FIND_LINKS; uv wants the same folder under its own name.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help mini mini-parts test check lint setup setup-dev
+.PHONY: help mini mini-parts bench test check lint setup setup-dev
 
 help:
 	@echo "make mini          run the whole method on this machine (about 15 minutes; QUICK=1: a smoke run)"
 	@echo "make test          run the tests"
 	@echo "make check         lint, types, shell checks, then the tests"
+	@echo "make bench         measure each part against the plain way (CPU, under 15 minutes; JSON in runs/benchmarks)"
 	@echo "make mini-parts    train the mini world's vision tower and language model again (QUICK=1: for a moment)"
 
 mini: setup
@@ -23,6 +26,9 @@ mini: setup
 
 mini-parts: setup
 	$(BIN)/sicog mini-parts recipes/mini-parts.yaml $(if $(QUICK),$(SMALL_PARTS)) $(ARGS)
+
+bench: setup-dev
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --out runs/benchmarks/$$name.json $(ARGS); done
 
 test: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(ARGS)

@@ -121,6 +121,27 @@ def flops(
     print_flops(config, image=image, text=text, supervised=supervised, devices=devices)
 
 
+@app.command("show-image")
+def show_image(
+    file: Annotated[Path, typer.Argument(help="an image file")],
+    out: Annotated[Path, typer.Option(help="the PNG to write")],
+    checkpoint: Annotated[Path | None, typer.Option(help="take the settings from this checkpoint")] = None,
+    scale: Annotated[int | None, typer.Option(help="a view covers about scale x scale pixels")] = None,
+    patch_size: Annotated[int | None, typer.Option(help="side of a patch in pixels")] = None,
+    max_slices: Annotated[int | None, typer.Option(help="slices of an image at most")] = None,
+    long_side: Annotated[int | None, typer.Option(help="resize the image to this long side first")] = None,
+    query_grid: Annotated[int, typer.Option(help="features a side of a view")] = 12,
+) -> None:
+    """Draw what an image becomes: slices, thumbnail, the order and the number of its tokens."""
+    from sicog.model.show import show_image as show
+
+    settings = {"scale": scale, "patch_size": patch_size, "max_slices": max_slices, "long_side": long_side}
+    if checkpoint is not None and (given := [name for name, value in settings.items() if value is not None]):
+        raise ValueError(f"{', '.join(given)} come with the checkpoint; give either them or --checkpoint")
+    for line in show(file, out, checkpoint=checkpoint, query_grid=query_grid, **settings):
+        typer.echo(line)
+
+
 def _guarded(main: Callable[[], None]) -> None:
     """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose.
 

@@ -185,6 +185,8 @@ def _check_agreement(name: str, config: SicogConfig, processor: SicogProcessor) 
         "slice_separator_id": (config.slice_separator_id, processor.slice_separator_id),
         "query_grid": (config.query_grid, processor.query_grid),
         "patch_size": (config.patch_size, image.patch_size),
+        "image_mean": (config.image_mean, image.image_mean),
+        "image_std": (config.image_std, image.image_std),
     }
     for field, (ours, theirs) in pairs.items():
         if ours != theirs:

@@ -8,6 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _HEAD_WIDTH = 128
 
 
@@ -22,6 +24,7 @@ class SicogConfig(PreTrainedConfig):
     image_token_id: the placeholder. None: the first id above the embedding table, which no text can ever be.
     row_separator_id, slice_separator_id: the language model's newline and comma (13 and 29892 in imported weights).
     regions_dtype: "bfloat16" rounds the resampler's region borders as the original did; imported weights may say so.
+    image_mean, image_std: by channel, what uint8 patches are normalised with; the image processor's.
     resampler_heads: None: hidden size / 128, lowered until it divides the hidden size.
     loss_head: how the loss is computed, see `loss_head.causal_loss`; it changes no result.
     """
@@ -43,12 +46,15 @@ class SicogConfig(PreTrainedConfig):
     slice_separator_id: int = 11
     regions_dtype: Literal["float32", "bfloat16"] = "float32"
     projector_type: Literal["resampler"] = "resampler"
+    image_mean: list[float] | tuple[float, ...] = CLIP_MEAN
+    image_std: list[float] | tuple[float, ...] = CLIP_STD
     resampler_heads: int | None = None
     loss_head: Literal["auto", "chunked", "liger", "plain"] = "auto"
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
         text: Any = self.text_config
         if self.image_token_id is None:
             self.image_token_id = text.vocab_size

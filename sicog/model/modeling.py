@@ -18,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 from sicog.model.configuration import SicogConfig
 from sicog.model.layout import feature_order
 from sicog.model.loss_head import causal_loss
+from sicog.model.pixels import normalise_pixels
 from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
 
@@ -107,13 +108,15 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """Visual features of all images, in layout order, image after image.
 
-        pixel_values [P, K]: patches of all views (an image's slices row-major, then its thumbnail).
+        pixel_values [P, K]: patches of all views (an image's slices row-major, then its thumbnail), float or uint8.
         view_sizes int [V, 2]: (rows, columns) in patches. image_grids int [images, 2]: (columns, rows) of the slices,
         (0, 0) for an unsliced image. Returns [N, E]. Raises `ValueError` when grids, views and patches do not agree.
         """
         grids = tuple((int(c), int(r)) for c, r in image_grids.tolist())
         if (n := sum(c * r + 1 for c, r in grids)) != len(view_sizes):
             raise ValueError(f"image_grids describe {n} views but there are {len(view_sizes)}")
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = normalise_pixels(pixel_values, self.config.image_mean, self.config.image_std)
         features_PD = self.vision_tower(pixel_values, view_sizes)
         views_VQE = self.resampler(features_PD, view_sizes)
         return views_VQE.flatten(0, 1)[_layout_order(grids, self.config.query_grid).to(views_VQE.device)]
@@ -244,6 +247,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
 
 
 @lru_cache(maxsize=512)
+@torch.inference_mode(False)  # kept for later calls, and autograd refuses to save tensors of inference mode
 def _layout_order(grids: tuple[tuple[int, int], ...], query_grid: int) -> torch.Tensor:
     """int64 [N]: for every visual feature of the batch, its place among the resampler's outputs [V * Q]."""
     order, start = [], 0

@@ -18,12 +18,13 @@ from tokenizers import Tokenizer
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from sicog.model.configuration import SicogConfig
-from sicog.model.image_processing import SicogImageProcessor
+from sicog.model.image_processing import SicogImageProcessor, joined
 from sicog.model.layout import image_tokens
 from sicog.model.slicing import Size
 from sicog.records import Turn
 
 IGNORED_LABEL = -100
+_SHARED_WITH_CONFIG = ("scale", "patch_size", "max_slices", "image_mean", "image_std")
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Encoded:
     """One conversation as model inputs.
 
     labels: the id where supervised (assistant text and its end token), else -100.
-    pixel_values: float32 [patches, 3 * p * p], None without images. view_sizes: int64 [views, 2] (rows, columns) in
-    patches. image_grids: int64 [images, 2] (columns, rows) of the slices, (0, 0) for an unsliced image.
+    pixel_values: [patches, 3 * p * p], float32 or uint8 (see `SicogImageProcessor`), None without images.
+    view_sizes: int64 [views, 2] (rows, columns) in patches.
+    image_grids: int64 [images, 2] (columns, rows) of the slices, (0, 0) for an unsliced image.
     """
 
     input_ids: list[int]
@@ -119,9 +121,8 @@ class SicogProcessor(ProcessorMixin):
     ) -> SicogProcessor:
         """The processor that agrees with a model's config; `image`: further settings of `SicogImageProcessor`."""
         assert config.image_token_id is not None
-        image_processor = SicogImageProcessor(
-            scale=config.scale, patch_size=config.patch_size, max_slices=config.max_slices, **image
-        )
+        fields = {name: getattr(config, name) for name in _SHARED_WITH_CONFIG}
+        image_processor = SicogImageProcessor(**{**fields, **image})
         return cls(
             image_processor,
             tokenizer,
@@ -158,7 +159,7 @@ class SicogProcessor(ProcessorMixin):
         return Encoded(
             input_ids=ids,
             labels=labels,
-            pixel_values=np.concatenate([p.pixels for p in prepared]) if prepared else None,
+            pixel_values=joined([p.pixels for p in prepared]) if prepared else None,
             view_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
             image_grids=np.array([p.grid for p in prepared], dtype=np.int64).reshape(-1, 2),
         )
@@ -198,7 +199,7 @@ class SicogProcessor(ProcessorMixin):
             batch["labels"] = pad([e.labels for e in encoded], IGNORED_LABEL)
         pixels = [e.pixel_values for e in encoded if e.pixel_values is not None]
         if pixels:
-            batch["pixel_values"] = torch.from_numpy(np.concatenate(pixels))
+            batch["pixel_values"] = torch.from_numpy(joined(pixels))
             batch["view_sizes"] = torch.from_numpy(np.concatenate([e.view_sizes for e in encoded]))
             batch["image_grids"] = torch.from_numpy(np.concatenate([e.image_grids for e in encoded]))
         return batch

@@ -2,11 +2,12 @@
 
 Each of the G x G queries attends to the pooled patches of its own region only. Pooling is linear and fixed per shape,
 and a query sees at most 12 vectors, so the key weights are absorbed into the queries and the value weights are applied
-after the attention: the two largest products of the plain formula disappear, the result is the same.
+after the attention: the two largest products of the plain formula disappear, the result is the same. Views of one shape
+stand side by side (by place first, then by view), so that pooling all of them is two matrix products.
 Source of the formula: LLaVA-UHD v1 (arXiv 2403.11703).
 
-Shapes: V views, P patches of all views, D tower width, E language model width, Q = G * G queries, H heads,
-A = E / H, R x S bins (R = G * bins down, S = G * bins across), B bins of one region, Y x X patches of a view.
+Shapes: V views of one shape, P patches of all views, D tower width, E language model width, Q = G * G queries, H heads,
+A = E / H, B bins of one region, N = Q * V, Y x X patches of a view.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from sicog.model.regions import bins_of, pooling_map
+from sicog.model.regions import pool_regions, position_map
 from sicog.model.views import ShapeGroup, group_views
 
 _NORM_EPS = 1e-6
@@ -34,7 +35,7 @@ class RegionAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, query_QE: torch.Tensor, groups: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        """query [Q, E]; groups of (pooled values [V, Q, B, E], pooled positions [Q, B, E]) -> [all V, Q, E].
+        """query [Q, E]; groups of (pooled values [Q, B, V, E], pooled positions [Q, B, E]) -> [all V, Q, E].
 
         Keys are values plus positions. The bias of the keys shifts all scores of a query alike and so drops out of the
         softmax; the bias of the values is added once, since attention weights sum to 1.
@@ -42,15 +43,24 @@ class RegionAttention(nn.Module):
         width, heads = query_QE.shape[-1], self.n_heads
         w_q, w_k, w_v = self.in_proj_weight.chunk(3)
         b_q, _, b_v = self.in_proj_bias.chunk(3)
-        q_QHA = nn.functional.linear(query_QE, w_q, b_q).view(-1, heads, width // heads)
-        q_QHE = torch.einsum("qha,hae->qhe", q_QHA, w_k.view(heads, -1, width)) * (width // heads) ** -0.5
-        parts = []
-        for values_VQBE, positions_QBE in groups:
-            scores_VQHB = torch.einsum("qhe,vqbe->vqhb", q_QHE, values_VQBE)
-            scores_VQHB = scores_VQHB + torch.einsum("qhe,qbe->qhb", q_QHE, positions_QBE)
-            mixed_VQHE = scores_VQHB.softmax(dim=-1) @ values_VQBE
-            parts.append(torch.einsum("vqhe,hae->vqha", mixed_VQHE, w_v.view(heads, -1, width)).flatten(2))
+        query_QE = nn.functional.linear(query_QE, w_q, b_q) * (width // heads) ** -0.5
+        q_HQA = query_QE.view(-1, heads, width // heads).transpose(0, 1)
+        q_QHE = torch.bmm(q_HQA, w_k.view(heads, -1, width)).transpose(0, 1)
+        w_v_HEA = w_v.view(heads, -1, width).transpose(1, 2)
+        parts = [self._attend(q_QHE, w_v_HEA, *group) for group in groups]
         return self.out_proj(torch.cat(parts) + b_v)
+
+    def _attend(
+        self, q_QHE: torch.Tensor, w_v_HEA: torch.Tensor, values_QBVE: torch.Tensor, positions_QBE: torch.Tensor
+    ) -> torch.Tensor:
+        """[V, Q, E]: views of one shape, before the bias of the values."""
+        n_queries, n_bins, n_views, width = values_QBVE.shape
+        scores_QHBV = torch.bmm(q_QHE, values_QBVE.flatten(1, 2).transpose(1, 2)).view(n_queries, -1, n_bins, n_views)
+        scores_QHBV = scores_QHBV + torch.bmm(q_QHE, positions_QBE.transpose(1, 2))[..., None]
+        weights_NHB = scores_QHBV.softmax(dim=2).permute(0, 3, 1, 2).flatten(0, 1)
+        mixed_NHE = torch.bmm(weights_NHB, values_QBVE.transpose(1, 2).reshape(-1, n_bins, width))
+        out_HNA = torch.bmm(mixed_NHE.transpose(0, 1), w_v_HEA)
+        return out_HNA.unflatten(1, (n_queries, n_views)).permute(2, 1, 0, 3).flatten(2)
 
 
 class Resampler(nn.Module):
@@ -95,33 +105,23 @@ class Resampler(nn.Module):
         """
         views = group_views(view_sizes, len(features_PD))
         device = features_PD.device
-        values_PE = self.ln_kv(self.kv_proj(features_PD[views.patch_order.to(device)]))
+        values_PE = self.ln_kv(self.kv_proj(features_PD[views.pooling_order.to(device)]))
         pooled, start = [], 0
         for group in views.groups:
             n = len(group.indices) * group.n_patches
-            maps = values_PE[start : start + n].view(len(group.indices), group.rows, group.columns, -1)
-            positions = self._positions(group).to(maps.dtype)
-            pooled.append((self._pool(maps, group), self._pool(positions[None], group)[0]))
+            map_YXF = values_PE[start : start + n].view(group.rows, group.columns, -1)
+            values_QBF = pool_regions(map_YXF, self.query_grid, self.regions_dtype)
+            positions_QBE = self._positions(group).to(values_PE.dtype)
+            pooled.append((values_QBF.unflatten(2, (len(group.indices), -1)), positions_QBE))
             start += n
         out_VQE = self.attn(self.ln_q(self.query) + self.pos_embed, pooled)
         return (self.ln_post(out_VQE) @ self.proj)[views.view_order_inverse.to(device)]
 
     def _positions(self, group: ShapeGroup) -> torch.Tensor:
-        """[Y, X, E]: the position table resized to a view's shape, in float32."""
-        grid = self.query_grid
-        table_EYX = self.pos_embed.float().T.reshape(1, -1, grid, grid)
-        size = (group.rows, group.columns)
-        return nn.functional.interpolate(table_EYX, size=size, mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
-
-    def _pool(self, maps_VYXE: torch.Tensor, group: ShapeGroup) -> torch.Tensor:
-        """[V, Y, X, E] -> [V, Q, B, E]: the bins of each query's region."""
-        grid = self.query_grid
-        down, across = bins_of(group.rows, group.columns)
-        rows_RY = pooling_map(group.rows, grid, down, self.regions_dtype).to(maps_VYXE)
-        columns_SX = pooling_map(group.columns, grid, across, self.regions_dtype).to(maps_VYXE)
-        bins_VRSE = torch.einsum("ry,vysE->vrsE", rows_RY, torch.einsum("sx,vyxE->vysE", columns_SX, maps_VYXE))
-        blocks = bins_VRSE.unflatten(2, (grid, across)).unflatten(1, (grid, down))
-        return blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        """float32 [Q, B, E]: the position table resized to a view's shape and pooled."""
+        table_NE = self.pos_embed.float()
+        map_MN = position_map(group.rows, group.columns, self.query_grid, self.regions_dtype, table_NE.device)
+        return (map_MN @ table_NE).unflatten(0, (self.query_grid**2, -1))
 
 
 def sine_cosine_table(grid: int, width: int) -> torch.Tensor:

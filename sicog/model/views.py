@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import torch
 
@@ -42,17 +43,22 @@ class ViewGroups:
             for rows, columns in shapes
         )
 
+    # Groups are kept for later batches, so none of their tensors may be one of inference mode: autograd refuses those.
+
     @cached_property
+    @torch.inference_mode(False)
     def view_order(self) -> torch.Tensor:
         """int64 [V]: the batch's views in sorted order."""
         return torch.tensor([i for g in self.groups for i in g.indices])
 
     @cached_property
+    @torch.inference_mode(False)
     def view_order_inverse(self) -> torch.Tensor:
         """int64 [V]: where each view of the batch stands in sorted order."""
         return torch.argsort(self.view_order)
 
     @cached_property
+    @torch.inference_mode(False)
     def patch_order(self) -> torch.Tensor:
         """int64 [P]: the batch's patches in sorted order."""
         counts = torch.tensor([h * w for h, w in self.sizes])
@@ -60,9 +66,21 @@ class ViewGroups:
         return torch.cat([torch.arange(int(counts[i])) + starts[i] for i in self.view_order.tolist()])
 
     @cached_property
+    @torch.inference_mode(False)
     def patch_order_inverse(self) -> torch.Tensor:
         """int64 [P]: where each patch of the batch stands in sorted order."""
         return torch.argsort(self.patch_order)
+
+    @cached_property
+    @torch.inference_mode(False)
+    def pooling_order(self) -> torch.Tensor:
+        """int64 [P]: the batch's patches group by group, within a group by place (row-major) and then by view."""
+        parts, start = [], 0
+        for group in self.groups:
+            n = len(group.indices) * group.n_patches
+            parts.append(self.patch_order[start : start + n].view(-1, group.n_patches).T.flatten())
+            start += n
+        return torch.cat(parts)
 
     @property
     def n_patches(self) -> int:
@@ -75,6 +93,11 @@ class ViewGroups:
         for group in self.groups:
             runs[group.n_patches + extra] = runs.get(group.n_patches + extra, 0) + len(group.indices)
         return tuple((n, length) for length, n in runs.items())
+
+    def borders(self, extra: int, device: torch.device) -> torch.Tensor:
+        """int32 [V + 1]: where each sorted view's tokens start, and the end; for kernels of variable length."""
+        lengths = [length for n, length in self.attention_runs(extra) for _ in range(n)]
+        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 @lru_cache(maxsize=256)

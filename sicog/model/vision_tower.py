@@ -1,22 +1,28 @@
 """CLIP's vision transformer for views of any size, many at once, without padding or masks.
 
+Attention follows the config's `attn_implementation`: a flash one is called once for all views (variable length, CUDA
+only); with any other, SDPA runs once per length of view.
+
 Shapes: V views, P patches of all views, T = P + V tokens (one CLS a view), L tokens of one view, C tower width,
 K = 3 * p * p values of a patch, H heads, A width of a head.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import CLIPVisionConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import (
     CLIPAttention,
     CLIPEncoder,
     CLIPPreTrainedModel,
     CLIPVisionEmbeddings,
 )
+from transformers.utils.generic import is_flash_attention_requested
 
 from sicog.model.views import ShapeGroup, ViewGroups, group_views
 
@@ -61,28 +67,61 @@ class ViewEmbeddings(CLIPVisionEmbeddings):
         return resized[0].flatten(1).T.to(table_NC.dtype)
 
 
+@dataclass(frozen=True)
+class Spans:
+    """Where the views lie in the tokens.
+
+    runs: (views, length) of the stretches of equal length, in token order. borders: int32 [V + 1] on the device, for a
+    kernel of variable length; None when SDPA is to run once per run. longest: the longest view.
+    """
+
+    runs: tuple[tuple[int, int], ...]
+    borders: torch.Tensor | None
+
+    @property
+    def longest(self) -> int:
+        return max(length for _, length in self.runs)
+
+
 class ViewAttention(CLIPAttention):
-    """Self-attention within each view; `runs` are the (views, length) stretches of equal length, in token order."""
+    """Self-attention within each view."""
 
     def forward(  # type: ignore[override]
-        self, hidden_states: torch.Tensor, attention_mask: None = None, *, runs: tuple[tuple[int, int], ...], **_: Any
+        self, hidden_states: torch.Tensor, attention_mask: None = None, *, spans: Spans, **_: Any
     ) -> tuple[torch.Tensor, None]:
         q_THA, k_THA, v_THA = (
             project(hidden_states).view(-1, self.num_heads, self.head_dim)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
+        dropout = float(self.dropout or 0) if self.training else 0.0
+        attend = self._by_length if spans.borders is None else self._packed
+        return self.out_proj(attend(q_THA, k_THA, v_THA, spans, dropout)), None
+
+    def _by_length(
+        self, q_THA: torch.Tensor, k_THA: torch.Tensor, v_THA: torch.Tensor, spans: Spans, dropout: float
+    ) -> torch.Tensor:
+        """[T, C] by one call of SDPA for all views of one length."""
         parts, start = [], 0
-        for n, length in runs:
+        for n, length in spans.runs:
             q, k, v = (
                 x[start : start + n * length].view(n, length, self.num_heads, self.head_dim).transpose(1, 2)
                 for x in (q_THA, k_THA, v_THA)
             )
-            out = nn.functional.scaled_dot_product_attention(
-                q, k, v, dropout_p=float(self.dropout or 0) if self.training else 0.0, scale=self.scale
-            )
+            out = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
             parts.append(out.transpose(1, 2).reshape(n * length, self.embed_dim))
             start += n * length
-        return self.out_proj(torch.cat(parts)), None
+        return torch.cat(parts)
+
+    def _packed(
+        self, q_THA: torch.Tensor, k_THA: torch.Tensor, v_THA: torch.Tensor, spans: Spans, dropout: float
+    ) -> torch.Tensor:
+        """[T, C] by one call of the config's flash attention, as one row of packed views."""
+        attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        borders = {"cu_seq_lens_q": spans.borders, "cu_seq_lens_k": spans.borders}
+        longest = {"max_length_q": spans.longest, "max_length_k": spans.longest}
+        q, k, v = (x[None].transpose(1, 2) for x in (q_THA, k_THA, v_THA))
+        out, _ = attend(self, q, k, v, None, dropout=dropout, scaling=self.scale, is_causal=False, **borders, **longest)
+        return out.reshape(-1, self.embed_dim)
 
 
 class VisionTower(CLIPPreTrainedModel):
@@ -122,15 +161,19 @@ class VisionTower(CLIPPreTrainedModel):
         """Features of the selected layer without CLS.
 
         pixel_values: [P, K] normalised patches, view after view. view_sizes: int [V, 2] (rows, columns) in patches.
-        Returns [P, C] in the same order. Raises `ValueError` when the sizes do not add up to P.
+        Returns [P, C] in the same order. Raises `ValueError` when the sizes do not add up to P, or for uint8 patches.
         """
+        if not pixel_values.is_floating_point():
+            raise ValueError(f"the vision tower takes normalised patches, got {pixel_values.dtype}; see encode_images")
         views = group_views(view_sizes, len(pixel_values))
         device = pixel_values.device
         x_TC = self.embeddings(pixel_values[views.patch_order.to(device)], views)
         x_TC = self.pre_layrnorm(x_TC)
         runs = views.attention_runs(extra=1)
+        flash = is_flash_attention_requested(self.config)
+        spans = Spans(runs, views.borders(extra=1, device=device) if flash else None)
         for layer in self.encoder.layers[: self.n_run]:
-            x_TC = layer(x_TC, None, runs=runs)
+            x_TC = layer(x_TC, None, spans=spans)
         return self._without_cls(x_TC, runs)[views.patch_order_inverse.to(device)]
 
     def _without_cls(self, x_TC: torch.Tensor, runs: tuple[tuple[int, int], ...]) -> torch.Tensor:

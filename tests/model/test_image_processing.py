@@ -5,16 +5,21 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from golden_recipe import draw_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoImageProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from sicog.model import SicogImageProcessor, image_size, load_image
+from sicog.model.image_processing import to_rgb
+from sicog.model.pixels import normalise_pixels
 from sicog.model.slicing import plan_slices
 
 PROCESSOR = SicogImageProcessor()
+ON_DEVICE = SicogImageProcessor(normalize_on="device")
 RED = (200, 30, 40)
 
 
@@ -55,7 +60,64 @@ def test_pixels_equal_the_plain_way(size, slicing):
     assert len(prepared.view_sizes) == len(expected)
     parts = np.split(prepared.pixels, np.cumsum([h * w for h, w in prepared.view_sizes])[:-1])
     for part, view, want in zip(parts, prepared.view_sizes, expected, strict=True):
-        np.testing.assert_allclose(unpatch(part, view), want, atol=2e-6)
+        np.testing.assert_allclose(unpatch(part, view), want, atol=5e-7)
+
+
+@pytest.mark.parametrize("size", [(336, 336), (1000, 400), (50, 40)])
+def test_uint8_patches_are_the_resized_pixels_and_normalise_to_the_same_numbers(size):
+    image = draw_image(*size, 3)
+    for slicing in (True, False):
+        raw, ready = (processor.prepare(image, slicing=slicing) for processor in (ON_DEVICE, PROCESSOR))
+        assert raw.pixels.dtype == np.uint8
+        assert (raw.view_sizes, raw.grid) == (ready.view_sizes, ready.grid)
+        normalised = normalise_pixels(torch.from_numpy(raw.pixels), PROCESSOR.image_mean, PROCESSOR.image_std)
+        np.testing.assert_array_equal(normalised, ready.pixels)
+        thumbnail = image.resize(plan_slices(*size).thumbnail_size, Image.Resampling.BICUBIC)
+        (h, w) = raw.view_sizes[-1]
+        np.testing.assert_array_equal(unpatch(raw.pixels[-h * w :], (h, w)), np.asarray(thumbnail).transpose(2, 0, 1))
+
+
+def test_normalised_pixels_are_those_of_clip_for_every_level():
+    levels = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 256, 3)
+    clip = CLIPImageProcessorPil(do_resize=False, do_center_crop=False)
+    expected = np.asarray(clip(Image.fromarray(levels), return_tensors="np")["pixel_values"])[0, :, 0]
+    patches = torch.arange(256, dtype=torch.uint8)[:, None].expand(-1, 3)
+    ours = normalise_pixels(patches, PROCESSOR.image_mean, PROCESSOR.image_std)
+    np.testing.assert_allclose(ours.T, expected, atol=5e-7, rtol=0)
+
+
+class Photographs(torch.utils.data.Dataset):
+    """Images that are made and prepared in the worker."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        prepared = self.processor.prepare(draw_image(200 + 100 * i, 300, i))
+        return torch.from_numpy(prepared.pixels), prepared.view_sizes
+
+
+@pytest.mark.parametrize("normalize_on", ["host", "device"])
+def test_workers_of_a_loader_prepare_the_same(normalize_on):
+    rows = Photographs(SicogImageProcessor(normalize_on=normalize_on))
+    loader = torch.utils.data.DataLoader(rows, batch_size=None, num_workers=2)
+    for (pixels, sizes), (expected, expected_sizes) in zip(loader, map(rows.__getitem__, range(4)), strict=True):
+        assert torch.equal(pixels, expected) and tuple(map(tuple, sizes)) == expected_sizes
+
+
+def test_an_upright_image_is_not_copied_but_a_loaded_one_is_its_own(tmp_path):
+    image = draw_image(40, 30, 1)
+    assert to_rgb(image) is image
+    image.save(tmp_path / "a.png")
+    assert type(load_image(tmp_path / "a.png")) is Image.Image
+
+
+def test_unknown_place_of_normalisation():
+    with pytest.raises(ValueError, match="'host' or 'device', got 'gpu'"):
+        SicogImageProcessor(normalize_on="gpu")
 
 
 @settings(max_examples=25, deadline=None)
@@ -204,6 +266,8 @@ def test_settings_survive_saving(tmp_path):
         assert isinstance(loaded, SicogImageProcessor)
         assert loaded.to_dict() == processor.to_dict()
     assert SicogImageProcessor.from_pretrained(tmp_path).long_side == 500
+    ON_DEVICE.save_pretrained(tmp_path)
+    assert SicogImageProcessor.from_pretrained(tmp_path).normalize_on == "device"
 
 
 def test_preprocess_stacks_images():

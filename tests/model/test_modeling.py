@@ -317,3 +317,21 @@ def test_the_mini_size_builds():
     model = tiny_model(text_config=text, vision_config=vision, scale=112, query_grid=4, resampler_heads=3)
     features = model.encode_images(torch.randn(64, 588), torch.tensor([[8, 8]]), torch.tensor([[0, 0]]))
     assert features.shape == (16, 192)
+
+
+def test_uint8_patches_give_the_features_of_normalised_ones():
+    model = tiny_model(image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
+    images = [draw_image(60, 40, 1), draw_image(20, 20, 2)]
+    features = []
+    for normalize_on in ("host", "device"):
+        fields = {
+            "image_mean": model.config.image_mean,
+            "image_std": model.config.image_std,
+            "normalize_on": normalize_on,
+        }
+        batch = SicogImageProcessor(scale=28, **fields)(images, return_tensors="pt")
+        with torch.inference_mode():
+            features.append(model.encode_images(**batch))
+        assert batch["pixel_values"].dtype == (torch.uint8 if normalize_on == "device" else torch.float32)
+    torch.testing.assert_close(*features, atol=1e-6, rtol=1e-6)
+    model.encode_images(**batch).sum().backward()  # after inference mode

@@ -129,6 +129,23 @@ def test_views_are_independent_and_keep_their_order():
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=1e-5)
 
 
+def test_training_after_inference_mode():
+    resampler, x_PD, size = fresh(), torch.randn(77, 16), torch.tensor([[7, 11]])
+    with torch.inference_mode():
+        expected = resampler(x_PD, size)
+    out = resampler(x_PD, size)
+    out.sum().backward()
+    torch.testing.assert_close(out.detach(), expected)
+
+
+def test_bfloat16_stays_near_float32():
+    x_PD, size = torch.randn(30, 16), torch.tensor([[5, 3], [5, 3]])
+    with torch.no_grad():
+        expected, out = fresh()(x_PD, size), fresh().bfloat16()(x_PD.bfloat16(), size)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, atol=0.15, rtol=0.05)
+
+
 def test_pool_shape_follows_the_aspect():
     ratios = [(100, 57), (100, 70), (100, 86), (100, 115), (100, 141), (100, 173), (100, 174)]
     assert [bins_of(rows, columns) for rows, columns in ratios] == [

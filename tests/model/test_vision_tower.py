@@ -7,6 +7,7 @@ import torch
 from golden_recipe import GOLDEN, draw_image, golden_model
 from safetensors import safe_open
 from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sicog.model import SicogImageProcessor
 from sicog.model.vision_tower import VisionTower
@@ -62,6 +63,62 @@ def test_views_do_not_see_each_other(tower):
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
+def test_gradients_are_those_of_one_view_at_a_time():
+    tower, sizes = VisionTower(tiny_config()), [(3, 5), (2, 2), (5, 3), (3, 5)]
+    x_PK, view_sizes = patches(*sizes)
+    weight_PC = torch.randn(len(x_PK), 32)
+    parts = zip(x_PK.split([h * w for h, w in sizes]), view_sizes, strict=True)
+    grads = []
+    for features in (tower(x_PK, view_sizes), torch.cat([tower(part, size[None]) for part, size in parts])):
+        tower.zero_grad()
+        (features * weight_PC).sum().backward()
+        grads.append({n: p.grad.clone() for n, p in tower.named_parameters() if p.grad is not None})
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_flash_attention_gets_all_views_as_one_row_with_their_borders(monkeypatch):
+    """The kernel itself needs CUDA; a stand-in attends within the borders it is handed."""
+    calls = []
+
+    def flash(module, query, key, value, mask, *, cu_seq_lens_q, max_length_q, scaling, is_causal, **_):
+        assert mask is None and not is_causal and cu_seq_lens_q.dtype == torch.int32 and len(query) == 1
+        calls.append((cu_seq_lens_q.tolist(), max_length_q))
+        lengths = cu_seq_lens_q.diff().tolist()
+        parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return torch.cat([attend(q, k, v, scale=scaling) for q, k, v in parts], dim=2).transpose(1, 2), None
+
+    torch.manual_seed(0)
+    tower, batch = VisionTower(tiny_config()).eval(), patches((3, 5), (2, 2), (5, 3), (1, 1))
+    with torch.no_grad():
+        expected = tower(*batch)
+        monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_attention_2", flash)
+        monkeypatch.setattr(tower.config, "_attn_implementation_internal", "flash_attention_2")
+        torch.testing.assert_close(tower(*batch), expected, atol=1e-6, rtol=1e-5)
+    assert calls == [([0, 2, 7, 23, 39], 16)] * tower.n_run
+
+
+def test_bfloat16_stays_near_float32(tower):
+    x_PK, view_sizes = patches((3, 5), (2, 2))
+    half = VisionTower(tiny_config()).bfloat16().eval()
+    half.load_state_dict(tower.state_dict())
+    with torch.no_grad():
+        expected, features = tower(x_PK, view_sizes), half(x_PK, view_sizes)
+    assert features.dtype == torch.bfloat16
+    torch.testing.assert_close(features.float(), expected, atol=0.1, rtol=0.05)
+
+
+def test_training_after_inference_mode(tower):
+    """What is kept from one batch to the next must serve both."""
+    batch = patches((2, 7), (7, 2))
+    with torch.inference_mode():
+        expected = tower(*batch)
+    features = tower(*batch)
+    features.sum().backward()
+    torch.testing.assert_close(features.detach(), expected)
+
+
 def test_every_parameter_is_used_once_whatever_the_shapes(tower):
     """ZeRO-3 needs the same module calls on every rank."""
     calls = []
@@ -103,6 +160,8 @@ def test_wrong_sizes_are_refused(tower):
         tower(x_PK, torch.tensor([[2, 2]]))
     with pytest.raises(ValueError, match="at least one patch"):
         tower(x_PK, torch.tensor([[0, 6]]))
+    with pytest.raises(ValueError, match="normalised patches, got torch.uint8"):
+        tower(x_PK.to(torch.uint8), torch.tensor([[2, 3]]))
     with pytest.raises(ValueError, match="needs more layers"):
         VisionTower(tiny_config(), select_layer=-4)
 
