@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, G
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sicog.model.configuration import SicogConfig
+from sicog.model.mlp_projector import MlpProjector
 from sicog.model.modeling import SicogForConditionalGeneration
 from sicog.model.processing import SicogProcessor
 from sicog.model.resampler import Resampler
@@ -48,14 +49,16 @@ def load_parts(
     *,
     projector: str | Path | None = None,
     dtype: torch.dtype | str | None = None,
+    turn_format: str = "chatml",
     **config_overrides: Any,
 ) -> tuple[SicogForConditionalGeneration, SicogProcessor]:
     """A new model from ordinary folders or hub ids, and the processor that goes with it.
 
     vision_tower: a CLIP model or CLIP vision model. language_model: a causal language model with its tokenizer.
-    projector: a file or folder with resampler weights (see `load_projector`); None draws them at random.
-    dtype: float32 when None. config_overrides: fields of `SicogConfig`; the separators are the tokenizer's own newline
-    and comma, and the placeholder is the last unused row of the embedding table, unless overridden.
+    projector: a file or folder with projector weights (see `load_projector`); None draws them at random.
+    dtype: float32 when None. turn_format: how turns are written, chatml or llama3. config_overrides: fields of
+    `SicogConfig`; the separators are the tokenizer's own newline and comma, and the placeholder is the last unused row
+    of the embedding table, unless overridden.
     """
     vision_name, text_name = str(vision_tower), str(language_model)
     vision_config = _clip_vision_config(vision_name)
@@ -72,10 +75,10 @@ def load_parts(
         clip = pretrained(CLIPVisionModel, vision_name, config=vision_config, dtype=target)
     model.vision_tower = VisionTower(config.vision_config, config.vision_select_layer).to(target)  # type: ignore[arg-type]
     model.vision_tower.load_state_dict(clip.state_dict())
-    model.resampler = _fresh_resampler(model.resampler, target)
+    model.resampler = _fresh_projector(model.resampler, target)
     if projector is not None:
         load_projector(model, projector)
-    processor = SicogProcessor.from_config(config, tokenizer)
+    processor = SicogProcessor.from_config(config, tokenizer, turn_format=turn_format)
     model.generation_config = _generation_config(text, processor)
     return model.eval(), processor
 
@@ -93,7 +96,7 @@ def token_ids(tokenizer: Any, vocab_size: int) -> dict[str, int]:
 
 
 def load_projector(model: SicogForConditionalGeneration, path: str | Path) -> None:
-    """Load resampler weights from a safetensors file, an `mm_projector.bin`, or a folder that holds one of them.
+    """Load projector weights from a safetensors file, an `mm_projector.bin`, or a folder that holds one of them.
 
     Raises `ValueError` when nothing fits, a file is damaged, tensors are missing or shapes differ.
     """
@@ -120,7 +123,7 @@ def _projector_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path}: no such projector")
-    for pattern in ("mm_projector.safetensors", "mm_projector.bin", "model*.safetensors"):
+    for pattern in ("projector.safetensors", "mm_projector.safetensors", "mm_projector.bin", "model*.safetensors"):
         if files := sorted(path.glob(pattern)):
             return files
     raise ValueError(f"{path} holds no projector: neither mm_projector.bin nor safetensors")
@@ -133,12 +136,12 @@ def _generation_config(text: Any, processor: SicogProcessor) -> GenerationConfig
     return GenerationConfig(eos_token_id=sorted(ends - {None}), pad_token_id=processor.pad_token_id, do_sample=False)
 
 
-def _fresh_resampler(shell: Resampler, dtype: torch.dtype) -> Resampler:
-    resampler = shell.to_empty(device="cpu").to(dtype)
-    for parameter in resampler.parameters():
+def _fresh_projector(shell: Resampler | MlpProjector, dtype: torch.dtype) -> Resampler | MlpProjector:
+    projector = shell.to_empty(device="cpu").to(dtype)
+    for parameter in projector.parameters():
         parameter._is_hf_initialized = False  # type: ignore[attr-defined]
-    resampler.init_weights()
-    return resampler
+    projector.init_weights()
+    return projector
 
 
 def _config_dict(name: str) -> dict[str, Any]:
@@ -185,6 +188,8 @@ def _check_agreement(name: str, config: SicogConfig, processor: SicogProcessor) 
         "slice_separator_id": (config.slice_separator_id, processor.slice_separator_id),
         "query_grid": (config.query_grid, processor.query_grid),
         "patch_size": (config.patch_size, image.patch_size),
+        "scale": (config.scale, image.scale),
+        "image_mode": (config.image_mode, image.image_mode),
     }
     for field, (ours, theirs) in pairs.items():
         if ours != theirs:

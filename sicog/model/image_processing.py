@@ -16,6 +16,7 @@ from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
 
 from sicog.model.configuration import SicogConfig
 from sicog.model.slicing import Size, SlicePlan, plan_slices
+from sicog.model.square import padded_square, plan_square
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -109,7 +110,8 @@ class SicogImageProcessor(BaseImageProcessor):
     """Slicing and normalisation, with Pillow alone: the same pixels on every machine.
 
     scale, patch_size, max_slices: see `plan_slices`. long_side: when set, every image is first resized to it.
-    max_patches: a view with more patches is refused.
+    max_patches: a view with more patches is refused. image_mode: "slices", or "square": one view of scale x scale
+    pixels, padded with the mean colour.
     """
 
     model_input_names = ["pixel_values", "view_sizes", "image_grids"]
@@ -123,9 +125,13 @@ class SicogImageProcessor(BaseImageProcessor):
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
         long_side: int | None = None,
+        image_mode: str = "slices",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if image_mode not in ("slices", "square"):
+            raise ValueError(f"image_mode is 'slices' or 'square', got {image_mode!r}")
+        self.image_mode = image_mode
         self.scale = scale
         self.patch_size = patch_size
         self.max_slices = max_slices
@@ -136,6 +142,8 @@ class SicogImageProcessor(BaseImageProcessor):
 
     def plan(self, width: int, height: int, *, slicing: bool = True) -> SlicePlan:
         """The plan for an image of this size. Raises `ValueError` when a view would exceed `max_patches`."""
+        if self.image_mode == "square":
+            return plan_square(self.scale, self.patch_size)
         width, height = self._first_size(width, height)
         plan = plan_slices(width, height, scale=self.scale, patch_size=self.patch_size, max_slices=self.max_slices)
         if not slicing:
@@ -152,7 +160,9 @@ class SicogImageProcessor(BaseImageProcessor):
         """The patches of an image's views; `slicing=False` gives the thumbnail alone. Raises `ValueError` as `plan`."""
         image = to_rgb(image)
         plan = self.plan(*image.size, slicing=slicing)
-        if (first := self._first_size(*image.size)) != image.size:
+        if self.image_mode == "square":
+            image = padded_square(image, self.scale, self.image_mean)
+        elif (first := self._first_size(*image.size)) != image.size:
             image = image.resize(first, Image.Resampling.BICUBIC)
         stacks, sizes = [], []
         if plan.grid and plan.resized:
