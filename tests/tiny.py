@@ -90,7 +90,7 @@ def tiny_parts(folder: Path, *, width: int = 32, seed: int = 0) -> tuple[Path, P
     return vision, text
 
 
-def tiny_llama(folder: Path, *, width: int = 32, seed: int = 0) -> Path:
+def tiny_llama(folder: Path, *, width: int = 32, tied: bool = False, seed: int = 0) -> Path:
     """A language model as Llama-3.1 is: every row of its table is a token, so the placeholder lies above it."""
     torch.manual_seed(seed)
     tokenizer = tiny_llama_tokenizer()
@@ -103,6 +103,7 @@ def tiny_llama(folder: Path, *, width: int = 32, seed: int = 0) -> Path:
             num_attention_heads=2,
             num_key_value_heads=1,
             max_position_embeddings=2048,
+            tie_word_embeddings=tied,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )

@@ -32,14 +32,14 @@ def load_checkpoint(
     architecture, a damaged or incomplete one, or a processor that does not agree with the model.
     """
     name = str(path)
-    if (model_type := _config_dict(name).get("model_type")) != SicogConfig.model_type:
+    if (model_type := read_config_dict(name).get("model_type")) != SicogConfig.model_type:
         raise ValueError(
             f"{name} is a checkpoint of type {model_type!r}, not {SicogConfig.model_type!r}; "
             f"to build on a language model, give it as a part (vision_tower, language_model, projector)"
         )
     model = pretrained(SicogForConditionalGeneration, name, dtype=dtype)
-    processor = _read(SicogProcessor, name, _PROCESSOR_FILES)
-    _check_agreement(name, model.config, processor)
+    processor = read_processor(name)
+    check_agreement(name, model.config, processor)
     return model.to(device).eval() if device is not None else model.eval(), processor
 
 
@@ -61,7 +61,7 @@ def load_parts(
     of the embedding table, unless overridden.
     """
     vision_name, text_name = str(vision_tower), str(language_model)
-    vision_config = _clip_vision_config(vision_name)
+    vision_config = clip_vision_config(vision_name)
     _require_causal(text_name)
     target = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
     tokenizer = _read(AutoTokenizer, text_name)
@@ -79,7 +79,7 @@ def load_parts(
     if projector is not None:
         load_projector(model, projector)
     processor = SicogProcessor.from_config(config, tokenizer, turn_format=turn_format)
-    model.generation_config = _generation_config(text, processor)
+    model.generation_config = generation_config(text.generation_config.eos_token_id, processor)
     return model.eval(), processor
 
 
@@ -129,10 +129,13 @@ def _projector_files(path: Path) -> list[Path]:
     raise ValueError(f"{path} holds no projector: neither mm_projector.bin nor safetensors")
 
 
-def _generation_config(text: Any, processor: SicogProcessor) -> GenerationConfig:
-    """Greedy, and all end tokens. The rest of the language model's own file (Qwen2's: top-k, a penalty) is left out."""
-    own = text.generation_config.eos_token_id
-    ends = {processor.end_token_id, processor.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+def generation_config(own_ends: int | list[int] | None, processor: SicogProcessor) -> GenerationConfig:
+    """Greedy, with all end tokens: the language model's own and the turn format's.
+
+    The rest of the language model's own file (Qwen2's: top-k, a penalty) is left out.
+    """
+    own = own_ends if isinstance(own_ends, list) else [own_ends]
+    ends = {processor.end_token_id, processor.tokenizer.eos_token_id, *own}
     return GenerationConfig(eos_token_id=sorted(ends - {None}), pad_token_id=processor.pad_token_id, do_sample=False)
 
 
@@ -144,7 +147,8 @@ def _fresh_projector(shell: Resampler | MlpProjector, dtype: torch.dtype) -> Res
     return projector
 
 
-def _config_dict(name: str) -> dict[str, Any]:
+def read_config_dict(name: str) -> dict[str, Any]:
+    """The values of a config.json. Raises `ValueError` when there is none, or it is none."""
     cause = None
     try:
         if values := PreTrainedConfig.get_config_dict(name)[0]:
@@ -154,6 +158,12 @@ def _config_dict(name: str) -> dict[str, Any]:
     if (file := Path(name) / "config.json").is_file():
         raise ValueError(f"{file} holds no JSON object with a model's configuration") from cause
     raise ValueError(f"{name} is neither a folder with a config.json nor a model id on the hub") from cause
+
+
+def read_processor(name: str) -> SicogProcessor:
+    """The processor of a checkpoint. Raises `ValueError` when files are missing or damaged."""
+    processor: SicogProcessor = _read(SicogProcessor, name, _PROCESSOR_FILES)
+    return processor
 
 
 def _read(kind: Any, name: str, files: Sequence[str] = ()) -> Any:
@@ -167,20 +177,22 @@ def _read(kind: Any, name: str, files: Sequence[str] = ()) -> Any:
         raise ValueError(f"{name}, its tokenizer or processor: {unreadable(error)}") from error
 
 
-def _clip_vision_config(name: str) -> Any:
+def clip_vision_config(name: str) -> Any:
+    """The vision tower's config of a CLIP folder or hub id. Raises `ValueError` for another kind of model."""
     from transformers import CLIPVisionConfig
 
-    if (model_type := _config_dict(name).get("model_type")) not in _CLIP_TYPES:
+    if (model_type := read_config_dict(name).get("model_type")) not in _CLIP_TYPES:
         raise ValueError(f"{name} is a model of type {model_type!r}, not a CLIP vision model; check vision_tower")
     return CLIPVisionConfig.from_pretrained(name)
 
 
 def _require_causal(name: str) -> None:
-    if (model_type := _config_dict(name).get("model_type")) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if (model_type := read_config_dict(name).get("model_type")) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(f"{name} is a model of type {model_type!r}, not a causal language model; check language_model")
 
 
-def _check_agreement(name: str, config: SicogConfig, processor: SicogProcessor) -> None:
+def check_agreement(name: str, config: SicogConfig, processor: SicogProcessor) -> None:
+    """Raise `ValueError` when the processor would prepare inputs for another model."""
     image = processor.image_processor
     pairs = {
         "image_token_id": (config.image_token_id, processor.image_token_id),
