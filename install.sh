@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Install the pinned set and sicog itself into an environment: with uv when it can be had, else with pip.
+# A third file names packages to install without their dependencies.
 set -euo pipefail
-python="${1:?the python of the environment}" requirements="${2:?a requirements file}"
+python="${1:?the python of the environment}" requirements="${2:?a requirements file}" alone="${3:-}"
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 uv="$(command -v uv || true)"
 if [ -z "$uv" ] && { [ -x "$(dirname "$python")/uv" ] || "$python" -m pip install --quiet uv; }; then
@@ -14,4 +15,5 @@ else
     install=("$python" -m pip install --quiet)
 fi
 "${install[@]}" -r "$root/$requirements"
+if [ -n "$alone" ]; then "${install[@]}" --no-deps -r "$root/$alone"; fi
 "${install[@]}" --no-deps -e "$root"

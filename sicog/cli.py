@@ -142,6 +142,32 @@ def show_image(
         typer.echo(line)
 
 
+@app.command("import-checkpoint")
+def import_checkpoint(
+    source: Annotated[Path, typer.Argument(help="a LLaVA-format folder, or a mm_projector.bin", metavar="SRC")],
+    target: Annotated[Path, typer.Argument(help="the folder to write; must not exist", metavar="DST")],
+    vision_tower: Annotated[str | None, typer.Option(help="the CLIP it was built on, if not one of OpenAI's")] = None,
+    turn_format: Annotated[str | None, typer.Option(help="chatml or llama3; chatml unless given")] = None,
+) -> None:
+    """Turn a checkpoint of the original (LLaVA's layout) into one of ours."""
+    from sicog.model.llava_checkpoint import import_checkpoint as import_from
+
+    import_from(source, target, vision_tower=vision_tower, turn_format=turn_format)
+
+
+@app.command("export-checkpoint")
+def export_checkpoint(
+    source: Annotated[Path, typer.Argument(help="a checkpoint folder", metavar="SRC")],
+    target: Annotated[Path, typer.Argument(help="the folder to write; must not exist", metavar="DST")],
+    vision_tower: Annotated[str | None, typer.Option(help="mm_vision_tower of the config.json written")] = None,
+) -> None:
+    """Write a checkpoint in LLaVA's layout, as the original's code loads it."""
+    from sicog.model.llava_checkpoint import CLIP
+    from sicog.model.llava_checkpoint import export_checkpoint as export_to
+
+    export_to(source, target, vision_tower=vision_tower or CLIP)
+
+
 def _guarded(main: Callable[[], None]) -> None:
     """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose.
 

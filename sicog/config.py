@@ -58,6 +58,20 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def load_extended(path: Path) -> dict[str, Any]:
+    """A YAML's values over those of the YAML that it `extends`, whose path is relative to it. Raises as `load_yaml`."""
+    values = load_yaml(path)
+    base = values.pop("extends", None)
+    return merge(load_extended(path.parent / base), values) if base else values
+
+
+def merge(below: Any, above: Any) -> Any:
+    """`above` where it says something, else `below`; mappings are merged key by key."""
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        return {**below, **{k: merge(below.get(k), v) for k, v in above.items()}}
+    return above
+
+
 def apply_overrides(
     values: Mapping[str, Any], overrides: Sequence[str], model: type[BaseModel] | None = None
 ) -> dict[str, Any]:
@@ -100,8 +114,8 @@ def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Con
 
 
 def load_config(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ()) -> ConfigT:
-    """A config from a YAML file (or only from defaults when `path` is None) and overrides."""
-    values = load_yaml(path) if path else {}
+    """A config from a YAML file (or only from defaults when `path` is None), what it extends, and overrides."""
+    values = load_extended(path) if path else {}
     return validate(model, apply_overrides(values, overrides, model), str(path or "command line"))
 
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog import __version__
-from sicog.config import Config, apply_overrides, load_yaml, validate
+from sicog.config import Config, apply_overrides, load_extended, load_yaml, merge, validate
 from sicog.provenance import digest_path, digest_value
 from sicog.storage import MANIFEST, locked, read_json, write_json
 from sicog.verbs import VERBS, Verb
@@ -149,7 +149,7 @@ def _resolve(name: str, spec: StepSpec, run_dir: Path, earlier: Mapping[str, Ste
     if spec.run not in VERBS:
         raise ValueError(f"{where}: unknown verb {spec.run!r}; known: {', '.join(VERBS)}")
     verb, folder = VERBS[spec.run], run_dir / name
-    values = _merge(load_yaml(spec.defaults) if spec.defaults else {}, spec.config)
+    values = merge(load_extended(spec.defaults) if spec.defaults else {}, spec.config)
     used: set[str] = set()
     values = _substitute(values, {n: s.folder for n, s in earlier.items()}, used, where)
     if given := sorted(values.keys() & verb.outputs.keys()):
@@ -193,13 +193,7 @@ def _extended(path: Path) -> dict[str, Any]:
         if isinstance(step, dict) and isinstance(defaults := step.get("defaults"), str):
             step["defaults"] = str(path.parent / defaults)
     base = values.pop("extends", None)
-    return _merge(_extended(path.parent / base), values) if base else values
-
-
-def _merge(below: Any, above: Any) -> Any:
-    if isinstance(below, Mapping) and isinstance(above, Mapping):
-        return {**below, **{k: _merge(below.get(k), v) for k, v in above.items()}}
-    return above
+    return merge(_extended(path.parent / base), values) if base else values
 
 
 def _paths(value: Any) -> list[Path]:

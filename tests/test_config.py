@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sicog.config import Config, apply_overrides, load_config
+from sicog.training.config import TrainConfig
 
 
 class Inner(Config):
@@ -92,3 +93,12 @@ def test_identity_leaves_out_paths_and_volatile_values():
         k: int = 2
 
     assert Stage(out_dir=Path("a"), workers=3).identity() == {"k": 2}
+
+
+def test_a_config_extends_another_beside_it(tmp_path):
+    (tmp_path / "base.yaml").write_text("stage: align\nlearning_rate: 1.0e-3\ndevice_batch: 2\nmodel: {checkpoint: c}")
+    (tmp_path / "sub").mkdir()
+    path = tmp_path / "sub" / "own.yaml"
+    path.write_text("extends: ../base.yaml\nlearning_rate: 2.0e-3\nmodel: {config: {}}")
+    config = load_config(TrainConfig, path, ["run_dir=r", "data.path=d"])
+    assert (config.learning_rate, config.device_batch, str(config.model.checkpoint)) == (2e-3, 2, "c")

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, G
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sicog.model.configuration import SicogConfig
+from sicog.model.mlp_projector import MlpProjector
 from sicog.model.modeling import SicogForConditionalGeneration
 from sicog.model.processing import SicogProcessor
 from sicog.model.resampler import Resampler
@@ -31,14 +32,14 @@ def load_checkpoint(
     architecture, a damaged or incomplete one, or a processor that does not agree with the model.
     """
     name = str(path)
-    if (model_type := _config_dict(name).get("model_type")) != SicogConfig.model_type:
+    if (model_type := read_config_dict(name).get("model_type")) != SicogConfig.model_type:
         raise ValueError(
             f"{name} is a checkpoint of type {model_type!r}, not {SicogConfig.model_type!r}; "
             f"to build on a language model, give it as a part (vision_tower, language_model, projector)"
         )
     model = pretrained(SicogForConditionalGeneration, name, dtype=dtype)
-    processor = _read(SicogProcessor, name, _PROCESSOR_FILES)
-    _check_agreement(name, model.config, processor)
+    processor = read_processor(name)
+    check_agreement(name, model.config, processor)
     return model.to(device).eval() if device is not None else model.eval(), processor
 
 
@@ -48,17 +49,19 @@ def load_parts(
     *,
     projector: str | Path | None = None,
     dtype: torch.dtype | str | None = None,
+    turn_format: str = "chatml",
     **config_overrides: Any,
 ) -> tuple[SicogForConditionalGeneration, SicogProcessor]:
     """A new model from ordinary folders or hub ids, and the processor that goes with it.
 
     vision_tower: a CLIP model or CLIP vision model. language_model: a causal language model with its tokenizer.
-    projector: a file or folder with resampler weights (see `load_projector`); None draws them at random.
-    dtype: float32 when None. config_overrides: fields of `SicogConfig`; the separators are the tokenizer's own newline
-    and comma, and the placeholder is the last unused row of the embedding table, unless overridden.
+    projector: a file or folder with projector weights (see `load_projector`); None draws them at random.
+    dtype: float32 when None. turn_format: how turns are written, chatml or llama3. config_overrides: fields of
+    `SicogConfig`; the separators are the tokenizer's own newline and comma, and the placeholder is the last unused row
+    of the embedding table, unless overridden.
     """
     vision_name, text_name = str(vision_tower), str(language_model)
-    vision_config = _clip_vision_config(vision_name)
+    vision_config = clip_vision_config(vision_name)
     _require_causal(text_name)
     target = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
     tokenizer = _read(AutoTokenizer, text_name)
@@ -72,11 +75,11 @@ def load_parts(
         clip = pretrained(CLIPVisionModel, vision_name, config=vision_config, dtype=target)
     model.vision_tower = VisionTower(config.vision_config, config.vision_select_layer).to(target)  # type: ignore[arg-type]
     model.vision_tower.load_state_dict(clip.state_dict())
-    model.resampler = _fresh_resampler(model.resampler, target)
+    model.resampler = _fresh_projector(model.resampler, target)
     if projector is not None:
         load_projector(model, projector)
-    processor = SicogProcessor.from_config(config, tokenizer)
-    model.generation_config = _generation_config(text, processor)
+    processor = SicogProcessor.from_config(config, tokenizer, turn_format=turn_format)
+    model.generation_config = generation_config(text.generation_config.eos_token_id, processor)
     return model.eval(), processor
 
 
@@ -93,7 +96,7 @@ def token_ids(tokenizer: Any, vocab_size: int) -> dict[str, int]:
 
 
 def load_projector(model: SicogForConditionalGeneration, path: str | Path) -> None:
-    """Load resampler weights from a safetensors file, an `mm_projector.bin`, or a folder that holds one of them.
+    """Load projector weights from a safetensors file, an `mm_projector.bin`, or a folder that holds one of them.
 
     Raises `ValueError` when nothing fits, a file is damaged, tensors are missing or shapes differ.
     """
@@ -120,28 +123,32 @@ def _projector_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path}: no such projector")
-    for pattern in ("mm_projector.safetensors", "mm_projector.bin", "model*.safetensors"):
+    for pattern in ("projector.safetensors", "mm_projector.safetensors", "mm_projector.bin", "model*.safetensors"):
         if files := sorted(path.glob(pattern)):
             return files
     raise ValueError(f"{path} holds no projector: neither mm_projector.bin nor safetensors")
 
 
-def _generation_config(text: Any, processor: SicogProcessor) -> GenerationConfig:
-    """Greedy, and all end tokens. The rest of the language model's own file (Qwen2's: top-k, a penalty) is left out."""
-    own = text.generation_config.eos_token_id
-    ends = {processor.end_token_id, processor.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+def generation_config(own_ends: int | list[int] | None, processor: SicogProcessor) -> GenerationConfig:
+    """Greedy, with all end tokens: the language model's own and the turn format's.
+
+    The rest of the language model's own file (Qwen2's: top-k, a penalty) is left out.
+    """
+    own = own_ends if isinstance(own_ends, list) else [own_ends]
+    ends = {processor.end_token_id, processor.tokenizer.eos_token_id, *own}
     return GenerationConfig(eos_token_id=sorted(ends - {None}), pad_token_id=processor.pad_token_id, do_sample=False)
 
 
-def _fresh_resampler(shell: Resampler, dtype: torch.dtype) -> Resampler:
-    resampler = shell.to_empty(device="cpu").to(dtype)
-    for parameter in resampler.parameters():
+def _fresh_projector(shell: Resampler | MlpProjector, dtype: torch.dtype) -> Resampler | MlpProjector:
+    projector = shell.to_empty(device="cpu").to(dtype)
+    for parameter in projector.parameters():
         parameter._is_hf_initialized = False  # type: ignore[attr-defined]
-    resampler.init_weights()
-    return resampler
+    projector.init_weights()
+    return projector
 
 
-def _config_dict(name: str) -> dict[str, Any]:
+def read_config_dict(name: str) -> dict[str, Any]:
+    """The values of a config.json. Raises `ValueError` when there is none, or it is none."""
     cause = None
     try:
         if values := PreTrainedConfig.get_config_dict(name)[0]:
@@ -151,6 +158,12 @@ def _config_dict(name: str) -> dict[str, Any]:
     if (file := Path(name) / "config.json").is_file():
         raise ValueError(f"{file} holds no JSON object with a model's configuration") from cause
     raise ValueError(f"{name} is neither a folder with a config.json nor a model id on the hub") from cause
+
+
+def read_processor(name: str) -> SicogProcessor:
+    """The processor of a checkpoint. Raises `ValueError` when files are missing or damaged."""
+    processor: SicogProcessor = _read(SicogProcessor, name, _PROCESSOR_FILES)
+    return processor
 
 
 def _read(kind: Any, name: str, files: Sequence[str] = ()) -> Any:
@@ -164,20 +177,22 @@ def _read(kind: Any, name: str, files: Sequence[str] = ()) -> Any:
         raise ValueError(f"{name}, its tokenizer or processor: {unreadable(error)}") from error
 
 
-def _clip_vision_config(name: str) -> Any:
+def clip_vision_config(name: str) -> Any:
+    """The vision tower's config of a CLIP folder or hub id. Raises `ValueError` for another kind of model."""
     from transformers import CLIPVisionConfig
 
-    if (model_type := _config_dict(name).get("model_type")) not in _CLIP_TYPES:
+    if (model_type := read_config_dict(name).get("model_type")) not in _CLIP_TYPES:
         raise ValueError(f"{name} is a model of type {model_type!r}, not a CLIP vision model; check vision_tower")
     return CLIPVisionConfig.from_pretrained(name)
 
 
 def _require_causal(name: str) -> None:
-    if (model_type := _config_dict(name).get("model_type")) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if (model_type := read_config_dict(name).get("model_type")) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(f"{name} is a model of type {model_type!r}, not a causal language model; check language_model")
 
 
-def _check_agreement(name: str, config: SicogConfig, processor: SicogProcessor) -> None:
+def check_agreement(name: str, config: SicogConfig, processor: SicogProcessor) -> None:
+    """Raise `ValueError` when the processor would prepare inputs for another model."""
     image = processor.image_processor
     pairs = {
         "image_token_id": (config.image_token_id, processor.image_token_id),
@@ -187,6 +202,8 @@ def _check_agreement(name: str, config: SicogConfig, processor: SicogProcessor) 
         "patch_size": (config.patch_size, image.patch_size),
         "image_mean": (config.image_mean, image.image_mean),
         "image_std": (config.image_std, image.image_std),
+        "scale": (config.scale, image.scale),
+        "image_mode": (config.image_mode, image.image_mode),
     }
     for field, (ours, theirs) in pairs.items():
         if ours != theirs:

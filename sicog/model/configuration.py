@@ -10,6 +10,8 @@ from transformers.configuration_utils import SubConfigSpec
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from sicog.model.square import plan_square
+
 _HEAD_WIDTH = 128
 
 
@@ -19,7 +21,9 @@ class SicogConfig(PreTrainedConfig):
 
     vision_config, text_config: configs (or dicts) of the CLIP vision tower and of the causal language model.
     scale, max_slices: an image is cut into at most `max_slices` slices of about `scale`^2 pixels.
-    query_grid: every view becomes query_grid^2 features.
+    image_mode: "slices", or "square": every image is one view of scale x scale pixels, padded. None: square for an mlp.
+    projector_type: "resampler", or "mlp": two layers on each patch of a square view.
+    query_grid: every view becomes query_grid^2 features; of an mlp, whose features are the patches, scale / patch size.
     vision_select_layer: which hidden state of the tower is used, as an index into its list of hidden states.
     image_token_id: the placeholder. None: the first id above the embedding table, which no text can ever be.
     row_separator_id, slice_separator_id: the language model's newline and comma (13 and 29892 in imported weights).
@@ -45,9 +49,10 @@ class SicogConfig(PreTrainedConfig):
     row_separator_id: int = 198
     slice_separator_id: int = 11
     regions_dtype: Literal["float32", "bfloat16"] = "float32"
-    projector_type: Literal["resampler"] = "resampler"
     image_mean: list[float] | tuple[float, ...] = CLIP_MEAN
     image_std: list[float] | tuple[float, ...] = CLIP_STD
+    projector_type: Literal["resampler", "mlp"] = "resampler"
+    image_mode: Literal["slices", "square"] | None = None
     resampler_heads: int | None = None
     loss_head: Literal["auto", "chunked", "liger", "plain"] = "auto"
     tie_word_embeddings: bool = False
@@ -58,6 +63,7 @@ class SicogConfig(PreTrainedConfig):
         text: Any = self.text_config
         if self.image_token_id is None:
             self.image_token_id = text.vocab_size
+        self._settle_views()
         if self.resampler_heads is None:
             self.resampler_heads = default_heads(text.hidden_size)
         # The language model ties its own head; this copy is what Transformers looks at for the whole model.
@@ -74,6 +80,20 @@ class SicogConfig(PreTrainedConfig):
             )
         if text.hidden_size % 4:
             raise ValueError(f"the language model's width {text.hidden_size} must be a multiple of 4")
+
+    def _settle_views(self) -> None:
+        """Fill in what the kind of projector decides, and refuse what does not go with it."""
+        if self.image_mode is None:
+            self.image_mode = "square" if self.projector_type == "mlp" else "slices"
+        if self.image_mode == "square":
+            plan_square(self.scale, self.patch_size)
+        if self.projector_type == "mlp":
+            side = self.scale // self.patch_size
+            if self.image_mode != "square":
+                raise ValueError(f"projector_type mlp needs image_mode square, got {self.image_mode}")
+            if self.query_grid not in (type(self).query_grid, side):
+                raise ValueError(f"projector_type mlp makes {side} x {side} features of a view; leave query_grid out")
+            self.query_grid = side
 
     def to_dict(self) -> dict[str, Any]:
         """As any config's, without the folders the parts were read from: the same weights make the same checkpoint."""

@@ -18,6 +18,7 @@ from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
 from sicog.model.configuration import CLIP_MEAN, CLIP_STD, SicogConfig
 from sicog.model.pixels import normalise_pixels
 from sicog.model.slicing import Size, SlicePlan, plan_slices
+from sicog.model.square import padded_square, plan_square
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte of RGB
 # What Pillow's decoders raise on broken files, as found by feeding them such.
@@ -116,6 +117,7 @@ class SicogImageProcessor(BaseImageProcessor):
     max_patches: a view with more patches is refused.
     normalize_on: "device" leaves the patches in uint8, a quarter of the bytes, and the model normalises them where it
     runs; "host" does it here. The numbers are the same.
+    image_mode: "slices", or "square": one view of scale x scale pixels, padded with the mean colour.
     """
 
     model_input_names = ["pixel_values", "view_sizes", "image_grids"]
@@ -130,11 +132,15 @@ class SicogImageProcessor(BaseImageProcessor):
         image_std: Sequence[float] = CLIP_STD,
         long_side: int | None = None,
         normalize_on: Literal["host", "device"] = "host",
+        image_mode: str = "slices",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if normalize_on not in ("host", "device"):
             raise ValueError(f"normalize_on is 'host' or 'device', got {normalize_on!r}")
+        if image_mode not in ("slices", "square"):
+            raise ValueError(f"image_mode is 'slices' or 'square', got {image_mode!r}")
+        self.image_mode = image_mode
         self.scale = scale
         self.patch_size = patch_size
         self.max_slices = max_slices
@@ -146,6 +152,8 @@ class SicogImageProcessor(BaseImageProcessor):
 
     def plan(self, width: int, height: int, *, slicing: bool = True) -> SlicePlan:
         """The plan for an image of this size. Raises `ValueError` when a view would exceed `max_patches`."""
+        if self.image_mode == "square":
+            return plan_square(self.scale, self.patch_size)
         width, height = self._first_size(width, height)
         plan = plan_slices(width, height, scale=self.scale, patch_size=self.patch_size, max_slices=self.max_slices)
         if not slicing:
@@ -162,7 +170,9 @@ class SicogImageProcessor(BaseImageProcessor):
         """The patches of an image's views; `slicing=False` gives the thumbnail alone. Raises `ValueError` as `plan`."""
         image = to_rgb(image)
         plan = self.plan(*image.size, slicing=slicing)
-        if (first := self._first_size(*image.size)) != image.size:
+        if self.image_mode == "square":
+            image = padded_square(image, self.scale, self.image_mean)
+        elif (first := self._first_size(*image.size)) != image.size:
             image = image.resize(first, Image.Resampling.BICUBIC)
         cuts = [(plan.resized, plan.grid)] if plan.grid and plan.resized else []
         cuts.append((plan.thumbnail_size, (1, 1)))

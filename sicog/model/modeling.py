@@ -1,4 +1,4 @@
-"""The model: vision tower, resampler and a causal language model, joined by one masked write.
+"""The model: vision tower, projector and a causal language model, joined by one masked write.
 
 Shapes: B rows, T positions, E language model width, N visual features of the batch in layout order, V views,
 P patches of all views, K values of a patch, Q = query_grid^2.
@@ -18,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 from sicog.model.configuration import SicogConfig
 from sicog.model.layout import feature_order
 from sicog.model.loss_head import causal_loss
+from sicog.model.mlp_projector import MlpProjector
 from sicog.model.pixels import normalise_pixels
 from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
@@ -42,7 +43,7 @@ class SicogPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # The vision tower and the language model are models of their own and draw their weights themselves.
-        if isinstance(module, Resampler):
+        if isinstance(module, Resampler | MlpProjector):
             module.init_weights()
 
 
@@ -54,13 +55,8 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         text: Any = config.text_config
         vision: Any = config.vision_config
         self.vision_tower = VisionTower(vision, config.vision_select_layer)
-        self.resampler = Resampler(
-            query_grid=config.query_grid,
-            width=text.hidden_size,
-            vision_width=vision.hidden_size,
-            n_heads=config.resampler_heads or 1,
-            regions_dtype=config.regions_dtype,
-        )
+        # Of either kind; this is its name in every checkpoint.
+        self.resampler = make_projector(config)
         self.language_model = AutoModelForCausalLM.from_config(text)
         self.post_init()
 
@@ -78,12 +74,12 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         language_model: str,
         projector: str | None = None,
         dtype: torch.dtype | str | None = None,
-        **config_overrides: Any,
+        **options: Any,
     ) -> SicogForConditionalGeneration:
         """A model from an ordinary CLIP vision model and causal language model; see `checkpoints.load_parts`."""
         from sicog.model.checkpoints import load_parts
 
-        return load_parts(vision_tower, language_model, projector=projector, dtype=dtype, **config_overrides)[0]
+        return load_parts(vision_tower, language_model, projector=projector, dtype=dtype, **options)[0]
 
     @property
     def image_token_id(self) -> int:
@@ -119,6 +115,8 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
             pixel_values = normalise_pixels(pixel_values, self.config.image_mean, self.config.image_std)
         features_PD = self.vision_tower(pixel_values, view_sizes)
         views_VQE = self.resampler(features_PD, view_sizes)
+        if (found := views_VQE.shape[1]) != (wanted := self.config.query_grid**2):
+            raise ValueError(f"a view gives {found} features, not {wanted}; prepare images with this model's processor")
         return views_VQE.flatten(0, 1)[_layout_order(grids, self.config.query_grid).to(views_VQE.device)]
 
     @can_return_tuple
@@ -199,7 +197,8 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         """Run the vision side on one blank patch and add nothing: every rank must run every part in every step."""
         vision: Any = self.config.vision_config
         pixels_PK = x_BTE.new_zeros(1, vision.num_channels * vision.patch_size**2)
-        blank = self.encode_images(pixels_PK, torch.ones(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long))
+        size = torch.ones(1, 2, dtype=torch.long)
+        blank = self.resampler(self.vision_tower(pixels_PK, size), size)
         return x_BTE + 0.0 * blank.sum().to(x_BTE.dtype)
 
     def _logits(self, hidden_BTE: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
@@ -244,6 +243,21 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         if features is not None:
             model_kwargs["image_features"] = features
         return input_ids, model_kwargs
+
+
+def make_projector(config: SicogConfig) -> Resampler | MlpProjector:
+    """The projector that the config declares, without weights."""
+    text: Any = config.text_config
+    vision: Any = config.vision_config
+    if config.projector_type == "mlp":
+        return MlpProjector(width=text.hidden_size, vision_width=vision.hidden_size)
+    return Resampler(
+        query_grid=config.query_grid,
+        width=text.hidden_size,
+        vision_width=vision.hidden_size,
+        n_heads=config.resampler_heads or 1,
+        regions_dtype=config.regions_dtype,
+    )
 
 
 @lru_cache(maxsize=512)

@@ -6,6 +6,7 @@ nothing a user or a model writes can become one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,22 +25,34 @@ from sicog.model.slicing import Size
 from sicog.records import Turn
 
 IGNORED_LABEL = -100
-_SHARED_WITH_CONFIG = ("scale", "patch_size", "max_slices", "image_mean", "image_std")
+_SHARED_WITH_CONFIG = ("scale", "patch_size", "max_slices", "image_mean", "image_std", "image_mode")
 
 
 @dataclass(frozen=True)
 class TurnFormat:
-    """How a turn is written: prefix (with `{role}`), content, end token, suffix. The end token also ends an answer."""
+    """How a turn is written: prefix (with `{role}`), content, end token, suffix. The end token also ends an answer.
+
+    default_system: the system turn of a conversation without one; None: it has none. start: opens the conversation.
+    """
 
     name: str
     prefix: str
     end_token: str
     suffix: str
-    default_system: str
+    default_system: str | None
+    start: str = ""
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The control tokens it is made of; a tokenizer must know them all."""
+        return tuple(dict.fromkeys([self.end_token, *re.findall(r"<\|\w+\|>", self.start + self.prefix + self.suffix)]))
 
 
 CHATML = TurnFormat("chatml", "<|im_start|>{role}\n", "<|im_end|>", "\n", "You are a helpful assistant.")
-TURN_FORMATS = {CHATML.name: CHATML}
+LLAMA3 = TurnFormat(
+    "llama3", "<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>", "", None, start="<|begin_of_text|>"
+)
+TURN_FORMATS = {turn_format.name: turn_format for turn_format in (CHATML, LLAMA3)}
 
 
 @dataclass(frozen=True)
@@ -107,20 +120,20 @@ class SicogProcessor(ProcessorMixin):
         self.turn_format = turn_format
         self._format = TURN_FORMATS[turn_format]
         self._plain = PlainText(tokenizer)
-        end = tokenizer.backend_tokenizer.token_to_id(self._format.end_token)
-        if end is None:
+        ids = {token: tokenizer.backend_tokenizer.token_to_id(token) for token in self._format.controls}
+        if unknown := [token for token, token_id in ids.items() if token_id is None]:
             raise ValueError(
-                f"the tokenizer has no {self._format.end_token!r} token, which turn format {turn_format!r} needs; "
-                f"use a chat model's tokenizer or add the token"
+                f"the tokenizer has no {unknown[0]!r} token, which turn format {turn_format!r} needs; "
+                f"use a chat model's tokenizer, add the token, or choose another turn_format: {', '.join(TURN_FORMATS)}"
             )
-        self.end_token_id: int = end
+        self.end_token_id: int = ids[self._format.end_token]
 
     @classmethod
     def from_config(
         cls, config: SicogConfig, tokenizer: PreTrainedTokenizerBase, *, turn_format: str = CHATML.name, **image: Any
     ) -> SicogProcessor:
         """The processor that agrees with a model's config; `image`: further settings of `SicogImageProcessor`."""
-        assert config.image_token_id is not None
+        assert config.image_token_id is not None and config.image_mode is not None  # the config fills them in
         fields = {name: getattr(config, name) for name in _SHARED_WITH_CONFIG}
         image_processor = SicogImageProcessor(**{**fields, **image})
         return cls(
@@ -149,8 +162,9 @@ class SicogProcessor(ProcessorMixin):
     ) -> Encoded:
         """A conversation and its images, in the order of the turns' `images_at`.
 
-        A default system turn is added when there is none. An image at offset 0 is followed by a newline; elsewhere it
-        stands at its offset as it is. `slicing=False` shows each image as its thumbnail alone.
+        The turn format's default system turn, if it has one, is added when there is none. An image at offset 0 is
+        followed by a newline; elsewhere it stands at its offset as it is. `slicing=False` shows each image as its
+        thumbnail alone.
         Raises `ValueError` when the number of images differs, or an image has a view above `max_patches`.
         """
         prepared = [self.image_processor.prepare(image, slicing=slicing) for image in images]
@@ -227,10 +241,10 @@ class SicogProcessor(ProcessorMixin):
     ) -> tuple[list[int], list[int]]:
         if (n := sum(len(t.images_at) for t in turns)) != len(grids):
             raise ValueError(f"the turns hold {n} images but {len(grids)} were given")
-        if not turns or turns[0].role != "system":
-            turns = [Turn(role="system", text=self._format.default_system), *turns]
-        ids: list[int] = []
-        labels: list[int] = []
+        if (default := self._format.default_system) is not None and (not turns or turns[0].role != "system"):
+            turns = [Turn(role="system", text=default), *turns]
+        ids = list(_tokenise_control(self.tokenizer, self._format.start))
+        labels = [IGNORED_LABEL] * len(ids)
         blocks = iter(grids)
         for turn in turns:
             content = self._content(turn, blocks) + [self.end_token_id]

@@ -21,19 +21,24 @@ class ModelSource(Config):
     """Where the weights come from: a whole `checkpoint`, or parts.
 
     projector: a previous align run, a .safetensors file, or an original mm_projector.bin; only align may begin without
-    one, at random. config: values of `SicogConfig` for a model made from parts (scale, query_grid ...).
+    one, at random. turn_format: how the turns of a model made from parts are written, by default chatml; a checkpoint
+    brings its own. config: values of `SicogConfig` for a model made from parts (scale, query_grid ...).
     """
 
     checkpoint: Path | None = None
     vision_tower: Path | None = None
     language_model: Path | None = None
     projector: Path | None = None
+    turn_format: Literal["chatml", "llama3"] | None = None
     config: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _either_whole_or_parts(self) -> ModelSource:
-        if self.checkpoint and (self.vision_tower or self.language_model or self.projector or self.config):
-            raise ValueError("give either checkpoint or vision_tower and language_model (with projector, config)")
+        of_parts = (self.vision_tower, self.language_model, self.projector, self.turn_format, self.config)
+        if self.checkpoint and any(of_parts):
+            raise ValueError(
+                "give either checkpoint or vision_tower and language_model (with projector, turn_format, config)"
+            )
         if not self.checkpoint and not (self.vision_tower and self.language_model):
             raise ValueError("give checkpoint, or both vision_tower and language_model")
         return self

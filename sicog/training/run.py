@@ -97,7 +97,13 @@ def load_model(source: ModelSource) -> tuple[SicogForConditionalGeneration, Sico
     known = set(SicogConfig.__annotations__) - {"vision_config", "text_config"}
     if unknown := sorted(source.config.keys() - known):
         raise ValueError(f"unknown key model.config.{unknown[0]}; known: {', '.join(sorted(known))}")
-    return load_parts(source.vision_tower, source.language_model, projector=source.projector, **source.config)
+    return load_parts(
+        source.vision_tower,
+        source.language_model,
+        projector=source.projector,
+        turn_format=source.turn_format or "chatml",
+        **source.config,
+    )
 
 
 @dataclass(frozen=True)
