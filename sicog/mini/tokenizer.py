@@ -52,7 +52,7 @@ def make_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Qwen
 
 def _corpus(seed: int) -> Iterator[str]:
     """Mini text as the language model will see it, with enough of every word for a token of its own."""
-    fixed = [CHATML.default_system, "system\n", "user\n", "assistant\n", *BRIEF_INSTRUCTIONS]
+    fixed = [CHATML.default_system or "", "system\n", "user\n", "assistant\n", *BRIEF_INSTRUCTIONS]
     fixed += [s.template.replace("{question}", "") for task in TASKS.values() for s in task.styles.values()]
     fixed += [f"The background is {b}." for b in BACKGROUNDS]
     fixed += ["Here are the things: nothing, nothing; a\n"]
