@@ -7,6 +7,7 @@ Shapes as in the modules: P patches, L tokens of one view, T positions, S superv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -177,12 +178,14 @@ def _projector(model: SicogForConditionalGeneration, work: Work) -> Iterable[Pro
         yield Product(row, part, 2 * patches * projector.kv_proj.weight.numel(), first=True)
     square = 2 * n_queries * width * width
     yield Product(row, part, 2 * square)  # the queries, and the key weights absorbed into them, once
-    for shapes, has_values in ((work.views, True), (set(work.views), False)):  # positions: once per shape
-        for height, wide in shapes:
-            down, across = bins_of(height, wide)
-            pooling = 2 * width * grid * across * height * (wide + grid * down)
-            yield Product(row, part, pooling, "constant")
-            yield Product(row, part, (2 if has_values else 1) * 2 * n_queries * heads * width * down * across, "pair")
+    for height, wide in work.views:
+        down, across = bins_of(height, wide)
+        yield Product(row, part, 2 * width * grid * down * wide * (height + grid * down * across), "constant")
+        yield Product(row, part, 2 * 2 * n_queries * heads * width * down * across, "pair")
+    for height, wide in set(work.views):  # positions: once per shape, by one map from the table to the bins
+        bins = n_queries * math.prod(bins_of(height, wide))
+        yield Product(row, part, 2 * bins * n_queries * width, "constant")
+        yield Product(row, part, 2 * bins * heads * width, "pair")
     # For each view: the value weights, the output weights, and the last projection.
     yield Product(row, part, 3 * square * len(work.views))
 

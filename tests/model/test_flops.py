@@ -179,7 +179,7 @@ def test_states_by_zero_stage():
 def test_the_command_prints_its_tables(capsys, tiny_dir):
     flops(FULL_SIZE, image="1024x768", text=500, devices=32)
     out = capsys.readouterr().out
-    assert "1,533" in out and "72.132" in out and "7,615,616,512" in out and "GiB on each of 32" in out
+    assert "1,533" in out and "72.142" in out and "7,615,616,512" in out and "GiB on each of 32" in out
     flops(tiny_dir, image="none", text=10)  # a checkpoint folder
     assert "parameters" in capsys.readouterr().out
 
