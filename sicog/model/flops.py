@@ -148,7 +148,7 @@ def _vision(model: SicogForConditionalGeneration, work: Work) -> Iterable[Produc
     tower = model.vision_tower
     config: Any = tower.config
     patches = sum(h * w for h, w in work.views)
-    layers = tower.encoder.layers[: tower.n_run]
+    layers: Any = tower.encoder.layers[: tower.n_run]
     row, part = ROWS[0], PARTS[0]
     yield Product(row, part, 2 * patches * tower.embeddings.patch_embedding.weight.numel(), first=True)
     tokens = patches + len(work.views)
