@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sicog.storage import read_json
 
@@ -16,13 +17,16 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 STAGES = next(block for block in BLOCKS if "training_scripts/" in block)
 LINES = [line for block in BLOCKS if block != STAGES for line in block.splitlines() if line]
 DRY = [line for line in LINES if line.startswith(("sicog run", "sicog mini-data"))]
+SHOWN = [line for line in LINES if line.startswith(("sicog show-image", "sicog flops"))]
+IN_AND_OUT = [line for line in LINES if line.startswith(("sicog export-checkpoint", "sicog import-checkpoint"))]
 
 
 def test_the_readme_shows_what_is_tested_here_or_by_name():
-    others = {" ".join(line.split("#")[0].split()[:2]) for line in LINES if line not in DRY}
-    # CI runs `make test` and `make mini QUICK=1`; test_mini_run.py runs `ask` and `report` on a small run.
-    assert others - {""} == {"make mini", "make test", "sicog ask", "sicog report"}
-    assert len(DRY) == 2
+    others = {" ".join(line.split("#")[0].split()[:2]) for line in LINES if line not in [*DRY, *SHOWN, *IN_AND_OUT]}
+    # CI runs `make test` and `make mini QUICK=1`; test_mini_run.py runs `ask` and `report` on a small run;
+    # test_benchmarks.py runs what `make bench` runs in a small size.
+    assert others - {""} == {"make mini", "make test", "make bench", "sicog ask", "sicog report"}
+    assert (len(DRY), len(SHOWN), len(IN_AND_OUT)) == (2, 2, 2)
 
 
 def bash(text, folder, **variables):
@@ -40,6 +44,15 @@ def test_a_command_of_the_readme(tmp_path, line):
     assert done.returncode == 0, done.stderr
     assert "seed: " in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_a_command_that_shows_something(tmp_path, line):
+    Image.linear_gradient("L").resize((700, 400)).save(tmp_path / "photo.png")
+    done = bash(line, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "tokens" in done.stdout
+    assert (tmp_path / "slices.png").is_file() == ("show-image" in line)
 
 
 @pytest.mark.slow
@@ -93,6 +106,11 @@ def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
     curated = read_json(tmp_path / "data" / "curated" / "manifest.json")
     assert set(curated["rows_by_source"]) == {"captions", "answers"}
     assert (tmp_path / "runs" / "next" / "stage2" / "model.safetensors").is_file()
+
+    take_in, give_out = IN_AND_OUT
+    done = bash(f"{give_out}\nmv exported llava-qwen-uhd-stage2\n{take_in} --vision-tower clip", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "checkpoints" / "original" / "config.json").is_file()
 
 
 def test_every_variable_of_the_readme_is_one_that_its_script_reads():  # D-U1, D-U7
