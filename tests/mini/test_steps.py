@@ -80,7 +80,7 @@ def test_a_sweep_accounts_for_every_row_and_says_when_no_cut_is_within_bounds(da
 def test_a_sweep_that_loses_rows_stops(data, tmp_path):
     folder = scored(data, tmp_path / "a", [0.1, 0.2, 0.3])
     write_json(folder / "manifest.json", {**read_json(folder / "manifest.json"), "rows_out": 4})
-    with pytest.raises(AssertionError, match="holds 4 rows"):
+    with pytest.raises(AssertionError, match="4 rows, of which 3 and 0 were read"):
         mini_sweep(MiniSweepConfig(input=folder, out_dir=tmp_path / "sweep", data=data))
 
 
