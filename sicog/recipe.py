@@ -83,13 +83,13 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None, 
     steps = load_recipe(path, overrides)
     if until is not None and until not in {s.name for s in steps}:
         raise ValueError(f"{path} has no step {until!r}; its steps: {', '.join(s.name for s in steps)}")
+    plan = [_planned(step) for step in steps]  # of the whole run, so that a page can be made of a part of it
     if until is not None:
         steps = steps[: [s.name for s in steps].index(until) + 1]
     run_dir = steps[0].folder.parent
     if dry_run:
         _print_plan(steps, console)
         return run_dir
-    plan = [_planned(step) for step in steps]
     _check_inputs(steps, run_dir)
     with locked(run_dir / _STATE / "lock", run_dir):
         if not (run_dir / PLAN).is_file() or read_plan(run_dir) != plan:
