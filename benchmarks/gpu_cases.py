@@ -47,9 +47,9 @@ def attempt(
     if not note and bench.elapsed > by:
         note = "out of time"
     if not note:
-        bench.clear()
         signal.alarm(max(1, int(min(CASE_S, END_S - bench.elapsed))))
         try:
+            bench.clear()
             measured = measure()
         except torch.OutOfMemoryError:
             note = "out of memory"
@@ -59,7 +59,6 @@ def attempt(
             note = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
         finally:
             signal.alarm(0)
-        bench.clear()
     return {**measured, "note": note}
 
 
