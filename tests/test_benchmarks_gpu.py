@@ -1,17 +1,29 @@
-"""The benchmark of the full-size model runs in a tiny size on a CPU, and writes what it measured."""
+"""The full-size model's benchmark runs in a tiny size on a CPU, writes what it measured, and sees what is wrong."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+import torch
+
+from benchmarks import gpu_cases
+from benchmarks.gpu_cases import NotEqualError
+from benchmarks.gpu_decode import Decoder
+from benchmarks.gpu_model import Bench, Case, leaking, swapped
+
 ROOT = Path(__file__).parents[1]
+ABSENT = {"varlen", "flash_attention_2", "liger"}
 
 
 def smoke(name, out):
     command = [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--repeats", "1", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_whole_model(tmp_path):
@@ -19,11 +31,79 @@ def test_the_whole_model(tmp_path):
     train = json.loads((tmp_path / "gpu-train.json").read_text())["rows"]
     assert {(r["stage"], r["views"]) for r in train} == {(s, v) for s in ("align", "pretrain, sft") for v in (1, 7)}
     for row in train:
-        # On a CPU two options are not there, and each says so.
-        absent = row["attention"] == "varlen" or row["head"] == "liger"
-        assert bool(row["note"]) == absent and (row["step ms"] is None) == absent, row
-    for stage, views in {(r["stage"], r["views"]) for r in train}:
-        losses = [r["loss"] for r in train if (r["stage"], r["views"]) == (stage, views) and r["loss"] is not None]
-        assert max(losses) - min(losses) < 0.05  # every option computes the same, in bfloat16
+        if ABSENT & {row["attention"], row["vision"], row["head"]}:
+            assert row["note"].startswith("not available") and row["step ms"] is None, row
+        else:
+            assert not row["note"] and row["step ms"] > 0 and row["error"] <= row["allowed"], row
+    sizes = {(r["stage"], r["views"], r["pixels"]): r["pixels MB"] for r in train if r["samples"] > 1 and not r["note"]}
+    for (stage, views, pixels), megabytes in sizes.items():
+        assert pixels == "uint8" or megabytes == 4 * sizes[stage, views, "uint8"]
     decode = json.loads((tmp_path / "gpu-decode.json").read_text())["rows"]
-    assert all(row["tokens/s"] > 0 for row in decode if not row["graph"])
+    for row in decode:
+        assert row["note"] == ("not available: needs a CUDA device" if row["graph"] else "")
+        assert row["graph"] or all(row[name] > 0 for name in ("vision ms", "prefill ms", "tokens/s")), row
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Bench(smoke=True)
+
+
+@pytest.mark.parametrize("views", [1, 7])
+@pytest.mark.parametrize("spoil", [leaking, swapped])
+def test_a_leaking_mask_and_swapped_pixels_are_seen(bench, views, spoil):
+    case = Case("pretrain, sft", views, samples=3, head="chunked", checkpointing=False)
+    batch = bench.batch(case)
+    assert len(set(map(tuple, batch["input_ids"].view(3, -1).tolist()))) == 3
+    assert len({x.numpy().tobytes() for x in batch["pixel_values"].chunk(3)}) == 3
+    found = bench.check(case, batch)
+    assert found["error"] < found["allowed"] / 4  # the other samples of the row leave no trace
+    bench.check(replace(case, pixels="uint8"), bench.batch(replace(case, pixels="uint8")))
+    with pytest.raises(NotEqualError, match="token losses differ"):
+        bench.check(case, spoil(batch))
+
+
+def test_a_wrong_head_is_seen(bench):
+    case = Case("align", 1, samples=2)
+    batch = bench.batch(case)
+    batch["labels"][:, -5:] = -100
+    with pytest.raises(NotEqualError, match="mean of the tokens"):
+        bench.check(case, batch)
+
+
+def test_decoding_with_another_image_or_cache_is_seen(bench, monkeypatch):
+    bench.rest()
+    decoder = Decoder(bench)
+    assert decoder.measure(7, 3, graph=False)["error"] < 0.1
+    prompts = decoder.prompts(7, 3)
+    monkeypatch.setattr(decoder, "_prompts", replace(prompts, features=prompts.features.flip(0)))
+    with pytest.raises(NotEqualError, match="another image"):
+        decoder.measure(7, 3, graph=False)
+
+
+def test_a_case_that_fails_or_hangs_is_a_row_with_a_note(bench, monkeypatch):
+    monkeypatch.setattr(gpu_cases, "CASE_S", 1)
+
+    def attempt(measure, by=1e9):
+        return gpu_cases.attempt(bench, measure, ("step ms",), "", by)
+
+    def fail():
+        raise torch.OutOfMemoryError("no room")
+
+    def hang():
+        while True:
+            torch.ones(8).sum()
+
+    monkeypatch.setattr(gpu_cases, "END_S", 1e9)
+    gpu_cases.signal.signal(gpu_cases.signal.SIGALRM, gpu_cases.stop_case)
+    assert attempt(fail) == {"step ms": None, "note": "out of memory"}
+    assert attempt(hang) == {"step ms": None, "note": "TimeoutError: the case took too long"}
+    assert attempt(fail, by=0) == {"step ms": None, "note": "out of time"}
+    assert attempt(lambda: {"step ms": 1.0}) == {"step ms": 1.0, "note": ""}
+
+
+def test_rows_are_written_one_by_one(tmp_path):
+    rows = gpu_cases.Rows("train steps", tmp_path / "out" / "gpu.json")
+    for n in (1, 2):
+        rows.add({"step ms": float(n)})
+        assert len(json.loads((tmp_path / "out" / "gpu-train.json").read_text())["rows"]) == n
