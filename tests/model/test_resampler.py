@@ -9,6 +9,7 @@ from golden_recipe import GOLDEN, fill_
 from safetensors import safe_open
 from torch import nn
 
+from benchmarks import resampler as benchmark
 from benchmarks.plain_resampler import pooled_regions
 from sicog.model.regions import bins_of, pool_regions, pooling_map
 from sicog.model.resampler import Resampler, sine_cosine_table
@@ -149,6 +150,14 @@ def test_bfloat16_borders_give_the_plain_pooling_of_rounded_boxes(columns):
     map_YXE = map_EYX.permute(1, 2, 0).contiguous()
     torch.testing.assert_close(pool_regions(map_YXE, 12, "bfloat16"), want_QBE, atol=1e-5, rtol=1e-5)
     assert (pool_regions(map_YXE, 12) - want_QBE).abs().max() > 1e-3
+
+
+def test_the_benchmark_s_plain_way_is_held_to_roi_align(monkeypatch):
+    benchmark.check_pooling([(9, 14), (4, 4)], 4)
+    wrong = lambda *arguments: pooling_map(*arguments, "bfloat16").roll(1, 0)  # noqa: E731
+    monkeypatch.setattr(benchmark, "pooling_map", wrong)
+    with pytest.raises(AssertionError, match=r"pooling of \(9, 14\) differs from RoIAlign"):
+        benchmark.check_pooling([(9, 14)], 4)
 
 
 def test_no_projection_between_equal_widths():
