@@ -8,7 +8,7 @@ RECIPE := recipes/$(if $(QUICK),mini-quick,mini).yaml
 WORKERS ?= 2
 SMALL_PARTS := out_dir=runs/mini-parts-quick ship=false vision.steps=40 language.steps=40
 # Those with gpu in their name need a CUDA device.
-BENCHMARKS := $(filter-out __init__ timing %gpu gpu% ,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out __init__ timing plain_resampler %gpu gpu% ,$(basename $(notdir $(wildcard benchmarks/*.py))))
 # pip finds local wheels through PIP_FIND_LINKS; uv wants the same folder under its own name.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 

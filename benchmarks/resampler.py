@@ -1,7 +1,8 @@
 """The resampler, 7 views at the full width, forward and backward, against the plain formula one view at a time.
 
 The plain way is the formula as it is written: pool keys and values of every region, then multi-head attention with a
-batch of queries, everything projected where it stands. Outputs and gradients agree within 1e-4 of their size.
+batch of queries, everything projected where it stands. Outputs and gradients agree within 1e-4 of their size. Both ways
+share the pooling's matrices, so these are first compared with a RoIAlign sample by sample.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.plain_resampler import pooled_regions
 from benchmarks.timing import arguments, compare, report
 from sicog.model.regions import bins_of, pooling_map
 from sicog.model.resampler import Resampler
@@ -51,6 +53,16 @@ def pool(map_YXE: torch.Tensor, grid: int) -> torch.Tensor:
     return bins_SRE.view(grid, across, grid, down, width).permute(3, 1, 2, 0, 4).reshape(-1, grid * grid, width)
 
 
+def check_pooling(sizes: list[tuple[int, int]], grid: int) -> None:
+    """Assert that `pool` gives what RoIAlign gives, sample by sample, for views of each of these sizes."""
+    for size in set(sizes):
+        map_EYX = torch.randn(4, *size)
+        want_QBE = pooled_regions(map_EYX, grid, bins_of(*size))
+        got_QBE = pool(map_EYX.permute(1, 2, 0).contiguous(), grid).transpose(0, 1)
+        difference = _difference(want_QBE, got_QBE)
+        assert difference <= 1e-5, f"pooling of {size} differs from RoIAlign by {difference}"
+
+
 def check(resampler: Resampler, features_PD: torch.Tensor, sizes: list[tuple[int, int]]) -> tuple[float, float]:
     """Largest differences of outputs and of gradients, each relative to the largest value of its tensor."""
     results = []
@@ -85,6 +97,7 @@ def main() -> None:
     nn.init.normal_(resampler.attn.in_proj_bias, std=0.02)
     rows = []
     for name, sizes in {**CASES, "small": [(5, 9)] * 2}.items() if options.smoke else CASES.items():
+        check_pooling(sizes, resampler.query_grid)
         x_PD = torch.randn(sum(h * w for h, w in sizes), vision_width)
         difference, gradient = check(resampler, x_PD, sizes)
         view_sizes = torch.tensor(sizes)

@@ -130,15 +130,16 @@ def show_image(
     patch_size: Annotated[int | None, typer.Option(help="side of a patch in pixels")] = None,
     max_slices: Annotated[int | None, typer.Option(help="slices of an image at most")] = None,
     long_side: Annotated[int | None, typer.Option(help="resize the image to this long side first")] = None,
-    query_grid: Annotated[int, typer.Option(help="features a side of a view")] = 12,
+    query_grid: Annotated[int | None, typer.Option(help="features a side of a view; 12 by default")] = None,
 ) -> None:
     """Draw what an image becomes: slices, thumbnail, the order and the number of its tokens."""
     from sicog.model.show import show_image as show
 
     settings = {"scale": scale, "patch_size": patch_size, "max_slices": max_slices, "long_side": long_side}
-    if checkpoint is not None and (given := [name for name, value in settings.items() if value is not None]):
+    all_given = {**settings, "query_grid": query_grid}
+    if checkpoint is not None and (given := [name for name, value in all_given.items() if value is not None]):
         raise ValueError(f"{', '.join(given)} come with the checkpoint; give either them or --checkpoint")
-    for line in show(file, out, checkpoint=checkpoint, query_grid=query_grid, **settings):
+    for line in show(file, out, checkpoint=checkpoint, query_grid=12 if query_grid is None else query_grid, **settings):
         typer.echo(line)
 
 

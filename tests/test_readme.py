@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny import tiny_checkpoint
 
+from sicog.model import load_checkpoint
 from sicog.storage import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +20,7 @@ STAGES = next(block for block in BLOCKS if "training_scripts/" in block)
 LINES = [line for block in BLOCKS if block != STAGES for line in block.splitlines() if line]
 DRY = [line for line in LINES if line.startswith(("sicog run", "sicog mini-data"))]
 SHOWN = [line for line in LINES if line.startswith(("sicog show-image", "sicog flops"))]
-IN_AND_OUT = [line for line in LINES if line.startswith(("sicog export-checkpoint", "sicog import-checkpoint"))]
+IN_AND_OUT = [line for line in LINES if line.startswith(("sicog import-checkpoint", "sicog export-checkpoint"))]
 
 
 def test_the_readme_shows_what_is_tested_here_or_by_name():
@@ -107,10 +109,16 @@ def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
     assert set(curated["rows_by_source"]) == {"captions", "answers"}
     assert (tmp_path / "runs" / "next" / "stage2" / "model.safetensors").is_file()
 
+
+def test_a_checkpoint_goes_out_and_in(tmp_path):
+    tiny_checkpoint(tmp_path / "runs" / "next" / "stage2", query_grid=8)
     take_in, give_out = IN_AND_OUT
-    done = bash(f"{give_out}\nmv exported llava-qwen-uhd-stage2\n{take_in} --vision-tower clip", tmp_path)
+    move = "mv exported llava-qwen-uhd-stage2"
+    vision = "--vision-tower runs/next/stage2/parts/vision"  # the number of heads of a tower that is not OpenAI's
+    done = bash(f"{give_out}\n{move}\n{take_in} {vision}", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "checkpoints" / "original" / "config.json").is_file()
+    model, _ = load_checkpoint(tmp_path / "checkpoints" / "original")
+    assert model.config.query_grid == 8
 
 
 def test_every_variable_of_the_readme_is_one_that_its_script_reads():  # D-U1, D-U7

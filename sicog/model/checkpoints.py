@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sicog.model.configuration import SicogConfig
 from sicog.model.mlp_projector import MlpProjector
 from sicog.model.modeling import SicogForConditionalGeneration
-from sicog.model.processing import SicogProcessor
+from sicog.model.processing import SHARED_WITH_CONFIG, SicogProcessor
 from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
-from sicog.model.weights import UNREADABLE, pretrained, quiet, tensors, unreadable
+from sicog.model.weight_files import Stored, check_tensors, load_tensor, tensors_of
+from sicog.model.weights import UNREADABLE, pretrained, quiet, unreadable
+from sicog.storage import read_json
 
 _CLIP_TYPES = ("clip", "clip_vision_model")
 _PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
-_PROJECTOR_PREFIXES = ("resampler.", "mm_projector.")
+_ORIGINALS = "mm_projector."
+_PROJECTOR_PREFIXES = ("resampler.", _ORIGINALS)
+_WHOLE_MODELS = ("model", "pytorch_model")  # what the names of files that hold more than a projector begin with
 
 
 def load_checkpoint(
@@ -50,20 +55,22 @@ def load_parts(
     projector: str | Path | None = None,
     dtype: torch.dtype | str | None = None,
     turn_format: str = "chatml",
+    image: Mapping[str, Any] | None = None,
     **config_overrides: Any,
 ) -> tuple[SicogForConditionalGeneration, SicogProcessor]:
     """A new model from ordinary folders or hub ids, and the processor that goes with it.
 
     vision_tower: a CLIP model or CLIP vision model. language_model: a causal language model with its tokenizer.
     projector: a file or folder with projector weights (see `load_projector`); None draws them at random.
-    dtype: float32 when None. turn_format: how turns are written, chatml or llama3. config_overrides: fields of
-    `SicogConfig`; the separators are the tokenizer's own newline and comma, and the placeholder is the last unused row
-    of the embedding table, unless overridden.
+    dtype: float32 when None; "auto" is the language model's own. turn_format: how turns are written, chatml or llama3.
+    image: settings of `SicogImageProcessor` that the config does not hold (normalize_on, long_side, max_patches).
+    config_overrides: fields of `SicogConfig`; the separators are the tokenizer's own newline and comma, and the
+    placeholder is the last unused row of the embedding table, unless overridden.
     """
     vision_name, text_name = str(vision_tower), str(language_model)
     vision_config = clip_vision_config(vision_name)
     _require_causal(text_name)
-    target = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+    target = _dtype(dtype, text_name)
     tokenizer = _read(AutoTokenizer, text_name)
     text = pretrained(AutoModelForCausalLM, text_name, dtype=target)
     fields = {**token_ids(tokenizer, text.config.vocab_size), **config_overrides}
@@ -78,9 +85,20 @@ def load_parts(
     model.resampler = _fresh_projector(model.resampler, target)
     if projector is not None:
         load_projector(model, projector)
-    processor = SicogProcessor.from_config(config, tokenizer, turn_format=turn_format)
+    processor = SicogProcessor.from_config(config, tokenizer, turn_format=turn_format, **(image or {}))
     model.generation_config = generation_config(text.generation_config.eos_token_id, processor)
     return model.eval(), processor
+
+
+def _dtype(dtype: torch.dtype | str | None, language_model: str) -> torch.dtype:
+    """The dtype to build in. Raises `ValueError` for a word that names none."""
+    if dtype == "auto":
+        values = read_config_dict(language_model)
+        dtype = values.get("dtype") or values.get("torch_dtype")  # the older name
+    target = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype or torch.float32
+    if not isinstance(target, torch.dtype):
+        raise ValueError(f"dtype {dtype!r} is none of torch's; such as float32, bfloat16, or auto")
+    return target
 
 
 def token_ids(tokenizer: Any, vocab_size: int) -> dict[str, int]:
@@ -98,24 +116,35 @@ def token_ids(tokenizer: Any, vocab_size: int) -> dict[str, int]:
 def load_projector(model: SicogForConditionalGeneration, path: str | Path) -> None:
     """Load projector weights from a safetensors file, an `mm_projector.bin`, or a folder that holds one of them.
 
-    Raises `ValueError` when nothing fits, a file is damaged, tensors are missing or shapes differ.
+    Raises `ValueError` listing all tensors that are unknown, missing or misshapen, or when a file is damaged.
     """
-    weights = {}
+    found: dict[str, Stored] = {}
     for file in _projector_files(Path(path)):
-        for key, value in tensors(file, _PROJECTOR_PREFIXES):
-            for prefix in _PROJECTOR_PREFIXES:
-                if prefix in key:
-                    weights[key.split(prefix, 1)[1]] = value
-    expected = model.resampler.state_dict()
-    if missing := sorted(expected.keys() - weights.keys()):
-        raise ValueError(f"{path} is no projector for this model: {len(missing)} tensors missing, such as {missing[0]}")
-    for name, value in expected.items():
-        if value.shape != weights[name].shape:
-            raise ValueError(
-                f"{path}: {name} is {tuple(weights[name].shape)} but this model needs {tuple(value.shape)}; "
-                f"use the projector trained with this language model and vision tower"
-            )
-    model.resampler.load_state_dict({name: weights[name] for name in expected})
+        found |= _projector_tensors(file)
+    expected = {name: tuple(value.shape) for name, value in model.resampler.state_dict().items()}
+    check_tensors(Path(path), found, expected, of="this model's projector; use one trained with its parts")
+    model.resampler.load_state_dict({name: load_tensor(stored) for name, stored in found.items()})
+    is_original = any(stored.file.suffix == ".bin" and _ORIGINALS in stored.name for stored in found.values())
+    if is_original and getattr(model.resampler, "regions_dtype", None) == "float32":
+        Console(stderr=True).print(
+            f"  {path}: the original rounded the borders of its regions to bfloat16; "
+            f"to do the same, set regions_dtype=bfloat16 (in a training: model.config.regions_dtype)",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _projector_tensors(file: Path) -> dict[str, Stored]:
+    """The projector's tensors by the projector's names for them; of a file of its own, all that the file holds."""
+    found = {}
+    for stored in tensors_of(file):
+        prefix = next((prefix for prefix in _PROJECTOR_PREFIXES if prefix in stored.name), None)
+        if prefix is not None:
+            found[stored.name.split(prefix, 1)[1]] = stored
+        elif not file.name.startswith(_WHOLE_MODELS):
+            found[stored.name] = stored
+    return found
 
 
 def _projector_files(path: Path) -> list[Path]:
@@ -132,11 +161,27 @@ def _projector_files(path: Path) -> list[Path]:
 def generation_config(own_ends: int | list[int] | None, processor: SicogProcessor) -> GenerationConfig:
     """Greedy, with all end tokens: the language model's own and the turn format's.
 
-    The rest of the language model's own file (Qwen2's: top-k, a penalty) is left out.
+    The sampling values of the language model's own file (Qwen2's: top_k 20, repetition_penalty 1.05) are left out: they
+    are set by the sampler's config (`SamplingConfig`), which reads nothing from a checkpoint.
     """
     own = own_ends if isinstance(own_ends, list) else [own_ends]
     ends = {processor.end_token_id, processor.tokenizer.eos_token_id, *own}
     return GenerationConfig(eos_token_id=sorted(ends - {None}), pad_token_id=processor.pad_token_id, do_sample=False)
+
+
+def own_ends(folder: Path, text_config: Any) -> list[int]:
+    """The end tokens of a checkpoint's config and, where it has one, of its generation_config.json.
+
+    Raises `ValueError` when that file is damaged or its end tokens are no ids.
+    """
+    file = folder / "generation_config.json"
+    values = read_json(file) if file.is_file() else {}
+    ends: list[int] = []
+    for given in (text_config.eos_token_id, values.get("eos_token_id") if isinstance(values, dict) else values):
+        ends += given if isinstance(given, list) else [] if given is None else [given]
+    if not all(type(end) is int for end in ends):
+        raise ValueError(f"{file}: eos_token_id is neither an id nor a list of ids, or the file is no JSON object")
+    return ends
 
 
 def _fresh_projector(shell: Resampler | MlpProjector, dtype: torch.dtype) -> Resampler | MlpProjector:
@@ -199,11 +244,7 @@ def check_agreement(name: str, config: SicogConfig, processor: SicogProcessor) -
         "row_separator_id": (config.row_separator_id, processor.row_separator_id),
         "slice_separator_id": (config.slice_separator_id, processor.slice_separator_id),
         "query_grid": (config.query_grid, processor.query_grid),
-        "patch_size": (config.patch_size, image.patch_size),
-        "image_mean": (config.image_mean, image.image_mean),
-        "image_std": (config.image_std, image.image_std),
-        "scale": (config.scale, image.scale),
-        "image_mode": (config.image_mode, image.image_mode),
+        **{name: (getattr(config, name), getattr(image, name)) for name in SHARED_WITH_CONFIG},
     }
     for field, (ours, theirs) in pairs.items():
         if ours != theirs:

@@ -19,6 +19,7 @@ from sicog.model.checkpoints import (
     check_agreement,
     clip_vision_config,
     generation_config,
+    own_ends,
     read_config_dict,
     read_processor,
     token_ids,
@@ -27,7 +28,7 @@ from sicog.model.configuration import SicogConfig
 from sicog.model.llava_config import projector_of, read_config, strays, to_ours, to_theirs, write_config
 from sicog.model.mlp_projector import MlpProjector
 from sicog.model.modeling import SicogForConditionalGeneration
-from sicog.model.processing import CHATML, SicogProcessor
+from sicog.model.processing import CHATML, IMAGE_SETTINGS, SicogProcessor
 from sicog.model.resampler import Resampler
 from sicog.model.weight_files import (
     Stored,
@@ -76,11 +77,12 @@ def import_checkpoint(
     config.dtype = ours[_TABLE].dtype
     turns = turn_format or imported.turn_format or CHATML.name
     processor = SicogProcessor.from_config(config, tokenizer, turn_format=turns, **imported.image)
+    ends = own_ends(source, config.text_config)
     with _new_folder(target) as made:
         copy_tensors(ours, made)
         config.save_pretrained(made)
         processor.save_pretrained(made)
-        generation_config(imported.config["text_config"].eos_token_id, processor).save_pretrained(made)
+        generation_config(ends, processor).save_pretrained(made)
     _say(f"{target}: {len(found)} tensors, all accounted for; projector {config.projector_type}")
     return target
 
@@ -97,13 +99,14 @@ def export_checkpoint(source: Path, target: Path, *, vision_tower: str = CLIP) -
     check_agreement(str(source), config, processor)
     found = stored_tensors(source)
     check_tensors(source, found, _shapes(config), _optional(config))
-    image = {"long_side": processor.image_processor.long_side}
+    image = {name: getattr(processor.image_processor, name) for name in IMAGE_SETTINGS}
     values = write_config(config, processor.turn_format, image, vision_tower)
+    ends = own_ends(source, config.text_config)
     with _new_folder(target) as made:
         copy_tensors({to_theirs(name): stored for name, stored in found.items()}, made)
         _write_tokenizer(processor.tokenizer, made)
         write_json(made / "config.json", values)
-        generation_config(config.text_config.eos_token_id, processor).save_pretrained(made)  # type: ignore[union-attr]
+        generation_config(ends, processor).save_pretrained(made)
     kind = values["model_type"].removesuffix("2")
     _say(f"{target}: {len(found)} tensors in LLaVA's layout. Its loader goes by the folder's name: keep {kind!r} in it")
     for stray in strays(config, image):

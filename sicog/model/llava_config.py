@@ -28,6 +28,13 @@ _LONG_SIDE = 1024
 # Constants of the original that no value of its config says.
 _ORIGINAL = {"row_separator_id": 13, "slice_separator_id": 29892, "regions_dtype": "bfloat16"}
 
+# What must be said, or left out, of an mlp's images.
+_PADDED_SQUARE = {
+    "image_aspect_ratio": ("pad",),
+    "mm_patch_merge_type": ("flat", None),
+    "mm_resampler_type": (None,),
+}
+
 # What the original's loader looks for besides the language model's own keys.
 _KEYS: dict[str, Any] = {
     "vision_tower_pretrained": None,
@@ -94,11 +101,19 @@ def projector_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     if kind == RESAMPLER and mode in _GRIDS:
         return {"projector_type": "resampler", "query_grid": _GRIDS[mode]}
     if kind == MLP and mode not in _GRIDS:
+        _require_padded_square(values, where)
         return {"projector_type": "mlp"}
     raise ValueError(
         f"{where}: model_mode {mode!r} with mm_projector_type {kind!r} is not known; "
         f"known: {', '.join(_GRIDS)} with {RESAMPLER}, and {MLP} without them"
     )
+
+
+def _require_padded_square(values: Mapping[str, Any], where: str) -> None:
+    """Raise `ValueError` unless every patch of one padded square goes through the mlp: the only way that ours does."""
+    for key, known in _PADDED_SQUARE.items():
+        if (value := values.get(key)) not in known:
+            raise ValueError(f"{where}: {key} {value!r} with {MLP} is not known, only {known[0]!r}")
 
 
 def read_config(

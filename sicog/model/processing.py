@@ -25,7 +25,9 @@ from sicog.model.slicing import Size
 from sicog.records import Turn
 
 IGNORED_LABEL = -100
-_SHARED_WITH_CONFIG = ("scale", "patch_size", "max_slices", "image_mean", "image_std", "image_mode")
+# The image processor's settings: those that are the model's too, and those that it has for itself.
+SHARED_WITH_CONFIG = ("scale", "patch_size", "max_slices", "image_mean", "image_std", "image_mode")
+IMAGE_SETTINGS = ("normalize_on", "long_side", "max_patches")
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,9 @@ class SicogProcessor(ProcessorMixin):
     def from_config(
         cls, config: SicogConfig, tokenizer: PreTrainedTokenizerBase, *, turn_format: str = CHATML.name, **image: Any
     ) -> SicogProcessor:
-        """The processor that agrees with a model's config; `image`: further settings of `SicogImageProcessor`."""
+        """The processor that agrees with a model's config; `image`: values for `IMAGE_SETTINGS`."""
         assert config.image_token_id is not None and config.image_mode is not None  # the config fills them in
-        fields = {name: getattr(config, name) for name in _SHARED_WITH_CONFIG}
+        fields = {name: getattr(config, name) for name in SHARED_WITH_CONFIG}
         image_processor = SicogImageProcessor(**{**fields, **image})
         return cls(
             image_processor,

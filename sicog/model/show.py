@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sicog.model.image_processing import SicogImageProcessor, load_image
 from sicog.model.layout import count_tokens
 from sicog.model.slicing import Size, SlicePlan
+from sicog.model.square import padded_square
 
 _SLICES_BOX = (480, 360)  # pixels; the slices are scaled down into it
 _CELL, _GAP, _MARGIN, _LINE = 6, 6, 16, 18
@@ -56,6 +57,8 @@ def describe(size: Size, processor: SicogImageProcessor, query_grid: int) -> lis
 def draw(image: Image.Image, lines: list[str], processor: SicogImageProcessor, query_grid: int) -> Image.Image:
     """The picture: the views above, the tokens below, then the lines."""
     plan = processor.plan(*image.size)
+    if processor.image_mode == "square":
+        image = padded_square(image, processor.scale, processor.image_mean)
     views, tokens = _views(image, plan), _tokens(plan, query_grid)
     font = ImageFont.load_default(13)
     text_width = max(int(font.getlength(line)) for line in lines)

@@ -98,7 +98,12 @@ def load_tensor(stored: Stored) -> torch.Tensor:
 
 
 def check_tensors(
-    where: Path, found: Mapping[str, Stored], expected: Mapping[str, Sequence[int]], optional: Iterable[str] = ()
+    where: Path,
+    found: Mapping[str, Stored],
+    expected: Mapping[str, Sequence[int]],
+    optional: Iterable[str] = (),
+    *,
+    of: str = "its config.json",
 ) -> None:
     """Raise `ValueError` listing all that is unknown, missing or misshapen; `optional` names may be missing."""
     unknown = sorted(found.keys() - expected.keys())
@@ -110,7 +115,7 @@ def check_tensors(
     ]
     kinds = (("unknown", unknown), ("missing", missing), ("of another shape", misshapen))
     if problems := [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names]:
-        raise ValueError(f"{where}: its {len(found)} tensors are not those of its config.json; {'; '.join(problems)}")
+        raise ValueError(f"{where}: its {len(found)} tensors are not those of {of}; {'; '.join(problems)}")
 
 
 def copy_tensors(renamed: Mapping[str, Stored], folder: Path, *, shard_bytes: int = _SHARD_BYTES) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 # What the loaders raise: no file; a cut .safetensors; a cut .bin, or one that holds more than tensors; cut JSON.
@@ -34,39 +33,12 @@ def pretrained(kind: Any, name: str, **kwargs: Any) -> Any:
     return model
 
 
-def tensors(file: Path, prefixes: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a .safetensors or .bin file whose names hold one of `prefixes`; nothing in the file is executed.
-
-    Raises `ValueError` naming the file when it is damaged, or holds anything but tensors.
-    """
-    try:
-        for name, value in _items(file, tuple(prefixes)):
-            if not isinstance(value, torch.Tensor):
-                raise ValueError(f"{file}: {name} is a {type(value).__name__}, not a tensor")
-            yield name, value
-    except UNREADABLE as error:
-        raise ValueError(f"{file}: {unreadable(error)}") from error
-
-
 def unreadable(error: BaseException) -> str:
     """What went wrong, in one sentence."""
     if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to run what is in it
         return "holds something else than plain tensors, or is damaged; nothing of it was executed"
     sentence = str(error).strip().split("\n")[0].split(". ")[0]
     return f"cannot be read, damaged or incomplete ({type(error).__name__}{': ' + sentence if sentence else ''})"
-
-
-def _items(file: Path, prefixes: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (not a dict)
-                if any(prefix in name for prefix in prefixes):
-                    yield name, opened.get_tensor(name)
-        return
-    table = torch.load(file, map_location="cpu", weights_only=True)
-    if not isinstance(table, dict):
-        raise ValueError(f"{file} holds a {type(table).__name__}, not a table of tensors")
-    yield from ((name, value) for name, value in table.items() if any(prefix in str(name) for prefix in prefixes))
 
 
 def _damaged(folder: Path) -> list[str]:

@@ -17,12 +17,25 @@ PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
 _PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128}
 
 
+class ImageSettings(Config):
+    """How the image processor of a model made from parts prepares images, beside what `config` says.
+
+    normalize_on: `device` hands uint8 patches to the model, a quarter of the bytes; the numbers are the same.
+    long_side: every image is first resized to it. max_patches: an image with a larger view is dropped.
+    """
+
+    normalize_on: Literal["host", "device"] = "host"
+    long_side: int | None = Field(default=None, gt=0)
+    max_patches: int = Field(default=2304, gt=0)
+
+
 class ModelSource(Config):
     """Where the weights come from: a whole `checkpoint`, or parts.
 
     projector: a previous align run, a .safetensors file, or an original mm_projector.bin; only align may begin without
     one, at random. turn_format: how the turns of a model made from parts are written, by default chatml; a checkpoint
-    brings its own. config: values of `SicogConfig` for a model made from parts (scale, query_grid ...).
+    brings its own. config: values of `SicogConfig` for a model made from parts (scale, query_grid ...). image: the
+    image processor's settings for such a model; a checkpoint brings its own, also to sampling.
     """
 
     checkpoint: Path | None = None
@@ -31,13 +44,15 @@ class ModelSource(Config):
     projector: Path | None = None
     turn_format: Literal["chatml", "llama3"] | None = None
     config: dict[str, Any] = {}
+    image: ImageSettings = ImageSettings()
 
     @model_validator(mode="after")
     def _either_whole_or_parts(self) -> ModelSource:
-        of_parts = (self.vision_tower, self.language_model, self.projector, self.turn_format, self.config)
+        has_image = self.image != ImageSettings()
+        of_parts = (self.vision_tower, self.language_model, self.projector, self.turn_format, self.config, has_image)
         if self.checkpoint and any(of_parts):
             raise ValueError(
-                "give either checkpoint or vision_tower and language_model (with projector, turn_format, config)"
+                "give either checkpoint or vision_tower and language_model (with projector, turn_format, config, image)"
             )
         if not self.checkpoint and not (self.vision_tower and self.language_model):
             raise ValueError("give checkpoint, or both vision_tower and language_model")

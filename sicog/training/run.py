@@ -102,6 +102,7 @@ def load_model(source: ModelSource) -> tuple[SicogForConditionalGeneration, Sico
         source.language_model,
         projector=source.projector,
         turn_format=source.turn_format or "chatml",
+        image=source.image.model_dump(),
         **source.config,
     )
 

@@ -162,12 +162,41 @@ def test_wrong_projectors_are_named(built, tmp_path):
         with pytest.raises(ValueError, match=message):
             load_projector(model, projector)
     save_file({"resampler.query": state["query"].clone()}, tmp_path / "few.safetensors")
-    with pytest.raises(ValueError, match="12 tensors missing, such as"):
+    with pytest.raises(ValueError, match="12 missing: attn.in_proj_bias, "):
         load_projector(model, tmp_path / "few.safetensors")
     state = {f"resampler.{n}": (v[..., :-1] if n == "query" else v).clone() for n, v in state.items()}
-    save_file(state, tmp_path / "narrow.safetensors")
-    with pytest.raises(ValueError, match="query is .* but this model needs"):
+    save_file({**state, "resampler.more": torch.zeros(1), "other": torch.zeros(1)}, tmp_path / "narrow.safetensors")
+    with pytest.raises(ValueError, match=r"2 unknown: more, other; 1 of another shape: query: \(4, 31\) instead of"):
         load_projector(model, tmp_path / "narrow.safetensors")
+
+
+def test_an_original_s_projector_says_how_its_regions_were_rounded(parts, built, tmp_path, capsys):
+    weights = built[0].resampler.state_dict()
+    torch.save({f"model.mm_projector.{n}": v for n, v in weights.items()}, tmp_path / "mm_projector.bin")
+    save_file({f"resampler.{n}": v for n, v in weights.items()}, tmp_path / "projector.safetensors")
+
+    def said(name, **options):
+        capsys.readouterr()
+        load_parts(*parts, projector=tmp_path / name, **SIZE, **options)
+        return [line for line in capsys.readouterr().err.splitlines() if "bfloat16" in line]
+
+    (line,) = said("mm_projector.bin")
+    assert "mm_projector.bin: the original rounded" in line and "regions_dtype=bfloat16" in line
+    assert not said("mm_projector.bin", regions_dtype="bfloat16") and not said("projector.safetensors")
+
+
+def test_dtype_by_name(parts, tmp_path):
+    assert load_parts(*parts, dtype="auto", **SIZE)[0].dtype == torch.float32
+    text = shutil.copytree(parts[1], tmp_path / "text")
+    values = json.loads((text / "config.json").read_text())
+    for key in ("dtype", "torch_dtype"):
+        kept = {k: v for k, v in values.items() if k not in ("dtype", "torch_dtype")}
+        (text / "config.json").write_text(json.dumps({**kept, key: "bfloat16"}))
+        model, _ = load_parts(parts[0], text, dtype="auto", **SIZE)
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16} and model.config.dtype == torch.bfloat16
+    for word in ("half-precise", "nn"):
+        with pytest.raises(ValueError, match=f"dtype '{word}' is none of torch's"):
+            load_parts(*parts, dtype=word, **SIZE)
 
 
 def test_a_wrong_path_gets_one_clear_sentence(parts, tmp_path):
@@ -186,6 +215,11 @@ def test_model_and_processor_must_agree(built, tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     path = tmp_path / "processor_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "query_grid": 3}))
+    values = json.loads(path.read_text())
+    other = {**values, "image_processor": {**values["image_processor"], "max_slices": 5}}
+    path.write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="max_slices is 4 in config.json but 5"):
+        load_checkpoint(tmp_path)
+    path.write_text(json.dumps({**values, "query_grid": 3}))
     with pytest.raises(ValueError, match="query_grid is 2 in config.json but 3"):
         load_checkpoint(tmp_path)

@@ -1,5 +1,6 @@
 """Checkpoints of the original: every tensor accounted for, in and out byte for byte; what is wrong is listed."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from transformers import CLIPVisionConfig, Qwen2Config
 from typer.testing import CliRunner
 
 from sicog.cli import app
-from sicog.model import SicogConfig, load_checkpoint, load_parts
+from sicog.model import SicogConfig, SicogImageProcessor, SicogProcessor, load_checkpoint, load_parts
 from sicog.model.llava_checkpoint import export_checkpoint, import_checkpoint
-from sicog.model.llava_config import to_ours, to_theirs
+from sicog.model.llava_config import projector_of, to_ours, to_theirs
 from sicog.model.modeling import SicogForConditionalGeneration
+from sicog.model.processing import IMAGE_SETTINGS, SHARED_WITH_CONFIG
 from sicog.model.weight_files import stored_tensors
 
 VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -145,6 +147,47 @@ def test_import_then_export_is_byte_for_byte(tmp_path, imported, weights):
     assert_same(all_tensors(again), all_tensors(imported))
     for name in ("config.json", "processor_config.json", "generation_config.json", "tokenizer.json"):
         assert (again / name).read_text() == (imported / name).read_text(), name
+
+
+def test_end_tokens_and_image_settings_survive(tmp_path, weights, clip):
+    source = written(tmp_path / "theirs", weights)
+    theirs = {"eos_token_id": [250, 251], "do_sample": True, "top_k": 20, "repetition_penalty": 1.05}
+    (source / "generation_config.json").write_text(json.dumps(theirs))
+    first = import_checkpoint(source, tmp_path / "first", vision_tower=clip)
+    processor = SicogProcessor.from_pretrained(first)
+    own = {"normalize_on": "device", "max_patches": 3000, "long_side": 700}
+    for name, value in own.items():
+        setattr(processor.image_processor, name, value)
+    processor.save_pretrained(first)
+    exported = export_checkpoint(first, tmp_path / "qwen")
+    again = import_checkpoint(exported, tmp_path / "again")
+    for folder in (first, exported, again):
+        values = json.loads((folder / "generation_config.json").read_text())
+        assert values["eos_token_id"] == [2, 250, 251] and values["do_sample"] is False
+        assert "top_k" not in values and "repetition_penalty" not in values
+    image = load_checkpoint(again)[1].image_processor
+    assert {name: getattr(image, name) for name in own} == own
+    settings = set(inspect.signature(SicogImageProcessor).parameters) - {"kwargs"}
+    assert settings == {*SHARED_WITH_CONFIG, *IMAGE_SETTINGS}  # each is of the config or written beside it
+    (source / "generation_config.json").write_text('{"eos_token_id": "2"}')
+    with pytest.raises(ValueError, match="generation_config.json: eos_token_id is neither"):
+        import_checkpoint(source, tmp_path / "bad", vision_tower=clip)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_aspect_ratio", None),
+        ("image_aspect_ratio", "anyres_max_9"),
+        ("mm_patch_merge_type", "spatial_unpad"),
+        ("mm_resampler_type", "spatial_pool"),
+    ],
+)
+def test_an_mlp_of_other_images_is_refused(key, value):
+    values = {"mm_projector_type": "mlp2x_gelu", "image_aspect_ratio": "pad", "mm_patch_merge_type": "flat"}
+    assert projector_of(values, "x") == {"projector_type": "mlp"}
+    with pytest.raises(ValueError, match=f"x: {key} {value!r} with mlp2x_gelu is not known, only"):
+        projector_of({**values, key: value}, "x")
 
 
 def test_shards_hold_one_part_each(tmp_path, imported, monkeypatch, weights):

@@ -108,7 +108,7 @@ def test_checkpoint_projector_and_generation(built, parts, tmp_path):
     save_file({f"resampler.{n}": v + 1 for n, v in state.items()}, tmp_path / "align" / "projector.safetensors")
     other, _ = load_parts(*parts, projector=tmp_path / "align", **MLP)
     assert all(torch.equal(other.resampler.state_dict()[n], v + 1) for n, v in state.items())
-    with pytest.raises(ValueError, match="no projector for this model"):
+    with pytest.raises(ValueError, match="not those of this model's projector"):
         load_parts(*parts, projector=tmp_path / "align", scale=SCALE, query_grid=2)
 
 

@@ -1,7 +1,6 @@
 """The resampler: golden outputs, the plain formula, small views, parameter names."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -10,7 +9,9 @@ from golden_recipe import GOLDEN, fill_
 from safetensors import safe_open
 from torch import nn
 
-from sicog.model.regions import bins_of, pooling_map
+from benchmarks import resampler as benchmark
+from benchmarks.plain_resampler import pooled_regions
+from sicog.model.regions import bins_of, pool_regions, pooling_map
 from sicog.model.resampler import Resampler, sine_cosine_table
 
 
@@ -22,28 +23,6 @@ def fresh(grid=4, width=32, vision_width=16, heads=2, **kwargs):
     return resampler
 
 
-def roi_align(map_EYX, box, bins):
-    """torchvision's legacy RoIAlign of one box (x1, y1, x2, y2), sample by sample."""
-    (x1, y1, x2, y2), (ph, pw) = box, bins
-    height, width = map_EYX.shape[1:]
-    bin_w, bin_h = max(x2 - x1, 1.0) / pw, max(y2 - y1, 1.0) / ph
-    gx, gy = math.ceil(bin_w), math.ceil(bin_h)
-    out = torch.zeros(map_EYX.shape[0], ph, pw)
-    for i, j in np.ndindex(ph, pw):
-        for a, b in np.ndindex(gy, gx):
-            y, x = y1 + i * bin_h + (a + 0.5) * bin_h / gy, x1 + j * bin_w + (b + 0.5) * bin_w / gx
-            if y < -1 or y > height or x < -1 or x > width:
-                continue
-            y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
-            y0, x0 = int(y), int(x)
-            yn, xn = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
-            fy, fx = y - y0, x - x0
-            top = map_EYX[:, y0, x0] * (1 - fx) + map_EYX[:, y0, xn] * fx
-            bottom = map_EYX[:, yn, x0] * (1 - fx) + map_EYX[:, yn, xn] * fx
-            out[:, i, j] += (top * (1 - fy) + bottom * fy) / (gx * gy)
-    return out
-
-
 def plain(resampler, features_PD, rows, columns):
     """The formula as it is written: pool key and value of every region, then ordinary multi-head attention."""
     grid, width = resampler.query_grid, resampler.query.shape[1]
@@ -53,11 +32,9 @@ def plain(resampler, features_PD, rows, columns):
     q = resampler.ln_q(resampler.query) + resampler.pos_embed
     attention = nn.MultiheadAttention(width, resampler.attn.n_heads)
     attention.load_state_dict(resampler.attn.state_dict())
-    out, bins = [], bins_of(rows, columns)
-    for i, j in np.ndindex(grid, grid):
-        box = (j * columns / grid, i * rows / grid, (j + 1) * columns / grid, (i + 1) * rows / grid)
-        key, value = (roi_align(x, box, bins).flatten(1).T for x in (v + p, v))
-        out.append(attention(q[None, i * grid + j], key, value, need_weights=False)[0])
+    pooled = [pooled_regions(x, grid, bins_of(rows, columns)) for x in (v + p, v)]
+    triples = zip(q[:, None], *pooled, strict=True)
+    out = [attention(query, key, value, need_weights=False)[0] for query, key, value in triples]
     return resampler.ln_post(torch.cat(out)) @ resampler.proj
 
 
@@ -164,6 +141,23 @@ def test_bfloat16_borders_differ_only_for_unfriendly_sizes():
     x_PD = torch.randn(53 * 7, 16)
     out = [fresh(12, regions_dtype=d)(x_PD, torch.tensor([[53, 7]])) for d in ("float32", "bfloat16")]
     assert not torch.equal(*out)
+
+
+@pytest.mark.parametrize("columns", range(41, 72, 5))
+def test_bfloat16_borders_give_the_plain_pooling_of_rounded_boxes(columns):
+    map_EYX = torch.randn(3, 14, columns)
+    want_QBE = pooled_regions(map_EYX, 12, bins_of(14, columns), torch.bfloat16)
+    map_YXE = map_EYX.permute(1, 2, 0).contiguous()
+    torch.testing.assert_close(pool_regions(map_YXE, 12, "bfloat16"), want_QBE, atol=1e-5, rtol=1e-5)
+    assert (pool_regions(map_YXE, 12) - want_QBE).abs().max() > 1e-3
+
+
+def test_the_benchmark_s_plain_way_is_held_to_roi_align(monkeypatch):
+    benchmark.check_pooling([(9, 14), (4, 4)], 4)
+    wrong = lambda *arguments: pooling_map(*arguments, "bfloat16").roll(1, 0)  # noqa: E731
+    monkeypatch.setattr(benchmark, "pooling_map", wrong)
+    with pytest.raises(AssertionError, match=r"pooling of \(9, 14\) differs from RoIAlign"):
+        benchmark.check_pooling([(9, 14)], 4)
 
 
 def test_no_projection_between_equal_widths():

@@ -9,9 +9,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sicog.cli import app
-from sicog.model import SicogImageProcessor
+from sicog.model import SicogConfig, SicogImageProcessor
 from sicog.model.layout import count_tokens
-from sicog.model.show import describe, show_image
+from sicog.model.llava_config import MLP
+from sicog.model.processing import TURN_FORMATS
+from sicog.model.show import describe, draw, show_image
 from sicog.model.slicing import plan_slices
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -52,12 +54,21 @@ def test_settings_and_a_checkpoint_s(tmp_path, tiny_dir):
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
 
 
+def test_a_square_is_drawn_padded_not_stretched():
+    red = Image.new("RGB", (200, 50), "red")
+    processor = SicogImageProcessor(image_mode="square", scale=56)
+    page = draw(red, ["x"], processor, 4)
+    n_red = sum(n for n, colour in page.getcolors(1 << 16) if colour == (255, 0, 0))
+    assert n_red == 56 * 14
+
+
 def test_mistakes_are_named(tmp_path, tiny_dir):
     draw_image(50, 60, 1).save(tmp_path / "a.png")
     for arguments, says in (
         ((tmp_path / "none.png",), "no such image"),
         ((tmp_path / "a.png", "--checkpoint", tmp_path), "holds no processor_config.json"),
         ((tmp_path / "a.png", "--checkpoint", tiny_dir, "--scale", 56), "scale come with the checkpoint"),
+        ((tmp_path / "a.png", "--checkpoint", tiny_dir, "--query-grid", 2), "query_grid come with the checkpoint"),
     ):
         done = show(*arguments, "--out", tmp_path / "b.png")
         assert isinstance(done.exception, ValueError) and says in str(done.exception)
@@ -80,6 +91,28 @@ def test_the_page_s_picture_is_of_what_it_says():
     assert lines[1:] == describe((width, height), SicogImageProcessor(long_side=1024), 12)
     picture = DOCS / re.search(r"!\[.*?\]\((\S+\.png)\)", PAGE).group(1)
     assert picture.stat().st_size < 150_000
+
+
+def test_the_page_s_low_resolution_variant_is_the_code_s():
+    text = PAGE.split("## The low-resolution variant", 1)[1].split("\n## ", 1)[0]
+    side, patches = (int(re.search(rf"(\d+) x \1 {what}", text).group(1)) for what in ("pixels", "patches"))
+    config = SicogConfig(vision_config={"patch_size": 14}, projector_type="mlp")
+    image = SicogImageProcessor(image_mode=config.image_mode)
+    assert (side, patches) == (config.scale, config.query_grid)
+    assert int(re.search(r"(\d+) tokens", text).group(1)) == count_tokens(image.plan(2000, 300).grid, config.query_grid)
+    for setting in (f"image_mode: {config.image_mode}", f"`{MLP}`", "image_aspect_ratio: pad"):
+        assert setting in text
+
+
+def test_the_page_s_turn_formats_are_the_code_s():
+    table = PAGE.split("## How turns are written", 1)[1].split("\n## ", 1)[0]
+    rows = {}
+    for line in re.findall(r"^\| (?!---|turn_format)(.*) \|$", table, re.MULTILINE):
+        name, *cells = [cell.strip("`").replace("\\|", "|").replace("\\n", "\n") for cell in line.split(" | ")]
+        rows[name] = ["" if cell == "none" else cell for cell in cells]
+    assert rows == {
+        name: [f.start, f.prefix, f.end_token, f.suffix, f.default_system or ""] for name, f in TURN_FORMATS.items()
+    }
 
 
 def test_the_page_names_what_exists():

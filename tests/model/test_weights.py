@@ -117,9 +117,9 @@ def test_a_damaged_projector_is_named(folder, tmp_path):
             cut(file, n)
             with pytest.raises(ValueError, match=f"{name}: cannot be read, damaged"):
                 load_projector(model, file)
-    for value, words in (([1, 2], "holds a list"), ({"resampler.query": 3}, "resampler.query is a int, not a tensor")):
+    for value in ([1, 2], {"resampler.query": 3}):
         torch.save(value, tmp_path / "other.bin")
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match="other.bin holds something else than a table of tensors"):
             load_projector(model, tmp_path / "other.bin")
     (tmp_path / "page.bin").write_text("<html>404</html>")
     with pytest.raises(ValueError, match=r"page.bin: holds something else"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sicog.config import load_config
-from sicog.training.config import TrainConfig
+from sicog.training.config import ModelSource, TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "training_scripts" / "configs"
 GIVEN = {
@@ -101,3 +101,12 @@ def test_inputs_are_named_for_run_json() -> None:
 def test_the_config_needs_no_torch() -> None:
     code = "import sys, sicog.training.config; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_image_settings_are_of_models_made_from_parts() -> None:
+    parts = {"vision_tower": "v", "language_model": "l"}
+    assert ModelSource.model_validate({**parts, "image": {"normalize_on": "device"}}).image.max_patches == 2304
+    with pytest.raises(ValueError, match="give either checkpoint or .*image"):
+        ModelSource.model_validate({"checkpoint": "c", "image": {"normalize_on": "device"}})
+    with pytest.raises(ValueError, match="normalise_on"):
+        ModelSource.model_validate({**parts, "image": {"normalise_on": "device"}})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -155,3 +156,28 @@ def test_train_and_sample_on_a_gpu(config: MakeConfig, data_dir: Path, tmp_path:
     assert (manifest["rows_in"], manifest["rows_out"], manifest["dropped"], manifest["failed"]) == (3, 3, {}, {})
     assert read_json(folder / "run.json")["identity"]["precision"] == "bfloat16"
     assert all(len(row.candidates) == 3 for row in read_records(folder, CandidateSet))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_normalising_in_the_model_changes_no_loss(
+    config: MakeConfig, tiny_dir: Path, tmp_path: Path, precision: str
+) -> None:
+    parts = {"vision_tower": tiny_dir / "parts" / "vision", "language_model": tiny_dir / "parts" / "text"}
+    losses, settings = {}, {"config": {"scale": 56, "query_grid": 2, "max_slices": 4}}
+    for where in ("host", "device"):
+        image = {"normalize_on": where, "long_side": 100, "max_patches": 500}
+        run = config(
+            stage="align",  # begins without a projector
+            run_dir=tmp_path / where,
+            model={**parts, **settings, "image": image},
+            max_steps=2,
+            precision=precision,
+            workers=1,
+        )
+        losses[where] = [line["loss"] for line in metrics(train(run))]
+        processor = load_checkpoint(tmp_path / where)[1].image_processor
+        assert {name: getattr(processor, name) for name in image} == image  # sampling has them from the checkpoint
+        assert processor.prepare(Image.new("RGB", (60, 60))).pixels.dtype == (
+            "uint8" if where == "device" else "float32"
+        )
+    assert len(losses["host"]) == 2 and losses["device"] == losses["host"]
