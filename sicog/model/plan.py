@@ -31,8 +31,9 @@ from sicog.model.memory import ZERO_STAGES, activations, states, states_without_
 _WIDTH = 120
 _MEMORY_NOTE = (
     "ZeRO 0 to 3: DeepSpeed in bfloat16, weights and gradients of 2 bytes, and 12 of the optimizer: a float32 copy and "
-    "two moments.\nZeRO none: `sicog train` without DeepSpeed, float32 weights, gradients and moments under bfloat16 "
-    "autocast, which makes bfloat16 copies of\nthe weights on top. Activations are those of a bfloat16 model."
+    "two moments.\n"
+    "ZeRO none: `sicog train` without DeepSpeed, float32 weights, gradients and moments under bfloat16 "
+    "autocast, which makes bfloat16 copies of the weights on top. Activations are those of a bfloat16 model."
 )
 # What the paper's stages train, and whether they cut images into slices.
 STAGES: Mapping[str, tuple[tuple[str, ...], bool]] = {
