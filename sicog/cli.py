@@ -114,11 +114,12 @@ def flops(
     text: Annotated[int, typer.Option(help="text tokens of a row")] = 500,
     supervised: Annotated[int | None, typer.Option(help="those of them that are supervised; all by default")] = None,
     devices: Annotated[int, typer.Option(help="devices that ZeRO divides among")] = 1,
+    long_side: Annotated[int | None, typer.Option(help="resize the image to this long side first")] = None,
 ) -> None:
     """Plan a training: tokens, FLOPs by part, parameters, and memory by stage and ZeRO stage."""
     from sicog.model.plan import flops as print_flops
 
-    print_flops(config, image=image, text=text, supervised=supervised, devices=devices)
+    print_flops(config, image=image, text=text, supervised=supervised, devices=devices, long_side=long_side)
 
 
 @app.command("show-image")

@@ -73,8 +73,10 @@ class Sampler:
             raise ValueError(f"sampling needs the language model's attention to be 'sdpa', got {attention!r}")
         self.model, self.processor = model, processor
         self.sampling, self.slicing = sampling, slicing
-        tokenizer_end = processor.tokenizer.eos_token_id
-        self.end_ids = sorted({processor.end_token_id, tokenizer_end} - {None})
+        # Where `generate` stops: a language model may have ends that its tokenizer does not name, as Qwen2's two.
+        own = model.generation_config.eos_token_id
+        own = own if isinstance(own, list) else [own]
+        self.end_ids = sorted({processor.end_token_id, processor.tokenizer.eos_token_id, *own} - {None})
         self.max_positions = int(model.config.text_config.max_position_embeddings)
         self.steps = self.steps_used = 0  # slots stepped, and those of them that were live: the share in use
 

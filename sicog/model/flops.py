@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from sicog.model.configuration import SicogConfig
+from sicog.model.image_processing import SicogImageProcessor
 from sicog.model.layout import count_tokens
 from sicog.model.modeling import SicogForConditionalGeneration
 from sicog.model.regions import bins_of
 from sicog.model.resampler import Resampler
-from sicog.model.slicing import plan_slices
 
 Part = Literal["vision_tower", "projector", "language_model"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")  # in the order data flows through them
@@ -93,21 +93,30 @@ def work_of(
     *,
     slicing: bool = True,
     supervised: int | None = None,
+    processor: SicogImageProcessor | None = None,
 ) -> Work:
-    """A row of one image (width, height in pixels; None: text only) and text. supervised: None is all of the text."""
+    """A row of one image (width, height in pixels; None: text only) and text. supervised: None is all of the text.
+
+    processor: plans the views; None: one of the config's settings. Raises `ValueError` for too elongated an image.
+    """
     n_supervised = text_tokens if supervised is None else supervised
     if image_size is None:
         return Work((), 0, text_tokens, n_supervised)
-    p, grid = config.patch_size, None
-    if getattr(config, "image_mode", "slices") == "square":
-        sizes = [(config.scale, config.scale)]
-    else:
-        plan = plan_slices(*image_size, scale=config.scale, patch_size=p, max_slices=config.max_slices)
-        plan = plan if slicing else plan.without_slices()
-        grid = plan.grid
-        sizes = [*([plan.slice_size] * plan.n_slices if plan.slice_size else ()), plan.thumbnail_size]
+    p, plan = config.patch_size, (processor or image_processor(config)).plan(*image_size, slicing=slicing)
+    sizes = [*([plan.slice_size] * plan.n_slices if plan.slice_size else ()), plan.thumbnail_size]
     views = tuple((height // p, width // p) for width, height in sizes)
-    return Work(views, count_tokens(grid, config.query_grid), text_tokens, n_supervised)
+    return Work(views, count_tokens(plan.grid, config.query_grid), text_tokens, n_supervised)
+
+
+def image_processor(config: SicogConfig, long_side: int | None = None) -> SicogImageProcessor:
+    """The image processor with a config's settings."""
+    return SicogImageProcessor(
+        scale=config.scale,
+        patch_size=config.patch_size,
+        max_slices=config.max_slices,
+        image_mode=config.image_mode or "slices",
+        long_side=long_side,
+    )
 
 
 def products(config: SicogConfig, work: Work) -> list[Product]:

@@ -1,8 +1,10 @@
 """How much memory training takes: weights, gradients, optimizer and activations, per stage and ZeRO stage, in bytes.
 
-As DeepSpeed keeps a bfloat16 model with AdamW: weights and gradients in 2 bytes; a float32 copy of what is trained and
-its two moments in 12. Activations are what autograd keeps of one micro-batch in bfloat16, with an attention kernel that
-keeps no scores; buffers of communication and fragmentation come on top.
+With AdamW, in one of two ways. DeepSpeed keeps a bfloat16 model: weights and gradients in 2 bytes, a float32 copy of
+what is trained and its two moments in 12. Without it, weights, gradients and moments are float32, 4 + 4 + 8 bytes;
+autocast makes bfloat16 copies of the weights, which are not counted. Activations are what autograd keeps of one micro-
+batch in bfloat16, with an attention kernel that keeps no scores; buffers of communication and fragmentation come on
+top. A frozen resampler behind a trained tower is counted as a trained one, which keeps more.
 """
 
 from __future__ import annotations
@@ -37,13 +39,21 @@ class States:
 
 
 def states(config: SicogConfig, trainable: Collection[str], *, zero_stage: int = 0, devices: int = 1) -> States:
-    """What stays on each of `devices`: ZeRO divides the optimizer (1), the gradients too (2), the weights too (3)."""
+    """With DeepSpeed, each of `devices`: ZeRO divides the optimizer (1), the gradients too (2), the weights too (3)."""
     trained = trained_parameters(config, trainable)
     shares = [devices if zero_stage >= stage else 1 for stage in (3, 2, 1)]
     return States(
         weights=sum(parameters(config).values()) * _HALF / shares[0],
         gradients=trained * _HALF / shares[1],
         optimizer=trained * _OPTIMIZER / shares[2],
+    )
+
+
+def states_without_deepspeed(config: SicogConfig, trainable: Collection[str]) -> States:
+    """What stays on each device when `sicog train` runs without DeepSpeed, whatever their number."""
+    trained = trained_parameters(config, trainable)
+    return States(
+        weights=sum(parameters(config).values()) * _FULL, gradients=trained * _FULL, optimizer=trained * 2 * _FULL
     )
 
 
@@ -86,7 +96,8 @@ def _projector(config: SicogConfig, work: Work, trained: bool) -> float:
     patches, width = sum(h * w for h, w in work.views), text.hidden_size
     projector = model_of(config).resampler
     if not isinstance(projector, Resampler):
-        return patches * (vision.hidden_size + 2 * width) * _HALF * (1 if trained else 0.5)
+        # The GELU's input; for the gradients of the two weights, also what each is multiplied with.
+        return patches * (width + (vision.hidden_size + width if trained else 0)) * _HALF
     n_queries, heads = config.query_grid**2, projector.attn.n_heads
     # Pooling is a product with constants and keeps nothing.
     kept = patches * (vision.hidden_size + width)

@@ -142,7 +142,8 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         input_ids int [B, T] with one placeholder per visual feature; pixels as in `encode_images`, or `image_features`
         [N, E] as it returns them. labels int [B, T], -100 where unsupervised, shifted here. The loss is the sum over
         supervised positions divided by `num_items_in_batch`, or their mean when that is None.
-        Raises `ValueError` when the numbers of placeholders and features differ.
+        Raises `ValueError` when the numbers of placeholders and features differ; with a cache that holds something, and
+        no features, it is not looked.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -152,7 +153,9 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
                     raise ValueError("pixel_values come with view_sizes and image_grids; pass all that collate returns")
                 image_features = self.encode_images(pixel_values, view_sizes, image_grids)
             decoding = past_key_values is not None and past_key_values.get_seq_length() > 0
-            inputs_embeds = self._embed(input_ids, image_features, checked=not decoding)
+            # Counting placeholders waits for the device, which every step of decoding would pay for.
+            checked = image_features is not None or not decoding
+            inputs_embeds = self._embed(input_ids, image_features, checked=checked)
             if image_features is None and labels is not None:
                 inputs_embeds = self._touch_vision(inputs_embeds)
         if use_cache is None and labels is not None:
@@ -217,8 +220,19 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         parent: Any = super()
         inputs = parent.prepare_inputs_for_generation(input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
         if features is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
-            inputs["image_features"] = features
+            new_ids = inputs.get("input_ids")
+            inputs["image_features"] = features if new_ids is None else self._unread(features, input_ids, new_ids)
         return inputs
+
+    def _unread(self, features_NE: torch.Tensor, ids_BT: torch.Tensor, new_ids_BS: torch.Tensor) -> torch.Tensor:
+        """The features of placeholders among the last ids, those that run now; the cache holds the others."""
+        if new_ids_BS.shape == ids_BT.shape:
+            return features_NE
+        counts, left = (ids.eq(self.image_token_id).sum(dim=1).tolist() for ids in (ids_BT, new_ids_BS))
+        if len(features_NE) != sum(counts):
+            return features_NE  # of the new images alone
+        rows = zip(features_NE.split(counts), left, strict=True)
+        return torch.cat([row[len(row) - n :] for row, n in rows])
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any

@@ -15,10 +15,26 @@ from rich.table import Table
 
 from sicog.config import load_yaml
 from sicog.model.configuration import SicogConfig
-from sicog.model.flops import PARTS, Work, forward_flops, parameters, trained_parameters, training_flops, work_of
-from sicog.model.memory import ZERO_STAGES, activations, states
+from sicog.model.flops import (
+    PARTS,
+    Work,
+    forward_flops,
+    image_processor,
+    parameters,
+    trained_parameters,
+    training_flops,
+    work_of,
+)
+from sicog.model.image_processing import SicogImageProcessor
+from sicog.model.memory import ZERO_STAGES, activations, states, states_without_deepspeed
 
 _WIDTH = 120
+_MEMORY_NOTE = (
+    "ZeRO 0 to 3: DeepSpeed in bfloat16, weights and gradients of 2 bytes, and 12 of the optimizer: a float32 copy and "
+    "two moments.\n"
+    "ZeRO none: `sicog train` without DeepSpeed, float32 weights, gradients and moments under bfloat16 "
+    "autocast, which makes bfloat16 copies of the weights on top. Activations are those of a bfloat16 model."
+)
 # What the paper's stages train, and whether they cut images into slices.
 STAGES: Mapping[str, tuple[tuple[str, ...], bool]] = {
     "align": (("projector",), False),
@@ -27,10 +43,17 @@ STAGES: Mapping[str, tuple[tuple[str, ...], bool]] = {
 
 
 def flops(
-    config_path: Path, *, image: str = "1024x768", text: int = 500, supervised: int | None = None, devices: int = 1
+    config_path: Path,
+    *,
+    image: str = "1024x768",
+    text: int = 500,
+    supervised: int | None = None,
+    devices: int = 1,
+    long_side: int | None = None,
 ) -> None:
     """Print the plan. image: WIDTHxHEIGHT in pixels, or `none`. supervised: of the text tokens; None: all.
 
+    long_side: images are resized to it first; a checkpoint folder says itself how its images are prepared.
     Raises `ValueError` for a config or a size that cannot be read.
     """
     if text < 1 or devices < 1 or not 0 <= (text if supervised is None else supervised) <= text:
@@ -38,14 +61,29 @@ def flops(
     config, size, console = read_config(config_path), image_size(image), Console()
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)  # a pipe has no width, and figures must not be cut
+    processor = _image_processor(config_path, config, long_side)
     works = {
-        stage: work_of(config, size, text, slicing=slicing, supervised=supervised)
+        stage: work_of(config, size, text, slicing=slicing, supervised=supervised, processor=processor)
         for stage, (_, slicing) in STAGES.items()
     }
     console.print(_tokens(works), _parameters(config))
     for stage, (trainable, _) in STAGES.items():
         console.print(_flops(config, stage, trainable, works[stage]))
     console.print(_memory(config, works, devices))
+    console.print(_MEMORY_NOTE, highlight=False)
+
+
+def _image_processor(path: Path, config: SicogConfig, long_side: int | None) -> SicogImageProcessor:
+    """A checkpoint folder's own, else one of the config's settings."""
+    if not (path / "processor_config.json").is_file():
+        if long_side is not None and long_side < 1:
+            raise ValueError("long-side must be at least 1")
+        return image_processor(config, long_side)
+    if long_side is not None:
+        raise ValueError(f"long-side comes with the checkpoint {path}; leave it out")
+    from sicog.model.show import of_checkpoint
+
+    return of_checkpoint(path)[0]
 
 
 def read_config(path: Path) -> SicogConfig:
@@ -132,10 +170,10 @@ def _memory(config: SicogConfig, works: Mapping[str, Work], devices: int) -> Tab
         kept = [
             sum(activations(config, works[stage], trainable, checkpointing=again).values()) for again in (False, True)
         ]
-        for zero in ZERO_STAGES:
-            s = states(config, trainable, zero_stage=zero, devices=devices)
+        kinds = {str(zero): states(config, trainable, zero_stage=zero, devices=devices) for zero in ZERO_STAGES}
+        for zero, s in {"none": states_without_deepspeed(config, trainable), **kinds}.items():
             sizes = (s.weights, s.gradients, s.optimizer, *kept, s.total + kept[0], s.total + kept[1])
-            table.add_row(stage, str(zero), *(f"{n / 2**30:.2f}" for n in sizes))
+            table.add_row(stage, zero, *(f"{n / 2**30:.2f}" for n in sizes))
         table.add_section()
     return table
 

@@ -28,7 +28,7 @@ def show_image(
     """
     processor = SicogImageProcessor(**{k: v for k, v in settings.items() if v is not None})
     if checkpoint is not None:
-        processor, query_grid = _of_checkpoint(checkpoint)
+        processor, query_grid = of_checkpoint(checkpoint)
     image = load_image(file)
     lines = [f"{file.name}: {_size(image.size)} pixels", *describe(image.size, processor, query_grid)]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,8 @@ def _patches(size: Size, processor: SicogImageProcessor) -> str:
     return _size((size[0] // processor.patch_size, size[1] // processor.patch_size))
 
 
-def _of_checkpoint(folder: Path) -> tuple[SicogImageProcessor, int]:
+def of_checkpoint(folder: Path) -> tuple[SicogImageProcessor, int]:
+    """(image processor, query grid) of a checkpoint folder. Raises `ValueError` when it has none."""
     from sicog.model.processing import SicogProcessor
     from sicog.model.weights import UNREADABLE, unreadable
 

@@ -40,9 +40,9 @@ def generate(loaded, rows, ends, **options):
 
 @pytest.fixture(scope="module")
 def alone(loaded):
-    """The answers one at a time, and end tokens that stop some of them early: those of the third position of two."""
+    """The answers one at a time, and end tokens: the checkpoint's and two that stop some answers early."""
     free = [generate(loaded, [row], [-1])[0] for row in ROWS]
-    ends = sorted({free[0][2], free[2][5]})
+    ends = sorted({free[0][2], free[2][5], *loaded[0].generation_config.eos_token_id})
     return [generate(loaded, [row], ends)[0] for row in ROWS], ends
 
 
@@ -68,14 +68,15 @@ def test_a_batch_without_a_cache(loaded, alone):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
-def test_in_the_sampler(loaded, alone, batch_size):
+def test_in_the_sampler(loaded, alone, batch_size, monkeypatch):
     answers, ends = alone
+    monkeypatch.setattr(loaded[0].generation_config, "eos_token_id", ends)
     jobs = [
         Job(str(i), [Picture.of(picture(n)) for n in numbers], [Request("cot", prompt, 2), Request("cod", prompt)])
         for i, (prompt, numbers) in enumerate(ROWS)
     ]
     sampler = Sampler(*loaded, SamplingConfig(temperature=0, max_new_tokens=NEW, batch_size=batch_size))
-    sampler.end_ids = ends
+    assert any(len(answer) < NEW for answer in answers)
     for samples, answer in zip(sampler.run(jobs), answers, strict=True):
         assert [list(s.token_ids) for s in samples] == [answer] * 3
         assert {s.finish_reason for s in samples} == {"length" if len(answer) == NEW else "stop"}

@@ -146,7 +146,29 @@ def test_repetition_penalty_counts_new_tokens_only(loaded):
     assert len(set(varied.token_ids)) > len(set(plain.token_ids))
 
 
-def test_generation_config_of_the_checkpoint_is_not_read(loaded):
+@pytest.mark.parametrize("several", [True, False])
+def test_the_end_tokens_of_the_checkpoint_stop_as_in_generate(loaded, monkeypatch, several):
+    model, processor = loaded
+    job = Job("a", [Picture.of(picture(0))], [Request("dd", "Describe it.")])
+    sampling = SamplingConfig(temperature=0, max_new_tokens=9)
+    ((whole,),) = Sampler(model, processor, sampling).run([job])
+    assert whole.n_tokens == 9
+    ends = [processor.end_token_id, whole.token_ids[4]] if several else whole.token_ids[4]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", ends)
+    encoded = processor.encode(user_turns("Describe it.", 1), [picture(0)], add_generation_prompt=True)
+    batch = processor.collate([encoded], padding_side="left", with_labels=False)
+    out = model.generate(**batch, do_sample=False, max_new_tokens=9)[0, batch["input_ids"].shape[1] :].tolist()
+    ((cut,),) = Sampler(model, processor, sampling).run([job])
+    assert cut.finish_reason == "stop" and len(out) < 9
+    assert [*cut.token_ids, whole.token_ids[4]] == out
+
+
+def test_no_end_token_is_no_mistake(loaded, monkeypatch):
+    monkeypatch.setattr(loaded[0].generation_config, "eos_token_id", None)
+    assert Sampler(*loaded, SamplingConfig()).end_ids == [loaded[1].end_token_id]
+
+
+def test_generation_config_of_the_checkpoint_decides_nothing_else(loaded):
     model, processor = loaded
     job = Job("a", [Picture.of(picture(2))], [Request("dd", "Describe it.", 3)])
     config = SamplingConfig(temperature=1.0, max_new_tokens=10)

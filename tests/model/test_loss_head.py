@@ -1,6 +1,8 @@
 """The loss head against the plain one: values, gradients, memory, and heads that may only be called as modules."""
 
 import copy
+import sys
+import types
 
 import pytest
 import torch
@@ -105,6 +107,35 @@ def test_no_supervised_position(make_head):
     assert loss == 0 and not d_hidden.any() and not d_weight.any()  # there, and zero: every rank has all gradients
 
 
+@pytest.mark.parametrize("kind", ["plain", "auto"])
+def test_no_supervised_position_has_a_mean_of_zero(make_head, kind):
+    hidden, labels = inputs(supervised=0.0)
+    loss, d_hidden, d_weight = run(make_head(), hidden, labels, kind)
+    assert loss == 0 and not d_hidden.any() and not d_weight.any()
+
+
+@pytest.mark.parametrize("num_items", [513, 1027])  # 1 / n lies far from any bfloat16
+def test_gradients_in_bfloat16_are_not_all_too_large_or_small(make_head, num_items):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 600, 64, generator=generator).bfloat16()
+    labels = torch.randint(300, (1, 600), generator=generator)
+    head = type(make_head())(64, 300, bias=False, dtype=torch.bfloat16)
+    exact = run(head.float(), hidden.float(), labels, "plain", num_items)
+    ours = run(head.bfloat16(), hidden, labels, "auto", torch.tensor(num_items))
+    for e, g in zip(exact[1:], ours[1:], strict=True):
+        e, g = e.double().flatten(), g.double().flatten()
+        assert abs(float(g @ e / (e @ e)) - 1) < 5e-4
+
+
+@pytest.mark.parametrize("factor", [1 / 513, 1 / 1027, 1.3])
+def test_a_factor_on_the_loss_is_not_rounded(factor):
+    hidden, labels = inputs(torch.bfloat16)
+    (d_plain, d_scaled) = (hidden.clone().requires_grad_() for _ in range(2))
+    causal_loss(head_of(torch.bfloat16), d_plain, labels).backward()
+    (causal_loss(head_of(torch.bfloat16), d_scaled, labels) * factor).backward()
+    assert torch.equal(d_scaled.grad, (d_plain.grad.float() * factor).bfloat16())
+
+
 def test_tied_embeddings():
     """The head's weight is the embedding table: the gradients of both uses are summed."""
     _, labels = inputs()
@@ -162,6 +193,26 @@ def test_what_makes_a_head_extraordinary():
     sharded.weight.ds_id = 0
     offloaded.forward = offloaded.forward
     assert not any(map(loss_head._is_ordinary, (hooked, sharded, offloaded)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_liger_sums_the_weights_gradient_in_float32(dtype, monkeypatch):
+    """By default it sums in the weight's own type. The kernel itself needs CUDA; a stand-in sees what it is told."""
+    told = {}
+
+    class Loss:
+        def __init__(self, **options):
+            told.update(options)
+
+        def __call__(self, weight, hidden, targets):
+            return nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+
+    monkeypatch.setitem(sys.modules, "liger_kernel", types.ModuleType("liger_kernel"))
+    stand_in = types.SimpleNamespace(LigerFusedLinearCrossEntropyLoss=Loss)
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", stand_in)
+    hidden, labels = inputs(dtype)
+    loss_head._liger(head_of(dtype), hidden[0], labels[0].clamp(min=0), 3)
+    assert told == {"ignore_index": -100, "reduction": "sum", "accum_dtype": torch.float32}
 
 
 def test_liger_is_refused_on_a_cpu():

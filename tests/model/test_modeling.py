@@ -1,12 +1,14 @@
 """The whole model: golden logits and losses, the one masked write, the loss head, generation, round trips."""
 
+import copy
 import json
 
 import pytest
 import torch
 from golden_recipe import COMMA, GOLDEN, NEWLINE, PLACEHOLDER, draw_image, draw_token_ids, golden_model
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sicog.model import SicogConfig, SicogForConditionalGeneration, SicogImageProcessor
 from sicog.model.layout import image_tokens
@@ -65,11 +67,15 @@ def pad(rows, side="right"):
 
 
 GOLDEN_CASES = ["single_small", "wide", "text_only", "batch"]
+GOLDEN_PATHS = ["right", "left", "packed", "packed with a mask", "packed, flash", "flash", "uint8"]
+MIXED = ("text_only", "wide", "single_small")  # in one batch
 
 
-def golden_batch(case):
-    processor, rows, labels, images = SicogImageProcessor(), [], [], []
-    for sample in case["samples"]:
+def golden_batch(cases, path="right"):
+    """(the model's inputs and labels of these cases' rows, bool [B, T]: which positions are no padding)."""
+    processor = SicogImageProcessor(normalize_on="device" if path == "uint8" else "host")
+    rows, labels, images = [], [], []
+    for sample in (sample for case in cases for sample in case["samples"]):
         before, after = draw_token_ids(sample["token_seed"], sample["n_before"], sample["n_after"])
         visual = ()
         if sample["width"]:
@@ -80,43 +86,163 @@ def golden_batch(case):
         rows.append([*before, *visual, *after])
         n = len(after) // 2
         labels.append([-100] * (len(rows[-1]) - n) + after[len(after) - n :])
-    batch = pad(rows)
-    width = batch["input_ids"].shape[1]
-    batch["labels"] = torch.tensor([x + [-100] * (width - len(x)) for x in labels])
+    batch = packed(rows, path) if path.startswith("packed") else pad(rows, "left" if path == "left" else "right")
+    valid = batch["attention_mask"].bool() if batch.get("attention_mask", torch.ones(1)).ndim == 2 else None
+    valid = torch.ones_like(batch["input_ids"], dtype=torch.bool) if valid is None else valid
+    batch["labels"] = torch.full_like(batch["input_ids"], -100)
+    batch["labels"][valid] = torch.tensor(sum(labels, []))
     if images:
         batch["pixel_values"] = torch.cat([torch.from_numpy(i.pixels) for i in images])
         batch["view_sizes"] = torch.tensor([s for i in images for s in i.view_sizes])
         batch["image_grids"] = torch.tensor([i.grid for i in images])
+    return batch, valid
+
+
+def packed(rows, path):
+    """All rows in one, told apart by their positions or by a block-diagonal mask too."""
+    batch = {
+        "input_ids": torch.tensor([sum(rows, [])]),
+        "position_ids": torch.tensor([[i for row in rows for i in range(len(row))]]),
+    }
+    if path == "packed with a mask":
+        batch["attention_mask"] = (
+            torch.block_diag(*(torch.ones(len(r), len(r)) for r in rows)).tril().bool()[None, None]
+        )
     return batch
 
 
-@pytest.mark.parametrize("name", GOLDEN_CASES)
-def test_agrees_with_the_golden_figures(name):
-    model = golden_model()
+flash_calls = []
+
+
+def flash(module, query, key, value, mask, *, scaling=None, is_causal=True, cu_seq_lens_q=None, position_ids=None, **_):
+    """A stand-in for the kernel, which needs CUDA: attends within the rows that borders or positions tell apart."""
+    flash_calls.append(type(module).__name__)
+    n = query.shape[2]
+    starts = torch.zeros(len(query), n, dtype=torch.long)
+    if cu_seq_lens_q is not None:
+        starts[0, cu_seq_lens_q[1:-1].long()] = 1
+    elif mask is None:
+        starts += position_ids.eq(0)
+    row_BT = starts.cumsum(1)
+    may = row_BT[:, :, None] == row_BT[:, None]
+    may = may.tril() if cu_seq_lens_q is None else may
+    if mask is not None:
+        assert mask.ndim == 2  # padding, as the kernel takes it
+        may = may & mask[:, None].bool() | torch.eye(n, dtype=torch.bool)
+    repeat = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(query, key, value, may[:, None], scale=scaling).transpose(1, 2), None
+
+
+def golden_figures(names):
+    """What the original gave for these cases: tensors of all valid positions, row after row; the mean loss."""
     with safe_open(GOLDEN / "model.safetensors", "pt") as golden:
-        case = next(c for c in json.loads(golden.metadata()["cases"]) if c["name"] == name)
+        by_name = {c["name"]: c for c in json.loads(golden.metadata()["cases"])}
+        cases = [by_name[name] for name in names]
+        masks = [golden.get_tensor(f"{name}.attention_mask").bool() for name in names]
         want = {
-            k: golden.get_tensor(f"{name}.{k}")
-            for k in ("inputs_embeds", "logits", "logsumexp", "labels", "attention_mask")
+            k: torch.cat([golden.get_tensor(f"{name}.{k}")[mask] for name, mask in zip(names, masks, strict=True)])
+            for k in ("inputs_embeds", "logits", "logsumexp", "labels")
         }
-        probe = golden.get_tensor("probe_token_ids")
-    batch = golden_batch(case)
-    valid = want["attention_mask"].bool()
-    assert batch["attention_mask"].sum(1).tolist() == case["sequence_lengths"]
-    assert torch.equal(batch["labels"][valid], want["labels"][valid])
-    labels = batch.pop("labels")
-    seen = []
+        want["probe"] = golden.get_tensor("probe_token_ids")
+    counts = [sum(case["supervised"]) for case in cases]
+    loss = sum(case["loss"] * n for case, n in zip(cases, counts, strict=True)) / sum(counts)
+    return cases, want, loss
+
+
+def computed(model, batch, valid):
+    """(embeddings, logits) of the valid positions, and the loss."""
+    labels, seen = batch.pop("labels"), []
     hook = model.language_model.base_model.register_forward_pre_hook(
         lambda _m, _a, kwargs: seen.append(kwargs["inputs_embeds"]), with_kwargs=True
     )
     with torch.no_grad():
-        logits = model(**batch).logits[valid]
+        logits = model(**batch, use_cache=False).logits[valid]
         hook.remove()
         loss = model(**batch, labels=labels).loss
-    torch.testing.assert_close(seen[0][valid][:, ::16], want["inputs_embeds"][valid], atol=1e-4, rtol=0)
-    torch.testing.assert_close(logits[:, probe], want["logits"][valid], atol=1e-3, rtol=0)
-    torch.testing.assert_close(logits.logsumexp(-1), want["logsumexp"][valid], atol=1e-3, rtol=0)
-    assert abs(loss.item() - case["loss"]) < 1e-4
+    return seen[0][valid], logits, loss.item()
+
+
+@pytest.fixture
+def on_path(monkeypatch):
+    """A function that sets a model's attention and loss head."""
+
+    def set_path(model, path, head="auto"):
+        monkeypatch.setattr(model.config, "loss_head", head)
+        if "flash" in path:
+            monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_attention_2", flash)
+            for config in (model.config.text_config, model.config.vision_config):
+                monkeypatch.setattr(config, "_attn_implementation_internal", "flash_attention_2")
+
+    return set_path
+
+
+@pytest.mark.parametrize("head", ["chunked", "plain"])
+@pytest.mark.parametrize(
+    ("names", "path"),
+    [
+        *(((name,), "right") for name in GOLDEN_CASES),
+        *((("batch",), path) for path in GOLDEN_PATHS[1:]),
+        *((MIXED, path) for path in ("right", "packed")),
+    ],
+)
+def test_agrees_with_the_golden_figures(names, path, head, on_path):
+    cases, want, want_loss = golden_figures(names)
+    batch, valid = golden_batch(cases, path)
+    assert valid.sum() == sum(sum(case["sequence_lengths"]) for case in cases)
+    assert torch.equal(batch["labels"][valid], want["labels"])
+    on_path(golden_model(), path, head)
+    flash_calls.clear()
+    embeds, logits, loss = computed(golden_model(), batch, valid)
+    assert set(flash_calls) == ({"ViewAttention", "Qwen2Attention"} if "flash" in path else set())
+    torch.testing.assert_close(embeds[:, ::16], want["inputs_embeds"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits[:, want["probe"]], want["logits"], atol=1e-3, rtol=0)
+    torch.testing.assert_close(logits.logsumexp(-1), want["logsumexp"], atol=1e-3, rtol=0)
+    assert abs(loss - want_loss) < 1e-4
+
+
+def rounded(model):
+    """The model in float32, its weights and all that its innermost modules give rounded to bfloat16."""
+    model = copy.deepcopy(model).bfloat16().float()
+    for module in model.modules():
+        if not [*module.children()]:
+            module.register_forward_hook(
+                lambda _m, _a, out: out.bfloat16().float() if isinstance(out, torch.Tensor) else None
+            )
+    return model
+
+
+@pytest.fixture(scope="module")
+def rounding_errors():
+    """What rounding alone does to the golden figures: of embeddings, logits and their logsumexp, root mean square."""
+    cases, want, want_loss = golden_figures(("batch",))
+    batch, valid = golden_batch(cases)
+    return errors(want, want_loss, *computed(rounded(golden_model()), batch, valid))
+
+
+def errors(want, want_loss, embeds, logits, loss):
+    logits = logits.float()
+    found = {
+        "inputs_embeds": embeds[:, ::16].float(),
+        "logits": logits[:, want["probe"]],
+        "logsumexp": logits.logsumexp(-1),
+    }
+    apart = {name: float((x - want[name]).square().mean().sqrt()) for name, x in found.items()}
+    return apart, abs(loss - want_loss)
+
+
+@pytest.mark.parametrize("path", GOLDEN_PATHS)
+def test_bfloat16_is_as_near_to_the_golden_figures_as_rounding_lets_it(path, on_path, rounding_errors):
+    cases, want, want_loss = golden_figures(("batch",))
+    batch, valid = golden_batch(cases, path)
+    model = copy.deepcopy(golden_model()).bfloat16()
+    on_path(model, path)
+    apart, loss_apart = errors(want, want_loss, *computed(model, batch, valid))
+    for name, error in apart.items():
+        assert error <= 2 * rounding_errors[0][name], name
+    # A mean over the 45 supervised positions, of errors like those of the logits.
+    assert loss_apart <= 3 * rounding_errors[0]["logits"]
 
 
 @pytest.mark.parametrize("token", [HOLE, VOCAB, 10**6])
@@ -240,6 +366,36 @@ def test_left_padded_batches_generate_what_single_rows_do(model):
         start += n
         assert torch.equal(model.generate(**pad([row]), **extra, **GREEDY)[0, len(row) :], out[i])
         assert torch.equal(model.generate(**pad([row]), **extra, **GREEDY, use_cache=False)[0, len(row) :], out[i])
+
+
+def turns():
+    """(a first turn about an image and a second about another, the pixels of both)."""
+    return [1, *block((2, 1)), 3], [4, *block((0, 0)), 5, 6], pixels([(2, 1)], seed=1), pixels([(0, 0)], seed=2)
+
+
+def joined(*images):
+    return {name: torch.cat([x[name] for x in images]) for name in images[0]}
+
+
+def test_an_image_after_a_cached_turn(model):
+    first, second, one, two = turns()
+    whole = model(**pad([first + second]), **joined(one, two)).logits[:, len(first) :]
+    cache = DynamicCache()
+    model(**pad([first]), **one, past_key_values=cache, use_cache=True)
+    later = model(input_ids=torch.tensor([second]), **two, past_key_values=cache, use_cache=True).logits
+    torch.testing.assert_close(later, whole, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="0 image placeholders but 4 image features"):
+        model(input_ids=torch.tensor([[1]]), **two, past_key_values=cache)
+
+
+@pytest.mark.parametrize("again", [True, False])  # are the pixels of the first turn handed in again?
+def test_generating_after_a_cached_turn(model, again):
+    first, second, one, two = turns()
+    want = model.generate(**pad([first + second]), **joined(one, two), **GREEDY)
+    cache = DynamicCache()
+    model(**pad([first]), **one, past_key_values=cache, use_cache=True)
+    images = joined(one, two) if again else two
+    assert torch.equal(model.generate(**pad([first + second]), **images, **GREEDY, past_key_values=cache), want)
 
 
 def test_images_are_encoded_once_for_several_sequences(model):
