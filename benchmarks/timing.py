@@ -36,7 +36,7 @@ def arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, help="write the table as JSON to this file")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run, and do both ways agree")
-    parser.add_argument("--repeats", type=int, default=5, help="interleaved repeats; the median counts")
+    parser.add_argument("--repeats", type=int, default=3, help="interleaved repeats; the median counts")
     options = parser.parse_args()
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")
