@@ -18,7 +18,7 @@ help:
 	@echo "make mini          run the whole method on this machine (about 15 minutes; QUICK=1: a smoke run)"
 	@echo "make test          run the tests"
 	@echo "make check         lint, types, shell checks, then the tests"
-	@echo "make bench         measure each part against the plain way (CPU, under 15 minutes; JSON in runs/benchmarks)"
+	@echo "make bench         measure each part against the plain way (CPU; JSON in runs/benchmarks)"
 	@echo "make mini-parts    train the mini world's vision tower and language model again (QUICK=1: for a moment)"
 
 mini: setup

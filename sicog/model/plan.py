@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog.config import load_yaml
+from sicog.model.checkpoints import read_processor
 from sicog.model.configuration import SicogConfig
 from sicog.model.flops import (
     PARTS,
@@ -81,9 +82,8 @@ def _image_processor(path: Path, config: SicogConfig, long_side: int | None) -> 
         return image_processor(config, long_side)
     if long_side is not None:
         raise ValueError(f"long-side comes with the checkpoint {path}; leave it out")
-    from sicog.model.show import of_checkpoint
-
-    return of_checkpoint(path)[0]
+    processor: SicogImageProcessor = read_processor(str(path)).image_processor
+    return processor
 
 
 def read_config(path: Path) -> SicogConfig:

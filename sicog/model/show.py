@@ -28,7 +28,10 @@ def show_image(
     """
     processor = SicogImageProcessor(**{k: v for k, v in settings.items() if v is not None})
     if checkpoint is not None:
-        processor, query_grid = of_checkpoint(checkpoint)
+        from sicog.model.checkpoints import read_processor
+
+        whole = read_processor(str(checkpoint))
+        processor, query_grid = whole.image_processor, whole.query_grid
     image = load_image(file)
     lines = [f"{file.name}: {_size(image.size)} pixels", *describe(image.size, processor, query_grid)]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -135,17 +138,3 @@ def _size(size: Size) -> str:
 
 def _patches(size: Size, processor: SicogImageProcessor) -> str:
     return _size((size[0] // processor.patch_size, size[1] // processor.patch_size))
-
-
-def of_checkpoint(folder: Path) -> tuple[SicogImageProcessor, int]:
-    """(image processor, query grid) of a checkpoint folder. Raises `ValueError` when it has none."""
-    from sicog.model.processing import SicogProcessor
-    from sicog.model.weights import UNREADABLE, unreadable
-
-    if not (folder / "processor_config.json").is_file():
-        raise ValueError(f"{folder} holds no processor_config.json; name the folder of a checkpoint")
-    try:
-        processor: Any = SicogProcessor.from_pretrained(folder)
-    except UNREADABLE as error:
-        raise ValueError(f"{folder}, its processor: {unreadable(error)}") from error
-    return processor.image_processor, processor.query_grid

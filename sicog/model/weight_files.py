@@ -13,11 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sicog.model.weights import UNREADABLE, unreadable
+from sicog.model.weights import UNREADABLE, listed, unreadable
 from sicog.storage import read_json, write_json
 
 _SHARD_BYTES = 5_000_000_000
-_SHOWN = 8
 _DTYPES = {  # safetensors' words
     "F64": torch.float64,
     "F32": torch.float32,
@@ -114,7 +113,7 @@ def check_tensors(
         if found[name].shape != tuple(expected[name])
     ]
     kinds = (("unknown", unknown), ("missing", missing), ("of another shape", misshapen))
-    if problems := [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names]:
+    if problems := [f"{len(names)} {kind}: {listed(names)}" for kind, names in kinds if names]:
         raise ValueError(f"{where}: its {len(found)} tensors are not those of {of}; {'; '.join(problems)}")
 
 
@@ -173,7 +172,3 @@ def _bin_table(file: Path) -> dict[str, torch.Tensor]:
     if not isinstance(table, dict) or not all(isinstance(value, torch.Tensor) for value in table.values()):
         raise ValueError(f"{file} holds something else than a table of tensors")
     return table
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 # What the loaders raise: no file; a cut .safetensors; a cut .bin, or one that holds more than tensors; cut JSON.
 UNREADABLE = (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, json.JSONDecodeError)
-_SHOWN = 3
+_SHOWN = 8
 
 
 def pretrained(kind: Any, name: str, **kwargs: Any) -> Any:
@@ -29,7 +29,7 @@ def pretrained(kind: Any, name: str, **kwargs: Any) -> Any:
             f"{tuple(found)} instead of {tuple(wanted)}"
         )
     if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{name}: the weights are incomplete, {len(missing)} tensors are missing: {_some(missing)}")
+        raise ValueError(f"{name}: the weights are incomplete, {len(missing)} tensors are missing: {listed(missing)}")
     return model
 
 
@@ -53,7 +53,8 @@ def _damaged(folder: Path) -> list[str]:
     return found or [str(file) for file in sorted(folder.glob("pytorch_model*.bin"))]
 
 
-def _some(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 

@@ -66,7 +66,7 @@ def test_mistakes_are_named(tmp_path, tiny_dir):
     draw_image(50, 60, 1).save(tmp_path / "a.png")
     for arguments, says in (
         ((tmp_path / "none.png",), "no such image"),
-        ((tmp_path / "a.png", "--checkpoint", tmp_path), "holds no processor_config.json"),
+        ((tmp_path / "a.png", "--checkpoint", tmp_path), "is incomplete: processor_config.json"),
         ((tmp_path / "a.png", "--checkpoint", tiny_dir, "--scale", 56), "scale come with the checkpoint"),
         ((tmp_path / "a.png", "--checkpoint", tiny_dir, "--query-grid", 2), "query_grid come with the checkpoint"),
     ):

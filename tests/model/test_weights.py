@@ -54,7 +54,7 @@ def as_bin(file):
         (lambda f: cut(f / "tokenizer.json", 500), "copy, its tokenizer or processor: .*damaged"),
         (lambda f: cut(f / "config.json", 50), "copy/config.json holds no JSON object"),
         (lambda f: change(f / WEIGHTS, "resampler.query", "short"), r"resampler.query: \(3, 32\) instead of \(4, 32\)"),
-        (lambda f: change(f / WEIGHTS, "resampler."), "13 tensors are missing: resampler.* and 10 more"),
+        (lambda f: change(f / WEIGHTS, "resampler."), "13 tensors are missing: resampler.* and 5 more"),
         (lambda f: change(f / WEIGHTS, "tower.encoder.layers.0.mlp.fc1.bias"), "missing: vision_tower.encoder.layers"),
         (lambda f: change(f / WEIGHTS, "model.layers.1.mlp.up_proj"), "missing: language_model.model.layers.1.mlp.up"),
         (lambda f: change(f / WEIGHTS, "lm_head"), "missing: language_model.lm_head.weight"),
