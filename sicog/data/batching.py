@@ -14,52 +14,69 @@ _STEPS_PER_GROUP = 8
 
 @dataclass(frozen=True)
 class RunPlan:
-    """`rows_SG`: for each of S updates the G rows of the global batch. The same on every rank and on resume."""
+    """All micro-batches of a run, the same on every rank and on resume.
 
-    rows_SG: np.ndarray  # noqa: N815
+    rows: int64 [N], the rows of all updates; within an update those of its first micro-batch on each rank, then of the
+    second, and so on. borders: int64 [S * A * W + 1], where each micro-batch begins in `rows`, for S updates of
+    `accumulation` A micro-batches on each of `world_size` W ranks.
+    """
+
+    rows: np.ndarray
+    borders: np.ndarray
+    accumulation: int
+    world_size: int
 
     @property
     def n_steps(self) -> int:
         """Number of updates."""
-        return len(self.rows_SG)
+        return (len(self.borders) - 1) // (self.accumulation * self.world_size)
 
     @property
-    def global_batch(self) -> int:
-        """Rows of one update, over all ranks and accumulation steps."""
-        return int(self.rows_SG.shape[1])
+    def step_borders(self) -> np.ndarray:
+        """int64 [S + 1]: where the rows of each update begin; also the rows seen after so many updates."""
+        return self.borders[:: self.accumulation * self.world_size]
 
-    def micro_batches(self, *, device_batch: int, world_size: int, rank: int) -> list[list[int]]:
-        """The micro-batches of one rank in order; each update is `G / (device_batch * world_size)` of them."""
-        return self.rows_SG.reshape(-1, world_size, device_batch)[:, rank].tolist()
+    def rows_of(self, step: int) -> np.ndarray:
+        """int64 [G]: the rows of an update, counted from 0, over all ranks."""
+        first, last = self.step_borders[step : step + 2]
+        return self.rows[first:last]
+
+    def micro_batches(self, rank: int) -> RankBatches:
+        """The micro-batches of one rank in order, A for each update."""
+        return RankBatches(self, rank)
 
 
+@dataclass(frozen=True)
 class RankBatches:
     """A batch sampler over the micro-batches of one rank."""
 
-    def __init__(self, batches: Sequence[list[int]]) -> None:
-        self.batches = batches
+    plan: RunPlan
+    rank: int
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return self.plan.n_steps * self.plan.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
+        for k in range(self.rank, len(self.plan.borders) - 1, self.plan.world_size):
+            yield self.plan.rows[self.plan.borders[k] : self.plan.borders[k + 1]].tolist()
 
 
 def plan_run(
-    lengths: Sequence[int],
+    lengths: Sequence[int] | np.ndarray,
     *,
     global_batch: int,
+    device_batch: int,
+    world_size: int = 1,
     epochs: float = 1.0,
     max_steps: int | None = None,
     seed: int,
     group_by_length: bool = False,
 ) -> RunPlan:
-    """Plan all updates of a run.
+    """Plan all updates of a run, with `device_batch` rows in each micro-batch.
 
     Each epoch is a seeded permutation; epochs follow each other without a gap, and the last update is filled from the
     next permutation, so that every update has exactly `global_batch` rows. Raises `ValueError` when there are fewer
-    rows than that.
+    rows than that, or the batch does not divide.
     """
     n = len(lengths)
     if n < global_batch:
@@ -71,7 +88,10 @@ def plan_run(
     n_epochs = -(-n_steps * global_batch // n)
     order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(n) for epoch in range(n_epochs)])
     rows_SG = order[: n_steps * global_batch].reshape(n_steps, global_batch)
-    return RunPlan(_grouped(rows_SG, np.asarray(lengths), seed) if group_by_length else rows_SG)
+    if group_by_length:
+        rows_SG = _grouped(rows_SG, np.asarray(lengths), seed)
+    accumulation = accumulation_steps(global_batch, device_batch, world_size)
+    return RunPlan(rows_SG.ravel(), np.arange(0, rows_SG.size + 1, device_batch), accumulation, world_size)
 
 
 def accumulation_steps(global_batch: int, device_batch: int, world_size: int) -> int:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sicog.data.images import ImageProblem, resolve_image
+from sicog.data.lengths import RowLengths
 from sicog.model.image_processing import image_size, load_image
 from sicog.records import Dropped, Example
 
@@ -28,12 +30,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Row:
-    """An example that can be trained on: its image files, its tokens and how many of them are supervised."""
+    """An example that can be trained on: its image files, and what `RowLengths` holds of it."""
 
     example: Example
     images: tuple[Path, ...]
     n_tokens: int
     n_supervised: int
+    n_views: int
+    n_patches: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,12 @@ def measure_rows(
     return rows, dropped
 
 
+def row_lengths(rows: Sequence[Row]) -> RowLengths:
+    """The lengths of all rows."""
+    fields = ("n_tokens", "n_supervised", "n_views", "n_patches")
+    return RowLengths(*(np.array([getattr(row, name) for row in rows], dtype=np.int32) for name in fields))
+
+
 class ExampleDataset:
     """Map-style dataset of encoded rows: `dataset[i]` is `(id, Encoded)`."""
 
@@ -118,6 +128,8 @@ def _measure(
         sizes.append(image[1])
     try:
         ids, labels = processor.encode_text(example.turns, sizes, slicing=slicing)
+        images = processor.image_processor
+        views = [view for w, h in sizes for view in images.plan(w, h, slicing=slicing).views(images.patch_size)]
     except ValueError as error:
         return Dropped(id=example.id, step=STEP, reason="unusable", detail=str(error))
     if len(ids) > max_length:
@@ -126,7 +138,7 @@ def _measure(
     supervised = sum(label != IGNORED for label in labels[1:])
     if not supervised:
         return Dropped(id=example.id, step=STEP, reason="nothing_supervised", detail="no assistant text")
-    return Row(example, tuple(paths), len(ids), supervised)
+    return Row(example, tuple(paths), len(ids), supervised, len(views), sum(rows * columns for rows, columns in views))
 
 
 def _shown(items: Iterable[T], total: int, what: str) -> Iterator[T]:

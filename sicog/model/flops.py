@@ -102,10 +102,8 @@ def work_of(
     n_supervised = text_tokens if supervised is None else supervised
     if image_size is None:
         return Work((), 0, text_tokens, n_supervised)
-    p, plan = config.patch_size, (processor or image_processor(config)).plan(*image_size, slicing=slicing)
-    sizes = [*([plan.slice_size] * plan.n_slices if plan.slice_size else ()), plan.thumbnail_size]
-    views = tuple((height // p, width // p) for width, height in sizes)
-    return Work(views, count_tokens(plan.grid, config.query_grid), text_tokens, n_supervised)
+    plan = (processor or image_processor(config)).plan(*image_size, slicing=slicing)
+    return Work(plan.views(config.patch_size), count_tokens(plan.grid, config.query_grid), text_tokens, n_supervised)
 
 
 def image_processor(config: SicogConfig, long_side: int | None = None) -> SicogImageProcessor:

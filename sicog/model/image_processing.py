@@ -176,7 +176,7 @@ class SicogImageProcessor(BaseImageProcessor):
             image = image.resize(first, Image.Resampling.BICUBIC)
         cuts = [(plan.resized, plan.grid)] if plan.grid and plan.resized else []
         cuts.append((plan.thumbnail_size, (1, 1)))
-        sizes = [self._view_size(size, grid) for size, grid in cuts for _ in range(grid[0] * grid[1])]
+        sizes = plan.views(self.patch_size)
         patches = np.empty((sum(h * w for h, w in sizes), 3 * self.patch_size**2), dtype=np.uint8)
         start = 0
         for size, grid in cuts:
@@ -185,7 +185,7 @@ class SicogImageProcessor(BaseImageProcessor):
             start += n
         if self.normalize_on == "host":
             patches = normalise_pixels(torch.from_numpy(patches), self.image_mean, self.image_std).numpy()
-        return PreparedImage(patches, tuple(sizes), plan.grid or (0, 0))
+        return PreparedImage(patches, sizes, plan.grid or (0, 0))
 
     def preprocess(
         self, images: Any, *, slicing: bool = True, return_tensors: str | None = None, **_: Any

@@ -32,6 +32,11 @@ class SlicePlan:
             return None
         return self.slice_size[0] * self.grid[0], self.slice_size[1] * self.grid[1]
 
+    def views(self, patch_size: int = 14) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) in patches of each view: the slices, then the thumbnail."""
+        slices = [self.slice_size] * self.n_slices if self.slice_size else []
+        return tuple((height // patch_size, width // patch_size) for width, height in (*slices, self.thumbnail_size))
+
     def without_slices(self) -> SlicePlan:
         """The same thumbnail alone (the align stage shows the model one view per image)."""
         return SlicePlan(self.thumbnail_size)

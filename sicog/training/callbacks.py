@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +26,7 @@ from rich.progress import (
 from transformers import TrainerCallback
 
 from sicog.data.batching import RunPlan
+from sicog.data.lengths import RowLengths
 from sicog.storage import truncate_to_last_line
 
 METRICS, SPEED, TENSORBOARD = "metrics.jsonl", "speed.jsonl", "tensorboard"
@@ -35,7 +35,7 @@ METRICS, SPEED, TENSORBOARD = "metrics.jsonl", "speed.jsonl", "tensorboard"
 class MetricsWriter(TrainerCallback):
     """One line per update to metrics.jsonl and speed.jsonl, and the same to TensorBoard."""
 
-    def __init__(self, run_dir: Path, plan: RunPlan, lengths: Sequence[int], *, tensorboard: bool) -> None:
+    def __init__(self, run_dir: Path, plan: RunPlan, lengths: RowLengths, *, tensorboard: bool) -> None:
         self.run_dir = run_dir
         self.plan = plan
         self.lengths = lengths
@@ -63,8 +63,8 @@ class MetricsWriter(TrainerCallback):
         if not self.files or not logs or "loss" not in logs:
             return
         now, step = time.perf_counter(), state.global_step
-        samples, n_rows = step * self.plan.global_batch, len(self.lengths)
-        tokens = int(sum(self.lengths[i] for i in self.plan.rows_SG[step - 1]))
+        rows, samples = self.plan.rows_of(step - 1), int(self.plan.step_borders[step])
+        tokens, n_rows = int(self.lengths.tokens[rows].sum()), len(self.lengths)
         seconds, self.since = now - self.since, now
         metrics = {
             "step": step,
@@ -77,7 +77,7 @@ class MetricsWriter(TrainerCallback):
         speed = {
             "step": step,
             "seconds": round(seconds, 4),
-            "samples_per_second": round(self.plan.global_batch / seconds, 2),
+            "samples_per_second": round(len(rows) / seconds, 2),
             "tokens_per_second": round(tokens / seconds, 1),
         }
         for name, line in ((METRICS, metrics), (SPEED, speed)):
@@ -131,7 +131,8 @@ class ProgressBar(TrainerCallback):
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         step, total = state.global_step, self.plan.n_steps
-        samples = (step - self.first) * self.plan.global_batch
+        borders = self.plan.step_borders
+        samples = int(borders[step] - borders[self.first])
         rate, loss = f"{samples / (time.perf_counter() - self.start):.1f} samples/s", f"loss {logs['loss']:.4f}"
         if self.task is not None:
             self.bar.update(self.task, completed=step, rate=rate, loss=loss)

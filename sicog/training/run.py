@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from sicog.training.config import ModelSource, TrainConfig
 
 if TYPE_CHECKING:
     from sicog.data.dataset import Row
+    from sicog.data.lengths import RowLengths
     from sicog.model.modeling import SicogForConditionalGeneration
     from sicog.model.processing import SicogProcessor
     from sicog.training.trainer import SicogTrainer
@@ -60,19 +62,19 @@ def train(config: TrainConfig) -> Path:
     model, processor = load_model(config.model)
     set_trainable(model, config.trainable, show=_is_main())
     read = load_rows(config, processor)
-    rows = read.rows
-    lengths = [row.n_tokens for row in rows]
     plan = plan_run(
-        lengths,
+        read.lengths.tokens,
         global_batch=global_batch,
+        device_batch=config.device_batch,
+        world_size=_world_size(),
         epochs=config.epochs,
         max_steps=config.max_steps,
         seed=config.seed,
         group_by_length=config.group_by_length,
     )
-    metrics = MetricsWriter(config.run_dir, plan, lengths, tensorboard=config.tensorboard)
+    metrics = MetricsWriter(config.run_dir, plan, read.lengths, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, plan)
-    dataset = ExampleDataset(rows, processor, slicing=config.slicing)
+    dataset = ExampleDataset(read.rows, processor, slicing=config.slicing)
     trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar])
     try:
         _run(trainer, config)
@@ -115,6 +117,13 @@ class RowsRead:
     left_out: int
     rows: list[Row]
     dropped: list[Dropped]
+
+    @cached_property
+    def lengths(self) -> RowLengths:
+        """What is known of each row before the model runs."""
+        from sicog.data.dataset import row_lengths
+
+        return row_lengths(self.rows)
 
 
 def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
@@ -201,7 +210,7 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) 
         "failed": {},
         "left_out": read.left_out,
         "steps": plan.n_steps,
-        "samples": plan.n_steps * plan.global_batch,
+        "samples": len(plan.rows),
         "final_loss": losses[-1],
         "files": files,
     }

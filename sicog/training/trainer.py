@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
-from sicog.data.batching import RankBatches, RunPlan, accumulation_steps
+from sicog.data.batching import RunPlan
 from sicog.data.collator import PaddedCollator
 from sicog.data.dataset import ExampleDataset
 from sicog.model.precision import settled
@@ -61,14 +61,11 @@ class SicogTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The micro-batches of this rank, of all epochs."""
-        batches = self.plan.micro_batches(
-            device_batch=self.config.device_batch, world_size=self.args.world_size, rank=self.args.process_index
-        )
         workers = self.args.dataloader_num_workers
         dataset: Any = self.dataset  # map-style by its two methods
         return DataLoader(
             dataset,
-            batch_sampler=RankBatches(batches),
+            batch_sampler=self.plan.micro_batches(self.args.process_index),
             collate_fn=PaddedCollator(self.processor),
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -161,7 +158,8 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
         log_level="warning",
     )
     assert args.world_size == launched, f"{launched} processes were launched but {args.world_size} joined"
-    args.gradient_accumulation_steps = accumulation_steps(plan.global_batch, config.device_batch, args.world_size)
+    assert args.world_size == plan.world_size, f"planned for {plan.world_size} processes, not {args.world_size}"
+    args.gradient_accumulation_steps = plan.accumulation
     return args
 
 

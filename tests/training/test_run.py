@@ -79,9 +79,9 @@ def test_the_loss_is_the_mean_over_supervised_tokens(config: MakeConfig, data_di
     model, processor = load_model(settings.model)
     rows = load_rows(settings, processor).rows
     dataset = ExampleDataset(rows, processor, slicing=True)
-    plan = plan_run([row.n_tokens for row in rows], global_batch=8, max_steps=1, seed=settings.seed)
+    plan = plan_run([row.n_tokens for row in rows], global_batch=8, device_batch=4, max_steps=1, seed=settings.seed)
     total, count = 0.0, 0
-    for index in plan.rows_SG[0]:
+    for index in plan.rows_of(0):
         batch = processor.collate([dataset[index][1]])
         n = int((batch["labels"] != -100).sum())
         total, count = total + n * model(**batch).loss.item(), count + n

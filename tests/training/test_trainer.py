@@ -30,7 +30,7 @@ MakeConfig = Callable[..., TrainConfig]
 
 
 def plan(n_steps: int) -> RunPlan:
-    return plan_run(np.ones(24, dtype=int), global_batch=8, max_steps=n_steps, seed=0)
+    return plan_run(np.ones(24, dtype=int), global_batch=8, device_batch=4, max_steps=n_steps, seed=0)
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,24 @@
+"""What is known of each row before the model runs: enough to plan batches, memory and FLOPs. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RowLengths:
+    """One int32 value for each of N rows, [N] each.
+
+    tokens: positions of the language model, image tokens included. supervised: those with a label that is a target.
+    views: slices and thumbnails of all its images. patches: of all its views.
+    """
+
+    tokens: np.ndarray
+    supervised: np.ndarray
+    views: np.ndarray
+    patches: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
