@@ -10,13 +10,13 @@ from sicog.data.batching import RunPlan, accumulation_steps, plan_run
 LENGTHS = np.random.default_rng(0).integers(10, 500, 100).tolist()
 
 
-def rows_SG(plan: RunPlan) -> np.ndarray:
+def updates(plan: RunPlan) -> np.ndarray:
     return np.stack([plan.rows_of(step) for step in range(plan.n_steps)])
 
 
 def test_an_epoch_sees_every_row_once_and_fills_the_last_update() -> None:
     plan = plan_run(LENGTHS, global_batch=8, device_batch=8, seed=1)
-    assert rows_SG(plan).shape == (13, 8) and plan.step_borders.tolist() == list(range(0, 105, 8))
+    assert updates(plan).shape == (13, 8) and plan.step_borders.tolist() == list(range(0, 105, 8))
     assert sorted(plan.rows[:100]) == list(range(100))
 
 
@@ -34,10 +34,8 @@ def test_epochs_differ_and_max_steps_replaces_them() -> None:
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_seed_decides_and_nothing_else(grouped: bool) -> None:
     def rows(seed: int) -> list[list[int]]:
-        plan = plan_run(
-            LENGTHS, global_batch=8, device_batch=4, epochs=3, seed=seed, group_by_length=grouped
-        )
-        return rows_SG(plan).tolist()
+        plan = plan_run(LENGTHS, global_batch=8, device_batch=4, epochs=3, seed=seed, group_by_length=grouped)
+        return updates(plan).tolist()
 
     np.random.seed(5)
     first = rows(1)
@@ -51,7 +49,7 @@ def test_grouping_keeps_the_rows_and_saves_padding() -> None:
     assert sorted(grouped.rows) == sorted(plain.rows)
 
     def padded(plan: RunPlan) -> int:
-        return int((np.array(LENGTHS)[rows_SG(plan)].max(axis=1) * 10).sum())
+        return int((np.array(LENGTHS)[updates(plan)].max(axis=1) * 10).sum())
 
     assert padded(grouped) < 0.8 * padded(plain)
 
