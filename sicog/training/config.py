@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from sicog.config import Config
 from sicog.data.batching import accumulation_steps
-from sicog.data.mixture import Source, load_sources
+from sicog.data.config import DataConfig
 from sicog.model.precision import Precision
 
 Part = Literal["vision_tower", "projector", "language_model"]
@@ -62,36 +62,6 @@ class ModelSource(Config):
         """The files and folders that are read, by name."""
         names = ("checkpoint", "vision_tower", "language_model", "projector")
         return {f"model.{name}": path for name in names if (path := getattr(self, name)) is not None}
-
-
-class DataConfig(Config):
-    """Which rows, and where their images lie.
-
-    max_dropped_share: above this share of unusable rows the run stops; a larger one may go on in the same folder.
-    path: a dataset folder, a folder of shards, a .json, .jsonl, .parquet or .tar file, `prefix{a,b}.json`, or a .yaml
-    mixture; or `sources`, the same as a mixture in place.
-    image_folder: a folder, whose .tar files are looked into too, or one .tar file.
-    image_roots: folders outside `image_folder` into which its links may lead.
-    cache_dir: where the rows are kept as tables with their lengths; $SICOG_CACHE, else ~/.cache/sicog.
-    check_images: `decode` reads every image once before training, so that a damaged one is a drop and not a stop in
-    the middle of the run; `header` reads only sizes.
-    """
-
-    volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
-
-    path: Path | None = None
-    sources: tuple[Source, ...] = ()
-    image_folder: Path | None = None
-    image_roots: tuple[Path, ...] = ()
-    cache_dir: Path | None = None
-    check_images: Literal["decode", "header"] = "decode"
-    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> DataConfig:
-        if (self.path is None) == (not self.sources):
-            raise ValueError("give data.path or data.sources, one of them")
-        return self
 
 
 class TrainConfig(Config):
@@ -168,10 +138,4 @@ class TrainConfig(Config):
 
     def inputs(self) -> dict[str, Path]:
         """The inputs whose content decides the result, by name, for run.json."""
-        data = {f"data.sources.{i}": source.path for i, source in enumerate(self.data.sources)}
-        if (path := self.data.path) is not None:
-            behind = [source.path for source in load_sources(path)]
-            data = {f"data.path.{i}": source for i, source in enumerate(behind) if source != path}
-            if path in behind or path.is_file():  # rows, or a mixture; not `prefix{a,b}.json`
-                data["data.path"] = path
-        return {**self.model.inputs(), **data}
+        return {**self.model.inputs(), **self.data.inputs()}

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sicog.data.batching import RunPlan, plan_run
 from sicog.data.cache import cache_folder
-from sicog.data.mixture import load_sources, read_mixture
+from sicog.data.mixture import read_mixture
 from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
 from sicog.storage import MANIFEST, write_json, write_records
@@ -139,7 +139,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
     from sicog.data.mixture_rows import measure_mixture
 
     data, cache = config.data, cache_folder(config.data.cache_dir)
-    mixture = read_mixture(data.sources or load_sources(Path(str(data.path))), config.seed, cache)
+    mixture = read_mixture(data.chosen_sources(), config.seed, cache)
     images = ImageFolder(data.image_folder, data.image_roots, check=data.check_images, cache=cache)
     measure = TokenMeasure(processor, config.slicing)
     usable = measure_mixture(mixture, measure, images, max_length=config.max_length, cache=cache)
