@@ -13,6 +13,7 @@ from sicog.data.mixture import Source
 from sicog.model.precision import Precision
 
 Part = Literal["vision_tower", "projector", "language_model"]
+Parallel = Literal["auto", "ddp", "zero2", "zero3", "fsdp"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
 _PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128}
 
@@ -96,7 +97,10 @@ class TrainConfig(Config):
     global_batch is the number of rows of an update over all processes; accumulation is derived from it. For those who
     count the other way, `accumulation` alone makes it device_batch x accumulation x processes; with neither it is the
     paper's, 256 for align and 128 else. `max_steps`, when set, replaces `epochs`. precision `auto`: bfloat16 autocast
-    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. gradient_checkpointing: layers are
+    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. parallel: how processes share the
+    training (`training.parallel`), `auto` is zero2 with several GPUs and deepspeed installed, else ddp; under zero2 and
+    zero3 bfloat16 holds for the weights and the checkpoint too, beside float32 ones in the optimizer's shards. offload:
+    the optimizer's states, and with zero3 the weights, lie in the CPU's memory. gradient_checkpointing: layers are
     computed again in the backward pass instead of being kept, for memory. workers: data loading processes, by default 0
     on a CPU and 4 on a GPU.
     """
@@ -125,6 +129,8 @@ class TrainConfig(Config):
     group_by_length: bool = False
     seed: int = Field(default=42, ge=0)
     precision: Precision = "auto"
+    parallel: Parallel = "auto"
+    offload: bool = False
     gradient_checkpointing: bool = False
 
     save_steps: int = Field(default=2000, gt=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from sicog.data.batching import RunPlan
 from sicog.data.collator import PaddedCollator
 from sicog.data.dataset import ExampleDataset
 from sicog.model.precision import settled
-from sicog.training import checkpoints
+from sicog.training import checkpoints, parallel
 from sicog.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -84,16 +85,23 @@ class SicogTrainer(Trainer):
             raise ValueError(f"no supervised token in the update of rows {_listed(self.ids_of_update)}")
         return batches, n_supervised
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one micro-batch."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._stop_unless_finite(float(loss), "loss")
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Forward of one micro-batch; looked at before the backward pass, which under DeepSpeed ends in the update."""
+        loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
+        self._stop_unless_finite(float(loss.detach()), "loss")
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
+        # Under DeepSpeed it has clipped already, or has left out an update whose norm is not finite.
         norm = super()._clip_grad_norm(model)
         self._stop_unless_finite(float(norm), "gradient norm")
         return norm
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and checkpoints.is_universal(Path(checkpoint)) and self.config.parallel == "zero3":
+            engine: Any = self.deepspeed
+            parallel.mend_universal(engine.optimizer.optimizer, Path(checkpoint))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: Transformers' estimate knows no vision tower, and walks over all parameters each time."""
@@ -107,7 +115,7 @@ class SicogTrainer(Trainer):
             self.processor.save_pretrained(folder)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            checkpoints.mark_complete(folder)
+            checkpoints.mark_complete(folder, processes=self.args.world_size)
             checkpoints.keep_newest(folder.parent, self.config.save_total_limit)
 
     def _stop_unless_finite(self, value: float, what: str) -> None:
@@ -135,6 +143,7 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
     args = TrainingArguments(
         output_dir=str(config.run_dir),
         per_device_train_batch_size=config.device_batch,
+        gradient_accumulation_steps=plan.accumulation,
         max_steps=plan.n_steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
@@ -156,10 +165,10 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
         log_level="warning",
+        **parallel.trainer_settings(config),
     )
     assert args.world_size == launched, f"{launched} processes were launched but {args.world_size} joined"
     assert args.world_size == plan.world_size, f"planned for {plan.world_size} processes, not {args.world_size}"
-    args.gradient_accumulation_steps = plan.accumulation
     return args
 
 
