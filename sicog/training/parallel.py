@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sicog.model.precision import chosen_device
+from sicog.model.precision import chosen_device, settled
 from sicog.provenance import RUN
 from sicog.storage import read_json
 from sicog.training.config import ModelSource, Parallel, TrainConfig
@@ -61,7 +61,7 @@ def settled_parallel(config: TrainConfig) -> Parallel:
 
 def trainer_settings(config: TrainConfig) -> dict[str, Any]:
     """What `TrainingArguments` is told of it."""
-    assert config.parallel != "auto", "settled before"
+    config = config.model_copy(update={"parallel": settled_parallel(config)})
     settings: dict[str, Any] = {"ddp_timeout": int(PATIENCE.total_seconds())}
     if config.parallel in _STAGES:
         _without_compiling()
@@ -95,7 +95,7 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
         if stage == 3:
             zero["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
-    bf16 = config.precision == "bfloat16"
+    bf16 = settled(config.precision) == "bfloat16"
     return {
         "zero_optimization": zero,
         "bf16": {"enabled": bf16},

@@ -242,7 +242,10 @@ def test_zero_without_a_launcher_or_deepspeed_is_refused(config: MakeConfig, mon
         parallel.settled_parallel(config(parallel="zero3"))
 
 
-def test_fsdp_shards_layers(config: MakeConfig, tiny_dir: Path) -> None:
+def test_fsdp_shards_layers(
+    config: MakeConfig, tiny_dir: Path, launched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "chosen_device", lambda: "cuda")
     told = parallel.trainer_settings(config(parallel="fsdp", offload=True))
     assert told["fsdp"] is True and told["fsdp_config"] == {"cpu_offload": True}
     model = SicogForConditionalGeneration.from_pretrained(tiny_dir)
