@@ -83,7 +83,8 @@ def train(config: TrainConfig) -> Path:
     read = load_rows(config, processor)
     plan = plan_updates(config, read.lengths, model.config, _world_size())
     if _is_main() and config.packing != "off":
-        Console(stderr=True).print(f"  {config.stage}: {packing_summary(plan, read.lengths)}", highlight=False)
+        summary = packing_summary(plan, read.lengths, global_batch)
+        Console(stderr=True).print(f"  {config.stage}: {summary}", highlight=False, soft_wrap=True)
     metrics = MetricsWriter(config.run_dir, plan, read.lengths, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, plan)
     stop = StopSignal()
