@@ -189,7 +189,9 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _adapters_are_whole(self) -> TrainConfig:
         if self.lora and self.parallel in ("zero3", "fsdp"):
-            raise ValueError(f"adapters (lora) are not sharded; use parallel ddp or zero2 with them, not {self.parallel}")
+            raise ValueError(
+                f"adapters (lora) are not sharded; use parallel ddp or zero2 with them, not {self.parallel}"
+            )
         return self
 
     @model_validator(mode="after")
