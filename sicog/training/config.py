@@ -98,11 +98,12 @@ class TrainConfig(Config):
     paper's, 256 for align and 128 else. `max_steps`, when set, replaces `epochs`. precision `auto`: bfloat16 autocast
     on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. gradient_checkpointing: layers are
     computed again in the backward pass instead of being kept, for memory. workers: data loading processes, by default 0
-    on a CPU and 4 on a GPU.
+    on a CPU and 4 on a GPU. report_to: trackers of the Trainer that get every update too, such as wandb or mlflow; they
+    are set up by their own variables.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "save_steps", "save_total_limit", "keep_checkpoints", "tensorboard"}
+        {"workers", "save_steps", "save_total_limit", "keep_checkpoints", "tensorboard", "report_to"}
     )
 
     stage: Literal["warmup", "align", "pretrain", "sft"]
@@ -131,6 +132,7 @@ class TrainConfig(Config):
     save_total_limit: int = Field(default=2, gt=0)
     keep_checkpoints: bool = False
     tensorboard: bool = True
+    report_to: tuple[str, ...] = ()
     workers: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
@@ -148,10 +150,15 @@ class TrainConfig(Config):
             )
         return self
 
+    @property
+    def papers_batch(self) -> int:
+        """Rows per update of this stage in the paper."""
+        return _PAPERS_BATCH[self.stage]
+
     def rows_per_update(self, world_size: int) -> int:
         """The global batch on that many processes. Raises `ValueError` when the sizes do not agree."""
         if self.accumulation is None:
-            batch = self.global_batch or _PAPERS_BATCH[self.stage]
+            batch = self.global_batch or self.papers_batch
             accumulation_steps(batch, self.device_batch, world_size)
             return batch
         batch = self.device_batch * self.accumulation * world_size

@@ -20,6 +20,7 @@ from sicog.records import Dropped
 from sicog.storage import MANIFEST, write_json, write_records
 from sicog.training import checkpoints
 from sicog.training.config import ModelSource, TrainConfig
+from sicog.training.table import batch_line, show_opening
 
 if TYPE_CHECKING:
     from sicog.data.dataset import Row
@@ -39,6 +40,7 @@ def train(config: TrainConfig) -> Path:
     A finished run of the same config and inputs returns at once; a folder of another one is refused.
     """
     global_batch = config.rows_per_update(_world_size())  # before anything is loaded
+    batch = batch_line(config, _world_size())
     # Settled in run.json: the same accumulation on another number of processes, or `auto` on another kind of device,
     # would be another run.
     config = config.model_copy(
@@ -55,12 +57,13 @@ def train(config: TrainConfig) -> Path:
     from sicog.data.dataset import ExampleDataset
     from sicog.training.callbacks import MetricsWriter, ProgressBar
     from sicog.training.parts import set_trainable
+    from sicog.training.speed import Meter, devices_peak, row_flops
     from sicog.training.trainer import SicogTrainer
 
     logging.disable_progress_bar()  # a bar for each file written would break ours
     set_seed(config.seed)  # before the model: new parts are drawn from it
     model, processor = load_model(config.model)
-    set_trainable(model, config.trainable, show=_is_main())
+    set_trainable(model, config.trainable)
     read = load_rows(config, processor)
     plan = plan_run(
         read.lengths.tokens,
@@ -72,10 +75,15 @@ def train(config: TrainConfig) -> Path:
         seed=config.seed,
         group_by_length=config.group_by_length,
     )
-    metrics = MetricsWriter(config.run_dir, plan, read.lengths, tensorboard=config.tensorboard)
-    bar = ProgressBar(config.stage, plan)
+    peak = devices_peak(_world_size())
+    flops = row_flops(model.config, read.lengths, config.trainable) if peak else None
+    meter = Meter(plan, read.lengths, flops, peak)
+    metrics = MetricsWriter(config.run_dir, plan, len(read.rows), meter, tensorboard=config.tensorboard)
+    bar = ProgressBar(config.stage, meter)
     dataset = ExampleDataset(read.rows, processor, slicing=config.slicing)
     trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar])
+    if _is_main():
+        show_opening(model, config, plan, batch)
     try:
         _run(trainer, config)
     finally:

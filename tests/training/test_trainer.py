@@ -99,7 +99,7 @@ def gradients(tiny_dir: Path, trainable: list[str], *, on: bool) -> tuple[Counte
     from sicog.records import Turn
 
     model, processor = load_checkpoint(tiny_dir)
-    set_trainable(model, trainable, show=False)
+    set_trainable(model, trainable)
     if on:
         checkpoint_activations(model)
     turns = [Turn(role="user", text="How many?", images_at=(0,)), Turn(role="assistant", text="two red circles")]

@@ -1,0 +1,77 @@
+"""What the log of a run begins with: a table of the parts, and in one line each the batch and how it is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from sicog.data.batching import RunPlan
+from sicog.training.config import TrainConfig
+from sicog.training.parts import parts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sicog.model.modeling import SicogForConditionalGeneration
+
+
+def show_opening(model: SicogForConditionalGeneration, config: TrainConfig, plan: RunPlan, batch: str) -> None:
+    """Print the table. batch: the line of `batch_line`, of the config as the user gave it."""
+    console = Console(stderr=True)
+    console.print(_parts_table(parts(model), config))
+    for line in (batch, _run_line(plan), how_line(config), _attention_line(model)):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def batch_line(config: TrainConfig, world_size: int) -> str:
+    """The arithmetic of an update; with a warning when exported sizes multiply to another batch than the paper's.
+
+    Raises `ValueError` when the sizes do not agree.
+    """
+    rows = config.rows_per_update(world_size)
+    accumulation = rows // (config.device_batch * world_size)
+    line = (
+        f"batch: {config.device_batch} rows a device x {accumulation} accumulation steps x {world_size} process(es) "
+        f"= {rows} rows per update"
+    )
+    if config.accumulation is None or rows == config.papers_batch:
+        return line
+    return (
+        f"{line}\n  WARNING: the paper's {config.stage} has {config.papers_batch} rows per update, not {rows}; "
+        f"leave the accumulation (ACCU_STEPS) out to have it follow from GLOBAL_BATCH, {config.papers_batch} by default"
+    )
+
+
+def how_line(config: TrainConfig) -> str:
+    """How it is computed."""
+    words = [f"precision: {config.precision}", f"gradient checkpointing: {config.gradient_checkpointing}"]
+    return ", ".join(words)
+
+
+def _run_line(plan: RunPlan) -> str:
+    return f"run: {plan.n_steps:,} updates of {len(plan.rows):,} rows in all"
+
+
+def _attention_line(model: SicogForConditionalGeneration) -> str:
+    def kind(part: nn.Module) -> str:
+        return str(part.config._attn_implementation)  # type: ignore[union-attr]
+
+    return f"attention: vision tower {kind(model.vision_tower)}, language model {kind(model.language_model)}"
+
+
+def _parts_table(modules: dict[str, nn.Module], config: TrainConfig) -> Table:
+    table = Table("part", "parameters", "trainable", "dtype", "learning rate")
+    for column in (table.columns[1], table.columns[2], table.columns[4]):
+        column.justify = "right"
+    total = [0, 0]
+    for name, module in modules.items():
+        counts = [sum(p.numel() for p in module.parameters() if p.requires_grad or not only) for only in (False, True)]
+        total = [t + c for t, c in zip(total, counts, strict=True)]
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})
+        rate = f"{config.learning_rate:g}" if counts[1] else "frozen"
+        table.add_row(name, *(f"{c:,}" for c in counts), ", ".join(dtypes), rate)
+    table.add_section()
+    table.add_row("total", *(f"{t:,}" for t in total))
+    return table
