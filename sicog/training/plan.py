@@ -1,0 +1,206 @@
+"""`sicog train CONFIG --dry-run`: commands, batch, memory and time of a stage, with nothing loaded and nothing written.
+
+Memory is computed by `sicog.model.memory`; time from the FLOPs of a sample of the rows, at a device's rate and a
+utilisation that are assumed, and said to be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sicog.data.lengths import RowLengths
+from sicog.data.mixture import Source, load_sources
+from sicog.formats import read_llava
+from sicog.records import Example
+from sicog.storage import count_rows, shards
+from sicog.training.config import ModelSource, TrainConfig
+from sicog.training.nodes import planned_nodes
+from sicog.training.table import batch_line, how_line
+
+if TYPE_CHECKING:
+    from sicog.model.configuration import SicogConfig
+    from sicog.model.flops import Work
+    from sicog.model.processing import SicogProcessor
+
+ASSUMED_TFLOPS, ASSUMED_UTILISATION = 312.0, 0.45  # an A100's data sheet; an 8B vision-language model's best known
+_SAMPLE = 512  # rows
+_PLACES = 8  # spread over a file, which may be sorted
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What the time is computed with: FLOP/s of a device in 10^12, and the share of them that is used."""
+
+    tflops: float = ASSUMED_TFLOPS
+    utilisation: float = ASSUMED_UTILISATION
+
+
+def plan_lines(
+    config: TrainConfig, arguments: Sequence[str], environment: Mapping[str, str], assumed: Assumed
+) -> list[str]:
+    """The plan of a run. arguments: those of `sicog` that would start it. Raises `ValueError` for a batch that is none.
+
+    What cannot be known because an input is missing is left out, and the input named.
+    """
+    nodes = planned_nodes(environment)
+    lines = [*nodes.commands(arguments), *batch_line(config, nodes.world_size).split("\n"), how_line(config)]
+    gone = missing(config)
+    lines += [f"MISSING {name}: {path} does not exist" for name, path in gone.items()]
+    if any(name.startswith("model.") for name in gone):
+        return [*lines, "memory and time: not known before the model's folders are there"]
+    model_config, processor = read_shapes(config.model)
+    lines += _memory_lines(config, model_config, nodes.world_size)
+    if any(name.startswith("data.") for name in gone):
+        return [*lines, "time: not known before the data is there"]
+    n_rows, examples = sample_rows(_sources(config))
+    known, unusable = _measured(config, examples, processor)
+    if not len(known):
+        return [*lines, f"rows: {n_rows:,}; of {len(examples)} looked at, none could be used: time is not known"]
+    lines.append(_rows_line(n_rows, known, unusable))
+    return [*lines, *_time_lines(config, model_config, n_rows, known, nodes.world_size, assumed)]
+
+
+def missing(config: TrainConfig) -> dict[str, Path]:
+    """The inputs that do not exist, by their config key."""
+    inputs = config.inputs()
+    if config.data.image_folder is not None:
+        inputs["data.image_folder"] = config.data.image_folder
+    gone = {name: path for name, path in inputs.items() if not path.exists()}
+    if config.data.path is not None and config.data.path.suffix in (".yaml", ".yml") and not gone.get("data.path"):
+        sources = load_sources(config.data.path)
+        gone |= {f"data.sources.{i}": s.path for i, s in enumerate(sources) if not s.path.exists()}
+    return gone
+
+
+def read_shapes(source: ModelSource) -> tuple[SicogConfig, SicogProcessor]:
+    """The model's configuration and its processor, from files that hold no weights."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from sicog.model.checkpoints import clip_vision_config, read_processor, token_ids
+    from sicog.model.configuration import SicogConfig
+    from sicog.model.plan import read_config
+    from sicog.model.processing import SicogProcessor
+
+    if source.checkpoint is not None:
+        return read_config(source.checkpoint), read_processor(str(source.checkpoint))
+    vision = clip_vision_config(str(source.vision_tower))
+    text = AutoConfig.from_pretrained(str(source.language_model))
+    tokenizer = AutoTokenizer.from_pretrained(str(source.language_model))
+    fields = {**token_ids(tokenizer, text.vocab_size), **source.config}
+    config = SicogConfig(vision_config=vision, text_config=text, **fields)
+    image = source.image.model_dump()
+    return config, SicogProcessor.from_config(config, tokenizer, turn_format=source.turn_format or "chatml", **image)
+
+
+def sample_rows(sources: Sequence[Source]) -> tuple[int, list[Example]]:
+    """The number of rows that the sources give, and some of them, spread over each source by its share."""
+    counts = [len(read_llava(s.path)) if s.path.is_file() else count_rows(s.path) for s in sources]
+    taken = [source.rows_taken(n) for source, n in zip(sources, counts, strict=True)]
+    total = sum(taken)
+    examples: list[Example] = []
+    for source, n, share in zip(sources, counts, taken, strict=True):
+        wanted = -(-_SAMPLE * share // max(total, 1))
+        examples += islice(_spread(source.path, n, wanted), wanted)
+    return total, examples
+
+
+def _sources(config: TrainConfig) -> tuple[Source, ...]:
+    return config.data.sources or load_sources(Path(str(config.data.path)))
+
+
+def _spread(path: Path, n_rows: int, wanted: int) -> Iterator[Example]:
+    """Rows from a few places of a file, or from the beginnings of a few shards."""
+    each = -(-wanted // _PLACES)
+    if path.is_file():
+        rows = read_llava(path)
+        for place in range(_PLACES):
+            start = max(place * n_rows // _PLACES, place * each)
+            yield from (row for row in rows.read(start, min(start + each, n_rows)) if isinstance(row, Example))
+        return
+    files = shards(path)
+    chosen = sorted({place * len(files) // _PLACES for place in range(_PLACES)})
+    for number in chosen:
+        with files[number].open("rb") as file:
+            for line in islice(file, -(-wanted // len(chosen))):
+                yield Example.model_validate_json(line)
+
+
+def _measured(config: TrainConfig, examples: Sequence[Example], processor: SicogProcessor) -> tuple[RowLengths, int]:
+    """The lengths of the rows that can be used, and the number of the others."""
+    from sicog.data.dataset import ImageFolder, measure_rows, row_lengths
+
+    images = ImageFolder(config.data.image_folder, config.data.image_roots, "header")
+    rows, dropped = measure_rows(examples, processor, images, max_length=config.max_length, slicing=config.slicing)
+    return row_lengths(rows), len(dropped)
+
+
+def _rows_line(n_rows: int, known: RowLengths, unusable: int) -> str:
+    tokens, views = known.tokens, known.views
+    return (
+        f"rows: {n_rows:,}; of {len(known) + unusable} looked at {unusable} cannot be used, the others have "
+        f"{tokens.mean():,.0f} tokens on average (at most {tokens.max():,}) and {views.mean():.1f} views"
+    )
+
+
+def _time_lines(
+    config: TrainConfig, model: SicogConfig, n_rows: int, known: RowLengths, world_size: int, assumed: Assumed
+) -> list[str]:
+    from sicog.training.speed import row_flops
+
+    batch = config.rows_per_update(world_size)
+    updates = config.max_steps or max(1, math.ceil(config.epochs * n_rows / batch - 1e-9))
+    flops = float(np.mean(row_flops(model, known, config.trainable))) * updates * batch
+    seconds = flops / (assumed.tflops * 1e12 * assumed.utilisation * world_size)
+    rate = " (assumed: A100)" if assumed.tflops == ASSUMED_TFLOPS else ""
+    return [
+        f"time: {updates:,} updates of {batch} rows, {flops / 1e18:,.3g} x 10^18 FLOP: {_duration(seconds)} on "
+        f"{world_size} device(s) of {assumed.tflops:g} TFLOP/s{rate}, of which {100 * assumed.utilisation:g} % are "
+        f"used (assumed); reading, saving and waiting are not counted"
+    ]
+
+
+def _memory_lines(config: TrainConfig, model: SicogConfig, world_size: int) -> list[str]:
+    from sicog.model.memory import ZERO_STAGES, activations, states, states_without_deepspeed
+
+    work = heaviest(config, model)
+    kept = activations(model, work, config.trainable, checkpointing=config.gradient_checkpointing)
+    batch = sum(kept.values())
+    kinds = {
+        f"ZeRO-{zero}": states(model, config.trainable, zero_stage=zero, devices=world_size) for zero in ZERO_STAGES
+    }
+    kinds = {"no DeepSpeed": states_without_deepspeed(model, config.trainable), **kinds}
+    sums = ", ".join(f"{name} {(s.total + batch) / 2**30:.1f}" for name, s in kinds.items())
+    return [
+        f"memory: GiB on each of {world_size} device(s), computed: {sums}",
+        f"  of it {batch / 2**30:.1f} for the heaviest micro-batch allowed, {work.positions:,} positions and "
+        f"{len(work.views)} views; buffers of communication and fragmentation come on top",
+    ]
+
+
+def heaviest(config: TrainConfig, model: SicogConfig) -> Work:
+    """The largest micro-batch that the config allows, of rows with at most one image, all their text supervised."""
+    from sicog.model.flops import Work
+
+    side = model.scale // model.patch_size
+    views = model.max_slices + 1 if config.slicing and model.image_mode == "slices" else 1
+    positions = config.device_batch * config.max_length
+    image_tokens = min(config.device_batch * views * model.query_grid**2, positions)
+    return Work(
+        ((side, side),) * (config.device_batch * views),
+        image_tokens,
+        positions - image_tokens,
+        positions - image_tokens,
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"about {seconds:.3g} seconds"
+    return f"about {seconds / 60:.0f} minutes" if seconds < 7200 else f"about {seconds / 3600:.1f} hours"
