@@ -78,7 +78,7 @@ def test_the_lines_of_all_stages_run_as_they_stand(trained):
         assert (folder / "runs" / name / "manifest.json").is_file()
     inputs = read_json(folder / "runs/next/stage15/run.json")["input_paths"]
     assert inputs["model.projector"] == "runs/base/stage1" and inputs["data.path"] == "curated.json"  # D-U2, D-U3
-    assert "8 rows a device x 32 accumulation steps x 1 process(es) = 256 rows per update" in output
+    assert "256 rows per update of 1 process(es)" in output
 
 
 @pytest.mark.slow

@@ -152,11 +152,11 @@ def _rows_line(n_rows: int, known: RowLengths, unusable: int) -> str:
 def _time_lines(
     config: TrainConfig, model: SicogConfig, n_rows: int, known: RowLengths, world_size: int, assumed: Assumed
 ) -> list[str]:
-    from sicog.training.speed import row_flops
+    from sicog.model.flops import row_cost
 
     batch = config.rows_per_update(world_size)
     updates = config.max_steps or max(1, math.ceil(config.epochs * n_rows / batch - 1e-9))
-    flops = float(np.mean(row_flops(model, known, config.trainable))) * updates * batch
+    flops = float(np.mean(row_cost(model, config.trainable).of(known))) * updates * batch
     seconds = flops / (assumed.tflops * 1e12 * assumed.utilisation * world_size)
     rate = " (assumed: A100)" if assumed.tflops == ASSUMED_TFLOPS else ""
     return [
@@ -189,15 +189,13 @@ def heaviest(config: TrainConfig, model: SicogConfig) -> Work:
     from sicog.model.flops import Work
 
     side = model.scale // model.patch_size
-    views = model.max_slices + 1 if config.slicing and model.image_mode == "slices" else 1
+    views = config.device_batch * (model.max_slices + 1 if config.slicing and model.image_mode == "slices" else 1)
     positions = config.device_batch * config.max_length
-    image_tokens = min(config.device_batch * views * model.query_grid**2, positions)
-    return Work(
-        ((side, side),) * (config.device_batch * views),
-        image_tokens,
-        positions - image_tokens,
-        positions - image_tokens,
-    )
+    if config.packing != "off":
+        views, positions = config.pack_views or views, config.pack_tokens or positions
+    image_tokens = min(views * model.query_grid**2, positions)
+    text = positions - image_tokens
+    return Work(((side, side),) * views, image_tokens, text, text)
 
 
 def _duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from sicog.data.batching import RunPlan, plan_run
+from sicog.data.batching import RunPlan
 from sicog.data.mixture import load_sources, read_mixture
 from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
@@ -20,6 +20,7 @@ from sicog.records import Dropped
 from sicog.storage import MANIFEST, write_json, write_records
 from sicog.training import checkpoints
 from sicog.training.config import ModelSource, TrainConfig
+from sicog.training.planning import plan_updates
 from sicog.training.table import batch_line, show_opening
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def train(config: TrainConfig) -> Path:
     from sicog.data.dataset import ExampleDataset
     from sicog.training.callbacks import MetricsWriter, ProgressBar
     from sicog.training.parts import set_trainable
-    from sicog.training.speed import Meter, devices_peak, row_flops
+    from sicog.training.speed import Meter, flops_and_peak
     from sicog.training.trainer import SicogTrainer
 
     logging.disable_progress_bar()  # a bar for each file written would break ours
@@ -65,25 +66,14 @@ def train(config: TrainConfig) -> Path:
     model, processor = load_model(config.model)
     set_trainable(model, config.trainable)
     read = load_rows(config, processor)
-    plan = plan_run(
-        read.lengths.tokens,
-        global_batch=global_batch,
-        device_batch=config.device_batch,
-        world_size=_world_size(),
-        epochs=config.epochs,
-        max_steps=config.max_steps,
-        seed=config.seed,
-        group_by_length=config.group_by_length,
-    )
-    peak = devices_peak(_world_size())
-    flops = row_flops(model.config, read.lengths, config.trainable) if peak else None
-    meter = Meter(plan, read.lengths, flops, peak)
+    plan = plan_updates(config, read.lengths, model.config, _world_size())
+    meter = Meter(plan, read.lengths, *flops_and_peak(model.config, config.trainable, read.lengths, _world_size()))
     metrics = MetricsWriter(config.run_dir, plan, len(read.rows), meter, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, meter)
     dataset = ExampleDataset(read.rows, processor, slicing=config.slicing)
     trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar])
     if _is_main():
-        show_opening(model, config, plan, batch)
+        show_opening(model, config, plan, batch, read.lengths)
     try:
         _run(trainer, config)
     finally:

@@ -1,4 +1,4 @@
-"""How fast a run is: samples, tokens, the share of them that is no padding, and of the devices' FLOP/s that is used."""
+"""How fast a run is: samples, tokens, the useful share of them, and how much of the devices' FLOP/s is used."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from sicog.model.devices import device_rates
 if TYPE_CHECKING:
     from sicog.model.configuration import SicogConfig
 
-_PROBES = ((1, 1), (2, 2), (3, 3))  # views in patches, from which the cost of any number of patches follows
-
 
 @dataclass(frozen=True)
 class Speed:
     """Means over some updates.
 
-    useful_tokens: the share of the positions computed that are of rows and not padding. mfu: model FLOP utilisation,
-    0 to 1, None where the device's own rate is not known.
+    useful_tokens: of the positions that all ranks have time for, the share that is of rows and neither padding nor
+    waiting for the slowest. mfu: model FLOP utilisation, 0 to 1, None where the device's own rate is not known.
     """
 
     samples_per_second: float
@@ -51,7 +49,7 @@ class Meter:
         tokens = lengths.tokens[plan.rows].astype(np.int64)
         self._samples = plan.step_borders
         self._tokens = _until(tokens, plan.step_borders)
-        self._positions = _until(_padded(tokens, plan.borders), np.arange(plan.n_steps + 1) * _micro_batches(plan))
+        self._positions = np.append(0, np.cumsum(np.diff(self._tokens) / plan.useful_token_shares(lengths.tokens)))
         known = row_flops is not None and peak is not None
         self._flops = _until(row_flops[plan.rows], plan.step_borders) if known else None  # type: ignore[index]
 
@@ -69,41 +67,21 @@ class Meter:
         )
 
 
-def row_flops(config: SicogConfig, lengths: RowLengths, trainable: Collection[str]) -> np.ndarray:
-    """float64 [N]: FLOPs of training on each row, as `sicog.model.flops` counts them, without what is run again.
+def flops_and_peak(
+    model: SicogConfig, trainable: Collection[str], lengths: RowLengths, n_devices: int
+) -> tuple[np.ndarray, float] | tuple[None, None]:
+    """What a `Meter` needs for MFU; None on a CPU or a device that is not known.
 
-    The views of a row are taken to be alike, and of the projector to be of `scale` x `scale` pixels.
+    Without what checkpointing runs again: that is no use that the model makes of a device.
     """
-    from sicog.model.flops import Work, products
-
-    def cost(work: Work, part: str) -> float:
-        return float(sum(x.training(trainable, False) for x in products(config, work) if x.part == part))
-
-    def language(tokens: int, supervised: int) -> float:
-        return cost(Work((), 0, tokens, supervised), "language_model")
-
-    tokens, supervised, views, patches = (
-        x.astype(np.float64) for x in (lengths.tokens, lengths.supervised, lengths.views, lengths.patches)
-    )
-    # Polynomials of few terms, each found from as many rows: (patches, 1, pairs) of a view, (T, T^2) of the text.
-    tower = [cost(Work((view,), 0, 0, 0), "vision_tower") for view in _PROBES]
-    of_view = np.linalg.solve([[h * w, 1, (h * w + 1) ** 2] for h, w in _PROBES], tower)
-    of_text = np.linalg.solve([[1, 1], [2, 4]], [language(1, 0), language(2, 0)])
-    side = config.scale // config.patch_size
-    of_projector = [cost(Work(((side, side),) * n, 0, 0, 0), "projector") for n in (1, 2)]
-    each = np.divide(patches, views, out=np.zeros_like(patches), where=views > 0)
-    total = of_view[0] * patches + of_view[1] * views + of_view[2] * views * (each + 1) ** 2
-    total += (views > 0) * (2 * of_projector[0] - of_projector[1]) + views * (of_projector[1] - of_projector[0])
-    total += of_text[0] * tokens + of_text[1] * tokens**2
-    return np.asarray(total + (language(1, 1) - language(1, 0)) * supervised)
-
-
-def devices_peak(n_devices: int) -> float | None:
-    """FLOP/s of so many devices of this machine's kind; None on a CPU or a device that is not known."""
     import torch
 
+    from sicog.model.flops import row_cost
+
     rates = device_rates(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    return rates[0] * n_devices if rates else None
+    if rates is None:
+        return None, None
+    return row_cost(model, trainable).of(lengths), rates[0] * n_devices
 
 
 def memory_bytes() -> int:
@@ -120,13 +98,3 @@ def memory_bytes() -> int:
 def _until(values: np.ndarray, borders: np.ndarray) -> np.ndarray:
     """The sum of the values before each border."""
     return np.concatenate([[0], np.cumsum(values)])[borders]
-
-
-def _padded(tokens: np.ndarray, borders: np.ndarray) -> np.ndarray:
-    """int64: positions of each micro-batch when its rows are padded to the longest."""
-    longest = np.maximum.reduceat(np.append(tokens, 0), borders[:-1])
-    return longest * np.diff(borders)
-
-
-def _micro_batches(plan: RunPlan) -> int:
-    return plan.accumulation * plan.world_size

@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog.data.batching import RunPlan
+from sicog.data.lengths import RowLengths
 from sicog.training.config import TrainConfig
 from sicog.training.parts import parts
+from sicog.training.planning import packing_summary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,11 +19,16 @@ if TYPE_CHECKING:
     from sicog.model.modeling import SicogForConditionalGeneration
 
 
-def show_opening(model: SicogForConditionalGeneration, config: TrainConfig, plan: RunPlan, batch: str) -> None:
+def show_opening(
+    model: SicogForConditionalGeneration, config: TrainConfig, plan: RunPlan, batch: str, lengths: RowLengths
+) -> None:
     """Print the table. batch: the line of `batch_line`, of the config as the user gave it."""
     console = Console(stderr=True)
     console.print(_parts_table(parts(model), config))
-    for line in (batch, _run_line(plan), how_line(config), _attention_line(model)):
+    run = f"run: {plan.n_steps:,} updates of {len(plan.rows):,} rows in all"
+    if config.packing != "off":
+        run = f"run: {packing_summary(plan, lengths)}"
+    for line in (batch, run, how_line(config), _attention_line(model)):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -31,11 +38,14 @@ def batch_line(config: TrainConfig, world_size: int) -> str:
     Raises `ValueError` when the sizes do not agree.
     """
     rows = config.rows_per_update(world_size)
-    accumulation = rows // (config.device_batch * world_size)
-    line = (
-        f"batch: {config.device_batch} rows a device x {accumulation} accumulation steps x {world_size} process(es) "
-        f"= {rows} rows per update"
-    )
+    of_rows = config.packing == "off" or config.accumulation is not None
+    line = f"batch: {rows} rows per update of {world_size} process(es), packed (packing: {config.packing})"
+    if of_rows:
+        accumulation = rows // (config.device_batch * world_size)
+        line = (
+            f"batch: {config.device_batch} rows a device x {accumulation} accumulation steps x {world_size} process(es) "
+            f"= {rows} rows per update" + (f", packed (packing: {config.packing})" if config.packing != "off" else "")
+        )
     if config.accumulation is None or rows == config.papers_batch:
         return line
     return (
@@ -48,10 +58,6 @@ def how_line(config: TrainConfig) -> str:
     """How it is computed."""
     words = [f"precision: {config.precision}", f"gradient checkpointing: {config.gradient_checkpointing}"]
     return ", ".join(words)
-
-
-def _run_line(plan: RunPlan) -> str:
-    return f"run: {plan.n_steps:,} updates of {len(plan.rows):,} rows in all"
 
 
 def _attention_line(model: SicogForConditionalGeneration) -> str:

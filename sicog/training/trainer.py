@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from sicog.data.batching import RunPlan
-from sicog.data.collator import PaddedCollator
+from sicog.data.collator import PackedCollator, PaddedCollator
 from sicog.data.dataset import ExampleDataset
+from sicog.model.document_attention import attend_within_documents
 from sicog.model.precision import settled
 from sicog.training import checkpoints
 from sicog.training.config import TrainConfig
@@ -43,6 +44,8 @@ class SicogTrainer(Trainer):
     ) -> None:
         if config.gradient_checkpointing:
             checkpoint_activations(model)
+        if config.packing != "off":
+            attend_within_documents(model)
         super().__init__(model=model, args=trainer_arguments(config, plan), callbacks=callbacks)
         # The Trainer writes `use_cache: false` into the config; the model decides that itself, call by call.
         vars(model.config).pop("use_cache", None)
@@ -66,7 +69,7 @@ class SicogTrainer(Trainer):
         return DataLoader(
             dataset,
             batch_sampler=self.plan.micro_batches(self.args.process_index),
-            collate_fn=PaddedCollator(self.processor),
+            collate_fn=PaddedCollator(self.processor) if self.plan.padded else PackedCollator(),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.args.device.type == "cuda",

@@ -12,28 +12,13 @@ from sicog.data.lengths import RowLengths
 from sicog.model.devices import device_rates
 from sicog.model.flops import PARTS, Work, training_flops
 from sicog.model.plan import read_config
-from sicog.training.speed import Meter, Speed, devices_peak, row_flops
+from sicog.training.speed import Meter, Speed, flops_and_peak
 
 FULL_SIZE = Path(__file__).parents[2] / "recipes" / "configs" / "sicog-7b.json"
 
 
 def lengths(*rows: tuple[int, int, int, int]) -> RowLengths:
     return RowLengths(*(np.array(column, dtype=np.int32) for column in zip(*rows, strict=True)))
-
-
-@pytest.mark.parametrize("trainable", [("projector",), PARTS])
-def test_flops_of_rows_are_those_of_the_model(trainable: tuple[str, ...]) -> None:
-    config = read_config(FULL_SIZE)
-    works = [
-        Work((), 0, 300, 120),
-        Work(((24, 24),), 144, 500, 500),
-        Work(((21, 27),) * 7, 1237, 400, 40),
-    ]
-    given = [(w.positions, w.supervised, len(w.views), sum(h * c for h, c in w.views)) for w in works]
-    found = row_flops(config, lengths(*given), trainable)
-    expected = [sum(training_flops(config, work, trainable).values()) for work in works]
-    assert found[:2] == pytest.approx(expected[:2], rel=1e-9)
-    assert found[2] == pytest.approx(expected[2], rel=2e-3)  # its projector is taken to see square views
 
 
 def test_speeds_by_hand() -> None:
@@ -55,9 +40,15 @@ def test_speeds_by_hand() -> None:
     assert Meter(plan, known).between(0, 2, 1.0).mfu is None and "MFU" not in str(Meter(plan, known).between(0, 2, 1.0))
 
 
-def test_a_cpu_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_has_no_peak_and_a_known_device_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, rows = read_config(FULL_SIZE), lengths((300, 120, 0, 0))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert devices_peak(8) is None
+    assert flops_and_peak(config, PARTS, rows, 8) == (None, None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA A100-SXM4-40GB")
+    flops, peak = flops_and_peak(config, PARTS, rows, 8)
+    assert peak == 8 * 312e12
+    assert flops == pytest.approx([sum(training_flops(config, Work((), 0, 300, 120)).values())])
 
 
 def test_devices_are_known_by_the_words_of_their_names() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sicog.data.batching import plan_run
+from sicog.data.lengths import RowLengths
 from sicog.model import load_checkpoint
 from sicog.training.config import TrainConfig
 from sicog.training.parts import set_trainable
@@ -22,7 +24,9 @@ def test_the_opening_says_what_is_trained_and_how(
     model = load_checkpoint(tiny_dir)[0]
     set_trainable(model, ["projector"])
     settings = config()
-    show_opening(model, settings, plan_run([1] * 24, global_batch=8, device_batch=4, seed=0), batch_line(settings, 1))
+    ones = np.ones(24, dtype=np.int32)
+    plan = plan_run(ones, global_batch=8, device_batch=4, seed=0)
+    show_opening(model, settings, plan, batch_line(settings, 1), RowLengths(ones, ones, ones, ones))
     shown = capsys.readouterr().err
     n = sum(p.numel() for p in model.resampler.parameters())
     assert shown.count(f"{n:,}") == 3  # the projector: all, trained, and the total that is trained
@@ -46,3 +50,9 @@ def test_a_batch_that_is_not_the_papers_is_said(
     line = batch_line(config(**{"global_batch": None, **values}), processes)
     assert f"x {processes} process(es) = {product} rows per update" in line
     assert ("the paper's sft has 128 rows per update, not 256" in line) == warns
+
+
+def test_packed_rows_are_counted_by_the_update(config: MakeConfig) -> None:
+    line = batch_line(config(global_batch=None, packing="step"), 24)  # 128 is no multiple of 4 x 24, and need not be
+    assert line == "batch: 128 rows per update of 24 process(es), packed (packing: step)"
+    assert "not 96" in batch_line(config(global_batch=None, packing="step", accumulation=1), 24)
