@@ -38,14 +38,12 @@ def batch_line(config: TrainConfig, world_size: int) -> str:
     Raises `ValueError` when the sizes do not agree.
     """
     rows = config.rows_per_update(world_size)
-    of_rows = config.packing == "off" or config.accumulation is not None
-    line = f"batch: {rows} rows per update of {world_size} process(es), packed (packing: {config.packing})"
-    if of_rows:
-        accumulation = rows // (config.device_batch * world_size)
-        line = (
-            f"batch: {config.device_batch} rows a device x {accumulation} accumulation steps x {world_size} process(es) "
-            f"= {rows} rows per update" + (f", packed (packing: {config.packing})" if config.packing != "off" else "")
-        )
+    packed = f", packed (packing: {config.packing})" if config.packing != "off" else ""
+    line = f"batch: {rows} rows per update of {world_size} process(es){packed}"
+    if not packed or config.accumulation is not None:
+        steps = rows // (config.device_batch * world_size)
+        product = f"{config.device_batch} rows a device x {steps} accumulation steps x {world_size} process(es)"
+        line = f"batch: {product} = {rows} rows per update{packed}"
     if config.accumulation is None or rows == config.papers_batch:
         return line
     return (
