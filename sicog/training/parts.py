@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from sicog.training.config import PARTS
+from sicog.training.lora import freeze_adapted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +21,7 @@ def set_trainable(model: SicogForConditionalGeneration, trainable: Collection[st
     modules = parts(model)
     for name, module in modules.items():
         module.requires_grad_(name in trainable)
+    freeze_adapted(model.language_model)
     model.vision_tower.freeze_unused()
 
 

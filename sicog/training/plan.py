@@ -156,7 +156,7 @@ def _time_lines(
 
     batch = config.rows_per_update(world_size)
     updates = config.max_steps or max(1, math.ceil(config.epochs * n_rows / batch - 1e-9))
-    flops = float(np.mean(row_cost(model, config.trainable).of(known))) * updates * batch
+    flops = float(np.mean(row_cost(model, config.whole_parts).of(known))) * updates * batch
     seconds = flops / (assumed.tflops * 1e12 * assumed.utilisation * world_size)
     rate = " (assumed: A100)" if assumed.tflops == ASSUMED_TFLOPS else ""
     return [
@@ -169,19 +169,23 @@ def _time_lines(
 def _memory_lines(config: TrainConfig, model: SicogConfig, world_size: int) -> list[str]:
     from sicog.model.memory import ZERO_STAGES, activations, states, states_without_deepspeed
 
-    work = heaviest(config, model)
-    kept = activations(model, work, config.trainable, checkpointing=config.gradient_checkpointing)
-    batch = sum(kept.values())
-    kinds = {
-        f"ZeRO-{zero}": states(model, config.trainable, zero_stage=zero, devices=world_size) for zero in ZERO_STAGES
-    }
-    kinds = {"no DeepSpeed": states_without_deepspeed(model, config.trainable), **kinds}
+    work, trained = heaviest(config, model), config.whole_parts
+    full = config.gradient_checkpointing == "full"
+    batch = sum(activations(model, work, trained, checkpointing=full).values())
+    kinds = {"no DeepSpeed": states_without_deepspeed(model, trained)}
+    for stage in ZERO_STAGES:
+        kinds[f"ZeRO-{stage}"] = states(model, trained, zero_stage=stage, devices=world_size)
     sums = ", ".join(f"{name} {(s.total + batch) / 2**30:.1f}" for name, s in kinds.items())
     return [
         f"memory: GiB on each of {world_size} device(s), computed: {sums}",
         f"  of it {batch / 2**30:.1f} for the heaviest micro-batch allowed, {work.positions:,} positions and "
-        f"{len(work.views)} views; buffers of communication and fragmentation come on top",
+        f"{len(work.views)} views; {_on_top(config)} come on top",
     ]
+
+
+def _on_top(config: TrainConfig) -> str:
+    adapters = "adapters with their states, " if config.lora else ""
+    return f"{adapters}buffers of communication and fragmentation"
 
 
 def heaviest(config: TrainConfig, model: SicogConfig) -> Work:

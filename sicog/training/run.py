@@ -56,30 +56,48 @@ def train(config: TrainConfig) -> Path:
     from transformers.utils import logging
 
     from sicog.data.dataset import ExampleDataset
+    from sicog.model.kernels import chosen_attention, compile_blocks, use_attention, use_kernels
     from sicog.training.callbacks import MetricsWriter, ProgressBar
+    from sicog.training.lora import add_adapters
+    from sicog.training.memory_check import MemoryCheck
     from sicog.training.parts import set_trainable
+    from sicog.training.signals import StopSignal, leave
     from sicog.training.speed import Meter, flops_and_peak
     from sicog.training.trainer import SicogTrainer
 
     logging.disable_progress_bar()  # a bar for each file written would break ours
     set_seed(config.seed)  # before the model: new parts are drawn from it
     model, processor = load_model(config.model)
+    attention = chosen_attention(config.attention, config.precision)
+    use_attention(model, language_model=attention, vision_tower=attention)
+    use_kernels(model, config.kernels)
+    if config.lora:
+        add_adapters(model, config.lora, config.precision)
+    if config.compile:
+        compile_blocks(model)
     set_trainable(model, config.trainable)
     read = load_rows(config, processor)
     plan = plan_updates(config, read.lengths, model.config, _world_size())
-    meter = Meter(plan, read.lengths, *flops_and_peak(model.config, config.trainable, read.lengths, _world_size()))
+    meter = Meter(plan, read.lengths, *flops_and_peak(model.config, config.whole_parts, read.lengths, _world_size()))
     metrics = MetricsWriter(config.run_dir, plan, len(read.rows), meter, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, meter)
     dataset = ExampleDataset(read.rows, processor, slicing=config.slicing)
-    trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar])
+    stop = StopSignal()
+    trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar, stop])
+    if config.check_memory if config.check_memory is not None else trainer.args.device.type == "cuda":
+        trainer.add_callback(MemoryCheck(trainer, read.lengths))
     if _is_main():
         show_opening(model, config, plan, batch, read.lengths)
     try:
-        _run(trainer, config)
+        with stop.listening():
+            _run(trainer, config)
     finally:
         metrics.close()
         bar.close()
-    _save_final(trainer, config)
+    if stop.stopped is not None:
+        leave(config.stage, stop.stopped, plan.n_steps)
+    with checkpoints.writing(config.run_dir / _FINAL):
+        _save_final(trainer, config)
     if _is_main():
         _write_manifest(trainer, config, read)
     return _tidy(config)
@@ -193,11 +211,13 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) 
     """Move the final files to the top of the run, then say in the manifest what they are and what they come from."""
     plan: RunPlan = trainer.plan
     final = config.run_dir / _FINAL
-    files = {path.name: digest_file(path) for path in sorted(final.iterdir())}
+    paths = sorted(path for path in final.rglob("*") if path.is_file())
+    files = {path.relative_to(final).as_posix(): digest_file(path) for path in paths}
     for name in files:
         (final / name).chmod(0o644)  # safetensors makes its files private; a checkpoint is as readable as a dataset
+        (config.run_dir / name).parent.mkdir(exist_ok=True)
         (final / name).replace(config.run_dir / name)
-    final.rmdir()
+    shutil.rmtree(final)
     losses: list[Any] = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     manifest = {
         "step": "train",
@@ -217,7 +237,7 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) 
 
 def _tidy(config: TrainConfig) -> Path:
     if _is_main() and not config.keep_checkpoints:
-        checkpoints.keep_newest(config.run_dir, 0)
+        checkpoints.keep_newest(config.run_dir, 0, config.keep_every)
     return config.run_dir
 
 

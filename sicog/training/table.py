@@ -10,7 +10,6 @@ from rich.table import Table
 from sicog.data.batching import RunPlan
 from sicog.data.lengths import RowLengths
 from sicog.training.config import TrainConfig
-from sicog.training.parts import parts
 from sicog.training.planning import packing_summary
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ def show_opening(
     model: SicogForConditionalGeneration, config: TrainConfig, plan: RunPlan, batch: str, lengths: RowLengths
 ) -> None:
     """Print the table. batch: the line of `batch_line`, of the config as the user gave it."""
+    from sicog.training.parts import parts
+
     console = Console(stderr=True)
     console.print(_parts_table(parts(model), config))
     run = f"run: {plan.n_steps:,} updates of {len(plan.rows):,} rows in all"
@@ -54,8 +55,10 @@ def batch_line(config: TrainConfig, world_size: int) -> str:
 
 def how_line(config: TrainConfig) -> str:
     """How it is computed."""
-    words = [f"precision: {config.precision}", f"gradient checkpointing: {config.gradient_checkpointing}"]
-    return ", ".join(words)
+    words: dict[str, str] = {"precision": config.precision, "gradient checkpointing": config.gradient_checkpointing}
+    words |= {"optimizer": config.optimizer, "kernels": config.kernels, "compiled": "yes" if config.compile else "no"}
+    words |= {"LoRA rank": str(config.lora.r)} if config.lora else {}
+    return ", ".join(f"{name}: {value}" for name, value in words.items())
 
 
 def _attention_line(model: SicogForConditionalGeneration) -> str:
@@ -69,12 +72,12 @@ def _parts_table(modules: dict[str, nn.Module], config: TrainConfig) -> Table:
     table = Table("part", "parameters", "trainable", "dtype", "learning rate")
     for column in (table.columns[1], table.columns[2], table.columns[4]):
         column.justify = "right"
-    total = [0, 0]
+    total, rates = [0, 0], {str(part): rate for part, rate in config.learning_rates.items()}
     for name, module in modules.items():
         counts = [sum(p.numel() for p in module.parameters() if p.requires_grad or not only) for only in (False, True)]
         total = [t + c for t, c in zip(total, counts, strict=True)]
         dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})
-        rate = f"{config.learning_rate:g}" if counts[1] else "frozen"
+        rate = f"{rates.get(name, config.learning_rate):g}" if counts[1] else "frozen"
         table.add_row(name, *(f"{c:,}" for c in counts), ", ".join(dtypes), rate)
     table.add_section()
     table.add_row("total", *(f"{t:,}" for t in total))

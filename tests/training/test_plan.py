@@ -28,7 +28,7 @@ def lines(config: TrainConfig, assumed: Assumed = Assumed(), **environment: str)
 
 
 def test_the_plan_of_a_run(config: MakeConfig, tiny_dir: Path, tmp_path: Path) -> None:
-    settings = config(max_length=512, gradient_checkpointing=True)
+    settings = config(max_length=512, gradient_checkpointing="full")
     before = sorted(tmp_path.rglob("*"))
     plan = lines(settings, Assumed(tflops=1e-3, utilisation=0.5), DISTRIBUTED_ARGS="--nproc_per_node 2")
     assert "ranks 0 to 1: torchrun --nnodes=1 --nproc_per_node=2 -m sicog train c.yaml" in plan
