@@ -111,14 +111,20 @@ class Bench:
         self.start = time.monotonic()
         self.config: SicogConfig = SicogConfig.from_dict(smoke_fields() if smoke else json.loads(FULL_SIZE.read_text()))
         self.text_tokens, self.prompt_tokens = (20, 6) if smoke else (TEXT, PROMPT_TEXT)
+        self.build()
+        self.references: dict[int, tuple[torch.Tensor, float]] = {}
+
+    def build(self) -> None:
+        """A model as it was at first, always with the same weights."""
+        self.model: Any = None
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.stage = ""
+        gc.collect()
         torch.manual_seed(0)
         torch.set_default_dtype(torch.bfloat16)
         with torch.device(self.device):
-            self.model: Any = SicogForConditionalGeneration(self.config)
+            self.model = SicogForConditionalGeneration(self.config)
         torch.set_default_dtype(torch.float32)
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.stage = ""
-        self.references: dict[int, tuple[torch.Tensor, float]] = {}
 
     @property
     def elapsed(self) -> float:
