@@ -22,6 +22,7 @@ from sicog.records import Example
 from sicog.storage import count_rows, shards
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.nodes import planned_nodes
+from sicog.training.planning import pack_limits
 from sicog.training.table import batch_line, how_line
 
 if TYPE_CHECKING:
@@ -196,7 +197,9 @@ def heaviest(config: TrainConfig, model: SicogConfig) -> Work:
     views = config.device_batch * (model.max_slices + 1 if config.slicing and model.image_mode == "slices" else 1)
     positions = config.device_batch * config.max_length
     if config.packing != "off":
-        views, positions = config.pack_views or views, config.pack_tokens or positions
+        nothing = np.zeros(0, dtype=np.int32)
+        limits = pack_limits(config, RowLengths(nothing, nothing, nothing, nothing))
+        views, positions = limits.views, limits.tokens
     image_tokens = min(views * model.query_grid**2, positions)
     text = positions - image_tokens
     return Work(((side, side),) * views, image_tokens, text, text)
