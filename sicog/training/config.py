@@ -9,12 +9,13 @@ from pydantic import Field, field_validator, model_validator
 
 from sicog.config import Config
 from sicog.data.batching import accumulation_steps
-from sicog.data.mixture import Source
+from sicog.data.config import DataConfig
 from sicog.model.kernels import Attention, Kernels
 from sicog.model.precision import Precision
 
 Part = Literal["vision_tower", "projector", "language_model"]
 Checkpointing = Literal["none", "selective", "full"]
+Parallel = Literal["auto", "ddp", "zero2", "zero3", "fsdp"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
 _PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128}
 
@@ -66,32 +67,6 @@ class ModelSource(Config):
         return {f"model.{name}": path for name in names if (path := getattr(self, name)) is not None}
 
 
-class DataConfig(Config):
-    """Which rows, and where their images lie.
-
-    max_dropped_share: above this share of unusable rows the run stops; a larger one may go on in the same folder.
-    path: a dataset folder, a .json / .jsonl file or a .yaml mixture; or `sources`, the same as a mixture in place.
-    image_roots: folders outside `image_folder` into which its links may lead.
-    check_images: `decode` reads every image once before training, so that a damaged one is a drop and not a stop in
-    the middle of the run; `header` reads only sizes.
-    """
-
-    volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
-
-    path: Path | None = None
-    sources: tuple[Source, ...] = ()
-    image_folder: Path | None = None
-    image_roots: tuple[Path, ...] = ()
-    check_images: Literal["decode", "header"] = "decode"
-    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> DataConfig:
-        if (self.path is None) == (not self.sources):
-            raise ValueError("give data.path or data.sources, one of them")
-        return self
-
-
 class LoraSettings(Config):
     """Low-rank adapters in place of the language model's own weights; see `sicog.training.lora`.
 
@@ -111,8 +86,11 @@ class TrainConfig(Config):
     global_batch is the number of rows of an update over all processes; accumulation is derived from it. For those who
     count the other way, `accumulation` alone makes it device_batch x accumulation x processes; with neither it is the
     paper's, 256 for align and 128 else. `max_steps`, when set, replaces `epochs`. precision `auto`: bfloat16 autocast
-    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. workers: data loading processes,
-    by default 0 on a CPU and 4 on a GPU. report_to: trackers of the Trainer that get every update too, such as wandb or
+    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. parallel: how processes share the
+    training (`training.parallel`), `auto` is zero2 with several GPUs and deepspeed installed, else ddp; under zero2 and
+    zero3 bfloat16 holds for the weights and the checkpoint too, beside float32 ones in the optimizer's shards. offload:
+    the optimizer's states, and with zero3 the weights, lie in the CPU's memory. workers: data loading processes, by
+    default 0 on a CPU and 4 on a GPU. report_to: trackers of the Trainer that get every update too, such as wandb or
     mlflow; they are set up by their own variables.
 
     gradient_checkpointing: for memory, what the layers computed is not kept but computed again in the backward pass;
@@ -176,6 +154,8 @@ class TrainConfig(Config):
     pack_views: int | None = Field(default=None, gt=0)
     seed: int = Field(default=42, ge=0)
     precision: Precision = "auto"
+    parallel: Parallel = "auto"
+    offload: bool = False
     gradient_checkpointing: Checkpointing = "none"
     attention: Attention = "auto"
     kernels: Kernels = "auto"
@@ -207,6 +187,14 @@ class TrainConfig(Config):
     def _something_is_trained(self) -> TrainConfig:
         if not self.trainable or len(set(self.trainable)) != len(self.trainable):
             raise ValueError(f"trainable must name one or more of {', '.join(PARTS)}, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_whole(self) -> TrainConfig:
+        if self.lora and self.parallel in ("zero3", "fsdp"):
+            raise ValueError(
+                f"adapters (lora) are not sharded; use parallel ddp or zero2 with them, not {self.parallel}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -253,7 +241,4 @@ class TrainConfig(Config):
 
     def inputs(self) -> dict[str, Path]:
         """The inputs whose content decides the result, by name, for run.json."""
-        data = {f"data.sources.{i}": source.path for i, source in enumerate(self.data.sources)}
-        if self.data.path is not None:
-            data = {"data.path": self.data.path}
-        return {**self.model.inputs(), **data}
+        return {**self.model.inputs(), **self.data.inputs()}

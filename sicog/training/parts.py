@@ -28,3 +28,8 @@ def set_trainable(model: SicogForConditionalGeneration, trainable: Collection[st
 def parts(model: SicogForConditionalGeneration) -> dict[str, nn.Module]:
     """The model's parts by name."""
     return {"vision_tower": model.vision_tower, "projector": model.resampler, "language_model": model.language_model}
+
+
+def size(parameter: nn.Parameter) -> int:
+    """Elements of the whole parameter, also where ZeRO-3 keeps a shard of it here."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -7,19 +7,16 @@ utilisation that are assumed, and said to be.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sicog.data.lengths import RowLengths
-from sicog.data.mixture import Source, load_sources
-from sicog.formats import read_llava
-from sicog.records import Example
-from sicog.storage import count_rows, shards
+from sicog.data.mixture import read_mixture
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.nodes import planned_nodes
 from sicog.training.planning import pack_limits
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
 
 ASSUMED_TFLOPS, ASSUMED_UTILISATION = 312.0, 0.45  # an A100's data sheet; an 8B vision-language model's best known
 _SAMPLE = 512  # rows
-_PLACES = 8  # spread over a file, which may be sorted
 
 
 @dataclass(frozen=True)
@@ -60,24 +56,20 @@ def plan_lines(
     lines += _memory_lines(config, model_config, nodes.world_size)
     if any(name.startswith("data.") for name in gone):
         return [*lines, "time: not known before the data is there"]
-    n_rows, examples = sample_rows(_sources(config))
-    known, unusable = _measured(config, examples, processor)
+    n_rows, known, unusable = sample_rows(config, processor)
     if not len(known):
-        return [*lines, f"rows: {n_rows:,}; of {len(examples)} looked at, none could be used: time is not known"]
+        return [*lines, f"rows: {n_rows:,}; of {unusable} looked at, none could be used: time is not known"]
     lines.append(_rows_line(n_rows, known, unusable))
     return [*lines, *_time_lines(config, model_config, n_rows, known, nodes.world_size, assumed)]
 
 
 def missing(config: TrainConfig) -> dict[str, Path]:
     """The inputs that do not exist, by their config key."""
-    inputs = config.inputs()
-    if config.data.image_folder is not None:
-        inputs["data.image_folder"] = config.data.image_folder
-    gone = {name: path for name, path in inputs.items() if not path.exists()}
-    if config.data.path is not None and config.data.path.suffix in (".yaml", ".yml") and not gone.get("data.path"):
-        sources = load_sources(config.data.path)
-        gone |= {f"data.sources.{i}": s.path for i, s in enumerate(sources) if not s.path.exists()}
-    return gone
+    data = config.data
+    is_gone = data.path is not None and data.path.suffix in (".yaml", ".yml") and not data.path.is_file()
+    of_data = {"data.path": data.path} if is_gone else data.inputs()  # those behind a mixture, once it can be read
+    inputs = {**config.model.inputs(), **of_data, "data.image_folder": data.image_folder}
+    return {name: path for name, path in inputs.items() if path is not None and not path.exists()}
 
 
 def read_shapes(source: ModelSource) -> tuple[SicogConfig, SicogProcessor]:
@@ -100,46 +92,26 @@ def read_shapes(source: ModelSource) -> tuple[SicogConfig, SicogProcessor]:
     return config, SicogProcessor.from_config(config, tokenizer, turn_format=source.turn_format or "chatml", **image)
 
 
-def sample_rows(sources: Sequence[Source]) -> tuple[int, list[Example]]:
-    """The number of rows that the sources give, and some of them, spread over each source by its share."""
-    counts = [len(read_llava(s.path)) if s.path.is_file() else count_rows(s.path) for s in sources]
-    taken = [source.rows_taken(n) for source, n in zip(sources, counts, strict=True)]
-    total = sum(taken)
-    examples: list[Example] = []
-    for source, n, share in zip(sources, counts, taken, strict=True):
-        wanted = -(-_SAMPLE * share // max(total, 1))
-        examples += islice(_spread(source.path, n, wanted), wanted)
-    return total, examples
+def sample_rows(config: TrainConfig, processor: SicogProcessor) -> tuple[int, RowLengths, int]:
+    """The number of rows, the lengths of some that can be used, drawn from all, and how many others were drawn.
 
+    The rows are read as the run reads them, but their tables are made in a folder that is gone afterwards.
+    """
+    from sicog.data.image_folder import ImageFolder
+    from sicog.data.measure import TokenMeasure
+    from sicog.data.mixture_rows import measure_mixture
 
-def _sources(config: TrainConfig) -> tuple[Source, ...]:
-    return config.data.sources or load_sources(Path(str(config.data.path)))
-
-
-def _spread(path: Path, n_rows: int, wanted: int) -> Iterator[Example]:
-    """Rows from a few places of a file, or from the beginnings of a few shards."""
-    each = -(-wanted // _PLACES)
-    if path.is_file():
-        rows = read_llava(path)
-        for place in range(_PLACES):
-            start = max(place * n_rows // _PLACES, place * each)
-            yield from (row for row in rows.read(start, min(start + each, n_rows)) if isinstance(row, Example))
-        return
-    files = shards(path)
-    chosen = sorted({place * len(files) // _PLACES for place in range(_PLACES)})
-    for number in chosen:
-        with files[number].open("rb") as file:
-            for line in islice(file, -(-wanted // len(chosen))):
-                yield Example.model_validate_json(line)
-
-
-def _measured(config: TrainConfig, examples: Sequence[Example], processor: SicogProcessor) -> tuple[RowLengths, int]:
-    """The lengths of the rows that can be used, and the number of the others."""
-    from sicog.data.dataset import ImageFolder, measure_rows, row_lengths
-
-    images = ImageFolder(config.data.image_folder, config.data.image_roots, "header")
-    rows, dropped = measure_rows(examples, processor, images, max_length=config.max_length, slicing=config.slicing)
-    return row_lengths(rows), len(dropped)
+    data = config.data
+    with TemporaryDirectory() as folder:
+        cache = Path(folder)
+        mixture = read_mixture(data.chosen_sources(), config.seed, cache)
+        n = len(mixture.selection)
+        drawn = np.sort(np.random.default_rng(0).choice(n, min(n, _SAMPLE), replace=False))
+        images = ImageFolder(data.image_folder, data.image_roots, check="header", cache=cache)
+        measure = TokenMeasure(processor, config.slicing)
+        chosen = replace(mixture, selection=mixture.selection[drawn])
+        usable = measure_mixture(chosen, measure, images, max_length=config.max_length, cache=cache)
+        return n, usable.lengths, len(drawn) - len(usable.lengths)
 
 
 def _rows_line(n_rows: int, known: RowLengths, unusable: int) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sicog.model.configuration import SicogConfig
 
 _VIEWS_OF_A_ROW = 8  # seven slices and the thumbnail
+_FAR_FROM_BATCH = 0.25  # as a share of it
 
 
 def plan_updates(config: TrainConfig, lengths: RowLengths, model: SicogConfig, world_size: int) -> RunPlan:
@@ -50,11 +51,13 @@ def pack_limits(config: TrainConfig, lengths: RowLengths) -> PackLimits:
     return PackLimits(config.pack_tokens or config.device_batch * config.max_length, config.pack_views or views)
 
 
-def packing_summary(plan: RunPlan, lengths: RowLengths) -> str:
-    """One line for the log: how many micro-batches make an update, and how full they are."""
+def packing_summary(plan: RunPlan, lengths: RowLengths, global_batch: int) -> str:
+    """One line for the log: how many micro-batches make an update, how full they are, and how many rows they hold."""
     rows = len(plan.rows) / plan.n_steps
     useful = plan.useful_token_shares(lengths.tokens).mean()
+    far = abs(rows / global_batch - 1) > _FAR_FROM_BATCH
+    advice = f"; smaller pack_tokens or pack_views come nearer to global_batch {global_batch}" if far else ""
     return (
         f"{plan.n_steps} updates of {plan.accumulation} packed micro-batch(es) on each of {plan.world_size} "
-        f"process(es), {rows:.1f} rows an update on average, {useful:.1%} of the positions useful"
+        f"process(es), {rows:.1f} rows an update on average, {useful:.1%} of the positions useful{advice}"
     )

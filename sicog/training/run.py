@@ -6,25 +6,25 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from sicog.data.batching import RunPlan
-from sicog.data.mixture import load_sources, read_mixture
+from sicog.data.cache import cache_folder
+from sicog.data.mixture import read_mixture
 from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
-from sicog.records import Dropped
 from sicog.storage import MANIFEST, write_json, write_records
-from sicog.training import checkpoints
+from sicog.training import checkpoints, parallel
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.planning import plan_updates
 from sicog.training.table import batch_line, show_opening
 
 if TYPE_CHECKING:
-    from sicog.data.dataset import Row
+    from sicog.data.dataset import ExampleDataset
     from sicog.data.lengths import RowLengths
     from sicog.model.modeling import SicogForConditionalGeneration
     from sicog.model.processing import SicogProcessor
@@ -45,17 +45,24 @@ def train(config: TrainConfig) -> Path:
     # Settled in run.json: the same accumulation on another number of processes, or `auto` on another kind of device,
     # would be another run.
     config = config.model_copy(
-        update={"global_batch": global_batch, "accumulation": None, "precision": settled(config.precision)}
+        update={
+            "global_batch": global_batch,
+            "accumulation": None,
+            "precision": settled(config.precision),
+            "parallel": parallel.settled_parallel(config),
+        }
     )
     if _is_main():
-        write_run_json(config.run_dir, step="train", config=config, inputs=config.inputs())
+        from sicog.data.table import digest_source_file
+
+        of_file = partial(digest_source_file, cache=cache_folder(config.data.cache_dir))
+        write_run_json(config.run_dir, step="train", config=config, inputs=config.inputs(), of_file=of_file)
     if (config.run_dir / MANIFEST).is_file():
         return _tidy(config)
 
     from transformers import set_seed
     from transformers.utils import logging
 
-    from sicog.data.dataset import ExampleDataset
     from sicog.model.kernels import chosen_attention, compile_blocks, use_attention, use_kernels
     from sicog.training.callbacks import MetricsWriter, ProgressBar
     from sicog.training.lora import add_adapters
@@ -67,7 +74,7 @@ def train(config: TrainConfig) -> Path:
 
     logging.disable_progress_bar()  # a bar for each file written would break ours
     set_seed(config.seed)  # before the model: new parts are drawn from it
-    model, processor = load_model(config.model)
+    model, processor = parallel.load(config, load_model)
     attention = chosen_attention(config.attention, config.precision)
     use_attention(model, language_model=attention, vision_tower=attention)
     use_kernels(model, config.kernels)
@@ -79,11 +86,10 @@ def train(config: TrainConfig) -> Path:
     read = load_rows(config, processor)
     plan = plan_updates(config, read.lengths, model.config, _world_size())
     meter = Meter(plan, read.lengths, *flops_and_peak(model.config, config.whole_parts, read.lengths, _world_size()))
-    metrics = MetricsWriter(config.run_dir, plan, len(read.rows), meter, tensorboard=config.tensorboard)
+    metrics = MetricsWriter(config.run_dir, plan, len(read.dataset), meter, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, meter)
-    dataset = ExampleDataset(read.rows, processor, slicing=config.slicing)
     stop = StopSignal()
-    trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar, stop])
+    trainer = SicogTrainer(model, processor, read.dataset, plan, config, [metrics, bar, stop])
     if config.check_memory if config.check_memory is not None else trainer.args.device.type == "cuda":
         trainer.add_callback(MemoryCheck(trainer, read.lengths))
     if _is_main():
@@ -127,59 +133,69 @@ def load_model(source: ModelSource) -> tuple[SicogForConditionalGeneration, Sico
 
 @dataclass(frozen=True)
 class RowsRead:
-    """What came of the data: each of `n_in` rows is in `rows` or in `dropped`; `take` left another `left_out`."""
+    """What came of the data: each of `n_in` rows is in `dataset` or counted in `dropped`; another `left_out` were left.
+
+    A row that a weight repeats is counted as often as it is trained on.
+    """
 
     n_in: int
     left_out: int
-    rows: list[Row]
-    dropped: list[Dropped]
+    dataset: ExampleDataset
+    dropped: Counter[str]
 
-    @cached_property
+    @property
     def lengths(self) -> RowLengths:
         """What is known of each row before the model runs."""
-        from sicog.data.dataset import row_lengths
-
-        return row_lengths(self.rows)
+        return self.dataset.lengths
 
 
 def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
-    """The rows to train on and the drops, which are also written to dropped.jsonl.
+    """The rows to train on and counts of the drops, which are also written to dropped.jsonl.
 
     Raises `ValueError` when more than `data.max_dropped_share` of the rows cannot be used.
     """
-    from sicog.data.dataset import ImageFolder, measure_rows
+    from sicog.data.dataset import ExampleDataset
+    from sicog.data.image_folder import ImageFolder
+    from sicog.data.measure import TokenMeasure
+    from sicog.data.mixture_rows import measure_mixture
 
-    data = config.data
-    mixture = read_mixture(data.sources or load_sources(Path(str(data.path))), config.seed)
-    images = ImageFolder(data.image_folder, data.image_roots, data.check_images)
-    n_rows = len(mixture.examples) + len(mixture.dropped)
-    rows, dropped = measure_rows(
-        mixture.examples, processor, images, max_length=config.max_length, slicing=config.slicing
+    data, cache = config.data, cache_folder(config.data.cache_dir)
+    mixture = read_mixture(data.chosen_sources(), config.seed, cache)
+    images = ImageFolder(data.image_folder, data.image_roots, check=data.check_images, cache=cache)
+    measure = TokenMeasure(processor, config.slicing)
+    usable = measure_mixture(mixture, measure, images, max_length=config.max_length, cache=cache)
+    dataset = ExampleDataset(
+        mixture.tables, usable.selection, usable.lengths, processor, images, slicing=config.slicing, cache=cache
     )
-    dropped = [*mixture.dropped, *dropped]
+    n_rows = len(mixture.selection) + mixture.n_dropped
+    dropped = Counter(row.reason for row in usable.dropped())
     if _is_main():
-        write_records(config.run_dir / DROPPED, dropped)
-    if n_rows != len(rows) + len(dropped):
-        raise AssertionError(f"{n_rows} rows were read, but {len(rows)} are kept and {len(dropped)} dropped")
-    reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(d.reason for d in dropped).most_common())
-    if len(dropped) > max(1.0, data.max_dropped_share * n_rows):
-        first = dropped[0]
+        write_records(config.run_dir / DROPPED, usable.dropped())
+    if n_rows != len(dataset) + dropped.total():
+        raise AssertionError(f"{n_rows} rows were read, but {len(dataset)} are kept and {dropped.total()} dropped")
+    reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common())
+    if dropped.total() > max(1.0, data.max_dropped_share * n_rows):
+        first = next(usable.dropped())
         raise ValueError(
-            f"{len(dropped)} of {n_rows} rows cannot be used ({reasons}; such as {first.id}: {first.detail}). "
+            f"{dropped.total()} of {n_rows} rows cannot be used ({reasons}; such as {first.id}: {first.detail}). "
             f"All are listed in {config.run_dir / DROPPED}. Mend the data, or allow more with data.max_dropped_share"
         )
-    if not rows:
+    if not len(dataset):
         raise ValueError(f"no row to train on: {n_rows} rows were read ({reasons or 'the data is empty'})")
     if _is_main():
-        drops = f", {len(dropped)} dropped ({reasons})" if dropped else ""
-        left = f", {mixture.left} left out by take" if mixture.left else ""
-        Console(stderr=True).print(f"  {config.stage}: {len(rows)} rows{drops}{left}", highlight=False)
-    return RowsRead(n_rows, mixture.left, rows, dropped)
+        drops = f", {dropped.total()} dropped ({reasons})" if dropped else ""
+        left = f", {mixture.left} left out by take or weight" if mixture.left else ""
+        Console(stderr=True).print(f"  {config.stage}: {len(dataset)} rows{drops}{left}", highlight=False)
+    return RowsRead(n_rows, mixture.left, dataset, dropped)
 
 
 def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
     """Train from the newest complete checkpoint, or from the start."""
     resume = checkpoints.newest_complete(config.run_dir)
+    if resume is not None:
+        checkpoints.check_processes(resume, _world_size())
+        if checkpoints.is_universal(resume):
+            parallel.load_universal(trainer.args)
     trainer.accelerator.wait_for_everyone()  # all ranks have looked before the main one removes anything
     if _is_main():
         checkpoints.remove_incomplete(config.run_dir)
@@ -200,11 +216,19 @@ def _save_final(trainer: SicogTrainer, config: TrainConfig) -> None:
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
     trainer.processor.save_pretrained(folder)
     if config.stage == "align":
-        from safetensors.torch import save_file
+        save_projector(folder)
 
-        model: Any = trainer.model
-        weights = model.resampler.state_dict(prefix="resampler.")
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / PROJECTOR)
+
+def save_projector(folder: Path) -> None:
+    """The projector of the checkpoint in this folder once more, in a file of its own."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    weights: dict[str, Any] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            weights |= {name: tensors.get_tensor(name) for name in tensors.keys() if name.startswith("resampler.")}  # noqa: SIM118
+    save_file(weights, folder / PROJECTOR)
 
 
 def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) -> None:
@@ -223,8 +247,8 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) 
         "step": "train",
         "stage": config.stage,
         "rows_in": read.n_in,
-        "rows_out": len(read.rows),
-        "dropped": dict(sorted(Counter(d.reason for d in read.dropped).items())),
+        "rows_out": len(read.dataset),
+        "dropped": dict(sorted(read.dropped.items())),
         "failed": {},
         "left_out": read.left_out,
         "steps": plan.n_steps,

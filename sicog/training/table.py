@@ -28,7 +28,7 @@ def show_opening(
     console.print(_parts_table(parts(model), config))
     run = f"run: {plan.n_steps:,} updates of {len(plan.rows):,} rows in all"
     if config.packing != "off":
-        run = f"run: {packing_summary(plan, lengths)}"
+        run = f"run: {packing_summary(plan, lengths, config.rows_per_update(plan.world_size))}"
     for line in (batch, run, how_line(config), _attention_line(model)):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
@@ -57,6 +57,7 @@ def how_line(config: TrainConfig) -> str:
     """How it is computed."""
     words: dict[str, str] = {"precision": config.precision, "gradient checkpointing": config.gradient_checkpointing}
     words |= {"optimizer": config.optimizer, "kernels": config.kernels, "compiled": "yes" if config.compile else "no"}
+    words |= {"parallel": config.parallel + (" with offload" if config.offload else "")}
     words |= {"LoRA rank": str(config.lora.r)} if config.lora else {}
     return ", ".join(f"{name}: {value}" for name, value in words.items())
 
@@ -69,12 +70,14 @@ def _attention_line(model: SicogForConditionalGeneration) -> str:
 
 
 def _parts_table(modules: dict[str, nn.Module], config: TrainConfig) -> Table:
+    from sicog.training.parts import size
+
     table = Table("part", "parameters", "trainable", "dtype", "learning rate")
     for column in (table.columns[1], table.columns[2], table.columns[4]):
         column.justify = "right"
     total, rates = [0, 0], {str(part): rate for part, rate in config.learning_rates.items()}
     for name, module in modules.items():
-        counts = [sum(p.numel() for p in module.parameters() if p.requires_grad or not only) for only in (False, True)]
+        counts = [sum(size(p) for p in module.parameters() if p.requires_grad or not only) for only in (False, True)]
         total = [t + c for t, c in zip(total, counts, strict=True)]
         dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})
         rate = f"{rates.get(name, config.learning_rate):g}" if counts[1] else "frozen"

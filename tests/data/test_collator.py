@@ -23,7 +23,7 @@ def encoded(n: int, *, views: int = 0, supervised: bool = True) -> Encoded:
 def test_documents_lie_end_to_end_without_padding_or_a_target_across_a_border() -> None:
     batch = PackedCollator()([("a", encoded(3, views=1)), ("b", encoded(1)), ("c", encoded(2, views=2))])
     assert batch["input_ids"].tolist() == [[10, 11, 12, 10, 10, 11]]
-    assert batch["labels"].tolist() == [[-100, 11, 12, -100, -100, 11]]  # each first label was an id (D-C8)
+    assert batch["labels"].tolist() == [[-100, 11, 12, -100, -100, 11]]  # each first label was an id
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1]]
     assert batch["document_borders"].tolist() == [0, 3, 4, 6] and batch["document_borders"].dtype == torch.int32
     assert batch["pixel_values"][:, 0].tolist() == [3] * 4 + [2] * 8

@@ -1,4 +1,4 @@
-"""Packed rows: documents attend to themselves alone (D-C8, D-C9), and losses and gradients are those of padded rows."""
+"""Packed rows: documents see neither each other nor each other's images (D-C9); losses and gradients are as padded."""
 
 import copy
 

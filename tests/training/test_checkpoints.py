@@ -16,7 +16,7 @@ def save(run: Path, step: int, *, complete: bool = True) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"0123456789")
     if complete:
-        checkpoints.mark_complete(folder)
+        checkpoints.mark_complete(folder, processes=1)
     return folder
 
 
