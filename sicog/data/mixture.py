@@ -84,7 +84,7 @@ def read_mixture(sources: Sequence[Source], seed: int, cache: Path) -> Mixture:
         weighted = _weighted(rows, source.weight, f"{seed}:{number}:weight")
         chosen.append(weighted)
         left += len(table) - (len(rows) if source.weight >= 1 else len(weighted))
-    numbers = np.repeat(np.arange(len(tables)), [len(rows) for rows in chosen])
+    numbers = np.repeat(np.arange(len(tables), dtype=np.int32), [len(rows) for rows in chosen])
     return Mixture(tables, Selection(numbers, np.concatenate([*chosen, np.empty(0, dtype=np.int64)])), left)
 
 

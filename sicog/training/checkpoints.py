@@ -19,6 +19,7 @@ MARKER = "complete.json"
 UNIVERSAL = "-universal"
 _NAME = re.compile(rf"checkpoint-(\d+)({UNIVERSAL})?")
 _SHARDS = "global_step*"  # DeepSpeed's folder of what each process has saved
+_TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc")
 
 
 def mark_complete(folder: Path, *, processes: int) -> None:
@@ -95,12 +96,14 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        # torch's writer has no error of its own.
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        # torch's writer has no error of its own, and does not say what the system said.
+        of_torch = isinstance(error, RuntimeError)
+        if of_torch and not any(name in str(error) for name in _TORCH_WRITER):
             raise
         shutil.rmtree(folder, ignore_errors=True)
         kept = newest_complete(folder.parent)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        system = error.strerror if isinstance(error, OSError) else None
+        reason = "the disk did not take all of it" if of_torch else system or str(error).splitlines()[0]
         raise ValueError(
             f"{folder} could not be written: {reason}. {kept.name if kept else 'No earlier checkpoint'} is kept; "
             f"make room or mend the folder, and run the same again to go on"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -184,6 +185,27 @@ def test_a_rank_that_raises_ends_all_at_once(config: MakeConfig, data_dir: Path,
     assert process.returncode != 0 and time.monotonic() - began < 30
     assert errors.count(f"sicog: row row-{row} could be read before training and cannot now") == 1, errors[-3000:]
     assert not (run / "manifest.json").exists()
+
+
+POISONED = """
+from sicog.training.trainer import SicogTrainer
+original = SicogTrainer.compute_loss
+def poisoned(self, *args, **kwargs):
+    loss = original(self, *args, **kwargs)
+    if self.state.global_step == 1:
+        loss.register_hook(lambda gradient: gradient * float("inf"))
+    return loss
+SicogTrainer.compute_loss = poisoned
+"""
+
+
+@pytest.mark.slow
+def test_zero_leaves_out_an_update_that_is_not_finite(config: MakeConfig, tmp_path: Path) -> None:
+    """R8: DeepSpeed makes the update within the backward pass, so it must be DeepSpeed that leaves it out."""
+    run = tmp_path / "run"
+    _, errors = (process := start(config(parallel="zero2"), run, 1, POISONED)).communicate(timeout=200)
+    assert process.returncode != 0 and len(metrics(run)) == 1
+    assert re.search(r"sicog: the gradient norm is inf at update 2, of rows row-\d+, .* before the update", errors)
 
 
 def test_deepspeed_is_told_what_the_config_says(config: MakeConfig) -> None:
