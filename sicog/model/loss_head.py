@@ -68,7 +68,8 @@ def document_log_probs(
     if kind == "plain":
         log_p_S = _log_probs(head(hidden_SE), targets_S)
     else:
-        log_p_S = (_fused_log_probs if _is_ordinary(head) else _called_log_probs)(head, hidden_SE, targets_S)
+        make: Any = _fused_log_probs if _is_ordinary(head) else _called_log_probs
+        log_p_S = make(head, hidden_SE, targets_S)
     return log_p_S.new_zeros(len(labels_BT)).index_add(0, row_S, log_p_S)
 
 

@@ -28,6 +28,7 @@ from transformers import TrainerCallback
 from sicog.data.batching import RunPlan
 from sicog.data.lengths import RowLengths
 from sicog.storage import truncate_to_last_line
+from sicog.training.dpo import METRICS as DPO_METRICS
 
 METRICS, SPEED, TENSORBOARD = "metrics.jsonl", "speed.jsonl", "tensorboard"
 
@@ -73,6 +74,7 @@ class MetricsWriter(TrainerCallback):
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
             "grad_norm": logs.get("grad_norm"),
+            **{name: logs[name] for name in DPO_METRICS if name in logs},
         }
         speed = {
             "step": step,

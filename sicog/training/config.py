@@ -14,7 +14,7 @@ from sicog.model.precision import Precision
 
 Part = Literal["vision_tower", "projector", "language_model"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
-_PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128}
+_PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128, "dpo": 128}
 
 
 class ImageSettings(Config):
@@ -90,8 +90,24 @@ class DataConfig(Config):
         return self
 
 
+class DpoConfig(Config):
+    """loss = alpha * mean over pairs of -log sigmoid(beta * margin) + gamma * cross-entropy of the chosen answers.
+
+    The margin is by how much more than the reference model the model prefers chosen to rejected. reference: the
+    checkpoint of the reference model; by default the weights that training starts from.
+    """
+
+    beta: float = Field(default=0.1, gt=0)
+    alpha: float = Field(default=1.0, gt=0)
+    gamma: float = Field(default=1.0, ge=0)
+    reference: Path | None = None
+
+
 class TrainConfig(Config):
     """One training stage.
+
+    objective: `next_token` on the assistant's text; `dpo` on preference pairs, with the values of `dpo`, where a row
+    is a pair, two conversations, each no longer than max_length.
 
     global_batch is the number of rows of an update over all processes; accumulation is derived from it. For those who
     count the other way, `accumulation` alone makes it device_batch x accumulation x processes; with neither it is the
@@ -105,7 +121,9 @@ class TrainConfig(Config):
         {"workers", "save_steps", "save_total_limit", "keep_checkpoints", "tensorboard"}
     )
 
-    stage: Literal["warmup", "align", "pretrain", "sft"]
+    stage: Literal["warmup", "align", "pretrain", "sft", "dpo"]
+    objective: Literal["next_token", "dpo"] = "next_token"
+    dpo: DpoConfig = DpoConfig()
     run_dir: Path
     model: ModelSource
     data: DataConfig
@@ -132,6 +150,14 @@ class TrainConfig(Config):
     keep_checkpoints: bool = False
     tensorboard: bool = True
     workers: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _dpo_is_one_stage(self) -> TrainConfig:
+        if (self.stage == "dpo") != (self.objective == "dpo"):
+            raise ValueError(f"stage dpo and objective dpo go together; got {self.stage} and {self.objective}")
+        if self.objective != "dpo" and self.dpo != DpoConfig():
+            raise ValueError("values of dpo are for objective: dpo")
+        return self
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> TrainConfig:
@@ -167,4 +193,5 @@ class TrainConfig(Config):
         data = {f"data.sources.{i}": source.path for i, source in enumerate(self.data.sources)}
         if self.data.path is not None:
             data = {"data.path": self.data.path}
-        return {**self.model.inputs(), **data}
+        reference = {"dpo.reference": self.dpo.reference} if self.dpo.reference else {}
+        return {**self.model.inputs(), **data, **reference}

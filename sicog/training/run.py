@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sicog.data.lengths import RowLengths
     from sicog.model.modeling import SicogForConditionalGeneration
     from sicog.model.processing import SicogProcessor
+    from sicog.training.reference import PairsRead
     from sicog.training.trainer import SicogTrainer
 
 DROPPED = "dropped.jsonl"
@@ -53,15 +54,27 @@ def train(config: TrainConfig) -> Path:
     from transformers.utils import logging
 
     from sicog.data.dataset import ExampleDataset
+    from sicog.data.pairs import PairDataset
     from sicog.training.callbacks import MetricsWriter, ProgressBar
+    from sicog.training.dpo import DpoObjective
     from sicog.training.parts import set_trainable
+    from sicog.training.reference import load_pairs, reference_log_probs
     from sicog.training.trainer import SicogTrainer
 
     logging.disable_progress_bar()  # a bar for each file written would break ours
+    # Before the model: the reference model may fill the device, and is let go again.
+    referenced = reference_log_probs(config) if config.objective == "dpo" else None
     set_seed(config.seed)  # before the model: new parts are drawn from it
     model, processor = load_model(config.model)
     set_trainable(model, config.trainable, show=_is_main())
-    read = load_rows(config, processor)
+    dataset: ExampleDataset | PairDataset
+    read: RowsRead | PairsRead
+    if referenced is not None:
+        read = load_pairs(config, *referenced, processor)
+        dataset = read.rows
+    else:
+        read = load_rows(config, processor)
+        dataset = ExampleDataset(read.rows, processor, slicing=config.slicing)
     plan = plan_run(
         read.lengths.tokens,
         global_batch=global_batch,
@@ -74,8 +87,8 @@ def train(config: TrainConfig) -> Path:
     )
     metrics = MetricsWriter(config.run_dir, plan, read.lengths, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, plan)
-    dataset = ExampleDataset(read.rows, processor, slicing=config.slicing)
-    trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar])
+    objective = DpoObjective(config.dpo, dataset, plan) if isinstance(dataset, PairDataset) else None
+    trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar], objective)
     try:
         _run(trainer, config)
     finally:
@@ -191,7 +204,7 @@ def _save_final(trainer: SicogTrainer, config: TrainConfig) -> None:
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / PROJECTOR)
 
 
-def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) -> None:
+def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead | PairsRead) -> None:
     """Move the final files to the top of the run, then say in the manifest what they are and what they come from."""
     plan: RunPlan = trainer.plan
     final = config.run_dir / _FINAL

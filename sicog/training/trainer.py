@@ -14,9 +14,11 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from sicog.data.batching import RunPlan
 from sicog.data.collator import PaddedCollator
 from sicog.data.dataset import ExampleDataset
+from sicog.data.pairs import PairCollator, PairDataset
 from sicog.model.precision import settled
 from sicog.training import checkpoints
 from sicog.training.config import TrainConfig
+from sicog.training.dpo import DpoObjective
 
 if TYPE_CHECKING:
     from sicog.model.modeling import SicogForConditionalGeneration
@@ -36,10 +38,11 @@ class SicogTrainer(Trainer):
         self,
         model: SicogForConditionalGeneration,
         processor: SicogProcessor,
-        dataset: ExampleDataset,
+        dataset: ExampleDataset | PairDataset,
         plan: RunPlan,
         config: TrainConfig,
         callbacks: list[TrainerCallback],
+        objective: DpoObjective | None = None,
     ) -> None:
         if config.gradient_checkpointing:
             checkpoint_activations(model)
@@ -57,16 +60,18 @@ class SicogTrainer(Trainer):
         self.dataset = dataset
         self.plan = plan
         self.config = config
+        self.objective: DpoObjective | None = objective
         self.ids_of_update: list[str] = []
 
     def get_train_dataloader(self) -> DataLoader:
         """The micro-batches of this rank, of all epochs."""
         workers = self.args.dataloader_num_workers
         dataset: Any = self.dataset  # map-style by its two methods
+        collate = PaddedCollator(self.processor)
         return DataLoader(
             dataset,
             batch_sampler=self.plan.micro_batches(self.args.process_index),
-            collate_fn=PaddedCollator(self.processor),
+            collate_fn=collate if self.objective is None else PairCollator(collate),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.args.device.type == "cuda",
@@ -89,6 +94,25 @@ class SicogTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._stop_unless_finite(float(loss), "loss")
         return loss
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The model's own loss, or that of the objective."""
+        if self.objective is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # Divided by the counts of all ranks; what follows averages over the ranks.
+        return self.objective.loss(model, inputs, self.state.global_step) * self.accelerator.num_processes
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the values of an update, with the objective's metrics."""
+        if self.objective is not None and "loss" in logs:
+            logs |= self.objective.metrics(self._over_ranks)
+        super().log(logs, start_time)
+
+    def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        total: Any = self.accelerator.reduce(values.to(self.args.device), reduction="sum")
+        return total
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)

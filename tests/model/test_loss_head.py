@@ -249,9 +249,7 @@ def test_log_probs_of_documents_and_their_gradients(make_head, rows, dtype, limi
     factors = torch.tensor([0.3, 5.0, -2.0])
     plain, ours = (log_probs(make_head(dtype), hidden, labels, kind, factors) for kind in ("plain", "auto"))
     all_BTV = make_head(dtype)(hidden).log_softmax(dim=-1)
-    want = [
-        sum(all_BTV[b, t, labels[b, t + 1]] for t in range(T - 1) if labels[b, t + 1] != -100) for b in range(B)
-    ]
+    want = [sum(all_BTV[b, t, labels[b, t + 1]] for t in range(T - 1) if labels[b, t + 1] != -100) for b in range(B)]
     assert want[1] == 0 and plain[0].shape == (B,)
     torch.testing.assert_close(ours[0], torch.stack([torch.as_tensor(w, dtype=dtype) for w in want]).detach())
     for a, b in zip(plain, ours, strict=True):
