@@ -55,12 +55,14 @@ def document_log_probs(
     head: nn.Module,
     hidden_BTE: torch.Tensor,
     labels_BT: torch.Tensor,
+    borders: torch.Tensor | None = None,
     kind: LossHead = "auto",
 ) -> torch.Tensor:
-    """[D]: the log-probability of each document's supervised tokens, summed; every row is a document.
+    """[D]: the log-probability of each document's supervised tokens, summed.
 
-    labels: -100 where unsupervised, shifted here. Softmax and sums in float32 (float64 for float64 logits).
-    Where the gradient arrives, the logits of a chunk are made again: what it is multiplied by is not known before.
+    labels: -100 where unsupervised, shifted here. borders int [D + 1]: where each of the documents of one packed row
+    begins; None: every row is a document. Softmax and sums in float32 (float64 for float64 logits).
+    Where the gradient arrives, the logits of a chunk are made again: what they are multiplied by is not known before.
     """
     targets_BT = labels_BT[:, 1:]
     row_S, position_S = targets_BT.ne(IGNORED_LABEL).nonzero(as_tuple=True)
@@ -70,7 +72,11 @@ def document_log_probs(
     else:
         make: Any = _fused_log_probs if _is_ordinary(head) else _called_log_probs
         log_p_S = make(head, hidden_SE, targets_S)
-    return log_p_S.new_zeros(len(labels_BT)).index_add(0, row_S, log_p_S)
+    if borders is None:
+        return log_p_S.new_zeros(len(labels_BT)).index_add(0, row_S, log_p_S)
+    # Of a document's first position the label is -100, so a target and what predicts it lie in the same one.
+    document_S = torch.searchsorted(borders[1:].long(), position_S, right=True)
+    return log_p_S.new_zeros(len(borders) - 1).index_add(0, document_S, log_p_S)
 
 
 def chunk_rows(vocabulary: int, device: str) -> int:

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from sicog.model.configuration import SicogConfig
+from sicog.model.document_attention import packed_arguments
 from sicog.model.layout import feature_order
 from sicog.model.loss_head import causal_loss, document_log_probs
 from sicog.model.mlp_projector import MlpProjector
@@ -27,7 +28,7 @@ from sicog.model.vision_tower import VisionTower
 
 @dataclass
 class SicogOutput(CausalLMOutputWithPast):
-    """As Transformers' own, and document_log_probs: float [B], where they were asked for."""
+    """As Transformers' own, and document_log_probs: float [D], where they were asked for."""
 
     document_log_probs: torch.Tensor | None = None
 
@@ -143,6 +144,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         use_cache: bool | None = None,
+        document_borders: torch.Tensor | None = None,
         wants_log_probs: bool = False,
         **kwargs: Any,
     ) -> SicogOutput:
@@ -152,6 +154,8 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         [N, E] as it returns them. labels int [B, T], -100 where unsupervised, shifted here. The loss is the sum over
         supervised positions divided by `num_items_in_batch`, or their mean when that is None. With `wants_log_probs`
         there is no loss but, for each document, the summed log-probability of its supervised tokens.
+        document_borders int [D + 1]: [1, T] holds D documents end to end, and each attends to itself alone; the first
+        label of each must be -100, and there is neither attention_mask nor cache.
         Raises `ValueError` when the numbers of placeholders and features differ; with a cache that holds something, and
         no features, it is not looked.
         """
@@ -170,20 +174,25 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
                 inputs_embeds = self._touch_vision(inputs_embeds)
         if use_cache is None and labels is not None:
             use_cache = False  # a cache is of no use in training, and Transformers packs rows wrongly with one
-        outputs = self.language_model.base_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
+        arguments: dict[str, Any] = {
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
             **kwargs,
-        )
+        }
+        if document_borders is not None:
+            if attention_mask is not None or past_key_values is not None or use_cache:
+                raise ValueError("document_borders come without attention_mask and cache; leave those out")
+            text: Any = self.language_model.config
+            arguments |= packed_arguments(text, inputs_embeds, document_borders, position_ids)
+        outputs = self.language_model.base_model(inputs_embeds=inputs_embeds, **arguments)
         loss = logits = log_probs = None
         head, kind = self.get_output_embeddings(), self.config.loss_head
         if labels is None:
             logits = self._logits(outputs.last_hidden_state, logits_to_keep)
         elif wants_log_probs:
-            log_probs = document_log_probs(head, outputs.last_hidden_state, labels, kind)
+            log_probs = document_log_probs(head, outputs.last_hidden_state, labels, document_borders, kind)
         else:
             loss = causal_loss(head, outputs.last_hidden_state, labels, num_items_in_batch, kind)
         return SicogOutput(

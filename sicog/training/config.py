@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sicog.config import Config
 from sicog.data.batching import accumulation_steps
@@ -115,6 +115,13 @@ class TrainConfig(Config):
     on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. gradient_checkpointing: layers are
     computed again in the backward pass instead of being kept, for memory. workers: data loading processes, by default 0
     on a CPU and 4 on a GPU.
+
+    packing: `step` lays the rows of each update end to end in micro-batches without padding, `epoch` those of a whole
+    epoch, with global_batch as the mean number of rows of an update; `off` pads device_batch rows. A packed micro-batch
+    holds at most pack_tokens positions (by default device_batch x max_length) and pack_views slices and thumbnails (by
+    default device_batch x 8, or those of the largest row), for dpo by default twice that, since a row is two
+    conversations. The accumulation of packed rows follows from these limits;
+    what `accumulation` says counts rows only.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset(
@@ -141,6 +148,9 @@ class TrainConfig(Config):
     device_batch: int = Field(gt=0)
     max_length: int = Field(default=4096, gt=0)
     group_by_length: bool = False
+    packing: Literal["off", "step", "epoch"] = "off"
+    pack_tokens: int | None = Field(default=None, gt=0)
+    pack_views: int | None = Field(default=None, gt=0)
     seed: int = Field(default=42, ge=0)
     precision: Precision = "auto"
     gradient_checkpointing: bool = False
@@ -150,6 +160,19 @@ class TrainConfig(Config):
     keep_checkpoints: bool = False
     tensorboard: bool = True
     workers: int | None = Field(default=None, ge=0)
+
+    @field_validator("packing", mode="before")
+    @classmethod
+    def _yaml_reads_a_bare_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _packing_needs_no_grouping(self) -> TrainConfig:
+        if self.packing != "off" and self.group_by_length:
+            raise ValueError("group_by_length saves padding, and packed rows have none; set one of the two off")
+        if self.packing == "off" and (self.pack_tokens or self.pack_views):
+            raise ValueError("pack_tokens and pack_views are limits of packing: step or epoch; leave them out")
+        return self
 
     @model_validator(mode="after")
     def _dpo_is_one_stage(self) -> TrainConfig:
@@ -178,7 +201,8 @@ class TrainConfig(Config):
         """The global batch on that many processes. Raises `ValueError` when the sizes do not agree."""
         if self.accumulation is None:
             batch = self.global_batch or _PAPERS_BATCH[self.stage]
-            accumulation_steps(batch, self.device_batch, world_size)
+            if self.packing == "off":
+                accumulation_steps(batch, self.device_batch, world_size)
             return batch
         batch = self.device_batch * self.accumulation * world_size
         if self.global_batch not in (None, batch):

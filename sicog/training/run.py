@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from sicog.data.batching import RunPlan, plan_run
+from sicog.data.batching import RunPlan
 from sicog.data.mixture import load_sources, read_mixture
 from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
@@ -20,6 +20,7 @@ from sicog.records import Dropped
 from sicog.storage import MANIFEST, write_json, write_records
 from sicog.training import checkpoints
 from sicog.training.config import ModelSource, TrainConfig
+from sicog.training.planning import packing_summary, plan_updates
 
 if TYPE_CHECKING:
     from sicog.data.dataset import Row
@@ -75,16 +76,10 @@ def train(config: TrainConfig) -> Path:
     else:
         read = load_rows(config, processor)
         dataset = ExampleDataset(read.rows, processor, slicing=config.slicing)
-    plan = plan_run(
-        read.lengths.tokens,
-        global_batch=global_batch,
-        device_batch=config.device_batch,
-        world_size=_world_size(),
-        epochs=config.epochs,
-        max_steps=config.max_steps,
-        seed=config.seed,
-        group_by_length=config.group_by_length,
-    )
+    plan = plan_updates(config, read.lengths, model.config, _world_size())
+    if _is_main() and config.packing != "off":
+        summary = packing_summary(plan, read.lengths, global_batch)
+        Console(stderr=True).print(f"  {config.stage}: {summary}", highlight=False, soft_wrap=True)
     metrics = MetricsWriter(config.run_dir, plan, read.lengths, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, plan)
     objective = DpoObjective(config.dpo, dataset, plan) if isinstance(dataset, PairDataset) else None

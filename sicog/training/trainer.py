@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from sicog.data.batching import RunPlan
-from sicog.data.collator import PaddedCollator
+from sicog.data.collator import PackedCollator, PaddedCollator
 from sicog.data.dataset import ExampleDataset
 from sicog.data.pairs import PairCollator, PairDataset
+from sicog.model.document_attention import attend_within_documents
 from sicog.model.precision import settled
 from sicog.training import checkpoints
 from sicog.training.config import TrainConfig
@@ -46,6 +47,8 @@ class SicogTrainer(Trainer):
     ) -> None:
         if config.gradient_checkpointing:
             checkpoint_activations(model)
+        if config.packing != "off":
+            attend_within_documents(model)
         super().__init__(model=model, args=trainer_arguments(config, plan), callbacks=callbacks)
         # The Trainer writes `use_cache: false` into the config; the model decides that itself, call by call.
         vars(model.config).pop("use_cache", None)
@@ -67,7 +70,7 @@ class SicogTrainer(Trainer):
         """The micro-batches of this rank, of all epochs."""
         workers = self.args.dataloader_num_workers
         dataset: Any = self.dataset  # map-style by its two methods
-        collate = PaddedCollator(self.processor)
+        collate = PaddedCollator(self.processor) if self.plan.padded else PackedCollator()
         return DataLoader(
             dataset,
             batch_sampler=self.plan.micro_batches(self.args.process_index),

@@ -6,13 +6,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from sicog.data.lengths import RowLengths
 from sicog.model import SicogConfig, SicogForConditionalGeneration, SicogImageProcessor
-from sicog.model.flops import PARTS, ROWS, Work, forward_flops, model_of, parameters, training_flops, work_of
+from sicog.model.flops import PARTS, ROWS, Work, forward_flops, model_of, parameters, row_cost, training_flops, work_of
 from sicog.model.layout import count_tokens
 from sicog.model.memory import activations, states, states_without_deepspeed
 from sicog.model.plan import flops, image_size, read_config
@@ -288,3 +290,25 @@ def test_sizes_are_read():
             image_size(wrong)
     with pytest.raises(ValueError, match="at least 1"):
         flops(FULL_SIZE, text=0)
+
+
+@pytest.mark.parametrize("trainable", [("projector",), PARTS])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_cost_of_a_row_is_what_training_on_it_counts(trainable, checkpointing):
+    """Exact for text; within 3 % with the views of real image sizes."""
+    config = full_size()
+    cost = row_cost(config, trainable, checkpointing=checkpointing)
+
+    def both(work):
+        views = [h * w for h, w in work.views]
+        sizes = (work.positions, work.supervised, len(views), sum(views))
+        counted = sum(training_flops(config, work, trainable, checkpointing=checkpointing).values())
+        return cost.of(RowLengths(*(np.array([n], dtype=np.int32) for n in sizes)))[0], counted
+
+    for n, supervised in ((1, 0), (700, 650), (4000, 12)):
+        ours, counted = both(Work((), 0, n, supervised))
+        assert ours == pytest.approx(counted, rel=1e-9)
+    for size in ((640, 480), (1024, 768), (300, 200), (1500, 400)):
+        for slicing in (True, False):
+            ours, counted = both(work_of(config, size, 300, slicing=slicing, supervised=200))
+            assert ours == pytest.approx(counted, rel=0.03)

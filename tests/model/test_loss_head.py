@@ -237,7 +237,7 @@ def log_probs(head, hidden, labels, kind, factors):
     """(log-probabilities of the rows, gradient of hidden, gradient of the weight) for a gradient of `factors`."""
     head = copy.deepcopy(head)
     hidden = hidden.clone().requires_grad_()
-    values = document_log_probs(head, hidden, labels, kind)
+    values = document_log_probs(head, hidden, labels, kind=kind)
     values.backward(factors.to(values.dtype))
     return values.detach(), hidden.grad, head.weight.grad
 
@@ -277,3 +277,16 @@ def test_logits_of_log_probs_never_lie_in_memory_as_a_whole(monkeypatch):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         document_log_probs(head_of(torch.float32), hidden.requires_grad_(), labels).sum()
     assert max(saved) < B * (T - 1) * V
+
+
+def test_log_probs_of_packed_documents_are_those_of_rows(make_head, rows):
+    hidden, labels = inputs()
+    labels[:, 0] = -100  # as in every packed document
+    ends = (4, 11, 9)  # documents of different lengths
+    packed_hidden = torch.cat([hidden[b, :end] for b, end in enumerate(ends)])[None]
+    packed_labels = torch.cat([labels[b, :end] for b, end in enumerate(ends)])[None]
+    for b, end in enumerate(ends):
+        labels[b, end:] = -100
+    of_rows = document_log_probs(make_head(), hidden, labels)
+    borders = torch.tensor([0, 4, 15, 24], dtype=torch.int32)
+    torch.testing.assert_close(document_log_probs(make_head(), packed_hidden, packed_labels, borders), of_rows)

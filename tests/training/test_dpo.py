@@ -11,18 +11,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from preference_pairs import dpo_values, make_pairs
 from safetensors.torch import load_file
 
 from sicog.data.dataset import ImageFolder
+from sicog.data.lengths import RowLengths
+from sicog.data.packing import PackLimits
 from sicog.data.pairs import encode_pair
 from sicog.model import load_checkpoint
 from sicog.records import ReferencedPair
 from sicog.storage import read_json, read_records
 from sicog.training.config import TrainConfig
 from sicog.training.dpo import METRICS, DpoObjective, preferences
+from sicog.training.planning import pack_limits
 from sicog.training.run import train
 
 MakeConfig = Callable[..., TrainConfig]
@@ -158,6 +162,26 @@ def test_accumulation_gives_the_update_of_the_full_batch(config: MakeConfig, dat
     for full, small in zip(*map(metrics, runs), strict=True):
         for name in ("loss", "grad_norm", *METRICS):
             assert small[name] == pytest.approx(full[name], rel=2e-3, abs=1e-4), name
+
+
+@pytest.mark.parametrize("limit", [None, 200])
+def test_packed_pairs_give_the_losses_of_padded_ones(
+    config: MakeConfig, data_dir: Path, tmp_path: Path, limit: int | None
+) -> None:
+    values = dpo_values(data_dir, tmp_path / "pairs")
+    off = train(config(**values, run_dir=tmp_path / "off"))
+    packed = train(config(**values, run_dir=tmp_path / "packed", packing="step", pack_tokens=limit))
+    for one, other in zip(metrics(off), metrics(packed), strict=True):
+        for name in ("loss", "grad_norm", *METRICS):
+            assert other[name] == pytest.approx(one[name], rel=2e-3, abs=1e-4), name
+
+
+def test_a_packed_micro_batch_holds_two_conversations_a_row(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
+    lengths = RowLengths(*(np.ones(3, dtype=np.int32) for _ in range(4)))
+    settings = {"packing": "step", "device_batch": 2, "max_length": 100, "global_batch": 4}
+    pairs = config(**dpo_values(data_dir, tmp_path / "pairs") | settings)
+    assert pack_limits(pairs, lengths) == PackLimits(400, 32)
+    assert pack_limits(config(**settings), lengths) == PackLimits(200, 16)
 
 
 def test_checkpointing_changes_nothing(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:

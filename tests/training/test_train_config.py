@@ -32,7 +32,7 @@ def test_the_stages_are_the_papers(stage: str) -> None:
     assert config.global_batch == (256 if stage == "align" else 128)
     assert config.trainable == (("projector",) if stage == "align" else ("vision_tower", "projector", "language_model"))
     assert config.rows_per_update(32) == (256 if stage == "align" else 128)
-    assert config.slicing == (stage != "align")
+    assert config.slicing == (stage != "align") and config.packing == "step"
     assert config.gradient_checkpointing and config.max_grad_norm == 1
     assert (config.warmup_ratio, config.weight_decay, config.epochs, config.max_length) == (0.03, 0, 1, 4096)
 
@@ -74,7 +74,7 @@ def test_sizes_that_disagree_are_an_error() -> None:
     with pytest.raises(ValueError, match="x accumulation 2 x 8 processes = 64"):
         load("sft", "accumulation=2").rows_per_update(8)
     with pytest.raises(ValueError, match="not a multiple"):
-        load("sft").rows_per_update(3)
+        load("sft", "packing=off").rows_per_update(3)
 
 
 @pytest.mark.parametrize("stage", ["warmup", "pretrain", "sft"])
