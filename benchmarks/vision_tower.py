@@ -20,7 +20,6 @@ from sicog.model.vision_tower import VisionTower
 
 # (rows, columns) in patches of a batch's views.
 CASES = {
-    "one image 4:3": [(25, 22)] * 6 + [(20, 27)],
     "4:3, wide and small": [(25, 22)] * 6 + [(20, 27)] + [(12, 41)] * 3 + [(7, 71)] + [(15, 15)],
 }
 

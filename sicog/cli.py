@@ -170,6 +170,22 @@ def export_checkpoint(
     export_to(source, target, vision_tower=vision_tower or CLIP)
 
 
+@app.command("merge-lora")
+def merge_lora(
+    source: Annotated[
+        Path, typer.Argument(help="an adapter's folder, or the run or checkpoint it is in", metavar="SRC")
+    ],
+    target: Annotated[Path, typer.Argument(help="the folder to write; must not exist", metavar="DST")],
+    base: Annotated[
+        Path | None, typer.Option(help="checkpoint to merge into; by default what the run began with")
+    ] = None,
+) -> None:
+    """Merge an adapter that was trained with lora into the model it belongs to."""
+    from sicog.training.lora import merge_lora as merge
+
+    merge(source, target, base=base)
+
+
 def _guarded(main: Callable[[], None]) -> None:
     """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose.
 

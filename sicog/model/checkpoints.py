@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from sicog.model.configuration import SicogConfig
+from sicog.model.configuration import SicogConfig, mistakes_of
 from sicog.model.mlp_projector import MlpProjector
 from sicog.model.modeling import SicogForConditionalGeneration
 from sicog.model.processing import SHARED_WITH_CONFIG, SicogProcessor
@@ -37,11 +37,14 @@ def load_checkpoint(
     architecture, a damaged or incomplete one, or a processor that does not agree with the model.
     """
     name = str(path)
-    if (model_type := read_config_dict(name).get("model_type")) != SicogConfig.model_type:
+    values = read_config_dict(name)
+    if (model_type := values.get("model_type")) != SicogConfig.model_type:
         raise ValueError(
             f"{name} is a checkpoint of type {model_type!r}, not {SicogConfig.model_type!r}; "
             f"to build on a language model, give it as a part (vision_tower, language_model, projector)"
         )
+    with mistakes_of(f"{name}, its config.json"):
+        SicogConfig.from_dict(values)
     model = pretrained(SicogForConditionalGeneration, name, dtype=dtype)
     processor = read_processor(name)
     check_agreement(name, model.config, processor)
@@ -74,7 +77,8 @@ def load_parts(
     tokenizer = _read(AutoTokenizer, text_name)
     text = pretrained(AutoModelForCausalLM, text_name, dtype=target)
     fields = {**token_ids(tokenizer, text.config.vocab_size), **config_overrides}
-    config = SicogConfig(vision_config=vision_config, text_config=text.config, dtype=target, **fields)
+    with mistakes_of("the config of the new model"):
+        config = SicogConfig(vision_config=vision_config, text_config=text.config, dtype=target, **fields)
     with torch.device("meta"):
         model = SicogForConditionalGeneration(config)
     model.language_model = text

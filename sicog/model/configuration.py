@@ -1,10 +1,12 @@
 """The model's configuration: a CLIP vision tower, a resampler, any causal language model, and how they meet."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: `strict` checks a field against its type, and not against a text.
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -60,6 +62,12 @@ class SicogConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
+        for name in ("scale", "max_slices", "query_grid", "resampler_heads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name} must hold a value for each of 3 channels, got {getattr(self, name)}")
         text: Any = self.text_config
         if self.image_token_id is None:
             self.image_token_id = text.vocab_size
@@ -106,6 +114,15 @@ class SicogConfig(PreTrainedConfig):
     def patch_size(self) -> int:
         """Side of one patch of the vision tower, in pixels."""
         return int(self.vision_config.patch_size)  # type: ignore[union-attr]
+
+
+@contextmanager
+def mistakes_of(where: str) -> Iterator[None]:
+    """Turn what is wrong with a config's values into a `ValueError` that names `where` they stand."""
+    try:
+        yield
+    except (StrictDataclassError, ValueError) as error:
+        raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
 
 
 def default_heads(width: int) -> int:

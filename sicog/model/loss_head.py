@@ -222,10 +222,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The stored gradients times the loss's own."""
+        """The stored gradients times the loss's own, in place: a second copy of the weight's would be the peak.
+
+        A second backward pass through the same loss is refused by autograd, which sees that they were changed.
+        """
         # Of one dimension the factor is not rounded to bfloat16 first: the product is made in float32.
         factor = grads[0].reshape(1)
-        scaled = [None if d is None else torch.mul(d, factor, out=torch.empty_like(d)) for d in ctx.saved_tensors]
+        scaled = [None if d is None else d.mul_(factor) for d in ctx.saved_tensors]
         return (*scaled, None, None, None, None, None)
 
 

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.table import Table
 
 from sicog.config import load_yaml
 from sicog.model.checkpoints import read_processor
-from sicog.model.configuration import SicogConfig
+from sicog.model.configuration import SicogConfig, mistakes_of
 from sicog.model.flops import (
     PARTS,
     Work,
@@ -95,10 +94,8 @@ def read_config(path: Path) -> SicogConfig:
         raise ValueError(f"{file} must hold vision_config and text_config, as a checkpoint's config.json does")
     if not path.is_dir() and (unknown := sorted(fields.keys() - known)):
         raise ValueError(f"{file}: unknown keys {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    try:
+    with mistakes_of(str(file)):
         config: SicogConfig = SicogConfig.from_dict(fields)
-    except StrictDataclassError as error:
-        raise ValueError(f"{file}: {' '.join(str(error).split())}") from None
     return config
 
 

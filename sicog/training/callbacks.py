@@ -73,6 +73,7 @@ class MetricsWriter(TrainerCallback):
             "samples": samples,
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
+            **{name: value for name, value in logs.items() if name.startswith("learning_rate/")},
             "grad_norm": logs.get("grad_norm"),
             **{name: logs[name] for name in DPO_METRICS if name in logs},
         }

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from sicog.storage import read_json, write_json
 
 MARKER = "complete.json"
-_NAME = re.compile(r"checkpoint-(\d+)")
+_NAME = re.compile(r"checkpoint-\d+")
 
 
 def mark_complete(folder: Path) -> None:
@@ -40,17 +44,40 @@ def remove_incomplete(run_dir: Path) -> None:
             shutil.rmtree(folder)
 
 
-def keep_newest(run_dir: Path, n: int) -> None:
-    """Remove all but the `n` newest checkpoints."""
+def keep_newest(run_dir: Path, n: int, every: int | None = None) -> None:
+    """Remove all but the `n` newest checkpoints and those whose step is a multiple of `every`."""
     for folder in _checkpoints(run_dir)[: -n or None]:
+        if every and _step(folder) % every == 0:
+            continue
         # The marker goes first: a kill in the middle leaves a folder that is plainly not complete.
         (folder / MARKER).unlink(missing_ok=True)
         shutil.rmtree(folder)
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """While a checkpoint is written: what the disk refuses is a `ValueError`, and nothing half-written is left."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch's writer has no error of its own.
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        kept = newest_complete(folder.parent)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise ValueError(
+            f"{folder} could not be written: {reason}. {kept.name if kept else 'No earlier checkpoint'} is kept; "
+            f"make room or mend the folder, and run the same again to go on"
+        ) from error
+
+
 def _checkpoints(run_dir: Path) -> list[Path]:
-    found = [(int(m.group(1)), p) for p in run_dir.glob("checkpoint-*") if (m := _NAME.fullmatch(p.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((path for path in run_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from sicog.config import Config
 from sicog.data.batching import accumulation_steps
 from sicog.data.mixture import Source
+from sicog.model.kernels import Attention, Kernels
 from sicog.model.precision import Precision
 
 Part = Literal["vision_tower", "projector", "language_model"]
+Checkpointing = Literal["none", "selective", "full"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
 _PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128, "dpo": 128}
 
@@ -103,6 +105,19 @@ class DpoConfig(Config):
     reference: Path | None = None
 
 
+class LoraSettings(Config):
+    """Low-rank adapters in place of the language model's own weights; see `sicog.training.lora`.
+
+    The product of the two small matrices is scaled by alpha / r. dropout: of the adapters' inputs. targets: the names
+    of the linear layers that get one, such as q_proj; by default all in the language model's blocks.
+    """
+
+    r: int = Field(default=64, gt=0)
+    alpha: float = Field(default=128.0, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    targets: tuple[str, ...] | None = None
+
+
 class TrainConfig(Config):
     """One training stage.
 
@@ -112,9 +127,16 @@ class TrainConfig(Config):
     global_batch is the number of rows of an update over all processes; accumulation is derived from it. For those who
     count the other way, `accumulation` alone makes it device_batch x accumulation x processes; with neither it is the
     paper's, 256 for align and 128 else. `max_steps`, when set, replaces `epochs`. precision `auto`: bfloat16 autocast
-    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. gradient_checkpointing: layers are
-    computed again in the backward pass instead of being kept, for memory. workers: data loading processes, by default 0
-    on a CPU and 4 on a GPU.
+    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. workers: data loading processes,
+    by default 0 on a CPU and 4 on a GPU.
+
+    gradient_checkpointing: for memory, what the layers computed is not kept but computed again in the backward pass;
+    of `full` layers everything, of `selective` ones all but the results of matrix products and attention, see
+    `sicog.training.recompute`. learning_rates: those of parts that differ from `learning_rate`; the schedule is one for
+    all. optimizer: `adamw_8bit` keeps the moments in 8 bits (bitsandbytes, CUDA). lora: adapters are trained instead of
+    the language model's own weights; the other parts of `trainable` are trained whole. attention, kernels, compile:
+    see `sicog.model.kernels`. check_memory: before the first update, the heaviest micro-batch of the run is tried;
+    None: on a GPU only.
 
     packing: `step` lays the rows of each update end to end in micro-batches without padding, `epoch` those of a whole
     epoch, with global_batch as the mean number of rows of an update; `off` pads device_batch rows. A packed micro-batch
@@ -122,10 +144,25 @@ class TrainConfig(Config):
     default device_batch x 8, or those of the largest row), for dpo by default twice that, since a row is two
     conversations. The accumulation of packed rows follows from these limits;
     what `accumulation` says counts rows only.
+
+    save_total_limit: the newest so many checkpoints are kept; keep_every: and those whose step is a multiple of it,
+    also when the run is finished.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "save_steps", "save_total_limit", "keep_checkpoints", "tensorboard"}
+        {
+            "workers",
+            "save_steps",
+            "save_total_limit",
+            "keep_every",
+            "keep_checkpoints",
+            "tensorboard",
+            "gradient_checkpointing",
+            "attention",
+            "kernels",
+            "compile",
+            "check_memory",
+        }
     )
 
     stage: Literal["warmup", "align", "pretrain", "sft", "dpo"]
@@ -138,6 +175,9 @@ class TrainConfig(Config):
     slicing: bool = True
 
     learning_rate: float = Field(gt=0)
+    learning_rates: dict[Part, Annotated[float, Field(gt=0)]] = {}
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    lora: LoraSettings | None = None
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -153,10 +193,15 @@ class TrainConfig(Config):
     pack_views: int | None = Field(default=None, gt=0)
     seed: int = Field(default=42, ge=0)
     precision: Precision = "auto"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Checkpointing = "none"
+    attention: Attention = "auto"
+    kernels: Kernels = "auto"
+    compile: bool = False
+    check_memory: bool | None = None
 
     save_steps: int = Field(default=2000, gt=0)
     save_total_limit: int = Field(default=2, gt=0)
+    keep_every: int | None = Field(default=None, gt=0)
     keep_checkpoints: bool = False
     tensorboard: bool = True
     workers: int | None = Field(default=None, ge=0)
@@ -186,6 +231,14 @@ class TrainConfig(Config):
     def _something_is_trained(self) -> TrainConfig:
         if not self.trainable or len(set(self.trainable)) != len(self.trainable):
             raise ValueError(f"trainable must name one or more of {', '.join(PARTS)}, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_set_is_trained(self) -> TrainConfig:
+        if unused := sorted(self.learning_rates.keys() - {*self.trainable}):
+            raise ValueError(f"learning_rates names {', '.join(unused)}, which trainable does not; add or remove it")
+        if self.lora and "language_model" not in self.trainable:
+            raise ValueError("lora trains the language model; name language_model in trainable, or leave lora out")
         return self
 
     @model_validator(mode="after")

@@ -54,6 +54,10 @@ class DpoObjective:
         self.config = config
         self.dataset = dataset
         self.plan = plan
+        self.begin_update()
+
+    def begin_update(self) -> None:
+        """Forget what earlier micro-batches said."""
         self._sums = torch.zeros(len(METRICS), dtype=torch.float64)
         self._counts = torch.ones_like(self._sums)
 
@@ -70,9 +74,8 @@ class DpoObjective:
         return self.config.alpha * dpo / n_pairs + self.config.gamma * sft / n_tokens
 
     def metrics(self, total: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
-        """The metrics of the update that has just ended; `total` sums a tensor over all ranks."""
+        """The metrics of the update so far; `total` sums a tensor over all ranks."""
         means = total(self._sums).cpu() / self._counts
-        self._sums = torch.zeros_like(self._sums)
         return dict(zip(METRICS, means.tolist(), strict=True))
 
     def _add(self, dpo: torch.Tensor, sft: torch.Tensor, found: Preferences) -> None:

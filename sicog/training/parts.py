@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog.training.config import PARTS
+from sicog.training.lora import freeze_adapted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,7 @@ def set_trainable(model: SicogForConditionalGeneration, trainable: Collection[st
     modules = parts(model)
     for name, module in modules.items():
         module.requires_grad_(name in trainable)
+    freeze_adapted(model.language_model)
     model.vision_tower.freeze_unused()
     if show:
         Console(stderr=True).print(_table(modules))

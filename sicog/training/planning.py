@@ -32,7 +32,7 @@ def plan_updates(config: TrainConfig, lengths: RowLengths, model: SicogConfig, w
         )
     from sicog.model.flops import row_cost
 
-    cost = row_cost(model, config.trainable, checkpointing=config.gradient_checkpointing)
+    cost = row_cost(model, config.trainable, checkpointing=config.gradient_checkpointing == "full")
     plan = plan_steps if config.packing == "step" else plan_epoch
     return plan(
         PackRows.of(lengths, cost.of(lengths)),

@@ -56,10 +56,14 @@ def train(config: TrainConfig) -> Path:
 
     from sicog.data.dataset import ExampleDataset
     from sicog.data.pairs import PairDataset
+    from sicog.model.kernels import chosen_attention, compile_blocks, use_attention, use_kernels
     from sicog.training.callbacks import MetricsWriter, ProgressBar
     from sicog.training.dpo import DpoObjective
+    from sicog.training.lora import add_adapters
+    from sicog.training.memory_check import MemoryCheck
     from sicog.training.parts import set_trainable
     from sicog.training.reference import load_pairs, reference_log_probs
+    from sicog.training.signals import StopSignal, leave
     from sicog.training.trainer import SicogTrainer
 
     logging.disable_progress_bar()  # a bar for each file written would break ours
@@ -67,6 +71,13 @@ def train(config: TrainConfig) -> Path:
     referenced = reference_log_probs(config) if config.objective == "dpo" else None
     set_seed(config.seed)  # before the model: new parts are drawn from it
     model, processor = load_model(config.model)
+    attention = chosen_attention(config.attention, config.precision)
+    use_attention(model, language_model=attention, vision_tower=attention)
+    use_kernels(model, config.kernels)
+    if config.lora:
+        add_adapters(model, config.lora, config.precision)
+    if config.compile:
+        compile_blocks(model)
     set_trainable(model, config.trainable, show=_is_main())
     dataset: ExampleDataset | PairDataset
     read: RowsRead | PairsRead
@@ -83,13 +94,20 @@ def train(config: TrainConfig) -> Path:
     metrics = MetricsWriter(config.run_dir, plan, read.lengths, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, plan)
     objective = DpoObjective(config.dpo, dataset, plan) if isinstance(dataset, PairDataset) else None
-    trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar], objective)
+    stop = StopSignal()
+    trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar, stop], objective)
+    if config.check_memory if config.check_memory is not None else trainer.args.device.type == "cuda":
+        trainer.add_callback(MemoryCheck(trainer, read.lengths))
     try:
-        _run(trainer, config)
+        with stop.listening():
+            _run(trainer, config)
     finally:
         metrics.close()
         bar.close()
-    _save_final(trainer, config)
+    if stop.stopped is not None:
+        leave(config.stage, stop.stopped, plan.n_steps)
+    with checkpoints.writing(config.run_dir / _FINAL):
+        _save_final(trainer, config)
     if _is_main():
         _write_manifest(trainer, config, read)
     return _tidy(config)
@@ -203,11 +221,13 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead |
     """Move the final files to the top of the run, then say in the manifest what they are and what they come from."""
     plan: RunPlan = trainer.plan
     final = config.run_dir / _FINAL
-    files = {path.name: digest_file(path) for path in sorted(final.iterdir())}
+    paths = sorted(path for path in final.rglob("*") if path.is_file())
+    files = {path.relative_to(final).as_posix(): digest_file(path) for path in paths}
     for name in files:
         (final / name).chmod(0o644)  # safetensors makes its files private; a checkpoint is as readable as a dataset
+        (config.run_dir / name).parent.mkdir(exist_ok=True)
         (final / name).replace(config.run_dir / name)
-    final.rmdir()
+    shutil.rmtree(final)
     losses: list[Any] = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     manifest = {
         "step": "train",
@@ -227,7 +247,7 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead |
 
 def _tidy(config: TrainConfig) -> Path:
     if _is_main() and not config.keep_checkpoints:
-        checkpoints.keep_newest(config.run_dir, 0)
+        checkpoints.keep_newest(config.run_dir, 0, config.keep_every)
     return config.run_dir
 
 

@@ -223,3 +223,24 @@ def test_model_and_processor_must_agree(built, tmp_path):
     path.write_text(json.dumps({**values, "query_grid": 3}))
     with pytest.raises(ValueError, match="query_grid is 2 in config.json but 3"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("scale", "wide", "expected int, got str"),
+        ("max_slices", 2.5, "expected int, got float"),
+        ("query_grid", 0, "query_grid must be at least 1"),
+        ("regions_dtype", "int8", "regions_dtype"),
+        ("image_std", [1.0], "each of 3 channels"),
+    ],
+)
+def test_a_wrong_value_of_the_config_is_named(tiny_dir, tmp_path, field, value, said):
+    parts = tiny_dir / "parts"
+    with pytest.raises(ValueError, match=f"the config of the new model: .*{said}"):
+        load_parts(parts / "vision", parts / "text", **{"scale": 56, "query_grid": 2, field: value})
+    shutil.copytree(tiny_dir, tmp_path / "bad")
+    config = json.loads((tmp_path / "bad" / "config.json").read_text())
+    (tmp_path / "bad" / "config.json").write_text(json.dumps({**config, field: value}))
+    with pytest.raises(ValueError, match=said):
+        load_checkpoint(tmp_path / "bad")

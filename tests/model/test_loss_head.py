@@ -136,6 +136,18 @@ def test_a_factor_on_the_loss_is_not_rounded(factor):
     assert torch.equal(d_scaled.grad, (d_plain.grad.float() * factor).bfloat16())
 
 
+def test_the_gradients_are_scaled_in_place_and_serve_once():
+    hidden, labels = inputs()
+    loss = causal_loss(head_of(), hidden.requires_grad_(), labels)
+    (2 * loss).backward(retain_graph=True)
+    found = hidden.grad.clone()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    plain = hidden.detach().clone().requires_grad_()
+    causal_loss(head_of(), plain, labels, kind="plain").backward()
+    torch.testing.assert_close(found, 2 * plain.grad, atol=1e-9, rtol=1e-9)
+
+
 def test_tied_embeddings():
     """The head's weight is the embedding table: the gradients of both uses are summed."""
     _, labels = inputs()

@@ -398,6 +398,15 @@ def test_generating_after_a_cached_turn(model, again):
     assert torch.equal(model.generate(**pad([first + second]), **images, **GREEDY, past_key_values=cache), want)
 
 
+def test_a_prompt_in_pieces(model):
+    """Text in pieces gives the same; features belong to the whole prompt, so with images it is refused, not guessed."""
+    text, image = pad([[1, 2, 3, 4, 5, 6, 7]]), {**pad([[1, *block((2, 1)), 3]]), **pixels([(2, 1)])}
+    want = model.generate(**text, **GREEDY)
+    assert torch.equal(model.generate(**text, **GREEDY, prefill_chunk_size=3), want)
+    with pytest.raises(ValueError, match="image placeholders but"):
+        model.generate(**image, **GREEDY, prefill_chunk_size=3)
+
+
 def test_images_are_encoded_once_for_several_sequences(model):
     rows = [[1, *block((2, 1)), 3], [6, 7], [5, *block((0, 0)), 9]]
     batch = {**pad(rows, "left"), **pixels([(2, 1), (0, 0)])}

@@ -33,7 +33,7 @@ def test_the_stages_are_the_papers(stage: str) -> None:
     assert config.trainable == (("projector",) if stage == "align" else ("vision_tower", "projector", "language_model"))
     assert config.rows_per_update(32) == (256 if stage == "align" else 128)
     assert config.slicing == (stage != "align") and config.packing == "step"
-    assert config.gradient_checkpointing and config.max_grad_norm == 1
+    assert config.gradient_checkpointing == "full" and config.max_grad_norm == 1
     assert (config.warmup_ratio, config.weight_decay, config.epochs, config.max_length) == (0.03, 0, 1, 4096)
 
 
