@@ -144,6 +144,29 @@ def show_image(
         typer.echo(line)
 
 
+data_app = typer.Typer(help="Look at training data.", no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[str, typer.Argument(help="a dataset, a user's file or folder of shards, or a YAML mixture")],
+    overrides: Overrides = None,
+    image_folder: Annotated[Path | None, typer.Option(help="where the images lie: a folder or a .tar")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="whose processor counts tokens; else words")] = None,
+    out: Annotated[Path | None, typer.Option(help="write the report as JSON to this file")] = None,
+) -> None:
+    """Read all rows and images once: what there is, and what would be dropped. Exit code 1: some rows would."""
+    from sicog.config import apply_overrides, validate
+    from sicog.data.check import CheckConfig
+    from sicog.data.check import check as check_data
+
+    given = {"data": {"path": data, "image_folder": image_folder}, "checkpoint": checkpoint}
+    config = validate(CheckConfig, apply_overrides(given, overrides or [], CheckConfig), "command line")
+    if not check_data(config, out):
+        raise typer.Exit(1)
+
+
 @app.command("import-checkpoint")
 def import_checkpoint(
     source: Annotated[Path, typer.Argument(help="a LLaVA-format folder, or a mm_projector.bin", metavar="SRC")],

@@ -23,6 +23,15 @@ class RowLengths:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @classmethod
+    def of(cls, values: np.ndarray) -> RowLengths:
+        """From int32 [N, 4], in the order of the fields."""
+        return cls(*(np.ascontiguousarray(column) for column in values.T))
+
+    def stacked(self) -> np.ndarray:
+        """int32 [N, 4], in the order of the fields."""
+        return np.stack([self.tokens, self.supervised, self.views, self.patches], axis=1)
+
 
 @dataclass(frozen=True)
 class RowCost:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
+from PIL import Image
 
+from sicog.data.image_folder import opened
 from sicog.data.images import ImageProblem
 from sicog.data.lengths import RowLengths
 from sicog.model.image_processing import load_image
@@ -18,7 +20,7 @@ from sicog.records import PreferencePair, ReferencedPair
 from sicog.storage import shards
 
 if TYPE_CHECKING:
-    from sicog.data.dataset import ImageFolder
+    from sicog.data.image_folder import ImageFolder
     from sicog.model.processing import SicogProcessor
 
 _LENGTHS = ("n_tokens", "n_supervised", "n_views", "n_patches")
@@ -38,16 +40,19 @@ def encode_pair(
 
     Raises `ImageProblem` for an image that cannot be used, and `ValueError` where the processor refuses one.
     """
-    pictures = []
-    for name in pair.images:
-        found = images.find(name)
-        if isinstance(found, ImageProblem):
-            raise found
-        pictures.append(load_image(found[0]))
+    pictures = [_load(name, images) for name in pair.images]
     chosen = processor.encode(pair.turns(pair.chosen), pictures, slicing=slicing)
     sizes = [picture.size for picture in pictures]
     ids, labels = processor.encode_text(pair.turns(pair.rejected), sizes, slicing=slicing)
     return chosen, replace(chosen, input_ids=ids, labels=labels)
+
+
+def _load(name: str, images: ImageFolder) -> Image.Image:
+    source = opened(images.find(name))
+    try:
+        return load_image(source)
+    except ValueError as error:
+        raise ImageProblem("image_broken", str(error)) from error
 
 
 class PairDataset:

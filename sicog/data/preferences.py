@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sicog.data.mixture import Source, take_rows
+from sicog.data.mixture import Source, chosen_rows
 from sicog.formats import MARKER, FileSource, Row, RowError, ensure_marker, image_names, parse_example
 from sicog.pipeline import FolderSource
 from sicog.pipeline import Source as Rows
@@ -52,9 +52,10 @@ class PairSource:
             rows = _open(source)
             usable = np.fromiter((isinstance(row, PreferencePair) for row in rows.read(0, len(rows))), dtype=bool)
             n_usable = int(usable.sum())
-            taken = np.flatnonzero(usable)[list(take_rows(source, n_usable, f"{seed}:{number}"))]
-            self.left += n_usable - len(taken)
-            self._parts.append((rows, np.sort(np.concatenate([taken, np.flatnonzero(~usable)]))))
+            chosen, left_out = chosen_rows(source, n_usable, f"{seed}:{number}")
+            self.left += left_out
+            wanted = np.concatenate([np.flatnonzero(usable)[chosen], np.flatnonzero(~usable)])
+            self._parts.append((rows, np.sort(wanted)))
 
     def __len__(self) -> int:
         return sum(len(wanted) for _, wanted in self._parts)
@@ -66,8 +67,9 @@ class PairSource:
             start, stop = start - len(indices), stop - len(indices)
             if len(wanted):
                 first, end = int(wanted[0]), int(wanted[-1]) + 1
-                chosen = np.isin(np.arange(first, end), wanted).tolist()
-                yield from (row for row, is_wanted in zip(rows.read(first, end), chosen, strict=True) if is_wanted)
+                times = np.bincount(wanted - first).tolist()  # a weight repeats rows
+                for row, n in zip(rows.read(first, end), times, strict=True):
+                    yield from [row] * n
 
 
 def _open(source: Source) -> Rows[PreferencePair]:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sicog.config import Config
 from sicog.data.batching import accumulation_steps
-from sicog.data.mixture import Source
+from sicog.data.config import DataConfig
 from sicog.model.kernels import Attention, Kernels
 from sicog.model.precision import Precision
 
@@ -64,32 +64,6 @@ class ModelSource(Config):
         """The files and folders that are read, by name."""
         names = ("checkpoint", "vision_tower", "language_model", "projector")
         return {f"model.{name}": path for name in names if (path := getattr(self, name)) is not None}
-
-
-class DataConfig(Config):
-    """Which rows, and where their images lie.
-
-    max_dropped_share: above this share of unusable rows the run stops; a larger one may go on in the same folder.
-    path: a dataset folder, a .json / .jsonl file or a .yaml mixture; or `sources`, the same as a mixture in place.
-    image_roots: folders outside `image_folder` into which its links may lead.
-    check_images: `decode` reads every image once before training, so that a damaged one is a drop and not a stop in
-    the middle of the run; `header` reads only sizes.
-    """
-
-    volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
-
-    path: Path | None = None
-    sources: tuple[Source, ...] = ()
-    image_folder: Path | None = None
-    image_roots: tuple[Path, ...] = ()
-    check_images: Literal["decode", "header"] = "decode"
-    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> DataConfig:
-        if (self.path is None) == (not self.sources):
-            raise ValueError("give data.path or data.sources, one of them")
-        return self
 
 
 class DpoConfig(Config):
@@ -267,8 +241,5 @@ class TrainConfig(Config):
 
     def inputs(self) -> dict[str, Path]:
         """The inputs whose content decides the result, by name, for run.json."""
-        data = {f"data.sources.{i}": source.path for i, source in enumerate(self.data.sources)}
-        if self.data.path is not None:
-            data = {"data.path": self.data.path}
         reference = {"dpo.reference": self.dpo.reference} if self.dpo.reference else {}
-        return {**self.model.inputs(), **data, **reference}
+        return {**self.model.inputs(), **self.data.inputs(), **reference}

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sicog.config import Config
+from sicog.data.cache import cache_folder
+from sicog.data.config import DataConfig
 from sicog.data.images import ImageProblem
-from sicog.data.mixture import load_sources
 from sicog.data.preferences import PairSource
 from sicog.model.precision import Precision, chosen_device
 from sicog.pipeline import Outcome, run_stage
 from sicog.records import Dropped, PreferencePair, ReferencedPair
-from sicog.storage import MANIFEST, read_json
-from sicog.training.config import DataConfig, ModelSource, TrainConfig
+from sicog.training.config import ModelSource, TrainConfig
 
 if TYPE_CHECKING:
-    from sicog.data.lengths import RowLengths
-    from sicog.data.pairs import PairDataset
+    from sicog.data.image_folder import ImageFolder
     from sicog.model.processing import Encoded, SicogProcessor
 
 STEP = "reference"
-DROPPED = "dropped.jsonl"
 _BLOCK = 16  # pairs, whose patches are in memory together, and which a kill costs at most
 _SHARD = 256  # pairs that one process takes at a time
 _IGNORED = -100
@@ -57,7 +54,7 @@ def reference_log_probs(config: TrainConfig) -> tuple[Path, int]:
     settings = ReferenceConfig(
         reference=config.dpo.reference, **{name: getattr(config, name) for name in _shared_fields()}
     )
-    pairs = PairSource(config.data.sources or load_sources(Path(str(config.data.path))), config.seed)
+    pairs = PairSource(config.data.chosen_sources(), config.seed)
     process = ReferenceBlock(settings)
     folder = run_stage(
         step=STEP,
@@ -75,42 +72,12 @@ def reference_log_probs(config: TrainConfig) -> tuple[Path, int]:
     return folder, pairs.left
 
 
-@dataclass(frozen=True)
-class PairsRead:
-    """What came of the data, as `RowsRead`: each of `n_in` pairs is in `rows` or in `dropped`."""
-
-    n_in: int
-    left_out: int
-    rows: PairDataset
-    dropped: list[Dropped]
-
-    @property
-    def lengths(self) -> RowLengths:
-        """What is known of each pair before the model runs."""
-        return self.rows.lengths
-
-
-def load_pairs(config: TrainConfig, folder: Path, left_out: int, processor: SicogProcessor) -> PairsRead:
-    """The pairs to train on, of the folder that `reference_log_probs` wrote. Raises `ValueError` when there is none."""
-    from sicog.data.dataset import ImageFolder
-    from sicog.data.pairs import PairDataset
-
-    images = ImageFolder(config.data.image_folder, config.data.image_roots, "header")
-    rows = PairDataset(folder, processor, images, slicing=config.slicing)
-    dropped = [Dropped.model_validate_json(line) for line in (folder / DROPPED).read_bytes().splitlines()]
-    n_in = int(read_json(folder / MANIFEST)["rows_in"])
-    assert n_in == len(rows) + len(dropped)
-    if not len(rows):
-        raise ValueError(f"no pair to train on: {n_in} were read; {folder / DROPPED} says what is wrong with them")
-    return PairsRead(n_in, left_out, rows, dropped)
-
-
 class ReferenceBlock:
     """The process of the stage: pairs in, each with its two log-probabilities out. Loads the model when first used."""
 
     def __init__(self, config: ReferenceConfig) -> None:
         self.config = config
-        self._loaded: tuple[Any, SicogProcessor] | None = None
+        self._loaded: tuple[Any, SicogProcessor, ImageFolder] | None = None
 
     def __call__(self, block: Sequence[PreferencePair]) -> list[Outcome]:
         encoded = [self._encoded(pair) for pair in block]
@@ -131,13 +98,11 @@ class ReferenceBlock:
                 torch.cuda.empty_cache()
 
     def _encoded(self, pair: PreferencePair) -> tuple[Encoded, Encoded] | Dropped:
-        from sicog.data.dataset import ImageFolder
         from sicog.data.pairs import encode_pair
 
-        data = self.config.data
-        images = ImageFolder(data.image_folder, data.image_roots, "header")  # encoding decodes them anyway
+        _, processor, images = self._tools()
         try:
-            both = encode_pair(pair, self._model_and_processor()[1], images, slicing=self.config.slicing)
+            both = encode_pair(pair, processor, images, slicing=self.config.slicing)
         except ImageProblem as problem:
             return Dropped(id=pair.id, step=STEP, reason=problem.reason, detail=str(problem))
         except ValueError as error:
@@ -151,7 +116,7 @@ class ReferenceBlock:
         """The log-probability of each answer; documents of like length run together."""
         import torch
 
-        model, processor = self._model_and_processor()
+        model, processor, _ = self._tools()
         order = sorted(range(len(documents)), key=lambda i: len(documents[i].input_ids))
         found = [0.0] * len(documents)
         size = 2 * self.config.device_batch
@@ -165,8 +130,9 @@ class ReferenceBlock:
                 found[i] = value
         return found
 
-    def _model_and_processor(self) -> tuple[Any, SicogProcessor]:
+    def _tools(self) -> tuple[Any, SicogProcessor, ImageFolder]:
         if self._loaded is None:
+            from sicog.data.image_folder import ImageFolder
             from sicog.training.run import load_model
 
             config = self.config
@@ -174,7 +140,9 @@ class ReferenceBlock:
             if config.reference is not None:
                 model, own = load_model(ModelSource(checkpoint=config.reference))
                 _check_same_words(processor, own, config.reference)
-            self._loaded = model.eval().to(_device()), processor
+            data = config.data
+            images = ImageFolder(data.image_folder, data.image_roots, cache=cache_folder(data.cache_dir))
+            self._loaded = model.eval().to(_device()), processor, images
         return self._loaded
 
 

@@ -6,28 +6,28 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from sicog.data.batching import RunPlan
-from sicog.data.mixture import load_sources, read_mixture
+from sicog.data.cache import cache_folder
+from sicog.data.mixture import read_mixture
 from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
-from sicog.records import Dropped
-from sicog.storage import MANIFEST, write_json, write_records
+from sicog.storage import MANIFEST, read_json, write_json, write_records
 from sicog.training import checkpoints
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.planning import packing_summary, plan_updates
 
 if TYPE_CHECKING:
-    from sicog.data.dataset import Row
+    from sicog.data.dataset import ExampleDataset
     from sicog.data.lengths import RowLengths
+    from sicog.data.pairs import PairDataset
     from sicog.model.modeling import SicogForConditionalGeneration
     from sicog.model.processing import SicogProcessor
-    from sicog.training.reference import PairsRead
     from sicog.training.trainer import SicogTrainer
 
 DROPPED = "dropped.jsonl"
@@ -47,14 +47,16 @@ def train(config: TrainConfig) -> Path:
         update={"global_batch": global_batch, "accumulation": None, "precision": settled(config.precision)}
     )
     if _is_main():
-        write_run_json(config.run_dir, step="train", config=config, inputs=config.inputs())
+        from sicog.data.table import digest_source_file
+
+        of_file = partial(digest_source_file, cache=cache_folder(config.data.cache_dir))
+        write_run_json(config.run_dir, step="train", config=config, inputs=config.inputs(), of_file=of_file)
     if (config.run_dir / MANIFEST).is_file():
         return _tidy(config)
 
     from transformers import set_seed
     from transformers.utils import logging
 
-    from sicog.data.dataset import ExampleDataset
     from sicog.data.pairs import PairDataset
     from sicog.model.kernels import chosen_attention, compile_blocks, use_attention, use_kernels
     from sicog.training.callbacks import MetricsWriter, ProgressBar
@@ -62,7 +64,7 @@ def train(config: TrainConfig) -> Path:
     from sicog.training.lora import add_adapters
     from sicog.training.memory_check import MemoryCheck
     from sicog.training.parts import set_trainable
-    from sicog.training.reference import load_pairs, reference_log_probs
+    from sicog.training.reference import reference_log_probs
     from sicog.training.signals import StopSignal, leave
     from sicog.training.trainer import SicogTrainer
 
@@ -79,23 +81,16 @@ def train(config: TrainConfig) -> Path:
     if config.compile:
         compile_blocks(model)
     set_trainable(model, config.trainable, show=_is_main())
-    dataset: ExampleDataset | PairDataset
-    read: RowsRead | PairsRead
-    if referenced is not None:
-        read = load_pairs(config, *referenced, processor)
-        dataset = read.rows
-    else:
-        read = load_rows(config, processor)
-        dataset = ExampleDataset(read.rows, processor, slicing=config.slicing)
+    read = load_pairs(config, processor, *referenced) if referenced else load_rows(config, processor)
     plan = plan_updates(config, read.lengths, model.config, _world_size())
     if _is_main() and config.packing != "off":
         summary = packing_summary(plan, read.lengths, global_batch)
         Console(stderr=True).print(f"  {config.stage}: {summary}", highlight=False, soft_wrap=True)
     metrics = MetricsWriter(config.run_dir, plan, read.lengths, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, plan)
-    objective = DpoObjective(config.dpo, dataset, plan) if isinstance(dataset, PairDataset) else None
+    objective = DpoObjective(config.dpo, read.dataset, plan) if isinstance(read.dataset, PairDataset) else None
     stop = StopSignal()
-    trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar, stop], objective)
+    trainer = SicogTrainer(model, processor, read.dataset, plan, config, [metrics, bar, stop], objective)
     if config.check_memory if config.check_memory is not None else trainer.args.device.type == "cuda":
         trainer.add_callback(MemoryCheck(trainer, read.lengths))
     try:
@@ -137,54 +132,73 @@ def load_model(source: ModelSource) -> tuple[SicogForConditionalGeneration, Sico
 
 @dataclass(frozen=True)
 class RowsRead:
-    """What came of the data: each of `n_in` rows is in `rows` or in `dropped`; `take` left another `left_out`."""
+    """What came of the data: each of `n_in` rows is in `dataset` or counted in `dropped`; another `left_out` were left.
+
+    A row that a weight repeats is counted as often as it is trained on.
+    """
 
     n_in: int
     left_out: int
-    rows: list[Row]
-    dropped: list[Dropped]
+    dataset: ExampleDataset | PairDataset
+    dropped: Counter[str]
 
-    @cached_property
+    @property
     def lengths(self) -> RowLengths:
         """What is known of each row before the model runs."""
-        from sicog.data.dataset import row_lengths
-
-        return row_lengths(self.rows)
+        return self.dataset.lengths
 
 
 def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
-    """The rows to train on and the drops, which are also written to dropped.jsonl.
+    """The rows to train on and counts of the drops, which are also written to dropped.jsonl.
 
     Raises `ValueError` when more than `data.max_dropped_share` of the rows cannot be used.
     """
-    from sicog.data.dataset import ImageFolder, measure_rows
+    from sicog.data.dataset import ExampleDataset
+    from sicog.data.image_folder import ImageFolder
+    from sicog.data.measure import TokenMeasure
+    from sicog.data.mixture_rows import measure_mixture
 
-    data = config.data
-    mixture = read_mixture(data.sources or load_sources(Path(str(data.path))), config.seed)
-    images = ImageFolder(data.image_folder, data.image_roots, data.check_images)
-    n_rows = len(mixture.examples) + len(mixture.dropped)
-    rows, dropped = measure_rows(
-        mixture.examples, processor, images, max_length=config.max_length, slicing=config.slicing
+    data, cache = config.data, cache_folder(config.data.cache_dir)
+    mixture = read_mixture(data.chosen_sources(), config.seed, cache)
+    images = ImageFolder(data.image_folder, data.image_roots, check=data.check_images, cache=cache)
+    measure = TokenMeasure(processor, config.slicing)
+    usable = measure_mixture(mixture, measure, images, max_length=config.max_length, cache=cache)
+    dataset = ExampleDataset(
+        mixture.tables, usable.selection, usable.lengths, processor, images, slicing=config.slicing, cache=cache
     )
-    dropped = [*mixture.dropped, *dropped]
+    n_rows = len(mixture.selection) + mixture.n_dropped
+    dropped = Counter(row.reason for row in usable.dropped())
     if _is_main():
-        write_records(config.run_dir / DROPPED, dropped)
-    if n_rows != len(rows) + len(dropped):
-        raise AssertionError(f"{n_rows} rows were read, but {len(rows)} are kept and {len(dropped)} dropped")
-    reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(d.reason for d in dropped).most_common())
-    if len(dropped) > max(1.0, data.max_dropped_share * n_rows):
-        first = dropped[0]
+        write_records(config.run_dir / DROPPED, usable.dropped())
+    if n_rows != len(dataset) + dropped.total():
+        raise AssertionError(f"{n_rows} rows were read, but {len(dataset)} are kept and {dropped.total()} dropped")
+    reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common())
+    if dropped.total() > max(1.0, data.max_dropped_share * n_rows):
+        first = next(usable.dropped())
         raise ValueError(
-            f"{len(dropped)} of {n_rows} rows cannot be used ({reasons}; such as {first.id}: {first.detail}). "
+            f"{dropped.total()} of {n_rows} rows cannot be used ({reasons}; such as {first.id}: {first.detail}). "
             f"All are listed in {config.run_dir / DROPPED}. Mend the data, or allow more with data.max_dropped_share"
         )
-    if not rows:
+    if not len(dataset):
         raise ValueError(f"no row to train on: {n_rows} rows were read ({reasons or 'the data is empty'})")
     if _is_main():
-        drops = f", {len(dropped)} dropped ({reasons})" if dropped else ""
-        left = f", {mixture.left} left out by take" if mixture.left else ""
-        Console(stderr=True).print(f"  {config.stage}: {len(rows)} rows{drops}{left}", highlight=False)
-    return RowsRead(n_rows, mixture.left, rows, dropped)
+        drops = f", {dropped.total()} dropped ({reasons})" if dropped else ""
+        left = f", {mixture.left} left out by take or weight" if mixture.left else ""
+        Console(stderr=True).print(f"  {config.stage}: {len(dataset)} rows{drops}{left}", highlight=False)
+    return RowsRead(n_rows, mixture.left, dataset, dropped)
+
+
+def load_pairs(config: TrainConfig, processor: SicogProcessor, folder: Path, left_out: int) -> RowsRead:
+    """The pairs of the folder that `reference_log_probs` wrote. Raises `ValueError` when there is none."""
+    from sicog.data.image_folder import ImageFolder
+    from sicog.data.pairs import PairDataset
+
+    images = ImageFolder(config.data.image_folder, config.data.image_roots, cache=cache_folder(config.data.cache_dir))
+    dataset = PairDataset(folder, processor, images, slicing=config.slicing)
+    manifest = read_json(folder / MANIFEST)
+    if not len(dataset):
+        raise ValueError(f"no pair to train on: {manifest['rows_in']} were read; {folder / DROPPED} says what is wrong")
+    return RowsRead(manifest["rows_in"], left_out, dataset, Counter(manifest["dropped"]))
 
 
 def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
@@ -217,7 +231,7 @@ def _save_final(trainer: SicogTrainer, config: TrainConfig) -> None:
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / PROJECTOR)
 
 
-def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead | PairsRead) -> None:
+def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) -> None:
     """Move the final files to the top of the run, then say in the manifest what they are and what they come from."""
     plan: RunPlan = trainer.plan
     final = config.run_dir / _FINAL
@@ -233,8 +247,8 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead |
         "step": "train",
         "stage": config.stage,
         "rows_in": read.n_in,
-        "rows_out": len(read.rows),
-        "dropped": dict(sorted(Counter(d.reason for d in read.dropped).items())),
+        "rows_out": len(read.dataset),
+        "dropped": dict(sorted(read.dropped.items())),
         "failed": {},
         "left_out": read.left_out,
         "steps": plan.n_steps,

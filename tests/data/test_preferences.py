@@ -87,13 +87,16 @@ def test_parts_of_sources_and_rows_that_cannot_be_read(tmp_path: Path) -> None:
     prompt = (Turn(role="user", text="p"),)
     ours = [PreferencePair(id=f"o{i}", prompt=prompt, chosen="a", rejected="b") for i in range(3)]
     write_dataset(tmp_path / "ours", ours)
-    sources = [Source(path=tmp_path / "rows.json", take="end:2"), Source(path=tmp_path / "ours", take="first:2")]
+    sources = [
+        Source(path=tmp_path / "rows.json", take="end:2"),
+        Source(path=tmp_path / "ours", take="first:2", weight=1.5),
+    ]
     pairs = PairSource(sources, seed=0)
     found = list(pairs.read(0, 100))
-    assert [row.id for row in found] == ["1", "4", "5", "o0", "o1"] and len(pairs) == 5 and pairs.left == 4
+    assert [row.id for row in found] == ["1", "4", "5", "o0", "o1", "o1"] and len(pairs) == 6 and pairs.left == 4
     assert isinstance(found[0], Dropped) and found[0].reason == "same_answers"
-    for start in range(6):  # any range by itself, as after a kill
-        for stop in range(start, 7):
+    for start in range(7):  # any range by itself, as after a kill
+        for stop in range(start, 8):
             assert list(pairs.read(start, stop)) == found[start:stop]
     with pytest.raises(ValueError, match="is no source of preference pairs"):
         PairSource([Source(path=tmp_path / "pairs.parquet")], seed=0)

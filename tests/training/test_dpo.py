@@ -17,7 +17,7 @@ import torch
 from preference_pairs import dpo_values, make_pairs
 from safetensors.torch import load_file
 
-from sicog.data.dataset import ImageFolder
+from sicog.data.image_folder import ImageFolder
 from sicog.data.lengths import RowLengths
 from sicog.data.packing import PackLimits
 from sicog.data.pairs import encode_pair
@@ -133,7 +133,7 @@ def test_the_first_update_against_pairs_one_by_one(
     model, processor = load_checkpoint(tiny_dir)
     total, count = 0.0, 0
     for pair in make_pairs(4):
-        chosen, rejected = encode_pair(pair, processor, ImageFolder(data_dir / "images"), slicing=True)
+        chosen, rejected = encode_pair(pair, processor, ImageFolder(data_dir / "images", cache=tmp_path), slicing=True)
         expected = [model(**processor.collate([e])) for e in (chosen, rejected)]
         n = [sum(label != -100 for label in e.labels) for e in (chosen, rejected)]
         total, count = total + n[0] * expected[0].loss.item(), count + n[0]

@@ -14,8 +14,8 @@ from sicog.model import load_checkpoint
 from sicog.records import PreferencePair, ReferencedPair, Turn
 from sicog.storage import read_json, read_records
 from sicog.training.config import TrainConfig
-from sicog.training.reference import ReferenceBlock, load_pairs, reference_log_probs
-from sicog.training.run import train
+from sicog.training.reference import ReferenceBlock, reference_log_probs
+from sicog.training.run import load_pairs, train
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -28,9 +28,11 @@ def long_pair(name: str, **changes: Any) -> PreferencePair:
 
 def test_pairs_that_cannot_be_used_are_dropped_whole(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
     (data_dir / "images" / "broken.png").write_bytes(b"no image")
+    (data_dir / "images" / "cut.png").write_bytes((data_dir / "images" / "1.png").read_bytes()[:400])
     bad = [
         long_pair("missing", images=("none.png",)),
         long_pair("broken", images=("broken.png",)),
+        long_pair("cut", images=("cut.png",)),
         long_pair("refused", images=("../1.png",)),
         long_pair("long", rejected="red circle " * 900),  # D-C8: never cut
     ]
@@ -38,8 +40,8 @@ def test_pairs_that_cannot_be_used_are_dropped_whole(config: MakeConfig, data_di
     values["data"] |= {"max_dropped_share": 0.5}
     run_dir = train(config(**{**values, "max_steps": 1}, max_length=1000))
     manifest = read_json(run_dir / "manifest.json")
-    reasons = {"image_missing": 1, "image_broken": 1, "image_refused": 1, "too_long": 1}
-    assert (manifest["rows_in"], manifest["rows_out"], manifest["dropped"]) == (16, 12, reasons)
+    reasons = {"image_missing": 1, "image_broken": 2, "image_refused": 1, "too_long": 1}
+    assert (manifest["rows_in"], manifest["rows_out"], manifest["dropped"]) == (17, 12, reasons)
 
 
 def test_lengths_are_those_of_both_conversations(
@@ -47,10 +49,10 @@ def test_lengths_are_those_of_both_conversations(
 ) -> None:
     settings = config(**dpo_values(data_dir, tmp_path / "pairs"))
     processor = load_checkpoint(tiny_dir)[1]
-    read = load_pairs(settings, *reference_log_probs(settings), processor)
+    read = load_pairs(settings, processor, *reference_log_probs(settings))
     for index, pair in enumerate(make_pairs()):
-        row_id, documents = read.rows[index]
-        assert row_id == pair.id == read.rows.ids([index])[0]
+        row_id, documents = read.dataset[index]
+        assert row_id == pair.id == read.dataset.ids([index])[0]
         texts = [
             processor.decode([t for t, label in zip(d.input_ids, d.labels, strict=True) if label >= 0])
             for d in documents

@@ -110,3 +110,12 @@ def test_image_settings_are_of_models_made_from_parts() -> None:
         ModelSource.model_validate({"checkpoint": "c", "image": {"normalize_on": "device"}})
     with pytest.raises(ValueError, match="normalise_on"):
         ModelSource.model_validate({**parts, "image": {"normalise_on": "device"}})
+
+
+def test_the_rows_behind_a_mixture_or_a_brace_form_are_inputs(tmp_path: Path) -> None:
+    mixture = tmp_path / "mix.yaml"
+    mixture.write_text("datasets: [{json_path: a.json, weight: 2}, {json_path: b.jsonl}]")
+    inputs = load("sft", f"data.path={mixture}").data.inputs()
+    assert inputs == {"data.path": mixture, "data.path.0": Path("a.json"), "data.path.1": Path("b.jsonl")}
+    braces = load("sft", "data.path=x{1,2}.json").data.inputs()
+    assert braces == {"data.path.0": Path("x1.json"), "data.path.1": Path("x2.json")}
