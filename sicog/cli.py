@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+_SECONDS_FOR_MAIN = 3
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value overrides, e.g. data.path=x.json", metavar="KEY=VALUE")
@@ -167,6 +170,17 @@ def data_check(
         raise typer.Exit(1)
 
 
+@app.command()
+def reshard(
+    run_dir: Annotated[Path, typer.Argument(help="the folder of a training run that was stopped")],
+    processes: Annotated[int, typer.Option(min=1, help="how many will go on with it")],
+) -> None:
+    """Let a ZeRO run go on with another number of processes: its newest checkpoint becomes a universal one."""
+    from sicog.training.reshard import reshard as reshard_run
+
+    reshard_run(run_dir, processes)
+
+
 @app.command("import-checkpoint")
 def import_checkpoint(
     source: Annotated[Path, typer.Argument(help="a LLaVA-format folder, or a mm_projector.bin", metavar="SRC")],
@@ -220,8 +234,22 @@ def _guarded(main: Callable[[], None]) -> None:
         if os.environ.get("SICOG_TRACEBACK"):
             raise
         text = _escaped(str(error) if isinstance(error, ValueError) else _refusal(error))
+        _leave_first_word_to_main(error)
         Console(stderr=True).print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _leave_first_word_to_main(error: Exception) -> None:
+    """What all processes refuse, only the main one says: the others wait, and its end ends them before they speak.
+
+    The launcher is told the error too, and names the process that failed first.
+    """
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_SECONDS_FOR_MAIN)
 
 
 def _refusal(error: OSError) -> str:

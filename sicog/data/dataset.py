@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows of tables in the order of a data set: int64 [N] each, the table's number and the row in it."""
+    """Rows of tables in the order of a data set: int32 [N], the table's number, and int64 [N], the row in it."""
 
     table: np.ndarray
     row: np.ndarray

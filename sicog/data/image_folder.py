@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -11,7 +12,7 @@ from PIL import Image
 from sicog.data.images import ImageProblem, check_name, resolve_image
 from sicog.data.sources import NAMED, PlacedRow
 from sicog.data.table import RowTable
-from sicog.data.tar_files import Packed, TarIndex
+from sicog.data.tar_files import Packed, TarIndex, tar_identity
 
 Size = tuple[int, int]
 Readable = Path | Packed
@@ -28,17 +29,22 @@ class ImageFolder:
         self.folder = folder
         self.roots = tuple(roots)
         self.check = check
-        tars: list[Path] = []
+        self.cache = cache
+        self.tars: list[Path] = []
         if folder is not None and folder.is_file():
-            tars = [folder]
+            self.tars = [folder]
         elif folder is not None and folder.is_dir():
-            tars = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
-        self.tars = TarIndex(tars, cache) if tars else None
+            self.tars = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
 
     def identity(self) -> list[object]:
         """Which folder this is: paths, and size and time of its tars. The files in it are not looked at."""
-        tars = self.tars.identity() if self.tars else []
-        return [str(self.folder and self.folder.resolve()), [str(root.resolve()) for root in self.roots], tars]
+        folder = str(self.folder and self.folder.resolve())
+        return [folder, [str(root.resolve()) for root in self.roots], tar_identity(self.tars)]
+
+    @cached_property
+    def _index(self) -> TarIndex:
+        """Made when a name is no file: tars that happen to lie in the folder are not read in vain."""
+        return TarIndex(self.tars, self.cache)
 
     def find(self, name: str) -> Readable:
         """Where an image lies. Raises `ImageProblem`."""
@@ -50,7 +56,7 @@ class ImageFolder:
                 raise ImageProblem("image_missing", f"{self.folder} has no file {name!r}")
             return resolve_image(self.folder, name, self.roots)
         except ImageProblem as problem:
-            if problem.reason == "image_missing" and self.tars and (found := self.tars.find(name)):
+            if problem.reason == "image_missing" and self.tars and (found := self._index.find(name)):
                 return found
             raise
 

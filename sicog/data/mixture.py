@@ -83,7 +83,7 @@ def read_mixture(sources: Sequence[Source], seed: int, cache: Path) -> Mixture:
         rows, left_out = chosen_rows(source, len(table), f"{seed}:{number}")
         chosen.append(rows)
         left += left_out
-    numbers = np.repeat(np.arange(len(tables)), [len(rows) for rows in chosen])
+    numbers = np.repeat(np.arange(len(tables), dtype=np.int32), [len(rows) for rows in chosen])
     return Mixture(tables, Selection(numbers, np.concatenate([*chosen, np.empty(0, dtype=np.int64)])), left)
 
 

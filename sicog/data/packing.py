@@ -64,8 +64,9 @@ def plan_steps(
 ) -> RunPlan:
     """Pack exactly the rows that `plan_run` draws for each update; they never depend on the number of ranks.
 
-    The accumulation is the smallest with which all updates fit. Within an update bins of like FLOPs meet on the ranks.
-    Raises `ValueError` when a row is above a limit, or ranks would be left without a row.
+    The accumulation is the smallest with which a place is found for every row of every update. Within an update
+    bins of like FLOPs meet on the ranks. Raises `ValueError` when a row is above a limit, or ranks would be left
+    without a row.
     """
     _check_limits(rows, limits)
     if global_batch < world_size:
@@ -110,9 +111,8 @@ def plan_epoch(
 
     An update has as many micro-batches as bring its mean number of rows nearest `global_batch`, or `update_batches` of
     them over all ranks: with the same number on other ranks, as a run that is taken up again needs it, the plan is the
-    same. The last part of an epoch, where
-    `epochs` is not whole, has at least `global_batch` rows. Raises `ValueError` when a row is above a limit, or there
-    are too few rows, or `update_batches` do not divide among the ranks.
+    same. The last part of an epoch, where `epochs` is not whole, has at least `global_batch` rows. Raises `ValueError`
+    when a row is above a limit, there are too few rows, or `update_batches` do not divide among the ranks.
     """
     _check_limits(rows, limits)
     if len(rows) < max(global_batch, world_size):

@@ -84,20 +84,21 @@ def digest_tar(path: Path) -> str:
     return sha.hexdigest()
 
 
+def tar_identity(tars: Sequence[Path]) -> list[list[str | int]]:
+    """Which files these are: path, size and time of each."""
+    stats = [(path.resolve(), path.stat()) for path in tars]
+    return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+
+
 class TarIndex:
     """Names to places over one or more tars; built once, then mapped. Of equal names the last counts."""
 
     def __init__(self, tars: Sequence[Path], cache: Path) -> None:
         self.tars = tuple(path.resolve() for path in tars)
-        key = digest_value([FORMAT, self.identity()])
+        key = digest_value([FORMAT, tar_identity(self.tars)])
         what = f"the index of {self.tars[0]}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
         self.folder = build_once(cache / "tars" / key, self._build, what)
         self._open()
-
-    def identity(self) -> list[list[str | int]]:
-        """Which files these are: path, size and time of each."""
-        stats = [(path, path.stat()) for path in self.tars]
-        return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
     def find(self, name: str) -> Packed | None:
         """Where a name lies, or None."""

@@ -169,9 +169,11 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
             decoding = past_key_values is not None and past_key_values.get_seq_length() > 0
             # Counting placeholders waits for the device, which every step of decoding would pay for.
             checked = image_features is not None or not decoding
+            # Before the embedding, as images are: DeepSpeed pairs what ranks gather and reduce by its order.
+            touched = self._touch_vision(input_ids.device) if image_features is None and labels is not None else None
             inputs_embeds = self._embed(input_ids, image_features, checked=checked)
-            if image_features is None and labels is not None:
-                inputs_embeds = self._touch_vision(inputs_embeds)
+            if touched is not None:
+                inputs_embeds = inputs_embeds + touched.to(inputs_embeds.dtype)
         if use_cache is None and labels is not None:
             use_cache = False  # a cache is of no use in training, and Transformers packs rows wrongly with one
         arguments: dict[str, Any] = {
@@ -218,13 +220,12 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
             return x_BTE
         return x_BTE.masked_scatter(mask_BT[..., None], features_NE.to(x_BTE.dtype))
 
-    def _touch_vision(self, x_BTE: torch.Tensor) -> torch.Tensor:
-        """Run the vision side on one blank patch and add nothing: every rank must run every part in every step."""
+    def _touch_vision(self, device: torch.device) -> torch.Tensor:
+        """0, by way of the vision side on one blank patch: every rank must run every part in every step."""
         vision: Any = self.config.vision_config
-        pixels_PK = x_BTE.new_zeros(1, vision.num_channels * vision.patch_size**2)
+        pixels_PK = torch.zeros(1, vision.num_channels * vision.patch_size**2, device=device)
         size = torch.ones(1, 2, dtype=torch.long)
-        blank = self.resampler(self.vision_tower(pixels_PK, size), size)
-        return x_BTE + 0.0 * blank.sum().to(x_BTE.dtype)
+        return 0.0 * self.resampler(self.vision_tower(pixels_PK, size), size).sum()
 
     def _logits(self, hidden_BTE: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
         """Logits of the last `keep` positions (0: all). The placeholder cannot be generated."""

@@ -15,6 +15,7 @@ from sicog.model.precision import Precision
 
 Part = Literal["vision_tower", "projector", "language_model"]
 Checkpointing = Literal["none", "selective", "full"]
+Parallel = Literal["auto", "ddp", "zero2", "zero3", "fsdp"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
 _PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128, "dpo": 128}
 
@@ -101,8 +102,11 @@ class TrainConfig(Config):
     global_batch is the number of rows of an update over all processes; accumulation is derived from it. For those who
     count the other way, `accumulation` alone makes it device_batch x accumulation x processes; with neither it is the
     paper's, 256 for align and 128 else. `max_steps`, when set, replaces `epochs`. precision `auto`: bfloat16 autocast
-    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. workers: data loading processes,
-    by default 0 on a CPU and 4 on a GPU.
+    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. parallel: how processes share the
+    training (`training.parallel`), `auto` is zero2 with several GPUs and deepspeed installed, else ddp; under zero2 and
+    zero3 bfloat16 holds for the weights and the checkpoint too, beside float32 ones in the optimizer's shards. offload:
+    the optimizer's states, and with zero3 the weights, lie in the CPU's memory. workers: data loading processes, by
+    default 0 on a CPU and 4 on a GPU.
 
     gradient_checkpointing: for memory, what the layers computed is not kept but computed again in the backward pass;
     of `full` layers everything, of `selective` ones all but the results of matrix products and attention, see
@@ -167,6 +171,8 @@ class TrainConfig(Config):
     pack_views: int | None = Field(default=None, gt=0)
     seed: int = Field(default=42, ge=0)
     precision: Precision = "auto"
+    parallel: Parallel = "auto"
+    offload: bool = False
     gradient_checkpointing: Checkpointing = "none"
     attention: Attention = "auto"
     kernels: Kernels = "auto"
@@ -205,6 +211,14 @@ class TrainConfig(Config):
     def _something_is_trained(self) -> TrainConfig:
         if not self.trainable or len(set(self.trainable)) != len(self.trainable):
             raise ValueError(f"trainable must name one or more of {', '.join(PARTS)}, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_whole(self) -> TrainConfig:
+        if self.lora and self.parallel in ("zero3", "fsdp"):
+            raise ValueError(
+                f"adapters (lora) are not sharded; use parallel ddp or zero2 with them, not {self.parallel}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -78,7 +78,6 @@ def try_micro_batch(trainer: SicogTrainer, model: Any, rows: np.ndarray) -> None
         with accelerator.no_sync(model):
             with trainer.compute_loss_context_manager():
                 loss: Any = trainer.compute_loss(model, inputs, num_items_in_batch=torch.ones((), device=device))
-            trainer._stop_unless_finite(float(loss), "loss")
             kwargs = {"scale_wrt_gas": False} if trainer.is_deepspeed_enabled else {}
             accelerator.backward(0.0 * loss, **kwargs)
         del moments

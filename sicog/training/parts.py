@@ -35,13 +35,18 @@ def parts(model: SicogForConditionalGeneration) -> dict[str, nn.Module]:
     return {"vision_tower": model.vision_tower, "projector": model.resampler, "language_model": model.language_model}
 
 
+def size(parameter: nn.Parameter) -> int:
+    """Elements of the whole parameter, also where ZeRO-3 keeps a shard of it here."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
 def _table(modules: dict[str, nn.Module]) -> Table:
     table = Table("part", "parameters", "trainable", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     total = [0, 0]
     for name, module in modules.items():
-        counts = [sum(p.numel() for p in module.parameters() if p.requires_grad or not only) for only in (False, True)]
+        counts = [sum(size(p) for p in module.parameters() if p.requires_grad or not only) for only in (False, True)]
         total = [t + c for t, c in zip(total, counts, strict=True)]
         table.add_row(name, *(f"{c:,}" for c in counts))
     table.add_section()

@@ -18,7 +18,7 @@ from sicog.data.mixture import read_mixture
 from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
 from sicog.storage import MANIFEST, read_json, write_json, write_records
-from sicog.training import checkpoints
+from sicog.training import checkpoints, parallel
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.planning import packing_summary, plan_updates
 
@@ -44,7 +44,12 @@ def train(config: TrainConfig) -> Path:
     # Settled in run.json: the same accumulation on another number of processes, or `auto` on another kind of device,
     # would be another run.
     config = config.model_copy(
-        update={"global_batch": global_batch, "accumulation": None, "precision": settled(config.precision)}
+        update={
+            "global_batch": global_batch,
+            "accumulation": None,
+            "precision": settled(config.precision),
+            "parallel": parallel.settled_parallel(config),
+        }
     )
     if _is_main():
         from sicog.data.table import digest_source_file
@@ -72,7 +77,7 @@ def train(config: TrainConfig) -> Path:
     # Before the model: the reference model may fill the device, and is let go again.
     referenced = reference_log_probs(config) if config.objective == "dpo" else None
     set_seed(config.seed)  # before the model: new parts are drawn from it
-    model, processor = load_model(config.model)
+    model, processor = parallel.load(config, load_model)
     attention = chosen_attention(config.attention, config.precision)
     use_attention(model, language_model=attention, vision_tower=attention)
     use_kernels(model, config.kernels)
@@ -204,6 +209,10 @@ def load_pairs(config: TrainConfig, processor: SicogProcessor, folder: Path, lef
 def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
     """Train from the newest complete checkpoint, or from the start."""
     resume = checkpoints.newest_complete(config.run_dir)
+    if resume is not None:
+        checkpoints.check_processes(resume, _world_size())
+        if checkpoints.is_universal(resume):
+            parallel.load_universal(trainer.args)
     trainer.accelerator.wait_for_everyone()  # all ranks have looked before the main one removes anything
     if _is_main():
         checkpoints.remove_incomplete(config.run_dir)
@@ -224,11 +233,19 @@ def _save_final(trainer: SicogTrainer, config: TrainConfig) -> None:
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
     trainer.processor.save_pretrained(folder)
     if config.stage == "align":
-        from safetensors.torch import save_file
+        save_projector(folder)
 
-        model: Any = trainer.model
-        weights = model.resampler.state_dict(prefix="resampler.")
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / PROJECTOR)
+
+def save_projector(folder: Path) -> None:
+    """The projector of the checkpoint in this folder once more, in a file of its own."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    weights: dict[str, Any] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            weights |= {name: tensors.get_tensor(name) for name in tensors.keys() if name.startswith("resampler.")}  # noqa: SIM118
+    save_file(weights, folder / PROJECTOR)
 
 
 def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) -> None:

@@ -18,7 +18,7 @@ from sicog.data.dataset import ExampleDataset
 from sicog.data.pairs import PairCollator, PairDataset
 from sicog.model.document_attention import attend_within_documents
 from sicog.model.precision import settled
-from sicog.training import checkpoints, lora
+from sicog.training import checkpoints, lora, parallel
 from sicog.training.config import TrainConfig
 from sicog.training.dpo import DpoObjective
 from sicog.training.memory_check import told_when_too_much
@@ -101,24 +101,23 @@ class SicogTrainer(Trainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch."""
         with told_when_too_much(self, inputs):
-            loss = super().training_step(model, inputs, num_items_in_batch)
-        self._stop_unless_finite(float(loss), "loss")
-        return loss
+            return super().training_step(model, inputs, num_items_in_batch)
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The model's own loss, or that of the objective."""
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Forward of one micro-batch; looked at before the backward pass, which under DeepSpeed ends in the update."""
         if self.objective is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # Divided by the counts of all ranks; what follows averages over the ranks.
-        return self.objective.loss(model, inputs, self.state.global_step) * self.accelerator.num_processes
+            loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
+        else:  # divided by the counts of all ranks; what follows averages over the ranks
+            loss = self.objective.loss(model, inputs, self.state.global_step) * self.accelerator.num_processes
+        self._stop_unless_finite(float(loss.detach()), "loss")
+        return loss
 
     def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         total: Any = self.accelerator.reduce(values.to(self.args.device), reduction="sum")
         return total
 
     def _clip_grad_norm(self, model: Any) -> Any:
+        # Under DeepSpeed it has clipped already, or has left out an update whose norm is not finite.
         norm = super()._clip_grad_norm(model)
         self._stop_unless_finite(float(norm), "gradient norm")
         return norm
@@ -144,6 +143,12 @@ class SicogTrainer(Trainer):
         if "learning_rate" in logs and self.config.learning_rates:
             logs |= {f"learning_rate/{part}": rate for part, rate in self.rates_of_update.items()}
         super().log(logs, start_time)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and checkpoints.is_universal(Path(checkpoint)) and self.config.parallel == "zero3":
+            engine: Any = self.deepspeed
+            parallel.mend_universal(engine.optimizer.optimizer, Path(checkpoint))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: Transformers' estimate knows no vision tower, and walks over all parameters each time."""
@@ -175,7 +180,7 @@ class SicogTrainer(Trainer):
                 self.processor.save_pretrained(folder)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            checkpoints.mark_complete(folder)
+            checkpoints.mark_complete(folder, processes=self.args.world_size)
             checkpoints.keep_newest(folder.parent, self.config.save_total_limit, self.config.keep_every)
 
     def listed_ids(self) -> str:
@@ -197,6 +202,7 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
     args = TrainingArguments(
         output_dir=str(config.run_dir),
         per_device_train_batch_size=config.device_batch,
+        gradient_accumulation_steps=plan.accumulation,
         max_steps=plan.n_steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
@@ -218,10 +224,10 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
         log_level="warning",
+        **parallel.trainer_settings(config),
     )
     assert args.world_size == launched, f"{launched} processes were launched but {args.world_size} joined"
     assert args.world_size == plan.world_size, f"planned for {plan.world_size} processes, not {args.world_size}"
-    args.gradient_accumulation_steps = plan.accumulation
     return args
 
 

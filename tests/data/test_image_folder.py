@@ -88,9 +88,10 @@ def test_a_bomb_in_a_tar_is_not_decoded(tmp_path: Path, cache: Path) -> None:  #
 
 
 def test_an_index_is_made_once_for_the_same_tars(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ImageFolder(folder, cache=cache)
+    assert colour(ImageFolder(folder, cache=cache), "a/1.png") == BLUE
     monkeypatch.setattr(TarIndex, "_build", lambda *_: pytest.fail("indexed again"))
     ImageFolder(folder, cache=cache)
+    assert colour(ImageFolder(folder, cache=cache), "a/1.png") == BLUE
     monkeypatch.undo()
     write_tar(folder / "two.tar", {"a/3.png": picture("red")})
     changed = ImageFolder(folder, cache=cache)
@@ -99,6 +100,7 @@ def test_an_index_is_made_once_for_the_same_tars(folder: Path, cache: Path, monk
 
 def test_a_tar_that_was_cut_after_it_was_indexed(folder: Path, cache: Path) -> None:
     images = ImageFolder(folder / "two.tar", cache=cache)
+    assert colour(images, "a/2.png") == BLUE
     (folder / "two.tar").write_bytes((folder / "two.tar").read_bytes()[:530])
     with pytest.raises(ImageProblem, match="ends within it"):
         images.measure(images.find("a/2.png"))
@@ -109,3 +111,11 @@ def test_an_empty_tar_holds_nothing(tmp_path: Path, cache: Path) -> None:
         pass
     with pytest.raises(ImageProblem, match="has no file"):
         ImageFolder(tmp_path / "x.tar", cache=cache).find("a.png")
+
+
+def test_a_tar_that_nothing_asks_for_is_not_read(folder: Path, cache: Path) -> None:
+    (folder / "broken.tar").write_bytes(b"no tar at all" * 100)
+    images = ImageFolder(folder, cache=cache)
+    assert colour(images, "loose.png") == BLUE
+    with pytest.raises(ValueError, match=r"broken\.tar is no readable"):
+        images.find("a/1.png")

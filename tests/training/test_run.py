@@ -228,8 +228,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(config: MakeConfig, tmp_path: Path) -> None:
-    settings = config(max_steps=3, device_batch=2)
+@pytest.mark.parametrize("packing", [{}, {"packing": "step", "pack_tokens": 150}], ids=["padded", "packed"])
+def test_two_processes_train_as_one(config: MakeConfig, tmp_path: Path, packing: dict[str, Any]) -> None:
+    settings = config(max_steps=3, device_batch=2, **packing)
     assert start(settings, tmp_path / "one").wait(timeout=120) == 0
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     process = start(settings, tmp_path / "two", launcher)

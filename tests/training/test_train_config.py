@@ -48,11 +48,33 @@ def test_the_stages_are_the_papers(stage: str) -> None:
         ("model.checkpoint=null", "both vision_tower and language_model"),
         ("data.path=null", "data.path or data.sources"),
         ("global_batch=0", "greater than 0"),
+        ("gradient_checkpointing=true", "'none', 'selective' or 'full'"),
+        ("learning_rates.resampler=1e-3", "projector"),
+        ("learning_rates.projector=0", "greater than 0"),
+        ("lora.rank=8", "unknown key 'lora.rank'"),
     ],
 )
 def test_mistakes_are_named(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load("sft", override)
+
+
+def test_what_is_set_must_be_trained() -> None:
+    frozen = "trainable=[projector]"
+    with pytest.raises(ValueError, match="learning_rates names vision_tower, which trainable does not"):
+        load("sft", frozen, "learning_rates.vision_tower=1e-6")
+    with pytest.raises(ValueError, match="lora trains the language model; name language_model in trainable"):
+        load("sft", frozen, "lora.r=8")
+    config = load("sft", "learning_rates.vision_tower=2e-6", "lora.r=8", "lora.targets=q_proj,v_proj")
+    assert config.learning_rates == {"vision_tower": 2e-6}
+    assert config.lora is not None and (config.lora.r, config.lora.targets) == (8, ("q_proj", "v_proj"))
+    assert load("sft").lora is None
+
+
+def test_what_saves_memory_or_time_may_change_in_a_run() -> None:
+    changes = ("gradient_checkpointing=none", "keep_every=100", "compile=true", "attention=sdpa", "check_memory=false")
+    assert load("sft").identity() == load("sft", *changes).identity()
+    assert load("sft").identity() != load("sft", "optimizer=adamw_8bit").identity()
 
 
 @pytest.mark.parametrize(
