@@ -228,14 +228,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, data_dir: Pa
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "zero3"])
+def test_two_processes_train_as_one(config: MakeConfig, data_dir: Path, tmp_path: Path, parallel: str) -> None:
     from training.test_run import start
 
     values = dpo_values(data_dir, tmp_path / "pairs", make_pairs(24) * 20) | {"device_batch": 1}
     settings = config(**values)
     train(settings.model_copy(update={"run_dir": tmp_path / "one"}))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = start(settings, tmp_path / "two", launcher)
+    process = start(settings.model_copy(update={"parallel": parallel}), tmp_path / "two", launcher)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors[-2000:]
     assert {p.name for p in (tmp_path / "two" / "reference").iterdir() if p.name.startswith("shard")} == {
