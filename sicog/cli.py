@@ -13,7 +13,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from sicog.config import load_config
+from sicog.config import Config, load_config
 from sicog.verbs import VERBS, Verb
 
 # Threads of OpenMP that wait spin by default, and when another process has one of the cores, all wait for it: on two
@@ -42,19 +42,53 @@ def _add_verb(verb: Verb) -> None:
         overrides: Overrides = None,
         dry_run: DryRun = False,
     ) -> None:
-        items = overrides or []
-        if "=" in config:  # `sicog VERB key=value`: all from defaults
-            config, items = "-", [config, *items]
-        resolved = load_config(verb.config_type(), None if config == "-" else Path(config), items)
+        resolved = _resolved(verb, config, overrides)
         if dry_run:
-            typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+            _echo_config(resolved)
             return
         verb.run(resolved)
 
 
+def _resolved(verb: Verb, config: str, overrides: list[str] | None) -> Config:
+    items = overrides or []
+    if "=" in config:  # `sicog VERB key=value`: all from defaults
+        config, items = "-", [config, *items]
+    return load_config(verb.config_type(), None if config == "-" else Path(config), items)
+
+
+def _echo_config(config: Config) -> None:
+    typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+
+
 for _verb in VERBS.values():
-    if _verb.name not in ("mini-data", "report"):
+    if _verb.name not in ("mini-data", "train", "report"):
         _add_verb(_verb)
+
+
+@app.command("train", help=VERBS["train"].help)
+def train(
+    config: Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")] = "-",
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print commands and a plan.")] = False,
+    device_tflops: Annotated[float, typer.Option(help="--dry-run: a device's dense bfloat16 TFLOP/s")] = 312.0,
+    utilisation: Annotated[float, typer.Option(help="--dry-run: the share of them that is used")] = 0.45,
+) -> None:
+    """Train one stage, or plan it: the plan is printed as comments above the resolved config, which stays YAML."""
+    verb = VERBS["train"]
+    resolved = _resolved(verb, config, overrides)
+    if not dry_run:
+        verb.run(resolved)
+        return
+    from sicog.training.config import TrainConfig
+    from sicog.training.plan import Assumed, plan_lines
+
+    assert isinstance(resolved, TrainConfig)
+    if device_tflops <= 0 or not 0 < utilisation <= 1:
+        raise ValueError("device-tflops must be above 0, and utilisation above 0 and at most 1")
+    command = ["train", config, *(overrides or [])]
+    for line in plan_lines(resolved, command, os.environ, Assumed(device_tflops, utilisation)):
+        typer.echo(f"# {line}")
+    _echo_config(resolved)
 
 
 @app.command("mini-data", help=VERBS["mini-data"].help)
@@ -68,7 +102,7 @@ def mini_data(
     verb = VERBS["mini-data"]
     resolved = load_config(verb.config_type(), None, [f"out_dir={out}", f"seed={seed}", *(overrides or [])])
     if dry_run:
-        typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
+        _echo_config(resolved)
         return
     verb.run(resolved)
 

@@ -106,7 +106,8 @@ class TrainConfig(Config):
     training (`training.parallel`), `auto` is zero2 with several GPUs and deepspeed installed, else ddp; under zero2 and
     zero3 bfloat16 holds for the weights and the checkpoint too, beside float32 ones in the optimizer's shards. offload:
     the optimizer's states, and with zero3 the weights, lie in the CPU's memory. workers: data loading processes, by
-    default 0 on a CPU and 4 on a GPU.
+    default 0 on a CPU and 4 on a GPU. report_to: trackers of the Trainer that get every update too, such as wandb or
+    mlflow; they are set up by their own variables.
 
     gradient_checkpointing: for memory, what the layers computed is not kept but computed again in the backward pass;
     of `full` layers everything, of `selective` ones all but the results of matrix products and attention, see
@@ -135,6 +136,7 @@ class TrainConfig(Config):
             "keep_every",
             "keep_checkpoints",
             "tensorboard",
+            "report_to",
             "gradient_checkpointing",
             "attention",
             "kernels",
@@ -184,6 +186,7 @@ class TrainConfig(Config):
     keep_every: int | None = Field(default=None, gt=0)
     keep_checkpoints: bool = False
     tensorboard: bool = True
+    report_to: tuple[str, ...] = ()
     workers: int | None = Field(default=None, ge=0)
 
     @field_validator("packing", mode="before")
@@ -238,10 +241,25 @@ class TrainConfig(Config):
             )
         return self
 
+    @property
+    def whole_parts(self) -> tuple[Part, ...]:
+        """The parts whose own weights are trained, not adapters in their place."""
+        return tuple(part for part in self.trainable if part != "language_model" or not self.lora)
+
+    @property
+    def conversations_per_row(self) -> int:
+        """A row is one conversation, or a pair of them."""
+        return 2 if self.objective == "dpo" else 1
+
+    @property
+    def papers_batch(self) -> int:
+        """Rows per update of this stage in the paper, which names none for dpo."""
+        return _PAPERS_BATCH[self.stage]
+
     def rows_per_update(self, world_size: int) -> int:
         """The global batch on that many processes. Raises `ValueError` when the sizes do not agree."""
         if self.accumulation is None:
-            batch = self.global_batch or _PAPERS_BATCH[self.stage]
+            batch = self.global_batch or self.papers_batch
             if self.packing == "off":
                 accumulation_steps(batch, self.device_batch, world_size)
             return batch

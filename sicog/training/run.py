@@ -20,7 +20,8 @@ from sicog.provenance import digest_file, write_run_json
 from sicog.storage import MANIFEST, read_json, write_json, write_records
 from sicog.training import checkpoints, parallel
 from sicog.training.config import ModelSource, TrainConfig
-from sicog.training.planning import packing_summary, plan_updates
+from sicog.training.planning import plan_updates
+from sicog.training.table import batch_line, show_opening
 
 if TYPE_CHECKING:
     from sicog.data.dataset import ExampleDataset
@@ -41,6 +42,7 @@ def train(config: TrainConfig) -> Path:
     A finished run of the same config and inputs returns at once; a folder of another one is refused.
     """
     global_batch = config.rows_per_update(_world_size())  # before anything is loaded
+    batch = batch_line(config, _world_size())
     # Settled in run.json: the same accumulation on another number of processes, or `auto` on another kind of device,
     # would be another run.
     config = config.model_copy(
@@ -71,6 +73,7 @@ def train(config: TrainConfig) -> Path:
     from sicog.training.parts import set_trainable
     from sicog.training.reference import reference_log_probs
     from sicog.training.signals import StopSignal, leave
+    from sicog.training.speed import Meter, flops_and_peak
     from sicog.training.trainer import SicogTrainer
 
     logging.disable_progress_bar()  # a bar for each file written would break ours
@@ -85,19 +88,19 @@ def train(config: TrainConfig) -> Path:
         add_adapters(model, config.lora, config.precision)
     if config.compile:
         compile_blocks(model)
-    set_trainable(model, config.trainable, show=_is_main())
+    set_trainable(model, config.trainable)
     read = load_pairs(config, processor, *referenced) if referenced else load_rows(config, processor)
     plan = plan_updates(config, read.lengths, model.config, _world_size())
-    if _is_main() and config.packing != "off":
-        summary = packing_summary(plan, read.lengths, global_batch)
-        Console(stderr=True).print(f"  {config.stage}: {summary}", highlight=False, soft_wrap=True)
-    metrics = MetricsWriter(config.run_dir, plan, read.lengths, tensorboard=config.tensorboard)
-    bar = ProgressBar(config.stage, plan)
+    meter = Meter(plan, read.lengths, *flops_and_peak(model.config, config.whole_parts, read.lengths, _world_size()))
+    metrics = MetricsWriter(config.run_dir, plan, len(read.dataset), meter, tensorboard=config.tensorboard)
+    bar = ProgressBar(config.stage, meter)
     objective = DpoObjective(config.dpo, read.dataset, plan) if isinstance(read.dataset, PairDataset) else None
     stop = StopSignal()
     trainer = SicogTrainer(model, processor, read.dataset, plan, config, [metrics, bar, stop], objective)
     if config.check_memory if config.check_memory is not None else trainer.args.device.type == "cuda":
         trainer.add_callback(MemoryCheck(trainer, read.lengths))
+    if _is_main():
+        show_opening(model, config, plan, batch, read.lengths)
     try:
         with stop.listening():
             _run(trainer, config)

@@ -221,7 +221,7 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
         save_total_limit=None,  # ours keeps the old one until the new one is complete
         dataloader_num_workers=config.workers if config.workers is not None else 4 * on_gpu,
         remove_unused_columns=False,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
         disable_tqdm=True,
         log_level="warning",
         **parallel.trainer_settings(config),

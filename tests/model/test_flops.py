@@ -73,7 +73,7 @@ def test_training_agrees_with_the_flop_counter(trainable, checkpointing, fields,
     config = small_config(**fields)
     work = work_of(config, size, 60)
     model = SicogForConditionalGeneration(config).train()
-    set_trainable(model, trainable, show=False)
+    set_trainable(model, trainable)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.disable_input_require_grads()
@@ -127,7 +127,7 @@ def test_training_the_whole_at_full_width_agrees_with_the_flop_counter(fields, t
         pixels = torch.empty(sum(h * w for h, w in work.views), 588)
         ids = torch.zeros(1, work.positions, dtype=torch.long)
         mask = torch.empty(1, 1, work.positions, work.positions, dtype=torch.bool)
-    set_trainable(model, trainable, show=False)
+    set_trainable(model, trainable)
     grid = torch.tensor([(0, 0) if fields else (3, 2)])
     with FlopCounterMode(display=False) as counter:
         features = model.encode_images(pixels, torch.tensor(work.views), grid)
@@ -192,7 +192,7 @@ def test_activations_are_what_autograd_keeps(trainable, fields, size, grid):
     config = small_config(**fields)
     work = work_of(config, size, 60)
     model = SicogForConditionalGeneration(config).to(torch.bfloat16)
-    set_trainable(model, trainable, show=False)
+    set_trainable(model, trainable)
     kept = kept_by_autograd(model, batch(config, work, grid, torch.bfloat16))
     ours = activations(config, work, trainable)
     assert ours["vision_tower"] == pytest.approx(kept.get("vision_tower", 0), rel=0.05)

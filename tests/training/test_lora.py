@@ -73,12 +73,12 @@ def test_the_whole_life_of_an_adapter(
 def test_only_adapters_and_whole_parts_are_trained(tiny_dir: Path) -> None:
     model = load_checkpoint(tiny_dir)[0]
     add_adapters(model, LoraSettings(r=2, targets=("q_proj",)), "float32")
-    set_trainable(model, PARTS, show=False)
+    set_trainable(model, PARTS)
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     own = {name for name in names if name.startswith("language_model")}
     assert len(own) == 2 * 2 and all(".q_proj.lora_" in name for name in own)
     assert {name.split(".")[0] for name in names - own} == {"resampler"}
-    set_trainable(model, ["projector"], show=False)
+    set_trainable(model, ["projector"])
     assert not any("lora" in name for name, p in model.named_parameters() if p.requires_grad)
 
 

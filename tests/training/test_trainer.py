@@ -110,7 +110,7 @@ def backward(
 ) -> Backward:
     """What it cost, and the gradients."""
     model, processor = load_checkpoint(tiny_dir)
-    set_trainable(model, trainable, show=False)
+    set_trainable(model, trainable)
     checkpoint_activations(model, level)
     turns = [Turn(role="user", text="How many?", images_at=(0,)), Turn(role="assistant", text="two red circles " * 40)]
     batch = processor.collate([processor.encode(turns, [Image.new("RGB", (120, 80), (9, 200, 90))])])

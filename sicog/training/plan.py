@@ -1,0 +1,244 @@
+"""`sicog train CONFIG --dry-run`: commands, batch, memory and time of a stage, with nothing loaded and nothing written.
+
+Memory is computed by `sicog.model.memory`; time from the FLOPs of a sample of the rows, at a device's rate and a
+utilisation that are assumed, and said to be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sicog.data.lengths import RowLengths
+from sicog.data.mixture import Source
+from sicog.data.preferences import PairSource
+from sicog.data.sources import SourceFiles, find_files
+from sicog.formats import read_llava
+from sicog.records import Example, PreferencePair
+from sicog.storage import count_rows
+from sicog.training.config import ModelSource, TrainConfig
+from sicog.training.nodes import planned_nodes
+from sicog.training.planning import pack_limits
+from sicog.training.table import batch_line, how_line
+
+if TYPE_CHECKING:
+    from sicog.model.configuration import SicogConfig
+    from sicog.model.flops import Work
+    from sicog.model.processing import SicogProcessor
+
+ASSUMED_TFLOPS, ASSUMED_UTILISATION = 312.0, 0.45  # an A100's data sheet; an 8B vision-language model's best known
+_SAMPLE = 512  # rows
+_PLACES = 8  # spread over a file, which may be sorted
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What the time is computed with: FLOP/s of a device in 10^12, and the share of them that is used."""
+
+    tflops: float = ASSUMED_TFLOPS
+    utilisation: float = ASSUMED_UTILISATION
+
+
+def plan_lines(
+    config: TrainConfig, arguments: Sequence[str], environment: Mapping[str, str], assumed: Assumed
+) -> list[str]:
+    """The plan of a run. arguments: those of `sicog` that would start it. Raises `ValueError` for a batch that is none.
+
+    What cannot be known because an input is missing is left out, and the input named.
+    """
+    nodes = planned_nodes(environment)
+    lines = [*nodes.commands(arguments), *batch_line(config, nodes.world_size).split("\n"), how_line(config)]
+    gone = missing(config)
+    lines += [f"MISSING {name}: {path} does not exist" for name, path in gone.items()]
+    if any(name.startswith("model.") for name in gone):
+        return [*lines, "memory and time: not known before the model's folders are there"]
+    model_config, processor = read_shapes(config.model)
+    lines += _memory_lines(config, model_config, nodes.world_size)
+    if any(name.startswith("data.") for name in gone):
+        return [*lines, "time: not known before the data is there"]
+    sources = config.data.chosen_sources()
+    sampled = sample_pairs(sources, config.seed) if config.objective == "dpo" else sample_rows(sources)
+    if sampled is None:
+        return [*lines, "time: rows of .parquet and .tar are counted once converted; run `sicog data check` on them"]
+    n_rows, examples = sampled
+    known, unusable = _measured(config, examples, processor)
+    if not len(known):
+        return [*lines, f"rows: {n_rows:,}; of {len(examples)} looked at, none could be used: time is not known"]
+    lines.append(_rows_line(n_rows, known, unusable))
+    return [*lines, *_time_lines(config, model_config, n_rows, known, nodes.world_size, assumed)]
+
+
+def missing(config: TrainConfig) -> dict[str, Path]:
+    """The inputs that do not exist, by their config key."""
+    inputs = config.inputs()
+    if config.data.image_folder is not None:
+        inputs["data.image_folder"] = config.data.image_folder
+    return {name: path for name, path in inputs.items() if not path.exists()}
+
+
+def read_shapes(source: ModelSource) -> tuple[SicogConfig, SicogProcessor]:
+    """The model's configuration and its processor, from files that hold no weights."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from sicog.model.checkpoints import clip_vision_config, read_processor, token_ids
+    from sicog.model.configuration import SicogConfig
+    from sicog.model.plan import read_config
+    from sicog.model.processing import SicogProcessor
+
+    if source.checkpoint is not None:
+        return read_config(source.checkpoint), read_processor(str(source.checkpoint))
+    vision = clip_vision_config(str(source.vision_tower))
+    text = AutoConfig.from_pretrained(str(source.language_model))
+    tokenizer = AutoTokenizer.from_pretrained(str(source.language_model))
+    fields = {**token_ids(tokenizer, text.vocab_size), **source.config}
+    config = SicogConfig(vision_config=vision, text_config=text, **fields)
+    image = source.image.model_dump()
+    return config, SicogProcessor.from_config(config, tokenizer, turn_format=source.turn_format or "chatml", **image)
+
+
+def sample_rows(sources: Sequence[Source]) -> tuple[int, list[Example]] | None:
+    """The number of rows that the sources give, and some of them, spread over each source by its share.
+
+    None where a source must be converted before its rows can be counted.
+    """
+    found = [find_files(source.path) for source in sources]
+    if any(files.kind not in ("json", "dataset") for files in found):
+        return None
+    counts = [_count(files) for files in found]
+    taken = [round(s.rows_taken(n) * s.weight) for s, n in zip(sources, counts, strict=True)]
+    total = sum(taken)
+    examples: list[Example] = []
+    for files, share in zip(found, taken, strict=True):
+        wanted = -(-_SAMPLE * share // max(total, 1))
+        examples += islice(_spread(files, wanted), wanted)
+    return total, examples
+
+
+def sample_pairs(sources: Sequence[Source], seed: int) -> tuple[int, list[Example]]:
+    """The number of preference pairs that the sources give, and both conversations of some, spread over all."""
+    pairs = PairSource(sources, seed)
+    each = _SAMPLE // (2 * _PLACES)
+    starts = sorted({max(place * len(pairs) // _PLACES, place * each) for place in range(_PLACES)})
+    found = (pair for start in starts for pair in pairs.read(start, start + each) if isinstance(pair, PreferencePair))
+    examples = [
+        Example(id=pair.id, images=pair.images, turns=pair.turns(answer))
+        for pair in found
+        for answer in (pair.chosen, pair.rejected)
+    ]
+    return len(pairs), examples
+
+
+def _count(source: SourceFiles) -> int:
+    return count_rows(source.path) if source.kind == "dataset" else sum(len(read_llava(f)) for f in source.files)
+
+
+def _spread(source: SourceFiles, wanted: int) -> Iterator[Example]:
+    """Rows from a few places of a file, or from the beginnings of a few of several files."""
+    files = sorted({source.files[place * len(source.files) // _PLACES] for place in range(_PLACES)})
+    each = -(-wanted // (_PLACES if len(files) == 1 and source.kind == "json" else max(1, len(files))))
+    for path in files:
+        if source.kind == "dataset":
+            with path.open("rb") as file:
+                yield from (Example.model_validate_json(line) for line in islice(file, each))
+            continue
+        rows = read_llava(path)
+        for place in range(_PLACES if len(files) == 1 else 1):
+            start = max(place * len(rows) // _PLACES, place * each)
+            yield from (row for row in rows.read(start, min(start + each, len(rows))) if isinstance(row, Example))
+
+
+def _measured(config: TrainConfig, examples: Sequence[Example], processor: SicogProcessor) -> tuple[RowLengths, int]:
+    """The lengths of the rows that can be used, and the number of the others. Images: their headers alone."""
+    from sicog.data.cache import cache_folder
+    from sicog.data.image_folder import ImageFolder
+    from sicog.data.measure import Measured, TokenMeasure
+
+    data = config.data
+    folder = ImageFolder(data.image_folder, data.image_roots, check="header", cache=cache_folder(data.cache_dir))
+    measure = TokenMeasure(processor, config.slicing)
+
+    def one(example: Example) -> Measured | None:
+        try:  # of an image that cannot be used, `ImageProblem` is a `ValueError` too
+            measured = measure(example.turns, [folder.measure(folder.find(name)) for name in example.images])
+        except ValueError:
+            return None
+        return measured if measured.tokens <= config.max_length and measured.supervised else None
+
+    known = [m for m in map(one, examples) if m is not None]
+    return RowLengths.of(np.array(known, dtype=np.int32).reshape(-1, 4)), len(examples) - len(known)
+
+
+def _rows_line(n_rows: int, known: RowLengths, unusable: int) -> str:
+    tokens, views = known.tokens, known.views
+    return (
+        f"rows: {n_rows:,}; of {len(known) + unusable} conversations looked at {unusable} cannot be used, the others "
+        f"have {tokens.mean():,.0f} tokens on average (at most {tokens.max():,}) and {views.mean():.1f} views"
+    )
+
+
+def _time_lines(
+    config: TrainConfig, model: SicogConfig, n_rows: int, known: RowLengths, world_size: int, assumed: Assumed
+) -> list[str]:
+    from sicog.model.flops import row_cost
+
+    batch = config.rows_per_update(world_size)
+    updates = config.max_steps or max(1, math.ceil(config.epochs * n_rows / batch - 1e-9))
+    of_row = float(np.mean(row_cost(model, config.whole_parts).of(known))) * config.conversations_per_row
+    flops = of_row * updates * batch
+    seconds = flops / (assumed.tflops * 1e12 * assumed.utilisation * world_size)
+    rate = " (assumed: A100)" if assumed.tflops == ASSUMED_TFLOPS else ""
+    return [
+        f"time: {updates:,} updates of {batch} rows, {flops / 1e18:,.3g} x 10^18 FLOP: {_duration(seconds)} on "
+        f"{world_size} device(s) of {assumed.tflops:g} TFLOP/s{rate}, of which {100 * assumed.utilisation:g} % are "
+        f"used (assumed); reading, saving and waiting are not counted"
+    ]
+
+
+def _memory_lines(config: TrainConfig, model: SicogConfig, world_size: int) -> list[str]:
+    from sicog.model.memory import ZERO_STAGES, activations, states, states_without_deepspeed
+
+    work, trained = heaviest(config, model), config.whole_parts
+    batch = sum(activations(model, work, trained, checkpointing=config.gradient_checkpointing).values())
+    kinds = {"no DeepSpeed": states_without_deepspeed(model, trained)}
+    for stage in ZERO_STAGES:
+        kinds[f"ZeRO-{stage}"] = states(model, trained, zero_stage=stage, devices=world_size)
+    sums = ", ".join(f"{name} {(s.total + batch) / 2**30:.1f}" for name, s in kinds.items())
+    return [
+        f"memory: GiB on each of {world_size} device(s), computed: {sums}",
+        f"  of it {batch / 2**30:.1f} for the heaviest micro-batch allowed, {work.positions:,} positions and "
+        f"{len(work.views)} views; {_on_top(config)} come on top",
+    ]
+
+
+def _on_top(config: TrainConfig) -> str:
+    adapters = "adapters with their states, " if config.lora else ""
+    return f"{adapters}buffers of communication and fragmentation"
+
+
+def heaviest(config: TrainConfig, model: SicogConfig) -> Work:
+    """The largest micro-batch that the config allows, of rows with at most one image, all their text supervised."""
+    from sicog.model.flops import Work
+
+    side = model.scale // model.patch_size
+    conversations = config.device_batch * config.conversations_per_row
+    views = conversations * (model.max_slices + 1 if config.slicing and model.image_mode == "slices" else 1)
+    positions = conversations * config.max_length
+    if config.packing != "off":
+        nothing = np.zeros(0, dtype=np.int32)
+        limits = pack_limits(config, RowLengths(nothing, nothing, nothing, nothing))
+        views, positions = limits.views, limits.tokens
+    image_tokens = min(views * model.query_grid**2, positions)
+    text = positions - image_tokens
+    return Work(((side, side),) * views, image_tokens, text, text)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"about {seconds:.3g} seconds"
+    return f"about {seconds / 60:.0f} minutes" if seconds < 7200 else f"about {seconds / 3600:.1f} hours"
