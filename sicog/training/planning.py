@@ -54,7 +54,7 @@ def remember_plan(config: TrainConfig, plan: RunPlan) -> None:
 
 def pack_limits(config: TrainConfig, lengths: RowLengths) -> PackLimits:
     """The limits of a packed micro-batch, with the config's defaults filled in."""
-    conversations = config.device_batch * (2 if config.objective == "dpo" else 1)
+    conversations = config.device_batch * config.conversations_per_row
     views = max(conversations * _VIEWS_OF_A_ROW, int(lengths.views.max(initial=0)))
     return PackLimits(config.pack_tokens or conversations * config.max_length, config.pack_views or views)
 
