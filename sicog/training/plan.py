@@ -143,8 +143,7 @@ def _memory_lines(config: TrainConfig, model: SicogConfig, world_size: int) -> l
     from sicog.model.memory import ZERO_STAGES, activations, states, states_without_deepspeed
 
     work, trained = heaviest(config, model), config.whole_parts
-    full = config.gradient_checkpointing == "full"
-    batch = sum(activations(model, work, trained, checkpointing=full).values())
+    batch = sum(activations(model, work, trained, checkpointing=config.gradient_checkpointing).values())
     kinds = {"no DeepSpeed": states_without_deepspeed(model, trained)}
     for stage in ZERO_STAGES:
         kinds[f"ZeRO-{stage}"] = states(model, trained, zero_stage=stage, devices=world_size)
