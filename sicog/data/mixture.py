@@ -80,10 +80,9 @@ def read_mixture(sources: Sequence[Source], seed: int, cache: Path) -> Mixture:
     tables = tuple(open_table(source.path, cache) for source in sources)
     chosen, left = [], 0
     for number, (source, table) in enumerate(zip(sources, tables, strict=True)):
-        rows = _taken(source, len(table), f"{seed}:{number}")
-        weighted = _weighted(rows, source.weight, f"{seed}:{number}:weight")
-        chosen.append(weighted)
-        left += len(table) - (len(rows) if source.weight >= 1 else len(weighted))
+        rows, left_out = chosen_rows(source, len(table), f"{seed}:{number}")
+        chosen.append(rows)
+        left += left_out
     numbers = np.repeat(np.arange(len(tables), dtype=np.int32), [len(rows) for rows in chosen])
     return Mixture(tables, Selection(numbers, np.concatenate([*chosen, np.empty(0, dtype=np.int64)])), left)
 
@@ -119,6 +118,13 @@ def _parse_take(take: str) -> tuple[str, float, bool]:
     if number <= 0 or (percent and number > 100) or (not percent and number != int(number)):
         raise ValueError(f"take {take!r}: N must be a whole number of rows above 0, or a share up to 100%")
     return which, number, percent
+
+
+def chosen_rows(source: Source, n_rows: int, seed: str) -> tuple[np.ndarray, int]:
+    """int64, those of a source's `n_rows` usable rows that `take` and `weight` choose; and how many are left out."""
+    rows = _taken(source, n_rows, seed)
+    weighted = _weighted(rows, source.weight, f"{seed}:weight")
+    return weighted, n_rows - (len(rows) if source.weight >= 1 else len(weighted))
 
 
 def _taken(source: Source, n_rows: int, seed: str) -> np.ndarray:

@@ -6,6 +6,7 @@ P patches of all views, K values of a patch, Q = query_grid^2.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,11 +19,18 @@ from transformers.utils.generic import can_return_tuple
 from sicog.model.configuration import SicogConfig
 from sicog.model.document_attention import packed_arguments
 from sicog.model.layout import feature_order
-from sicog.model.loss_head import causal_loss
+from sicog.model.loss_head import causal_loss, document_log_probs
 from sicog.model.mlp_projector import MlpProjector
 from sicog.model.pixels import normalise_pixels
 from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
+
+
+@dataclass
+class SicogOutput(CausalLMOutputWithPast):
+    """As Transformers' own, and document_log_probs: float [D], where they were asked for."""
+
+    document_log_probs: torch.Tensor | None = None
 
 
 class SicogPreTrainedModel(PreTrainedModel):
@@ -137,13 +145,15 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         num_items_in_batch: torch.Tensor | int | None = None,
         use_cache: bool | None = None,
         document_borders: torch.Tensor | None = None,
+        wants_log_probs: bool = False,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> SicogOutput:
         """Loss when `labels` are given (logits are then None), else logits.
 
         input_ids int [B, T] with one placeholder per visual feature; pixels as in `encode_images`, or `image_features`
         [N, E] as it returns them. labels int [B, T], -100 where unsupervised, shifted here. The loss is the sum over
-        supervised positions divided by `num_items_in_batch`, or their mean when that is None.
+        supervised positions divided by `num_items_in_batch`, or their mean when that is None. With `wants_log_probs`
+        there is no loss but, for each document, the summed log-probability of its supervised tokens.
         document_borders int [D + 1]: [1, T] holds D documents end to end, and each attends to itself alone; the first
         label of each must be -100, and there is neither attention_mask nor cache.
         Raises `ValueError` when the numbers of placeholders and features differ; with a cache that holds something, and
@@ -179,13 +189,16 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
             text: Any = self.language_model.config
             arguments |= packed_arguments(text, inputs_embeds, document_borders, position_ids)
         outputs = self.language_model.base_model(inputs_embeds=inputs_embeds, **arguments)
-        loss = logits = None
-        if labels is not None:
-            head, kind = self.get_output_embeddings(), self.config.loss_head
-            loss = causal_loss(head, outputs.last_hidden_state, labels, num_items_in_batch, kind)
-        else:
+        loss = logits = log_probs = None
+        head, kind = self.get_output_embeddings(), self.config.loss_head
+        if labels is None:
             logits = self._logits(outputs.last_hidden_state, logits_to_keep)
-        return CausalLMOutputWithPast(
+        elif wants_log_probs:
+            log_probs = document_log_probs(head, outputs.last_hidden_state, labels, document_borders, kind)
+        else:
+            loss = causal_loss(head, outputs.last_hidden_state, labels, num_items_in_batch, kind)
+        return SicogOutput(
+            document_log_probs=log_probs,
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,

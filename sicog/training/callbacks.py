@@ -28,6 +28,7 @@ from transformers import TrainerCallback
 
 from sicog.data.batching import RunPlan
 from sicog.storage import truncate_to_last_line
+from sicog.training.dpo import METRICS as DPO_METRICS
 from sicog.training.speed import Meter, memory_bytes
 
 METRICS, SPEED, TENSORBOARD = "metrics.jsonl", "speed.jsonl", "tensorboard"
@@ -78,6 +79,7 @@ class MetricsWriter(TrainerCallback):
             "learning_rate": logs["learning_rate"],
             **{name: value for name, value in logs.items() if name.startswith("learning_rate/")},
             "grad_norm": logs.get("grad_norm"),
+            **{name: logs[name] for name in DPO_METRICS if name in logs},
         }
         speeds = {
             "step": step,

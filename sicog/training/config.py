@@ -17,7 +17,7 @@ Part = Literal["vision_tower", "projector", "language_model"]
 Checkpointing = Literal["none", "selective", "full"]
 Parallel = Literal["auto", "ddp", "zero2", "zero3", "fsdp"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
-_PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128}
+_PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128, "dpo": 128}
 
 
 class ImageSettings(Config):
@@ -67,6 +67,19 @@ class ModelSource(Config):
         return {f"model.{name}": path for name in names if (path := getattr(self, name)) is not None}
 
 
+class DpoConfig(Config):
+    """loss = alpha * mean over pairs of -log sigmoid(beta * margin) + gamma * cross-entropy of the chosen answers.
+
+    The margin is by how much more than the reference model the model prefers chosen to rejected. reference: the
+    checkpoint of the reference model; by default the weights that training starts from.
+    """
+
+    beta: float = Field(default=0.1, gt=0)
+    alpha: float = Field(default=1.0, gt=0)
+    gamma: float = Field(default=1.0, ge=0)
+    reference: Path | None = None
+
+
 class LoraSettings(Config):
     """Low-rank adapters in place of the language model's own weights; see `sicog.training.lora`.
 
@@ -82,6 +95,9 @@ class LoraSettings(Config):
 
 class TrainConfig(Config):
     """One training stage.
+
+    objective: `next_token` on the assistant's text; `dpo` on preference pairs, with the values of `dpo`, where a row
+    is a pair, two conversations, each no longer than max_length.
 
     global_batch is the number of rows of an update over all processes; accumulation is derived from it. For those who
     count the other way, `accumulation` alone makes it device_batch x accumulation x processes; with neither it is the
@@ -104,7 +120,8 @@ class TrainConfig(Config):
     packing: `step` lays the rows of each update end to end in micro-batches without padding, `epoch` those of a whole
     epoch, with global_batch as the mean number of rows of an update; `off` pads device_batch rows. A packed micro-batch
     holds at most pack_tokens positions (by default device_batch x max_length) and pack_views slices and thumbnails (by
-    default device_batch x 8, or those of the largest row). The accumulation of packed rows follows from these limits;
+    default device_batch x 8, or those of the largest row), for dpo by default twice that, since a row is two
+    conversations. The accumulation of packed rows follows from these limits;
     what `accumulation` says counts rows only.
 
     save_total_limit: the newest so many checkpoints are kept; keep_every: and those whose step is a multiple of it,
@@ -128,7 +145,9 @@ class TrainConfig(Config):
         }
     )
 
-    stage: Literal["warmup", "align", "pretrain", "sft"]
+    stage: Literal["warmup", "align", "pretrain", "sft", "dpo"]
+    objective: Literal["next_token", "dpo"] = "next_token"
+    dpo: DpoConfig = DpoConfig()
     run_dir: Path
     model: ModelSource
     data: DataConfig
@@ -181,6 +200,14 @@ class TrainConfig(Config):
             raise ValueError("group_by_length saves padding, and packed rows have none; set one of the two off")
         if self.packing == "off" and (self.pack_tokens or self.pack_views):
             raise ValueError("pack_tokens and pack_views are limits of packing: step or epoch; leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _dpo_is_one_stage(self) -> TrainConfig:
+        if (self.stage == "dpo") != (self.objective == "dpo"):
+            raise ValueError(f"stage dpo and objective dpo go together; got {self.stage} and {self.objective}")
+        if self.objective != "dpo" and self.dpo != DpoConfig():
+            raise ValueError("values of dpo are for objective: dpo")
         return self
 
     @model_validator(mode="after")
@@ -241,4 +268,5 @@ class TrainConfig(Config):
 
     def inputs(self) -> dict[str, Path]:
         """The inputs whose content decides the result, by name, for run.json."""
-        return {**self.model.inputs(), **self.data.inputs()}
+        reference = {"dpo.reference": self.dpo.reference} if self.dpo.reference else {}
+        return {**self.model.inputs(), **self.data.inputs(), **reference}

@@ -47,8 +47,9 @@ def plan_updates(config: TrainConfig, lengths: RowLengths, model: SicogConfig, w
 
 def pack_limits(config: TrainConfig, lengths: RowLengths) -> PackLimits:
     """The limits of a packed micro-batch, with the config's defaults filled in."""
-    views = max(config.device_batch * _VIEWS_OF_A_ROW, int(lengths.views.max(initial=0)))
-    return PackLimits(config.pack_tokens or config.device_batch * config.max_length, config.pack_views or views)
+    conversations = config.device_batch * (2 if config.objective == "dpo" else 1)
+    views = max(conversations * _VIEWS_OF_A_ROW, int(lengths.views.max(initial=0)))
+    return PackLimits(config.pack_tokens or conversations * config.max_length, config.pack_views or views)
 
 
 def packing_summary(plan: RunPlan, lengths: RowLengths, global_batch: int) -> str:

@@ -17,7 +17,7 @@ from sicog.data.cache import cache_folder
 from sicog.data.mixture import read_mixture
 from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
-from sicog.storage import MANIFEST, write_json, write_records
+from sicog.storage import MANIFEST, read_json, write_json, write_records
 from sicog.training import checkpoints, parallel
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.planning import plan_updates
@@ -26,6 +26,7 @@ from sicog.training.table import batch_line, show_opening
 if TYPE_CHECKING:
     from sicog.data.dataset import ExampleDataset
     from sicog.data.lengths import RowLengths
+    from sicog.data.pairs import PairDataset
     from sicog.model.modeling import SicogForConditionalGeneration
     from sicog.model.processing import SicogProcessor
     from sicog.training.trainer import SicogTrainer
@@ -63,16 +64,21 @@ def train(config: TrainConfig) -> Path:
     from transformers import set_seed
     from transformers.utils import logging
 
+    from sicog.data.pairs import PairDataset
     from sicog.model.kernels import chosen_attention, compile_blocks, use_attention, use_kernels
     from sicog.training.callbacks import MetricsWriter, ProgressBar
+    from sicog.training.dpo import DpoObjective
     from sicog.training.lora import add_adapters
     from sicog.training.memory_check import MemoryCheck
     from sicog.training.parts import set_trainable
+    from sicog.training.reference import reference_log_probs
     from sicog.training.signals import StopSignal, leave
     from sicog.training.speed import Meter, flops_and_peak
     from sicog.training.trainer import SicogTrainer
 
     logging.disable_progress_bar()  # a bar for each file written would break ours
+    # Before the model: the reference model may fill the device, and is let go again.
+    referenced = reference_log_probs(config) if config.objective == "dpo" else None
     set_seed(config.seed)  # before the model: new parts are drawn from it
     model, processor = parallel.load(config, load_model)
     attention = chosen_attention(config.attention, config.precision)
@@ -83,13 +89,14 @@ def train(config: TrainConfig) -> Path:
     if config.compile:
         compile_blocks(model)
     set_trainable(model, config.trainable)
-    read = load_rows(config, processor)
+    read = load_pairs(config, processor, *referenced) if referenced else load_rows(config, processor)
     plan = plan_updates(config, read.lengths, model.config, _world_size())
     meter = Meter(plan, read.lengths, *flops_and_peak(model.config, config.whole_parts, read.lengths, _world_size()))
     metrics = MetricsWriter(config.run_dir, plan, len(read.dataset), meter, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, meter)
+    objective = DpoObjective(config.dpo, read.dataset, plan) if isinstance(read.dataset, PairDataset) else None
     stop = StopSignal()
-    trainer = SicogTrainer(model, processor, read.dataset, plan, config, [metrics, bar, stop])
+    trainer = SicogTrainer(model, processor, read.dataset, plan, config, [metrics, bar, stop], objective)
     if config.check_memory if config.check_memory is not None else trainer.args.device.type == "cuda":
         trainer.add_callback(MemoryCheck(trainer, read.lengths))
     if _is_main():
@@ -140,7 +147,7 @@ class RowsRead:
 
     n_in: int
     left_out: int
-    dataset: ExampleDataset
+    dataset: ExampleDataset | PairDataset
     dropped: Counter[str]
 
     @property
@@ -187,6 +194,19 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
         left = f", {mixture.left} left out by take or weight" if mixture.left else ""
         Console(stderr=True).print(f"  {config.stage}: {len(dataset)} rows{drops}{left}", highlight=False)
     return RowsRead(n_rows, mixture.left, dataset, dropped)
+
+
+def load_pairs(config: TrainConfig, processor: SicogProcessor, folder: Path, left_out: int) -> RowsRead:
+    """The pairs of the folder that `reference_log_probs` wrote. Raises `ValueError` when there is none."""
+    from sicog.data.image_folder import ImageFolder
+    from sicog.data.pairs import PairDataset
+
+    images = ImageFolder(config.data.image_folder, config.data.image_roots, cache=cache_folder(config.data.cache_dir))
+    dataset = PairDataset(folder, processor, images, slicing=config.slicing)
+    manifest = read_json(folder / MANIFEST)
+    if not len(dataset):
+        raise ValueError(f"no pair to train on: {manifest['rows_in']} were read; {folder / DROPPED} says what is wrong")
+    return RowsRead(manifest["rows_in"], left_out, dataset, Counter(manifest["dropped"]))
 
 
 def _run(trainer: SicogTrainer, config: TrainConfig) -> None:

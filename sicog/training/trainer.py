@@ -15,10 +15,12 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from sicog.data.batching import RunPlan
 from sicog.data.collator import PackedCollator, PaddedCollator
 from sicog.data.dataset import ExampleDataset
+from sicog.data.pairs import PairCollator, PairDataset
 from sicog.model.document_attention import attend_within_documents
 from sicog.model.precision import settled
 from sicog.training import checkpoints, lora, parallel
 from sicog.training.config import TrainConfig
+from sicog.training.dpo import DpoObjective
 from sicog.training.memory_check import told_when_too_much
 from sicog.training.optimizer import optimizer_name, parameter_groups, rates_of
 from sicog.training.recompute import checkpoint_activations
@@ -41,10 +43,11 @@ class SicogTrainer(Trainer):
         self,
         model: SicogForConditionalGeneration,
         processor: SicogProcessor,
-        dataset: ExampleDataset,
+        dataset: ExampleDataset | PairDataset,
         plan: RunPlan,
         config: TrainConfig,
         callbacks: list[TrainerCallback],
+        objective: DpoObjective | None = None,
     ) -> None:
         checkpoint_activations(model, config.gradient_checkpointing)
         if config.packing != "off":
@@ -63,6 +66,7 @@ class SicogTrainer(Trainer):
         self.dataset = dataset
         self.plan = plan
         self.config = config
+        self.objective: DpoObjective | None = objective
         self.ids_of_update: list[str] = []
         self.rates_of_update: dict[str, float] = {}
 
@@ -70,10 +74,11 @@ class SicogTrainer(Trainer):
         """The micro-batches of this rank, of all epochs."""
         workers = self.args.dataloader_num_workers
         dataset: Any = self.dataset  # map-style by its two methods
+        collate = PaddedCollator(self.processor) if self.plan.padded else PackedCollator()
         return DataLoader(
             dataset,
             batch_sampler=self.plan.micro_batches(self.args.process_index),
-            collate_fn=PaddedCollator(self.processor) if self.plan.padded else PackedCollator(),
+            collate_fn=collate if self.objective is None else PairCollator(collate),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.args.device.type == "cuda",
@@ -85,6 +90,8 @@ class SicogTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """The micro-batches of one update and the number of its supervised tokens over all ranks."""
+        if self.objective is not None:
+            self.objective.begin_update()
         batches, n_supervised = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.ids_of_update = [row_id for batch in batches for row_id in batch.pop("ids")]
         if batches and (n_supervised is None or not int(n_supervised)):
@@ -98,9 +105,16 @@ class SicogTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Forward of one micro-batch; looked at before the backward pass, which under DeepSpeed ends in the update."""
-        loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.objective is None:
+            loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
+        else:  # divided by the counts of all ranks; what follows averages over the ranks
+            loss = self.objective.loss(model, inputs, self.state.global_step) * self.accelerator.num_processes
         self._stop_unless_finite(float(loss.detach()), "loss")
         return loss
+
+    def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        total: Any = self.accelerator.reduce(values.to(self.args.device), reduction="sum")
+        return total
 
     def _clip_grad_norm(self, model: Any) -> Any:
         # Under DeepSpeed it has clipped already, or has left out an update whose norm is not finite.
@@ -123,7 +137,9 @@ class SicogTrainer(Trainer):
         return super()._get_learning_rate()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Where parts have learning rates of their own, all are logged."""
+        """Log the values of an update, with the objective's metrics and, where parts have their own, all rates."""
+        if self.objective is not None and "loss" in logs:
+            logs |= self.objective.metrics(self._over_ranks)
         if "learning_rate" in logs and self.config.learning_rates:
             logs |= {f"learning_rate/{part}": rate for part, rate in self.rates_of_update.items()}
         super().log(logs, start_time)
