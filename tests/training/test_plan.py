@@ -39,7 +39,7 @@ def test_the_plan_of_a_run(config: MakeConfig, tiny_dir: Path, tmp_path: Path) -
     work = heaviest(settings, model)
     assert work.positions == 4 * 512 and len(work.views) == 4 * 5
     states_2 = states(model, settings.trainable, zero_stage=2, devices=2).total
-    kept = sum(activations(model, work, settings.trainable, checkpointing=True).values())
+    kept = sum(activations(model, work, settings.trainable, checkpointing="full").values())
     assert f"ZeRO-2 {(states_2 + kept) / 2**30:.1f}" in plan
     # Of all 24 rows, each twice: the very FLOPs; at 2 x 10^9 x 0.5 a second.
     total = float(re.search(r"rows, (\S+) x 10\^18", plan)[1].replace(",", "")) * 1e18  # type: ignore[index]
