@@ -47,10 +47,6 @@ class Source(Config):
         _parse_take(take)
         return take
 
-    def rows_taken(self, n_rows: int) -> int:
-        """How many of so many usable rows are taken. Raises `ValueError` when there are fewer than asked for."""
-        return len(_taken(self, n_rows, ""))
-
 
 class MixtureFile(Config):
     """A YAML file that holds sources."""

@@ -7,21 +7,19 @@ utilisation that are assumed, and said to be.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sicog.data.lengths import RowLengths
-from sicog.data.mixture import Source
+from sicog.data.mixture import read_mixture
 from sicog.data.preferences import PairSource
-from sicog.data.sources import SourceFiles, find_files
-from sicog.formats import read_llava
-from sicog.records import Example, PreferencePair
-from sicog.storage import count_rows
+from sicog.records import PreferencePair
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.nodes import planned_nodes
 from sicog.training.planning import pack_limits
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 
 ASSUMED_TFLOPS, ASSUMED_UTILISATION = 312.0, 0.45  # an A100's data sheet; an 8B vision-language model's best known
 _SAMPLE = 512  # rows
-_PLACES = 8  # spread over a file, which may be sorted
 
 
 @dataclass(frozen=True)
@@ -62,24 +59,21 @@ def plan_lines(
     lines += _memory_lines(config, model_config, nodes.world_size)
     if any(name.startswith("data.") for name in gone):
         return [*lines, "time: not known before the data is there"]
-    sources = config.data.chosen_sources()
-    sampled = sample_pairs(sources, config.seed) if config.objective == "dpo" else sample_rows(sources)
-    if sampled is None:
-        return [*lines, "time: rows of .parquet and .tar are counted once converted; run `sicog data check` on them"]
-    n_rows, examples = sampled
-    known, unusable = _measured(config, examples, processor)
+    sample = sample_pairs if config.objective == "dpo" else sample_rows
+    n_rows, known, unusable = sample(config, processor)
     if not len(known):
-        return [*lines, f"rows: {n_rows:,}; of {len(examples)} looked at, none could be used: time is not known"]
+        return [*lines, f"rows: {n_rows:,}; of {unusable} looked at, none could be used: time is not known"]
     lines.append(_rows_line(n_rows, known, unusable))
     return [*lines, *_time_lines(config, model_config, n_rows, known, nodes.world_size, assumed)]
 
 
 def missing(config: TrainConfig) -> dict[str, Path]:
     """The inputs that do not exist, by their config key."""
-    inputs = config.inputs()
-    if config.data.image_folder is not None:
-        inputs["data.image_folder"] = config.data.image_folder
-    return {name: path for name, path in inputs.items() if not path.exists()}
+    data = config.data
+    is_gone = data.path is not None and data.path.suffix in (".yaml", ".yml") and not data.path.is_file()
+    of_data = {"data.path": data.path} if is_gone else data.inputs()  # those behind a mixture, once it can be read
+    inputs = {**config.model.inputs(), **of_data, "data.image_folder": data.image_folder}
+    return {name: path for name, path in inputs.items() if path is not None and not path.exists()}
 
 
 def read_shapes(source: ModelSource) -> tuple[SicogConfig, SicogProcessor]:
@@ -102,76 +96,52 @@ def read_shapes(source: ModelSource) -> tuple[SicogConfig, SicogProcessor]:
     return config, SicogProcessor.from_config(config, tokenizer, turn_format=source.turn_format or "chatml", **image)
 
 
-def sample_rows(sources: Sequence[Source]) -> tuple[int, list[Example]] | None:
-    """The number of rows that the sources give, and some of them, spread over each source by its share.
+def sample_rows(config: TrainConfig, processor: SicogProcessor) -> tuple[int, RowLengths, int]:
+    """The number of rows, the lengths of some that can be used, drawn from all, and how many others were drawn.
 
-    None where a source must be converted before its rows can be counted.
+    The rows are read as the run reads them, but their tables are made in a folder that is gone afterwards.
     """
-    found = [find_files(source.path) for source in sources]
-    if any(files.kind not in ("json", "dataset") for files in found):
-        return None
-    counts = [_count(files) for files in found]
-    taken = [round(s.rows_taken(n) * s.weight) for s, n in zip(sources, counts, strict=True)]
-    total = sum(taken)
-    examples: list[Example] = []
-    for files, share in zip(found, taken, strict=True):
-        wanted = -(-_SAMPLE * share // max(total, 1))
-        examples += islice(_spread(files, wanted), wanted)
-    return total, examples
+    from sicog.data.image_folder import ImageFolder
+    from sicog.data.measure import TokenMeasure
+    from sicog.data.mixture_rows import measure_mixture
+
+    data = config.data
+    with TemporaryDirectory() as folder:
+        cache = Path(folder)
+        mixture = read_mixture(data.chosen_sources(), config.seed, cache)
+        n = len(mixture.selection)
+        drawn = np.sort(np.random.default_rng(0).choice(n, min(n, _SAMPLE), replace=False))
+        images = ImageFolder(data.image_folder, data.image_roots, check="header", cache=cache)
+        measure = TokenMeasure(processor, config.slicing)
+        chosen = replace(mixture, selection=mixture.selection[drawn])
+        usable = measure_mixture(chosen, measure, images, max_length=config.max_length, cache=cache)
+        return n, usable.lengths, len(drawn) - len(usable.lengths)
 
 
-def sample_pairs(sources: Sequence[Source], seed: int) -> tuple[int, list[Example]]:
-    """The number of preference pairs that the sources give, and both conversations of some, spread over all."""
-    pairs = PairSource(sources, seed)
-    each = _SAMPLE // (2 * _PLACES)
-    starts = sorted({max(place * len(pairs) // _PLACES, place * each) for place in range(_PLACES)})
-    found = (pair for start in starts for pair in pairs.read(start, start + each) if isinstance(pair, PreferencePair))
-    examples = [
-        Example(id=pair.id, images=pair.images, turns=pair.turns(answer))
-        for pair in found
-        for answer in (pair.chosen, pair.rejected)
-    ]
-    return len(pairs), examples
-
-
-def _count(source: SourceFiles) -> int:
-    return count_rows(source.path) if source.kind == "dataset" else sum(len(read_llava(f)) for f in source.files)
-
-
-def _spread(source: SourceFiles, wanted: int) -> Iterator[Example]:
-    """Rows from a few places of a file, or from the beginnings of a few of several files."""
-    files = sorted({source.files[place * len(source.files) // _PLACES] for place in range(_PLACES)})
-    each = -(-wanted // (_PLACES if len(files) == 1 and source.kind == "json" else max(1, len(files))))
-    for path in files:
-        if source.kind == "dataset":
-            with path.open("rb") as file:
-                yield from (Example.model_validate_json(line) for line in islice(file, each))
-            continue
-        rows = read_llava(path)
-        for place in range(_PLACES if len(files) == 1 else 1):
-            start = max(place * len(rows) // _PLACES, place * each)
-            yield from (row for row in rows.read(start, min(start + each, len(rows))) if isinstance(row, Example))
-
-
-def _measured(config: TrainConfig, examples: Sequence[Example], processor: SicogProcessor) -> tuple[RowLengths, int]:
-    """The lengths of the rows that can be used, and the number of the others. Images: their headers alone."""
-    from sicog.data.cache import cache_folder
+def sample_pairs(config: TrainConfig, processor: SicogProcessor) -> tuple[int, RowLengths, int]:
+    """The number of preference pairs, then as `sample_rows` of the conversations of some of them, spread over all."""
     from sicog.data.image_folder import ImageFolder
     from sicog.data.measure import Measured, TokenMeasure
 
-    data = config.data
-    folder = ImageFolder(data.image_folder, data.image_roots, check="header", cache=cache_folder(data.cache_dir))
+    data, known, unusable = config.data, list[Measured](), 0
+    pairs = PairSource(data.chosen_sources(), config.seed)
+    step = max(1, len(pairs) // (_SAMPLE // 2))
     measure = TokenMeasure(processor, config.slicing)
-
-    def one(example: Example) -> Measured | None:
-        try:  # of an image that cannot be used, `ImageProblem` is a `ValueError` too
-            measured = measure(example.turns, [folder.measure(folder.find(name)) for name in example.images])
-        except ValueError:
-            return None
-        return measured if measured.tokens <= config.max_length and measured.supervised else None
-
-    known = [m for m in map(one, examples) if m is not None]
-    return RowLengths.of(np.array(known, dtype=np.int32).reshape(-1, 4)), len(examples) - len(known)
+    with TemporaryDirectory() as folder:
+        images = ImageFolder(data.image_folder, data.image_roots, check="header", cache=Path(folder))
+        for pair in islice(pairs.read(0, len(pairs)), 0, None, step):
+            if not isinstance(pair, PreferencePair):
+                unusable += 2
+                continue
+            try:  # of an image that cannot be used, `ImageProblem` is a `ValueError` too
+                sizes = [images.measure(images.find(name)) for name in pair.images]
+                both = [measure(pair.turns(answer), sizes) for answer in (pair.chosen, pair.rejected)]
+            except ValueError:
+                both = []
+            usable = len(both) == 2 and max(m.tokens for m in both) <= config.max_length
+            known += both if usable else []
+            unusable += 0 if usable else 2
+    return len(pairs), RowLengths.of(np.array(known, dtype=np.int32).reshape(-1, 4)), unusable
 
 
 def _rows_line(n_rows: int, known: RowLengths, unusable: int) -> str:

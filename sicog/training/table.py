@@ -55,12 +55,9 @@ def batch_line(config: TrainConfig, world_size: int) -> str:
 
 def how_line(config: TrainConfig) -> str:
     """How it is computed."""
-    words: dict[str, str] = {
-        "parallel": config.parallel,
-        "precision": config.precision,
-        "gradient checkpointing": config.gradient_checkpointing,
-    }
+    words: dict[str, str] = {"precision": config.precision, "gradient checkpointing": config.gradient_checkpointing}
     words |= {"optimizer": config.optimizer, "kernels": config.kernels, "compiled": "yes" if config.compile else "no"}
+    words |= {"parallel": config.parallel + (" with offload" if config.offload else "")}
     words |= {"LoRA rank": str(config.lora.r)} if config.lora else {}
     return ", ".join(f"{name}: {value}" for name, value in words.items())
 

@@ -60,6 +60,7 @@ def test_what_is_missing_is_named(config: MakeConfig, tiny_dir: Path, data_dir: 
     plan = lines(config(model={"checkpoint": tmp_path / "gone"}))
     assert "MISSING model.checkpoint" in plan and "ZeRO" not in plan
     mixture = tmp_path / "mix.yaml"
+    assert f"MISSING data.path: {mixture}" in lines(config(data={"path": mixture}))
     mixture.write_text(yaml.safe_dump({"sources": [{"path": str(data_dir / "rows")}, {"path": "nowhere.json"}]}))
     assert "MISSING data.path.1: nowhere.json" in lines(config(data={"path": mixture}))
 
@@ -78,21 +79,19 @@ def test_shapes_are_read_without_weights(config: MakeConfig, tiny_dir: Path, tmp
         assert getattr(found, name) == getattr(whole.config, name)
 
 
-def test_rows_are_counted_and_spread_over_their_file(tmp_path: Path) -> None:
+def test_rows_are_drawn_from_all_and_the_users_cache_is_left_alone(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [
-        {"id": str(i), "conversations": [{"from": "human", "value": f"{i}?"}, {"from": "gpt", "value": "x"}]}
-        for i in range(3000)
+        {"id": str(i), "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "x" * (i // 30)}]}
+        for i in range(3000)  # sorted by length
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "b.json").write_text(json.dumps(rows[:10]))
-    from sicog.data.mixture import Source
-
-    sources = (Source(path=tmp_path / "a.jsonl", take="random:50%"), Source(path=tmp_path / "b.json"))
-    n, examples = sample_rows(sources)
-    assert n == 1510
-    numbers = [int(e.id) for e in examples]
-    assert 480 < len(numbers) < 540 and max(numbers) > 2600
-    assert len(set(numbers[:-4])) == len(numbers[:-4])
+    monkeypatch.setenv("SICOG_CACHE", str(tmp_path / "cache"))
+    settings = config(data={"sources": [{"path": tmp_path / "a.jsonl", "take": "random:50%"}]})
+    n, known, unusable = sample_rows(settings, read_shapes(settings.model)[1])
+    assert (n, len(known), unusable) == (1500, 512, 0) and not (tmp_path / "cache").exists()
+    assert known.tokens.max() - known.tokens.min() > 15  # a byte-pair tokenizer makes fewer tokens of long runs
 
 
 def test_the_command_prints_yaml_under_the_plan(config: MakeConfig, tmp_path: Path) -> None:
