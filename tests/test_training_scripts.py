@@ -43,7 +43,7 @@ def bash(text, folder, **variables):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A user's folder in which the lines of all stages have run: its data is just enough for an update of each."""
+    """A user's folder in which the lines of all four stages have run: its data is just enough for an update of each."""
     folder = tmp_path_factory.mktemp("a user's") / "my folder"
     vision, text = tiny_parts(folder)
     vision.rename(folder / "clip")
@@ -56,9 +56,8 @@ def trained(tmp_path_factory):
     (folder / "align.json").write_text(json.dumps(rows))
     for name in ("curated", "sft", "captions"):
         (folder / f"{name}.json").write_text(json.dumps(rows[:128]))
-    pairs = [
-        {"id": str(i), "image": "0.png", "prompt": "How many?", "chosen": "two", "rejected": "six"} for i in range(128)
-    ]
+    pair = {"prompt": "How many?", "chosen": "two circles", "rejected": "a cat"}
+    pairs = [{"id": str(i), "image": f"{i % 2}.png", **pair} for i in range(128)]
     (folder / "pairs.json").write_text(json.dumps(pairs))
     # What a tiny model needs beside the README's words is its scale.
     of_parts, scale = r"(stage1-align\.sh|stage15-sft\.sh)", "model.config.scale=56 model.config.query_grid=2"
