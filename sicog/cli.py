@@ -26,18 +26,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+YamlFile = Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value overrides, e.g. data.path=x.json", metavar="KEY=VALUE")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")]
+Estimate = Annotated[bool, typer.Option("--estimate", help="Measure what it would take, and do none of it.")]
 
 
 def _add_verb(verb: Verb) -> None:
-    @app.command(verb.name, help=verb.help)
     def command(
-        config: Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")] = "-",
+        config: YamlFile = "-",
         overrides: Overrides = None,
         dry_run: DryRun = False,
+        estimate: Estimate = False,
     ) -> None:
         items = overrides or []
         if "=" in config:  # `sicog VERB key=value`: all from defaults
@@ -45,8 +47,19 @@ def _add_verb(verb: Verb) -> None:
         resolved = load_config(verb.config_type(), None if config == "-" else Path(config), items)
         if dry_run:
             typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
-            return
-        verb.run(resolved)
+        elif estimate:
+            verb.estimate(resolved)
+        else:
+            verb.run(resolved)
+
+    def without_estimate(
+        config: YamlFile = "-",
+        overrides: Overrides = None,
+        dry_run: DryRun = False,
+    ) -> None:
+        command(config, overrides, dry_run)
+
+    app.command(verb.name, help=verb.help)(command if verb.estimator else without_estimate)
 
 
 for _verb in VERBS.values():

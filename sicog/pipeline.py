@@ -156,6 +156,7 @@ def run_stage(
     rows_per_shard: int = 1024,
     workers: int = 1,
     max_dropped_share: float | None = 0.05,
+    status: Callable[[], str] = lambda: "",
 ) -> Path:
     """Run `process` over all rows of `source` and write the dataset `out_dir`; returns `out_dir`.
 
@@ -163,6 +164,7 @@ def run_stage(
         records it became, `Dropped`, or `Failed`. It must not depend on earlier blocks.
     outputs: for record types that go to a sub-folder of their own, e.g. `{PreferencePair: "pairs"}`.
     max_dropped_share: above this share of drops the run stops with a `ValueError`; None means no limit.
+    status: what the progress bar says beside the rows, asked again and again from another thread.
 
     A finished folder of the same config and inputs is returned as it is; one of another config is refused.
     """
@@ -179,7 +181,7 @@ def run_stage(
         n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
         n_shards = max(1, -(-n_rows // rows_per_shard))
         task = _ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, max_dropped_share)
-        with _progress(step, out_dir / WORK, n_rows):
+        with _progress(step, out_dir / WORK, n_rows, status):
             _execute(task, n_shards, workers)
         _finish(step, out_dir, n_shards, n_rows, ["", *folders.values()], max_dropped_share)
     return out_dir
@@ -314,8 +316,8 @@ class _progress:  # noqa: N801 - used as a function in a with statement
     """A progress bar of rows over all workers: it reads what the journals say. Where nobody watches, a line at every
     tenth."""
 
-    def __init__(self, step: str, work: Path, n_rows: int) -> None:
-        self.step, self.work, self.n_rows = step, work, n_rows
+    def __init__(self, step: str, work: Path, n_rows: int, status: Callable[[], str]) -> None:
+        self.step, self.work, self.n_rows, self.status = step, work, n_rows, status
         self.console = Console(stderr=True)
         self.watched = sys.stderr.isatty()
         self.bar = Progress(
@@ -349,7 +351,7 @@ class _progress:  # noqa: N801 - used as a function in a with statement
         task, before = self.bar.add_task("", total=self.n_rows, completed=first, rate=""), first
         while not self.stop.wait(0.5 if self.watched else 5.0):
             done = self.rows_done()
-            rate = f"{(done - first) / (time.monotonic() - start):.1f} rows/s"
+            rate = self.status() or f"{(done - first) / (time.monotonic() - start):.1f} rows/s"
             self.bar.update(task, completed=done, rate=rate)
             if not self.watched and done * 10 // self.n_rows > before * 10 // self.n_rows:
                 self.console.print(f"  {self.step}: row {done}/{self.n_rows}, {rate}", highlight=False)
