@@ -68,6 +68,13 @@ VERBS: Mapping[str, Verb] = {
             _ANNOTATED,
             estimator="sicog.annotation.revise:print_estimate",
         ),
+        Verb(
+            "mini-annotate",
+            "Annotate the mini world's captions with a local teacher that knows the scenes.",
+            "sicog.mini.annotate:MiniAnnotateConfig",
+            "sicog.mini.annotate:mini_annotate",
+            _ANNOTATED,
+        ),
         Verb("train", "Train one stage: warmup, align, pretrain or sft.", *_TRAIN),
         Verb(
             "sample",
