@@ -119,6 +119,12 @@ VERBS: Mapping[str, Verb] = {
             "sicog.curation.build:build",
         ),
         Verb(
+            "mix",
+            "Mix sources (datasets, users' files) into one dataset: counts or shares of each.",
+            "sicog.data.mix:MixConfig",
+            "sicog.data.mix:mix",
+        ),
+        Verb(
             "eval",
             "Evaluate a checkpoint on the mini world by its ground truth.",
             "sicog.mini.evaluate:MiniEvalConfig",

@@ -61,7 +61,7 @@ def read_mixture(sources: Sequence[Source], seed: int) -> Mixture:
     for number, source in enumerate(sources):
         rows = _read_source(source.path)
         usable = [row for row in rows if isinstance(row, Example)]
-        chosen = _taken(source, len(usable), f"{seed}:{number}")
+        chosen = taken(source, len(usable), f"{seed}:{number}")
         examples.extend(usable[i] for i in chosen)
         dropped.extend(row for row in rows if isinstance(row, Dropped))
         left += len(usable) - len(chosen)
@@ -106,7 +106,8 @@ def _parse_take(take: str) -> tuple[str, float, bool]:
     return which, number, percent
 
 
-def _taken(source: Source, n_rows: int, seed: str) -> Sequence[int]:
+def taken(source: Source, n_rows: int, seed: str) -> Sequence[int]:
+    """Which of a source's `n_rows` usable rows are taken. Raises `ValueError` when it has too few."""
     which, number, percent = _parse_take(source.take)
     n = math.ceil(number * n_rows / 100) if percent else int(number)
     if n > n_rows:
