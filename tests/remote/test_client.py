@@ -143,7 +143,7 @@ def test_attempts_end(ask, endpoint):
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_honoured_by_all(ask, endpoint, form):
+def test_retry_after_is_honoured(ask, endpoint, form):
     clock = FakeClock()
     value = "30" if form == "seconds" else formatdate(1_700_000_000 + clock.time + 30, usegmt=True)
     endpoint.faults = [("status", (429, {"Retry-After": value}, ""))]
