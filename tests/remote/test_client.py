@@ -253,6 +253,9 @@ def test_the_key_is_nowhere(ask, endpoint, tmp_path, capfd, caplog):
     endpoint.answer = lambda body: f"your key is {KEY}"
     endpoint.faults = [("text", f"{KEY}!"), ("status", (500, {}, KEY)), ("status", (500, {}, KEY))]
     assert ask("a", "b", concurrency=1, attempts=2, clock=FakeClock())[0] == "[key]!"
+    escaped = "".join(f"\\u{ord(c):04x}" for c in KEY)
+    endpoint.faults = [("raw", f'{{"choices": [{{"message": {{"content": "{escaped}"}}}}]}}')]
+    assert ask("d") == ["[key]"]
     endpoint.faults = [("status", (401, {}, KEY))]
     with pytest.raises(EndpointError) as stopped:
         ask("c")
