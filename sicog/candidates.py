@@ -45,7 +45,14 @@ class RunsSource:
     def read(self, start: int, stop: int) -> Iterator[CandidateSet]:
         """One merged set for each of the ids start..stop."""
         for row_id in self._ids[start:stop]:
-            yield merged([self._set(*place) for place in self._places[row_id]])
+            row = self.find(row_id)
+            assert row is not None
+            yield row
+
+    def find(self, row_id: str) -> CandidateSet | None:
+        """The merged set of that id, or None."""
+        places = self._places.get(row_id)
+        return merged([self._set(*place) for place in places]) if places else None
 
     def _set(self, number: int, offset: int) -> CandidateSet:
         with self._files[number].open("rb") as file:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sicog.config import Config
-from sicog.provenance import digest_file, write_run_json
+from sicog.provenance import RUN, digest_file, write_run_json
 from sicog.records import Dropped, Failed, Record, RecordT
 from sicog.storage import (
     MANIFEST,
@@ -105,6 +105,12 @@ class _ShardTask:
         start = rank * self.rows_per_shard
         stop = min(start + self.rows_per_shard, len(self.source))
         journal = self.out_dir / WORK / f"journal-{rank:05d}.jsonl"
+        if journal.is_file() and sum(entry["rows"] for entry in _entries([journal])) == stop - start:
+            return  # without touching it: the process that finishes the stage may be about to remove it
+        with locked(journal, self.out_dir):
+            self._work_off(journal, start, stop)
+
+    def _work_off(self, journal: Path, start: int, stop: int) -> None:
         lines = truncate_to_last_line(journal, _is_json)
         dropped = sum(len(orjson.loads(line)["dropped"]) for line in lines)
         with journal.open("ab") as file:
@@ -156,6 +162,7 @@ def run_stage(
     rows_per_shard: int = 1024,
     workers: int = 1,
     max_dropped_share: float | None = 0.05,
+    share: tuple[int, int] | None = None,
     status: Callable[[], str] = lambda: "",
 ) -> Path:
     """Run `process` over all rows of `source` and write the dataset `out_dir`; returns `out_dir`.
@@ -164,40 +171,57 @@ def run_stage(
         records it became, `Dropped`, or `Failed`. It must not depend on earlier blocks.
     outputs: for record types that go to a sub-folder of their own, e.g. `{PreferencePair: "pairs"}`.
     max_dropped_share: above this share of drops the run stops with a `ValueError`; None means no limit.
+    share: (rank, ranks) where processes that were launched together all make this call: each works off every ranks-th
+        shard, and all return when the dataset is complete. They meet in `out_dir` alone, which they all must see.
     status: what the progress bar says beside the rows, asked again and again from another thread.
 
     A finished folder of the same config and inputs is returned as it is; one of another config is refused.
     """
     if rows_per_shard % block_size:
         rows_per_shard = -(-rows_per_shard // block_size) * block_size
-    write_run_json(out_dir, step=step, config=config, inputs=inputs)
+    rank, n_ranks = share or (0, 1)
+    if rank:
+        _wait_for((out_dir / RUN).is_file)
+    if not (rank and (out_dir / MANIFEST).is_file()):
+        write_run_json(out_dir, step=step, config=config, inputs=inputs)
     if (out_dir / MANIFEST).is_file():
         return out_dir
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if share is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"{step} was started by torchrun; start it as one process, with workers=N for several")
+    n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
+    n_shards = max(1, -(-n_rows // rows_per_shard))
+    task = _ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, max_dropped_share)
+    if rank:
+        _execute(task, range(rank, n_shards, n_ranks), workers)
+        _wait_for((out_dir / MANIFEST).is_file)
+        return out_dir
     with locked(out_dir / WORK / "lock", out_dir):
         if (out_dir / MANIFEST).is_file():  # the process that held the lock before has finished it
             return out_dir
-        n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
-        n_shards = max(1, -(-n_rows // rows_per_shard))
-        task = _ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, max_dropped_share)
-        with _progress(step, out_dir / WORK, n_rows, status):
-            _execute(task, n_shards, workers)
+        with _progress(step, out_dir / WORK, n_rows, status) as progress:
+            _execute(task, range(0, n_shards, n_ranks), workers)
+            _wait_for(lambda: progress.rows_done() == n_rows)
         _finish(step, out_dir, n_shards, n_rows, ["", *folders.values()], max_dropped_share)
     return out_dir
 
 
-def _execute(task: _ShardTask, n_shards: int, workers: int) -> None:
+def _wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for what another process does; should that one end, the launcher ends this one too."""
+    while not condition():
+        time.sleep(0.1)
+
+
+def _execute(task: _ShardTask, numbers: range, workers: int) -> None:
     """One worker is this process, with what it has loaded; more are processes that take one shard after another."""
-    if min(workers, n_shards) == 1:
-        for rank in range(n_shards):
-            task(rank)
+    if min(workers, len(numbers)) <= 1:
+        for number in numbers:
+            task(number)
         return
     # Not datatrove's local executor: it forks, which copies locks that this process's threads hold, and its pool waits
     # for ever for a worker that died, say for memory. Not fork, for the same reason.
-    pool = ProcessPoolExecutor(min(workers, n_shards), get_context("spawn"), _start_worker, (task,))
+    pool = ProcessPoolExecutor(min(workers, len(numbers)), get_context("spawn"), _start_worker, (task,))
     try:
-        for future in as_completed([pool.submit(_run_shard, rank) for rank in range(n_shards)]):
+        for future in as_completed([pool.submit(_run_shard, number) for number in numbers]):
             future.result()
     except BrokenProcessPool:
         raise RuntimeError(
@@ -357,10 +381,11 @@ class _progress:  # noqa: N801 - used as a function in a with statement
                 self.console.print(f"  {self.step}: row {done}/{self.n_rows}, {rate}", highlight=False)
                 before = done
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _progress:
         self.bar.start()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
+        return self
 
     def __exit__(self, *error: object) -> None:
         self.stop.set()

@@ -75,7 +75,7 @@ VERBS: Mapping[str, Verb] = {
             "sicog.mini.annotate:mini_annotate",
             _ANNOTATED,
         ),
-        Verb("train", "Train one stage: warmup, align, pretrain or sft.", *_TRAIN),
+        Verb("train", "Train one stage: warmup, align, pretrain, sft or dpo.", *_TRAIN),
         Verb(
             "sample",
             "Sample candidates for unlabelled images or questions.",
@@ -105,6 +105,12 @@ VERBS: Mapping[str, Verb] = {
             "Keep the best candidate of each row, or drop the row.",
             "sicog.curation.select:SelectConfig",
             "sicog.curation.select:select",
+        ),
+        Verb(
+            "pair",
+            "Pair answers to clean images with answers to corrupted ones, for DPO.",
+            "sicog.curation.pair:PairConfig",
+            "sicog.curation.pair:pair",
         ),
         Verb(
             "curate",

@@ -14,7 +14,7 @@ import pytest
 
 from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.teacher_server import teacher_server
-from sicog.records import Candidate, CandidateSet, Example, Query
+from sicog.records import Candidate, CandidateSet, Example, PreferencePair, Query
 from sicog.storage import read_json, read_records, write_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +124,45 @@ def test_sampling(script, world, tiny_dir, tmp_path):
     assert read_json(tmp_path / "runs/exp/answers-cot-default-2/manifest.json")["rows_in"] == 1
     refused = script(script_name, DATA_PATH=f"{questions}.json", PROMPT="cot-defualt", **shared)
     assert refused.returncode == 2 and "known: cot-default, default" in refused.stderr  # D-U18
+
+
+@pytest.mark.slow
+def test_dpo_from_corrupted_images(script, world, tiny_dir, tmp_path):
+    """Answers to the images as they are, answers to spoilt ones (AUGMENT_METHODS), pairs of them, DPO."""
+    from sicog.model import load_checkpoint
+
+    common = {"EXPERIMENT_NAME": "exp", "IMAGE_FOLDER": world}
+    asked = {"MODEL_PATH": tiny_dir, "DATA_PATH": world / "unlabelled_questions.json", "PROMPT": "default"}
+    options = ["max_new_tokens=1000", "temperature=3.0"]  # hot enough that the tiny checkpoint ends its answers
+    for split, more in (
+        ("clean", {}),
+        ("spoilt", {"AUGMENT_METHODS": "gaussian_blur,color_jitter,mirror_rotation,mask"}),
+    ):
+        succeeded(script("recap_scripts/reasoning_inference.sh", *options, SPLIT=split, **asked, **more, **common))
+    answers = {split: f"runs/exp/answers-default-{split}" for split in ("clean", "spoilt")}
+    made = [f"chosen={answers['clean']}", f"rejected={answers['spoilt']}", "out_dir=my pairs"]
+    succeeded(script("training_scripts/launch.sh", "pair", *made))
+    pairs = list(read_records(tmp_path / "my pairs", PreferencePair))
+    assert pairs and all(pair.images and pair.chosen != pair.rejected for pair in pairs)
+    variables = {
+        "PREV_STAGE_CHECKPOINT": tiny_dir,
+        "DATA_PATH": "my pairs",
+        "FINETUNE_LEARNING_RATE": 1e-4,
+        "FINETUNE_BATCH": 1,
+        "GLOBAL_BATCH": len(pairs),
+    }
+    succeeded(script("training_scripts/uhdv1-dpo.sh", "epochs=3", **variables, **common))
+    run_dir = tmp_path / "runs/exp/dpo"
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and lines[-1]["learning_rate"] > 0 and lines[-1]["rewards/margins"] > 0
+    assert read_json(run_dir / "manifest.json")["rows_in"] == len(pairs)
+    assert read_json(run_dir / "run.json")["config"]["dpo"] == {
+        "beta": 0.1,
+        "alpha": 1.0,
+        "gamma": 1.0,
+        "reference": None,
+    }
+    load_checkpoint(run_dir)
 
 
 @pytest.mark.slow

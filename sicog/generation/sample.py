@@ -16,6 +16,7 @@ from sicog.data.images import ImageProblem, resolve_image
 from sicog.formats import read_queries
 from sicog.generation.corruption import CorruptionName, corrupt
 from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig
+from sicog.model.kernels import chosen_attention, use_attention
 from sicog.model.precision import Precision, chosen_device, settled
 from sicog.pipeline import FolderSource, Outcome, Source, run_stage
 from sicog.provenance import digest_path
@@ -254,6 +255,8 @@ def load_sampler(
     from sicog.model.checkpoints import load_checkpoint
 
     model, processor = load_checkpoint(checkpoint, dtype=settled(precision, device), device=chosen_device(device))
+    # The language model reads forked caches through masks, which flash-attn does not take.
+    use_attention(model, language_model="sdpa", vision_tower=chosen_attention("auto", precision, device))
     return Sampler(model, processor, sampling, slicing=slicing)
 
 
