@@ -29,24 +29,37 @@ app = typer.Typer(
 
 _SECONDS_FOR_MAIN = 3
 
+YamlFile = Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value overrides, e.g. data.path=x.json", metavar="KEY=VALUE")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")]
+Estimate = Annotated[bool, typer.Option("--estimate", help="Measure what it would take, and do none of it.")]
 
 
 def _add_verb(verb: Verb) -> None:
-    @app.command(verb.name, help=verb.help)
     def command(
-        config: Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")] = "-",
+        config: YamlFile = "-",
         overrides: Overrides = None,
         dry_run: DryRun = False,
+        estimate: Estimate = False,
     ) -> None:
         resolved = _resolved(verb, config, overrides)
         if dry_run:
             _echo_config(resolved)
-            return
-        verb.run(resolved)
+        elif estimate:
+            verb.estimate(resolved)
+        else:
+            verb.run(resolved)
+
+    def without_estimate(
+        config: YamlFile = "-",
+        overrides: Overrides = None,
+        dry_run: DryRun = False,
+    ) -> None:
+        command(config, overrides, dry_run)
+
+    app.command(verb.name, help=verb.help)(command if verb.estimator else without_estimate)
 
 
 def _resolved(verb: Verb, config: str, overrides: list[str] | None) -> Config:

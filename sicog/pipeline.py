@@ -163,6 +163,7 @@ def run_stage(
     workers: int = 1,
     max_dropped_share: float | None = 0.05,
     share: tuple[int, int] | None = None,
+    status: Callable[[], str] = lambda: "",
 ) -> Path:
     """Run `process` over all rows of `source` and write the dataset `out_dir`; returns `out_dir`.
 
@@ -172,6 +173,7 @@ def run_stage(
     max_dropped_share: above this share of drops the run stops with a `ValueError`; None means no limit.
     share: (rank, ranks) where processes that were launched together all make this call: each works off every ranks-th
         shard, and all return when the dataset is complete. They meet in `out_dir` alone, which they all must see.
+    status: what the progress bar says beside the rows, asked again and again from another thread.
 
     A finished folder of the same config and inputs is returned as it is; one of another config is refused.
     """
@@ -196,7 +198,7 @@ def run_stage(
     with locked(out_dir / WORK / "lock", out_dir):
         if (out_dir / MANIFEST).is_file():  # the process that held the lock before has finished it
             return out_dir
-        with _progress(step, out_dir / WORK, n_rows) as progress:
+        with _progress(step, out_dir / WORK, n_rows, status) as progress:
             _execute(task, range(0, n_shards, n_ranks), workers)
             _wait_for(lambda: progress.rows_done() == n_rows)
         _finish(step, out_dir, n_shards, n_rows, ["", *folders.values()], max_dropped_share)
@@ -338,8 +340,8 @@ class _progress:  # noqa: N801 - used as a function in a with statement
     """A progress bar of rows over all workers: it reads what the journals say. Where nobody watches, a line at every
     tenth."""
 
-    def __init__(self, step: str, work: Path, n_rows: int) -> None:
-        self.step, self.work, self.n_rows = step, work, n_rows
+    def __init__(self, step: str, work: Path, n_rows: int, status: Callable[[], str]) -> None:
+        self.step, self.work, self.n_rows, self.status = step, work, n_rows, status
         self.console = Console(stderr=True)
         self.watched = sys.stderr.isatty()
         self.bar = Progress(
@@ -373,7 +375,7 @@ class _progress:  # noqa: N801 - used as a function in a with statement
         task, before = self.bar.add_task("", total=self.n_rows, completed=first, rate=""), first
         while not self.stop.wait(0.5 if self.watched else 5.0):
             done = self.rows_done()
-            rate = f"{(done - first) / (time.monotonic() - start):.1f} rows/s"
+            rate = self.status() or f"{(done - first) / (time.monotonic() - start):.1f} rows/s"
             self.bar.update(task, completed=done, rate=rate)
             if not self.watched and done * 10 // self.n_rows > before * 10 // self.n_rows:
                 self.console.print(f"  {self.step}: row {done}/{self.n_rows}, {rate}", highlight=False)

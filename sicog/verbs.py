@@ -21,6 +21,7 @@ class Verb:
     function: str
     outputs: Mapping[str, str] = field(default_factory=lambda: {"out_dir": ""})  # config key -> sub-folder of the step
     shows: bool = False  # run again when done: it only prints what it made
+    estimator: str | None = None  # `module:function` that prints what the work would take, and does none of it
 
     def config_type(self) -> type[Config]:
         """The config class; importing it needs no torch."""
@@ -30,13 +31,18 @@ class Verb:
         """Do the work."""
         return _load(self.function)(config)
 
+    def estimate(self, config: Config) -> None:
+        """Print what the work would take."""
+        assert self.estimator
+        _load(self.estimator)(config)
+
 
 def _load(name: str) -> Any:
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
-_CHAIN_AND_PLAIN = {"chain_dir": "chain", "plain_dir": "plain"}
+_ANNOTATED = {"chain_dir": "chain", "plain_dir": "plain", "teacher_dir": "teacher"}
 _TRAIN = ("sicog.training.config:TrainConfig", "sicog.training.run:train", {"run_dir": ""})
 
 VERBS: Mapping[str, Verb] = {
@@ -56,10 +62,18 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "annotate",
-            "Annotated rows to warm-up examples: chains and plain answers.",
+            "Captions (with a teacher) or annotated rows to warm-up examples: chains and plain answers.",
             "sicog.annotation.revise:ReviseConfig",
             "sicog.annotation.revise:revise",
-            _CHAIN_AND_PLAIN,
+            _ANNOTATED,
+            estimator="sicog.annotation.revise:print_estimate",
+        ),
+        Verb(
+            "mini-annotate",
+            "Annotate the mini world's captions with a local teacher that knows the scenes.",
+            "sicog.mini.annotate:MiniAnnotateConfig",
+            "sicog.mini.annotate:mini_annotate",
+            _ANNOTATED,
         ),
         Verb("train", "Train one stage: warmup, align, pretrain, sft or dpo.", *_TRAIN),
         Verb(
@@ -109,6 +123,12 @@ VERBS: Mapping[str, Verb] = {
             "Build a training set from kept examples.",
             "sicog.curation.build:BuildConfig",
             "sicog.curation.build:build",
+        ),
+        Verb(
+            "mix",
+            "Mix sources (datasets, users' files) into one dataset: counts or shares of each.",
+            "sicog.data.mix:MixConfig",
+            "sicog.data.mix:mix",
         ),
         Verb(
             "eval",

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sicog.mini.dataset import MiniDataConfig, write_mini_data
+from sicog.mini.teacher_server import teacher_server
 from sicog.records import Candidate, CandidateSet, Example, PreferencePair, Query
 from sicog.storage import read_json, read_records, write_dataset
 
@@ -66,15 +67,26 @@ def test_a_missing_variable_is_named(script, path):  # D-U8
 
 
 def test_annotation(script, world, tmp_path):
-    succeeded(
-        script(
-            "training_data_annotation/revise_cod.sh",
-            ORIGINAL_CAPTION_FILE=world / "warmup_captions.json",
-            IMAGE_DIR=world,
-            OUTPUT_COD_DIR="my cod",
-            OUTPUT_DD_DIR="my dd",
-        )
-    )
+    revise, captions = "training_data_annotation/revise_cod.sh", world / "warmup_captions.json"
+    paths = {
+        "ORIGINAL_CAPTION_FILE": captions,
+        "IMAGE_DIR": world,
+        "OUTPUT_COD_DIR": "my cod",
+        "OUTPUT_DD_DIR": "my dd",
+    }
+    with teacher_server(world) as url:
+        teacher = {"TEACHER_MODEL": "m", "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "none"}
+        prices = "teacher.endpoint.prices={input: 2.5, output: 10}"
+        estimated = script(revise, prices, "--estimate", **paths, **teacher)
+        succeeded(estimated)
+        assert "to ask 4" in estimated.stdout and "USD" in estimated.stdout and not list(tmp_path.iterdir())
+        succeeded(script(revise, **paths, **teacher))
+    annotated = tmp_path / "my cod-teacher" / "rows" / "shard-00000.jsonl"  # without a teacher: rows that have its work
+    succeeded(script(revise, ORIGINAL_CAPTION_FILE=annotated, OUTPUT_COD_DIR="cod", OUTPUT_DD_DIR="dd"))
+    elsewhere = {**paths, "OUTPUT_COD_DIR": "x", "OUTPUT_DD_DIR": "y"}
+    refused = script(revise, **elsewhere, TEACHER_MODEL="m", OPENAI_API_KEY="")
+    assert refused.returncode == 2 and "OPENAI_API_KEY is not set" in refused.stderr
+    assert not (tmp_path / "x").exists()
     succeeded(
         script(
             "training_data_annotation/revise_cot.sh",
@@ -83,7 +95,7 @@ def test_annotation(script, world, tmp_path):
             OUTPUT_SHORT_DIR="short",
         )
     )
-    for folder in ("my cod", "my dd", "cot", "short"):
+    for folder in ("my cod", "my dd", "cod", "dd", "cot", "short"):
         assert len(list(read_records(tmp_path / folder, Example))) == 4
 
 
