@@ -23,6 +23,8 @@ from sicog.training.planning import pack_limits
 from sicog.training.table import batch_line, how_line
 
 if TYPE_CHECKING:
+    from sicog.data.image_folder import ImageFolder
+    from sicog.data.measure import Measure
     from sicog.model.configuration import SicogConfig
     from sicog.model.flops import Work
     from sicog.model.processing import SicogProcessor
@@ -101,17 +103,43 @@ def sample_rows(config: TrainConfig, processor: SicogProcessor) -> tuple[int, Ro
     from sicog.data.measure import TokenMeasure
     from sicog.data.mixture_rows import measure_mixture
 
-    data = config.data
+    data, measure = config.data, TokenMeasure(processor, config.slicing)
     with TemporaryDirectory() as folder:
         cache = Path(folder)
-        mixture = read_mixture(data.chosen_sources(), config.seed, cache)
-        n = len(mixture.selection)
-        drawn = np.sort(np.random.default_rng(0).choice(n, min(n, _SAMPLE), replace=False))
         images = ImageFolder(data.image_folder, data.image_roots, check="header", cache=cache)
-        measure = TokenMeasure(processor, config.slicing)
+        if config.objective == "dpo":
+            return _sample_pairs(config, measure, images)
+        mixture = read_mixture(data.chosen_sources(), config.seed, cache)
+        drawn = _drawn(len(mixture.selection))
         chosen = replace(mixture, selection=mixture.selection[drawn])
         usable = measure_mixture(chosen, measure, images, max_length=config.max_length, cache=cache)
-        return n, usable.lengths, len(drawn) - len(usable.lengths)
+        return len(mixture.selection), usable.lengths, len(drawn) - len(usable.lengths)
+
+
+def _sample_pairs(config: TrainConfig, measure: Measure, images: ImageFolder) -> tuple[int, RowLengths, int]:
+    """The same of preference pairs: a row's lengths are those of both its conversations."""
+    from sicog.data.preferences import PairSource
+    from sicog.records import PreferencePair
+
+    source = PairSource(config.data.chosen_sources(), config.seed)
+    drawn = {*_drawn(len(source)).tolist()}
+    found = []
+    for number, pair in enumerate(source.read(0, len(source))):
+        if number not in drawn or not isinstance(pair, PreferencePair):
+            continue
+        try:
+            sizes = [images.measure(images.find(name)) for name in pair.images]
+            both = [measure(pair.turns(answer), sizes) for answer in (pair.chosen, pair.rejected)]
+        except ValueError:
+            continue
+        if max(one.tokens for one in both) <= config.max_length:
+            found.append([sum(column) for column in zip(*both, strict=True)])
+    lengths = RowLengths.of(np.array(found, dtype=np.int32).reshape(-1, 4))
+    return len(source), lengths, len(drawn) - len(lengths)
+
+
+def _drawn(n: int) -> np.ndarray:
+    return np.sort(np.random.default_rng(0).choice(n, min(n, _SAMPLE), replace=False))
 
 
 def _rows_line(n_rows: int, known: RowLengths, unusable: int) -> str:
@@ -135,8 +163,12 @@ def _time_lines(
     return [
         f"time: {updates:,} updates of {batch} rows, {flops / 1e18:,.3g} x 10^18 FLOP: {_duration(seconds)} on "
         f"{world_size} device(s) of {assumed.tflops:g} TFLOP/s{rate}, of which {100 * assumed.utilisation:g} % are "
-        f"used (assumed); reading, saving and waiting are not counted"
+        f"used (assumed); reading, saving and waiting{_reference(config)} are not counted"
     ]
+
+
+def _reference(config: TrainConfig) -> str:
+    return ", and the reference model's pass," if config.objective == "dpo" else ""
 
 
 def _memory_lines(config: TrainConfig, model: SicogConfig, world_size: int) -> list[str]:
