@@ -247,8 +247,13 @@ class TrainConfig(Config):
         return tuple(part for part in self.trainable if part != "language_model" or not self.lora)
 
     @property
+    def conversations_per_row(self) -> int:
+        """A row is one conversation, or a pair of them."""
+        return 2 if self.objective == "dpo" else 1
+
+    @property
     def papers_batch(self) -> int:
-        """Rows per update of this stage in the paper."""
+        """Rows per update of this stage in the paper, which names none for dpo."""
         return _PAPERS_BATCH[self.stage]
 
     def rows_per_update(self, world_size: int) -> int:

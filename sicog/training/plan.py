@@ -17,6 +17,8 @@ import numpy as np
 
 from sicog.data.lengths import RowLengths
 from sicog.data.mixture import read_mixture
+from sicog.data.preferences import PairSource
+from sicog.records import Dropped
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.nodes import planned_nodes
 from sicog.training.planning import pack_limits
@@ -24,7 +26,7 @@ from sicog.training.table import batch_line, how_line
 
 if TYPE_CHECKING:
     from sicog.data.image_folder import ImageFolder
-    from sicog.data.measure import Measure
+    from sicog.data.measure import Measured, TokenMeasure
     from sicog.model.configuration import SicogConfig
     from sicog.model.flops import Work
     from sicog.model.processing import SicogProcessor
@@ -103,39 +105,37 @@ def sample_rows(config: TrainConfig, processor: SicogProcessor) -> tuple[int, Ro
     from sicog.data.measure import TokenMeasure
     from sicog.data.mixture_rows import measure_mixture
 
-    data, measure = config.data, TokenMeasure(processor, config.slicing)
+    data = config.data
     with TemporaryDirectory() as folder:
         cache = Path(folder)
         images = ImageFolder(data.image_folder, data.image_roots, check="header", cache=cache)
+        measure = TokenMeasure(processor, config.slicing)
         if config.objective == "dpo":
-            return _sample_pairs(config, measure, images)
+            return _sample_pairs(config, images, measure)
         mixture = read_mixture(data.chosen_sources(), config.seed, cache)
-        drawn = _drawn(len(mixture.selection))
-        chosen = replace(mixture, selection=mixture.selection[drawn])
+        n = len(mixture.selection)
+        chosen = replace(mixture, selection=mixture.selection[_drawn(n)])
         usable = measure_mixture(chosen, measure, images, max_length=config.max_length, cache=cache)
-        return len(mixture.selection), usable.lengths, len(drawn) - len(usable.lengths)
+        return n, usable.lengths, len(chosen.selection) - len(usable.lengths)
 
 
-def _sample_pairs(config: TrainConfig, measure: Measure, images: ImageFolder) -> tuple[int, RowLengths, int]:
-    """The same of preference pairs: a row's lengths are those of both its conversations."""
-    from sicog.data.preferences import PairSource
-    from sicog.records import PreferencePair
-
-    source = PairSource(config.data.chosen_sources(), config.seed)
-    drawn = {*_drawn(len(source)).tolist()}
-    found = []
-    for number, pair in enumerate(source.read(0, len(source))):
-        if number not in drawn or not isinstance(pair, PreferencePair):
+def _sample_pairs(config: TrainConfig, images: ImageFolder, measure: TokenMeasure) -> tuple[int, RowLengths, int]:
+    """As `sample_rows`, of pairs: what is measured are their conversations, two of each."""
+    pairs = PairSource(config.data.chosen_sources(), config.seed)
+    known: list[Measured] = []
+    drawn = _drawn(len(pairs))
+    for index in drawn.tolist():
+        (pair,) = pairs.read(index, index + 1)
+        if isinstance(pair, Dropped):
             continue
-        try:
+        try:  # of an image that cannot be used, `ImageProblem` is a `ValueError` too
             sizes = [images.measure(images.find(name)) for name in pair.images]
             both = [measure(pair.turns(answer), sizes) for answer in (pair.chosen, pair.rejected)]
         except ValueError:
             continue
-        if max(one.tokens for one in both) <= config.max_length:
-            found.append([sum(column) for column in zip(*both, strict=True)])
-    lengths = RowLengths.of(np.array(found, dtype=np.int32).reshape(-1, 4))
-    return len(source), lengths, len(drawn) - len(lengths)
+        if max(m.tokens for m in both) <= config.max_length:
+            known += both
+    return len(pairs), RowLengths.of(np.array(known, dtype=np.int32).reshape(-1, 4)), 2 * len(drawn) - len(known)
 
 
 def _drawn(n: int) -> np.ndarray:
@@ -145,8 +145,8 @@ def _drawn(n: int) -> np.ndarray:
 def _rows_line(n_rows: int, known: RowLengths, unusable: int) -> str:
     tokens, views = known.tokens, known.views
     return (
-        f"rows: {n_rows:,}; of {len(known) + unusable} looked at {unusable} cannot be used, the others have "
-        f"{tokens.mean():,.0f} tokens on average (at most {tokens.max():,}) and {views.mean():.1f} views"
+        f"rows: {n_rows:,}; of {len(known) + unusable} conversations looked at {unusable} cannot be used, the others "
+        f"have {tokens.mean():,.0f} tokens on average (at most {tokens.max():,}) and {views.mean():.1f} views"
     )
 
 
@@ -157,18 +157,15 @@ def _time_lines(
 
     batch = config.rows_per_update(world_size)
     updates = config.max_steps or max(1, math.ceil(config.epochs * n_rows / batch - 1e-9))
-    flops = float(np.mean(row_cost(model, config.whole_parts).of(known))) * updates * batch
+    of_row = float(np.mean(row_cost(model, config.whole_parts).of(known))) * config.conversations_per_row
+    flops = of_row * updates * batch
     seconds = flops / (assumed.tflops * 1e12 * assumed.utilisation * world_size)
     rate = " (assumed: A100)" if assumed.tflops == ASSUMED_TFLOPS else ""
     return [
         f"time: {updates:,} updates of {batch} rows, {flops / 1e18:,.3g} x 10^18 FLOP: {_duration(seconds)} on "
         f"{world_size} device(s) of {assumed.tflops:g} TFLOP/s{rate}, of which {100 * assumed.utilisation:g} % are "
-        f"used (assumed); reading, saving and waiting{_reference(config)} are not counted"
+        f"used (assumed); reading, saving and waiting are not counted"
     ]
-
-
-def _reference(config: TrainConfig) -> str:
-    return ", and the reference model's pass," if config.objective == "dpo" else ""
 
 
 def _memory_lines(config: TrainConfig, model: SicogConfig, world_size: int) -> list[str]:
@@ -197,8 +194,9 @@ def heaviest(config: TrainConfig, model: SicogConfig) -> Work:
     from sicog.model.flops import Work
 
     side = model.scale // model.patch_size
-    views = config.device_batch * (model.max_slices + 1 if config.slicing and model.image_mode == "slices" else 1)
-    positions = config.device_batch * config.max_length
+    conversations = config.device_batch * config.conversations_per_row
+    views = conversations * (model.max_slices + 1 if config.slicing and model.image_mode == "slices" else 1)
+    positions = conversations * config.max_length
     if config.packing != "off":
         nothing = np.zeros(0, dtype=np.int32)
         limits = pack_limits(config, RowLengths(nothing, nothing, nothing, nothing))

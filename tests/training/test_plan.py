@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from preference_pairs import dpo_values
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -33,7 +34,7 @@ def test_the_plan_of_a_run(config: MakeConfig, tiny_dir: Path, tmp_path: Path) -
     plan = lines(settings, Assumed(tflops=1e-3, utilisation=0.5), DISTRIBUTED_ARGS="--nproc_per_node 2")
     assert "ranks 0 to 1: torchrun --nnodes=1 --nproc_per_node=2 -m sicog train c.yaml" in plan
     assert "4 rows a device x 1 accumulation steps x 2 process(es) = 8 rows per update" in plan
-    assert "rows: 24; of 24 looked at 0 cannot be used" in plan and "6 updates of 8 rows" in plan
+    assert "rows: 24; of 24 conversations looked at 0 cannot be used" in plan and "6 updates of 8 rows" in plan
     model, _ = read_shapes(settings.model)
     work = heaviest(settings, model)
     assert work.positions == 4 * 512 and len(work.views) == 4 * 5
@@ -107,3 +108,13 @@ def test_rates_that_cannot_be_are_refused(config: MakeConfig, tmp_path: Path, op
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config().model_dump(mode="json")))
     done = CliRunner().invoke(cli.app, ["train", str(tmp_path / "c.yaml"), "--dry-run", *options])
     assert isinstance(done.exception, ValueError) and "utilisation above 0" in str(done.exception)
+
+
+def test_a_row_of_dpo_is_two_conversations(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
+    pairs = config(**dpo_values(data_dir, tmp_path / "pairs"), max_length=512)
+    plan = lines(pairs)
+    assert "rows: 12; of 24 conversations looked at 0 cannot be used" in plan and "3 updates of 4 rows" in plan
+    model, _ = read_shapes(pairs.model)
+    assert heaviest(pairs, model).positions == 2 * 2 * 512
+    assert not (tmp_path / "run").exists()
+    assert "WARNING" not in lines(pairs.model_copy(update={"accumulation": 2, "global_batch": None}))
