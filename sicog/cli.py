@@ -144,6 +144,18 @@ def show_image(
         typer.echo(line)
 
 
+@app.command("show-corruptions")
+def show_corruptions(
+    image: Annotated[Path, typer.Argument(help="an image file")],
+    out: Annotated[Path, typer.Option(help="the PNG to write")],
+    seed: Annotated[int, typer.Option(help="of the parameters")] = 0,
+) -> None:
+    """Draw an image under each of the corruptions that answers to reject are sampled from."""
+    from sicog.generation.show_corruptions import show_corruptions as show
+
+    show(image, out, seed=seed)
+
+
 @app.command("import-checkpoint")
 def import_checkpoint(
     source: Annotated[Path, typer.Argument(help="a LLaVA-format folder, or a mm_projector.bin", metavar="SRC")],

@@ -163,8 +163,10 @@ class _QueryParser:
         images, question = image_names(row), first_question(row)
         if self.task == "captioning" and not images:
             raise RowError("no_image", "a row to caption needs an image")
-        if self.task == "reasoning" and not question:
-            raise RowError("no_question", "a row to reason about needs a human turn with a question")
+        if self.task != "captioning" and not question:
+            raise RowError("no_question", f"a row of task {self.task} needs a human turn with a question")
+        if self.task == "text" and images:
+            raise RowError("image", "a row of task text has no image; sample rows with images as reasoning")
         return Query.model_validate(
             {"id": row_id, "task": self.task, "images": images, "question": question, "extra": other_keys(row)}
         )

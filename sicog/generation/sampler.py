@@ -16,17 +16,22 @@ import numpy as np
 import torch
 
 from sicog.generation.decoding import Decoding, Finished, Prefilled, run_tokens
-from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig, uniforms, user_turns
+from sicog.generation.sampling import (
+    Job,
+    LongPromptError,
+    Picture,
+    Request,
+    Sample,
+    SamplingConfig,
+    uniforms,
+    user_turns,
+)
 from sicog.generation.slots import Rows, joined
 from sicog.model.image_processing import PreparedImage
 
 _PREFILL_TOKENS = 16384  # prompt tokens run at once; bounds the memory of activations
 _REFILL_SHARE = 16  # refill when a sixteenth of the slots is free: nearly all are in use, and caches are rarely copied
 _LOOKAHEAD = 32  # items whose images are prepared while the model decodes
-
-
-class LongPromptError(ValueError):
-    """The prompt leaves no position for an answer."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,10 @@ class Sampler:
         self.end_ids = sorted({processor.end_token_id, processor.tokenizer.eos_token_id, *own} - {None})
         self.max_positions = int(model.config.text_config.max_position_embeddings)
         self.steps = self.steps_used = 0  # slots stepped, and those of them that were live: the share in use
+
+    def check(self, job: Job) -> None:
+        """Raises what `prompts` raises."""
+        self.prompts(job)
 
     def prompts(self, job: Job) -> list[list[int]]:
         """The token ids of each request. Raises `LongPromptError`, and `ValueError` for too elongated an image."""

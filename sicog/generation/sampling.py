@@ -66,6 +66,10 @@ class Job:
     requests: Sequence[Request]
 
 
+class LongPromptError(ValueError):
+    """The prompt leaves no position for an answer."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One answer. `token_ids` are the generated ones without the end token; `n_tokens` is their number."""

@@ -142,7 +142,7 @@ def test_a_bad_image_drops_its_row_and_no_other_text_moves(tiny_dir, captions, t
 
 def test_too_elongated_an_image_and_too_long_a_question_are_dropped(tiny_dir, world, tmp_path):
     block = SampleBlock(_config(tiny_dir, world, tmp_path / "out", task="reasoning"))
-    block.sampler.processor.image_processor.max_patches = 10
+    block.engine.processor.image_processor.max_patches = 10
     rows = [("wide", "1.png", "Why?"), ("long", "", "Why? " * 3000), ("good", "", "Why?")]
     queries = [
         Query(id=i, task="reasoning", images=(name,) if name else (), question=question) for i, name, question in rows
@@ -179,7 +179,7 @@ def test_precision(tiny_dir, world, tmp_path):
         ("bfloat16", "cpu", torch.bfloat16),
     ):
         config = _config(tiny_dir, world, tmp_path / precision, precision=precision, device=device, max_new_tokens=4)
-        assert SampleBlock(config).sampler.model.dtype == dtype
+        assert SampleBlock(config).engine.model.dtype == dtype
         folder = sample(config)
         assert read_json(folder / "run.json")["identity"]["precision"] == str(dtype).removeprefix("torch.")
         assert len(_sets(folder)) == 7

@@ -1,0 +1,58 @@
+"""What answers jobs, behind one small interface: our sampler, or for beams Transformers' plain `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from sicog.generation.sampling import Job, Sample, SamplingConfig
+from sicog.model.precision import Precision, chosen_device, settled
+
+if TYPE_CHECKING:
+    from sicog.generation.sampler import Sampler
+
+
+class Engine(Protocol):
+    """A model that answers jobs. What a job's answers are must not depend on the other jobs."""
+
+    def check(self, job: Job) -> None:
+        """Raises `LongPromptError`, and `ValueError` for an image whose size cannot be used. Nothing is read."""
+
+    def run(self, jobs: Sequence[Job]) -> list[list[Sample] | ValueError]:
+        """The samples of every job, in the order of its requests and indices, or the error of reading its images."""
+
+
+def load_engine(
+    checkpoint: Path,
+    sampling: SamplingConfig,
+    *,
+    beams: int = 1,
+    slicing: bool = True,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Engine:
+    """A checkpoint, loaded on a GPU when there is one (or on `device`), ready to answer."""
+    if beams == 1:
+        return load_sampler(checkpoint, sampling, slicing=slicing, device=device, precision=precision)
+    from sicog.generation.beams import BeamSearch
+    from sicog.model.checkpoints import load_checkpoint
+
+    model, processor = load_checkpoint(checkpoint, dtype=settled(precision, device), device=chosen_device(device))
+    return BeamSearch(model, processor, sampling, beams=beams, slicing=slicing)
+
+
+def load_sampler(
+    checkpoint: Path,
+    sampling: SamplingConfig,
+    *,
+    slicing: bool = True,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Sampler:
+    """A checkpoint, loaded on a GPU when there is one (or on `device`), ready to sample."""
+    from sicog.generation.sampler import Sampler
+    from sicog.model.checkpoints import load_checkpoint
+
+    model, processor = load_checkpoint(checkpoint, dtype=settled(precision, device), device=chosen_device(device))
+    return Sampler(model, processor, sampling, slicing=slicing)
