@@ -140,7 +140,7 @@ def read_llava(path: Path) -> FileSource[Example]:
 
 def read_queries(path: Path, task: str) -> FileSource[Query]:
     """Unlabelled rows of a LLaVA file: images, and the first human turn as the question."""
-    return FileSource(path, _QueryParser(task))
+    return FileSource(path, QueryParser(task))
 
 
 def parse_example(row: Row, row_id: str) -> Example:
@@ -156,7 +156,9 @@ def parse_example(row: Row, row_id: str) -> Example:
 
 
 @dataclass(frozen=True)
-class _QueryParser:
+class QueryParser:
+    """A row of a LLaVA file to a `Query` of this task. Raises `RowError`."""
+
     task: str
 
     def __call__(self, row: Row, row_id: str) -> Query:

@@ -69,6 +69,12 @@ VERBS: Mapping[str, Verb] = {
             "sicog.generation.sample:sample",
         ),
         Verb(
+            "import-candidates",
+            "The original's files of captions, thoughts or candidates to candidate sets.",
+            "sicog.generation.original:ImportCandidatesConfig",
+            "sicog.generation.original:import_candidates",
+        ),
+        Verb(
             "group",
             "Group the candidates of several runs by id.",
             "sicog.generation.group:GroupConfig",
