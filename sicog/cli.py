@@ -32,20 +32,31 @@ Overrides = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")]
 
 
+Estimate = Annotated[bool, typer.Option("--estimate", help="Tell what the run would take, and do not run it.")]
+YamlFile = Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")]
+
+
 def _add_verb(verb: Verb) -> None:
-    @app.command(verb.name, help=verb.help)
-    def command(
-        config: Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")] = "-",
-        overrides: Overrides = None,
-        dry_run: DryRun = False,
+    def command(config: YamlFile = "-", overrides: Overrides = None, dry_run: DryRun = False) -> None:
+        _run_verb(verb, config, overrides or [], dry_run=dry_run)
+
+    def with_estimate(
+        config: YamlFile = "-", overrides: Overrides = None, dry_run: DryRun = False, estimate: Estimate = False
     ) -> None:
-        items = overrides or []
-        if "=" in config:  # `sicog VERB key=value`: all from defaults
-            config, items = "-", [config, *items]
-        resolved = load_config(verb.config_type(), None if config == "-" else Path(config), items)
-        if dry_run:
-            typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
-            return
+        _run_verb(verb, config, overrides or [], dry_run=dry_run, estimate=estimate)
+
+    app.command(verb.name, help=verb.help)(with_estimate if verb.estimate else command)
+
+
+def _run_verb(verb: Verb, config: str, items: list[str], *, dry_run: bool, estimate: bool = False) -> None:
+    if "=" in config:  # `sicog VERB key=value`: all from defaults
+        config, items = "-", [config, *items]
+    resolved = load_config(verb.config_type(), None if config == "-" else Path(config), items)
+    if dry_run:
+        typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+    elif estimate:
+        verb.tell_cost(resolved)
+    else:
         verb.run(resolved)
 
 

@@ -21,6 +21,7 @@ class Verb:
     function: str
     outputs: Mapping[str, str] = field(default_factory=lambda: {"out_dir": ""})  # config key -> sub-folder of the step
     shows: bool = False  # run again when done: it only prints what it made
+    estimate: str = ""  # `module:name` of what tells the cost beforehand, for --estimate
 
     def config_type(self) -> type[Config]:
         """The config class; importing it needs no torch."""
@@ -29,6 +30,10 @@ class Verb:
     def run(self, config: Config) -> Any:
         """Do the work."""
         return _load(self.function)(config)
+
+    def tell_cost(self, config: Config) -> Any:
+        """Print what the work would take, without doing it."""
+        return _load(self.estimate)(config)
 
 
 def _load(name: str) -> Any:
@@ -67,6 +72,7 @@ VERBS: Mapping[str, Verb] = {
             "Sample candidates for unlabelled images or questions.",
             "sicog.generation.sample:SampleConfig",
             "sicog.generation.sample:sample",
+            estimate="sicog.generation.estimate:estimate",
         ),
         Verb(
             "import-candidates",

@@ -75,9 +75,12 @@ class SampleConfig(SamplingConfig):
     slicing: whether images are cut into slices. device: "auto" takes a GPU when there is one.
     precision: of the weights and of all computation; "auto" is bfloat16 on a GPU and float32 on a CPU.
     workers: processes on this machine, each with a GPU of its own where there are GPUs. launch: past this machine.
+    price_per_hour: of one worker, for `--estimate`, in any currency.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "device", "max_dropped_share", "launch"})
+    volatile: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "device", "max_dropped_share", "launch", "price_per_hour"}
+    )
     checkpoint: Path
     input: Path
     task: TaskName
@@ -94,6 +97,7 @@ class SampleConfig(SamplingConfig):
     max_dropped_share: float | None = Field(default=0.05, ge=0, le=1)
     workers: int = Field(default=1, ge=1)
     launch: LaunchConfig = LaunchConfig()
+    price_per_hour: float | None = Field(default=None, ge=0)
     device: str = "auto"
     precision: Precision = "auto"
 
@@ -134,7 +138,7 @@ def sample(config: SampleConfig) -> Path:
     return run_stage(
         step="sample",
         out_dir=config.out_dir,
-        source=_source(config),
+        source=rows_of(config),
         process=SampleBlock(config),
         config=config,
         inputs={"checkpoint": config.checkpoint, "input": config.input},
@@ -146,7 +150,8 @@ def sample(config: SampleConfig) -> Path:
     )
 
 
-def _source(config: SampleConfig) -> Source[Query]:
+def rows_of(config: SampleConfig) -> Source[Query]:
+    """The queries of the input."""
     if config.input.is_dir():
         return FolderSource(config.input, Query)
     return read_queries(config.input, config.task)

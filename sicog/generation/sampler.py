@@ -70,14 +70,25 @@ class Sampler:
 
     slicing: whether images are cut into slices, as in training of the last stages. Runs the model as it is: put it on
     its device and in eval mode first.
+    encode_ahead: whether coming images are also encoded while others are decoded, item by item; None: on a GPU, where
+    both run beside each other. A CPU's cores are busy with decoding.
     """
 
-    def __init__(self, model: Any, processor: Any, sampling: SamplingConfig, *, slicing: bool = True) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        sampling: SamplingConfig,
+        *,
+        slicing: bool = True,
+        encode_ahead: bool | None = None,
+    ) -> None:
         attention = model.config.text_config._attn_implementation
         if attention != "sdpa":
             raise ValueError(f"sampling needs the language model's attention to be 'sdpa', got {attention!r}")
         self.model, self.processor = model, processor
         self.sampling, self.slicing = sampling, slicing
+        self.encode_ahead = model.device.type == "cuda" if encode_ahead is None else encode_ahead
         # Where `generate` stops: a language model may have ends that its tokenizer does not name, as Qwen2's two.
         own = model.generation_config.eos_token_id
         own = own if isinstance(own, list) else [own]
@@ -142,16 +153,16 @@ class Sampler:
             return
         results.add(decoding.take_finished())
         while batch := list(self._next(queue, slots - len(decoding))):
-            readable, images = [], []
+            readable, prepared = [], []
             for item in batch:
                 try:
-                    images += preparer.take(item)
+                    prepared.append(preparer.take(item))
                     readable.append(item)
                 except ValueError as error:
                     results.fail(item, error)
             preparer.begin(queue)
             if readable:
-                self._admit(decoding, readable, images)
+                self._admit(decoding, readable, self._features(prepared))
             results.add(decoding.take_finished())
 
     def _next(self, queue: deque[_Batchable], free: int) -> Iterator[_Batchable]:
@@ -163,8 +174,8 @@ class Sampler:
             free -= queue[0].n_samples
             yield queue.popleft()
 
-    def _admit(self, decoding: Decoding, batch: Sequence[_Batchable], images: Sequence[PreparedImage]) -> None:
-        prompts = self._prefill(batch, images)
+    def _admit(self, decoding: Decoding, batch: Sequence[_Batchable], features_NE: torch.Tensor | None) -> None:
+        prompts = self._prefill(batch, features_NE)
         parents, keys, noise = [], [], []
         for parent, ask in enumerate(ask for item in batch for ask in item.asks):
             for index in ask.indices:
@@ -178,9 +189,9 @@ class Sampler:
             return np.zeros(0, dtype=np.float32)
         return uniforms(self.sampling.seed, job_id, style, index, self.sampling.max_new_tokens)
 
-    def _prefill(self, batch: Sequence[_Batchable], images: Sequence[PreparedImage]) -> Prefilled:
+    def _prefill(self, batch: Sequence[_Batchable], features_NE: torch.Tensor | None) -> Prefilled:
         """Run all prompts of these items. What those about the same images share, the images above all, runs once."""
-        features_NE, pad_id = self._encode(images), self.processor.pad_token_id
+        pad_id = self.processor.pad_token_id
         rows = [list(ask.token_ids) for item in batch for ask in item.asks]
         if all(len(item.asks) == 1 for item in batch):
             return run_tokens(self.model, rows, pad_id=pad_id, features_NE=features_NE)
@@ -194,7 +205,15 @@ class Sampler:
         tails = [row[shared[i] :] for row, i in zip(rows, owners, strict=True)]
         return run_tokens(self.model, tails, pad_id=pad_id, past=past)
 
-    def _encode(self, images: Sequence[PreparedImage]) -> torch.Tensor | None:
+    def _features(self, prepared: Sequence[_Prepared]) -> torch.Tensor | None:
+        """[N, E] of all images of these items: encoded before, each by itself, or now, all at once."""
+        if not self.encode_ahead:
+            return self.encode([image for item in prepared for image in item.images])
+        ready = [item.features() for item in prepared if item.images]
+        return torch.cat(ready) if ready else None
+
+    def encode(self, images: Sequence[PreparedImage]) -> torch.Tensor | None:
+        """[N, E] visual features of these images, in their order; None without any."""
         if not images:
             return None
         return self.model.encode_images(
@@ -234,13 +253,32 @@ class _Results:
         ]
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """The images of an item and, where they are encoded ahead, their features [N, E] and the event that ends that."""
+
+    images: list[PreparedImage]
+    encoded: torch.Tensor | None = None
+    done: torch.cuda.Event | None = None
+
+    def features(self) -> torch.Tensor:
+        """The features, for use on the current stream."""
+        assert self.encoded is not None
+        if self.done is not None:
+            self.done.wait()
+            self.encoded.record_stream(torch.cuda.current_stream())
+        return self.encoded
+
+
 class _Preparer:
-    """Reads and prepares the images of coming items in a thread, while the model works."""
+    """Reads, prepares and on a GPU encodes the images of coming items in a thread, while the model decodes."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self._processor, self._slicing = sampler.processor.image_processor, sampler.slicing
+        self._sampler = sampler
         self._pool = ThreadPoolExecutor(max_workers=1)
-        self._coming: dict[_Batchable, Future[list[PreparedImage]]] = {}
+        self._coming: dict[_Batchable, Future[_Prepared]] = {}
+        on_gpu = sampler.encode_ahead and sampler.model.device.type == "cuda"
+        self._stream = torch.cuda.Stream(sampler.model.device) if on_gpu else None
 
     def __enter__(self) -> _Preparer:
         return self
@@ -254,13 +292,22 @@ class _Preparer:
             if item not in self._coming:
                 self._coming[item] = self._pool.submit(self._work, item)
 
-    def take(self, item: _Batchable) -> list[PreparedImage]:
+    def take(self, item: _Batchable) -> _Prepared:
         """The prepared images of an item. Raises the `ValueError` of reading them."""
         coming = self._coming.pop(item, None)
         return coming.result() if coming else self._work(item)
 
-    def _work(self, item: _Batchable) -> list[PreparedImage]:
-        return [self._processor.prepare(picture.read(), slicing=self._slicing) for picture in item.images]
+    @torch.no_grad()  # holds for a thread, not for those it starts
+    def _work(self, item: _Batchable) -> _Prepared:
+        sampler = self._sampler
+        prepare = sampler.processor.image_processor.prepare
+        images = [prepare(picture.read(), slicing=sampler.slicing) for picture in item.images]
+        if not sampler.encode_ahead or not images:
+            return _Prepared(images)
+        with torch.cuda.stream(self._stream):
+            features_NE = sampler.encode(images)
+            done = self._stream.record_event() if self._stream else None
+        return _Prepared(images, features_NE, done)
 
 
 def _portions(asks: Sequence[_Ask], slots: int) -> Iterator[list[_Ask]]:

@@ -278,7 +278,9 @@ def test_text_is_sampled_and_scored_like_the_rest(tiny_dir, tmp_path):
             return torch.tensor([[t.count("e"), t.count("r"), 1.0] for t in texts]).numpy()
 
     texts = ["Red. Green.", "Red. Green.", "blue"]
-    told = [c.model_copy(update={"text": t, "finish_reason": "stop"}) for c, t in zip(row.candidates, texts, strict=True)]
+    told = [
+        c.model_copy(update={"text": t, "finish_reason": "stop"}) for c, t in zip(row.candidates, texts, strict=True)
+    ]
     ((scored,),) = ScoreSets(Letters())([row.model_copy(update={"candidates": tuple(told)})])
     assert [c.compared for c in scored.candidates] == texts and scored.candidates[0].vote is None
     assert scored.candidates[0].score > scored.candidates[2].score
