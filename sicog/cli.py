@@ -26,38 +26,40 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+YamlFile = Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value overrides, e.g. data.path=x.json", metavar="KEY=VALUE")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")]
-
-
-Estimate = Annotated[bool, typer.Option("--estimate", help="Tell what the run would take, and do not run it.")]
-YamlFile = Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")]
+Estimate = Annotated[bool, typer.Option("--estimate", help="Measure what it would take, and do none of it.")]
 
 
 def _add_verb(verb: Verb) -> None:
-    def command(config: YamlFile = "-", overrides: Overrides = None, dry_run: DryRun = False) -> None:
-        _run_verb(verb, config, overrides or [], dry_run=dry_run)
-
-    def with_estimate(
-        config: YamlFile = "-", overrides: Overrides = None, dry_run: DryRun = False, estimate: Estimate = False
+    def command(
+        config: YamlFile = "-",
+        overrides: Overrides = None,
+        dry_run: DryRun = False,
+        estimate: Estimate = False,
     ) -> None:
-        _run_verb(verb, config, overrides or [], dry_run=dry_run, estimate=estimate)
+        items = overrides or []
+        if "=" in config:  # `sicog VERB key=value`: all from defaults
+            config, items = "-", [config, *items]
+        resolved = load_config(verb.config_type(), None if config == "-" else Path(config), items)
+        if dry_run:
+            typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+        elif estimate:
+            verb.estimate(resolved)
+        else:
+            verb.run(resolved)
 
-    app.command(verb.name, help=verb.help)(with_estimate if verb.estimate else command)
+    def without_estimate(
+        config: YamlFile = "-",
+        overrides: Overrides = None,
+        dry_run: DryRun = False,
+    ) -> None:
+        command(config, overrides, dry_run)
 
-
-def _run_verb(verb: Verb, config: str, items: list[str], *, dry_run: bool, estimate: bool = False) -> None:
-    if "=" in config:  # `sicog VERB key=value`: all from defaults
-        config, items = "-", [config, *items]
-    resolved = load_config(verb.config_type(), None if config == "-" else Path(config), items)
-    if dry_run:
-        typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
-    elif estimate:
-        verb.tell_cost(resolved)
-    else:
-        verb.run(resolved)
+    app.command(verb.name, help=verb.help)(command if verb.estimator else without_estimate)
 
 
 for _verb in VERBS.values():

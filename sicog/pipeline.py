@@ -156,6 +156,7 @@ def run_stage(
     workers: int = 1,
     max_dropped_share: float | None = 0.05,
     launch: LaunchConfig | None = None,
+    status: Callable[[], str] = lambda: "",
 ) -> Path:
     """Run `process` over all rows of `source` and write the dataset `out_dir`; returns `out_dir`.
 
@@ -164,6 +165,7 @@ def run_stage(
     outputs: for record types that go to a sub-folder of their own, e.g. `{PreferencePair: "pairs"}`.
     max_dropped_share: above this share of dropped and failed rows the run stops with a `ValueError`; None: no limit.
     launch: where the shards are worked on; with SLURM the folder is finished when its jobs are, not on return.
+    status: what the progress bar says beside the rows, asked again and again from another thread.
 
     A finished folder of the same config and inputs is returned as it is; one of another config is refused.
     """
@@ -186,7 +188,7 @@ def run_stage(
     with locked(out_dir / WORK / "lock", out_dir):
         if (out_dir / MANIFEST).is_file():  # the process that held the lock before has finished it
             return out_dir
-        with Progressing(step, out_dir / WORK, n_rows):
+        with Progressing(step, out_dir / WORK, n_rows, status):
             _execute(task, n_shards, workers)
         finish()
     return out_dir

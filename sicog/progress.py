@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -16,8 +17,8 @@ class Progressing:
     """In a `with`: a bar of the rows done by all workers, from their journals. Where nobody watches, a line at every
     tenth."""
 
-    def __init__(self, step: str, work: Path, n_rows: int) -> None:
-        self.step, self.work, self.n_rows = step, work, n_rows
+    def __init__(self, step: str, work: Path, n_rows: int, status: Callable[[], str]) -> None:
+        self.step, self.work, self.n_rows, self.status = step, work, n_rows, status
         self.console = Console(stderr=True)
         self.watched = sys.stderr.isatty()
         self.bar = Progress(
@@ -51,7 +52,7 @@ class Progressing:
         task, before = self.bar.add_task("", total=self.n_rows, completed=first, rate=""), first
         while not self.stop.wait(0.5 if self.watched else 5.0):
             done = self.rows_done()
-            rate = f"{(done - first) / (time.monotonic() - start):.1f} rows/s"
+            rate = self.status() or f"{(done - first) / (time.monotonic() - start):.1f} rows/s"
             self.bar.update(task, completed=done, rate=rate)
             if not self.watched and done * 10 // self.n_rows > before * 10 // self.n_rows:
                 self.console.print(f"  {self.step}: row {done}/{self.n_rows}, {rate}", highlight=False)

@@ -200,7 +200,8 @@ def _paths(value: Any) -> list[Path]:
     if isinstance(value, Path):
         return [value] if value.exists() else [Path(p) for p in sorted(glob.glob(str(value)))] or [value]  # noqa: PTH207
     if isinstance(value, Config):
-        return [p for name in type(value).model_fields for p in _paths(getattr(value, name))]
+        fields = [name for name in type(value).model_fields if name not in value.volatile]
+        return [p for name in fields for p in _paths(getattr(value, name))]
     if isinstance(value, Mapping):
         value = list(value.values())
     return [p for v in value for p in _paths(v)] if isinstance(value, (list, tuple)) else []

@@ -62,6 +62,17 @@ class Example(Record):
         return self
 
 
+class AnnotatedRow(Record):
+    """A user's caption row in ALLaVA form, with all its keys, and what a teacher made of it.
+
+    cod_caption: the whole five-step text; dd_caption: the body of its last step.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    cod_caption: str
+    dd_caption: str
+
+
 class Query(Record):
     """Unlabelled input of the generate step: images, and a question but for captions. Styles turn it into prompts."""
 

@@ -21,7 +21,7 @@ class Verb:
     function: str
     outputs: Mapping[str, str] = field(default_factory=lambda: {"out_dir": ""})  # config key -> sub-folder of the step
     shows: bool = False  # run again when done: it only prints what it made
-    estimate: str = ""  # `module:name` of what tells the cost beforehand, for --estimate
+    estimator: str | None = None  # `module:function` that prints what the work would take, and does none of it
 
     def config_type(self) -> type[Config]:
         """The config class; importing it needs no torch."""
@@ -31,9 +31,10 @@ class Verb:
         """Do the work."""
         return _load(self.function)(config)
 
-    def tell_cost(self, config: Config) -> Any:
-        """Print what the work would take, without doing it."""
-        return _load(self.estimate)(config)
+    def estimate(self, config: Config) -> None:
+        """Print what the work would take."""
+        assert self.estimator
+        _load(self.estimator)(config)
 
 
 def _load(name: str) -> Any:
@@ -41,7 +42,7 @@ def _load(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-_CHAIN_AND_PLAIN = {"chain_dir": "chain", "plain_dir": "plain"}
+_ANNOTATED = {"chain_dir": "chain", "plain_dir": "plain", "teacher_dir": "teacher"}
 _TRAIN = ("sicog.training.config:TrainConfig", "sicog.training.run:train", {"run_dir": ""})
 
 VERBS: Mapping[str, Verb] = {
@@ -61,10 +62,18 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "annotate",
-            "Annotated rows to warm-up examples: chains and plain answers.",
+            "Captions (with a teacher) or annotated rows to warm-up examples: chains and plain answers.",
             "sicog.annotation.revise:ReviseConfig",
             "sicog.annotation.revise:revise",
-            _CHAIN_AND_PLAIN,
+            _ANNOTATED,
+            estimator="sicog.annotation.revise:print_estimate",
+        ),
+        Verb(
+            "mini-annotate",
+            "Annotate the mini world's captions with a local teacher that knows the scenes.",
+            "sicog.mini.annotate:MiniAnnotateConfig",
+            "sicog.mini.annotate:mini_annotate",
+            _ANNOTATED,
         ),
         Verb("train", "Train one stage: warmup, align, pretrain or sft.", *_TRAIN),
         Verb(
@@ -72,7 +81,7 @@ VERBS: Mapping[str, Verb] = {
             "Sample candidates for unlabelled images or questions.",
             "sicog.generation.sample:SampleConfig",
             "sicog.generation.sample:sample",
-            estimate="sicog.generation.estimate:estimate",
+            estimator="sicog.generation.estimate:estimate",
         ),
         Verb(
             "import-candidates",

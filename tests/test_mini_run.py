@@ -21,8 +21,9 @@ steps:
   data:
     config: {{align: 96, sft: 48, warmup_captions: 32, warmup_reasoning: 32, unlabelled: 24, dev: 16, test: 12}}
 """
-# What differs from run to run without being a result: where it lay, how fast it was, and event files with their times.
-NOT_RESULTS = {"run.json", "recipe.json", "speed.jsonl"}
+# What differs from run to run without being a result: where it lay, how fast it was, event files with their times, and
+# the teacher's answers in the order in which they came.
+NOT_RESULTS = {"run.json", "recipe.json", "speed.jsonl", "answers.sqlite"}
 
 
 def write(folder: Path, name: str) -> Path:
@@ -107,6 +108,7 @@ def test_ask_and_report_as_the_readme_shows_them(undisturbed):
 # One kill in each kind of step, some seconds after it began (at its start where it may be over sooner).
 KILLED_IN = {
     "data": 0.3,
+    "warmup-captions": 1,
     "align": 4,
     "perception": 3,
     "dev-answers": 3,

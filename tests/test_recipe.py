@@ -19,8 +19,8 @@ steps:
     config: {{seed: 3, align: 4, sft: 4, warmup_captions: {captions}, warmup_reasoning: 5, unlabelled: 2, dev: 2,
              test: 2}}
   captions:
-    run: annotate
-    config: {{task: captioning, input: "${{data}}/warmup_captions.json"}}
+    run: mini-annotate
+    config: {{task: captioning, input: "${{data}}/warmup_captions.json", image_folder: "${{data}}"}}
   reasoning:
     run: annotate
     config: {{task: reasoning, input: "${{data}}/warmup_reasoning.jsonl"}}

@@ -1,17 +1,21 @@
 """Annotated rows to warm-up examples: a chain (CoD, CoT) and a plain answer (DD, short) from the same annotation.
 
-Captions: rows in ALLaVA form whose `cod_caption` holds a teacher's five-step text. Reasoning: LLaVA-CoT rows with
-four tagged sections. The two outputs are independent: a row that fails one may still give the other.
+Captions: rows in ALLaVA form; a teacher writes their `cod_caption`, or it is there already. Reasoning: LLaVA-CoT rows
+with four tagged sections. The two outputs are independent: a row that fails one may still give the other.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import ValidationError, model_validator
+
+from sicog.annotation.estimate import estimate
+from sicog.annotation.teacher import STEP, CaptionRowParser, Teacher, TeacherConfig, prompt_file
 from sicog.chains import COD, COT, ChainError, parse, render
 from sicog.config import Config
 from sicog.data.images import ImageProblem, resolve_image
@@ -26,8 +30,11 @@ from sicog.formats import (
     parse_example,
     tagged_sections,
 )
-from sicog.pipeline import Outcome, run_stage
-from sicog.records import Dropped, Example, Query, Turn
+from sicog.pipeline import FolderSource, Outcome, Source, run_stage
+from sicog.provenance import write_run_json
+from sicog.records import AnnotatedRow, Dropped, Example, Query, Turn
+from sicog.remote.client import connected
+from sicog.storage import MANIFEST
 from sicog.tasks import CAPTIONING, REASONING, bare_question
 
 COT_TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
@@ -35,7 +42,11 @@ _ANNOTATIONS = ("cod_caption", "dd_caption")
 
 
 class ReviseConfig(Config):
-    """Where annotated rows lie and where their two kinds of examples go."""
+    """Where captions or annotated rows lie and where their two kinds of examples go.
+
+    teacher: who writes the `cod_caption` of each row; null when the rows have it already.
+    teacher_dir: where the teacher's rows go, beside the stored answers; by default `chain_dir` with "-teacher".
+    """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     task: Literal["captioning", "reasoning"]
@@ -47,11 +58,76 @@ class ReviseConfig(Config):
     # "task": the prompts that generation uses. "row": the row's own question (step-by-step added for a chain).
     prompts: Literal["task", "row"] = "task"
     max_dropped_share: float = 0.05
+    teacher: TeacherConfig | None = None
+    teacher_dir: Path | None = None
+
+    @model_validator(mode="after")
+    def _a_teacher_sees_images(self) -> ReviseConfig:
+        if self.teacher and self.task != "captioning":
+            raise ValueError(
+                "a teacher annotates captions; reasoning rows come annotated (LLaVA-CoT): set teacher: null"
+            )
+        if self.teacher and self.image_folder is None:
+            raise ValueError("a teacher sees the images: set image_folder")
+        return self
+
+    def teacher_folder(self) -> Path:
+        """Where the teacher's rows and answers lie."""
+        return self.teacher_dir or self.chain_dir.with_name(f"{self.chain_dir.name}-teacher")
+
+    def answers(self) -> Path:
+        """Where the teacher's answers are stored."""
+        assert self.teacher
+        return self.teacher.endpoint.answers or self.teacher_folder() / "answers"
 
 
 def revise(config: ReviseConfig) -> tuple[Path, Path]:
     """Write both datasets of `Example` records; returns (chain_dir, plain_dir)."""
+    folders = {"chain": config.chain_dir, "plain": config.plain_dir}
+    if config.teacher:
+        for form, folder in folders.items():  # both, before anything is paid (D-C51)
+            write_run_json(folder, step=_step(config, form), config=config, inputs=_inputs(config))
+        if not all((folder / MANIFEST).is_file() for folder in folders.values()):
+            _annotate(config, config.teacher)
     return _write(config, "chain", config.chain_dir), _write(config, "plain", config.plain_dir)
+
+
+def print_estimate(config: ReviseConfig) -> None:
+    """Print what the teacher's work would take. Asks nothing, writes nothing."""
+    if not config.teacher:
+        raise ValueError("without a teacher nothing is asked: set teacher.endpoint.model to estimate its work")
+    assert config.image_folder
+    needs_question = config.prompts == "row"
+    places = (config.input, config.image_folder, config.image_roots, config.answers())
+    for line in estimate(config.teacher, *places, needs_question).lines(config.teacher):
+        print(line)
+
+
+def _annotate(config: ReviseConfig, teacher: TeacherConfig) -> Path:
+    """The teacher's rows: one dataset of `AnnotatedRow`, whose shards are themselves a file of annotated rows."""
+    assert config.image_folder
+    with connected(teacher.endpoint, config.answers()) as client:
+        process = Teacher(teacher, client, config.image_folder, config.image_roots)
+        return run_stage(
+            step=STEP,
+            out_dir=config.teacher_folder() / "rows",
+            source=FileSource(config.input, CaptionRowParser(config.prompts == "row"), step=STEP),
+            process=process,
+            config=config,
+            inputs=_inputs(config),
+            block_size=1024,  # several times what is asked at once, so that few wait for the last of a block
+            max_dropped_share=config.max_dropped_share,
+            status=process.status,
+        )
+
+
+def _step(config: ReviseConfig, form: str) -> str:
+    return f"revise-{config.task}-{form}"
+
+
+def _inputs(config: ReviseConfig) -> dict[str, Path]:
+    prompt = {"prompt": prompt_file(config.teacher.prompt)} if config.teacher else {}
+    return {"annotations": config.input, **prompt}
 
 
 def _write(config: ReviseConfig, form: str, out_dir: Path) -> Path:
@@ -61,17 +137,44 @@ def _write(config: ReviseConfig, form: str, out_dir: Path) -> Path:
         ("reasoning", "chain"): cot_example,
         ("reasoning", "plain"): short_example,
     }
-    source = FileSource(config.input, _Parser(parsers[config.task, form], config.prompts), step=f"revise-{form}")
+    parser = _Parser(parsers[config.task, form], config.prompts)
+    source: Source[Example] = FileSource(config.input, parser, step=f"revise-{form}")
+    if config.teacher:
+        source = _Annotated(FolderSource(config.teacher_folder() / "rows", AnnotatedRow), parser, f"revise-{form}")
     return run_stage(
-        step=f"revise-{config.task}-{form}",
+        step=_step(config, form),
         out_dir=out_dir,
         source=source,
         process=_Keep(config.image_folder, config.image_roots),
         config=config,
-        inputs={"annotations": config.input},
+        inputs=_inputs(config),
         block_size=256,
         max_dropped_share=config.max_dropped_share,
     )
+
+
+@dataclass(frozen=True)
+class _Annotated:
+    """The teacher's rows, each turned into an example."""
+
+    rows: FolderSource[AnnotatedRow]
+    parse: _Parser
+    step: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, start: int, stop: int) -> Iterator[Example | Dropped]:
+        """Rows start..stop."""
+        for row in self.rows.read(start, stop):
+            assert isinstance(row, AnnotatedRow)
+            try:
+                yield self.parse(row.model_dump(), row.id)
+            except RowError as error:
+                yield Dropped(id=row.id, step=self.step, reason=error.reason, detail=str(error))
+            except ValidationError as error:
+                detail = error.errors()[0]["msg"]
+                yield Dropped(id=row.id, step=self.step, reason="malformed_row", detail=detail)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 images/{split}/NNNNN.png    paths in the files below are relative to the data folder
 align.json, sft.json        LLaVA JSON: brief captions; detailed captions and short answers
-warmup_captions.json        ALLaVA-like: `caption`, with the teacher's work as `cod_caption` and `dd_caption`
+warmup_captions.json        ALLaVA-like: `caption`, from which a teacher makes chains of description
 warmup_reasoning.jsonl      LLaVA-CoT-like: SUMMARY, CAPTION, REASONING and CONCLUSION in tags
 {unlabelled,dev,test}_{images,questions}.json    LLaVA JSON with a human turn only
 truth/{unlabelled,dev,test}.jsonl                for evaluation and report only
+truth/warmup_captions.jsonl                      what the teacher looks at (teacher_server.py)
 config.json first, manifest.json last: whose folder it is, and that it is complete
 """
 
@@ -26,13 +27,13 @@ from sicog.mini.questions import QUESTION_TYPES, BalancedDraw, Question, questio
 from sicog.mini.reasoning import cot_bodies
 from sicog.mini.render import render_scene
 from sicog.mini.scene import LABELLED, UNLABELLED, Scene, choose, draw_scene
-from sicog.mini.text import BRIEF_INSTRUCTIONS, CAPTION_QUESTION, brief_caption, cod_caption, detailed_description
+from sicog.mini.text import BRIEF_INSTRUCTIONS, CAPTION_QUESTION, brief_caption, detailed_description
 from sicog.mini.truth import QuestionTruth, SceneTruth, truth_file
 from sicog.records import Query
 from sicog.storage import MANIFEST, read_json, write_bytes, write_json
 from sicog.tasks import CAPTIONING, REASONING
 
-WORLD = 1  # raise it when scenes, pixels, words or formats change: finished folders of older worlds are then refused
+WORLD = 2  # raise it when scenes, pixels, words or formats change: finished folders of older worlds are then refused
 TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
 SLICED_ABOVE = 112 * 112  # pixels; only counted in the manifest, the processor decides
 Row = dict[str, Any]
@@ -188,12 +189,11 @@ def _direct(key: str, words: str) -> str:
 
 
 def _write_warmup_captions(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
-    rows = []
-    for scene in scenes:
-        caption = brief_caption(scene)
-        own = {"caption": caption, "cod_caption": cod_caption(scene), "dd_caption": detailed_description(scene)}
-        rows.append({**_row(scene.id, scene, CAPTION_QUESTION, caption), **own})
+    """Captions as they are published, and for the teacher what is true of the images."""
+    captions = [(scene, brief_caption(scene)) for scene in scenes]
+    rows = [{**_row(s.id, s, CAPTION_QUESTION, caption), "caption": caption} for s, caption in captions]
     _write_list(out_dir / "warmup_captions.json", rows)
+    _write_lines(truth_file(out_dir, split), (SceneTruth(s, image_path(s), s.held_out, ()).to_json() for s in scenes))
     return []
 
 

@@ -58,7 +58,7 @@ def truth_file(folder: Path, split: str) -> Path:
 
 
 def read_truth(folder: Path, split: str) -> dict[str, SceneTruth]:
-    """The truth of the splits `unlabelled`, `dev` or `test` by image id. For evaluation and report only."""
+    """The truth of a split by image id: for evaluation and report, and of `warmup_captions` for the teacher."""
     path = truth_file(folder, split)
     if not path.is_file():
         raise ValueError(f"{path} does not exist; `sicog mini-data --out {folder}` writes it")

@@ -1,0 +1,235 @@
+"""A teacher rewrites each caption as a five-step Chain-of-Description while it sees the image.
+
+One request a row (two when the first answer cannot be used); both kinds of examples are made from the same answer.
+A row whose answer cannot be used is `Failed` with the reason: no text of an error ever becomes data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import ClassVar
+
+import yaml
+from pydantic import Field
+
+from sicog.chains import COD, ChainError, parse, render
+from sicog.config import Config, validate
+from sicog.data.images import ImageProblem, resolve_image
+from sicog.formats import Row, RowError, first_question, image_names
+from sicog.pipeline import Outcome
+from sicog.records import AnnotatedRow, Dropped, Failed, Record
+from sicog.remote.client import BadImage, Client, Message, NoAnswer, Request
+from sicog.remote.config import EndpointConfig
+from sicog.remote.pictures import Picture
+from sicog.remote.store import Answer
+from sicog.tasks import bare_question
+
+STEP = "annotate"
+_JUDGED_FROM = 200
+_HEADING = re.compile(r"^Step (\d+):(.*)$", re.MULTILINE)
+_REFUSAL = re.compile(
+    r"(i('m| am) (so |very )?(sorry|unable)|sorry,|my apologies|i apologi[sz]e|as an ai\b|"
+    r"i (can('|no)t|can not|won't|will not) (help|assist|comply|see|view|process|describe|provide|do|fulfill))",
+    re.IGNORECASE,
+)
+
+
+class TeacherConfig(Config):
+    """Who annotates, what it is asked, and which answers are taken.
+
+    prompt: a version of our prompt, by the name of its file in sicog/annotation/prompts.
+    max_side: of an image, in pixels; larger ones are sent smaller. chars: of the five texts together.
+    max_failed_share: the run stops when more of its rows so far fail (the first 200 count as 200 from the start).
+    """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"max_failed_share", "expected_answer_tokens"})
+    endpoint: EndpointConfig
+    prompt: str = "cod-v1"
+    temperature: float = Field(default=0.2, ge=0)
+    max_tokens: int = Field(default=2048, ge=1)
+    max_side: int = Field(default=1024, ge=1)
+    min_step_chars: int = Field(default=8, ge=1)
+    max_step_chars: int = Field(default=3000, ge=1)
+    min_chars: int = Field(default=80, ge=1)
+    max_chars: int = Field(default=8000, ge=1)
+    max_failed_share: float = Field(default=0.1, ge=0, le=1)
+    expected_answer_tokens: int = Field(default=600, ge=1)  # for --estimate, until answers are stored
+
+
+class Prompt(Config):
+    """A prompt file: its version, the instruction, an example answer's bodies, the row's part, and asking again."""
+
+    version: str
+    system: str
+    example: tuple[str, ...]
+    user: str
+    again: str
+
+    def instruction(self) -> str:
+        """The system message, with the example as an answer should be."""
+        return self.system.format(example=render(COD, self.example)).strip()
+
+
+def prompt_file(name: str) -> Path:
+    """The file of a prompt. Raises `ValueError` naming the known ones."""
+    folder = Path(str(files("sicog.annotation") / "prompts"))
+    if not re.fullmatch(r"[\w-]+", name) or not (folder / f"{name}.yaml").is_file():
+        raise ValueError(f"unknown prompt {name!r}; known: {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}")
+    return folder / f"{name}.yaml"
+
+
+def load_prompt(name: str) -> Prompt:
+    """Read a prompt by its name. Raises `ValueError`."""
+    path = prompt_file(name)
+    return validate(Prompt, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+
+
+class CaptionRow(Record):
+    """A user's row that the teacher can be asked about, and the row as it was."""
+
+    images: tuple[str, ...]
+    question: str
+    caption: str
+    row: Row
+
+
+@dataclass(frozen=True)
+class CaptionRowParser:
+    """A row of the user's file to a `CaptionRow`; what later steps would refuse is refused now, before it is paid."""
+
+    needs_question: bool
+
+    def __call__(self, row: Row, row_id: str) -> CaptionRow:
+        images, question, caption = image_names(row), first_question(row), row.get("caption")
+        if not images:
+            raise RowError("no_image", "a caption row needs an image")
+        if self.needs_question and not bare_question(question):
+            raise RowError("no_question", "the row has no question in its first human turn; use prompts=task")
+        if not isinstance(caption, str) or not caption.strip():
+            raise RowError("no_caption", f"the teacher starts from the row's `caption`, a text; got {caption!r:.100}")
+        return CaptionRow(id=row_id, images=images, question=question, caption=caption.strip(), row=row)
+
+
+class BadAnswer(Exception):  # noqa: N818 - an outcome of one row
+    """An answer that cannot be used; `reason` is the snake_case word for `Failed`, the text is told to the teacher."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def checked(answer: Answer, config: TeacherConfig) -> tuple[str, ...]:
+    """The bodies of the five steps. Raises `BadAnswer`: a refusal, cut, empty, not the chain, too short or too long."""
+    text = answer.text.replace("\r\n", "\n").strip()
+    if answer.refusal or _REFUSAL.match(text):
+        raise BadAnswer("refusal", f"it refuses: {text[:200] or answer.finish_reason}")
+    if not text:
+        raise BadAnswer("empty_answer", "it is empty")
+    if answer.finish_reason == "length":
+        raise BadAnswer("cut_answer", f"it is longer than {config.max_tokens} tokens and was cut off")
+    try:
+        bodies = parse(COD, text)
+    except ChainError as error:
+        raise BadAnswer("chain", str(error)) from error
+    for (number, found), heading in zip(_HEADING.findall(text), COD.headings, strict=True):
+        if _words(found) != _words(heading):  # else what stands on the heading's line would be lost
+            raise BadAnswer("heading", f"the heading of step {number} is {found.strip()[:100]!r}, not {heading!r}")
+    for number, body in enumerate(bodies, 1):
+        if _REFUSAL.match(body):
+            raise BadAnswer("refusal", f"step {number} refuses: {body[:200]}")
+        _check_length(f"step {number}", len(body), config.min_step_chars, config.max_step_chars)
+    _check_length("the answer without its headings", sum(map(len, bodies)), config.min_chars, config.max_chars)
+    return bodies
+
+
+def _words(heading: str) -> str:
+    return " ".join(re.findall(r"\w+", heading.casefold()))
+
+
+def _check_length(what: str, n: int, low: int, high: int) -> None:
+    if not low <= n <= high:
+        raise BadAnswer("length", f"{what} has {n} characters, allowed are {low} to {high}")
+
+
+def request_for(row: CaptionRow, pictures: Sequence[Picture], config: TeacherConfig, prompt: Prompt) -> Request:
+    """What the teacher is asked about a row."""
+    text = prompt.user.format(question=row.question or "Describe the image.", caption=row.caption)
+    messages = (Message("system", (prompt.instruction(),)), Message("user", (text, *pictures)))
+    return Request(messages, config.temperature, config.max_tokens, prompt.version)
+
+
+def again(request: Request, answer: Answer, reason: str, prompt: Prompt) -> Request:
+    """The same request with the bad answer and what is wrong with it."""
+    said = (
+        Message("assistant", (answer.text.strip() or "(no answer)",)),
+        Message("user", (prompt.again.format(reason=reason),)),
+    )
+    return Request((*request.messages, *said), request.temperature, request.max_tokens, request.version)
+
+
+@dataclass
+class Teacher:
+    """The process of the stage: a block of rows is asked at once, outcomes come in the order of the rows."""
+
+    config: TeacherConfig
+    client: Client
+    image_folder: Path
+    image_roots: tuple[Path, ...]
+
+    def __post_init__(self) -> None:
+        self.prompt = load_prompt(self.config.prompt)
+        self.done = 0
+        self.failed: Counter[str] = Counter()
+
+    def __call__(self, block: Sequence[CaptionRow]) -> list[Outcome]:
+        return self.client.run([self._outcome(row) for row in block])
+
+    async def _outcome(self, row: CaptionRow) -> Outcome:
+        try:
+            pictures = pictures_of(row, self.image_folder, self.image_roots, self.config.max_side)
+            bodies = await self._bodies(request_for(row, pictures, self.config, self.prompt))
+        except ImageProblem as problem:
+            return Dropped(id=row.id, step=STEP, reason=problem.reason, detail=str(problem))
+        except BadImage as error:
+            return Dropped(id=row.id, step=STEP, reason="image_broken", detail=str(error))
+        except (BadAnswer, NoAnswer) as error:
+            self._count_failure(error.reason, str(error))
+            return Failed(id=row.id, step=STEP, reason=error.reason, detail=str(error))
+        self.done += 1
+        own = {"id": row.id, "cod_caption": render(COD, bodies), "dd_caption": bodies[-1]}
+        return [AnnotatedRow.model_validate({**row.row, **own})]
+
+    async def _bodies(self, request: Request) -> tuple[str, ...]:
+        answer = await self.client.ask(request)
+        try:
+            return checked(answer, self.config)
+        except BadAnswer as error:
+            second = await self.client.ask(again(request, answer, str(error), self.prompt))
+        return checked(second, self.config)
+
+    def _count_failure(self, reason: str, detail: str) -> None:
+        self.failed[reason] += 1
+        n, rows = self.failed.total(), self.done + self.failed.total()
+        if n > self.config.max_failed_share * max(rows, _JUDGED_FROM):
+            listed = ", ".join(f"{r} {k}" for r, k in self.failed.most_common())
+            error = ValueError(
+                f"{n} of the first {rows} rows failed ({listed}; the last: {detail}), more than "
+                f"{self.config.max_failed_share:.0%}. See whether the model fits the task, or allow more with "
+                f"teacher.max_failed_share and run again: what is answered is kept"
+            )
+            self.client.stop(error)
+            raise error
+
+    def status(self) -> str:
+        """For the progress bar."""
+        return f"{self.client.status()}, {self.failed.total()} failed"
+
+
+def pictures_of(row: CaptionRow, folder: Path, roots: Sequence[Path], max_side: int) -> list[Picture]:
+    """The row's images. Raises `ImageProblem`."""
+    return [Picture(resolve_image(folder, name, roots), max_side) for name in row.images]

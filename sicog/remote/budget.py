@@ -1,0 +1,73 @@
+"""What is spent and what is on its way, held under the cap of the config."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sicog.remote.config import EndpointConfig
+
+
+class BudgetReached(ValueError):  # noqa: N818 - the end of a run more than an error
+    """The cap is reached. What is answered is kept: the run goes on with a higher one."""
+
+
+class Purse:
+    """Tokens spent so far, and those that requests in flight may still cost: together never above the cap.
+
+    Each request sets aside its estimate. Where answers turned out to have more tokens than estimated, later estimates
+    are raised by that factor; so only what is in flight while that is learnt can pass the cap.
+    """
+
+    def __init__(self, config: EndpointConfig, spent: tuple[int, int], factor: float = 1.0) -> None:
+        self.config = config
+        self.input_tokens, self.output_tokens = spent
+        self._aside: list[tuple[float, float]] = []
+        self._factor = factor
+        self._changed = asyncio.Condition()
+
+    @property
+    def usd(self) -> float:
+        """Dollars spent by the config's prices."""
+        return self.config.usd(self.input_tokens, self.output_tokens)
+
+    def spend(self, input_tokens: int, output_tokens: int, estimated_input: int) -> None:
+        """Count an answer."""
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+        self._factor = max(self._factor, input_tokens / max(1, estimated_input))
+
+    @asynccontextmanager
+    async def set_aside(self, input_tokens: int, output_tokens: int) -> AsyncIterator[None]:
+        """Hold the cost of one request back while it is under way. Raises `BudgetReached` when it does not fit."""
+        mine = (input_tokens * self._factor, float(output_tokens))
+        async with self._changed:
+            while not self._fits(mine):
+                if not self._aside:
+                    raise BudgetReached(self._says())
+                await self._changed.wait()
+            self._aside.append(mine)
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._aside.remove(mine)
+                self._changed.notify_all()
+
+    def _fits(self, mine: tuple[float, float]) -> bool:
+        budget = self.config.budget
+        taken = [(float(self.input_tokens), float(self.output_tokens)), *self._aside, mine]
+        usd = self.config.usd(sum(i for i, _ in taken), sum(o for _, o in taken))
+        tokens = sum(i + o for i, o in taken)
+        return (budget.usd is None or usd <= budget.usd) and (budget.tokens is None or tokens <= budget.tokens)
+
+    def _says(self) -> str:
+        spent = f"{self.input_tokens + self.output_tokens} tokens"
+        if self.config.prices:
+            spent = f"{self.usd:.4f} USD, {spent}"
+        cap = ", ".join(f"{name} {value}" for name, value in self.config.budget if value is not None)
+        return (
+            f"the budget ({cap}) is reached: {spent} are spent and the next request may pass it. "
+            f"Run again with a higher budget: what is answered is kept and costs nothing again"
+        )

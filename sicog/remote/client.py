@@ -1,0 +1,329 @@
+"""Ask an OpenAI-compatible endpoint: bounded, within limits and budget, retried, and never twice for one request.
+
+The `openai` package is imported here only. The key goes from the environment to it and nowhere else: texts of the
+endpoint pass through `_redacted` before they reach a message, a file or an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
+
+import orjson
+
+from sicog.provenance import digest_value
+from sicog.remote.budget import Purse
+from sicog.remote.config import EndpointConfig, text_tokens
+from sicog.remote.limits import Clock, RateLimit
+from sicog.remote.pictures import Picture
+from sicog.remote.retry import back_off_s, retry_after_s
+from sicog.remote.store import Answer, AnswerStore, open_store
+
+T = TypeVar("T")
+LONGEST_WAIT_S = 3600.0  # an endpoint that asks for more (a daily quota, say) stops the run instead
+UNANSWERED_IN_A_ROW = 20
+_RETRIED = frozenset({408, 409, 425, 429})
+_ABOUT_THE_REQUEST = frozenset({400, 413, 422})
+_FILTERED = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
+_NO_QUOTA = "insufficient_quota"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message: texts and pictures in order."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[str | Picture, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A chat request. version: of the prompt that it was made with, so that another version is another request."""
+
+    messages: tuple[Message, ...]
+    temperature: float
+    max_tokens: int
+    version: str = ""
+
+    def key(self, model: str) -> str:
+        """The digest of everything that decides the answer. Reads the image files."""
+        messages = [[m.role, [p if isinstance(p, str) else p.identity() for p in m.parts]] for m in self.messages]
+        values = {"messages": messages, "temperature": self.temperature, "max_tokens": self.max_tokens}
+        return digest_value({"chat": 1, "model": model, "version": self.version, **values})
+
+    def input_tokens(self, pixels_per_token: float) -> int:
+        """About how many tokens are sent. Raises `ValueError` for an image that cannot be read."""
+        parts = [p for m in self.messages for p in m.parts]
+        return sum(text_tokens(p) if isinstance(p, str) else p.tokens(pixels_per_token) for p in parts)
+
+    def body(self, model: str) -> dict[str, Any]:
+        """The request as the protocol has it. Raises `ValueError` for an image that does not decode."""
+        messages = [{"role": m.role, "content": _content(m.parts)} for m in self.messages]
+        return {
+            "model": model, "messages": messages, "temperature": self.temperature, "max_tokens": self.max_tokens,
+        }  # fmt: skip
+
+
+def _content(parts: Sequence[str | Picture]) -> str | list[dict[str, Any]]:
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return parts[0]
+    return [
+        {"type": "text", "text": p} if isinstance(p, str) else {"type": "image_url", "image_url": {"url": p.data_url()}}
+        for p in parts
+    ]
+
+
+class NoAnswer(Exception):  # noqa: N818 - an outcome of one row
+    """One request has no answer; others may. `reason` is the snake_case word for `Failed`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class BadImage(Exception):  # noqa: N818 - an outcome of one row
+    """An image of the request cannot be read; nothing was sent."""
+
+
+class EndpointError(ValueError):
+    """Nothing more can be asked: the sentence says what to mend. What is answered is kept."""
+
+
+class _Stopped(Exception):  # noqa: N818 - what waited when the run was stopped
+    """The run stops; its reason is raised by `Client.run`."""
+
+
+@dataclass
+class _Trouble(Exception):  # noqa: N818 - handled here
+    """An attempt that may go better next time. lost: an answer was probably written, and paid."""
+
+    detail: str
+    wait_s: float | None = None
+    lost: bool = False
+
+
+@dataclass
+class Client:
+    """The endpoint of one config with its store of answers. Made by `connected`.
+
+    asked: requests answered by the endpoint in this run; stored: those that the store answered.
+    """
+
+    config: EndpointConfig
+    store: AnswerStore
+    openai: Any  # AsyncOpenAI
+    key: str | None
+    clock: Clock
+    asked: int = 0
+    stored: int = 0
+    _random: random.Random = field(default_factory=random.Random)  # jitter decides no output
+    _unanswered: int = 0
+    _stopped: BaseException | None = None
+    _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    def __post_init__(self) -> None:
+        self.started, model = time.monotonic(), self.config.model
+        self.purse = Purse(self.config, self.store.spent(model), self.store.underestimate(model))
+        self._limit = RateLimit(self.config.requests_per_minute, self.config.tokens_per_minute, self.clock)
+        self._slots, self._work = (asyncio.Semaphore(self.config.concurrency) for _ in range(2))
+        self._runner = asyncio.Runner()
+
+    def run(self, work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """Run coroutines that ask, `concurrency` of them at a time; results in their order.
+
+        One that asks a second time does so before others begin, so that what goes wrong is seen early.
+        After an error no new request is sent, those in flight are awaited and stored, then it is raised.
+        """
+        return self._runner.run(self._all(work))
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._runner:
+            self._runner.run(self.openai.close())
+
+    def stop(self, error: BaseException) -> None:
+        """Send nothing more; `run` raises the error when what is in flight has come back."""
+        self._stopped = self._stopped or error
+        self._limit.stopped = True
+
+    def status(self) -> str:
+        """Counts, rate and money, for a progress bar."""
+        rate = self.asked / max(1e-9, time.monotonic() - self.started)
+        money = f", {self.purse.usd:.2f} USD" if self.config.prices else ""
+        return f"{self.asked} answers, {rate:.1f}/s, {self.stored} stored{money}"
+
+    async def _all(self, work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        async def boxed(one: Coroutine[Any, Any, T]) -> tuple[T]:
+            async with self._work:
+                return (await one,)  # an error that a coroutine returns is not one that it raises
+
+        results = await asyncio.gather(*map(boxed, work), return_exceptions=True)
+        if self._stopped:
+            raise self._stopped
+        if errors := [r for r in results if isinstance(r, BaseException)]:
+            raise errors[0]
+        return [r[0] for r in results if not isinstance(r, BaseException)]
+
+    async def ask(self, request: Request) -> Answer:
+        """The answer: the stored one, or a new one.
+
+        Raises `NoAnswer` or `BadImage` for this request alone, `EndpointError` or `BudgetReached` to stop the run.
+        """
+        try:
+            key = await asyncio.to_thread(request.key, self.config.model)
+        except OSError as error:
+            raise BadImage(str(error)) from error
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:  # equal rows at the same time are one request
+            if answer := self.store.get(key):
+                self.stored += 1
+                return answer
+            async with self._slots:
+                if self._stopped:
+                    raise _Stopped
+                try:
+                    return await self._new_answer(key, request)
+                except (NoAnswer, BadImage, _Stopped):
+                    raise
+                except BaseException as error:
+                    self.stop(error)
+                    raise
+
+    async def _new_answer(self, key: str, request: Request) -> Answer:
+        try:
+            estimate = await asyncio.to_thread(request.input_tokens, self.config.pixels_per_token)
+            body = await asyncio.to_thread(request.body, self.config.model)
+        except (ValueError, OSError) as error:
+            raise BadImage(str(error)) from error
+        trouble = _Trouble("")
+        for attempt in range(1, self.config.attempts + 1):
+            async with self.purse.set_aside(estimate, request.max_tokens):
+                sent = await self._limit.wait(estimate + request.max_tokens)
+                if self._stopped:
+                    raise _Stopped
+                try:
+                    answer = await self._attempt(body, estimate)
+                except _Trouble as error:
+                    trouble = error
+                    if error.lost:
+                        self.purse.spend(estimate, request.max_tokens, estimate)
+                        self.store.put_lost(self.config.model, estimate, request.max_tokens)
+                else:
+                    sent.tokens = answer.input_tokens + answer.output_tokens
+                    self.purse.spend(answer.input_tokens, answer.output_tokens, estimate)
+                    self.store.put(key, self.config.model, answer, estimate)
+                    self.asked, self._unanswered = self.asked + 1, 0
+                    return answer
+            if attempt < self.config.attempts:
+                await self._wait(attempt, trouble)
+        self._unanswered += 1
+        if self._unanswered >= UNANSWERED_IN_A_ROW:
+            raise EndpointError(
+                f"{self._where} gave no answer to {self._unanswered} requests in a row ({trouble.detail}); see "
+                f"whether it runs, then start again: what is answered is kept"
+            )
+        raise NoAnswer("no_answer", f"{self.config.attempts} attempts, the last: {trouble.detail}")
+
+    async def _wait(self, attempt: int, trouble: _Trouble) -> None:
+        pause = back_off_s(attempt, self._random)
+        if trouble.wait_s is not None:
+            if trouble.wait_s > LONGEST_WAIT_S:
+                raise EndpointError(
+                    f"{self._where} asks to wait {trouble.wait_s:.0f} s ({trouble.detail}); run again then: "
+                    f"what is answered is kept"
+                )
+            self._limit.hold(trouble.wait_s)  # it asked this client, not this request alone
+            pause = trouble.wait_s + self._random.uniform(0, 0.5)
+        until = self.clock.now() + pause
+        while not self._stopped and (left := until - self.clock.now()) > 0:
+            await self.clock.sleep(min(left, 1.0))
+
+    async def _attempt(self, body: dict[str, Any], estimate: int) -> Answer:
+        import openai
+
+        try:
+            async with asyncio.timeout(self.config.timeout_s):
+                raw = await self.openai.chat.completions.with_raw_response.create(**body)
+                content = raw.http_response.content
+        except (TimeoutError, openai.APITimeoutError):
+            raise _Trouble(f"no answer within {self.config.timeout_s:g} s", lost=True) from None
+        except openai.APIStatusError as error:
+            self._refuse_status(error)
+        except openai.APIConnectionError as error:
+            cause = self._redacted(str(error.__cause__ or error))
+            raise _Trouble(f"the connection broke ({cause})") from None
+        try:
+            return self._parsed(self._redacted(content.decode("utf-8", errors="replace")), estimate)
+        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            raise _Trouble(f"the answer is not of the protocol ({type(error).__name__})", lost=True) from None
+
+    def _refuse_status(self, error: Any) -> NoReturn:
+        """Turn an HTTP status into what follows from it."""
+        status, code = int(error.status_code), getattr(error, "code", None)
+        detail = f"status {status}: {self._redacted(error.response.text)[:300]}"
+        if code in _FILTERED:
+            raise NoAnswer("refusal", detail) from None
+        if (status in _RETRIED or status >= 500) and code != _NO_QUOTA:
+            raise _Trouble(detail, retry_after_s(error.response.headers, self.clock.wall())) from None
+        if status in _ABOUT_THE_REQUEST and self.store.count(self.config.model):
+            # The model and the form of the requests are right, for others were answered: it is this row's content.
+            raise NoAnswer("bad_request", detail) from None
+        raise EndpointError(
+            f"{self._where} refuses model {self.config.model!r} ({detail}); mend the key, the address, the model's "
+            f"name or the settings, and run again: what is answered is kept"
+        ) from None
+
+    def _parsed(self, text: str, estimate: int) -> Answer:
+        reply = orjson.loads(text)
+        if not reply.get("choices"):
+            raise _Trouble(f"no choices in the answer: {text[:200]}")
+        choice, usage = reply["choices"][0], reply.get("usage") or {}
+        message, finish = choice["message"], choice.get("finish_reason") or "stop"
+        written, refused = message.get("content") or "", message.get("refusal") or ""
+        if not isinstance(written, str) or not isinstance(refused, str):
+            raise TypeError("content must be a text")
+        tokens = (
+            int(usage.get("prompt_tokens") or estimate),
+            int(usage.get("completion_tokens") or text_tokens(written)),
+        )
+        return Answer(refused or written, str(finish), bool(refused) or finish == "content_filter", *tokens)
+
+    @property
+    def _where(self) -> str:
+        return f"the endpoint {urlsplit(self.config.url()).netloc}"
+
+    def _redacted(self, text: str) -> str:
+        return text.replace(self.key, "[key]") if self.key and len(self.key) >= 8 else text
+
+
+@contextmanager
+def connected(config: EndpointConfig, answers: Path, clock: Clock | None = None) -> Iterator[Client]:
+    """A client whose answers are stored in the folder `answers`.
+
+    Raises `ValueError` when the address, the key or the `openai` package is missing, before anything is written.
+    """
+    url, key = config.url(), config.key()
+    try:
+        import openai
+    except ImportError:
+        raise ValueError("asking an endpoint needs the package openai: pip install 'sicog[annotate]'") from None
+    # A proxy of the environment cannot reach a server of this machine.
+    direct = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+    http = openai.DefaultAsyncHttpxClient(trust_env=not direct)
+    server = openai.AsyncOpenAI(
+        base_url=url, api_key=key or "none", max_retries=0, timeout=config.timeout_s, http_client=http
+    )
+    with open_store(answers) as store:
+        client = Client(config, store, server, key, clock or Clock())
+        try:
+            yield client
+        finally:
+            client.close()
