@@ -65,6 +65,16 @@ class _Batchable:
         return max(len(ask.token_ids) for ask in self.asks)
 
 
+@dataclass(frozen=True)
+class _Fork:
+    """A sample that waits for a slot: its prompt, run, and who it is."""
+
+    prompts: Prefilled
+    parent: int
+    ask: _Ask
+    index: int
+
+
 class Sampler:
     """Draws the samples of jobs. A sample depends on (seed, job id, style, index) and never on what else is in flight.
 
@@ -95,6 +105,7 @@ class Sampler:
         self.end_ids = sorted({processor.end_token_id, processor.tokenizer.eos_token_id, *own} - {None})
         self.max_positions = int(model.config.text_config.max_position_embeddings)
         self.steps = self.steps_used = 0  # slots stepped, and those of them that were live: the share in use
+        self._waiting: list[_Fork] = []
 
     def check(self, job: Job) -> None:
         """Raises what `prompts` raises."""
@@ -122,8 +133,9 @@ class Sampler:
         queue = deque(sorted(self._queued(jobs), key=lambda item: -item.longest))
         results = _Results(self.processor, jobs)
         decoding = Decoding(self.model, self.sampling, self.end_ids)
+        self._waiting = []
         with _Preparer(self) as preparer:
-            while queue or decoding.live:
+            while queue or self._waiting or decoding.live:
                 self._refill(decoding, queue, preparer, results)
                 if decoding.live:
                     self.steps += self.sampling.batch_size
@@ -147,41 +159,52 @@ class Sampler:
 
     def _refill(self, decoding: Decoding, queue: deque[_Batchable], preparer: _Preparer, results: _Results) -> None:
         """Let finished rows out, and new ones in while there is room, when enough is free to be worth a copy."""
-        slots = self.sampling.batch_size
-        wanted = max(slots // _REFILL_SHARE, queue[0].n_samples) if queue else max(1, len(decoding) // 8)
-        if (slots if queue else len(decoding)) - decoding.live < wanted:
+        slots, more = self.sampling.batch_size, bool(queue or self._waiting)
+        wanted = max(1, slots // _REFILL_SHARE if more else len(decoding) // 8)
+        if (slots if more else len(decoding)) - decoding.live < wanted:
             return
         results.add(decoding.take_finished())
-        while batch := list(self._next(queue, slots - len(decoding))):
-            readable, prepared = [], []
-            for item in batch:
-                try:
-                    prepared.append(preparer.take(item))
-                    readable.append(item)
-                except ValueError as error:
-                    results.fail(item, error)
-            preparer.begin(queue)
-            if readable:
-                self._admit(decoding, readable, self._features(prepared))
+        while (free := slots - len(decoding)) > 0 and (queue or self._waiting):
+            if self._waiting:
+                self._fork(decoding, free)
+            else:
+                self._admit(decoding, list(self._next(queue, free)), preparer, results)
+                preparer.begin(queue)
             results.add(decoding.take_finished())
 
     def _next(self, queue: deque[_Batchable], free: int) -> Iterator[_Batchable]:
+        """Items for so many slots; of the last one some samples may have to wait."""
         n_tokens = 0
-        while queue and queue[0].n_samples <= free:
+        while queue and free > 0:
             n_tokens += queue[0].n_tokens
             if n_tokens > max(_PREFILL_TOKENS, queue[0].n_tokens):
                 return
             free -= queue[0].n_samples
             yield queue.popleft()
 
-    def _admit(self, decoding: Decoding, batch: Sequence[_Batchable], features_NE: torch.Tensor | None) -> None:
-        prompts = self._prefill(batch, features_NE)
-        parents, keys, noise = [], [], []
-        for parent, ask in enumerate(ask for item in batch for ask in item.asks):
-            for index in ask.indices:
-                parents.append(parent)
-                keys.append((ask, index))
-                noise.append(self._noise(ask.job_id, ask.request.style, index))
+    def _admit(self, decoding: Decoding, batch: Sequence[_Batchable], preparer: _Preparer, results: _Results) -> None:
+        """Run the prompts of these items and fork them into the free slots."""
+        readable, prepared = [], []
+        for item in batch:
+            try:
+                prepared.append(preparer.take(item))
+                readable.append(item)
+            except ValueError as error:
+                results.fail(item, error)
+        if not readable:
+            return
+        prompts = self._prefill(readable, self._features(prepared))
+        asks = [ask for item in readable for ask in item.asks]
+        self._waiting = [_Fork(prompts, parent, ask, index) for parent, ask in enumerate(asks) for index in ask.indices]
+        self._fork(decoding, self.sampling.batch_size - len(decoding))
+
+    def _fork(self, decoding: Decoding, free: int) -> None:
+        """Fork as many of the waiting samples as there are slots; the others keep their prompts, and nothing else."""
+        now, later = self._waiting[:free], self._waiting[free:]
+        noise = [self._noise(fork.ask.job_id, fork.ask.request.style, fork.index) for fork in now]
+        prompts, parents = now[0].prompts, [fork.parent for fork in now]
+        keys = [(fork.ask, fork.index) for fork in now]
+        self._waiting = _apart(later)
         decoding.join(prompts, parents, keys, torch.from_numpy(np.stack(noise)))
 
     def _noise(self, job_id: str, style: str, index: int) -> np.ndarray:
@@ -324,6 +347,19 @@ def _portions(asks: Sequence[_Ask], slots: int) -> Iterator[list[_Ask]]:
             free, indices = free - len(portion[-1].indices), indices[len(portion[-1].indices) :]
     if portion:
         yield portion
+
+
+def _apart(forks: Sequence[_Fork]) -> list[_Fork]:
+    """The same with a cache of their own prompts alone, so that those of the others can go."""
+    if not forks:
+        return []
+    prompts, parents = forks[0].prompts, sorted({fork.parent for fork in forks})
+    if len(parents) == len(prompts.lengths):
+        return list(forks)
+    rows = torch.tensor(parents, device=prompts.lengths.device)
+    lengths = prompts.lengths[rows]
+    own = Prefilled(joined([Rows(prompts.cache, rows, int(lengths.max()))]), lengths, prompts.logits[rows])
+    return [replace(fork, prompts=own, parent=parents.index(fork.parent)) for fork in forks]
 
 
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
