@@ -3,7 +3,7 @@
 P7: the plain way is `model.generate` with a batch of one for every candidate, as the original pipeline runs: the image
 is encoded and the prompt run each time. Ours encodes an image once, runs its prompt once and forks the cache. Greedy
 tokens are compared first; the times are of greedy decoding too, with every answer at its full length.
-P8: a run of 20 times the slots, sampled, its end with emptying slots included. Every tenth image is sampled again by
+P8: a run of 30 times the slots, sampled, its end with emptying slots included. Every tenth image is sampled again by
 itself, and its tokens are compared. Beside it, what the same answers would use in batches that wait for their longest.
 """
 
@@ -28,7 +28,7 @@ from sicog.tasks import CAPTIONING
 PROMPTS = {name: CAPTIONING.style(name).template for name in ("cod", "dd")}
 # (candidates of an image, images): of one image alone, and of several that decode together.
 CASES = [(3, 1), (6, 1), (6, 4)]
-SLOTS, FILLS = 32, 20
+SLOTS, FILLS = 32, 30
 COLUMNS = ("figure", "candidates", "images", "new tokens", "plain s", "ours s", "times faster", "in use %", "waiting %")
 
 

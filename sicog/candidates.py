@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import glob
+from array import array
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import orjson
 
 from sicog.records import CandidateSet
@@ -26,26 +30,32 @@ def find_runs(patterns: Sequence[str | Path]) -> list[Path]:
 
 
 class RunsSource:
-    """The ids of all runs in the order in which they first appear; only where each row lies is held in memory."""
+    """The ids of all runs in the order in which they first appear.
+
+    Only where each row lies is held in memory, in arrays: some 40 bytes a row, however long its id is.
+    """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._files = [shard for folder in folders for shard in shards(folder)]
-        self._places: dict[str, list[tuple[int, int]]] = {}
+        ids, numbers, offsets = bytearray(), array("I"), array("Q")
         for number, path in enumerate(self._files):
             with path.open("rb") as file:
                 offset = 0
                 for line in file:
-                    self._places.setdefault(_id(line, path), []).append((number, offset))
+                    ids += blake2b(_id(line, path).encode(errors="surrogatepass"), digest_size=16).digest()
+                    numbers.append(number)
+                    offsets.append(offset)
                     offset += len(line)
-        self._ids = list(self._places)
+        self._numbers, self._offsets = numbers, offsets
+        self._rows, self._starts = _grouped(np.frombuffer(ids, dtype=np.uint64).reshape(-1, 2))
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._starts) - 1
 
     def read(self, start: int, stop: int) -> Iterator[CandidateSet]:
         """One merged set for each of the ids start..stop."""
-        for row_id in self._ids[start:stop]:
-            yield merged([self._set(*place) for place in self._places[row_id]])
+        for first, last in pairwise(self._starts[start : stop + 1].tolist()):
+            yield merged([self._set(self._numbers[i], self._offsets[i]) for i in self._rows[first:last].tolist()])
 
     def _set(self, number: int, offset: int) -> CandidateSet:
         with self._files[number].open("rb") as file:
@@ -76,6 +86,18 @@ def merged(sets: Sequence[CandidateSet]) -> CandidateSet:
             f"{checkpoint[:12]}; is a run given twice? Runs that shall be pooled need different seeds"
         )
     return CandidateSet(id=first.id, query=first.query, candidates=candidates)
+
+
+def _grouped(ids_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows ordered by group, groups by their first row; and where each group starts there, with the end behind."""
+    by_id = np.lexsort((ids_N2[:, 1], ids_N2[:, 0]))  # stable: equal ids keep the order of their rows
+    begins = np.ones(len(by_id), dtype=bool)
+    begins[1:] = (ids_N2[by_id[1:]] != ids_N2[by_id[:-1]]).any(axis=1)
+    first_row = by_id[begins][np.cumsum(begins) - 1]  # of the group that a row of this order is in
+    rows = by_id[np.lexsort((by_id, first_row))]
+    first_row.sort()
+    starts = np.flatnonzero(np.append(True, first_row[1:] != first_row[:-1])) if len(rows) else first_row
+    return rows, np.append(starts, len(rows))
 
 
 def _id(line: bytes, path: Path) -> str:
