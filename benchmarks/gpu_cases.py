@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 # third; a single one (a slow compiler) is stopped after CASE_S.
 TRAIN_S, DECODE_S, END_S, CASE_S = 5.5 * 60, 8 * 60, 8.5 * 60, 100
 # What an option needs beside a CUDA device.
-NEEDS = {"varlen": "torch.nn.attention.varlen", "flash_attention_2": "flash_attn", "liger": "liger_kernel"}
+NEEDS = {
+    "varlen": "torch.nn.attention.varlen",
+    "flash_attention_2": "flash_attn",
+    "liger": "liger_kernel",
+    "adamw_8bit": "bitsandbytes",
+}
 
 
 class NotEqualError(AssertionError):

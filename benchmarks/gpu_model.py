@@ -29,6 +29,7 @@ from benchmarks.gpu_cases import TRAIN_S, NotEqualError, Rows, attempt, missing,
 from benchmarks.gpu_decode import Decoder, decode_row
 from benchmarks.timing import arguments, report
 from sicog.model.configuration import SicogConfig
+from sicog.model.devices import device_rates
 from sicog.model.flops import PARTS, Work, training_flops, work_of
 from sicog.model.loss_head import LossHead
 from sicog.model.modeling import SicogForConditionalGeneration
@@ -36,8 +37,6 @@ from sicog.model.pixels import normalise_pixels
 from sicog.model.slicing import plan_slices
 
 FULL_SIZE = Path(__file__).parents[1] / "recipes" / "configs" / "sicog-7b.json"
-# Data sheets: dense bfloat16 FLOP/s and bytes/s of the memory, by what the device's name holds.
-DEVICES = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.039e12)}
 TRAINED = {"align": ("projector",), "pretrain, sft": PARTS}
 TEXT, PROMPT_TEXT = 500, 60
 # Samples in a packed row: about 6,000 positions where everything is trained, 12,000 where the projector is.
@@ -112,14 +111,20 @@ class Bench:
         self.start = time.monotonic()
         self.config: SicogConfig = SicogConfig.from_dict(smoke_fields() if smoke else json.loads(FULL_SIZE.read_text()))
         self.text_tokens, self.prompt_tokens = (20, 6) if smoke else (TEXT, PROMPT_TEXT)
+        self.build()
+        self.references: dict[int, tuple[torch.Tensor, float]] = {}
+
+    def build(self) -> None:
+        """A model as it was at first, always with the same weights."""
+        self.model: Any = None
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.stage = ""
+        gc.collect()
         torch.manual_seed(0)
         torch.set_default_dtype(torch.bfloat16)
         with torch.device(self.device):
-            self.model: Any = SicogForConditionalGeneration(self.config)
+            self.model = SicogForConditionalGeneration(self.config)
         torch.set_default_dtype(torch.float32)
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.stage = ""
-        self.references: dict[int, tuple[torch.Tensor, float]] = {}
 
     @property
     def elapsed(self) -> float:
@@ -128,8 +133,8 @@ class Bench:
 
     def rates(self) -> tuple[float, float] | tuple[None, None]:
         """(FLOP/s, bytes/s) of the device's data sheet; None for one that is not known."""
-        name = torch.cuda.get_device_name() if self.device == "cuda" else "CPU"
-        return next((rates for key, rates in DEVICES.items() if key in name), (None, None))
+        rates = device_rates(torch.cuda.get_device_name()) if self.device == "cuda" else None
+        return rates or (None, None)
 
     def work(self, views: int, text_tokens: int | None = None) -> tuple[Work, tuple[int, int]]:
         """One sample's work and the grid of its slices. All text is supervised."""

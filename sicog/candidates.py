@@ -6,7 +6,6 @@ import glob
 from array import array
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ def find_runs(patterns: Sequence[str | Path]) -> list[Path]:
 class RunsSource:
     """The ids of all runs in the order in which they first appear.
 
-    Only where each row lies is held in memory, in arrays: some 40 bytes a row, however long its id is.
+    Only where each row lies is held in memory, in arrays: some 60 bytes a row, however long its id is.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -42,20 +41,35 @@ class RunsSource:
             with path.open("rb") as file:
                 offset = 0
                 for line in file:
-                    ids += blake2b(_id(line, path).encode(errors="surrogatepass"), digest_size=16).digest()
+                    ids += _digest(_id(line, path))
                     numbers.append(number)
                     offsets.append(offset)
                     offset += len(line)
         self._numbers, self._offsets = numbers, offsets
-        self._rows, self._starts = _grouped(np.frombuffer(ids, dtype=np.uint64).reshape(-1, 2))
+        ids_N2 = np.frombuffer(ids, dtype=np.uint64).reshape(-1, 2)
+        self._rows, self._starts = _grouped(ids_N2)
+        self._ids_G2 = ids_N2[self._rows[self._starts[:-1]]]  # of each group
+        self._by_id = np.argsort(self._ids_G2[:, 0])
+        self._sorted = self._ids_G2[self._by_id, 0]
 
     def __len__(self) -> int:
         return len(self._starts) - 1
 
     def read(self, start: int, stop: int) -> Iterator[CandidateSet]:
         """One merged set for each of the ids start..stop."""
-        for first, last in pairwise(self._starts[start : stop + 1].tolist()):
-            yield merged([self._set(self._numbers[i], self._offsets[i]) for i in self._rows[first:last].tolist()])
+        for group in range(start, min(stop, len(self))):
+            yield self._merged(group)
+
+    def find(self, row_id: str) -> CandidateSet | None:
+        """The merged set of that id, or None."""
+        first, second = np.frombuffer(_digest(row_id), dtype=np.uint64)
+        begin, end = (np.searchsorted(self._sorted, first, side=side) for side in ("left", "right"))
+        found = (int(group) for group in self._by_id[begin:end] if self._ids_G2[group, 1] == second)
+        return next(map(self._merged, found), None)
+
+    def _merged(self, group: int) -> CandidateSet:
+        rows = self._rows[self._starts[group] : self._starts[group + 1]].tolist()
+        return merged([self._set(self._numbers[i], self._offsets[i]) for i in rows])
 
     def _set(self, number: int, offset: int) -> CandidateSet:
         with self._files[number].open("rb") as file:
@@ -98,6 +112,10 @@ def _grouped(ids_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     first_row.sort()
     starts = np.flatnonzero(np.append(True, first_row[1:] != first_row[:-1])) if len(rows) else first_row
     return rows, np.append(starts, len(rows))
+
+
+def _digest(row_id: str) -> bytes:
+    return blake2b(row_id.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _id(line: bytes, path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from sicog.config import load_config
+from sicog.config import Config, load_config
 from sicog.verbs import VERBS, Verb
 
 # Threads of OpenMP that wait spin by default, and when another process has one of the cores, all wait for it: on two
@@ -25,6 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+_SECONDS_FOR_MAIN = 3
 
 YamlFile = Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")]
 Overrides = Annotated[
@@ -41,12 +44,9 @@ def _add_verb(verb: Verb) -> None:
         dry_run: DryRun = False,
         estimate: Estimate = False,
     ) -> None:
-        items = overrides or []
-        if "=" in config:  # `sicog VERB key=value`: all from defaults
-            config, items = "-", [config, *items]
-        resolved = load_config(verb.config_type(), None if config == "-" else Path(config), items)
+        resolved = _resolved(verb, config, overrides)
         if dry_run:
-            typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+            _echo_config(resolved)
         elif estimate:
             verb.estimate(resolved)
         else:
@@ -62,9 +62,46 @@ def _add_verb(verb: Verb) -> None:
     app.command(verb.name, help=verb.help)(command if verb.estimator else without_estimate)
 
 
+def _resolved(verb: Verb, config: str, overrides: list[str] | None) -> Config:
+    items = overrides or []
+    if "=" in config:  # `sicog VERB key=value`: all from defaults
+        config, items = "-", [config, *items]
+    return load_config(verb.config_type(), None if config == "-" else Path(config), items)
+
+
+def _echo_config(config: Config) -> None:
+    typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+
+
 for _verb in VERBS.values():
-    if _verb.name not in ("mini-data", "report"):
+    if _verb.name not in ("mini-data", "train", "report"):
         _add_verb(_verb)
+
+
+@app.command("train", help=VERBS["train"].help)
+def train(
+    config: Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")] = "-",
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print commands and a plan.")] = False,
+    device_tflops: Annotated[float, typer.Option(help="--dry-run: a device's dense bfloat16 TFLOP/s")] = 312.0,
+    utilisation: Annotated[float, typer.Option(help="--dry-run: the share of them that is used")] = 0.45,
+) -> None:
+    """Train one stage, or plan it: the plan is printed as comments above the resolved config, which stays YAML."""
+    verb = VERBS["train"]
+    resolved = _resolved(verb, config, overrides)
+    if not dry_run:
+        verb.run(resolved)
+        return
+    from sicog.training.config import TrainConfig
+    from sicog.training.plan import Assumed, plan_lines
+
+    assert isinstance(resolved, TrainConfig)
+    if device_tflops <= 0 or not 0 < utilisation <= 1:
+        raise ValueError("device-tflops must be above 0, and utilisation above 0 and at most 1")
+    command = ["train", config, *(overrides or [])]
+    for line in plan_lines(resolved, command, os.environ, Assumed(device_tflops, utilisation)):
+        typer.echo(f"# {line}")
+    _echo_config(resolved)
 
 
 @app.command("mini-data", help=VERBS["mini-data"].help)
@@ -78,7 +115,7 @@ def mini_data(
     verb = VERBS["mini-data"]
     resolved = load_config(verb.config_type(), None, [f"out_dir={out}", f"seed={seed}", *(overrides or [])])
     if dry_run:
-        typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
+        _echo_config(resolved)
         return
     verb.run(resolved)
 
@@ -181,6 +218,40 @@ def show_corruptions(
     show(image, out, seed=seed)
 
 
+data_app = typer.Typer(help="Look at training data.", no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[str, typer.Argument(help="a dataset, a user's file or folder of shards, or a YAML mixture")],
+    overrides: Overrides = None,
+    image_folder: Annotated[Path | None, typer.Option(help="where the images lie: a folder or a .tar")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="whose processor counts tokens; else words")] = None,
+    out: Annotated[Path | None, typer.Option(help="write the report as JSON to this file")] = None,
+) -> None:
+    """Read all rows and images once: what there is, and what would be dropped. Exit code 1: some rows would."""
+    from sicog.config import apply_overrides, validate
+    from sicog.data.check import CheckConfig
+    from sicog.data.check import check as check_data
+
+    given = {"data": {"path": data, "image_folder": image_folder}, "checkpoint": checkpoint}
+    config = validate(CheckConfig, apply_overrides(given, overrides or [], CheckConfig), "command line")
+    if not check_data(config, out):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reshard(
+    run_dir: Annotated[Path, typer.Argument(help="the folder of a training run that was stopped")],
+    processes: Annotated[int, typer.Option(min=1, help="how many will go on with it")],
+) -> None:
+    """Let a ZeRO run go on with another number of processes: its newest checkpoint becomes a universal one."""
+    from sicog.training.reshard import reshard as reshard_run
+
+    reshard_run(run_dir, processes)
+
+
 @app.command("import-checkpoint")
 def import_checkpoint(
     source: Annotated[Path, typer.Argument(help="a LLaVA-format folder, or a mm_projector.bin", metavar="SRC")],
@@ -207,6 +278,22 @@ def export_checkpoint(
     export_to(source, target, vision_tower=vision_tower or CLIP)
 
 
+@app.command("merge-lora")
+def merge_lora(
+    source: Annotated[
+        Path, typer.Argument(help="an adapter's folder, or the run or checkpoint it is in", metavar="SRC")
+    ],
+    target: Annotated[Path, typer.Argument(help="the folder to write; must not exist", metavar="DST")],
+    base: Annotated[
+        Path | None, typer.Option(help="checkpoint to merge into; by default what the run began with")
+    ] = None,
+) -> None:
+    """Merge an adapter that was trained with lora into the model it belongs to."""
+    from sicog.training.lora import merge_lora as merge
+
+    merge(source, target, base=base)
+
+
 def _guarded(main: Callable[[], None]) -> None:
     """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose.
 
@@ -218,8 +305,22 @@ def _guarded(main: Callable[[], None]) -> None:
         if os.environ.get("SICOG_TRACEBACK"):
             raise
         text = _escaped(str(error) if isinstance(error, ValueError) else _refusal(error))
+        _leave_first_word_to_main(error)
         Console(stderr=True).print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _leave_first_word_to_main(error: Exception) -> None:
+    """What all processes refuse, only the main one says: the others wait, and its end ends them before they speak.
+
+    The launcher is told the error too, and names the process that failed first.
+    """
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_SECONDS_FOR_MAIN)
 
 
 def _refusal(error: OSError) -> str:

@@ -96,19 +96,10 @@ class FileSource(Generic[RecordT]):
         return n, frozenset(repeated)
 
     def _record(self, index: int, raw: Row | bytes) -> RecordT | Dropped:
-        where, row_id = f"{self.path.name}:{index + 1}", str(index)
-        try:
-            row = _decode(raw)
-            row_id = _row_id(row, index)
-            if self.unique_ids and index in self._scan[1]:
-                raise RowError("duplicate_id", "an earlier row has this id (a row without one has its index, from 0)")
-            _check_depth(row)
-            return self.parse(row, row_id)
-        except RowError as error:
-            return Dropped(id=row_id, step=self.step, reason=error.reason, detail=f"{where}: {error}")
-        except ValidationError as error:
-            detail = f"{where}: {error.errors()[0]['msg']}"
-            return Dropped(id=row_id, step=self.step, reason="malformed_row", detail=detail)
+        repeated = self.unique_ids and index in self._scan[1]
+        return parse_row(
+            raw, index, self.parse, where=f"{self.path.name}:{index + 1}", step=self.step, repeated=repeated
+        )
 
     def _raw(self) -> Iterator[Row | bytes]:
         if not self.path.is_file():
@@ -130,6 +121,35 @@ class FileSource(Generic[RecordT]):
                 f"{self.path} is cut or broken after row {n}: {error}. A JSON list cannot be read past such a place: "
                 f"mend the file, or write it as JSONL, where only the broken row is dropped"
             ) from error
+
+
+def parse_row(
+    raw: Row | bytes,
+    index: int,
+    parse: Callable[[Row, str], RecordT],
+    *,
+    where: str,
+    step: str = "read",
+    default_id: str | None = None,
+    repeated: bool = False,
+) -> RecordT | Dropped:
+    """One row, as JSON text or already read, to a record; a drop says `where` it stands and why.
+
+    A row without an id has `default_id`, else its index; `repeated`: an earlier row has the same.
+    """
+    row_id = default_id or str(index)
+    try:
+        row = _decode(raw)
+        row_id = row_id if default_id and row.get("id") is None else _row_id(row, index)
+        if repeated:
+            raise RowError("duplicate_id", "an earlier row has this id (a row without one has its index, from 0)")
+        _check_depth(row)
+        return parse(row, row_id)
+    except RowError as error:
+        return Dropped(id=row_id, step=step, reason=error.reason, detail=f"{where}: {error}")
+    except ValidationError as error:
+        detail = f"{where}: {error.errors()[0]['msg']}"
+        return Dropped(id=row_id, step=step, reason="malformed_row", detail=detail)
 
 
 def read_llava(path: Path) -> FileSource[Example]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,7 +25,7 @@ from rich.console import Console
 from sicog.config import Config
 from sicog.launch import LaunchConfig, gpus
 from sicog.progress import Progressing
-from sicog.provenance import digest_file, write_run_json
+from sicog.provenance import RUN, digest_file, write_run_json
 from sicog.records import Dropped, Failed, Record, RecordT
 from sicog.storage import (
     MANIFEST,
@@ -103,16 +104,21 @@ class ShardTask:
         start = rank * self.rows_per_shard
         stop = min(start + self.rows_per_shard, len(self.source))
         journal = self.out_dir / WORK / f"journal-{rank:05d}.jsonl"
-        with locked(self.out_dir / WORK / f"lock-{rank:05d}", journal):
-            lines = truncate_to_last_line(journal, _is_json)
-            unusable = sum(_unusable(orjson.loads(line)) for line in lines)
-            with journal.open("ab") as file:
-                for block in _blocks(self.source, start + len(lines) * self.block_size, stop, self.block_size):
-                    entry = self._entry(block)
-                    file.write(orjson.dumps(entry) + b"\n")
-                    file.flush()
-                    unusable += _unusable(entry)
-                    self._check_share(unusable)
+        if journal.is_file() and sum(entry["rows"] for entry in _entries([journal])) == stop - start:
+            return  # without touching it: the process that finishes the stage may be about to remove it
+        with locked(journal, self.out_dir):
+            self._work_off(journal, start, stop)
+
+    def _work_off(self, journal: Path, start: int, stop: int) -> None:
+        lines = truncate_to_last_line(journal, _is_json)
+        unusable = sum(_unusable(orjson.loads(line)) for line in lines)
+        with journal.open("ab") as file:
+            for block in _blocks(self.source, start + len(lines) * self.block_size, stop, self.block_size):
+                entry = self._entry(block)
+                file.write(orjson.dumps(entry) + b"\n")
+                file.flush()
+                unusable += _unusable(entry)
+                self._check_share(unusable)
 
     def _entry(self, block: list[Any]) -> dict[str, Any]:
         """Process one block: kept records by output, dropped and failed rows."""
@@ -156,6 +162,7 @@ def run_stage(
     workers: int = 1,
     max_dropped_share: float | None = 0.05,
     launch: LaunchConfig | None = None,
+    share: tuple[int, int] | None = None,
     status: Callable[[], str] = lambda: "",
 ) -> Path:
     """Run `process` over all rows of `source` and write the dataset `out_dir`; returns `out_dir`.
@@ -165,16 +172,22 @@ def run_stage(
     outputs: for record types that go to a sub-folder of their own, e.g. `{PreferencePair: "pairs"}`.
     max_dropped_share: above this share of dropped and failed rows the run stops with a `ValueError`; None: no limit.
     launch: where the shards are worked on; with SLURM the folder is finished when its jobs are, not on return.
+    share: (rank, ranks) where processes that were launched together all make this call: each works off every ranks-th
+        shard, and all return when the dataset is complete. They meet in `out_dir` alone, which they all must see.
     status: what the progress bar says beside the rows, asked again and again from another thread.
 
     A finished folder of the same config and inputs is returned as it is; one of another config is refused.
     """
     if rows_per_shard % block_size:
         rows_per_shard = -(-rows_per_shard // block_size) * block_size
-    write_run_json(out_dir, step=step, config=config, inputs=inputs)
+    rank, n_ranks = share or (0, 1)
+    if rank:
+        _wait_for((out_dir / RUN).is_file)
+    if not (rank and (out_dir / MANIFEST).is_file()):
+        write_run_json(out_dir, step=step, config=config, inputs=inputs)
     if (out_dir / MANIFEST).is_file():
         return out_dir
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if share is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"{step} was started by torchrun; start it as one process, with workers=N for several")
     n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
     n_shards = max(1, -(-n_rows // rows_per_shard))
@@ -185,31 +198,42 @@ def run_stage(
 
         launch_shards(launch, task, finish)
         return out_dir
+    if rank:
+        _execute(task, range(rank, n_shards, n_ranks), workers)
+        _wait_for((out_dir / MANIFEST).is_file)
+        return out_dir
     with locked(out_dir / WORK / "lock", out_dir):
         if (out_dir / MANIFEST).is_file():  # the process that held the lock before has finished it
             return out_dir
-        with Progressing(step, out_dir / WORK, n_rows, status):
-            _execute(task, n_shards, workers)
+        with Progressing(step, out_dir / WORK, n_rows, status) as progress:
+            _execute(task, range(0, n_shards, n_ranks), workers)
+            _wait_for(lambda: progress.rows_done() == n_rows)
         finish()
     return out_dir
 
 
-def _execute(task: ShardTask, n_shards: int, workers: int) -> None:
+def _wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for what another process does; should that one end, the launcher ends this one too."""
+    while not condition():
+        time.sleep(0.1)
+
+
+def _execute(task: ShardTask, numbers: range, workers: int) -> None:
     """One worker is this process, with what it has loaded; more are processes that take one shard after another."""
-    if min(workers, n_shards) == 1:
-        for rank in range(n_shards):
-            task(rank)
+    if min(workers, len(numbers)) <= 1:
+        for number in numbers:
+            task(number)
         return
     # Not datatrove's local executor: it forks, which copies locks that this process's threads hold, and its pool waits
     # for ever for a worker that died, say for memory. Not fork, for the same reason.
-    context, n_workers, available = get_context("spawn"), min(workers, n_shards), gpus()
+    context, n_workers, available = get_context("spawn"), min(workers, len(numbers)), gpus()
     shares = context.Queue() if available else None
     if shares is not None:
         for number in range(n_workers):
             shares.put(available[number % len(available)])
     pool = ProcessPoolExecutor(n_workers, context, _start_worker, (task, shares))
     try:
-        for future in as_completed([pool.submit(_run_shard, rank) for rank in range(n_shards)]):
+        for future in as_completed([pool.submit(_run_shard, number) for number in numbers]):
             future.result()
     except BrokenProcessPool:
         raise RuntimeError(

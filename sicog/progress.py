@@ -58,10 +58,11 @@ class Progressing:
                 self.console.print(f"  {self.step}: row {done}/{self.n_rows}, {rate}", highlight=False)
                 before = done
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Progressing:
         self.bar.start()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
+        return self
 
     def __exit__(self, *error: object) -> None:
         self.stop.set()

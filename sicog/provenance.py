@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +47,24 @@ def digest_file(path: Path) -> str:
     return sha.hexdigest()
 
 
-def digest_path(path: Path) -> str:
+def digest_path(path: Path, of_file: Callable[[Path], str] = digest_file) -> str:
     """The digest of an input: a file's content, or a folder's files at its top level (names and contents).
+
+    of_file: how a file is digested, where that may be remembered.
 
     A folder whose manifest lists the digests of its files is known by the manifest alone, so that a large dataset
     is not read again. run.json and hidden files are left out: they say how something was made, not what it is.
     Raises `ValueError` when the path does not exist.
     """
     if path.is_file():
-        return digest_file(path)
+        return of_file(path)
     if not path.is_dir():
         raise ValueError(f"{path} does not exist")
     manifest = path / MANIFEST
     if manifest.is_file() and "files" in (content := read_json(manifest)):
         return digest_value(content["files"])
     files = [p for p in sorted(path.iterdir()) if p.is_file() and p.name != RUN and not p.name.startswith(".")]
-    return digest_value({p.name: digest_file(p) for p in files})
+    return digest_value({p.name: of_file(p) for p in files})
 
 
 def versions() -> dict[str, str]:
@@ -76,7 +78,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_run_json(folder: Path, *, step: str, config: Config, inputs: Mapping[str, Path]) -> None:
+def write_run_json(
+    folder: Path,
+    *,
+    step: str,
+    config: Config,
+    inputs: Mapping[str, Path],
+    of_file: Callable[[Path], str] = digest_file,
+) -> None:
     """Claim an output folder for this step, config and inputs; a folder of another one is refused.
 
     Raises `ValueError` naming what differs, so that nothing of another run is overwritten.
@@ -84,7 +93,7 @@ def write_run_json(folder: Path, *, step: str, config: Config, inputs: Mapping[s
     description = {
         "step": step,
         "identity": config.identity(),
-        "inputs": {name: digest_path(Path(path)) for name, path in sorted(inputs.items())},
+        "inputs": {name: digest_path(Path(path), of_file) for name, path in sorted(inputs.items())},
     }
     if (folder / RUN).is_file():
         before = read_json(folder / RUN)

@@ -144,20 +144,46 @@ class ScoredSet(Record):
 
 
 class PreferencePair(Record):
-    """Preference data in TRL's vocabulary; `chosen` and `rejected` are both full texts and never equal."""
+    """Preference data in TRL's vocabulary; `chosen` and `rejected` are both full texts and never equal.
+
+    prompt: the conversation up to the answer, images and all. The scores are curation's, None for other pairs.
+    """
 
     images: tuple[str, ...] = ()
-    prompt: str
+    prompt: tuple[Turn, ...]
     chosen: str
     rejected: str
-    chosen_score: float
-    rejected_score: float
+    chosen_score: float | None = None
+    rejected_score: float | None = None
 
     @model_validator(mode="after")
     def _texts_differ(self) -> PreferencePair:
         if self.chosen == self.rejected:
             raise ValueError("chosen and rejected are the same text")
         return self
+
+    @model_validator(mode="after")
+    def _an_answer_completes_the_prompt(self) -> PreferencePair:
+        Example(id=self.id, images=self.images, turns=self.turns(self.chosen))
+        return self
+
+    def turns(self, answer: str) -> tuple[Turn, ...]:
+        """The whole conversation with this answer."""
+        return (*self.prompt, Turn(role="assistant", text=answer))
+
+
+class ReferencedPair(Record):
+    """A preference pair that can be trained on: what `RowLengths` holds of both conversations together, and the
+    reference log-probabilities of its two answers (float32 values, in natural logarithm)."""
+
+    pair: PreferencePair
+    n_tokens: int
+    n_supervised: int
+    n_chosen_supervised: int
+    n_views: int
+    n_patches: int
+    chosen_log_prob: float
+    rejected_log_prob: float
 
 
 class Dropped(Record):

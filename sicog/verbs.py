@@ -75,7 +75,7 @@ VERBS: Mapping[str, Verb] = {
             "sicog.mini.annotate:mini_annotate",
             _ANNOTATED,
         ),
-        Verb("train", "Train one stage: warmup, align, pretrain or sft.", *_TRAIN),
+        Verb("train", "Train one stage: warmup, align, pretrain, sft or dpo.", *_TRAIN),
         Verb(
             "sample",
             "Sample candidates for unlabelled images or questions.",
@@ -114,6 +114,12 @@ VERBS: Mapping[str, Verb] = {
             "sicog.curation.select:select",
         ),
         Verb(
+            "pair",
+            "Pair answers to clean images with answers to corrupted ones, for DPO.",
+            "sicog.curation.pair:PairConfig",
+            "sicog.curation.pair:pair",
+        ),
+        Verb(
             "curate",
             "Score and select in one go.",
             "sicog.curation.curate:CurateConfig",
@@ -124,6 +130,12 @@ VERBS: Mapping[str, Verb] = {
             "Build a training set from kept examples.",
             "sicog.curation.build:BuildConfig",
             "sicog.curation.build:build",
+        ),
+        Verb(
+            "mix",
+            "Mix sources (datasets, users' files) into one dataset: counts or shares of each.",
+            "sicog.data.mix:MixConfig",
+            "sicog.data.mix:mix",
         ),
         Verb(
             "eval",

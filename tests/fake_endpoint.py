@@ -19,7 +19,7 @@ class Endpoint:
     """answer: the text for a request's body. faults: what the next requests meet, in order of arrival; then good ones.
 
     A fault is (kind, value): status (code or (code, headers, body)), hang (seconds), cut, malformed, empty, no_choices,
-    refusal (field), filtered, text (an answer of its own), length (cut by the limit), error_in_body.
+    refusal (field), filtered, text (an answer of its own), length (cut by the limit), error_in_body, raw (a body).
     """
 
     answer: Callable[[dict[str, Any]], str]
@@ -103,6 +103,8 @@ def serving(endpoint: Endpoint):
                 return self.send(200, good)
             if kind == "cut":
                 return self.send(200, good, cut=True)
+            if kind == "raw":
+                return self.send(200, value.encode())
             bodies = {
                 GOOD: good,
                 "malformed": good[: len(good) // 2],

@@ -53,6 +53,20 @@ def test_a_sampling_run(tmp_path):
         assert 0 < row["in use %"] <= 100 and row["share of the bound %"] is None  # a CPU has no data sheet here
 
 
+def test_training_with_all_options(tmp_path):
+    smoke("gpu_train", tmp_path / "gpu.json")
+    rows = json.loads((tmp_path / "gpu-train.json").read_text())["rows"]
+    ran = [row for row in rows if not row["note"]]
+    for row in rows:
+        needs_cuda = {*ABSENT, "adamw_8bit"} & {row["attention"], row["kernels"], row["head"], row["optimizer"]}
+        assert row["note"].startswith("not available") if needs_cuda else row["tokens/s"] > 0, row
+    assert {row["checkpointing"] for row in ran} == {"none", "selective", "full"}
+    assert {row["packed"] for row in ran} == {row["compiled"] for row in ran} == {row["lora"] for row in ran}
+    # The same rows, the same loss: packed or padded, by whichever attention, with adapters that are still nothing.
+    losses = [row["loss"] for row in ran]
+    assert max(losses) - min(losses) <= 0.02
+
+
 @pytest.fixture(scope="module")
 def bench():
     return Bench(smoke=True)

@@ -108,8 +108,8 @@ def test_ask_and_report_as_the_readme_shows_them(undisturbed):
 # One kill in each kind of step, some seconds after it began (at its start where it may be over sooner).
 KILLED_IN = {
     "data": 0.3,
-    "warmup-captions": 1,
     "align": 4,
+    "warmup-captions": 1,
     "perception": 3,
     "dev-answers": 3,
     "captions": 3,

@@ -297,3 +297,50 @@ def test_an_outcome_too_few_is_our_mistake_and_loses_nothing(tmp_path):  # D-C4
     prepare(tmp_path)
     with pytest.raises(AssertionError, match="8 rows went in, 7 outcomes"):
         run(tmp_path, process=lambda block: [[example(q)] for q in block][1:])
+
+
+@pytest.mark.parametrize("n", [100, 20, 0])
+def test_processes_that_share_a_stage_write_the_same_bytes(tmp_path, n):
+    """Three ranks, with more shards than ranks, with fewer, and with nothing to do; the first one starts last."""
+    prepare(tmp_path, n)
+    run(tmp_path, "alone")
+    done = []
+
+    def rank(number):
+        run(tmp_path, "shared", share=(number, 3))
+        done.append((tmp_path / "shared" / "manifest.json").is_file())
+
+    threads = [threading.Thread(target=rank, args=(number,), daemon=True) for number in (2, 1, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert done == [True] * 3 and files(tmp_path / "shared") == files(tmp_path / "alone")
+
+
+def test_each_rank_goes_on_where_it_was_stopped(tmp_path):
+    prepare(tmp_path)
+    run(tmp_path, "alone")
+    seen = []
+
+    def stopping(block):
+        seen.append(len(block))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return process(block)
+
+    with pytest.raises(KeyboardInterrupt):  # rank 0, in the first of its two shards
+        run(tmp_path, "shared", stopping, share=(0, 2))
+    again = threading.Thread(target=run, args=(tmp_path, "shared"), kwargs={"share": (1, 2)}, daemon=True)
+    again.start()
+    run(tmp_path, "shared", share=(0, 2))
+    again.join(timeout=60)
+    assert files(tmp_path / "shared") == files(tmp_path / "alone")
+
+
+def test_a_rank_refuses_the_folder_of_another_config(tmp_path):
+    prepare(tmp_path)
+    with pytest.raises(ValueError, match="tenth"):
+        run(tmp_path, max_dropped_share=0.01)
+    with pytest.raises(ValueError, match="belongs to another run"):
+        run(tmp_path, k=2, share=(1, 2))

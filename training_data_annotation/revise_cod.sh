@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# Step 1, captions: annotated captions to Chain-of-Description and detailed-description examples.
+# Step 1, captions: a teacher rewrites them as Chains-of-Description; CoD and detailed-description examples come of it.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's relative paths stay theirs
-: "${ORIGINAL_CAPTION_FILE:?captions with the chain of a teacher under cod_caption (ALLaVA form)}"
+: "${ORIGINAL_CAPTION_FILE:?rows with image, caption and conversations (ALLaVA form); without TEACHER_MODEL also cod_caption}"
 : "${OUTPUT_COD_DIR:?folder for the Chain-of-Description examples}" "${OUTPUT_DD_DIR:?folder for the detailed descriptions}"
-exec "$root/training_scripts/launch.sh" annotate "$root/training_data_annotation/configs/captioning.yaml" \
+config=captioning teacher=()
+if [ -n "${TEACHER_MODEL:-}" ]; then      # its address and key are read from OPENAI_BASE_URL and OPENAI_API_KEY
+    config=teacher teacher=(teacher.endpoint.model="$TEACHER_MODEL")
+fi
+exec "$root/training_scripts/launch.sh" annotate "$root/training_data_annotation/configs/$config.yaml" \
     input="$ORIGINAL_CAPTION_FILE" image_folder="${IMAGE_DIR:-${IMAGE_FOLDER:-null}}" \
-    chain_dir="$OUTPUT_COD_DIR" plain_dir="$OUTPUT_DD_DIR" "$@"
+    chain_dir="$OUTPUT_COD_DIR" plain_dir="$OUTPUT_DD_DIR" "${teacher[@]}" "$@"

@@ -84,11 +84,12 @@ class ReviseConfig(Config):
 def revise(config: ReviseConfig) -> tuple[Path, Path]:
     """Write both datasets of `Example` records; returns (chain_dir, plain_dir)."""
     folders = {"chain": config.chain_dir, "plain": config.plain_dir}
-    if config.teacher:
-        for form, folder in folders.items():  # both, before anything is paid (D-C51)
+    finished = all((folder / MANIFEST).is_file() for folder in folders.values())
+    if config.teacher and not finished:
+        config.teacher.endpoint.check()  # before anything is written
+        for form, folder in folders.items():  # both, before anything is paid
             write_run_json(folder, step=_step(config, form), config=config, inputs=_inputs(config))
-        if not all((folder / MANIFEST).is_file() for folder in folders.values()):
-            _annotate(config, config.teacher)
+        _annotate(config, config.teacher)
     return _write(config, "chain", config.chain_dir), _write(config, "plain", config.plain_dir)
 
 

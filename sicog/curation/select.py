@@ -251,7 +251,7 @@ def preference_pair(row: ScoredSet, chosen: int, by: By, seed: int) -> Preferenc
     return PreferencePair(
         id=row.id,
         images=row.query.images,
-        prompt=best.candidate.prompt,
+        prompt=(Turn(role="user", text=best.candidate.prompt, images_at=(0,) * len(row.query.images)),),
         chosen=best.candidate.text,
         rejected=other.candidate.text,
         chosen_score=best.score,

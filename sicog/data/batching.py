@@ -18,13 +18,15 @@ class RunPlan:
 
     rows: int64 [N], the rows of all updates; within an update those of its first micro-batch on each rank, then of the
     second, and so on. borders: int64 [S * A * W + 1], where each micro-batch begins in `rows`, for S updates of
-    `accumulation` A micro-batches on each of `world_size` W ranks.
+    `accumulation` A micro-batches on each of `world_size` W ranks. padded: whether a micro-batch is padded to its
+    longest row; a packed one is not.
     """
 
     rows: np.ndarray
     borders: np.ndarray
     accumulation: int
     world_size: int
+    padded: bool = True
 
     @property
     def n_steps(self) -> int:
@@ -40,6 +42,19 @@ class RunPlan:
         """int64 [G]: the rows of an update, counted from 0, over all ranks."""
         first, last = self.step_borders[step : step + 2]
         return self.rows[first:last]
+
+    def useful_token_shares(self, tokens: np.ndarray) -> np.ndarray:
+        """float64 [S]: of the positions that all ranks have time for, those that are a row's tokens.
+
+        tokens: int [N] by row. In each micro-batch all ranks wait for the one with the most positions, padding too.
+        """
+        starts, ends = self.borders[:-1], self.borders[1:]
+        of_rows = np.asarray(tokens, dtype=np.int64)[self.rows]
+        useful = np.add.reduceat(of_rows, starts)
+        positions = np.maximum.reduceat(of_rows, starts) * (ends - starts) if self.padded else useful
+        slowest_SA = positions.reshape(self.n_steps, self.accumulation, self.world_size).max(axis=2)
+        shares: np.ndarray = useful.reshape(self.n_steps, -1).sum(axis=1) / (slowest_SA.sum(axis=1) * self.world_size)
+        return shares
 
     def micro_batches(self, rank: int) -> RankBatches:
         """The micro-batches of one rank in order, A for each update."""
@@ -78,7 +93,15 @@ def plan_run(
     next permutation, so that every update has exactly `global_batch` rows. Raises `ValueError` when there are fewer
     rows than that, or the batch does not divide.
     """
-    n = len(lengths)
+    rows_SG = draw_updates(len(lengths), global_batch, epochs=epochs, max_steps=max_steps, seed=seed)
+    if group_by_length:
+        rows_SG = _grouped(rows_SG, np.asarray(lengths), seed)
+    accumulation = accumulation_steps(global_batch, device_batch, world_size)
+    return RunPlan(rows_SG.ravel(), np.arange(0, rows_SG.size + 1, device_batch), accumulation, world_size)
+
+
+def draw_updates(n: int, global_batch: int, *, epochs: float, max_steps: int | None, seed: int) -> np.ndarray:
+    """int64 [S, global_batch]: the rows of each update of a run over n rows; see `plan_run`."""
     if n < global_batch:
         raise ValueError(
             f"there are {n} usable rows, fewer than global_batch {global_batch}; use more data or a smaller batch"
@@ -87,11 +110,7 @@ def plan_run(
     n_steps = max_steps or max(1, math.ceil(epochs * n / global_batch - 1e-9))
     n_epochs = -(-n_steps * global_batch // n)
     order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(n) for epoch in range(n_epochs)])
-    rows_SG = order[: n_steps * global_batch].reshape(n_steps, global_batch)
-    if group_by_length:
-        rows_SG = _grouped(rows_SG, np.asarray(lengths), seed)
-    accumulation = accumulation_steps(global_batch, device_batch, world_size)
-    return RunPlan(rows_SG.ravel(), np.arange(0, rows_SG.size + 1, device_batch), accumulation, world_size)
+    return order[: n_steps * global_batch].reshape(n_steps, global_batch)
 
 
 def accumulation_steps(global_batch: int, device_batch: int, world_size: int) -> int:

@@ -1,9 +1,11 @@
-"""Encoded rows to one padded batch, with the ids of its rows for error messages."""
+"""Encoded rows to one batch, padded or packed, with the ids of its rows for error messages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from sicog.model.processing import Encoded, SicogProcessor
@@ -17,4 +19,34 @@ class PaddedCollator:
 
     def __call__(self, rows: Sequence[tuple[str, Encoded]]) -> dict[str, Any]:
         batch = self.processor.collate([encoded for _, encoded in rows], padding_side="right", with_labels=True)
+        return {**batch, "ids": [row_id for row_id, _ in rows]}
+
+
+class PackedCollator:
+    """All documents of a micro-batch end to end in one row, without padding, for the model's `document_borders`.
+
+    input_ids, labels and position_ids int64 [1, T]: positions begin again with every document, and no document's first
+    label is a target. document_borders int32 [D + 1]. Patches and `ids` as in `PaddedCollator`. A row may hold several
+    documents, as a sequence of `Encoded`.
+    """
+
+    def __call__(self, rows: Sequence[tuple[str, Encoded | Sequence[Encoded]]]) -> dict[str, Any]:
+        import torch
+
+        from sicog.model.image_processing import joined
+        from sicog.model.processing import IGNORED_LABEL, Encoded
+
+        documents = [e for _, row in rows for e in ([row] if isinstance(row, Encoded) else row)]
+        lengths = [len(e.input_ids) for e in documents]
+        labels = [label for e in documents for label in (IGNORED_LABEL, *e.labels[1:])]
+        batch: dict[str, Any] = {
+            "input_ids": torch.tensor([[i for e in documents for i in e.input_ids]]),
+            "labels": torch.tensor([labels]),
+            "position_ids": torch.cat([torch.arange(n) for n in lengths])[None],
+            "document_borders": torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)),
+        }
+        if pixels := [e.pixel_values for e in documents if e.pixel_values is not None]:
+            batch["pixel_values"] = torch.from_numpy(joined(pixels))
+            batch["view_sizes"] = torch.from_numpy(np.concatenate([e.view_sizes for e in documents]))
+            batch["image_grids"] = torch.from_numpy(np.concatenate([e.image_grids for e in documents]))
         return {**batch, "ids": [row_id for row_id, _ in rows]}

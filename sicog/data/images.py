@@ -23,14 +23,7 @@ def resolve_image(folder: Path, name: str, image_roots: Sequence[Path] = ()) -> 
     Raises `ImageProblem` (a `ValueError`) for names that could leave the folder: absolute ones, `..`, NUL, URLs, and
     links that end neither under the folder nor under one of `image_roots`; and for a file that is not there.
     """
-    if not name or "\0" in name:
-        raise ImageProblem("image_refused", f"{name!r} is not a file name; name images relative to {folder}")
-    if _URL.match(name):
-        raise ImageProblem("image_refused", f"{name!r} is a URL; download it and name the file relative to {folder}")
-    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute() or PureWindowsPath(name).drive:
-        raise ImageProblem("image_refused", f"{name!r} is an absolute path; name images relative to {folder}")
-    if ".." in re.split(r"[/\\]", name):
-        raise ImageProblem("image_refused", f"{name!r} holds '..'; images must lie under {folder}")
+    check_name(folder, name)
     try:
         path = (folder / name).resolve()
         found = path.is_file()
@@ -45,3 +38,15 @@ def resolve_image(folder: Path, name: str, image_roots: Sequence[Path] = ()) -> 
     if not found:
         raise ImageProblem("image_missing", f"{folder / name} does not exist")
     return path
+
+
+def check_name(folder: Path, name: str) -> None:
+    """Raise `ImageProblem` for a name that could lie elsewhere than in `folder`, whatever is there."""
+    if not name or "\0" in name:
+        raise ImageProblem("image_refused", f"{name!r} is not a file name; name images relative to {folder}")
+    if _URL.match(name):
+        raise ImageProblem("image_refused", f"{name!r} is a URL; download it and name the file relative to {folder}")
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute() or PureWindowsPath(name).drive:
+        raise ImageProblem("image_refused", f"{name!r} is an absolute path; name images relative to {folder}")
+    if ".." in re.split(r"[/\\]", name):
+        raise ImageProblem("image_refused", f"{name!r} holds '..'; images must lie under {folder}")

@@ -4,6 +4,11 @@ sources:
   - {path: captions/, take: all}            one of our dataset folders
   - {path: answers.jsonl, take: first:5000} a user's LLaVA or ShareGPT file
   - {path: text.json, take: random:20%}     N or N% of the rows; also end:N
+  - {path: rare.parquet, weight: 2.5}       all taken rows twice, and a random half of them once more
+
+`take` chooses among the rows that could be read; `weight` then repeats or thins what was taken: for w = k + f with a
+whole k, every row k times in order, then a random share f of the rows (rounded up), in order. Both draw by the seed
+and the source's place in the list, so all ranks and every restart choose alike.
 """
 
 from __future__ import annotations
@@ -11,25 +16,30 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import field_validator
+import numpy as np
+from pydantic import Field, field_validator
 
 from sicog.config import Config, load_yaml, validate
-from sicog.formats import read_llava
-from sicog.records import Dropped, Example
-from sicog.storage import read_records
+from sicog.records import Dropped
+
+if TYPE_CHECKING:
+    from sicog.data.dataset import Selection
+    from sicog.data.table import RowTable
 
 _TAKE = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 
 
 class Source(Config):
-    """A dataset folder of ours or a user's .json / .jsonl file, and the part of its usable rows to take."""
+    """Rows (a dataset folder, a folder of shards, or a file), the part of them to take, and how often to take it."""
 
     path: Path
     take: str = "all"
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     @field_validator("take")
     @classmethod
@@ -46,32 +56,44 @@ class MixtureFile(Config):
 
 @dataclass(frozen=True)
 class Mixture:
-    """Examples in the order of the sources, the rows that could not be read, and how many were left by `take`."""
+    """One table for each source, the rows chosen of them in order, and how many rows were left out."""
 
-    examples: list[Example]
-    dropped: list[Dropped]
+    tables: tuple[RowTable, ...]
+    selection: Selection
     left: int
 
+    def dropped(self) -> Iterator[Dropped]:
+        """The rows that could not be read, of all sources."""
+        return (row for table in self.tables for row in table.dropped())
 
-def read_mixture(sources: Sequence[Source], seed: int) -> Mixture:
-    """Read all sources. `random` depends on the seed and the source's place in the list alone."""
-    examples: list[Example] = []
-    dropped: list[Dropped] = []
-    left = 0
-    for number, source in enumerate(sources):
-        rows = _read_source(source.path)
-        usable = [row for row in rows if isinstance(row, Example)]
-        chosen = _taken(source, len(usable), f"{seed}:{number}")
-        examples.extend(usable[i] for i in chosen)
-        dropped.extend(row for row in rows if isinstance(row, Dropped))
-        left += len(usable) - len(chosen)
-    return Mixture(examples, dropped, left)
+    @property
+    def n_dropped(self) -> int:
+        """How many rows could not be read."""
+        return sum(table.n_dropped for table in self.tables)
+
+
+def read_mixture(sources: Sequence[Source], seed: int, cache: Path) -> Mixture:
+    """Open all sources. What is random depends on the seed and the source's place in the list alone."""
+    from sicog.data.dataset import Selection
+    from sicog.data.table import open_table
+
+    tables = tuple(open_table(source.path, cache) for source in sources)
+    chosen, left = [], 0
+    for number, (source, table) in enumerate(zip(sources, tables, strict=True)):
+        rows, left_out = chosen_rows(source, len(table), f"{seed}:{number}")
+        chosen.append(rows)
+        left += left_out
+    numbers = np.repeat(np.arange(len(tables), dtype=np.int32), [len(rows) for rows in chosen])
+    return Mixture(tables, Selection(numbers, np.concatenate([*chosen, np.empty(0, dtype=np.int64)])), left)
 
 
 def load_sources(path: Path) -> tuple[Source, ...]:
-    """The sources that a path stands for: those of a YAML mixture (ours, or LLaVA's `datasets`), else the path."""
+    """The sources that a path stands for.
+
+    Those of a YAML mixture (ours, or LLaVA's `datasets`); the paths of `prefix{a,b,c}.json`; else the path alone.
+    """
     if path.suffix not in (".yaml", ".yml"):
-        return (Source(path=path),)
+        return tuple(Source(path=one) for one in _braces_expanded(path))
     values = load_yaml(path)
     if "datasets" in values:
         values = {**values, "sources": [_from_llava(row, path) for row in values["datasets"]]}
@@ -86,14 +108,6 @@ def _from_llava(row: dict[str, str], where: Path) -> dict[str, str]:
     return {known.get(key, key): value for key, value in row.items()}
 
 
-def _read_source(path: Path) -> list[Example | Dropped]:
-    if path.is_dir():
-        return list(read_records(path, Example))
-    if path.suffix in (".json", ".jsonl"):
-        return list(read_llava(path))
-    raise ValueError(f"{path} is no data source: give a dataset folder, a .json or .jsonl file, or a .yaml mixture")
-
-
 def _parse_take(take: str) -> tuple[str, float, bool]:
     """(which rows, number, whether the number is a percentage)."""
     if take == "all":
@@ -106,11 +120,39 @@ def _parse_take(take: str) -> tuple[str, float, bool]:
     return which, number, percent
 
 
-def _taken(source: Source, n_rows: int, seed: str) -> Sequence[int]:
+def chosen_rows(source: Source, n_rows: int, seed: str) -> tuple[np.ndarray, int]:
+    """int64, those of a source's `n_rows` usable rows that `take` and `weight` choose; and how many are left out."""
+    rows = _taken(source, n_rows, seed)
+    weighted = _weighted(rows, source.weight, f"{seed}:weight")
+    return weighted, n_rows - (len(rows) if source.weight >= 1 else len(weighted))
+
+
+def _taken(source: Source, n_rows: int, seed: str) -> np.ndarray:
+    """int64, the rows that `take` chooses, in order."""
     which, number, percent = _parse_take(source.take)
     n = math.ceil(number * n_rows / 100) if percent else int(number)
     if n > n_rows:
         raise ValueError(f"{source.path} has {n_rows} usable rows, fewer than take {source.take!r} asks for")
     if which == "random":
-        return sorted(random.Random(seed).sample(range(n_rows), n))
-    return range(n) if which == "first" else range(n_rows - n, n_rows)
+        return _drawn(n_rows, n, seed)
+    return np.arange(n) if which == "first" else np.arange(n_rows - n, n_rows)
+
+
+def _weighted(rows: np.ndarray, weight: float, seed: str) -> np.ndarray:
+    whole = int(weight)
+    n_more = math.ceil((weight - whole) * len(rows) - 1e-9)  # 1.1 of 10 rows is one more, not two
+    return np.concatenate([np.tile(rows, whole), rows[_drawn(len(rows), n_more, seed)]])
+
+
+def _drawn(n_rows: int, n: int, seed: str) -> np.ndarray:
+    """int64 [n], ascending: so many of the numbers below `n_rows`."""
+    return np.array(sorted(random.Random(seed).sample(range(n_rows), n)), dtype=np.int64)
+
+
+def _braces_expanded(path: Path) -> list[Path]:
+    """`prefix{a,b}.json` as prefixa.json and prefixb.json; a path of that very name counts as it is."""
+    match = re.fullmatch(r"([^{}]*)\{([^{}]*)\}([^{}]*)", str(path))
+    if match is None or path.exists():
+        return [path]
+    before, names, after = match.groups()
+    return [Path(f"{before}{name.strip()}{after}") for name in names.split(",")]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sicog.generation.sampling import Job, Sample, SamplingConfig
+from sicog.model.kernels import chosen_attention, use_attention
 from sicog.model.precision import Precision, chosen_device, settled
 
 if TYPE_CHECKING:
@@ -36,9 +37,8 @@ def load_engine(
     if beams == 1:
         return load_sampler(checkpoint, sampling, slicing=slicing, device=device, precision=precision)
     from sicog.generation.beams import BeamSearch
-    from sicog.model.checkpoints import load_checkpoint
 
-    model, processor = load_checkpoint(checkpoint, dtype=settled(precision, device), device=chosen_device(device))
+    model, processor = _loaded(checkpoint, device, precision)
     return BeamSearch(model, processor, sampling, beams=beams, slicing=slicing)
 
 
@@ -52,7 +52,15 @@ def load_sampler(
 ) -> Sampler:
     """A checkpoint, loaded on a GPU when there is one (or on `device`), ready to sample."""
     from sicog.generation.sampler import Sampler
+
+    model, processor = _loaded(checkpoint, device, precision)
+    return Sampler(model, processor, sampling, slicing=slicing)
+
+
+def _loaded(checkpoint: Path, device: str, precision: Precision) -> tuple[Any, Any]:
     from sicog.model.checkpoints import load_checkpoint
 
     model, processor = load_checkpoint(checkpoint, dtype=settled(precision, device), device=chosen_device(device))
-    return Sampler(model, processor, sampling, slicing=slicing)
+    # The language model reads forked caches through masks, which flash-attn does not take.
+    use_attention(model, language_model="sdpa", vision_tower=chosen_attention("auto", precision, device))
+    return model, processor

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sicog.data.lengths import RowCost
 from sicog.model.configuration import SicogConfig
 from sicog.model.image_processing import SicogImageProcessor
 from sicog.model.layout import count_tokens
@@ -133,6 +134,30 @@ def training_flops(
 ) -> dict[str, int]:
     """FLOPs of forward and backward, by row. checkpointing: the layers' forward is run again."""
     return _summed((x.row, x.training(trainable, checkpointing)) for x in products(config, work))
+
+
+def row_cost(config: SicogConfig, trainable: Collection[str] = PARTS, *, checkpointing: bool = False) -> RowCost:
+    """What `training_flops` counts, as coefficients of a row's lengths.
+
+    Exact in tokens. Attention within a view is taken as linear in its patches, between a view of full size and one of
+    half its rows, and what views of one shape share as each one's own.
+    """
+
+    def total(work: Work) -> int:
+        return sum(training_flops(config, work, trainable, checkpointing=checkpointing).values())
+
+    one, two, target = (total(Work((), 0, n, supervised)) for n, supervised in ((1, 0), (2, 0), (1, 1)))
+    side = config.scale // config.patch_size
+    half = max(1, side // 2)
+    whole_view, half_view = (total(Work(((rows, side),), 0, 1, 0)) - one for rows in (side, half))
+    patch = (whole_view - half_view) / max(1, (side - half) * side)
+    return RowCost(
+        token=2 * one - two / 2,
+        token_pair=two / 2 - one,
+        supervised=target - one,
+        view=whole_view - patch * side * side,
+        patch=patch,
+    )
 
 
 def parameters(config: SicogConfig) -> dict[str, int]:

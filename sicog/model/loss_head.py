@@ -1,4 +1,4 @@
-"""Cross-entropy of the language model's head without its logits ever lying in memory as a whole.
+"""Cross-entropy and log-probabilities of the language model's head without its logits ever lying in memory as a whole.
 
 Logits are made at supervised positions only, a chunk of positions at a time. For an ordinary head the gradients of a
 chunk are made while its logits are there: three matrix products a position, as in the plain head. A head whose weight
@@ -6,7 +6,7 @@ is gathered when its module is called (ZeRO-3), or that an adapter has wrapped, 
 times, and its logits are computed again in the backward pass: all ranks then make the same calls in the same order,
 whatever their rows hold, which chunks of a fixed size would not.
 
-Shapes: B rows, T positions, E width, V vocabulary, S supervised positions, C positions of a chunk.
+Shapes: B rows, T positions, E width, V vocabulary, S supervised positions, C positions of a chunk, D documents.
 """
 
 from __future__ import annotations
@@ -49,6 +49,34 @@ def causal_loss(
         head, hidden_BTE[:, :-1][keep_BT], targets_BT[keep_BT], n_items
     )
     return loss
+
+
+def document_log_probs(
+    head: nn.Module,
+    hidden_BTE: torch.Tensor,
+    labels_BT: torch.Tensor,
+    borders: torch.Tensor | None = None,
+    kind: LossHead = "auto",
+) -> torch.Tensor:
+    """[D]: the log-probability of each document's supervised tokens, summed.
+
+    labels: -100 where unsupervised, shifted here. borders int [D + 1]: where each of the documents of one packed row
+    begins; None: every row is a document. Softmax and sums in float32 (float64 for float64 logits).
+    Where the gradient arrives, the logits of a chunk are made again: what they are multiplied by is not known before.
+    """
+    targets_BT = labels_BT[:, 1:]
+    row_S, position_S = targets_BT.ne(IGNORED_LABEL).nonzero(as_tuple=True)
+    hidden_SE, targets_S = hidden_BTE[row_S, position_S], targets_BT[row_S, position_S]
+    if kind == "plain":
+        log_p_S = _log_probs(head(hidden_SE), targets_S)
+    else:
+        make: Any = _fused_log_probs if _is_ordinary(head) else _called_log_probs
+        log_p_S = make(head, hidden_SE, targets_S)
+    if borders is None:
+        return log_p_S.new_zeros(len(labels_BT)).index_add(0, row_S, log_p_S)
+    # Of a document's first position the label is -100, so a target and what predicts it lie in the same one.
+    document_S = torch.searchsorted(borders[1:].long(), position_S, right=True)
+    return log_p_S.new_zeros(len(borders) - 1).index_add(0, document_S, log_p_S)
 
 
 def chunk_rows(vocabulary: int, device: str) -> int:
@@ -96,6 +124,18 @@ def _called(
     return torch.stack([checkpoint(part, h, t, use_reentrant=False) for h, t in chunks]).sum() / n_items
 
 
+def _log_probs(logits_SV: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+    return _widened(logits_SV).log_softmax(dim=-1).gather(1, targets_S[:, None])[:, 0]
+
+
+def _called_log_probs(head: nn.Module, hidden_SE: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+    def part(hidden_CE: torch.Tensor, targets_C: torch.Tensor) -> torch.Tensor:
+        return _log_probs(head(hidden_CE), targets_C)
+
+    chunks = zip(hidden_SE.tensor_split(_CALLS), targets_S.tensor_split(_CALLS), strict=True)
+    return torch.cat([checkpoint(part, h, t, use_reentrant=False) for h, t in chunks])
+
+
 def _liger(
     head: nn.Linear, hidden_SE: torch.Tensor, targets_S: torch.Tensor, n_items: torch.Tensor | int
 ) -> torch.Tensor:
@@ -115,13 +155,26 @@ def _fused(
     head: nn.Linear, hidden_SE: torch.Tensor, targets_S: torch.Tensor, n_items: torch.Tensor | int
 ) -> torch.Tensor:
     device = hidden_SE.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SE.dtype
-    rows = chunk_rows(head.out_features, device)
+    dtype, rows = _product_dtype(hidden_SE), chunk_rows(head.out_features, device)
     with torch.autocast(device, enabled=False):
         loss: torch.Tensor = _LinearCrossEntropy.apply(
             hidden_SE, head.weight, targets_S, n_items, dtype, rows, torch.is_grad_enabled()
         )
     return loss
+
+
+def _fused_log_probs(head: nn.Linear, hidden_SE: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+    device = hidden_SE.device.type
+    dtype, rows = _product_dtype(hidden_SE), chunk_rows(head.out_features, device)
+    with torch.autocast(device, enabled=False):
+        log_p_S: torch.Tensor = _LinearLogProbs.apply(hidden_SE, head.weight, targets_S, dtype, rows)
+    return log_p_S
+
+
+def _product_dtype(hidden: torch.Tensor) -> torch.dtype:
+    """The dtype in which a linear layer would multiply here."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -177,3 +230,44 @@ class _LinearCrossEntropy(torch.autograd.Function):
         factor = grads[0].reshape(1)
         scaled = [None if d is None else d.mul_(factor) for d in ctx.saved_tensors]
         return (*scaled, None, None, None, None, None)
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    """Log-probability of each target under `hidden @ weight.T`; logits live for a chunk, in both directions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_SE: torch.Tensor,
+        weight_VE: torch.Tensor,
+        targets_S: torch.Tensor,
+        dtype: torch.dtype,
+        rows: int,
+    ) -> torch.Tensor:
+        """[S], float32 (float64 for float64). dtype: of the products. rows: positions of a chunk."""
+        ctx.save_for_backward(hidden_SE, weight_VE, targets_S)
+        ctx.dtype, ctx.rows = dtype, rows
+        w_VE = weight_VE.to(dtype)
+        chunks = zip(hidden_SE.split(rows), targets_S.split(rows), strict=True)
+        return torch.cat([_log_probs(h_CE.to(dtype) @ w_VE.T, targets_C) for h_CE, targets_C in chunks])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """d log p / d logits is the target's one-hot minus the softmax."""
+        hidden_SE, weight_VE, targets_S = ctx.saved_tensors
+        factor_S, dtype = grads[0], ctx.dtype
+        w_VE = weight_VE.to(dtype)
+        d_hidden = torch.empty_like(hidden_SE) if ctx.needs_input_grad[0] else None
+        # Summed over the chunks in the factor's float32, as in `_LinearCrossEntropy`.
+        d_weight = torch.zeros_like(weight_VE, dtype=factor_S.dtype) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(hidden_SE), ctx.rows):
+            part = slice(start, start + ctx.rows)
+            h_CE, targets_C1, factor_C1 = hidden_SE[part].to(dtype), targets_S[part, None], factor_S[part, None]
+            d_logits_CV = _widened(h_CE @ w_VE.T).softmax(dim=-1).mul_(-factor_C1)
+            d_logits_CV.scatter_add_(1, targets_C1, factor_C1)
+            narrow_CV = d_logits_CV.to(dtype)
+            if d_hidden is not None:
+                d_hidden[part] = narrow_CV @ w_VE
+            if d_weight is not None:
+                d_weight += narrow_CV.T @ h_CE
+        return d_hidden, None if d_weight is None else d_weight.to(weight_VE.dtype), None, None, None

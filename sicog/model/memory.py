@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sicog.model.configuration import SicogConfig
 from sicog.model.flops import PARTS, Work, model_of, parameters, trained_parameters
@@ -22,6 +22,7 @@ from sicog.model.resampler import Resampler
 _HALF, _FULL = 2, 4  # bytes of a value in bfloat16 and in float32
 _OPTIMIZER = 12  # bytes of a trained parameter: float32 weight and two moments
 ZERO_STAGES = (0, 1, 2, 3)
+Checkpointing = Literal["none", "selective", "full"]  # see `sicog.training.recompute`
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ def states_without_deepspeed(config: SicogConfig, trainable: Collection[str]) ->
 
 
 def activations(
-    config: SicogConfig, work: Work, trainable: Collection[str] = PARTS, *, checkpointing: bool = False
+    config: SicogConfig, work: Work, trainable: Collection[str] = PARTS, *, checkpointing: Checkpointing = "none"
 ) -> dict[str, float]:
-    """Bytes kept for the backward pass of one row, by part. checkpointing: one layer at a time is kept as a whole."""
+    """Bytes kept for the backward pass of one row, by part. checkpointing: only one layer at a time is whole."""
     reached = [any(p in trainable for p in PARTS[: i + 1]) for i in range(len(PARTS))]
     vision, projector, language = (part in trainable for part in PARTS)
     found: dict[str, float] = dict.fromkeys((*PARTS, "loss head"), 0)
@@ -74,19 +75,23 @@ def activations(
     return found
 
 
-def _kept(layer: float, between: float, n_layers: int, checkpointing: bool) -> float:
-    """All layers, or the input of every layer and the inside of one."""
-    return n_layers * between + layer if checkpointing else n_layers * layer
+def _kept(layer: float, between: float, products: float, n_layers: int, checkpointing: Checkpointing) -> float:
+    """All layers; or of every layer the input, of selective checkpointing also the products, and one as a whole."""
+    if checkpointing == "none":
+        return n_layers * layer
+    return n_layers * (between + (products if checkpointing == "selective" else 0)) + layer
 
 
-def _vision(config: SicogConfig, work: Work, trained: bool, checkpointing: bool) -> float:
+def _vision(config: SicogConfig, work: Work, trained: bool, checkpointing: Checkpointing) -> float:
     vision: Any = config.vision_config
     patches, width, inner = sum(h * w for h, w in work.views), vision.hidden_size, vision.intermediate_size
     # A layer keeps the inputs and outputs of both norms (4 C), queries, keys, values (3 C), what attention gives and
     # its copy in the order of tokens (2 C); of the quick GELU its input, sigmoid and output.
     values = (9 * width + 3 * inner) if trained else (7 * width + 2 * inner)
     tokens = patches + len(work.views)
-    layers = _kept(tokens * values * _HALF, tokens * width * _HALF, model_of(config).vision_tower.n_run, checkpointing)
+    products = 6 * width + inner  # queries, keys, values, what attention gives, both outputs, the GELU's input
+    kept = _kept(values, width, products, model_of(config).vision_tower.n_run, checkpointing)
+    layers = tokens * kept * _HALF
     return layers + patches * vision.num_channels * vision.patch_size**2 * _HALF
 
 
@@ -107,7 +112,7 @@ def _projector(config: SicogConfig, work: Work, trained: bool) -> float:
     return (kept + 2 * n_queries * heads * width) * _HALF
 
 
-def _language(config: SicogConfig, work: Work, trained: bool, checkpointing: bool) -> float:
+def _language(config: SicogConfig, work: Work, trained: bool, checkpointing: Checkpointing) -> float:
     text: Any = config.text_config
     width, inner, heads = text.hidden_size, text.intermediate_size, text.num_attention_heads
     head_width = getattr(text, "head_dim", None) or width // heads
@@ -118,7 +123,8 @@ def _language(config: SicogConfig, work: Work, trained: bool, checkpointing: boo
     layer = 2 * _FULL * width + _HALF * (2 * heads * head_width + 2 * keys + 3 * inner) + _FULL * heads
     if trained:
         layer += _HALF * (4 * width + inner)
-    layers = _kept(work.positions * layer, work.positions * width * _HALF, text.num_hidden_layers, checkpointing)
+    products = _HALF * (2 * heads * head_width + 2 * keys + 2 * width + 2 * inner) + _FULL * heads
+    layers = work.positions * _kept(layer, width * _HALF, products, text.num_hidden_layers, checkpointing)
     return layers + work.positions * width * (_FULL + _HALF)
 
 

@@ -6,6 +6,7 @@ P patches of all views, K values of a patch, Q = query_grid^2.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,12 +17,20 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from sicog.model.configuration import SicogConfig
+from sicog.model.document_attention import packed_arguments
 from sicog.model.layout import feature_order
-from sicog.model.loss_head import causal_loss
+from sicog.model.loss_head import causal_loss, document_log_probs
 from sicog.model.mlp_projector import MlpProjector
 from sicog.model.pixels import normalise_pixels
 from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
+
+
+@dataclass
+class SicogOutput(CausalLMOutputWithPast):
+    """As Transformers' own, and document_log_probs: float [D], where they were asked for."""
+
+    document_log_probs: torch.Tensor | None = None
 
 
 class SicogPreTrainedModel(PreTrainedModel):
@@ -135,13 +144,18 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         use_cache: bool | None = None,
+        document_borders: torch.Tensor | None = None,
+        wants_log_probs: bool = False,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> SicogOutput:
         """Loss when `labels` are given (logits are then None), else logits.
 
         input_ids int [B, T] with one placeholder per visual feature; pixels as in `encode_images`, or `image_features`
         [N, E] as it returns them. labels int [B, T], -100 where unsupervised, shifted here. The loss is the sum over
-        supervised positions divided by `num_items_in_batch`, or their mean when that is None.
+        supervised positions divided by `num_items_in_batch`, or their mean when that is None. With `wants_log_probs`
+        there is no loss but, for each document, the summed log-probability of its supervised tokens.
+        document_borders int [D + 1]: [1, T] holds D documents end to end, and each attends to itself alone; the first
+        label of each must be -100, and there is neither attention_mask nor cache.
         Raises `ValueError` when the numbers of placeholders and features differ; with a cache that holds something, and
         no features, it is not looked.
         """
@@ -155,26 +169,36 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
             decoding = past_key_values is not None and past_key_values.get_seq_length() > 0
             # Counting placeholders waits for the device, which every step of decoding would pay for.
             checked = image_features is not None or not decoding
+            # Before the embedding, as images are: DeepSpeed pairs what ranks gather and reduce by its order.
+            touched = self._touch_vision(input_ids.device) if image_features is None and labels is not None else None
             inputs_embeds = self._embed(input_ids, image_features, checked=checked)
-            if image_features is None and labels is not None:
-                inputs_embeds = self._touch_vision(inputs_embeds)
+            if touched is not None:
+                inputs_embeds = inputs_embeds + touched.to(inputs_embeds.dtype)
         if use_cache is None and labels is not None:
             use_cache = False  # a cache is of no use in training, and Transformers packs rows wrongly with one
-        outputs = self.language_model.base_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
+        arguments: dict[str, Any] = {
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
             **kwargs,
-        )
-        loss = logits = None
-        if labels is not None:
-            head, kind = self.get_output_embeddings(), self.config.loss_head
-            loss = causal_loss(head, outputs.last_hidden_state, labels, num_items_in_batch, kind)
-        else:
+        }
+        if document_borders is not None:
+            if attention_mask is not None or past_key_values is not None or use_cache:
+                raise ValueError("document_borders come without attention_mask and cache; leave those out")
+            text: Any = self.language_model.config
+            arguments |= packed_arguments(text, inputs_embeds, document_borders, position_ids)
+        outputs = self.language_model.base_model(inputs_embeds=inputs_embeds, **arguments)
+        loss = logits = log_probs = None
+        head, kind = self.get_output_embeddings(), self.config.loss_head
+        if labels is None:
             logits = self._logits(outputs.last_hidden_state, logits_to_keep)
-        return CausalLMOutputWithPast(
+        elif wants_log_probs:
+            log_probs = document_log_probs(head, outputs.last_hidden_state, labels, document_borders, kind)
+        else:
+            loss = causal_loss(head, outputs.last_hidden_state, labels, num_items_in_batch, kind)
+        return SicogOutput(
+            document_log_probs=log_probs,
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
@@ -196,13 +220,12 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
             return x_BTE
         return x_BTE.masked_scatter(mask_BT[..., None], features_NE.to(x_BTE.dtype))
 
-    def _touch_vision(self, x_BTE: torch.Tensor) -> torch.Tensor:
-        """Run the vision side on one blank patch and add nothing: every rank must run every part in every step."""
+    def _touch_vision(self, device: torch.device) -> torch.Tensor:
+        """0, by way of the vision side on one blank patch: every rank must run every part in every step."""
         vision: Any = self.config.vision_config
-        pixels_PK = x_BTE.new_zeros(1, vision.num_channels * vision.patch_size**2)
+        pixels_PK = torch.zeros(1, vision.num_channels * vision.patch_size**2, device=device)
         size = torch.ones(1, 2, dtype=torch.long)
-        blank = self.resampler(self.vision_tower(pixels_PK, size), size)
-        return x_BTE + 0.0 * blank.sum().to(x_BTE.dtype)
+        return 0.0 * self.resampler(self.vision_tower(pixels_PK, size), size).sum()
 
     def _logits(self, hidden_BTE: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
         """Logits of the last `keep` positions (0: all). The placeholder cannot be generated."""

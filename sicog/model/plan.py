@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -26,14 +26,15 @@ from sicog.model.flops import (
     work_of,
 )
 from sicog.model.image_processing import SicogImageProcessor
-from sicog.model.memory import ZERO_STAGES, activations, states, states_without_deepspeed
+from sicog.model.memory import ZERO_STAGES, Checkpointing, activations, states, states_without_deepspeed
 
 _WIDTH = 120
 _MEMORY_NOTE = (
     "ZeRO 0 to 3: DeepSpeed in bfloat16, weights and gradients of 2 bytes, and 12 of the optimizer: a float32 copy and "
     "two moments.\n"
     "ZeRO none: `sicog train` without DeepSpeed, float32 weights, gradients and moments under bfloat16 "
-    "autocast, which makes bfloat16 copies of the weights on top. Activations are those of a bfloat16 model."
+    "autocast, which makes bfloat16 copies of the weights on top. Kept are the activations of a bfloat16 model "
+    "without checkpointing,\nwith selective (what lies between products is computed again) and with full checkpointing."
 )
 # What the paper's stages train, and whether they cut images into slices.
 STAGES: Mapping[str, tuple[tuple[str, ...], bool]] = {
@@ -161,15 +162,16 @@ def _flops(config: SicogConfig, stage: str, trainable: tuple[str, ...], work: Wo
 
 
 def _memory(config: SicogConfig, works: Mapping[str, Work], devices: int) -> Table:
-    names = ("weights", "gradients", "optimizer", "activations", "checkpointed", "total", "checkpointed")
+    names = ("weights", "gradients", "optimizer", "kept", "selective", "full", "total", "selective", "full")
     table = _table(f"GiB on each of {devices} device(s), one row at a time", "stage", "ZeRO", *names)
     for stage, (trainable, _) in STAGES.items():
         kept = [
-            sum(activations(config, works[stage], trainable, checkpointing=again).values()) for again in (False, True)
+            sum(activations(config, works[stage], trainable, checkpointing=level).values())
+            for level in get_args(Checkpointing)
         ]
         kinds = {str(zero): states(config, trainable, zero_stage=zero, devices=devices) for zero in ZERO_STAGES}
         for zero, s in {"none": states_without_deepspeed(config, trainable), **kinds}.items():
-            sizes = (s.weights, s.gradients, s.optimizer, *kept, s.total + kept[0], s.total + kept[1])
+            sizes = (s.weights, s.gradients, s.optimizer, *kept, *(s.total + k for k in kept))
             table.add_row(stage, zero, *(f"{n / 2**30:.2f}" for n in sizes))
         table.add_section()
     return table

@@ -76,6 +76,7 @@ def pool_regions(map_YXF: torch.Tensor, grid: int, coordinates: str = "float32")
 
 @lru_cache(maxsize=512)
 @torch.inference_mode(False)
+@torch.autocast("cpu", enabled=False)  # kept for later calls, which may be in another precision
 def position_map(rows: int, columns: int, grid: int, coordinates: str, device: torch.device) -> torch.Tensor:
     """float32 [Q * B, G * G]: a position table of G x G, resized to a view's shape (bicubic) and pooled to its bins."""
     table = torch.eye(grid**2, device="cpu").view(1, grid**2, grid, grid)

@@ -101,7 +101,7 @@ class _Stopped(Exception):  # noqa: N818 - what waited when the run was stopped
     """The run stops; its reason is raised by `Client.run`."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Trouble(Exception):  # noqa: N818 - handled here
     """An attempt that may go better next time. lost: an answer was probably written, and paid."""
 
@@ -119,9 +119,9 @@ class Client:
 
     config: EndpointConfig
     store: AnswerStore
-    openai: Any  # AsyncOpenAI
-    key: str | None
-    clock: Clock
+    openai: Any = field(repr=False)  # AsyncOpenAI
+    key: str | None = field(repr=False)
+    clock: Clock = field(default_factory=Clock)
     asked: int = 0
     stored: int = 0
     _random: random.Random = field(default_factory=random.Random)  # jitter decides no output
@@ -294,7 +294,8 @@ class Client:
             int(usage.get("prompt_tokens") or estimate),
             int(usage.get("completion_tokens") or text_tokens(written)),
         )
-        return Answer(refused or written, str(finish), bool(refused) or finish == "content_filter", *tokens)
+        refusal = bool(refused) or finish == "content_filter"
+        return Answer(self._redacted(refused or written), str(finish), refusal, *tokens)  # again: JSON can escape a key
 
     @property
     def _where(self) -> str:

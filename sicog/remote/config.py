@@ -96,6 +96,11 @@ class EndpointConfig(Config):
             )
         return key
 
+    def check(self) -> None:
+        """Raise `ValueError` when the address or the key is missing or wrong."""
+        self.url()
+        self.key()
+
     def usd(self, input_tokens: float, output_tokens: float) -> float:
         """What so many tokens cost by the config's prices; 0 without any."""
         return self.prices.usd(input_tokens, output_tokens) if self.prices else 0.0

@@ -35,6 +35,7 @@ class ReportConfig(Config):
     evaluations: evaluation steps by name, in the order to show. `next` is compared with `base` and `control`.
     truth: the mini world's truth/unlabelled.jsonl.
     image_folder: what the images of the records are relative to; without it examples are shown without images.
+    speed: also how fast the training steps were, which is another each time.
     examples: how many images to show with all their candidates; `seed` draws them.
     """
 
@@ -43,6 +44,7 @@ class ReportConfig(Config):
     title: str = "A self-improvement run"
     funnel: tuple[str, ...] = ()
     training: tuple[str, ...] = ()
+    speed: bool = False
     captions: CuratedConfig | None = None
     reasoning: CuratedConfig | None = None
     truth: Path | None = None
@@ -92,9 +94,11 @@ def report(config: ReportConfig) -> Path:
 
 
 def report_run(run_dir: Path) -> Path:
-    """The report of a recipe's run folder; of an unfinished run, a page in `report-so-far` of what there is."""
+    """The report of a recipe's run folder, of an unfinished one in `report-so-far`; or that of one training."""
     from sicog.recipe import read_plan
 
+    if (run_dir / runs.METRICS).is_file():
+        return _report_training(run_dir.resolve())
     plan = read_plan(run_dir)
     planned = [step["config"] for step in plan if step["verb"] == "report"]
     if not planned:
@@ -111,6 +115,15 @@ def report_run(run_dir: Path) -> Path:
     found = _so_far(config, [config.steps_dir / name for name in stale])
     shutil.rmtree(found.out_dir, ignore_errors=True)
     return report(found)
+
+
+def _report_training(run_dir: Path) -> Path:
+    """The loss curve and the speeds of one training, finished or not: made anew each time."""
+    out_dir = run_dir / "report"
+    shutil.rmtree(out_dir, ignore_errors=True)
+    name = run_dir.name
+    shown = {"title": f"Training {name}", "training": (name,), "speed": True, "examples": 0}
+    return report(ReportConfig.model_validate({"out_dir": out_dir, "run_dir": run_dir.parent, **shown}))
 
 
 def _stale(run_dir: Path, names: Sequence[str]) -> Sequence[str]:
@@ -172,5 +185,6 @@ def _results(config: ReportConfig, tasks: Mapping[str, Curated]) -> dict[str, An
         "evaluation": evaluations.compare(evaluations.read_all(config.evaluations)) if config.evaluations else None,
         "funnel": [runs.funnel_row(config.steps_dir, name) for name in config.funnel],
         "training": [runs.loss_curve(config.steps_dir, name) for name in config.training],
+        "speed": {name: runs.speed(config.steps_dir, name) for name in config.training} if config.speed else {},
         "curation": {name: curated.summary(task, config.seed) for name, task in tasks.items()},
     }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import orjson
 
 from sicog.storage import MANIFEST, read_json
 
-METRICS = "metrics.jsonl"  # one line per update: step, loss, ... (training/callbacks.py)
+METRICS, SPEED = "metrics.jsonl", "speed.jsonl"  # one line per update: step, loss, ... (training/callbacks.py)
 CURVE_POINTS = 240  # more than a small plot can show
 
 
@@ -54,7 +55,8 @@ def loss_curve(run_dir: Path, name: str) -> dict[str, Any]:
     points = [_point(line, path) for line in read_lines(path)]
     if not points:
         raise ValueError(f"training: {path} holds no update")
-    manifest = read_json(run_dir / name / MANIFEST)
+    finished = (run_dir / name / MANIFEST).is_file()  # one that is shown alone need not be
+    manifest = read_json(run_dir / name / MANIFEST) if finished else {}
     stretch = -(-len(points) // CURVE_POINTS)
     parts = [points[i : i + stretch] for i in range(0, len(points), stretch)]
     end = max(1, len(points) // 20)
@@ -67,6 +69,16 @@ def loss_curve(run_dir: Path, name: str) -> dict[str, Any]:
         "last": _mean_loss(points[-end:]),
         "curve": [[part[-1][0], _mean_loss(part)] for part in parts],
     }
+
+
+def speed(run_dir: Path, name: str) -> dict[str, float | None]:
+    """Medians over the updates of a training step: seconds, samples/s, tokens/s, useful tokens, MFU; most memory."""
+    lines = list(read_lines(run_dir / name / SPEED))
+    found: dict[str, float | None] = {}
+    for key in ("seconds", "samples_per_second", "tokens_per_second", "useful_tokens", "mfu"):
+        values = [line[key] for line in lines if line[key] is not None]
+        found[key] = median(values) if values else None
+    return {**found, "memory_gib": max((line["memory_gib"] for line in lines), default=None)}
 
 
 def _point(line: dict[str, Any], path: Path) -> tuple[int, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,8 +27,9 @@ from rich.progress import (
 from transformers import TrainerCallback
 
 from sicog.data.batching import RunPlan
-from sicog.data.lengths import RowLengths
 from sicog.storage import truncate_to_last_line
+from sicog.training.dpo import METRICS as DPO_METRICS
+from sicog.training.speed import Meter, memory_bytes
 
 METRICS, SPEED, TENSORBOARD = "metrics.jsonl", "speed.jsonl", "tensorboard"
 
@@ -35,18 +37,21 @@ METRICS, SPEED, TENSORBOARD = "metrics.jsonl", "speed.jsonl", "tensorboard"
 class MetricsWriter(TrainerCallback):
     """One line per update to metrics.jsonl and speed.jsonl, and the same to TensorBoard."""
 
-    def __init__(self, run_dir: Path, plan: RunPlan, lengths: RowLengths, *, tensorboard: bool) -> None:
+    def __init__(self, run_dir: Path, plan: RunPlan, n_rows: int, meter: Meter, *, tensorboard: bool) -> None:
         self.run_dir = run_dir
         self.plan = plan
-        self.lengths = lengths
+        self.n_rows = n_rows
+        self.meter = meter
         self.tensorboard = tensorboard
         self.files: dict[str, IO[bytes]] = {}
         self.board: Any = None
-        self.since = 0.0
+        self.start = self.since = 0.0
+        self.first = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the files; on resume, lines after the resumed update are cut off."""
-        self.since = time.perf_counter()
+        self.start = self.since = time.perf_counter()
+        self.first = state.global_step
         if not state.is_world_process_zero:
             return
         for name in (METRICS, SPEED):
@@ -63,29 +68,35 @@ class MetricsWriter(TrainerCallback):
         if not self.files or not logs or "loss" not in logs:
             return
         now, step = time.perf_counter(), state.global_step
-        rows, samples = self.plan.rows_of(step - 1), int(self.plan.step_borders[step])
-        tokens, n_rows = int(self.lengths.tokens[rows].sum()), len(self.lengths)
+        samples = int(self.plan.step_borders[step])
         seconds, self.since = now - self.since, now
+        speed = self.meter.between(step - 1, step, seconds)
         metrics = {
             "step": step,
-            "epoch": round(samples / n_rows, 6),
+            "epoch": round(samples / self.n_rows, 6),
             "samples": samples,
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
+            **{name: value for name, value in logs.items() if name.startswith("learning_rate/")},
             "grad_norm": logs.get("grad_norm"),
+            **{name: logs[name] for name in DPO_METRICS if name in logs},
         }
-        speed = {
+        speeds = {
             "step": step,
             "seconds": round(seconds, 4),
-            "samples_per_second": round(len(rows) / seconds, 2),
-            "tokens_per_second": round(tokens / seconds, 1),
+            "samples_per_second": round(speed.samples_per_second, 2),
+            "tokens_per_second": round(speed.tokens_per_second, 1),
+            "useful_tokens": round(speed.useful_tokens, 4),
+            "mfu": None if speed.mfu is None else round(speed.mfu, 4),
+            "memory_gib": round(memory_bytes() / 2**30, 3),
+            "seconds_left": round((now - self.start) / (step - self.first) * (self.plan.n_steps - step), 1),
         }
-        for name, line in ((METRICS, metrics), (SPEED, speed)):
+        for name, line in ((METRICS, metrics), (SPEED, speeds)):
             self.files[name].write(orjson.dumps(line) + b"\n")
             self.files[name].flush()
         if self.board is not None:
-            for key, value in {**metrics, **speed}.items():
-                if key not in ("step", "samples", "seconds") and value is not None:
+            for key, value in {**metrics, **speeds}.items():
+                if key not in ("step", "samples", "seconds", "seconds_left") and value is not None:
                     self.board.add_scalar(f"train/{key}", value, step)
 
     def close(self) -> None:
@@ -99,11 +110,11 @@ class MetricsWriter(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """One bar with updates, samples/s and loss; where nobody watches, a line at every tenth of the run."""
+    """One bar with updates, speeds, memory and loss; where nobody watches, a line at every tenth of the run."""
 
-    def __init__(self, stage: str, plan: RunPlan) -> None:
+    def __init__(self, stage: str, meter: Meter) -> None:
         self.stage = stage
-        self.plan = plan
+        self.meter = meter
         self.console = Console(stderr=True)
         self.bar = Progress(
             TextColumn(f"  {stage}"),
@@ -123,21 +134,24 @@ class ProgressBar(TrainerCallback):
         """Start at the resumed update."""
         self.start, self.first = time.perf_counter(), state.global_step
         if state.is_world_process_zero and self.watched:
-            self.task = self.bar.add_task("", total=self.plan.n_steps, completed=self.first, rate="", loss="")
+            self.task = self.bar.add_task("", total=self.meter.n_steps, completed=self.first, rate="", loss="")
             self.bar.start()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Show the newest loss and the mean speed of this process."""
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
-        step, total = state.global_step, self.plan.n_steps
-        borders = self.plan.step_borders
-        samples = int(borders[step] - borders[self.first])
-        rate, loss = f"{samples / (time.perf_counter() - self.start):.1f} samples/s", f"loss {logs['loss']:.4f}"
+        step, total = state.global_step, self.meter.n_steps
+        seconds = time.perf_counter() - self.start
+        speed = self.meter.between(self.first, step, seconds)
+        rate, loss = f"{speed}, {memory_bytes() / 2**30:.1f} GiB", f"loss {logs['loss']:.4f}"
         if self.task is not None:
             self.bar.update(self.task, completed=step, rate=rate, loss=loss)
         elif step * 10 // total != (step - 1) * 10 // total:
-            self.console.print(f"  {self.stage}: update {step}/{total}, {rate}, {loss}", highlight=False)
+            left = timedelta(seconds=round(seconds / (step - self.first) * (total - step)))
+            self.console.print(
+                f"  {self.stage}: update {step}/{total}, {rate}, {loss}, {left} left", highlight=False, soft_wrap=True
+            )
 
     def close(self) -> None:
         """Give the terminal back, whether training ended well or not."""

@@ -1,20 +1,30 @@
-"""Checkpoints of a run in progress: complete only when a marker, written last, agrees with the files."""
+"""Checkpoints of a run in progress: complete only when a marker, written last, agrees with the files.
+
+`checkpoint-N` was saved after update N. `checkpoint-N-universal` is the same for any number of processes.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from sicog.storage import read_json, write_json
 
 MARKER = "complete.json"
-_NAME = re.compile(r"checkpoint-(\d+)")
+UNIVERSAL = "-universal"
+_NAME = re.compile(rf"checkpoint-(\d+)({UNIVERSAL})?")
+_SHARDS = "global_step*"  # DeepSpeed's folder of what each process has saved
+_TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc")
 
 
-def mark_complete(folder: Path) -> None:
-    """Write the marker: the names and sizes of all files."""
-    write_json(folder / MARKER, {"files": _sizes(folder)})
+def mark_complete(folder: Path, *, processes: int) -> None:
+    """Write the marker: the names and sizes of all files, and how many processes saved them."""
+    write_json(folder / MARKER, {"processes": processes, "files": _sizes(folder)})
 
 
 def is_complete(folder: Path) -> bool:
@@ -33,6 +43,31 @@ def newest_complete(run_dir: Path) -> Path | None:
     return next((folder for folder in reversed(_checkpoints(run_dir)) if is_complete(folder)), None)
 
 
+def saved_by(folder: Path) -> int:
+    """How many processes saved a complete checkpoint."""
+    return int(read_json(folder / MARKER)["processes"])
+
+
+def is_universal(folder: Path) -> bool:
+    """Whether any number of processes can go on from the sharded states of this checkpoint."""
+    return folder.name.endswith(UNIVERSAL)
+
+
+def shards(folder: Path) -> Path | None:
+    """DeepSpeed's folder in a checkpoint; None in one whose states are whole."""
+    return next(folder.glob(_SHARDS), None)
+
+
+def check_processes(folder: Path, processes: int) -> None:
+    """Raise `ValueError` when so many processes cannot go on from this checkpoint."""
+    if shards(folder) is None or is_universal(folder) or (saved := saved_by(folder)) == processes:
+        return
+    raise ValueError(
+        f"{folder} holds the states of {saved} processes in {saved} shards, and {processes} are running; "
+        f"start {saved}, or first run: sicog reshard {folder.parent} --processes {processes}"
+    )
+
+
 def remove_incomplete(run_dir: Path) -> None:
     """Remove half-written checkpoints, so that nothing is ever added to one."""
     for folder in _checkpoints(run_dir):
@@ -40,17 +75,50 @@ def remove_incomplete(run_dir: Path) -> None:
             shutil.rmtree(folder)
 
 
-def keep_newest(run_dir: Path, n: int) -> None:
-    """Remove all but the `n` newest checkpoints."""
+def keep_newest(run_dir: Path, n: int, every: int | None = None) -> None:
+    """Remove all but the `n` newest checkpoints and those whose step is a multiple of `every`."""
     for folder in _checkpoints(run_dir)[: -n or None]:
-        # The marker goes first: a kill in the middle leaves a folder that is plainly not complete.
-        (folder / MARKER).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        if every and _step(folder)[0] % every == 0:
+            continue
+        remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint."""
+    # The marker goes first: a kill in the middle leaves a folder that is plainly not complete.
+    (folder / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """While a checkpoint is written: what the disk refuses is a `ValueError`, and nothing half-written is left."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch's writer has no error of its own, and does not say what the system said.
+        of_torch = isinstance(error, RuntimeError)
+        if of_torch and not any(name in str(error) for name in _TORCH_WRITER):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        kept = newest_complete(folder.parent)
+        system = error.strerror if isinstance(error, OSError) else None
+        reason = "the disk did not take all of it" if of_torch else system or str(error).splitlines()[0]
+        raise ValueError(
+            f"{folder} could not be written: {reason}. {kept.name if kept else 'No earlier checkpoint'} is kept; "
+            f"make room or mend the folder, and run the same again to go on"
+        ) from error
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
-    found = [(int(m.group(1)), p) for p in run_dir.glob("checkpoint-*") if (m := _NAME.fullmatch(p.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((path for path in run_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(folder: Path) -> tuple[int, bool]:
+    """The step, and whether it is a universal checkpoint, which comes after what it was made of."""
+    match = _NAME.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1]), bool(match[2])
 
 
 def _sizes(folder: Path) -> dict[str, int]:

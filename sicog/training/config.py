@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sicog.config import Config
 from sicog.data.batching import accumulation_steps
-from sicog.data.mixture import Source
+from sicog.data.config import DataConfig
+from sicog.model.kernels import Attention, Kernels
 from sicog.model.precision import Precision
 
 Part = Literal["vision_tower", "projector", "language_model"]
+Checkpointing = Literal["none", "selective", "full"]
+Parallel = Literal["auto", "ddp", "zero2", "zero3", "fsdp"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
-_PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128}
+_PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128, "dpo": 128}
 
 
 class ImageSettings(Config):
@@ -64,48 +67,87 @@ class ModelSource(Config):
         return {f"model.{name}": path for name in names if (path := getattr(self, name)) is not None}
 
 
-class DataConfig(Config):
-    """Which rows, and where their images lie.
+class DpoConfig(Config):
+    """loss = alpha * mean over pairs of -log sigmoid(beta * margin) + gamma * cross-entropy of the chosen answers.
 
-    max_dropped_share: above this share of unusable rows the run stops; a larger one may go on in the same folder.
-    path: a dataset folder, a .json / .jsonl file or a .yaml mixture; or `sources`, the same as a mixture in place.
-    image_roots: folders outside `image_folder` into which its links may lead.
-    check_images: `decode` reads every image once before training, so that a damaged one is a drop and not a stop in
-    the middle of the run; `header` reads only sizes.
+    The margin is by how much more than the reference model the model prefers chosen to rejected. reference: the
+    checkpoint of the reference model; by default the weights that training starts from.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
+    beta: float = Field(default=0.1, gt=0)
+    alpha: float = Field(default=1.0, gt=0)
+    gamma: float = Field(default=1.0, ge=0)
+    reference: Path | None = None
 
-    path: Path | None = None
-    sources: tuple[Source, ...] = ()
-    image_folder: Path | None = None
-    image_roots: tuple[Path, ...] = ()
-    check_images: Literal["decode", "header"] = "decode"
-    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> DataConfig:
-        if (self.path is None) == (not self.sources):
-            raise ValueError("give data.path or data.sources, one of them")
-        return self
+class LoraSettings(Config):
+    """Low-rank adapters in place of the language model's own weights; see `sicog.training.lora`.
+
+    The product of the two small matrices is scaled by alpha / r. dropout: of the adapters' inputs. targets: the names
+    of the linear layers that get one, such as q_proj; by default all in the language model's blocks.
+    """
+
+    r: int = Field(default=64, gt=0)
+    alpha: float = Field(default=128.0, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    targets: tuple[str, ...] | None = None
 
 
 class TrainConfig(Config):
     """One training stage.
 
+    objective: `next_token` on the assistant's text; `dpo` on preference pairs, with the values of `dpo`, where a row
+    is a pair, two conversations, each no longer than max_length.
+
     global_batch is the number of rows of an update over all processes; accumulation is derived from it. For those who
     count the other way, `accumulation` alone makes it device_batch x accumulation x processes; with neither it is the
     paper's, 256 for align and 128 else. `max_steps`, when set, replaces `epochs`. precision `auto`: bfloat16 autocast
-    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. gradient_checkpointing: layers are
-    computed again in the backward pass instead of being kept, for memory. workers: data loading processes, by default 0
-    on a CPU and 4 on a GPU.
+    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. parallel: how processes share the
+    training (`training.parallel`), `auto` is zero2 with several GPUs and deepspeed installed, else ddp; under zero2 and
+    zero3 bfloat16 holds for the weights and the checkpoint too, beside float32 ones in the optimizer's shards. offload:
+    the optimizer's states, and with zero3 the weights, lie in the CPU's memory. workers: data loading processes, by
+    default 0 on a CPU and 4 on a GPU. report_to: trackers of the Trainer that get every update too, such as wandb or
+    mlflow; they are set up by their own variables.
+
+    gradient_checkpointing: for memory, what the layers computed is not kept but computed again in the backward pass;
+    of `full` layers everything, of `selective` ones all but the results of matrix products and attention, see
+    `sicog.training.recompute`. learning_rates: those of parts that differ from `learning_rate`; the schedule is one for
+    all. optimizer: `adamw_8bit` keeps the moments in 8 bits (bitsandbytes, CUDA). lora: adapters are trained instead of
+    the language model's own weights; the other parts of `trainable` are trained whole. attention, kernels, compile:
+    see `sicog.model.kernels`. check_memory: before the first update, the heaviest micro-batch of the run is tried;
+    None: on a GPU only.
+
+    packing: `step` lays the rows of each update end to end in micro-batches without padding, `epoch` those of a whole
+    epoch, with global_batch as the mean number of rows of an update; `off` pads device_batch rows. A packed micro-batch
+    holds at most pack_tokens positions (by default device_batch x max_length) and pack_views slices and thumbnails (by
+    default device_batch x 8, or those of the largest row), for dpo by default twice that, since a row is two
+    conversations. The accumulation of packed rows follows from these limits;
+    what `accumulation` says counts rows only.
+
+    save_total_limit: the newest so many checkpoints are kept; keep_every: and those whose step is a multiple of it,
+    also when the run is finished.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "save_steps", "save_total_limit", "keep_checkpoints", "tensorboard"}
+        {
+            "workers",
+            "save_steps",
+            "save_total_limit",
+            "keep_every",
+            "keep_checkpoints",
+            "tensorboard",
+            "report_to",
+            "gradient_checkpointing",
+            "attention",
+            "kernels",
+            "compile",
+            "check_memory",
+        }
     )
 
-    stage: Literal["warmup", "align", "pretrain", "sft"]
+    stage: Literal["warmup", "align", "pretrain", "sft", "dpo"]
+    objective: Literal["next_token", "dpo"] = "next_token"
+    dpo: DpoConfig = DpoConfig()
     run_dir: Path
     model: ModelSource
     data: DataConfig
@@ -113,6 +155,9 @@ class TrainConfig(Config):
     slicing: bool = True
 
     learning_rate: float = Field(gt=0)
+    learning_rates: dict[Part, Annotated[float, Field(gt=0)]] = {}
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    lora: LoraSettings | None = None
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -123,20 +168,68 @@ class TrainConfig(Config):
     device_batch: int = Field(gt=0)
     max_length: int = Field(default=4096, gt=0)
     group_by_length: bool = False
+    packing: Literal["off", "step", "epoch"] = "off"
+    pack_tokens: int | None = Field(default=None, gt=0)
+    pack_views: int | None = Field(default=None, gt=0)
     seed: int = Field(default=42, ge=0)
     precision: Precision = "auto"
-    gradient_checkpointing: bool = False
+    parallel: Parallel = "auto"
+    offload: bool = False
+    gradient_checkpointing: Checkpointing = "none"
+    attention: Attention = "auto"
+    kernels: Kernels = "auto"
+    compile: bool = False
+    check_memory: bool | None = None
 
     save_steps: int = Field(default=2000, gt=0)
     save_total_limit: int = Field(default=2, gt=0)
+    keep_every: int | None = Field(default=None, gt=0)
     keep_checkpoints: bool = False
     tensorboard: bool = True
+    report_to: tuple[str, ...] = ()
     workers: int | None = Field(default=None, ge=0)
+
+    @field_validator("packing", mode="before")
+    @classmethod
+    def _yaml_reads_a_bare_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _packing_needs_no_grouping(self) -> TrainConfig:
+        if self.packing != "off" and self.group_by_length:
+            raise ValueError("group_by_length saves padding, and packed rows have none; set one of the two off")
+        if self.packing == "off" and (self.pack_tokens or self.pack_views):
+            raise ValueError("pack_tokens and pack_views are limits of packing: step or epoch; leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _dpo_is_one_stage(self) -> TrainConfig:
+        if (self.stage == "dpo") != (self.objective == "dpo"):
+            raise ValueError(f"stage dpo and objective dpo go together; got {self.stage} and {self.objective}")
+        if self.objective != "dpo" and self.dpo != DpoConfig():
+            raise ValueError("values of dpo are for objective: dpo")
+        return self
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> TrainConfig:
         if not self.trainable or len(set(self.trainable)) != len(self.trainable):
             raise ValueError(f"trainable must name one or more of {', '.join(PARTS)}, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_whole(self) -> TrainConfig:
+        if self.lora and self.parallel in ("zero3", "fsdp"):
+            raise ValueError(
+                f"adapters (lora) are not sharded; use parallel ddp or zero2 with them, not {self.parallel}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_set_is_trained(self) -> TrainConfig:
+        if unused := sorted(self.learning_rates.keys() - {*self.trainable}):
+            raise ValueError(f"learning_rates names {', '.join(unused)}, which trainable does not; add or remove it")
+        if self.lora and "language_model" not in self.trainable:
+            raise ValueError("lora trains the language model; name language_model in trainable, or leave lora out")
         return self
 
     @model_validator(mode="after")
@@ -148,11 +241,22 @@ class TrainConfig(Config):
             )
         return self
 
+    @property
+    def whole_parts(self) -> tuple[Part, ...]:
+        """The parts whose own weights are trained, not adapters in their place."""
+        return tuple(part for part in self.trainable if part != "language_model" or not self.lora)
+
+    @property
+    def papers_batch(self) -> int:
+        """Rows per update of this stage in the paper."""
+        return _PAPERS_BATCH[self.stage]
+
     def rows_per_update(self, world_size: int) -> int:
         """The global batch on that many processes. Raises `ValueError` when the sizes do not agree."""
         if self.accumulation is None:
-            batch = self.global_batch or _PAPERS_BATCH[self.stage]
-            accumulation_steps(batch, self.device_batch, world_size)
+            batch = self.global_batch or self.papers_batch
+            if self.packing == "off":
+                accumulation_steps(batch, self.device_batch, world_size)
             return batch
         batch = self.device_batch * self.accumulation * world_size
         if self.global_batch not in (None, batch):
@@ -164,7 +268,5 @@ class TrainConfig(Config):
 
     def inputs(self) -> dict[str, Path]:
         """The inputs whose content decides the result, by name, for run.json."""
-        data = {f"data.sources.{i}": source.path for i, source in enumerate(self.data.sources)}
-        if self.data.path is not None:
-            data = {"data.path": self.data.path}
-        return {**self.model.inputs(), **data}
+        reference = {"dpo.reference": self.dpo.reference} if self.dpo.reference else {}
+        return {**self.model.inputs(), **self.data.inputs(), **reference}

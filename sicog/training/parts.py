@@ -1,14 +1,12 @@
-"""Which parts of the model are trained: applied by name and shown as a table by one function."""
+"""Which parts of the model are trained, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from sicog.training.config import PARTS
+from sicog.training.lora import freeze_adapted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,16 +14,15 @@ if TYPE_CHECKING:
     from sicog.model.modeling import SicogForConditionalGeneration
 
 
-def set_trainable(model: SicogForConditionalGeneration, trainable: Collection[str], *, show: bool = True) -> None:
+def set_trainable(model: SicogForConditionalGeneration, trainable: Collection[str]) -> None:
     """Train the named parts and freeze the others; layers of the vision tower that never run stay frozen."""
     if unknown := set(trainable) - set(PARTS):
         raise ValueError(f"unknown parts to train: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     modules = parts(model)
     for name, module in modules.items():
         module.requires_grad_(name in trainable)
+    freeze_adapted(model.language_model)
     model.vision_tower.freeze_unused()
-    if show:
-        Console(stderr=True).print(_table(modules))
 
 
 def parts(model: SicogForConditionalGeneration) -> dict[str, nn.Module]:
@@ -33,15 +30,6 @@ def parts(model: SicogForConditionalGeneration) -> dict[str, nn.Module]:
     return {"vision_tower": model.vision_tower, "projector": model.resampler, "language_model": model.language_model}
 
 
-def _table(modules: dict[str, nn.Module]) -> Table:
-    table = Table("part", "parameters", "trainable", title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    total = [0, 0]
-    for name, module in modules.items():
-        counts = [sum(p.numel() for p in module.parameters() if p.requires_grad or not only) for only in (False, True)]
-        total = [t + c for t, c in zip(total, counts, strict=True)]
-        table.add_row(name, *(f"{c:,}" for c in counts))
-    table.add_section()
-    table.add_row("total", *(f"{t:,}" for t in total))
-    return table
+def size(parameter: nn.Parameter) -> int:
+    """Elements of the whole parameter, also where ZeRO-3 keeps a shard of it here."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

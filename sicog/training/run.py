@@ -6,24 +6,27 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from sicog.data.batching import RunPlan, plan_run
-from sicog.data.mixture import load_sources, read_mixture
+from sicog.data.batching import RunPlan
+from sicog.data.cache import cache_folder
+from sicog.data.mixture import read_mixture
 from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
-from sicog.records import Dropped
-from sicog.storage import MANIFEST, write_json, write_records
-from sicog.training import checkpoints
+from sicog.storage import MANIFEST, read_json, write_json, write_records
+from sicog.training import checkpoints, parallel
 from sicog.training.config import ModelSource, TrainConfig
+from sicog.training.planning import plan_updates
+from sicog.training.table import batch_line, show_opening
 
 if TYPE_CHECKING:
-    from sicog.data.dataset import Row
+    from sicog.data.dataset import ExampleDataset
     from sicog.data.lengths import RowLengths
+    from sicog.data.pairs import PairDataset
     from sicog.model.modeling import SicogForConditionalGeneration
     from sicog.model.processing import SicogProcessor
     from sicog.training.trainer import SicogTrainer
@@ -39,49 +42,75 @@ def train(config: TrainConfig) -> Path:
     A finished run of the same config and inputs returns at once; a folder of another one is refused.
     """
     global_batch = config.rows_per_update(_world_size())  # before anything is loaded
+    batch = batch_line(config, _world_size())
     # Settled in run.json: the same accumulation on another number of processes, or `auto` on another kind of device,
     # would be another run.
     config = config.model_copy(
-        update={"global_batch": global_batch, "accumulation": None, "precision": settled(config.precision)}
+        update={
+            "global_batch": global_batch,
+            "accumulation": None,
+            "precision": settled(config.precision),
+            "parallel": parallel.settled_parallel(config),
+        }
     )
     if _is_main():
-        write_run_json(config.run_dir, step="train", config=config, inputs=config.inputs())
+        from sicog.data.table import digest_source_file
+
+        of_file = partial(digest_source_file, cache=cache_folder(config.data.cache_dir))
+        write_run_json(config.run_dir, step="train", config=config, inputs=config.inputs(), of_file=of_file)
     if (config.run_dir / MANIFEST).is_file():
         return _tidy(config)
 
     from transformers import set_seed
     from transformers.utils import logging
 
-    from sicog.data.dataset import ExampleDataset
+    from sicog.data.pairs import PairDataset
+    from sicog.model.kernels import chosen_attention, compile_blocks, use_attention, use_kernels
     from sicog.training.callbacks import MetricsWriter, ProgressBar
+    from sicog.training.dpo import DpoObjective
+    from sicog.training.lora import add_adapters
+    from sicog.training.memory_check import MemoryCheck
     from sicog.training.parts import set_trainable
+    from sicog.training.reference import reference_log_probs
+    from sicog.training.signals import StopSignal, leave
+    from sicog.training.speed import Meter, flops_and_peak
     from sicog.training.trainer import SicogTrainer
 
     logging.disable_progress_bar()  # a bar for each file written would break ours
+    # Before the model: the reference model may fill the device, and is let go again.
+    referenced = reference_log_probs(config) if config.objective == "dpo" else None
     set_seed(config.seed)  # before the model: new parts are drawn from it
-    model, processor = load_model(config.model)
-    set_trainable(model, config.trainable, show=_is_main())
-    read = load_rows(config, processor)
-    plan = plan_run(
-        read.lengths.tokens,
-        global_batch=global_batch,
-        device_batch=config.device_batch,
-        world_size=_world_size(),
-        epochs=config.epochs,
-        max_steps=config.max_steps,
-        seed=config.seed,
-        group_by_length=config.group_by_length,
-    )
-    metrics = MetricsWriter(config.run_dir, plan, read.lengths, tensorboard=config.tensorboard)
-    bar = ProgressBar(config.stage, plan)
-    dataset = ExampleDataset(read.rows, processor, slicing=config.slicing)
-    trainer = SicogTrainer(model, processor, dataset, plan, config, [metrics, bar])
+    model, processor = parallel.load(config, load_model)
+    attention = chosen_attention(config.attention, config.precision)
+    use_attention(model, language_model=attention, vision_tower=attention)
+    use_kernels(model, config.kernels)
+    if config.lora:
+        add_adapters(model, config.lora, config.precision)
+    if config.compile:
+        compile_blocks(model)
+    set_trainable(model, config.trainable)
+    read = load_pairs(config, processor, *referenced) if referenced else load_rows(config, processor)
+    plan = plan_updates(config, read.lengths, model.config, _world_size())
+    meter = Meter(plan, read.lengths, *flops_and_peak(model.config, config.whole_parts, read.lengths, _world_size()))
+    metrics = MetricsWriter(config.run_dir, plan, len(read.dataset), meter, tensorboard=config.tensorboard)
+    bar = ProgressBar(config.stage, meter)
+    objective = DpoObjective(config.dpo, read.dataset, plan) if isinstance(read.dataset, PairDataset) else None
+    stop = StopSignal()
+    trainer = SicogTrainer(model, processor, read.dataset, plan, config, [metrics, bar, stop], objective)
+    if config.check_memory if config.check_memory is not None else trainer.args.device.type == "cuda":
+        trainer.add_callback(MemoryCheck(trainer, read.lengths))
+    if _is_main():
+        show_opening(model, config, plan, batch, read.lengths)
     try:
-        _run(trainer, config)
+        with stop.listening():
+            _run(trainer, config)
     finally:
         metrics.close()
         bar.close()
-    _save_final(trainer, config)
+    if stop.stopped is not None:
+        leave(config.stage, stop.stopped, plan.n_steps)
+    with checkpoints.writing(config.run_dir / _FINAL):
+        _save_final(trainer, config)
     if _is_main():
         _write_manifest(trainer, config, read)
     return _tidy(config)
@@ -111,59 +140,82 @@ def load_model(source: ModelSource) -> tuple[SicogForConditionalGeneration, Sico
 
 @dataclass(frozen=True)
 class RowsRead:
-    """What came of the data: each of `n_in` rows is in `rows` or in `dropped`; `take` left another `left_out`."""
+    """What came of the data: each of `n_in` rows is in `dataset` or counted in `dropped`; another `left_out` were left.
+
+    A row that a weight repeats is counted as often as it is trained on.
+    """
 
     n_in: int
     left_out: int
-    rows: list[Row]
-    dropped: list[Dropped]
+    dataset: ExampleDataset | PairDataset
+    dropped: Counter[str]
 
-    @cached_property
+    @property
     def lengths(self) -> RowLengths:
         """What is known of each row before the model runs."""
-        from sicog.data.dataset import row_lengths
-
-        return row_lengths(self.rows)
+        return self.dataset.lengths
 
 
 def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
-    """The rows to train on and the drops, which are also written to dropped.jsonl.
+    """The rows to train on and counts of the drops, which are also written to dropped.jsonl.
 
     Raises `ValueError` when more than `data.max_dropped_share` of the rows cannot be used.
     """
-    from sicog.data.dataset import ImageFolder, measure_rows
+    from sicog.data.dataset import ExampleDataset
+    from sicog.data.image_folder import ImageFolder
+    from sicog.data.measure import TokenMeasure
+    from sicog.data.mixture_rows import measure_mixture
 
-    data = config.data
-    mixture = read_mixture(data.sources or load_sources(Path(str(data.path))), config.seed)
-    images = ImageFolder(data.image_folder, data.image_roots, data.check_images)
-    n_rows = len(mixture.examples) + len(mixture.dropped)
-    rows, dropped = measure_rows(
-        mixture.examples, processor, images, max_length=config.max_length, slicing=config.slicing
+    data, cache = config.data, cache_folder(config.data.cache_dir)
+    mixture = read_mixture(data.chosen_sources(), config.seed, cache)
+    images = ImageFolder(data.image_folder, data.image_roots, check=data.check_images, cache=cache)
+    measure = TokenMeasure(processor, config.slicing)
+    usable = measure_mixture(mixture, measure, images, max_length=config.max_length, cache=cache)
+    dataset = ExampleDataset(
+        mixture.tables, usable.selection, usable.lengths, processor, images, slicing=config.slicing, cache=cache
     )
-    dropped = [*mixture.dropped, *dropped]
+    n_rows = len(mixture.selection) + mixture.n_dropped
+    dropped = Counter(row.reason for row in usable.dropped())
     if _is_main():
-        write_records(config.run_dir / DROPPED, dropped)
-    if n_rows != len(rows) + len(dropped):
-        raise AssertionError(f"{n_rows} rows were read, but {len(rows)} are kept and {len(dropped)} dropped")
-    reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(d.reason for d in dropped).most_common())
-    if len(dropped) > max(1.0, data.max_dropped_share * n_rows):
-        first = dropped[0]
+        write_records(config.run_dir / DROPPED, usable.dropped())
+    if n_rows != len(dataset) + dropped.total():
+        raise AssertionError(f"{n_rows} rows were read, but {len(dataset)} are kept and {dropped.total()} dropped")
+    reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common())
+    if dropped.total() > max(1.0, data.max_dropped_share * n_rows):
+        first = next(usable.dropped())
         raise ValueError(
-            f"{len(dropped)} of {n_rows} rows cannot be used ({reasons}; such as {first.id}: {first.detail}). "
+            f"{dropped.total()} of {n_rows} rows cannot be used ({reasons}; such as {first.id}: {first.detail}). "
             f"All are listed in {config.run_dir / DROPPED}. Mend the data, or allow more with data.max_dropped_share"
         )
-    if not rows:
+    if not len(dataset):
         raise ValueError(f"no row to train on: {n_rows} rows were read ({reasons or 'the data is empty'})")
     if _is_main():
-        drops = f", {len(dropped)} dropped ({reasons})" if dropped else ""
-        left = f", {mixture.left} left out by take" if mixture.left else ""
-        Console(stderr=True).print(f"  {config.stage}: {len(rows)} rows{drops}{left}", highlight=False)
-    return RowsRead(n_rows, mixture.left, rows, dropped)
+        drops = f", {dropped.total()} dropped ({reasons})" if dropped else ""
+        left = f", {mixture.left} left out by take or weight" if mixture.left else ""
+        Console(stderr=True).print(f"  {config.stage}: {len(dataset)} rows{drops}{left}", highlight=False)
+    return RowsRead(n_rows, mixture.left, dataset, dropped)
+
+
+def load_pairs(config: TrainConfig, processor: SicogProcessor, folder: Path, left_out: int) -> RowsRead:
+    """The pairs of the folder that `reference_log_probs` wrote. Raises `ValueError` when there is none."""
+    from sicog.data.image_folder import ImageFolder
+    from sicog.data.pairs import PairDataset
+
+    images = ImageFolder(config.data.image_folder, config.data.image_roots, cache=cache_folder(config.data.cache_dir))
+    dataset = PairDataset(folder, processor, images, slicing=config.slicing)
+    manifest = read_json(folder / MANIFEST)
+    if not len(dataset):
+        raise ValueError(f"no pair to train on: {manifest['rows_in']} were read; {folder / DROPPED} says what is wrong")
+    return RowsRead(manifest["rows_in"], left_out, dataset, Counter(manifest["dropped"]))
 
 
 def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
     """Train from the newest complete checkpoint, or from the start."""
     resume = checkpoints.newest_complete(config.run_dir)
+    if resume is not None:
+        checkpoints.check_processes(resume, _world_size())
+        if checkpoints.is_universal(resume):
+            parallel.load_universal(trainer.args)
     trainer.accelerator.wait_for_everyone()  # all ranks have looked before the main one removes anything
     if _is_main():
         checkpoints.remove_incomplete(config.run_dir)
@@ -184,29 +236,39 @@ def _save_final(trainer: SicogTrainer, config: TrainConfig) -> None:
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
     trainer.processor.save_pretrained(folder)
     if config.stage == "align":
-        from safetensors.torch import save_file
+        save_projector(folder)
 
-        model: Any = trainer.model
-        weights = model.resampler.state_dict(prefix="resampler.")
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / PROJECTOR)
+
+def save_projector(folder: Path) -> None:
+    """The projector of the checkpoint in this folder once more, in a file of its own."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    weights: dict[str, Any] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            weights |= {name: tensors.get_tensor(name) for name in tensors.keys() if name.startswith("resampler.")}  # noqa: SIM118
+    save_file(weights, folder / PROJECTOR)
 
 
 def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) -> None:
     """Move the final files to the top of the run, then say in the manifest what they are and what they come from."""
     plan: RunPlan = trainer.plan
     final = config.run_dir / _FINAL
-    files = {path.name: digest_file(path) for path in sorted(final.iterdir())}
+    paths = sorted(path for path in final.rglob("*") if path.is_file())
+    files = {path.relative_to(final).as_posix(): digest_file(path) for path in paths}
     for name in files:
         (final / name).chmod(0o644)  # safetensors makes its files private; a checkpoint is as readable as a dataset
+        (config.run_dir / name).parent.mkdir(exist_ok=True)
         (final / name).replace(config.run_dir / name)
-    final.rmdir()
+    shutil.rmtree(final)
     losses: list[Any] = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     manifest = {
         "step": "train",
         "stage": config.stage,
         "rows_in": read.n_in,
-        "rows_out": len(read.rows),
-        "dropped": dict(sorted(Counter(d.reason for d in read.dropped).items())),
+        "rows_out": len(read.dataset),
+        "dropped": dict(sorted(read.dropped.items())),
         "failed": {},
         "left_out": read.left_out,
         "steps": plan.n_steps,
@@ -219,7 +281,7 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) 
 
 def _tidy(config: TrainConfig) -> Path:
     if _is_main() and not config.keep_checkpoints:
-        checkpoints.keep_newest(config.run_dir, 0)
+        checkpoints.keep_newest(config.run_dir, 0, config.keep_every)
     return config.run_dir
 
 

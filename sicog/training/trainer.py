@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +13,17 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from sicog.data.batching import RunPlan
-from sicog.data.collator import PaddedCollator
+from sicog.data.collator import PackedCollator, PaddedCollator
 from sicog.data.dataset import ExampleDataset
+from sicog.data.pairs import PairCollator, PairDataset
+from sicog.model.document_attention import attend_within_documents
 from sicog.model.precision import settled
-from sicog.training import checkpoints
+from sicog.training import checkpoints, lora, parallel
 from sicog.training.config import TrainConfig
+from sicog.training.dpo import DpoObjective
+from sicog.training.memory_check import told_when_too_much
+from sicog.training.optimizer import optimizer_name, parameter_groups, rates_of
+from sicog.training.recompute import checkpoint_activations
 
 if TYPE_CHECKING:
     from sicog.model.modeling import SicogForConditionalGeneration
@@ -36,13 +43,15 @@ class SicogTrainer(Trainer):
         self,
         model: SicogForConditionalGeneration,
         processor: SicogProcessor,
-        dataset: ExampleDataset,
+        dataset: ExampleDataset | PairDataset,
         plan: RunPlan,
         config: TrainConfig,
         callbacks: list[TrainerCallback],
+        objective: DpoObjective | None = None,
     ) -> None:
-        if config.gradient_checkpointing:
-            checkpoint_activations(model)
+        checkpoint_activations(model, config.gradient_checkpointing)
+        if config.packing != "off":
+            attend_within_documents(model)
         super().__init__(model=model, args=trainer_arguments(config, plan), callbacks=callbacks)
         # The Trainer writes `use_cache: false` into the config; the model decides that itself, call by call.
         vars(model.config).pop("use_cache", None)
@@ -57,16 +66,19 @@ class SicogTrainer(Trainer):
         self.dataset = dataset
         self.plan = plan
         self.config = config
+        self.objective: DpoObjective | None = objective
         self.ids_of_update: list[str] = []
+        self.rates_of_update: dict[str, float] = {}
 
     def get_train_dataloader(self) -> DataLoader:
         """The micro-batches of this rank, of all epochs."""
         workers = self.args.dataloader_num_workers
         dataset: Any = self.dataset  # map-style by its two methods
+        collate = PaddedCollator(self.processor) if self.plan.padded else PackedCollator()
         return DataLoader(
             dataset,
             batch_sampler=self.plan.micro_batches(self.args.process_index),
-            collate_fn=PaddedCollator(self.processor),
+            collate_fn=collate if self.objective is None else PairCollator(collate),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.args.device.type == "cuda",
@@ -78,6 +90,8 @@ class SicogTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """The micro-batches of one update and the number of its supervised tokens over all ranks."""
+        if self.objective is not None:
+            self.objective.begin_update()
         batches, n_supervised = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.ids_of_update = [row_id for batch in batches for row_id in batch.pop("ids")]
         if batches and (n_supervised is None or not int(n_supervised)):
@@ -86,46 +100,99 @@ class SicogTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._stop_unless_finite(float(loss), "loss")
+        with told_when_too_much(self, inputs):
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Forward of one micro-batch; looked at before the backward pass, which under DeepSpeed ends in the update."""
+        if self.objective is None:
+            loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
+        else:  # divided by the counts of all ranks; what follows averages over the ranks
+            loss = self.objective.loss(model, inputs, self.state.global_step) * self.accelerator.num_processes
+        self._stop_unless_finite(float(loss.detach()), "loss")
         return loss
 
+    def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        total: Any = self.accelerator.reduce(values.to(self.args.device), reduction="sum")
+        return total
+
     def _clip_grad_norm(self, model: Any) -> Any:
+        # Under DeepSpeed it has clipped already, or has left out an update whose norm is not finite.
         norm = super()._clip_grad_norm(model)
         self._stop_unless_finite(float(norm), "gradient norm")
         return norm
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's own, with our groups."""
+        target: Any = self.model if model is None else model
+        optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, target)
+        groups = parameter_groups(target, self.config, {*self.get_decay_parameter_names(target)})
+        self.optimizer_cls_and_kwargs = (optimizer, {**options, "params": groups})
+        return super().create_optimizer(model)
+
+    def _get_learning_rate(self) -> float:
+        # Asked after every update, before the schedule goes on.
+        optimizer: Any = self.optimizer
+        self.rates_of_update = rates_of(optimizer.param_groups)
+        return super()._get_learning_rate()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the values of an update, with the objective's metrics and, where parts have their own, all rates."""
+        if self.objective is not None and "loss" in logs:
+            logs |= self.objective.metrics(self._over_ranks)
+        if "learning_rate" in logs and self.config.learning_rates:
+            logs |= {f"learning_rate/{part}": rate for part, rate in self.rates_of_update.items()}
+        super().log(logs, start_time)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and checkpoints.is_universal(Path(checkpoint)) and self.config.parallel == "zero3":
+            engine: Any = self.deepspeed
+            parallel.mend_universal(engine.optimizer.optimizer, Path(checkpoint))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: Transformers' estimate knows no vision tower, and walks over all parameters each time."""
         return 0
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Adapters are merged into what is saved, and lie beside it."""
+        if self.config.lora and self.args.should_save:
+            model: Any = self.model
+            state = model.state_dict() if state_dict is None else state_dict
+            adapter = Path(str(output_dir)) / lora.ADAPTER
+            lora.save_adapter(adapter, state, self.config.lora, self.config.trainable)
+            state_dict = lora.merged(state, self.config.lora)
+        super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.config.lora:
+            target: Any = self.model if model is None else model
+            lora.load_adapter(target, Path(resume_from_checkpoint) / lora.ADAPTER)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save the whole state, then mark it complete, then let go of older checkpoints."""
         folder = self.config.run_dir / f"checkpoint-{self.state.global_step}"
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            self.processor.save_pretrained(folder)
+        with checkpoints.writing(folder):
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                self.processor.save_pretrained(folder)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            checkpoints.mark_complete(folder)
-            checkpoints.keep_newest(folder.parent, self.config.save_total_limit)
+            checkpoints.mark_complete(folder, processes=self.args.world_size)
+            checkpoints.keep_newest(folder.parent, self.config.save_total_limit, self.config.keep_every)
+
+    def listed_ids(self) -> str:
+        """The rows of the update in progress, the first of them."""
+        return _listed(self.ids_of_update)
 
     def _stop_unless_finite(self, value: float, what: str) -> None:
         if not math.isfinite(value):
             raise ValueError(
-                f"the {what} is {value} at update {self.state.global_step + 1}, of rows {_listed(self.ids_of_update)}; "
+                f"the {what} is {value} at update {self.state.global_step + 1}, of rows {self.listed_ids()}; "
                 f"stopped before the update. Look at these rows, or lower the learning rate"
             )
-
-
-def checkpoint_activations(model: Any) -> None:
-    """Let all layers of vision tower and language model be computed again in the backward pass."""
-    # The method's name since Transformers 5.23, and the one before.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    # Enabling also makes all embeddings require gradients, which only the reentrant kind needs: the backward pass of
-    # the align stage would run through the whole frozen vision tower. Its Trainer cannot be told, so it is done here.
-    model.disable_input_require_grads()
 
 
 def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
@@ -135,13 +202,14 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
     args = TrainingArguments(
         output_dir=str(config.run_dir),
         per_device_train_batch_size=config.device_batch,
+        gradient_accumulation_steps=plan.accumulation,
         max_steps=plan.n_steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(config.warmup_ratio * plan.n_steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch_fused",
+        optim=optimizer_name(config),
         seed=config.seed,
         use_cpu=not on_gpu,
         ddp_backend=None if on_gpu or launched == 1 else "gloo",
@@ -153,13 +221,13 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
         save_total_limit=None,  # ours keeps the old one until the new one is complete
         dataloader_num_workers=config.workers if config.workers is not None else 4 * on_gpu,
         remove_unused_columns=False,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
         disable_tqdm=True,
         log_level="warning",
+        **parallel.trainer_settings(config),
     )
     assert args.world_size == launched, f"{launched} processes were launched but {args.world_size} joined"
     assert args.world_size == plan.world_size, f"planned for {plan.world_size} processes, not {args.world_size}"
-    args.gradient_accumulation_steps = plan.accumulation
     return args
 
 

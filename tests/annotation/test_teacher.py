@@ -89,8 +89,18 @@ def files_of(folder, *parts):
 
 
 def test_one_answer_gives_both_examples_and_keeps_the_row(endpoint, tmp_path):
-    endpoint.delay_s = 0.002
+    came = []
+
+    def late(body):
+        """Of eight at a time, the first answers last."""
+        answer = teacher(body)
+        time.sleep(0.01 * (8 - endpoint.count % 8))
+        came.append(answer)
+        return answer
+
+    endpoint.answer = late
     revise(config(tmp_path, 40, {"concurrency": 8}))
+    assert came != [render(COD, bodies(f"c{i}")) for i in range(40)]
     assert endpoint.count == 40
     cod, dd = examples(tmp_path / "cod"), examples(tmp_path / "dd")
     # The order of the rows, whatever the order of the answers.

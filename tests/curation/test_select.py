@@ -43,7 +43,7 @@ def test_a_kept_example_holds_the_prompt_of_its_style_and_the_full_text(tmp_path
     assert answer.turns[0].text == "What colour is the cup? Answer the question step-by-step."
     assert answer.turns[1].text == make.cot("red")  # not the extracted answer (C14)
     pair = pairs["1-long-text-id"]
-    assert (pair.chosen, pair.rejected) == (make.cot("red"), "blue") and pair.prompt == answer.turns[0].text
+    assert (pair.chosen, pair.rejected) == (make.cot("red"), "blue") and pair.prompt == answer.turns[:1]
     assert (pair.chosen_score, pair.rejected_score, pair.images) == (0.9, 0.4, answer.images)
 
 

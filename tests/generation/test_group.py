@@ -113,5 +113,7 @@ def test_many_ids_in_any_order_are_grouped_as_a_dictionary_would(tmp_path):
     assert {s.id: [c.seed for c in s.candidates] for s in found} == expected
     assert [s.id for s in found] == list(expected)
     assert [s.id for s in source.read(20, 25)] == list(expected)[20:25]
+    assert all(source.find(s.id) == s for s in found) and source.find("id-99") is None
     write_dataset(tmp_path / "empty", [])
-    assert len(RunsSource([tmp_path / "empty"])) == 0
+    empty = RunsSource([tmp_path / "empty"])
+    assert len(empty) == 0 and list(empty.read(0, 5)) == [] and empty.find("a") is None

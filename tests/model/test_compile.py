@@ -3,7 +3,12 @@
 import pytest
 import torch
 from model.test_modeling import tiny_model
+from model.test_packed import kernel
 from torch._dynamo.testing import CompileCounter
+from torch.nn.attention import varlen
+
+from sicog.model import document_attention
+from sicog.model.document_attention import attend_within_documents, packed_arguments
 
 LENGTHS = (7, 5, 4)
 
@@ -60,3 +65,41 @@ def test_blocks_compiled_by_themselves_serve_rows_of_any_length():
         out.sum().backward()
         counts.append(counter.frame_count)
     assert counts[0] == 1 and counts[1:] == [2, 2, 2]  # all blocks share the code: one length, then any
+
+
+def by_borders(model, lengths):
+    """Hidden states and what `forward` hands to the blocks with `document_borders`."""
+    batch = packed(lengths)
+    borders = torch.tensor([0, *lengths]).cumsum(0).int()
+    arguments = packed_arguments(model.language_model.config, batch["inputs_embeds"], borders, None)
+    return {**arguments, "inputs_embeds": batch["inputs_embeds"].requires_grad_()}
+
+
+@pytest.fixture(scope="module")
+def kernel_on_cpu():
+    """Torch's own varlen operator, as the compiler knows it, computed by a stand-in: the kernel needs CUDA."""
+
+    @varlen._varlen_attn.register_kernel("cpu")
+    def _(q, k, v, ends, ends_k, longest, longest_k, causal, scale, window, gqa, *_):
+        out = kernel(q, k, v, ends, ends, longest, longest_k, scale=scale, window_size=tuple(window), enable_gqa=gqa)
+        return out.contiguous(), q.new_zeros(q.shape[1], len(q)), torch.zeros(2, dtype=torch.uint64)
+
+
+@pytest.mark.parametrize("way", ["varlen", "sdpa"])
+def test_blocks_that_are_given_borders_make_no_graph_break(monkeypatch, kernel_on_cpu, way):
+    """CUDA's operator is compiled for one batch, then for any. SDPA, on a CPU or a GPU without the operator, has one
+    call per document: no break either, but every new set of lengths is compiled."""
+    plain, model = tiny_model().train(), tiny_model().train()
+    attend_within_documents(model)
+    if way == "varlen":
+        monkeypatch.setattr(document_attention, "has_varlen", lambda x: True)
+    counter, counts = CompileCounter(), []
+    for layer in model.language_model.model.layers:
+        layer.compile(backend=counter, fullgraph=True)
+    for lengths in (LENGTHS, (3, 9), (6, 6, 6, 2), (5, 3, 8)):
+        batch = by_borders(model, lengths)
+        out = model.language_model.base_model(**batch).last_hidden_state
+        wanted = plain.language_model.base_model(**packed(lengths), use_cache=False).last_hidden_state
+        torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-4)
+        counts.append(counter.frame_count)
+    assert counts == ([1, 2, 2, 2] if way == "varlen" else [1, 2, 3, 4])

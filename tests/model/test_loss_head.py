@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sicog.model import loss_head
-from sicog.model.loss_head import causal_loss
+from sicog.model.loss_head import causal_loss, document_log_probs
 
 B, T, E, V = 3, 11, 16, 57
 
@@ -243,3 +243,62 @@ def test_on_a_gpu(kind):
     plain = run(head_of(torch.float32).cuda(), hidden, labels, "plain")
     ours = run(head_of(torch.float32).cuda(), hidden, labels, kind)
     torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-3)
+
+
+def log_probs(head, hidden, labels, kind, factors):
+    """(log-probabilities of the rows, gradient of hidden, gradient of the weight) for a gradient of `factors`."""
+    head = copy.deepcopy(head)
+    hidden = hidden.clone().requires_grad_()
+    values = document_log_probs(head, hidden, labels, kind=kind)
+    values.backward(factors.to(values.dtype))
+    return values.detach(), hidden.grad, head.weight.grad
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_log_probs_of_documents_and_their_gradients(make_head, rows, dtype, limit):
+    hidden, labels = inputs(dtype)
+    labels[1] = -100  # a document without a supervised token
+    factors = torch.tensor([0.3, 5.0, -2.0])
+    plain, ours = (log_probs(make_head(dtype), hidden, labels, kind, factors) for kind in ("plain", "auto"))
+    all_BTV = make_head(dtype)(hidden).log_softmax(dim=-1)
+    want = [sum(all_BTV[b, t, labels[b, t + 1]] for t in range(T - 1) if labels[b, t + 1] != -100) for b in range(B)]
+    assert want[1] == 0 and plain[0].shape == (B,)
+    torch.testing.assert_close(ours[0], torch.stack([torch.as_tensor(w, dtype=dtype) for w in want]).detach())
+    for a, b in zip(plain, ours, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, atol=limit, rtol=limit)
+
+
+def test_log_probs_under_bfloat16_are_float32(make_head, rows):
+    hidden, labels = inputs(torch.float32)
+    factors = torch.tensor([0.3, 1.0, -2.0])
+    exact = log_probs(make_head(torch.float64), hidden.double(), labels, "plain", factors)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, ours = (log_probs(make_head(torch.float32), hidden, labels, kind, factors) for kind in ("plain", "auto"))
+    assert ours[0].dtype == torch.float32
+    for right, theirs, mine in zip(exact, plain, ours, strict=True):
+        assert mine.dtype == theirs.dtype
+        error = (mine - right).abs().max()
+        assert error <= 1.5 * (theirs - right).abs().max() + 2**-8 * right.abs().max()
+
+
+def test_logits_of_log_probs_never_lie_in_memory_as_a_whole(monkeypatch):
+    monkeypatch.setattr(loss_head, "_CHUNK_BYTES_CPU", 2 * 4 * V)
+    hidden, labels = inputs(torch.float32, supervised=1.0)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        document_log_probs(head_of(torch.float32), hidden.requires_grad_(), labels).sum()
+    assert max(saved) < B * (T - 1) * V
+
+
+def test_log_probs_of_packed_documents_are_those_of_rows(make_head, rows):
+    hidden, labels = inputs()
+    labels[:, 0] = -100  # as in every packed document
+    ends = (4, 11, 9)  # documents of different lengths
+    packed_hidden = torch.cat([hidden[b, :end] for b, end in enumerate(ends)])[None]
+    packed_labels = torch.cat([labels[b, :end] for b, end in enumerate(ends)])[None]
+    for b, end in enumerate(ends):
+        labels[b, end:] = -100
+    of_rows = document_log_probs(make_head(), hidden, labels)
+    borders = torch.tensor([0, 4, 15, 24], dtype=torch.int32)
+    torch.testing.assert_close(document_log_probs(make_head(), packed_hidden, packed_labels, borders), of_rows)

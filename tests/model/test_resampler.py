@@ -173,3 +173,11 @@ def test_fresh_weights():
     assert resampler.attn.in_proj_bias.abs().max() == 0
     assert resampler.pos_embed.requires_grad
     assert resampler.ln_post.eps == 1e-6
+
+
+def test_autocast_leaves_nothing_behind_for_later_calls():
+    """What is cached by shape is float32, in whatever precision a shape was first seen."""
+    features, sizes = torch.randn(9 * 13, 16), torch.tensor([[9, 13]])
+    with torch.autocast("cpu", torch.bfloat16):
+        fresh()(features, sizes)
+    assert fresh()(features, sizes).dtype == torch.float32

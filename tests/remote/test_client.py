@@ -143,7 +143,7 @@ def test_attempts_end(ask, endpoint):
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_honoured_by_all(ask, endpoint, form):
+def test_retry_after_is_honoured(ask, endpoint, form):
     clock = FakeClock()
     value = "30" if form == "seconds" else formatdate(1_700_000_000 + clock.time + 30, usegmt=True)
     endpoint.faults = [("status", (429, {"Retry-After": value}, ""))]
@@ -253,6 +253,9 @@ def test_the_key_is_nowhere(ask, endpoint, tmp_path, capfd, caplog):
     endpoint.answer = lambda body: f"your key is {KEY}"
     endpoint.faults = [("text", f"{KEY}!"), ("status", (500, {}, KEY)), ("status", (500, {}, KEY))]
     assert ask("a", "b", concurrency=1, attempts=2, clock=FakeClock())[0] == "[key]!"
+    escaped = "".join(f"\\u{ord(c):04x}" for c in KEY)
+    endpoint.faults = [("raw", f'{{"choices": [{{"message": {{"content": "{escaped}"}}}}]}}')]
+    assert ask("d") == ["[key]"]
     endpoint.faults = [("status", (401, {}, KEY))]
     with pytest.raises(EndpointError) as stopped:
         ask("c")

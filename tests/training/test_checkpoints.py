@@ -16,7 +16,7 @@ def save(run: Path, step: int, *, complete: bool = True) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"0123456789")
     if complete:
-        checkpoints.mark_complete(folder)
+        checkpoints.mark_complete(folder, processes=1)
     return folder
 
 
@@ -48,6 +48,27 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert [f.exists() for f in folders] == [False, True, True]
     checkpoints.keep_newest(tmp_path, 0)
     assert not any(f.exists() for f in folders)
+
+
+def test_those_of_every_so_many_steps_stay_too(tmp_path: Path) -> None:
+    folders = [save(tmp_path, step) for step in (5, 10, 12, 20, 25)]
+    checkpoints.keep_newest(tmp_path, 1, every=10)
+    assert [f.exists() for f in folders] == [False, True, False, True, True]
+    checkpoints.keep_newest(tmp_path, 0, every=20)
+    assert [f.exists() for f in folders] == [False, False, False, True, False]
+
+
+def test_another_error_while_writing_is_left_as_it_is(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1, complete=False)
+    with pytest.raises(RuntimeError, match="shape"), checkpoints.writing(folder):
+        raise RuntimeError("shape mismatch")
+    refused = PermissionError(13, "Permission denied", "model.safetensors")
+    with (
+        pytest.raises(ValueError, match="Permission denied. No earlier checkpoint is kept"),
+        checkpoints.writing(folder),
+    ):
+        raise refused
+    assert not folder.exists()
 
 
 def test_metrics_are_cut_after_the_resumed_step(tmp_path: Path) -> None:

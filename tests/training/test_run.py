@@ -71,15 +71,13 @@ def test_accumulation_gives_the_update_of_the_full_batch(config: MakeConfig, tmp
 def test_the_loss_is_the_mean_over_supervised_tokens(config: MakeConfig, data_dir: Path, tiny_dir: Path) -> None:
     """The first update's loss against the rows taken one by one."""
     from sicog.data.batching import plan_run
-    from sicog.data.dataset import ExampleDataset
     from sicog.training.run import load_rows
 
     settings = config(max_steps=1)
     run_dir = train(settings)
     model, processor = load_model(settings.model)
-    rows = load_rows(settings, processor).rows
-    dataset = ExampleDataset(rows, processor, slicing=True)
-    plan = plan_run([row.n_tokens for row in rows], global_batch=8, device_batch=4, max_steps=1, seed=settings.seed)
+    dataset = load_rows(settings, processor).dataset
+    plan = plan_run(dataset.lengths.tokens, global_batch=8, device_batch=4, max_steps=1, seed=settings.seed)
     total, count = 0.0, 0
     for index in plan.rows_of(0):
         batch = processor.collate([dataset[index][1]])
@@ -146,9 +144,15 @@ def test_more_drops_may_be_allowed_in_the_same_folder(config: MakeConfig, data_d
 
 def test_rows_that_get_lost_are_our_mistake(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     from sicog.data import dataset
+    from sicog.data.lengths import RowLengths
 
-    measure = dataset.measure_rows
-    monkeypatch.setattr(dataset, "measure_rows", lambda examples, *args, **kw: measure(examples[1:], *args, **kw))
+    init = dataset.ExampleDataset.__init__
+
+    def without_the_first(self: Any, tables: Any, selection: Any, lengths: RowLengths, *args: Any, **kw: Any) -> None:
+        rest = slice(1, None)
+        init(self, tables, selection[rest], RowLengths.of(lengths.stacked()[rest]), *args, **kw)
+
+    monkeypatch.setattr(dataset.ExampleDataset, "__init__", without_the_first)
     with pytest.raises(AssertionError, match="24 rows were read, but 23 are kept and 0 dropped"):
         train(config())
 
@@ -224,8 +228,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(config: MakeConfig, tmp_path: Path) -> None:
-    settings = config(max_steps=3, device_batch=2)
+@pytest.mark.parametrize("packing", [{}, {"packing": "step", "pack_tokens": 150}], ids=["padded", "packed"])
+def test_two_processes_train_as_one(config: MakeConfig, tmp_path: Path, packing: dict[str, Any]) -> None:
+    settings = config(max_steps=3, device_batch=2, **packing)
     assert start(settings, tmp_path / "one").wait(timeout=120) == 0
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     process = start(settings, tmp_path / "two", launcher)

@@ -32,8 +32,8 @@ def test_the_stages_are_the_papers(stage: str) -> None:
     assert config.global_batch == (256 if stage == "align" else 128)
     assert config.trainable == (("projector",) if stage == "align" else ("vision_tower", "projector", "language_model"))
     assert config.rows_per_update(32) == (256 if stage == "align" else 128)
-    assert config.slicing == (stage != "align")
-    assert config.gradient_checkpointing and config.max_grad_norm == 1
+    assert config.slicing == (stage != "align") and config.packing == "step"
+    assert config.gradient_checkpointing == "full" and config.max_grad_norm == 1
     assert (config.warmup_ratio, config.weight_decay, config.epochs, config.max_length) == (0.03, 0, 1, 4096)
 
 
@@ -48,11 +48,33 @@ def test_the_stages_are_the_papers(stage: str) -> None:
         ("model.checkpoint=null", "both vision_tower and language_model"),
         ("data.path=null", "data.path or data.sources"),
         ("global_batch=0", "greater than 0"),
+        ("gradient_checkpointing=true", "'none', 'selective' or 'full'"),
+        ("learning_rates.resampler=1e-3", "projector"),
+        ("learning_rates.projector=0", "greater than 0"),
+        ("lora.rank=8", "unknown key 'lora.rank'"),
     ],
 )
 def test_mistakes_are_named(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load("sft", override)
+
+
+def test_what_is_set_must_be_trained() -> None:
+    frozen = "trainable=[projector]"
+    with pytest.raises(ValueError, match="learning_rates names vision_tower, which trainable does not"):
+        load("sft", frozen, "learning_rates.vision_tower=1e-6")
+    with pytest.raises(ValueError, match="lora trains the language model; name language_model in trainable"):
+        load("sft", frozen, "lora.r=8")
+    config = load("sft", "learning_rates.vision_tower=2e-6", "lora.r=8", "lora.targets=q_proj,v_proj")
+    assert config.learning_rates == {"vision_tower": 2e-6}
+    assert config.lora is not None and (config.lora.r, config.lora.targets) == (8, ("q_proj", "v_proj"))
+    assert load("sft").lora is None
+
+
+def test_what_saves_memory_or_time_may_change_in_a_run() -> None:
+    changes = ("gradient_checkpointing=none", "keep_every=100", "compile=true", "attention=sdpa", "check_memory=false")
+    assert load("sft").identity() == load("sft", *changes).identity()
+    assert load("sft").identity() != load("sft", "optimizer=adamw_8bit").identity()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +96,7 @@ def test_sizes_that_disagree_are_an_error() -> None:
     with pytest.raises(ValueError, match="x accumulation 2 x 8 processes = 64"):
         load("sft", "accumulation=2").rows_per_update(8)
     with pytest.raises(ValueError, match="not a multiple"):
-        load("sft").rows_per_update(3)
+        load("sft", "packing=off").rows_per_update(3)
 
 
 @pytest.mark.parametrize("stage", ["warmup", "pretrain", "sft"])
@@ -110,3 +132,12 @@ def test_image_settings_are_of_models_made_from_parts() -> None:
         ModelSource.model_validate({"checkpoint": "c", "image": {"normalize_on": "device"}})
     with pytest.raises(ValueError, match="normalise_on"):
         ModelSource.model_validate({**parts, "image": {"normalise_on": "device"}})
+
+
+def test_the_rows_behind_a_mixture_or_a_brace_form_are_inputs(tmp_path: Path) -> None:
+    mixture = tmp_path / "mix.yaml"
+    mixture.write_text("datasets: [{json_path: a.json, weight: 2}, {json_path: b.jsonl}]")
+    inputs = load("sft", f"data.path={mixture}").data.inputs()
+    assert inputs == {"data.path": mixture, "data.path.0": Path("a.json"), "data.path.1": Path("b.jsonl")}
+    braces = load("sft", "data.path=x{1,2}.json").data.inputs()
+    assert braces == {"data.path.0": Path("x1.json"), "data.path.1": Path("x2.json")}

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sicog.data.batching import RunPlan, plan_run
 from sicog.generation.sample import SampleConfig, sample
 from sicog.model import load_checkpoint
-from sicog.records import CandidateSet
+from sicog.records import CandidateSet, Turn
 from sicog.storage import read_json, read_records
-from sicog.training.config import TrainConfig
+from sicog.training.config import Checkpointing, TrainConfig
 from sicog.training.parts import set_trainable
+from sicog.training.recompute import checkpoint_activations
 from sicog.training.run import train
-from sicog.training.trainer import SicogTrainer, checkpoint_activations, trainer_arguments
+from sicog.training.trainer import SicogTrainer, trainer_arguments
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -65,12 +68,12 @@ def test_the_trainer_is_told_what_the_config_says(config: MakeConfig) -> None:
     assert trainer_arguments(config(precision="auto"), plan(1)).bf16 is torch.cuda.is_available()
 
 
-@pytest.mark.parametrize("on", [True, False])
-def test_the_trainer_switches_checkpointing_on(config: MakeConfig, tiny_dir: Path, on: bool) -> None:
+@pytest.mark.parametrize("level", ["none", "selective", "full"])
+def test_the_trainer_switches_checkpointing_on(config: MakeConfig, tiny_dir: Path, level: str) -> None:
     model, processor = load_checkpoint(tiny_dir)
-    SicogTrainer(model, processor, None, plan(1), config(gradient_checkpointing=on), [])  # type: ignore[arg-type]
+    SicogTrainer(model, processor, None, plan(1), config(gradient_checkpointing=level), [])  # type: ignore[arg-type]
     layers = [*model.vision_tower.encoder.layers, *model.language_model.model.layers]
-    assert [layer.gradient_checkpointing for layer in layers] == [on] * 5
+    assert [layer.gradient_checkpointing for layer in layers] == [level != "none"] * 5
 
 
 def test_learning_rates_are_a_cosine_after_a_warm_up(config: MakeConfig) -> None:
@@ -92,45 +95,65 @@ def forwards(model: nn.Module) -> Counter[str]:
     return counts
 
 
-def gradients(tiny_dir: Path, trainable: list[str], *, on: bool) -> tuple[Counter[str], float, dict[str, torch.Tensor]]:
-    """Forward calls, loss and gradients of one row with an image."""
-    from PIL import Image
+@dataclass(frozen=True)
+class Backward:
+    """One row with an image, forward and backward."""
 
-    from sicog.records import Turn
+    forwards: Counter[str]
+    flops: int
+    loss: float
+    gradients: dict[str, torch.Tensor]
 
+
+def backward(
+    tiny_dir: Path, trainable: list[str], level: Checkpointing, dtype: torch.dtype = torch.float32
+) -> Backward:
+    """What it cost, and the gradients."""
     model, processor = load_checkpoint(tiny_dir)
-    set_trainable(model, trainable, show=False)
-    if on:
-        checkpoint_activations(model)
-    turns = [Turn(role="user", text="How many?", images_at=(0,)), Turn(role="assistant", text="two red circles")]
+    set_trainable(model, trainable)
+    checkpoint_activations(model, level)
+    turns = [Turn(role="user", text="How many?", images_at=(0,)), Turn(role="assistant", text="two red circles " * 40)]
     batch = processor.collate([processor.encode(turns, [Image.new("RGB", (120, 80), (9, 200, 90))])])
     counts = forwards(model)
-    loss = model.train()(**batch).loss
-    loss.backward()
-    return counts, loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    model.train()
+    with FlopCounterMode(display=False) as counter, torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        loss = model(**batch).loss
+        loss.backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return Backward(counts, counter.get_total_flops(), loss.item(), gradients)
 
 
+@pytest.mark.parametrize("level", ["selective", "full"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("trainable", [["projector"], ["vision_tower", "projector", "language_model"]])
-def test_checkpointing_recomputes_and_changes_no_gradient(tiny_dir: Path, trainable: list[str]) -> None:
-    plain_counts, plain_loss, plain = gradients(tiny_dir, trainable, on=False)
-    counts, loss, grads = gradients(tiny_dir, trainable, on=True)
-    assert plain_counts == {"vision": 2, "text": 2}
+def test_checkpointing_recomputes_and_changes_no_gradient(
+    tiny_dir: Path, trainable: list[str], level: Checkpointing, dtype: torch.dtype
+) -> None:
+    plain, again = (backward(tiny_dir, trainable, kind, dtype) for kind in ("none", level))
+    assert plain.forwards == {"vision": 2, "text": 2}
     # No gradient goes into a frozen vision tower, so it is not computed again; the language model is, up to the
     # projector below it.
-    assert counts == {"vision": 2 if trainable == ["projector"] else 4, "text": 4}
-    assert loss == plain_loss and grads.keys() == plain.keys()
-    assert all(torch.equal(grads[name], plain[name]) for name in plain)
-    assert any(name.startswith("resampler.") and bool(grad.any()) for name, grad in grads.items())
+    assert again.forwards == {"vision": 2 if trainable == ["projector"] else 4, "text": 4}
+    if level == "selective":
+        assert again.flops == plain.flops  # no product is made twice
+    else:
+        assert again.flops > 1.1 * plain.flops
+    assert again.loss == plain.loss and again.gradients.keys() == plain.gradients.keys()
+    assert all(torch.equal(again.gradients[name], plain.gradients[name]) for name in plain.gradients)
+    assert any(name.startswith("resampler.") and bool(grad.any()) for name, grad in again.gradients.items())
     if trainable == ["projector"]:
-        assert all(name.startswith("resampler.") for name in grads)
+        assert all(name.startswith("resampler.") for name in again.gradients)
 
 
-def test_a_run_with_checkpointing_is_the_run_without(config: MakeConfig, tmp_path: Path) -> None:
-    runs = [train(config(run_dir=tmp_path / str(on), gradient_checkpointing=on, max_steps=2)) for on in (False, True)]
+@pytest.mark.parametrize("level", ["selective", "full"])
+def test_a_run_with_checkpointing_is_the_run_without(config: MakeConfig, tmp_path: Path, level: str) -> None:
+    """And the level may be changed in a run's folder: a run that ran out of memory goes on."""
+    runs = [train(config(run_dir=tmp_path / on, gradient_checkpointing=on, max_steps=2)) for on in ("none", level)]
     assert metrics(runs[0]) == metrics(runs[1])
     first, second = (load_file(run / "model.safetensors") for run in runs)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (runs[0] / "config.json").read_bytes() == (runs[1] / "config.json").read_bytes()
+    assert train(config(run_dir=runs[0], gradient_checkpointing=level, max_steps=2)) == runs[0]
 
 
 def test_bfloat16_on_a_cpu(config: MakeConfig, tmp_path: Path) -> None:
@@ -144,7 +167,7 @@ def test_bfloat16_on_a_cpu(config: MakeConfig, tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_train_and_sample_on_a_gpu(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
-    run_dir = train(config(precision="auto", gradient_checkpointing=True, max_steps=2))
+    run_dir = train(config(precision="auto", gradient_checkpointing="full", max_steps=2))
     assert read_json(run_dir / "run.json")["identity"]["precision"] == "bfloat16"
     assert all(math.isfinite(line["loss"]) for line in metrics(run_dir))
     rows = [{"id": f"row-{i}", "image": f"{i}.png"} for i in (1, 2, 3)]

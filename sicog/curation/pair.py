@@ -1,0 +1,116 @@
+"""Pair answers to clean images with answers to corrupted ones, by id (`sicog pair`): preference pairs for DPO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from sicog.candidates import RunsSource, find_runs
+from sicog.chains import ChainError
+from sicog.config import Config
+from sicog.curation.score import Paths, answer_key
+from sicog.curation.self_consistency import draw
+from sicog.pipeline import Outcome, run_stage
+from sicog.records import Candidate, CandidateSet, Dropped, PreferencePair, Turn
+from sicog.tasks import TASKS
+
+STEP = "pair"
+
+
+class PairConfig(Config):
+    """Config of `sicog pair`.
+
+    chosen: folders of candidate sets (or globs), sampled from the images as they are; rejected: likewise, sampled with
+    `corruptions`. Of each row one answer is drawn from `chosen`, and from `rejected` one to the same prompt that
+    differs from it: in its text and, for reasoning, in the answer it comes to.
+    """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
+    chosen: Paths = Field(min_length=1)
+    rejected: Paths = Field(min_length=1)
+    out_dir: Path
+    seed: int = 0
+    block_size: int = Field(default=256, ge=1)
+    rows_per_shard: int = Field(default=1024, ge=1)
+    workers: int = Field(default=1, ge=1)
+
+
+def pair(config: PairConfig) -> Path:
+    """Write the dataset `out_dir` of `PreferencePair`; returns it. Rows without a pair are dropped with the reason."""
+    clean, corrupted = find_runs(config.chosen), find_runs(config.rejected)
+    folders = {
+        f"{name}-{i}": f for name, all_ in (("chosen", clean), ("rejected", corrupted)) for i, f in enumerate(all_)
+    }
+    return run_stage(
+        step=STEP,
+        out_dir=config.out_dir,
+        source=RunsSource(clean),
+        process=PairSets(RunsSource(corrupted), config.seed),
+        config=config,
+        inputs=folders,
+        block_size=config.block_size,
+        rows_per_shard=config.rows_per_shard,
+        workers=config.workers,
+        max_dropped_share=None,  # where both answers agree there is no pair, which is no fault of the data
+    )
+
+
+@dataclass(frozen=True)
+class PairSets:
+    """The process of the stage."""
+
+    corrupted: RunsSource
+    seed: int
+
+    def __call__(self, block: Sequence[CandidateSet]) -> list[Outcome]:
+        return [self._one(row) for row in block]
+
+    def _one(self, row: CandidateSet) -> Outcome:
+        other = self.corrupted.find(row.id)
+        if other is None:
+            return Dropped(id=row.id, step=STEP, reason="not_in_rejected", detail="no answer to a corrupted image")
+        if (row.query.task, row.query.images, row.query.question) != (
+            other.query.task,
+            other.query.images,
+            other.query.question,
+        ):
+            raise ValueError(
+                f"row {row.id}: chosen and rejected were made from different queries; sample both from one input"
+            )
+        usable = list(_usable(row))
+        if not usable:
+            return Dropped(id=row.id, step=STEP, reason="no_chosen", detail="every answer is cut or does not parse")
+        chosen, answer = usable[draw(len(usable), self.seed, "chosen", row.id)]
+        others = [c for c, a in _usable(other) if c.prompt == chosen.prompt and c.text != chosen.text and a != answer]
+        if not others:
+            detail = "no whole answer to the same prompt that says something else"
+            return Dropped(id=row.id, step=STEP, reason="no_rejected", detail=detail)
+        return (_pair(row, chosen, others[draw(len(others), self.seed, "rejected", row.id)]),)
+
+
+def _usable(row: CandidateSet) -> Iterator[tuple[Candidate, str]]:
+    """Candidates that ended by themselves and have the form their style asks for, each with what it says (D-C15)."""
+    task = TASKS[row.query.task]
+    for candidate in row.candidates:
+        if candidate.finish_reason == "length":
+            continue
+        try:
+            compared = task.compared(candidate.text, candidate.style)
+        except ChainError:
+            continue
+        yield candidate, answer_key(compared) if task.votes else compared
+
+
+def _pair(row: CandidateSet, chosen: Candidate, rejected: Candidate) -> PreferencePair:
+    images = row.query.images
+    return PreferencePair(
+        id=row.id,
+        images=images,
+        prompt=(Turn(role="user", text=chosen.prompt, images_at=(0,) * len(images)),),
+        chosen=chosen.text,  # both full texts, never an extracted answer (D-C14)
+        rejected=rejected.text,
+    )

@@ -1,0 +1,54 @@
+"""The typed config of training data: which rows, where their images lie, where tables are kept. Needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from sicog.config import Config
+from sicog.data.mixture import Source, load_sources
+
+
+class DataConfig(Config):
+    """Which rows, and where their images lie.
+
+    max_dropped_share: above this share of unusable rows the run stops; a larger one may go on in the same folder.
+    path: a dataset folder, a folder of shards, a .json, .jsonl, .parquet or .tar file, `prefix{a,b}.json`, or a .yaml
+    mixture; or `sources`, the same as a mixture in place.
+    image_folder: a folder, whose .tar files are looked into too, or one .tar file.
+    image_roots: folders outside `image_folder` into which its links may lead.
+    cache_dir: where the rows are kept as tables with their lengths; $SICOG_CACHE, else ~/.cache/sicog.
+    check_images: `decode` reads every image once before training, so that a damaged one is a drop and not a stop in
+    the middle of the run; `header` reads only sizes.
+    """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
+
+    path: Path | None = None
+    sources: tuple[Source, ...] = ()
+    image_folder: Path | None = None
+    image_roots: tuple[Path, ...] = ()
+    cache_dir: Path | None = None
+    check_images: Literal["decode", "header"] = "decode"
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DataConfig:
+        if (self.path is None) == (not self.sources):
+            raise ValueError("give data.path or data.sources, one of them")
+        return self
+
+    def chosen_sources(self) -> tuple[Source, ...]:
+        """The sources given, or those that `path` stands for. Raises `ValueError` for a mixture that is none."""
+        return self.sources or load_sources(Path(str(self.path)))
+
+    def inputs(self) -> dict[str, Path]:
+        """The files and folders whose rows are read, by name; images are not among them."""
+        if self.path is None:
+            return {f"data.sources.{i}": source.path for i, source in enumerate(self.sources)}
+        behind = [source.path for source in self.chosen_sources()]
+        found = {f"data.path.{i}": path for i, path in enumerate(behind) if path != self.path}
+        # Rows, or a mixture; `prefix{a,b}.json` is neither.
+        return {**found, "data.path": self.path} if self.path in behind or self.path.is_file() else found

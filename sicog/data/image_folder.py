@@ -1,0 +1,110 @@
+"""Where the images of rows lie: files of a folder, members of its tars or of one tar, or bytes of the table itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+from PIL import Image
+
+from sicog.data.images import ImageProblem, check_name, resolve_image
+from sicog.data.sources import NAMED, PlacedRow
+from sicog.data.table import RowTable
+from sicog.data.tar_files import Packed, TarIndex, tar_identity
+
+Size = tuple[int, int]
+Readable = Path | Packed
+
+
+class ImageFolder:
+    """Images by name. `folder` is a folder, which may hold tars at its top, or a .tar; None: rows have no named image.
+
+    A name means a file under the folder or, when there is none, the member of a tar that is called so.
+    `check`: `decode` reads an image fully to know its size, `header` only its header.
+    """
+
+    def __init__(self, folder: Path | None, roots: Sequence[Path] = (), *, check: str = "decode", cache: Path) -> None:
+        self.folder = folder
+        self.roots = tuple(roots)
+        self.check = check
+        self.cache = cache
+        self.tars: list[Path] = []
+        if folder is not None and folder.is_file():
+            self.tars = [folder]
+        elif folder is not None and folder.is_dir():
+            self.tars = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+
+    def identity(self) -> list[object]:
+        """Which folder this is: paths, and size and time of its tars. The files in it are not looked at."""
+        folder = str(self.folder and self.folder.resolve())
+        return [folder, [str(root.resolve()) for root in self.roots], tar_identity(self.tars)]
+
+    @cached_property
+    def _index(self) -> TarIndex:
+        """Made when a name is no file: tars that happen to lie in the folder are not read in vain."""
+        return TarIndex(self.tars, self.cache)
+
+    def find(self, name: str) -> Readable:
+        """Where an image lies. Raises `ImageProblem`."""
+        if self.folder is None:
+            raise ImageProblem("image_missing", f"{name!r}: rows have images but no data.image_folder is set")
+        try:
+            if self.folder.is_file():
+                check_name(self.folder, name)
+                raise ImageProblem("image_missing", f"{self.folder} has no file {name!r}")
+            return resolve_image(self.folder, name, self.roots)
+        except ImageProblem as problem:
+            if problem.reason == "image_missing" and self.tars and (found := self._index.find(name)):
+                return found
+            raise
+
+    def state(self, name: str) -> list[int] | str:
+        """What of an image changes when someone mends it: size and time of its file, or what is wrong."""
+        try:
+            found = self.find(name)
+        except ImageProblem as problem:
+            return problem.reason
+        if isinstance(found, Packed):
+            return [found.offset, found.size]
+        stat = found.stat()
+        return [stat.st_size, stat.st_mtime_ns]
+
+    def measure(self, found: Readable) -> Size:
+        """The (width, height) of an image as seen. Raises `ImageProblem` when it is broken."""
+        from sicog.model.image_processing import image_size, load_image
+
+        try:
+            source = opened(found)
+            return image_size(source) if self.check == "header" else load_image(source).size
+        except ValueError as error:
+            raise ImageProblem("image_broken", str(error)) from error
+
+
+def opened(found: Readable) -> Path | IO[bytes]:
+    """What `load_image` takes."""
+    return found.open() if isinstance(found, Packed) else found
+
+
+def image_references(table: RowTable, row: PlacedRow) -> list[str | Packed]:
+    """The images of a row in order: names to be found in an `ImageFolder`, or bytes that came with the row."""
+    example, places = row
+    return [
+        table.packed(name, place) or name
+        for name, place in zip(example.images, places or (NAMED,) * len(example.images), strict=True)
+    ]
+
+
+def named_images(row: PlacedRow) -> list[str]:
+    """The names of a row's images that lie in an `ImageFolder`."""
+    example, places = row
+    return [name for k, name in enumerate(example.images) if not places or places[k] == NAMED]
+
+
+def load_images(table: RowTable, row: PlacedRow, images: ImageFolder) -> list[Image.Image]:
+    """The decoded images of a row. Raises `ValueError`."""
+    from sicog.model.image_processing import load_image
+
+    found = (images.find(image) if isinstance(image, str) else image for image in image_references(table, row))
+    return [load_image(opened(image)) for image in found]

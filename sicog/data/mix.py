@@ -1,0 +1,111 @@
+"""`sicog mix`: the rows of a mixture, written once as a dataset of ours with a manifest. Rows stream.
+
+The grammar of sources is mixture.py's, and so are the draws: a training on the same sources and seed takes the same
+rows. Rows keep their ids and come in the order of the sources; training shuffles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from sicog.config import Config
+from sicog.data.cache import cache_folder
+from sicog.data.mixture import Source, chosen_rows
+from sicog.data.table import open_table
+from sicog.pipeline import run_stage
+from sicog.records import Dropped, Example
+from sicog.storage import MANIFEST, read_json, write_json
+
+
+class MixConfig(Config):
+    """The sources of a mixture, the seed of their draws, and the dataset folder to write.
+
+    cache_dir: where tables of the sources are kept, as for training.
+    """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share", "cache_dir"})
+    sources: tuple[Source, ...] = Field(min_length=1)
+    out_dir: Path
+    seed: int = 0
+    max_dropped_share: float = 0.05  # of users' rows that cannot be read
+    cache_dir: Path | None = None
+
+
+def mix(config: MixConfig) -> Path:
+    """Write the dataset `out_dir` and return it; its manifest also says how many rows each source gave and left."""
+    mixed = _Mix(config)
+    run_stage(
+        step="mix",
+        out_dir=config.out_dir,
+        source=mixed,
+        process=_as_they_are,
+        config=config,
+        inputs={f"{number}:{source.path.name}": source.path for number, source in enumerate(config.sources)},
+        block_size=256,
+        rows_per_shard=8192,
+        max_dropped_share=config.max_dropped_share,
+    )
+    manifest = read_json(config.out_dir / MANIFEST)
+    if "sources" not in manifest:
+        write_json(config.out_dir / MANIFEST, manifest | {"sources": mixed.counts()})
+    return config.out_dir
+
+
+def _as_they_are(block: Sequence[Example]) -> list[tuple[Example]]:
+    return [(row,) for row in block]
+
+
+class _Mix:
+    """The chosen rows, source by source, then those that could not be read. Holds one number a row."""
+
+    def __init__(self, config: MixConfig) -> None:
+        cache = cache_folder(config.cache_dir)
+        self.sources = config.sources
+        self.tables = [open_table(source.path, cache) for source in config.sources]
+        self.chosen: list[np.ndarray] = []
+        self.left: list[int] = []
+        for number, (source, table) in enumerate(zip(self.sources, self.tables, strict=True)):
+            rows, left = chosen_rows(source, len(table), f"{config.seed}:{number}")
+            self.chosen.append(rows)
+            self.left.append(left)
+        self.starts = np.cumsum([0, *(len(rows) for rows in self.chosen)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1]) + sum(table.n_dropped for table in self.tables)
+
+    def read(self, start: int, stop: int) -> Iterator[Example | Dropped]:
+        """Rows start..stop of the mixture."""
+        n_chosen = int(self.starts[-1])
+        for position in range(start, min(stop, n_chosen)):
+            number = int(np.searchsorted(self.starts, position, side="right")) - 1
+            yield self._row(number, int(self.chosen[number][position - self.starts[number]]))
+        dropped = chain.from_iterable(table.dropped() for table in self.tables)
+        yield from islice(dropped, max(0, start - n_chosen), max(0, stop - n_chosen))
+
+    def _row(self, number: int, index: int) -> Example:
+        example, places = self.tables[number].row(index)
+        if any(self.tables[number].packed(*image) for image in zip(example.images, places, strict=False)):
+            raise ValueError(
+                f"{self.sources[number].path} holds its images itself, and a dataset of rows cannot: name it among the "
+                f"training's data.sources instead of mixing it"
+            )
+        return example
+
+    def counts(self) -> list[dict[str, object]]:
+        """For the manifest: what each source gave."""
+        return [
+            {
+                "path": str(s.path),
+                "rows": len(t) + t.n_dropped,
+                "taken": len(rows),
+                "left": left,
+                "dropped": t.n_dropped,
+            }
+            for s, t, rows, left in zip(self.sources, self.tables, self.chosen, self.left, strict=True)
+        ]

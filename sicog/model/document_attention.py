@@ -1,0 +1,134 @@
+"""Attention within the documents of a packed row: one kernel call where the device has one, else SDPA per document.
+
+`attend_within_documents` switches a model to it. A model that was not switched is right too: Transformers finds the
+documents by their positions, with flash attention as fast, with any other by a dense mask [T, T].
+
+Shapes: T positions of all documents, D documents, H heads, A width of a head.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.utils.generic import is_flash_attention_requested
+
+DOCUMENTS = "documents"  # the attn_implementation: SDPA's, but for packed rows
+# How torch's kernel is told to be causal and to share keys among heads: it differs between versions.
+_KNOWN = inspect.signature(varlen_attn).parameters
+_CAUSAL: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _KNOWN else {"is_causal": True}
+_SHARES_KEYS = "enable_gqa" in _KNOWN
+
+
+def attend_within_documents(model: Any) -> None:
+    """Let the language model attend within documents without a dense mask, whenever it is given their borders.
+
+    A flash attention stays as it is, and so does a model with sliding windows, which only Transformers' masks know.
+    """
+    config = model.language_model.config
+    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if config._attn_implementation == "sdpa" and not sliding:
+        config._attn_implementation = DOCUMENTS
+
+
+def packed_arguments(
+    config: Any, x_BTE: torch.Tensor, borders: torch.Tensor, position_ids: torch.Tensor | None
+) -> dict[str, Any]:
+    """What the language model of this config needs to run a packed row [1, T, E], computed once for all layers.
+
+    borders: int [D + 1], where each document begins, and T. position_ids: None makes those that begin again with every
+    document. Raises `ValueError` when the borders do not cover the row.
+    """
+    places = borders.tolist()
+    lengths = [end - start for start, end in zip(places, places[1:], strict=False)]
+    if len(x_BTE) != 1 or not lengths or places[0] != 0 or places[-1] != x_BTE.shape[1] or min(lengths) < 1:
+        raise ValueError(
+            f"document_borders must rise from 0 to the positions of one packed row, {tuple(x_BTE.shape[:2])}; "
+            f"got {places[:8]}{' ...' if len(places) > 8 else ''}"
+        )
+    if position_ids is None:
+        position_ids = torch.cat([torch.arange(n) for n in lengths])[None].to(x_BTE.device)
+    arguments: dict[str, Any] = {"attention_mask": None, "position_ids": position_ids, "use_cache": False}
+    own = config._attn_implementation == DOCUMENTS
+    if own:
+        # Transformers hands on a mask of four dimensions as it is: it would build one of T x T from the positions.
+        arguments["attention_mask"] = x_BTE.new_zeros(1, 1, 1, 1)
+    if own and not has_varlen(x_BTE):
+        arguments["document_lengths"] = tuple(lengths)
+    elif own or is_flash_attention_requested(config):
+        ends = borders.to(x_BTE.device, torch.int32)
+        arguments |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends}
+        arguments |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+    return arguments
+
+
+def has_varlen(x: torch.Tensor) -> bool:
+    """Whether torch's attention over rows of different lengths runs on this tensor's device, in the type of now."""
+    return (
+        x.is_cuda
+        and _half(x) in (torch.float16, torch.bfloat16)
+        and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    )
+
+
+def document_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    document_lengths: tuple[int, ...] | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """[1, H, T, A] -> [1, T, H, A]. Without lengths and borders it is Transformers' SDPA, mask and all."""
+    if document_lengths is not None:
+        parts = zip(*(x.split(document_lengths, dim=2) for x in (query, key, value)), strict=True)
+        outs = [
+            sdpa_attention_forward(module, q, k, v, None, dropout=dropout, scaling=scaling, is_causal=True)[0]
+            for q, k, v in parts
+        ]
+        return torch.cat(outs, dim=1), None
+    if cu_seq_lens_q is not None:
+        assert max_length_q is not None and not dropout
+        return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling), None
+    out: torch.Tensor = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )[0]
+    return out, None
+
+
+def _varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, borders: torch.Tensor, longest: int, scale: Any
+) -> torch.Tensor:
+    """Torch's own kernel, once for all documents."""
+    options = dict(_CAUSAL)
+    if _SHARES_KEYS:
+        options["enable_gqa"] = True
+    else:
+        repeats = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+    dtype = _half(query)  # the rotary embedding leaves float32 under autocast, which does not know this kernel
+    q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
+    out = varlen_attn(q, k, v, borders, borders, longest, longest, scale=scale, **options)
+    assert isinstance(out, torch.Tensor)  # not also what it was normalised by
+    return out[None]
+
+
+def _half(x: torch.Tensor) -> torch.dtype:
+    """The type that attention computes in: autocast's inside autocast."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+AttentionInterface.register(DOCUMENTS, document_attention)
+AttentionMaskInterface.register(DOCUMENTS, sdpa_mask)

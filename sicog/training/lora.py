@@ -1,0 +1,158 @@
+"""Low-rank adapters (LoRA) on the language model, with PEFT; the other trained parts are trained whole.
+
+PEFT puts its layers into the model in place, so that the model stays of its class. What is saved is the whole model
+with the adapters merged into its weights, under its ordinary names, and beside it `adapter/`: the adapters and the
+parts trained whole, as PEFT writes them (`PeftModel.from_pretrained(model, "RUN/adapter")`). A run goes on from
+`adapter/`: what was merged cannot be taken apart again to the bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sicog.model.precision import Precision, settled
+from sicog.provenance import RUN
+from sicog.storage import read_json
+from sicog.training.config import LoraSettings, ModelSource
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from sicog.model.modeling import SicogForConditionalGeneration
+
+ADAPTER = "adapter"
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_WHOLE = {"vision_tower": "vision_tower", "projector": "resampler"}  # part -> its module, when trained whole
+_PREFIX = "base_model.model."  # of names in PEFT's files
+_LORA = re.compile(r"\.lora_[AB]\.default\.")
+
+
+def add_adapters(model: SicogForConditionalGeneration, settings: LoraSettings, precision: Precision) -> None:
+    """Put adapters into the language model, drawn from torch's random state; at first they add nothing.
+
+    The adapted layers' own weights are from now on kept in the precision they are computed in, half the memory for
+    the same numbers. Raises `ValueError` when PEFT is missing or a target is no linear layer of the blocks.
+    """
+    known = _linear_layers(model)
+    if unknown := sorted({*(settings.targets or ())} - known):
+        raise ValueError(f"lora.targets: no linear layer {unknown[0]!r}; the blocks have {', '.join(sorted(known))}")
+    config = _peft_config(settings, settings.targets or sorted(known))
+    from peft import inject_adapter_in_model
+
+    inject_adapter_in_model(config, model)
+    if settled(precision) == "bfloat16":
+        for name, parameter in model.language_model.named_parameters():
+            if ".base_layer." in name:
+                parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def freeze_adapted(language_model: nn.Module) -> None:
+    """Of a language model with adapters, train no more than these."""
+    parameters = list(language_model.named_parameters())
+    if any(_LORA.search(name) for name, _ in parameters):
+        for name, parameter in parameters:
+            parameter.requires_grad_(parameter.requires_grad and bool(_LORA.search(name)))
+
+
+def merged(state: Mapping[str, torch.Tensor], settings: LoraSettings) -> dict[str, torch.Tensor]:
+    """A whole state without adapters: their products are added to the weights, in float32, under ordinary names.
+
+    The adapted layers get the adapters' dtype and lie on the host.
+    """
+    dtype = next(value.dtype for name, value in state.items() if _LORA.search(name))
+    result = {}
+    for name, value in state.items():
+        if _LORA.search(name):
+            continue
+        if name.endswith(".base_layer.weight"):
+            a, b = (state[name.replace("base_layer", f"lora_{which}.default")] for which in "AB")
+            product = (b.float() @ a.float()) * (settings.alpha / settings.r)
+            value = value.float() + product
+        if ".base_layer." in name:
+            value = value.to(dtype).cpu()
+        result[name.replace(".base_layer.", ".")] = value
+    return result
+
+
+def save_adapter(
+    folder: Path, state: Mapping[str, torch.Tensor], settings: LoraSettings, trainable: Collection[str]
+) -> None:
+    """Write the adapters, and the parts trained whole, in PEFT's format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = [module for part, module in _WHOLE.items() if part in trainable]
+    adapters = {_LORA.sub(lambda m: m[0].replace(".default", ""), n): v for n, v in state.items() if _LORA.search(n)}
+    parts = {name: value for name, value in state.items() if name.partition(".")[0] in whole}
+    tensors = {_PREFIX + name: value.detach().cpu().contiguous() for name, value in {**adapters, **parts}.items()}
+    save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
+    names = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in adapters})
+    config = _peft_config(settings, names)
+    config.modules_to_save = whole or None
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+
+
+def load_adapter(model: SicogForConditionalGeneration, folder: Path) -> None:
+    """Load what `save_adapter` wrote into a model with adapters. Raises `ValueError` when it is another model's."""
+    stored = {name.removeprefix(_PREFIX): value for name, value in load_file(folder / _WEIGHTS).items()}
+    values = {re.sub(r"(\.lora_[AB])\.", r"\1.default.", name): value for name, value in stored.items()}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    missing, unknown = model.load_state_dict(values, strict=False)
+    if unknown or (lost := sorted(trained & {*missing})):
+        raise ValueError(f"{folder} belongs to another model: {(unknown or lost)[0]} differs; remove the checkpoint")
+
+
+def merge_lora(source: Path, target: Path, *, base: Path | None = None) -> None:
+    """Write a whole checkpoint: an adapter merged into its base.
+
+    source: an adapter's folder, or a run or checkpoint that holds one. base: a checkpoint; None: what the run began
+    with, by its run.json. Raises `ValueError` when there is no adapter, no base, or `target` exists.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists; name a new folder")
+    folder = next((path for path in (source, source / ADAPTER) if (path / _CONFIG).is_file()), None)
+    if folder is None:
+        raise ValueError(f"{source} holds no {_CONFIG}; name an adapter's folder, or the run or checkpoint it is in")
+    from sicog.training.run import load_model
+
+    peft = _peft()
+    model, processor = load_model(ModelSource(checkpoint=base) if base else _began_with(folder))
+    whole: Any = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    whole.save_pretrained(target)
+    processor.save_pretrained(target)
+
+
+def _began_with(folder: Path) -> ModelSource:
+    """The model of the run that the adapter is of: the run's folder, or a checkpoint's in it."""
+    for parent in list(folder.resolve().parents)[:2]:
+        if (parent / RUN).is_file():
+            return ModelSource.model_validate(read_json(parent / RUN)["config"]["model"])
+    raise ValueError(f"{folder} is not in a run's folder, so what it belongs to is unknown; name it with --base")
+
+
+def _peft_config(settings: LoraSettings, names: Collection[str]) -> LoraConfig:
+    # A pattern, not names alone: the vision tower has layers of the same names.
+    pattern = rf"language_model\..*\.({'|'.join(names)})"
+    config: LoraConfig = _peft().LoraConfig(
+        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=pattern
+    )
+    return config
+
+
+def _linear_layers(model: SicogForConditionalGeneration) -> set[str]:
+    layers: Any = model.language_model.base_model.layers
+    return {n.rpartition(".")[2] for n, module in layers.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise ValueError("lora needs the package peft: pip install 'sicog[train]'") from None
+    return peft

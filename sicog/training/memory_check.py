@@ -1,0 +1,117 @@
+"""Whether the memory suffices, told before the first update: the run's heaviest micro-batch is tried first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from sicog.data.batching import RunPlan
+from sicog.data.lengths import RowLengths
+from sicog.model.configuration import SicogConfig
+from sicog.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from sicog.training.trainer import SicogTrainer
+
+
+def heaviest_micro_batch(
+    plan: RunPlan, lengths: RowLengths, rank: int, config: SicogConfig, trainable: Collection[str], *, padded: bool
+) -> np.ndarray:
+    """int64 [rows]: the micro-batch of this rank that keeps most for the backward pass.
+
+    Weighed by width and depth: positions for the language model, patches for the vision tower where it is trained.
+    padded: all rows of a micro-batch are as long as its longest.
+    """
+    text: Any = config.text_config
+    vision: Any = config.vision_config
+    of_position = text.num_hidden_layers * text.hidden_size
+    of_patch = vision.num_hidden_layers * vision.hidden_size if "vision_tower" in trainable else 0
+    starts, counts = plan.borders[:-1], np.diff(plan.borders)
+    tokens, patches = (lengths_N[plan.rows].astype(np.int64) for lengths_N in (lengths.tokens, lengths.patches))
+    positions = np.maximum.reduceat(tokens, starts) * counts if padded else np.add.reduceat(tokens, starts)
+    weights = positions * of_position + np.add.reduceat(patches, starts) * of_patch
+    k = rank + plan.world_size * int(np.argmax(weights[rank :: plan.world_size]))
+    return plan.rows[plan.borders[k] : plan.borders[k + 1]]
+
+
+class MemoryCheck(TrainerCallback):
+    """Tries this rank's heaviest micro-batch once all is in place for the first update; every rank its own."""
+
+    def __init__(self, trainer: SicogTrainer, lengths: RowLengths) -> None:
+        self.trainer = trainer
+        model: Any = trainer.model
+        self.rows = heaviest_micro_batch(
+            trainer.plan,
+            lengths,
+            trainer.args.process_index,
+            model.config,
+            trainer.config.trainable,
+            padded=trainer.plan.padded,
+        )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raises `ValueError` that says which rows were too much and what to lower."""
+        try_micro_batch(self.trainer, self.trainer.model_wrapped, self.rows)
+
+
+def try_micro_batch(trainer: SicogTrainer, model: Any, rows: np.ndarray) -> None:
+    """Run one micro-batch forward and backward and leave no trace: neither gradients nor random state.
+
+    The loss is multiplied by zero, so that what an engine has added up (DeepSpeed's) stays as it is. The optimizer's
+    moments, where they are made only at the first update, are stood in for by an empty buffer of their size.
+    """
+    loader = trainer.get_train_dataloader()
+    batch: Any = loader.collate_fn([loader.dataset[int(i)] for i in rows])
+    trainer.ids_of_update = batch.pop("ids")
+    inputs: Any = trainer._prepare_inputs(batch)
+    device = trainer.args.device
+    accelerator = trainer.accelerator
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), told_when_too_much(trainer, inputs):
+        moments = torch.empty(_missing_moments(trainer), dtype=torch.uint8, device=device)
+        model.train()
+        accelerator.gradient_state._set_sync_gradients(False)
+        with accelerator.no_sync(model):
+            with trainer.compute_loss_context_manager():
+                loss: Any = trainer.compute_loss(model, inputs, num_items_in_batch=torch.ones((), device=device))
+            kwargs = {"scale_wrt_gas": False} if trainer.is_deepspeed_enabled else {}
+            accelerator.backward(0.0 * loss, **kwargs)
+        del moments
+    model.zero_grad()
+
+
+@contextmanager
+def told_when_too_much(trainer: SicogTrainer, inputs: Mapping[str, Any]) -> Iterator[None]:
+    """Out of memory is a `ValueError` that says what was tried and what to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        shape = " x ".join(map(str, inputs["input_ids"].shape))
+        views = f", {len(inputs['view_sizes'])} views" if inputs.get("view_sizes") is not None else ""
+        raise ValueError(
+            f"out of memory on a micro-batch of {shape} positions{views}, among rows {trainer.listed_ids()}. "
+            f"{_ways_out(trainer.config)}"
+        ) from error
+
+
+def _ways_out(config: TrainConfig) -> str:
+    lower = [f"max_length (now {config.max_length})"]
+    if config.device_batch > 1:
+        lower.insert(0, f"device_batch (now {config.device_batch}; the global batch stays)")
+    ways = ["use more devices with parallel=zero3", "train adapters (lora)"]
+    if config.gradient_checkpointing != "full":
+        ways.insert(0, "set gradient_checkpointing=full")
+    return f"Lower {' or '.join(lower)}, {', '.join(ways[:-1])} or {ways[-1]}"
+
+
+def _missing_moments(trainer: SicogTrainer) -> int:
+    """Bytes of AdamW's two moments, unless the optimizer has made them."""
+    optimizer: Any = trainer.optimizer
+    if trainer.is_deepspeed_enabled or optimizer.state:
+        return 0
+    n_trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    return n_trained * (2 if trainer.config.optimizer == "adamw_8bit" else 8)

@@ -1,0 +1,182 @@
+"""`sicog train CONFIG --dry-run`: commands, batch, memory and time of a stage, with nothing loaded and nothing written.
+
+Memory is computed by `sicog.model.memory`; time from the FLOPs of a sample of the rows, at a device's rate and a
+utilisation that are assumed, and said to be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sicog.data.lengths import RowLengths
+from sicog.data.mixture import read_mixture
+from sicog.training.config import ModelSource, TrainConfig
+from sicog.training.nodes import planned_nodes
+from sicog.training.planning import pack_limits
+from sicog.training.table import batch_line, how_line
+
+if TYPE_CHECKING:
+    from sicog.model.configuration import SicogConfig
+    from sicog.model.flops import Work
+    from sicog.model.processing import SicogProcessor
+
+ASSUMED_TFLOPS, ASSUMED_UTILISATION = 312.0, 0.45  # an A100's data sheet; an 8B vision-language model's best known
+_SAMPLE = 512  # rows
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What the time is computed with: FLOP/s of a device in 10^12, and the share of them that is used."""
+
+    tflops: float = ASSUMED_TFLOPS
+    utilisation: float = ASSUMED_UTILISATION
+
+
+def plan_lines(
+    config: TrainConfig, arguments: Sequence[str], environment: Mapping[str, str], assumed: Assumed
+) -> list[str]:
+    """The plan of a run. arguments: those of `sicog` that would start it. Raises `ValueError` for a batch that is none.
+
+    What cannot be known because an input is missing is left out, and the input named.
+    """
+    nodes = planned_nodes(environment)
+    lines = [*nodes.commands(arguments), *batch_line(config, nodes.world_size).split("\n"), how_line(config)]
+    gone = missing(config)
+    lines += [f"MISSING {name}: {path} does not exist" for name, path in gone.items()]
+    if any(name.startswith("model.") for name in gone):
+        return [*lines, "memory and time: not known before the model's folders are there"]
+    model_config, processor = read_shapes(config.model)
+    lines += _memory_lines(config, model_config, nodes.world_size)
+    if any(name.startswith("data.") for name in gone):
+        return [*lines, "time: not known before the data is there"]
+    n_rows, known, unusable = sample_rows(config, processor)
+    if not len(known):
+        return [*lines, f"rows: {n_rows:,}; of {unusable} looked at, none could be used: time is not known"]
+    lines.append(_rows_line(n_rows, known, unusable))
+    return [*lines, *_time_lines(config, model_config, n_rows, known, nodes.world_size, assumed)]
+
+
+def missing(config: TrainConfig) -> dict[str, Path]:
+    """The inputs that do not exist, by their config key."""
+    data = config.data
+    is_gone = data.path is not None and data.path.suffix in (".yaml", ".yml") and not data.path.is_file()
+    of_data = {"data.path": data.path} if is_gone else data.inputs()  # those behind a mixture, once it can be read
+    inputs = {**config.model.inputs(), **of_data, "data.image_folder": data.image_folder}
+    return {name: path for name, path in inputs.items() if path is not None and not path.exists()}
+
+
+def read_shapes(source: ModelSource) -> tuple[SicogConfig, SicogProcessor]:
+    """The model's configuration and its processor, from files that hold no weights."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from sicog.model.checkpoints import clip_vision_config, read_processor, token_ids
+    from sicog.model.configuration import SicogConfig
+    from sicog.model.plan import read_config
+    from sicog.model.processing import SicogProcessor
+
+    if source.checkpoint is not None:
+        return read_config(source.checkpoint), read_processor(str(source.checkpoint))
+    vision = clip_vision_config(str(source.vision_tower))
+    text = AutoConfig.from_pretrained(str(source.language_model))
+    tokenizer = AutoTokenizer.from_pretrained(str(source.language_model))
+    fields = {**token_ids(tokenizer, text.vocab_size), **source.config}
+    config = SicogConfig(vision_config=vision, text_config=text, **fields)
+    image = source.image.model_dump()
+    return config, SicogProcessor.from_config(config, tokenizer, turn_format=source.turn_format or "chatml", **image)
+
+
+def sample_rows(config: TrainConfig, processor: SicogProcessor) -> tuple[int, RowLengths, int]:
+    """The number of rows, the lengths of some that can be used, drawn from all, and how many others were drawn.
+
+    The rows are read as the run reads them, but their tables are made in a folder that is gone afterwards.
+    """
+    from sicog.data.image_folder import ImageFolder
+    from sicog.data.measure import TokenMeasure
+    from sicog.data.mixture_rows import measure_mixture
+
+    data = config.data
+    with TemporaryDirectory() as folder:
+        cache = Path(folder)
+        mixture = read_mixture(data.chosen_sources(), config.seed, cache)
+        n = len(mixture.selection)
+        drawn = np.sort(np.random.default_rng(0).choice(n, min(n, _SAMPLE), replace=False))
+        images = ImageFolder(data.image_folder, data.image_roots, check="header", cache=cache)
+        measure = TokenMeasure(processor, config.slicing)
+        chosen = replace(mixture, selection=mixture.selection[drawn])
+        usable = measure_mixture(chosen, measure, images, max_length=config.max_length, cache=cache)
+        return n, usable.lengths, len(drawn) - len(usable.lengths)
+
+
+def _rows_line(n_rows: int, known: RowLengths, unusable: int) -> str:
+    tokens, views = known.tokens, known.views
+    return (
+        f"rows: {n_rows:,}; of {len(known) + unusable} looked at {unusable} cannot be used, the others have "
+        f"{tokens.mean():,.0f} tokens on average (at most {tokens.max():,}) and {views.mean():.1f} views"
+    )
+
+
+def _time_lines(
+    config: TrainConfig, model: SicogConfig, n_rows: int, known: RowLengths, world_size: int, assumed: Assumed
+) -> list[str]:
+    from sicog.model.flops import row_cost
+
+    batch = config.rows_per_update(world_size)
+    updates = config.max_steps or max(1, math.ceil(config.epochs * n_rows / batch - 1e-9))
+    flops = float(np.mean(row_cost(model, config.whole_parts).of(known))) * updates * batch
+    seconds = flops / (assumed.tflops * 1e12 * assumed.utilisation * world_size)
+    rate = " (assumed: A100)" if assumed.tflops == ASSUMED_TFLOPS else ""
+    return [
+        f"time: {updates:,} updates of {batch} rows, {flops / 1e18:,.3g} x 10^18 FLOP: {_duration(seconds)} on "
+        f"{world_size} device(s) of {assumed.tflops:g} TFLOP/s{rate}, of which {100 * assumed.utilisation:g} % are "
+        f"used (assumed); reading, saving and waiting are not counted"
+    ]
+
+
+def _memory_lines(config: TrainConfig, model: SicogConfig, world_size: int) -> list[str]:
+    from sicog.model.memory import ZERO_STAGES, activations, states, states_without_deepspeed
+
+    work, trained = heaviest(config, model), config.whole_parts
+    batch = sum(activations(model, work, trained, checkpointing=config.gradient_checkpointing).values())
+    kinds = {"no DeepSpeed": states_without_deepspeed(model, trained)}
+    for stage in ZERO_STAGES:
+        kinds[f"ZeRO-{stage}"] = states(model, trained, zero_stage=stage, devices=world_size)
+    sums = ", ".join(f"{name} {(s.total + batch) / 2**30:.1f}" for name, s in kinds.items())
+    return [
+        f"memory: GiB on each of {world_size} device(s), computed: {sums}",
+        f"  of it {batch / 2**30:.1f} for the heaviest micro-batch allowed, {work.positions:,} positions and "
+        f"{len(work.views)} views; {_on_top(config)} come on top",
+    ]
+
+
+def _on_top(config: TrainConfig) -> str:
+    adapters = "adapters with their states, " if config.lora else ""
+    return f"{adapters}buffers of communication and fragmentation"
+
+
+def heaviest(config: TrainConfig, model: SicogConfig) -> Work:
+    """The largest micro-batch that the config allows, of rows with at most one image, all their text supervised."""
+    from sicog.model.flops import Work
+
+    side = model.scale // model.patch_size
+    views = config.device_batch * (model.max_slices + 1 if config.slicing and model.image_mode == "slices" else 1)
+    positions = config.device_batch * config.max_length
+    if config.packing != "off":
+        nothing = np.zeros(0, dtype=np.int32)
+        limits = pack_limits(config, RowLengths(nothing, nothing, nothing, nothing))
+        views, positions = limits.views, limits.tokens
+    image_tokens = min(views * model.query_grid**2, positions)
+    text = positions - image_tokens
+    return Work(((side, side),) * views, image_tokens, text, text)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"about {seconds:.3g} seconds"
+    return f"about {seconds / 60:.0f} minutes" if seconds < 7200 else f"about {seconds / 3600:.1f} hours"

@@ -1,0 +1,64 @@
+"""Which rows make each update of a training: the config's way of batching applied to the rows' lengths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sicog.data.batching import RunPlan, plan_run
+from sicog.data.lengths import RowLengths
+from sicog.data.packing import PackLimits, PackRows, plan_epoch, plan_steps
+from sicog.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from sicog.model.configuration import SicogConfig
+
+_VIEWS_OF_A_ROW = 8  # seven slices and the thumbnail
+_FAR_FROM_BATCH = 0.25  # as a share of it
+
+
+def plan_updates(config: TrainConfig, lengths: RowLengths, model: SicogConfig, world_size: int) -> RunPlan:
+    """The run's plan, the same on every rank. Raises `ValueError` where rows, batch and limits do not go together."""
+    global_batch = config.rows_per_update(world_size)
+    if config.packing == "off":
+        return plan_run(
+            lengths.tokens,
+            global_batch=global_batch,
+            device_batch=config.device_batch,
+            world_size=world_size,
+            epochs=config.epochs,
+            max_steps=config.max_steps,
+            seed=config.seed,
+            group_by_length=config.group_by_length,
+        )
+    from sicog.model.flops import row_cost
+
+    cost = row_cost(model, config.trainable, checkpointing=config.gradient_checkpointing == "full")
+    plan = plan_steps if config.packing == "step" else plan_epoch
+    return plan(
+        PackRows.of(lengths, cost.of(lengths)),
+        pack_limits(config, lengths),
+        global_batch=global_batch,
+        world_size=world_size,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        seed=config.seed,
+    )
+
+
+def pack_limits(config: TrainConfig, lengths: RowLengths) -> PackLimits:
+    """The limits of a packed micro-batch, with the config's defaults filled in."""
+    conversations = config.device_batch * (2 if config.objective == "dpo" else 1)
+    views = max(conversations * _VIEWS_OF_A_ROW, int(lengths.views.max(initial=0)))
+    return PackLimits(config.pack_tokens or conversations * config.max_length, config.pack_views or views)
+
+
+def packing_summary(plan: RunPlan, lengths: RowLengths, global_batch: int) -> str:
+    """One line for the log: how many micro-batches make an update, how full they are, and how many rows they hold."""
+    rows = len(plan.rows) / plan.n_steps
+    useful = plan.useful_token_shares(lengths.tokens).mean()
+    far = abs(rows / global_batch - 1) > _FAR_FROM_BATCH
+    advice = f"; smaller pack_tokens or pack_views come nearer to global_batch {global_batch}" if far else ""
+    return (
+        f"{plan.n_steps} updates of {plan.accumulation} packed micro-batch(es) on each of {plan.world_size} "
+        f"process(es), {rows:.1f} rows an update on average, {useful:.1%} of the positions useful{advice}"
+    )

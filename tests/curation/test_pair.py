@@ -1,0 +1,65 @@
+"""Pairs of answers to clean and to corrupted images: joined by id, full texts, never the same answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from sicog.curation.pair import PairConfig, pair
+from sicog.records import PreferencePair, Turn
+from sicog.storage import read_json, read_records, write_dataset
+
+
+def run(tmp_path, clean, corrupted, name="pairs", **options):
+    """The pairs by id and the reasons of drops of these candidate sets."""
+    for folder, rows in (("clean", clean), ("corrupted", corrupted)):
+        if not (tmp_path / folder).exists():
+            write_dataset(tmp_path / folder, rows)
+    values = {"chosen": tmp_path / "clean", "rejected": tmp_path / "corrupted", "out_dir": tmp_path / name}
+    out = pair(PairConfig.model_validate(values | options))
+    return {p.id: p for p in read_records(out, PreferencePair)}, read_json(out / "manifest.json")["dropped"]
+
+
+def test_both_answers_are_full_texts_to_the_prompt_of_the_chosen_one(tmp_path, make):  # D-C14
+    clean = [make.candidate_set(i, "reasoning", [("cot", make.cot("red"))]) for i in "ab"]
+    corrupted = [
+        make.candidate_set(i, "reasoning", [("direct", "green"), ("cot", make.cot("blue"))]) for i in ("b", "x", "a")
+    ]
+    pairs, dropped = run(tmp_path, clean, corrupted)
+    assert list(pairs) == ["a", "b"] and not dropped
+    question = "What colour is the cup? Answer the question step-by-step."
+    assert pairs["a"].prompt == (Turn(role="user", text=question, images_at=(0,)),)
+    assert (pairs["a"].chosen, pairs["a"].rejected) == (make.cot("red"), make.cot("blue"))
+    assert pairs["a"].images == ("a.png",) and pairs["a"].chosen_score is None
+
+
+def test_rows_without_a_pair_are_dropped_with_the_reason(tmp_path, make):  # D-C15
+    answers = {
+        "same_answer": (("direct", "Red."), ("direct", "red")),
+        "same_text": (("cot", make.cot("red")), ("cot", make.cot("red"))),
+        "other_prompt": (("direct", "red"), ("cot", make.cot("blue"))),
+        "cut": (("direct", "red"), ("direct", "blue", "length")),
+        "chosen_broken": (("cot", "no chain"), ("cot", make.cot("blue"))),
+        "alone": (("direct", "red"), None),
+    }
+    clean = [make.candidate_set(name, "reasoning", [good]) for name, (good, _) in answers.items()]
+    corrupted = [make.candidate_set(name, "reasoning", [bad]) for name, (_, bad) in answers.items() if bad]
+    pairs, dropped = run(tmp_path, clean, corrupted)
+    assert not pairs and dropped == {"no_rejected": 4, "no_chosen": 1, "not_in_rejected": 1}
+
+
+def test_the_draw_depends_on_the_seed_and_the_id_alone(tmp_path, make):
+    texts = [("dd", f"caption {k}") for k in range(20)]
+    clean = [make.candidate_set(str(i), "captioning", texts) for i in range(9)]
+    corrupted = [make.candidate_set(str(i), "captioning", texts) for i in reversed(range(9))]
+    first, _ = run(tmp_path, clean, corrupted)
+    again, _ = run(tmp_path, clean, corrupted, "again", block_size=2)
+    other, _ = run(tmp_path, clean, corrupted, "other", seed=1)
+    assert first == again and first != other
+    assert len({p.chosen for p in first.values()}) > 2 and all(p.chosen != p.rejected for p in first.values())
+
+
+def test_answers_to_different_queries_are_no_pair(tmp_path, make):
+    clean = [make.candidate_set("1", "captioning", [("dd", "a cup")])]
+    corrupted = [make.candidate_set("1", "reasoning", [("direct", "red")])]
+    with pytest.raises(ValueError, match="row 1: chosen and rejected were made from different queries"):
+        run(tmp_path, clean, corrupted)
