@@ -56,6 +56,9 @@ def trained(tmp_path_factory):
     (folder / "align.json").write_text(json.dumps(rows))
     for name in ("curated", "sft", "captions"):
         (folder / f"{name}.json").write_text(json.dumps(rows[:128]))
+    pair = {"prompt": "How many?", "chosen": "two circles", "rejected": "a cat"}
+    pairs = [{"id": str(i), "image": f"{i % 2}.png", **pair} for i in range(128)]
+    (folder / "pairs.json").write_text(json.dumps(pairs))
     # What a tiny model needs beside the README's words is its scale.
     of_parts, scale = r"(stage1-align\.sh|stage15-sft\.sh)", "model.config.scale=56 model.config.query_grid=2"
     code, output = bash(re.sub(of_parts, rf"\1 {scale}", "\n".join(STAGES)), folder)
@@ -71,6 +74,7 @@ def test_the_lines_of_all_stages_run_as_they_stand(trained):
         "next/stage15": ("pretrain", 2e-5, 128, 4),
         "next/stage2": ("sft", 2e-5, 128, 4),
         "perception/stage0": ("warmup", 2e-5, 128, 4),
+        "next/dpo": ("dpo", 5e-7, 128, 2),
     }
     for name, values in expected.items():
         config = read_json(folder / "runs" / name / "run.json")["config"]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sicog.data.batching import RunPlan, plan_run
 from sicog.data.lengths import RowLengths
 from sicog.data.packing import PackLimits, PackRows, plan_epoch, plan_steps
+from sicog.storage import read_json, write_json
 from sicog.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from sicog.model.configuration import SicogConfig
 
+PLAN = "plan.json"
+_BATCHES = "micro_batches_of_an_update"
 _VIEWS_OF_A_ROW = 8  # seven slices and the thumbnail
 _FAR_FROM_BATCH = 0.25  # as a share of it
 
@@ -32,17 +35,21 @@ def plan_updates(config: TrainConfig, lengths: RowLengths, model: SicogConfig, w
         )
     from sicog.model.flops import row_cost
 
-    cost = row_cost(model, config.trainable, checkpointing=config.gradient_checkpointing == "full")
-    plan = plan_steps if config.packing == "step" else plan_epoch
-    return plan(
-        PackRows.of(lengths, cost.of(lengths)),
-        pack_limits(config, lengths),
-        global_batch=global_batch,
-        world_size=world_size,
-        epochs=config.epochs,
-        max_steps=config.max_steps,
-        seed=config.seed,
-    )
+    # Whatever is computed again in the backward pass, which may change when a run goes on, the plan stays.
+    rows = PackRows.of(lengths, row_cost(model, config.trainable).of(lengths))
+    limits = pack_limits(config, lengths)
+    how: dict[str, Any] = {"global_batch": global_batch, "world_size": world_size, "seed": config.seed}
+    how |= {"epochs": config.epochs, "max_steps": config.max_steps}
+    if config.packing == "step":
+        return plan_steps(rows, limits, **how)
+    begun = config.run_dir / PLAN
+    return plan_epoch(rows, limits, **how, update_batches=read_json(begun)[_BATCHES] if begun.is_file() else None)
+
+
+def remember_plan(config: TrainConfig, plan: RunPlan) -> None:
+    """Keep what a packed epoch must begin with again when it goes on with another number of processes."""
+    if config.packing == "epoch":
+        write_json(config.run_dir / PLAN, {_BATCHES: plan.accumulation * plan.world_size})
 
 
 def pack_limits(config: TrainConfig, lengths: RowLengths) -> PackLimits:

@@ -20,7 +20,7 @@ from sicog.provenance import digest_file, write_run_json
 from sicog.storage import MANIFEST, read_json, write_json, write_records
 from sicog.training import checkpoints, parallel
 from sicog.training.config import ModelSource, TrainConfig
-from sicog.training.planning import plan_updates
+from sicog.training.planning import plan_updates, remember_plan
 from sicog.training.table import batch_line, show_opening
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def train(config: TrainConfig) -> Path:
     if config.check_memory if config.check_memory is not None else trainer.args.device.type == "cuda":
         trainer.add_callback(MemoryCheck(trainer, read.lengths))
     if _is_main():
+        remember_plan(config, plan)
         show_opening(model, config, plan, batch, read.lengths)
     try:
         with stop.listening():

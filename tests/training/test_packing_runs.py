@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 
 from sicog.config import load_config
 from sicog.data.lengths import RowLengths
+from sicog.model import SicogConfig
 from sicog.storage import read_json
 from sicog.training.config import TrainConfig
-from sicog.training.planning import pack_limits
+from sicog.training.planning import pack_limits, plan_updates, remember_plan
 from sicog.training.run import train
 
 MakeConfig = Callable[..., TrainConfig]
@@ -97,3 +98,23 @@ def test_packing_needs_no_batch_that_divides(config: MakeConfig) -> None:
     assert config(packing="step", global_batch=10, device_batch=4).rows_per_update(3) == 10
     exported = config(packing="step", global_batch=None, device_batch=4, accumulation=2)
     assert exported.rows_per_update(3) == 24
+
+
+def test_a_packed_epoch_is_the_same_on_another_number_of_processes(config: MakeConfig, tiny_dir: Path) -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(20, 200, 300).astype(np.int32)
+    lengths = RowLengths(tokens, tokens // 2, *(np.zeros(300, dtype=np.int32) for _ in range(2)))
+    settings = config(packing="epoch", pack_tokens=400, global_batch=16)
+    settings.run_dir.mkdir()
+    model = SicogConfig.from_pretrained(tiny_dir)
+    first = plan_updates(settings, lengths, model, 4)
+    remember_plan(settings, first)
+    for processes in (1, 2):
+        again = plan_updates(settings, lengths, model, processes)
+        assert again.accumulation * processes == first.accumulation * 4
+        assert np.array_equal(again.rows, first.rows) and np.array_equal(again.step_borders, first.step_borders)
+    with pytest.raises(ValueError, match="do not divide among 3 processes"):
+        plan_updates(settings, lengths, model, 3)
+    # What may change when a run goes on changes nothing.
+    other = settings.model_copy(update={"gradient_checkpointing": "full"})
+    assert np.array_equal(plan_updates(other, lengths, model, 4).borders, first.borders)
