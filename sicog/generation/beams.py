@@ -49,6 +49,9 @@ class BeamSearch:
             pad_token_id=processor.pad_token_id,
         )
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def check(self, job: Job) -> None:
         """Raises `LongPromptError`, and `ValueError` for too elongated an image."""
         self._sampler.check(job)

@@ -1,4 +1,4 @@
-"""What answers jobs, behind one small interface: our sampler, or for beams Transformers' plain `generate`."""
+"""What answers jobs, behind one small interface: our sampler, for beams plain `generate`, or a served model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sicog.generation.sampling import Job, Sample, SamplingConfig
+from sicog.generation.sampling import Job, Sample, SamplingConfig, Unanswered
 from sicog.model.kernels import chosen_attention, use_attention
 from sicog.model.precision import Precision, chosen_device, settled
 
@@ -20,8 +20,12 @@ class Engine(Protocol):
     def check(self, job: Job) -> None:
         """Raises `LongPromptError`, and `ValueError` for an image whose size cannot be used. Nothing is read."""
 
-    def run(self, jobs: Sequence[Job]) -> list[list[Sample] | ValueError]:
-        """The samples of every job, in the order of its requests and indices, or the error of reading its images."""
+    def run(self, jobs: Sequence[Job]) -> Sequence[list[Sample] | ValueError | Unanswered]:
+        """The samples of every job, in the order of its requests and indices; or the error of reading its images, or
+        why it has no answer this time."""
+
+    def close(self) -> None:
+        """Let go of what is held; it is not asked again."""
 
 
 def load_engine(

@@ -43,8 +43,10 @@ def estimate(config: SampleConfig, console: Console | None = None) -> Estimate:
     """Sample a few rows, spread over the input, print and return what all of them will take. Writes nothing.
 
     The trial ends as a block does, with slots standing empty, so that a long run is rather quicker than this.
-    Raises `ValueError` when the input holds no row.
+    Raises `ValueError` when the input holds no row, or the trial would have to be paid.
     """
+    if config.engine == "openai":
+        raise ValueError("a trial of a served model would be paid: set endpoint.prices and endpoint.budget, and run")
     source = rows_of(config)
     n = len(source)
     if not n:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 from pydantic import Field, model_validator
@@ -16,12 +17,13 @@ from sicog.data.images import ImageProblem, resolve_image
 from sicog.formats import read_queries
 from sicog.generation.corruption import CorruptionName, apply, drawn, turns
 from sicog.generation.engine import Engine, load_engine
-from sicog.generation.sampling import Job, LongPromptError, Picture, Request, Sample, SamplingConfig
+from sicog.generation.sampling import Job, LongPromptError, Picture, Request, Sample, SamplingConfig, Unanswered
 from sicog.launch import LaunchConfig
 from sicog.model.precision import Precision, settled
 from sicog.pipeline import FolderSource, Outcome, Source, run_stage
 from sicog.provenance import digest_path
-from sicog.records import Candidate, CandidateSet, Corruption, Dropped, Query, TaskName
+from sicog.records import Candidate, CandidateSet, Corruption, Dropped, Failed, Query, TaskName
+from sicog.remote.config import EndpointConfig
 from sicog.tasks import TASKS, TaskSpec, bare_question
 
 
@@ -45,6 +47,7 @@ _SCRIPT_PROMPTS = {
     "text": {"default": "text"},
 }
 PAPER = "paper"
+ANSWERS = ".answers"  # of a served model, beside what is made of them
 
 
 def styles_for_prompt(task: str, name: str) -> tuple[StyleCount, ...]:
@@ -63,6 +66,8 @@ def styles_for_prompt(task: str, name: str) -> tuple[StyleCount, ...]:
 class SampleConfig(SamplingConfig):
     """What `sicog sample` does.
 
+    engine: `transformers` samples from `checkpoint`; `openai` asks the model that `endpoint` names, with images of at
+        most `max_side` pixels a side. Its answers are stored in `endpoint.answers`, by default beside the output.
     input: a folder of our `Query` records, or a LLaVA JSON / JSONL file, whose ids are kept.
     task: captioning (an image each), reasoning (a question each, with images or without), text (an instruction each).
     styles: the samples of every query; empty: 2 cod + 1 dd for captions, 2 cot + 1 direct for reasoning, 3 for text.
@@ -81,7 +86,10 @@ class SampleConfig(SamplingConfig):
     volatile: ClassVar[frozenset[str]] = frozenset(
         {"workers", "device", "max_dropped_share", "launch", "price_per_hour"}
     )
-    checkpoint: Path
+    engine: Literal["transformers", "openai"] = "transformers"
+    checkpoint: Path | None = None
+    endpoint: EndpointConfig | None = None
+    max_side: int = Field(default=1024, ge=1)
     input: Path
     task: TaskName
     out_dir: Path
@@ -110,9 +118,24 @@ class SampleConfig(SamplingConfig):
             raise ValueError(f"style {repeated[0]!r} is listed twice; raise its n instead")
         for name in names:
             TASKS[self.task].style(name)
+        self._check_engine()
         if self.workers > 1 and ":" in self.device:
             raise ValueError(f"device={self.device} is one GPU for {self.workers} workers; leave device out")
         return self
+
+    def _check_engine(self) -> None:
+        if self.engine == "transformers":
+            if self.checkpoint is None or self.endpoint is not None:
+                raise ValueError("engine: transformers needs a checkpoint, and no endpoint")
+            return
+        if self.endpoint is None or self.checkpoint is not None:
+            raise ValueError(
+                "engine: openai needs an endpoint (endpoint.model=..., endpoint.base_url=...), no checkpoint"
+            )
+        if self.beams > 1 or self.top_k or self.repetition_penalty != 1:
+            raise ValueError("the protocol of engine: openai has no beams, top_k or repetition_penalty; leave them out")
+        if self.workers > 1 or self.launch.on != "local":
+            raise ValueError("engine: openai is one process; raise endpoint.concurrency instead of workers or launch")
 
     @property
     def wanted_styles(self) -> tuple[StyleCount, ...]:
@@ -134,20 +157,23 @@ class SampleConfig(SamplingConfig):
 def sample(config: SampleConfig) -> Path:
     """Write one `CandidateSet` for every query whose images can be read; returns the output folder."""
     # Settled in run.json: a run that goes on elsewhere must not mix the answers of two precisions.
-    config = config.model_copy(update={"precision": settled(config.precision, config.device)})
-    return run_stage(
-        step="sample",
-        out_dir=config.out_dir,
-        source=rows_of(config),
-        process=SampleBlock(config),
-        config=config,
-        inputs={"checkpoint": config.checkpoint, "input": config.input},
-        block_size=config.queries_per_block,
-        rows_per_shard=config.rows_per_shard,
-        workers=config.workers,
-        max_dropped_share=config.max_dropped_share,
-        launch=config.launch,
-    )
+    if config.engine == "transformers":
+        config = config.model_copy(update={"precision": settled(config.precision, config.device)})
+    checkpoint = {"checkpoint": config.checkpoint} if config.checkpoint else {}
+    with closing(SampleBlock(config)) as process:
+        return run_stage(
+            step="sample",
+            out_dir=config.out_dir,
+            source=rows_of(config),
+            process=process,
+            config=config,
+            inputs={**checkpoint, "input": config.input},
+            block_size=config.queries_per_block,
+            rows_per_shard=config.rows_per_shard,
+            workers=config.workers,
+            max_dropped_share=config.max_dropped_share,
+            launch=config.launch,
+        )
 
 
 def rows_of(config: SampleConfig) -> Source[Query]:
@@ -163,7 +189,7 @@ class SampleBlock:
     def __init__(self, config: SampleConfig) -> None:
         self.config = config
         self._engine: Engine | None = None
-        self._digest = ""
+        self._digest = ""  # of what answers, as candidates name it
 
     def __getstate__(self) -> dict[str, Any]:
         return {"config": self.config, "_engine": None, "_digest": ""}  # a worker process loads its own model
@@ -181,17 +207,33 @@ class SampleBlock:
     def engine(self) -> Engine:
         """The loaded model, ready to answer."""
         if self._engine is None:
-            config = self.config
-            self._engine = load_engine(
-                config.checkpoint,
-                config.sampling(),
-                beams=config.beams,
-                slicing=config.slicing,
-                device=config.device,
-                precision=config.precision,
-            )
-            self._digest = digest_path(config.checkpoint)
+            self._engine, self._digest = self._load()
         return self._engine
+
+    def _load(self) -> tuple[Engine, str]:
+        """The engine, and what its candidates name as their checkpoint."""
+        config = self.config
+        if config.endpoint is not None:
+            from sicog.generation.served import ServedModel
+
+            answers = config.endpoint.answers or config.out_dir / ANSWERS
+            served = ServedModel(config.endpoint, config.sampling(), answers, max_side=config.max_side)
+            return served, f"openai:{config.endpoint.model}"
+        assert config.checkpoint is not None
+        engine = load_engine(
+            config.checkpoint,
+            config.sampling(),
+            beams=config.beams,
+            slicing=config.slicing,
+            device=config.device,
+            precision=config.precision,
+        )
+        return engine, digest_path(config.checkpoint)
+
+    def close(self) -> None:
+        """Close the engine, if one was needed."""
+        if self._engine is not None:
+            self._engine.close()
 
     def job(self, query: Query, pictures: dict[str, Picture]) -> Job | Dropped:
         """What to ask about a query, or why nothing can be asked. `pictures`: those of other rows, by name."""
@@ -238,7 +280,9 @@ class SampleBlock:
             return ()
         return tuple(drawn(config.corruptions, config.seed, f"{query.id}/{n}") for n in range(len(query.images)))
 
-    def _outcome(self, query: Query, answer: list[Sample] | ValueError) -> Outcome:
+    def _outcome(self, query: Query, answer: list[Sample] | ValueError | Unanswered) -> Outcome:
+        if isinstance(answer, Unanswered):
+            return Failed(id=query.id, step="sample", reason=answer.reason, detail=str(answer))
         if isinstance(answer, ValueError):
             return Dropped(id=query.id, step="sample", reason="image_broken", detail=str(answer))
         return [self._candidate_set(query, answer)]

@@ -107,6 +107,9 @@ class Sampler:
         self.steps = self.steps_used = 0  # slots stepped, and those of them that were live: the share in use
         self._waiting: list[_Fork] = []
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def check(self, job: Job) -> None:
         """Raises what `prompts` raises."""
         self.prompts(job)
