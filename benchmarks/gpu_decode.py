@@ -137,13 +137,18 @@ class Decoder:
 
     def _bound(self, positions: int) -> float | None:
         """Seconds to read the weights that a step uses and so many positions' keys and values."""
-        text: Any = self.bench.config.text_config
-        head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        kept = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * head_width  # bytes of a position
-        table = 0 if text.tie_word_embeddings else text.vocab_size * text.hidden_size  # looked up, not read
-        weights = 2 * (sum(p.numel() for p in self.model.language_model.parameters()) - table)
+        weights, kept = read_bytes(self.bench)
         _, rate = self.bench.rates()
         return rate and (weights + kept * positions) / rate
+
+
+def read_bytes(bench: Bench) -> tuple[int, int]:
+    """(bytes of the weights that a step of decoding reads, bytes of a position's keys and values), in bfloat16."""
+    text: Any = bench.config.text_config
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    kept = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * head_width
+    table = 0 if text.tie_word_embeddings else text.vocab_size * text.hidden_size  # looked up, not read
+    return 2 * (sum(p.numel() for p in bench.model.language_model.parameters()) - table), kept
 
 
 DECODED = (

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import glob
+from array import array
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import orjson
 
 from sicog.records import CandidateSet
@@ -26,33 +29,47 @@ def find_runs(patterns: Sequence[str | Path]) -> list[Path]:
 
 
 class RunsSource:
-    """The ids of all runs in the order in which they first appear; only where each row lies is held in memory."""
+    """The ids of all runs in the order in which they first appear.
+
+    Only where each row lies is held in memory, in arrays: some 60 bytes a row, however long its id is.
+    """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._files = [shard for folder in folders for shard in shards(folder)]
-        self._places: dict[str, list[tuple[int, int]]] = {}
+        ids, numbers, offsets = bytearray(), array("I"), array("Q")
         for number, path in enumerate(self._files):
             with path.open("rb") as file:
                 offset = 0
                 for line in file:
-                    self._places.setdefault(_id(line, path), []).append((number, offset))
+                    ids += _digest(_id(line, path))
+                    numbers.append(number)
+                    offsets.append(offset)
                     offset += len(line)
-        self._ids = list(self._places)
+        self._numbers, self._offsets = numbers, offsets
+        ids_N2 = np.frombuffer(ids, dtype=np.uint64).reshape(-1, 2)
+        self._rows, self._starts = _grouped(ids_N2)
+        self._ids_G2 = ids_N2[self._rows[self._starts[:-1]]]  # of each group
+        self._by_id = np.argsort(self._ids_G2[:, 0])
+        self._sorted = self._ids_G2[self._by_id, 0]
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._starts) - 1
 
     def read(self, start: int, stop: int) -> Iterator[CandidateSet]:
         """One merged set for each of the ids start..stop."""
-        for row_id in self._ids[start:stop]:
-            row = self.find(row_id)
-            assert row is not None
-            yield row
+        for group in range(start, min(stop, len(self))):
+            yield self._merged(group)
 
     def find(self, row_id: str) -> CandidateSet | None:
         """The merged set of that id, or None."""
-        places = self._places.get(row_id)
-        return merged([self._set(*place) for place in places]) if places else None
+        first, second = np.frombuffer(_digest(row_id), dtype=np.uint64)
+        begin, end = (np.searchsorted(self._sorted, first, side=side) for side in ("left", "right"))
+        found = (int(group) for group in self._by_id[begin:end] if self._ids_G2[group, 1] == second)
+        return next(map(self._merged, found), None)
+
+    def _merged(self, group: int) -> CandidateSet:
+        rows = self._rows[self._starts[group] : self._starts[group + 1]].tolist()
+        return merged([self._set(self._numbers[i], self._offsets[i]) for i in rows])
 
     def _set(self, number: int, offset: int) -> CandidateSet:
         with self._files[number].open("rb") as file:
@@ -83,6 +100,22 @@ def merged(sets: Sequence[CandidateSet]) -> CandidateSet:
             f"{checkpoint[:12]}; is a run given twice? Runs that shall be pooled need different seeds"
         )
     return CandidateSet(id=first.id, query=first.query, candidates=candidates)
+
+
+def _grouped(ids_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows ordered by group, groups by their first row; and where each group starts there, with the end behind."""
+    by_id = np.lexsort((ids_N2[:, 1], ids_N2[:, 0]))  # stable: equal ids keep the order of their rows
+    begins = np.ones(len(by_id), dtype=bool)
+    begins[1:] = (ids_N2[by_id[1:]] != ids_N2[by_id[:-1]]).any(axis=1)
+    first_row = by_id[begins][np.cumsum(begins) - 1]  # of the group that a row of this order is in
+    rows = by_id[np.lexsort((by_id, first_row))]
+    first_row.sort()
+    starts = np.flatnonzero(np.append(True, first_row[1:] != first_row[:-1])) if len(rows) else first_row
+    return rows, np.append(starts, len(rows))
+
+
+def _digest(row_id: str) -> bytes:
+    return blake2b(row_id.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _id(line: bytes, path: Path) -> str:

@@ -194,6 +194,30 @@ def show_image(
         typer.echo(line)
 
 
+@app.command("export-candidates")
+def export_candidates(
+    source: Annotated[Path, typer.Argument(help="a folder of candidate sets", metavar="SRC")],
+    target: Annotated[Path, typer.Argument(help="the JSON file to write", metavar="DST")],
+    generated: Annotated[bool, typer.Option("--generated", help="one candidate a row, as sampling writes it")] = False,
+) -> None:
+    """Write candidates as the original's files: for its curation, or with --generated as its sampling."""
+    from sicog.generation.original import export_candidates as export_to
+
+    export_to(source, target, form="generated" if generated else "candidates")
+
+
+@app.command("show-corruptions")
+def show_corruptions(
+    image: Annotated[Path, typer.Argument(help="an image file")],
+    out: Annotated[Path, typer.Option(help="the PNG to write")],
+    seed: Annotated[int, typer.Option(help="of the parameters")] = 0,
+) -> None:
+    """Draw an image under each of the corruptions that answers to reject are sampled from."""
+    from sicog.generation.show_corruptions import show_corruptions as show
+
+    show(image, out, seed=seed)
+
+
 data_app = typer.Typer(help="Look at training data.", no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 

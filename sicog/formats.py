@@ -160,7 +160,7 @@ def read_llava(path: Path) -> FileSource[Example]:
 
 def read_queries(path: Path, task: str) -> FileSource[Query]:
     """Unlabelled rows of a LLaVA file: images, and the first human turn as the question."""
-    return FileSource(path, _QueryParser(task))
+    return FileSource(path, QueryParser(task))
 
 
 def parse_example(row: Row, row_id: str) -> Example:
@@ -176,15 +176,19 @@ def parse_example(row: Row, row_id: str) -> Example:
 
 
 @dataclass(frozen=True)
-class _QueryParser:
+class QueryParser:
+    """A row of a LLaVA file to a `Query` of this task. Raises `RowError`."""
+
     task: str
 
     def __call__(self, row: Row, row_id: str) -> Query:
         images, question = image_names(row), first_question(row)
         if self.task == "captioning" and not images:
             raise RowError("no_image", "a row to caption needs an image")
-        if self.task == "reasoning" and not question:
-            raise RowError("no_question", "a row to reason about needs a human turn with a question")
+        if self.task != "captioning" and not question:
+            raise RowError("no_question", f"a row of task {self.task} needs a human turn with a question")
+        if self.task == "text" and images:
+            raise RowError("image", "a row of task text has no image; sample rows with images as reasoning")
         return Query.model_validate(
             {"id": row_id, "task": self.task, "images": images, "question": question, "extra": other_keys(row)}
         )

@@ -1,4 +1,4 @@
-"""Run a data stage over shards: resume by block, drops with reasons, a manifest, several worker processes.
+"""Run a data stage over shards: resume by block, drops with reasons, a manifest, several processes or machines.
 
 Rows are read in order and cut into shards, shards into blocks. The process is called with a block and returns one
 outcome per row. A finished block is one complete line of the shard's journal, so a run that was killed at any moment
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,9 +21,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sicog.config import Config
+from sicog.launch import LaunchConfig, gpus
+from sicog.progress import Progressing
 from sicog.provenance import RUN, digest_file, write_run_json
 from sicog.records import Dropped, Failed, Record, RecordT
 from sicog.storage import (
@@ -89,8 +88,8 @@ class FolderSource(Generic[RecordT]):
 
 
 @dataclass
-class _ShardTask:
-    """Task r writes shard r."""
+class ShardTask:
+    """Task r writes shard r, whatever runs it."""
 
     step: str
     out_dir: Path
@@ -112,14 +111,14 @@ class _ShardTask:
 
     def _work_off(self, journal: Path, start: int, stop: int) -> None:
         lines = truncate_to_last_line(journal, _is_json)
-        dropped = sum(len(orjson.loads(line)["dropped"]) for line in lines)
+        unusable = sum(_unusable(orjson.loads(line)) for line in lines)
         with journal.open("ab") as file:
             for block in _blocks(self.source, start + len(lines) * self.block_size, stop, self.block_size):
                 entry = self._entry(block)
                 file.write(orjson.dumps(entry) + b"\n")
                 file.flush()
-                dropped += len(entry["dropped"])
-                self._check_drops(dropped)
+                unusable += _unusable(entry)
+                self._check_share(unusable)
 
     def _entry(self, block: list[Any]) -> dict[str, Any]:
         """Process one block: kept records by output, dropped and failed rows."""
@@ -141,11 +140,11 @@ class _ShardTask:
                 entry["records"].setdefault(folder, []).append(record.model_dump(mode="json"))
         return entry
 
-    def _check_drops(self, dropped: int) -> None:
+    def _check_share(self, unusable: int) -> None:
         """Stop early when a shard alone has too many; its finished blocks stay, so that a larger share goes on."""
-        if self.max_dropped is not None and dropped > max(1.0, self.max_dropped * len(self.source)):
-            entries = _entries(sorted((self.out_dir / WORK).glob("journal-*.jsonl")))
-            reasons = _write_rows(self.out_dir / "dropped.jsonl", (d for e in entries for d in e["dropped"]))
+        if self.max_dropped is not None and unusable > max(1.0, self.max_dropped * len(self.source)):
+            journals = sorted((self.out_dir / WORK).glob("journal-*.jsonl"))
+            reasons = sum((_write_rows(self.out_dir, kind, journals) for kind in ("dropped", "failed")), Counter[str]())
             raise ValueError(_too_many(self.step, reasons, len(self.source), self.max_dropped, self.out_dir))
 
 
@@ -162,15 +161,17 @@ def run_stage(
     rows_per_shard: int = 1024,
     workers: int = 1,
     max_dropped_share: float | None = 0.05,
+    launch: LaunchConfig | None = None,
     share: tuple[int, int] | None = None,
     status: Callable[[], str] = lambda: "",
 ) -> Path:
     """Run `process` over all rows of `source` and write the dataset `out_dir`; returns `out_dir`.
 
-    process: picklable when workers > 1; called with a block of rows, returns one outcome per row, in order: the
-        records it became, `Dropped`, or `Failed`. It must not depend on earlier blocks.
+    process: picklable when workers > 1 or launched elsewhere; called with a block of rows, returns one outcome per
+        row, in order: the records it became, `Dropped`, or `Failed`. It must not depend on earlier blocks.
     outputs: for record types that go to a sub-folder of their own, e.g. `{PreferencePair: "pairs"}`.
-    max_dropped_share: above this share of drops the run stops with a `ValueError`; None means no limit.
+    max_dropped_share: above this share of dropped and failed rows the run stops with a `ValueError`; None: no limit.
+    launch: where the shards are worked on; with SLURM the folder is finished when its jobs are, not on return.
     share: (rank, ranks) where processes that were launched together all make this call: each works off every ranks-th
         shard, and all return when the dataset is complete. They meet in `out_dir` alone, which they all must see.
     status: what the progress bar says beside the rows, asked again and again from another thread.
@@ -190,7 +191,13 @@ def run_stage(
         raise ValueError(f"{step} was started by torchrun; start it as one process, with workers=N for several")
     n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
     n_shards = max(1, -(-n_rows // rows_per_shard))
-    task = _ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, max_dropped_share)
+    task = ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, max_dropped_share)
+    finish = Finish(step, out_dir, n_shards, n_rows, ("", *folders.values()), max_dropped_share)
+    if launch is not None and launch.on != "local":
+        from sicog.cluster import launch_shards
+
+        launch_shards(launch, task, finish)
+        return out_dir
     if rank:
         _execute(task, range(rank, n_shards, n_ranks), workers)
         _wait_for((out_dir / MANIFEST).is_file)
@@ -198,10 +205,10 @@ def run_stage(
     with locked(out_dir / WORK / "lock", out_dir):
         if (out_dir / MANIFEST).is_file():  # the process that held the lock before has finished it
             return out_dir
-        with _progress(step, out_dir / WORK, n_rows, status) as progress:
+        with Progressing(step, out_dir / WORK, n_rows, status) as progress:
             _execute(task, range(0, n_shards, n_ranks), workers)
             _wait_for(lambda: progress.rows_done() == n_rows)
-        _finish(step, out_dir, n_shards, n_rows, ["", *folders.values()], max_dropped_share)
+        finish()
     return out_dir
 
 
@@ -211,7 +218,7 @@ def _wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def _execute(task: _ShardTask, numbers: range, workers: int) -> None:
+def _execute(task: ShardTask, numbers: range, workers: int) -> None:
     """One worker is this process, with what it has loaded; more are processes that take one shard after another."""
     if min(workers, len(numbers)) <= 1:
         for number in numbers:
@@ -219,7 +226,12 @@ def _execute(task: _ShardTask, numbers: range, workers: int) -> None:
         return
     # Not datatrove's local executor: it forks, which copies locks that this process's threads hold, and its pool waits
     # for ever for a worker that died, say for memory. Not fork, for the same reason.
-    pool = ProcessPoolExecutor(min(workers, len(numbers)), get_context("spawn"), _start_worker, (task,))
+    context, n_workers, available = get_context("spawn"), min(workers, len(numbers)), gpus()
+    shares = context.Queue() if available else None
+    if shares is not None:
+        for number in range(n_workers):
+            shares.put(available[number % len(available)])
+    pool = ProcessPoolExecutor(n_workers, context, _start_worker, (task, shares))
     try:
         for future in as_completed([pool.submit(_run_shard, number) for number in numbers]):
             future.result()
@@ -232,12 +244,14 @@ def _execute(task: _ShardTask, numbers: range, workers: int) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-_task: _ShardTask | None = None  # a worker process's own, sent once: it may hold much
+_task: ShardTask | None = None  # a worker process's own, sent once: it may hold much
 
 
-def _start_worker(task: _ShardTask) -> None:
+def _start_worker(task: ShardTask, shares: Any) -> None:
     global _task
     _task = task
+    if shares is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = shares.get()  # a GPU of its own, before anything here asks for one
 
 
 def _run_shard(rank: int) -> None:
@@ -245,48 +259,59 @@ def _run_shard(rank: int) -> None:
     _task(rank)
 
 
-def _finish(step: str, out_dir: Path, n_shards: int, n_rows: int, folders: list[str], limit: float | None) -> None:
-    """Journals to shards, dropped.jsonl, failed.jsonl and manifests; the main manifest is written last."""
-    counts: Counter[str] = Counter()
-    rows_per_shard: dict[str, dict[str, int]] = {folder: {} for folder in folders}
-    journals = [out_dir / WORK / f"journal-{rank:05d}.jsonl" for rank in range(n_shards)]
-    for rank, journal in enumerate(journals):
-        entries = list(_entries([journal]))
-        for folder in folders:
-            records = [r for e in entries for r in e["records"].get(folder, [])]
-            with atomic_write(out_dir / folder / shard_name(rank)) as file:
-                file.writelines(orjson.dumps(r) + b"\n" for r in records)
-            rows_per_shard[folder][shard_name(rank)] = len(records)
-        for entry in entries:
-            counts.update(rows=entry["rows"], kept=entry["kept_rows"])
-    reasons = {
-        kind: _write_rows(out_dir / f"{kind}.jsonl", (row for entry in _entries(journals) for row in entry[kind]))
-        for kind in ("dropped", "failed")
-    }
-    n_dropped, n_failed = reasons["dropped"].total(), reasons["failed"].total()
-    if not counts["rows"] == n_rows == counts["kept"] + n_dropped + n_failed:
-        raise AssertionError(f"{step}: {n_rows} rows in, {dict(counts)}, {n_dropped} dropped, {n_failed} failed")
-    if limit is not None and n_dropped > max(1.0, limit * n_rows):
-        raise ValueError(_too_many(step, reasons["dropped"], n_rows, limit, out_dir))
-    for folder in reversed(folders):
-        names = rows_per_shard[folder]
-        write_json(
-            out_dir / folder / MANIFEST,
-            {
-                "step": step,
-                "rows_in": n_rows,
-                "rows_out": sum(names.values()),
-                "rows_kept": counts["kept"],
-                "dropped": dict(sorted(reasons["dropped"].items())),
-                "failed": dict(sorted(reasons["failed"].items())),
-                "rows_per_shard": names,
-                "files": {name: digest_file(out_dir / folder / name) for name in names},
-            },
+@dataclass
+class Finish:
+    """The end of a stage: journals to shards, dropped.jsonl, failed.jsonl and manifests, the main manifest last."""
+
+    step: str
+    out_dir: Path
+    n_shards: int
+    n_rows: int
+    folders: tuple[str, ...]  # "" is out_dir itself
+    max_dropped: float | None
+
+    def __call__(self) -> None:
+        out_dir, counts = self.out_dir, Counter[str]()
+        rows_per_shard: dict[str, dict[str, int]] = {folder: {} for folder in self.folders}
+        journals = [out_dir / WORK / f"journal-{rank:05d}.jsonl" for rank in range(self.n_shards)]
+        for rank, journal in enumerate(journals):
+            entries = list(_entries([journal]))
+            for folder in self.folders:
+                records = [r for e in entries for r in e["records"].get(folder, [])]
+                with atomic_write(out_dir / folder / shard_name(rank)) as file:
+                    file.writelines(orjson.dumps(r) + b"\n" for r in records)
+                rows_per_shard[folder][shard_name(rank)] = len(records)
+            for entry in entries:
+                counts.update(rows=entry["rows"], kept=entry["kept_rows"])
+        dropped, failed = (_write_rows(out_dir, kind, journals) for kind in ("dropped", "failed"))
+        if not counts["rows"] == self.n_rows == counts["kept"] + dropped.total() + failed.total():
+            raise AssertionError(
+                f"{self.step}: {self.n_rows} rows in, {dict(counts)}, {dropped.total()} dropped, "
+                f"{failed.total()} failed"
+            )
+        if self.max_dropped is not None and (dropped + failed).total() > max(1.0, self.max_dropped * self.n_rows):
+            raise ValueError(_too_many(self.step, dropped + failed, self.n_rows, self.max_dropped, out_dir))
+        for folder in reversed(self.folders):
+            names = rows_per_shard[folder]
+            write_json(
+                out_dir / folder / MANIFEST,
+                {
+                    "step": self.step,
+                    "rows_in": self.n_rows,
+                    "rows_out": sum(names.values()),
+                    "rows_kept": counts["kept"],
+                    "dropped": dict(sorted(dropped.items())),
+                    "failed": dict(sorted(failed.items())),
+                    "rows_per_shard": names,
+                    "files": {name: digest_file(out_dir / folder / name) for name in names},
+                },
+            )
+        shutil.rmtree(out_dir / WORK)
+        drops = f", {dropped.total()} dropped ({_listed(dropped)})" if dropped else ""
+        fails = f", {failed.total()} failed ({_listed(failed)})" if failed else ""
+        Console(stderr=True).print(
+            f"  {self.step}: {self.n_rows} rows in, {counts['kept']} kept{drops}{fails}", highlight=False
         )
-    shutil.rmtree(out_dir / WORK)
-    drops = f", {n_dropped} dropped ({_listed(reasons['dropped'])})" if n_dropped else ""
-    fails = f", {n_failed} failed ({_listed(reasons['failed'])})" if n_failed else ""
-    Console(stderr=True).print(f"  {step}: {n_rows} rows in, {counts['kept']} kept{drops}{fails}", highlight=False)
 
 
 def _entries(journals: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -295,11 +320,15 @@ def _entries(journals: Iterable[Path]) -> Iterator[dict[str, Any]]:
             yield from (orjson.loads(line) for line in file if line.endswith(b"\n"))
 
 
-def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Counter[str]:
-    """Write dropped or failed rows; returns their number by reason."""
+def _unusable(entry: dict[str, Any]) -> int:
+    return len(entry["dropped"]) + len(entry["failed"])
+
+
+def _write_rows(out_dir: Path, kind: str, journals: Sequence[Path]) -> Counter[str]:
+    """Write dropped.jsonl or failed.jsonl; returns the number of rows by reason."""
     reasons: Counter[str] = Counter()
-    with atomic_write(path) as file:
-        for row in rows:
+    with atomic_write(out_dir / f"{kind}.jsonl") as file:
+        for row in (row for entry in _entries(journals) for row in entry[kind]):
             reasons[row["reason"]] += 1
             file.write(orjson.dumps(row) + b"\n")
     return reasons
@@ -308,8 +337,8 @@ def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Counter[str]:
 def _too_many(step: str, reasons: Counter[str], n_rows: int, limit: float, out_dir: Path) -> str:
     return (
         f"{step}: {reasons.total()} of {n_rows} rows cannot be used ({_listed(reasons)}), more than {limit:.0%}. They "
-        f"are listed in {out_dir / 'dropped.jsonl'}. Mend the data and choose another output folder, or allow more "
-        f"with max_dropped_share and run again: what is finished is kept"
+        f"are listed in {out_dir / 'dropped.jsonl'} and failed.jsonl. Mend the data and choose another output folder, "
+        f"or allow more with max_dropped_share and run again: what is finished is kept"
     )
 
 
@@ -334,60 +363,3 @@ def _is_json(line: bytes) -> bool:
 
 def _listed(counter: Counter[str]) -> str:
     return ", ".join(f"{reason} {n}" for reason, n in counter.most_common())
-
-
-class _progress:  # noqa: N801 - used as a function in a with statement
-    """A progress bar of rows over all workers: it reads what the journals say. Where nobody watches, a line at every
-    tenth."""
-
-    def __init__(self, step: str, work: Path, n_rows: int, status: Callable[[], str]) -> None:
-        self.step, self.work, self.n_rows, self.status = step, work, n_rows, status
-        self.console = Console(stderr=True)
-        self.watched = sys.stderr.isatty()
-        self.bar = Progress(
-            TextColumn(f"  {step}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.watched,
-        )
-        self.seen: dict[Path, tuple[int, int]] = {}
-        self.stop = threading.Event()
-
-    def rows_done(self) -> int:
-        """Rows in all journals; of a journal only what was added since the last look is read."""
-        for path in self.work.glob("journal-*.jsonl"):
-            offset, rows = self.seen.get(path, (0, 0))
-            with path.open("rb") as file:
-                file.seek(offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    offset, rows = offset + len(line), rows + int(orjson.loads(line)["rows"])
-            self.seen[path] = (offset, rows)
-        return sum(rows for _, rows in self.seen.values())
-
-    def _watch(self) -> None:
-        first, start = self.rows_done(), time.monotonic()
-        task, before = self.bar.add_task("", total=self.n_rows, completed=first, rate=""), first
-        while not self.stop.wait(0.5 if self.watched else 5.0):
-            done = self.rows_done()
-            rate = self.status() or f"{(done - first) / (time.monotonic() - start):.1f} rows/s"
-            self.bar.update(task, completed=done, rate=rate)
-            if not self.watched and done * 10 // self.n_rows > before * 10 // self.n_rows:
-                self.console.print(f"  {self.step}: row {done}/{self.n_rows}, {rate}", highlight=False)
-                before = done
-
-    def __enter__(self) -> _progress:
-        self.bar.start()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop.set()
-        self.thread.join()
-        self.bar.stop()

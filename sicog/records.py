@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
+TaskName = Literal["captioning", "reasoning", "text"]
 
 
 class Record(BaseModel):
@@ -73,16 +74,24 @@ class AnnotatedRow(Record):
 
 
 class Query(Record):
-    """Unlabelled input of the generate step: images, and for reasoning a question. Styles turn it into prompts."""
+    """Unlabelled input of the generate step: images, and a question but for captions. Styles turn it into prompts."""
 
-    task: Literal["captioning", "reasoning"]
+    task: TaskName
     images: tuple[str, ...] = ()
     question: str = ""
     extra: dict[str, Any] = {}
 
 
+class Corruption(BaseModel):
+    """What was done to an image before it was shown, with all that is needed to do it again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    method: str
+    parameters: dict[str, float | tuple[int, ...]]
+
+
 class Candidate(BaseModel):
-    """One sampled answer with everything needed to draw it again."""
+    """One sampled answer with everything needed to draw it again. `corruptions`: one per image, or none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     query_id: str
@@ -94,6 +103,7 @@ class Candidate(BaseModel):
     finish_reason: FinishReason
     n_tokens: int
     checkpoint: str  # digest of the checkpoint that wrote it
+    corruptions: tuple[Corruption, ...] = ()
 
 
 class CandidateSet(Record):

@@ -1,7 +1,8 @@
-"""The two tasks, captioning and reasoning, as values of one code path: prompts by style, and what to compare.
+"""The tasks, captioning, reasoning and text, as values of one code path: prompts by style, and what to compare.
 
-A style is a way to ask (`cod`, `dd`, `cot`, `direct`); the prompts are those that warm-up data is written with and
-that generation uses: one spelling for both.
+A style is a way to ask (`cod`, `dd`, `cot`, `direct`, `text`); the prompts are those that warm-up data is written with
+and that generation uses: one spelling for both. `text` is instructions without an image, which preserve the language
+model's ability: their answers are compared whole.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ REASONING = TaskSpec(
     ),
     votes=True,
 )
-TASKS: Mapping[str, TaskSpec] = MappingProxyType({t.name: t for t in (CAPTIONING, REASONING)})
+TEXT = TaskSpec("text", _styles(Style("text", "{question}")), votes=False)
+TASKS: Mapping[str, TaskSpec] = MappingProxyType({t.name: t for t in (CAPTIONING, REASONING, TEXT)})
 
 
 def bare_question(question: str) -> str:

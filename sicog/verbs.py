@@ -81,6 +81,13 @@ VERBS: Mapping[str, Verb] = {
             "Sample candidates for unlabelled images or questions.",
             "sicog.generation.sample:SampleConfig",
             "sicog.generation.sample:sample",
+            estimator="sicog.generation.estimate:estimate",
+        ),
+        Verb(
+            "import-candidates",
+            "The original's files of captions, thoughts or candidates to candidate sets.",
+            "sicog.generation.original:ImportCandidatesConfig",
+            "sicog.generation.original:import_candidates",
         ),
         Verb(
             "group",

@@ -44,6 +44,15 @@ def test_the_whole_model(tmp_path):
         assert row["graph"] or all(row[name] > 0 for name in ("vision ms", "prefill ms", "tokens/s")), row
 
 
+def test_a_sampling_run(tmp_path):
+    smoke("gpu_sampling", tmp_path / "gpu.json")
+    rows = json.loads((tmp_path / "gpu-sampling.json").read_text())["rows"]
+    assert [row["batch"] for row in rows] == [3, 6]
+    for row in rows:
+        assert row["note"] == "" and row["candidates"] == 4 * row["batch"] and row["tokens/s"] > 0, row
+        assert 0 < row["in use %"] <= 100 and row["share of the bound %"] is None  # a CPU has no data sheet here
+
+
 def test_training_with_all_options(tmp_path):
     smoke("gpu_train", tmp_path / "gpu.json")
     rows = json.loads((tmp_path / "gpu-train.json").read_text())["rows"]

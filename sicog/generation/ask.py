@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sicog.chains import ChainError, parse
-from sicog.generation.sample import load_sampler
+from sicog.generation.engine import load_sampler
 from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig
 from sicog.records import Query
 from sicog.tasks import TASKS, TaskSpec, normalise_answer

@@ -1,6 +1,7 @@
 """The four image corruptions whose answers serve as rejected ones: blur, colour jitter, mirror and turn, half-plane.
 
-Pillow and numpy only. Every choice comes from (seed, id), so a corrupted run can be repeated.
+Pillow and numpy only. What is done to an image is drawn from (seed, id) before it is read, and is a record: `apply`
+does the same again.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from sicog.generation.sampling import stream_key
+from sicog.records import Corruption
 
 CorruptionName = Literal["gaussian_blur", "color_jitter", "mirror_rotation", "mask"]
 BLUR_SIGMA = (3.0, 5.0)
@@ -22,38 +24,70 @@ HUE_SHIFT = 0.2  # of the full circle, either way
 MASK_SHARE = (0.25, 0.35)
 
 
-def corrupt(image: Image.Image, pool: Sequence[CorruptionName], seed: int, image_id: str) -> Image.Image:
-    """The RGB image under one method drawn from `pool` by (seed, id). An empty pool gives the image as it is."""
-    if not pool:
-        return image
+def drawn(pool: Sequence[CorruptionName], seed: int, image_id: str) -> Corruption:
+    """One method of the pool with its parameters, drawn by (seed, id)."""
     rng = np.random.Generator(np.random.Philox(key=stream_key("corruption", seed, image_id)))
-    return METHODS[pool[int(rng.integers(len(pool)))]](image.convert("RGB"), rng)
+    method = pool[int(rng.integers(len(pool)))]
+    return Corruption(method=method, parameters=METHODS[method][0](rng))
 
 
-def gaussian_blur(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Blur with a standard deviation of 3 to 5 pixels."""
-    return image.filter(ImageFilter.GaussianBlur(float(rng.uniform(*BLUR_SIGMA))))
+def apply(image: Image.Image, corruption: Corruption) -> Image.Image:
+    """The image, as RGB, after this corruption."""
+    return METHODS[corruption.method][1](image.convert("RGB"), **corruption.parameters)
 
 
-def color_jitter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Brightness, contrast, saturation and hue, each by its own factor, in a random order."""
-    factors = rng.uniform(1 - JITTER, 1 + JITTER, size=3)
-    shift = float(rng.uniform(-HUE_SHIFT, HUE_SHIFT))
-    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    for step in rng.permutation(4):
-        image = _shift_hue(image, shift) if step == 3 else enhancers[step](image).enhance(float(factors[step]))
+def turns(corruption: Corruption) -> bool:
+    """Whether the corrupted image has the sides of the image exchanged."""
+    return corruption.method == "mirror_rotation"
+
+
+def _draw_blur(rng: np.random.Generator) -> dict[str, Any]:
+    return {"sigma": float(rng.uniform(*BLUR_SIGMA))}
+
+
+def gaussian_blur(image: Image.Image, sigma: float) -> Image.Image:
+    """Blur with a standard deviation of `sigma` pixels."""
+    return image.filter(ImageFilter.GaussianBlur(sigma))
+
+
+def _draw_jitter(rng: np.random.Generator) -> dict[str, Any]:
+    brightness, contrast, saturation = map(float, rng.uniform(1 - JITTER, 1 + JITTER, size=3))
+    hue = float(rng.uniform(-HUE_SHIFT, HUE_SHIFT))
+    order = tuple(map(int, rng.permutation(4)))
+    return {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue, "order": order}
+
+
+def color_jitter(
+    image: Image.Image, brightness: float, contrast: float, saturation: float, hue: float, order: Sequence[int]
+) -> Image.Image:
+    """Brightness, contrast, saturation and hue (numbers 0 to 3 of `order`), each by its own factor."""
+    steps: list[Callable[[Image.Image], Image.Image]] = [
+        lambda x: ImageEnhance.Brightness(x).enhance(brightness),
+        lambda x: ImageEnhance.Contrast(x).enhance(contrast),
+        lambda x: ImageEnhance.Color(x).enhance(saturation),
+        lambda x: _shift_hue(x, hue),
+    ]
+    for number in order:
+        image = steps[number](image)
     return image
 
 
-def mirror_rotation(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Flipped left to right, then turned by 90 or 270 degrees."""
-    turn = Image.Transpose.ROTATE_90 if rng.integers(2) else Image.Transpose.ROTATE_270
+def _draw_turn(rng: np.random.Generator) -> dict[str, Any]:
+    return {"degrees": 90.0 if rng.integers(2) else 270.0}
+
+
+def mirror_rotation(image: Image.Image, degrees: float) -> Image.Image:
+    """Flipped left to right, then turned counter-clockwise by 90 or 270 degrees."""
+    turn = Image.Transpose.ROTATE_90 if degrees == 90 else Image.Transpose.ROTATE_270
     return ImageOps.mirror(image).transpose(turn)
 
 
-def mask(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A random half-plane over 25 to 35 % of the image, filled with its own mean colour."""
-    angle, share = float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(*MASK_SHARE))
+def _draw_mask(rng: np.random.Generator) -> dict[str, Any]:
+    return {"angle": float(rng.uniform(0, 2 * math.pi)), "share": float(rng.uniform(*MASK_SHARE))}
+
+
+def mask(image: Image.Image, angle: float, share: float) -> Image.Image:
+    """A half-plane over `share` of the image, filled with its own mean colour. The direction is in radians."""
     pixels = np.array(image)
     covered = half_plane(image.width, image.height, angle, share)
     if covered.any():
@@ -83,11 +117,14 @@ def _shift_hue(image: Image.Image, shift: float) -> Image.Image:
     return Image.merge("HSV", (hue.point(table), saturation, value)).convert("RGB")
 
 
-METHODS: Mapping[CorruptionName, Callable[[Image.Image, np.random.Generator], Image.Image]] = MappingProxyType(
-    {
-        "gaussian_blur": gaussian_blur,
-        "color_jitter": color_jitter,
-        "mirror_rotation": mirror_rotation,
-        "mask": mask,
-    }
+# How the parameters of a method are drawn, and the method.
+METHODS: Mapping[str, tuple[Callable[[np.random.Generator], dict[str, Any]], Callable[..., Image.Image]]] = (
+    MappingProxyType(
+        {
+            "gaussian_blur": (_draw_blur, gaussian_blur),
+            "color_jitter": (_draw_jitter, color_jitter),
+            "mirror_rotation": (_draw_turn, mirror_rotation),
+            "mask": (_draw_mask, mask),
+        }
+    )
 )

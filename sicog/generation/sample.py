@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 from pydantic import Field, model_validator
@@ -14,19 +15,16 @@ from pydantic import Field, model_validator
 from sicog.config import Config
 from sicog.data.images import ImageProblem, resolve_image
 from sicog.formats import read_queries
-from sicog.generation.corruption import CorruptionName, corrupt
-from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig
-from sicog.model.kernels import chosen_attention, use_attention
-from sicog.model.precision import Precision, chosen_device, settled
+from sicog.generation.corruption import CorruptionName, apply, drawn, turns
+from sicog.generation.engine import Engine, load_engine
+from sicog.generation.sampling import Job, LongPromptError, Picture, Request, Sample, SamplingConfig, Unanswered
+from sicog.launch import LaunchConfig
+from sicog.model.precision import Precision, settled
 from sicog.pipeline import FolderSource, Outcome, Source, run_stage
 from sicog.provenance import digest_path
-from sicog.records import Candidate, CandidateSet, Dropped, Query
+from sicog.records import Candidate, CandidateSet, Corruption, Dropped, Failed, Query, TaskName
+from sicog.remote.config import EndpointConfig
 from sicog.tasks import TASKS, TaskSpec, bare_question
-
-if TYPE_CHECKING:
-    from sicog.generation.sampler import Sampler
-
-TaskName = Literal["captioning", "reasoning"]
 
 
 class StyleCount(Config):
@@ -41,37 +39,57 @@ class StyleCount(Config):
 DEFAULT_STYLES: dict[str, tuple[StyleCount, ...]] = {
     "captioning": (StyleCount(style="cod", n=2), StyleCount(style="dd")),
     "reasoning": (StyleCount(style="cot", n=2), StyleCount(style="direct")),
+    "text": (StyleCount(style="text", n=3),),
 }
 _SCRIPT_PROMPTS = {
     "captioning": {"cod-default": "cod", "cod-conv": "cod-conv", "default": "dd"},
     "reasoning": {"cot-default": "cot", "default": "plain"},
+    "text": {"default": "text"},
 }
+PAPER = "paper"
+ANSWERS = ".answers"  # of a served model, beside what is made of them
 
 
 def styles_for_prompt(task: str, name: str) -> tuple[StyleCount, ...]:
-    """The styles of the scripts' PROMPT names: one sample, as in the original. Raises `ValueError` naming the known."""
+    """The styles of the scripts' PROMPT names: one sample, as in the original; for `paper` its whole set.
+
+    Raises `ValueError` naming the known ones.
+    """
     known = _SCRIPT_PROMPTS[task]
+    if name == PAPER:
+        return DEFAULT_STYLES[task]
     if name not in known:
-        raise ValueError(f"unknown {task} prompt {name!r}; known: {', '.join(known)}")
+        raise ValueError(f"unknown {task} prompt {name!r}; known: {', '.join([*known, PAPER])}")
     return (StyleCount(style=known[name]),)
 
 
 class SampleConfig(SamplingConfig):
     """What `sicog sample` does.
 
+    engine: `transformers` samples from `checkpoint`; `openai` asks the model that `endpoint` names, with images of at
+        most `max_side` pixels a side. Its answers are stored in `endpoint.answers`, by default beside the output.
     input: a folder of our `Query` records, or a LLaVA JSON / JSONL file, whose ids are kept.
-    styles: the samples of every query; empty: 2 cod + 1 dd for captions, 2 cot + 1 direct for reasoning.
-    prompt: one of the scripts' prompt names (cod-default, cod-conv, cot-default, default) instead of `styles`.
+    task: captioning (an image each), reasoning (a question each, with images or without), text (an instruction each).
+    styles: the samples of every query; empty: 2 cod + 1 dd for captions, 2 cot + 1 direct for reasoning, 3 for text.
+    prompt: one of the scripts' prompt names (cod-default, cod-conv, cot-default, default: one sample; paper: the set
+        that `styles` defaults to) instead of `styles`.
     image_roots: folders that links in the image folder may lead to.
     corruptions: one of these methods, drawn by (seed, id), spoils each image; for answers that shall be rejected.
     block_size: queries sampled together, which is also what a kill costs; None: enough to fill the slots 8 times.
-    beams: only 1; beam search is not implemented, and a script that asks for it is told so.
+    beams: above 1, every candidate is a beam search of Transformers' `generate`, one after another.
     slicing: whether images are cut into slices. device: "auto" takes a GPU when there is one.
     precision: of the weights and of all computation; "auto" is bfloat16 on a GPU and float32 on a CPU.
+    workers: processes on this machine, each with a GPU of its own where there are GPUs. launch: past this machine.
+    price_per_hour: of one worker, for `--estimate`, in any currency.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "device", "max_dropped_share"})
-    checkpoint: Path
+    volatile: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "device", "max_dropped_share", "launch", "price_per_hour"}
+    )
+    engine: Literal["transformers", "openai"] = "transformers"
+    checkpoint: Path | None = None
+    endpoint: EndpointConfig | None = None
+    max_side: int = Field(default=1024, ge=1)
     input: Path
     task: TaskName
     out_dir: Path
@@ -80,12 +98,14 @@ class SampleConfig(SamplingConfig):
     image_folder: Path = Path()
     image_roots: tuple[Path, ...] = ()
     corruptions: tuple[CorruptionName, ...] = ()
-    beams: int = Field(default=1, ge=1, le=1)
+    beams: int = Field(default=1, ge=1)
     slicing: bool = True
     block_size: int | None = Field(default=None, ge=1)
     rows_per_shard: int = Field(default=1024, ge=1)
     max_dropped_share: float | None = Field(default=0.05, ge=0, le=1)
     workers: int = Field(default=1, ge=1)
+    launch: LaunchConfig = LaunchConfig()
+    price_per_hour: float | None = Field(default=None, ge=0)
     device: str = "auto"
     precision: Precision = "auto"
 
@@ -98,7 +118,24 @@ class SampleConfig(SamplingConfig):
             raise ValueError(f"style {repeated[0]!r} is listed twice; raise its n instead")
         for name in names:
             TASKS[self.task].style(name)
+        self._check_engine()
+        if self.workers > 1 and ":" in self.device:
+            raise ValueError(f"device={self.device} is one GPU for {self.workers} workers; leave device out")
         return self
+
+    def _check_engine(self) -> None:
+        if self.engine == "transformers":
+            if self.checkpoint is None or self.endpoint is not None:
+                raise ValueError("engine: transformers needs a checkpoint, and no endpoint")
+            return
+        if self.endpoint is None or self.checkpoint is not None:
+            raise ValueError(
+                "engine: openai needs an endpoint (endpoint.model=..., endpoint.base_url=...), no checkpoint"
+            )
+        if self.beams > 1 or self.top_k or self.repetition_penalty != 1:
+            raise ValueError("the protocol of engine: openai has no beams, top_k or repetition_penalty; leave them out")
+        if self.workers > 1 or self.launch.on != "local":
+            raise ValueError("engine: openai is one process; raise endpoint.concurrency instead of workers or launch")
 
     @property
     def wanted_styles(self) -> tuple[StyleCount, ...]:
@@ -120,22 +157,27 @@ class SampleConfig(SamplingConfig):
 def sample(config: SampleConfig) -> Path:
     """Write one `CandidateSet` for every query whose images can be read; returns the output folder."""
     # Settled in run.json: a run that goes on elsewhere must not mix the answers of two precisions.
-    config = config.model_copy(update={"precision": settled(config.precision, config.device)})
-    return run_stage(
-        step="sample",
-        out_dir=config.out_dir,
-        source=_source(config),
-        process=SampleBlock(config),
-        config=config,
-        inputs={"checkpoint": config.checkpoint, "input": config.input},
-        block_size=config.queries_per_block,
-        rows_per_shard=config.rows_per_shard,
-        workers=config.workers,
-        max_dropped_share=config.max_dropped_share,
-    )
+    if config.engine == "transformers":
+        config = config.model_copy(update={"precision": settled(config.precision, config.device)})
+    checkpoint = {"checkpoint": config.checkpoint} if config.checkpoint else {}
+    with closing(SampleBlock(config)) as process:
+        return run_stage(
+            step="sample",
+            out_dir=config.out_dir,
+            source=rows_of(config),
+            process=process,
+            config=config,
+            inputs={**checkpoint, "input": config.input},
+            block_size=config.queries_per_block,
+            rows_per_shard=config.rows_per_shard,
+            workers=config.workers,
+            max_dropped_share=config.max_dropped_share,
+            launch=config.launch,
+        )
 
 
-def _source(config: SampleConfig) -> Source[Query]:
+def rows_of(config: SampleConfig) -> Source[Query]:
+    """The queries of the input."""
     if config.input.is_dir():
         return FolderSource(config.input, Query)
     return read_queries(config.input, config.task)
@@ -146,39 +188,55 @@ class SampleBlock:
 
     def __init__(self, config: SampleConfig) -> None:
         self.config = config
-        self._sampler: Sampler | None = None
-        self._digest = ""
+        self._engine: Engine | None = None
+        self._digest = ""  # of what answers, as candidates name it
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "_sampler": None, "_digest": ""}  # a worker process loads its own model
+        return {"config": self.config, "_engine": None, "_digest": ""}  # a worker process loads its own model
 
     def __call__(self, queries: Sequence[Query]) -> list[Outcome]:
         pictures: dict[str, Picture] = {}  # rows about the same image share it, unless each spoils its own
-        jobs = [self._job(query, {} if self.config.corruptions else pictures) for query in queries]
-        answers = iter(self.sampler.run([job for job in jobs if isinstance(job, Job)]))
+        jobs = [self.job(query, {} if self.config.corruptions else pictures) for query in queries]
+        answers = iter(self.engine.run([job for job in jobs if isinstance(job, Job)]))
         return [
             job if isinstance(job, Dropped) else self._outcome(query, next(answers))
             for query, job in zip(queries, jobs, strict=True)
         ]
 
     @property
-    def sampler(self) -> Sampler:
-        """The loaded model, ready to sample."""
-        if self._sampler is None:
-            config = self.config
-            self._sampler = load_sampler(
-                config.checkpoint,
-                config.sampling(),
-                slicing=config.slicing,
-                device=config.device,
-                precision=config.precision,
-            )
-            self._digest = digest_path(config.checkpoint)
-        return self._sampler
+    def engine(self) -> Engine:
+        """The loaded model, ready to answer."""
+        if self._engine is None:
+            self._engine, self._digest = self._load()
+        return self._engine
 
-    def _job(self, query: Query, pictures: dict[str, Picture]) -> Job | Dropped:
-        from sicog.generation.sampler import LongPromptError
+    def _load(self) -> tuple[Engine, str]:
+        """The engine, and what its candidates name as their checkpoint."""
+        config = self.config
+        if config.endpoint is not None:
+            from sicog.generation.served import ServedModel
 
+            answers = config.endpoint.answers or config.out_dir / ANSWERS
+            served = ServedModel(config.endpoint, config.sampling(), answers, max_side=config.max_side)
+            return served, f"openai:{config.endpoint.model}"
+        assert config.checkpoint is not None
+        engine = load_engine(
+            config.checkpoint,
+            config.sampling(),
+            beams=config.beams,
+            slicing=config.slicing,
+            device=config.device,
+            precision=config.precision,
+        )
+        return engine, digest_path(config.checkpoint)
+
+    def close(self) -> None:
+        """Close the engine, if one was needed."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def job(self, query: Query, pictures: dict[str, Picture]) -> Job | Dropped:
+        """What to ask about a query, or why nothing can be asked. `pictures`: those of other rows, by name."""
         config = self.config
         if query.task != config.task:
             raise ValueError(f"query {query.id} of {config.input} is for {query.task}, but task is {config.task}")
@@ -189,7 +247,7 @@ class SampleBlock:
         try:
             images = [self._picture(query, number, pictures) for number in range(len(query.images))]
             job = Job(query.id, images, [request for request in requests if request])
-            self.sampler.prompts(job)
+            self.engine.check(job)
         except ImageProblem as error:
             return drop(reason=error.reason, detail=str(error))
         except LongPromptError as error:
@@ -209,15 +267,28 @@ class SampleBlock:
                 size = image_size(path)
             except ValueError as error:
                 raise ImageProblem("image_broken", str(error)) from error
-            pictures[name] = Picture(size, partial(_read, path, self.config, f"{query.id}/{number}"))
+            spoilt = self._corruptions(query)[number] if self.config.corruptions else None
+            if spoilt and turns(spoilt):
+                size = (size[1], size[0])
+            pictures[name] = Picture(size, partial(_read, path, spoilt))
         return pictures[name]
 
-    def _outcome(self, query: Query, answer: list[Sample] | ValueError) -> Outcome:
+    def _corruptions(self, query: Query) -> tuple[Corruption, ...]:
+        """What is done to the images of this row, in their order; none where the config names no method."""
+        config = self.config
+        if not config.corruptions:
+            return ()
+        return tuple(drawn(config.corruptions, config.seed, f"{query.id}/{n}") for n in range(len(query.images)))
+
+    def _outcome(self, query: Query, answer: list[Sample] | ValueError | Unanswered) -> Outcome:
+        if isinstance(answer, Unanswered):
+            return Failed(id=query.id, step="sample", reason=answer.reason, detail=str(answer))
         if isinstance(answer, ValueError):
             return Dropped(id=query.id, step="sample", reason="image_broken", detail=str(answer))
         return [self._candidate_set(query, answer)]
 
     def _candidate_set(self, query: Query, samples: Sequence[Sample]) -> CandidateSet:
+        corruptions = self._corruptions(query)
         candidates = tuple(
             Candidate(
                 query_id=query.id,
@@ -229,35 +300,19 @@ class SampleBlock:
                 finish_reason=s.finish_reason,
                 n_tokens=s.n_tokens,
                 checkpoint=self._digest,
+                corruptions=corruptions,
             )
             for s in samples
         )
         return CandidateSet(id=query.id, query=query, candidates=candidates)
 
 
-def _read(path: Path, config: SampleConfig, key: str) -> Image.Image:
-    """The decoded image, spoilt if the config says so."""
+def _read(path: Path, spoilt: Corruption | None) -> Image.Image:
+    """The decoded image, spoilt where so asked."""
     from sicog.model.image_processing import load_image
 
-    return corrupt(load_image(path), config.corruptions, config.seed, key)
-
-
-def load_sampler(
-    checkpoint: Path,
-    sampling: SamplingConfig,
-    *,
-    slicing: bool = True,
-    device: str = "auto",
-    precision: Precision = "auto",
-) -> Sampler:
-    """A checkpoint, loaded on a GPU when there is one (or on `device`), ready to sample."""
-    from sicog.generation.sampler import Sampler
-    from sicog.model.checkpoints import load_checkpoint
-
-    model, processor = load_checkpoint(checkpoint, dtype=settled(precision, device), device=chosen_device(device))
-    # The language model reads forked caches through masks, which flash-attn does not take.
-    use_attention(model, language_model="sdpa", vision_tower=chosen_attention("auto", precision, device))
-    return Sampler(model, processor, sampling, slicing=slicing)
+    image = load_image(path)
+    return apply(image, spoilt) if spoilt else image
 
 
 def _request(query: Query, wanted: StyleCount, task: TaskSpec) -> Request | None:

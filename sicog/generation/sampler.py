@@ -16,17 +16,22 @@ import numpy as np
 import torch
 
 from sicog.generation.decoding import Decoding, Finished, Prefilled, run_tokens
-from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig, uniforms, user_turns
+from sicog.generation.sampling import (
+    Job,
+    LongPromptError,
+    Picture,
+    Request,
+    Sample,
+    SamplingConfig,
+    uniforms,
+    user_turns,
+)
 from sicog.generation.slots import Rows, joined
 from sicog.model.image_processing import PreparedImage
 
 _PREFILL_TOKENS = 16384  # prompt tokens run at once; bounds the memory of activations
 _REFILL_SHARE = 16  # refill when a sixteenth of the slots is free: nearly all are in use, and caches are rarely copied
 _LOOKAHEAD = 32  # items whose images are prepared while the model decodes
-
-
-class LongPromptError(ValueError):
-    """The prompt leaves no position for an answer."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +65,54 @@ class _Batchable:
         return max(len(ask.token_ids) for ask in self.asks)
 
 
+@dataclass(frozen=True)
+class _Fork:
+    """A sample that waits for a slot: its prompt, run, and who it is."""
+
+    prompts: Prefilled
+    parent: int
+    ask: _Ask
+    index: int
+
+
 class Sampler:
     """Draws the samples of jobs. A sample depends on (seed, job id, style, index) and never on what else is in flight.
 
     slicing: whether images are cut into slices, as in training of the last stages. Runs the model as it is: put it on
     its device and in eval mode first.
+    encode_ahead: whether coming images are also encoded while others are decoded, item by item; None: on a GPU, where
+    both run beside each other. A CPU's cores are busy with decoding.
     """
 
-    def __init__(self, model: Any, processor: Any, sampling: SamplingConfig, *, slicing: bool = True) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        sampling: SamplingConfig,
+        *,
+        slicing: bool = True,
+        encode_ahead: bool | None = None,
+    ) -> None:
         attention = model.config.text_config._attn_implementation
         if attention != "sdpa":
             raise ValueError(f"sampling needs the language model's attention to be 'sdpa', got {attention!r}")
         self.model, self.processor = model, processor
         self.sampling, self.slicing = sampling, slicing
+        self.encode_ahead = model.device.type == "cuda" if encode_ahead is None else encode_ahead
         # Where `generate` stops: a language model may have ends that its tokenizer does not name, as Qwen2's two.
         own = model.generation_config.eos_token_id
         own = own if isinstance(own, list) else [own]
         self.end_ids = sorted({processor.end_token_id, processor.tokenizer.eos_token_id, *own} - {None})
         self.max_positions = int(model.config.text_config.max_position_embeddings)
         self.steps = self.steps_used = 0  # slots stepped, and those of them that were live: the share in use
+        self._waiting: list[_Fork] = []
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def check(self, job: Job) -> None:
+        """Raises what `prompts` raises."""
+        self.prompts(job)
 
     def prompts(self, job: Job) -> list[list[int]]:
         """The token ids of each request. Raises `LongPromptError`, and `ValueError` for too elongated an image."""
@@ -102,8 +136,9 @@ class Sampler:
         queue = deque(sorted(self._queued(jobs), key=lambda item: -item.longest))
         results = _Results(self.processor, jobs)
         decoding = Decoding(self.model, self.sampling, self.end_ids)
+        self._waiting = []
         with _Preparer(self) as preparer:
-            while queue or decoding.live:
+            while queue or self._waiting or decoding.live:
                 self._refill(decoding, queue, preparer, results)
                 if decoding.live:
                     self.steps += self.sampling.batch_size
@@ -127,41 +162,52 @@ class Sampler:
 
     def _refill(self, decoding: Decoding, queue: deque[_Batchable], preparer: _Preparer, results: _Results) -> None:
         """Let finished rows out, and new ones in while there is room, when enough is free to be worth a copy."""
-        slots = self.sampling.batch_size
-        wanted = max(slots // _REFILL_SHARE, queue[0].n_samples) if queue else max(1, len(decoding) // 8)
-        if (slots if queue else len(decoding)) - decoding.live < wanted:
+        slots, more = self.sampling.batch_size, bool(queue or self._waiting)
+        wanted = max(1, slots // _REFILL_SHARE if more else len(decoding) // 8)
+        if (slots if more else len(decoding)) - decoding.live < wanted:
             return
         results.add(decoding.take_finished())
-        while batch := list(self._next(queue, slots - len(decoding))):
-            readable, images = [], []
-            for item in batch:
-                try:
-                    images += preparer.take(item)
-                    readable.append(item)
-                except ValueError as error:
-                    results.fail(item, error)
-            preparer.begin(queue)
-            if readable:
-                self._admit(decoding, readable, images)
+        while (free := slots - len(decoding)) > 0 and (queue or self._waiting):
+            if self._waiting:
+                self._fork(decoding, free)
+            else:
+                self._admit(decoding, list(self._next(queue, free)), preparer, results)
+                preparer.begin(queue)
             results.add(decoding.take_finished())
 
     def _next(self, queue: deque[_Batchable], free: int) -> Iterator[_Batchable]:
+        """Items for so many slots; of the last one some samples may have to wait."""
         n_tokens = 0
-        while queue and queue[0].n_samples <= free:
+        while queue and free > 0:
             n_tokens += queue[0].n_tokens
             if n_tokens > max(_PREFILL_TOKENS, queue[0].n_tokens):
                 return
             free -= queue[0].n_samples
             yield queue.popleft()
 
-    def _admit(self, decoding: Decoding, batch: Sequence[_Batchable], images: Sequence[PreparedImage]) -> None:
-        prompts = self._prefill(batch, images)
-        parents, keys, noise = [], [], []
-        for parent, ask in enumerate(ask for item in batch for ask in item.asks):
-            for index in ask.indices:
-                parents.append(parent)
-                keys.append((ask, index))
-                noise.append(self._noise(ask.job_id, ask.request.style, index))
+    def _admit(self, decoding: Decoding, batch: Sequence[_Batchable], preparer: _Preparer, results: _Results) -> None:
+        """Run the prompts of these items and fork them into the free slots."""
+        readable, prepared = [], []
+        for item in batch:
+            try:
+                prepared.append(preparer.take(item))
+                readable.append(item)
+            except ValueError as error:
+                results.fail(item, error)
+        if not readable:
+            return
+        prompts = self._prefill(readable, self._features(prepared))
+        asks = [ask for item in readable for ask in item.asks]
+        self._waiting = [_Fork(prompts, parent, ask, index) for parent, ask in enumerate(asks) for index in ask.indices]
+        self._fork(decoding, self.sampling.batch_size - len(decoding))
+
+    def _fork(self, decoding: Decoding, free: int) -> None:
+        """Fork as many of the waiting samples as there are slots; the others keep their prompts, and nothing else."""
+        now, later = self._waiting[:free], self._waiting[free:]
+        noise = [self._noise(fork.ask.job_id, fork.ask.request.style, fork.index) for fork in now]
+        prompts, parents = now[0].prompts, [fork.parent for fork in now]
+        keys = [(fork.ask, fork.index) for fork in now]
+        self._waiting = _apart(later)
         decoding.join(prompts, parents, keys, torch.from_numpy(np.stack(noise)))
 
     def _noise(self, job_id: str, style: str, index: int) -> np.ndarray:
@@ -169,9 +215,9 @@ class Sampler:
             return np.zeros(0, dtype=np.float32)
         return uniforms(self.sampling.seed, job_id, style, index, self.sampling.max_new_tokens)
 
-    def _prefill(self, batch: Sequence[_Batchable], images: Sequence[PreparedImage]) -> Prefilled:
+    def _prefill(self, batch: Sequence[_Batchable], features_NE: torch.Tensor | None) -> Prefilled:
         """Run all prompts of these items. What those about the same images share, the images above all, runs once."""
-        features_NE, pad_id = self._encode(images), self.processor.pad_token_id
+        pad_id = self.processor.pad_token_id
         rows = [list(ask.token_ids) for item in batch for ask in item.asks]
         if all(len(item.asks) == 1 for item in batch):
             return run_tokens(self.model, rows, pad_id=pad_id, features_NE=features_NE)
@@ -185,7 +231,15 @@ class Sampler:
         tails = [row[shared[i] :] for row, i in zip(rows, owners, strict=True)]
         return run_tokens(self.model, tails, pad_id=pad_id, past=past)
 
-    def _encode(self, images: Sequence[PreparedImage]) -> torch.Tensor | None:
+    def _features(self, prepared: Sequence[_Prepared]) -> torch.Tensor | None:
+        """[N, E] of all images of these items: encoded before, each by itself, or now, all at once."""
+        if not self.encode_ahead:
+            return self.encode([image for item in prepared for image in item.images])
+        ready = [item.features() for item in prepared if item.images]
+        return torch.cat(ready) if ready else None
+
+    def encode(self, images: Sequence[PreparedImage]) -> torch.Tensor | None:
+        """[N, E] visual features of these images, in their order; None without any."""
         if not images:
             return None
         return self.model.encode_images(
@@ -225,13 +279,32 @@ class _Results:
         ]
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """The images of an item and, where they are encoded ahead, their features [N, E] and the event that ends that."""
+
+    images: list[PreparedImage]
+    encoded: torch.Tensor | None = None
+    done: torch.cuda.Event | None = None
+
+    def features(self) -> torch.Tensor:
+        """The features, for use on the current stream."""
+        assert self.encoded is not None
+        if self.done is not None:
+            self.done.wait()
+            self.encoded.record_stream(torch.cuda.current_stream())
+        return self.encoded
+
+
 class _Preparer:
-    """Reads and prepares the images of coming items in a thread, while the model works."""
+    """Reads, prepares and on a GPU encodes the images of coming items in a thread, while the model decodes."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self._processor, self._slicing = sampler.processor.image_processor, sampler.slicing
+        self._sampler = sampler
         self._pool = ThreadPoolExecutor(max_workers=1)
-        self._coming: dict[_Batchable, Future[list[PreparedImage]]] = {}
+        self._coming: dict[_Batchable, Future[_Prepared]] = {}
+        on_gpu = sampler.encode_ahead and sampler.model.device.type == "cuda"
+        self._stream = torch.cuda.Stream(sampler.model.device) if on_gpu else None
 
     def __enter__(self) -> _Preparer:
         return self
@@ -245,13 +318,22 @@ class _Preparer:
             if item not in self._coming:
                 self._coming[item] = self._pool.submit(self._work, item)
 
-    def take(self, item: _Batchable) -> list[PreparedImage]:
+    def take(self, item: _Batchable) -> _Prepared:
         """The prepared images of an item. Raises the `ValueError` of reading them."""
         coming = self._coming.pop(item, None)
         return coming.result() if coming else self._work(item)
 
-    def _work(self, item: _Batchable) -> list[PreparedImage]:
-        return [self._processor.prepare(picture.read(), slicing=self._slicing) for picture in item.images]
+    @torch.no_grad()  # holds for a thread, not for those it starts
+    def _work(self, item: _Batchable) -> _Prepared:
+        sampler = self._sampler
+        prepare = sampler.processor.image_processor.prepare
+        images = [prepare(picture.read(), slicing=sampler.slicing) for picture in item.images]
+        if not sampler.encode_ahead or not images:
+            return _Prepared(images)
+        with torch.cuda.stream(self._stream):
+            features_NE = sampler.encode(images)
+            done = self._stream.record_event() if self._stream else None
+        return _Prepared(images, features_NE, done)
 
 
 def _portions(asks: Sequence[_Ask], slots: int) -> Iterator[list[_Ask]]:
@@ -268,6 +350,19 @@ def _portions(asks: Sequence[_Ask], slots: int) -> Iterator[list[_Ask]]:
             free, indices = free - len(portion[-1].indices), indices[len(portion[-1].indices) :]
     if portion:
         yield portion
+
+
+def _apart(forks: Sequence[_Fork]) -> list[_Fork]:
+    """The same with a cache of their own prompts alone, so that those of the others can go."""
+    if not forks:
+        return []
+    prompts, parents = forks[0].prompts, sorted({fork.parent for fork in forks})
+    if len(parents) == len(prompts.lengths):
+        return list(forks)
+    rows = torch.tensor(parents, device=prompts.lengths.device)
+    lengths = prompts.lengths[rows]
+    own = Prefilled(joined([Rows(prompts.cache, rows, int(lengths.max()))]), lengths, prompts.logits[rows])
+    return [replace(fork, prompts=own, parent=parents.index(fork.parent)) for fork in forks]
 
 
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:

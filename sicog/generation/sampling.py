@@ -66,9 +66,21 @@ class Job:
     requests: Sequence[Request]
 
 
+class LongPromptError(ValueError):
+    """The prompt leaves no position for an answer."""
+
+
+class Unanswered(Exception):  # noqa: N818 - an outcome of one row
+    """A job that has no answer this time; `reason` is the snake_case word for `Failed`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One answer. `token_ids` are the generated ones without the end token; `n_tokens` is their number."""
+    """One answer. `token_ids` are the generated ones without the end token; of a served model only `counted`."""
 
     style: str
     prompt: str
@@ -76,11 +88,12 @@ class Sample:
     text: str
     finish_reason: FinishReason
     token_ids: tuple[int, ...]
+    counted: int | None = None
 
     @property
     def n_tokens(self) -> int:
         """Number of generated tokens, the end token not counted."""
-        return len(self.token_ids)
+        return len(self.token_ids) if self.counted is None else self.counted
 
 
 def user_turns(prompt: str, n_images: int) -> tuple[Turn, ...]:

@@ -23,7 +23,7 @@ from sicog.provenance import digest_value
 from sicog.remote.budget import Purse
 from sicog.remote.config import EndpointConfig, text_tokens
 from sicog.remote.limits import Clock, RateLimit
-from sicog.remote.pictures import Picture
+from sicog.remote.pictures import SentPicture
 from sicog.remote.retry import back_off_s, retry_after_s
 from sicog.remote.store import Answer, AnswerStore, open_store
 
@@ -41,22 +41,28 @@ class Message:
     """One message: texts and pictures in order."""
 
     role: Literal["system", "user", "assistant"]
-    parts: tuple[str | Picture, ...]
+    parts: tuple[str | SentPicture, ...]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A chat request. version: of the prompt that it was made with, so that another version is another request."""
+    """A chat request. version: of the prompt that it was made with, so that another version is another request.
+
+    options: further fields of the protocol, such as ("top_p", 0.9).
+    """
 
     messages: tuple[Message, ...]
     temperature: float
     max_tokens: int
     version: str = ""
+    options: tuple[tuple[str, Any], ...] = ()
 
     def key(self, model: str) -> str:
         """The digest of everything that decides the answer. Reads the image files."""
         messages = [[m.role, [p if isinstance(p, str) else p.identity() for p in m.parts]] for m in self.messages]
         values = {"messages": messages, "temperature": self.temperature, "max_tokens": self.max_tokens}
+        if self.options:
+            values["options"] = dict(self.options)
         return digest_value({"chat": 1, "model": model, "version": self.version, **values})
 
     def input_tokens(self, pixels_per_token: float) -> int:
@@ -69,10 +75,11 @@ class Request:
         messages = [{"role": m.role, "content": _content(m.parts)} for m in self.messages]
         return {
             "model": model, "messages": messages, "temperature": self.temperature, "max_tokens": self.max_tokens,
+            **dict(self.options),
         }  # fmt: skip
 
 
-def _content(parts: Sequence[str | Picture]) -> str | list[dict[str, Any]]:
+def _content(parts: Sequence[str | SentPicture]) -> str | list[dict[str, Any]]:
     if len(parts) == 1 and isinstance(parts[0], str):
         return parts[0]
     return [

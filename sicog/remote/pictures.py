@@ -8,6 +8,7 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image
 
@@ -18,6 +19,19 @@ _SENT_AS_IT_IS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"
 _PLAIN_MODES = ("RGB", "L")
 _EXIF_ORIENTATION = 0x0112
 _QUALITY = 92
+
+
+class SentPicture(Protocol):
+    """What a request needs of an image; `Picture` is the one of a file."""
+
+    def identity(self) -> dict[str, object]:
+        """What stands for the image in the key of its request. Raises `OSError` when it cannot be read."""
+
+    def tokens(self, pixels_per_token: float) -> int:
+        """About how many tokens an endpoint counts for it."""
+
+    def data_url(self) -> str:
+        """The image as a `data:` URL. Raises `ValueError` when it cannot be read."""
 
 
 @dataclass(frozen=True)

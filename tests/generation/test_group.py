@@ -1,7 +1,9 @@
 """Grouping runs by id: unequal counts, order, duplicates, runs of different inputs."""
 
+import numpy as np
 import pytest
 
+from sicog.candidates import RunsSource
 from sicog.generation.group import GroupConfig, group
 from sicog.provenance import digest_path
 from sicog.records import Candidate, CandidateSet, Query
@@ -95,3 +97,23 @@ def test_a_run_behind_a_glob_is_digested(tmp_path):
     write_records(tmp_path / "run-1" / "shard-00000.jsonl", [_set("a", style="dd", n=2)])
     with pytest.raises(ValueError, match=r"belongs to another run \(inputs.run-1 was"):
         group(GroupConfig(inputs=inputs, out_dir=tmp_path / "grouped", block_size=2))
+
+
+def test_many_ids_in_any_order_are_grouped_as_a_dictionary_would(tmp_path):
+    rng = np.random.default_rng(0)
+    runs = [[f"id-{i}" for i in rng.permutation(60)[:n]] for n in (50, 1, 37)]
+    for number, ids in enumerate(runs):
+        write_dataset(tmp_path / f"r-{number}", [_set(i, seed=number) for i in ids], rows_per_shard=7)
+    expected: dict[str, list[int]] = {}
+    for number, ids in enumerate(runs):
+        for row_id in ids:
+            expected.setdefault(row_id, []).append(number)
+    source = RunsSource([tmp_path / f"r-{number}" for number in range(3)])
+    found = list(source.read(0, len(source)))
+    assert {s.id: [c.seed for c in s.candidates] for s in found} == expected
+    assert [s.id for s in found] == list(expected)
+    assert [s.id for s in source.read(20, 25)] == list(expected)[20:25]
+    assert all(source.find(s.id) == s for s in found) and source.find("id-99") is None
+    write_dataset(tmp_path / "empty", [])
+    empty = RunsSource([tmp_path / "empty"])
+    assert len(empty) == 0 and list(empty.read(0, 5)) == [] and empty.find("a") is None

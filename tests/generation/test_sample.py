@@ -12,6 +12,7 @@ import torch
 from generation.worlds import SIZES, write_world
 
 from sicog.config import load_config
+from sicog.generation.corruption import drawn
 from sicog.generation.sample import SampleBlock, SampleConfig, sample, styles_for_prompt
 from sicog.model.precision import settled
 from sicog.provenance import digest_path
@@ -142,7 +143,7 @@ def test_a_bad_image_drops_its_row_and_no_other_text_moves(tiny_dir, captions, t
 
 def test_too_elongated_an_image_and_too_long_a_question_are_dropped(tiny_dir, world, tmp_path):
     block = SampleBlock(_config(tiny_dir, world, tmp_path / "out", task="reasoning"))
-    block.sampler.processor.image_processor.max_patches = 10
+    block.engine.processor.image_processor.max_patches = 10
     rows = [("wide", "1.png", "Why?"), ("long", "", "Why? " * 3000), ("good", "", "Why?")]
     queries = [
         Query(id=i, task="reasoning", images=(name,) if name else (), question=question) for i, name, question in rows
@@ -179,7 +180,7 @@ def test_precision(tiny_dir, world, tmp_path):
         ("bfloat16", "cpu", torch.bfloat16),
     ):
         config = _config(tiny_dir, world, tmp_path / precision, precision=precision, device=device, max_new_tokens=4)
-        assert SampleBlock(config).sampler.model.dtype == dtype
+        assert SampleBlock(config).engine.model.dtype == dtype
         folder = sample(config)
         assert read_json(folder / "run.json")["identity"]["precision"] == str(dtype).removeprefix("torch.")
         assert len(_sets(folder)) == 7
@@ -239,6 +240,74 @@ def test_corruptions_change_the_image_that_is_seen(tiny_dir, world, captions, tm
     assert set(_sets(masked)) == set(_sets(clean))
 
 
+def test_candidates_carry_what_was_done_to_their_images(tiny_dir, world, captions, tmp_path):  # D-C11
+    names = ["mirror_rotation", "gaussian_blur"]
+    config = _config(tiny_dir, world, tmp_path / "spoilt", corruptions=names, max_new_tokens=2)
+    found = set()
+    for row in _sets(sample(config)).values():
+        done = drawn(tuple(names), 0, f"{row.id}/0")
+        assert all(c.corruptions == (done,) for c in row.candidates)
+        found.add(done.method)
+    assert found == set(names)
+    assert all(not c.corruptions for row in _sets(captions).values() for c in row.candidates)
+
+
+def test_a_spoilt_picture_has_the_size_that_is_announced(tiny_dir, world, tmp_path):
+    block = SampleBlock(_config(tiny_dir, world, tmp_path / "x", corruptions=["mirror_rotation"]))
+    for i in range(len(SIZES)):
+        query = Query(id=f"row-{i}", task="captioning", images=(f"{i}.png",))
+        picture = block._picture(query, 0, {})
+        assert picture.size == picture.read().size == SIZES[i][::-1]
+
+
+def test_text_is_sampled_and_scored_like_the_rest(tiny_dir, tmp_path):
+    from sicog.curation.score import ScoreSets
+
+    rows = [{"id": "a", "conversations": [{"from": "human", "value": "Name two colours."}]}]
+    rows += [{"id": "b"}, {"id": "c", "image": "x.png", "conversations": rows[0]["conversations"]}]
+    (tmp_path / "text.json").write_text(json.dumps(rows))
+    folder = sample(_config(tiny_dir, tmp_path / "text.json", tmp_path / "out", task="text", max_dropped_share=None))
+    (row,) = _sets(folder).values()
+    assert [(c.style, c.prompt) for c in row.candidates] == [("text", "Name two colours.")] * 3
+    assert read_json(folder / "manifest.json")["dropped"] == {"image": 1, "no_question": 1}
+
+    class Letters:
+        description = "letters"
+
+        def embed(self, texts):
+            return torch.tensor([[t.count("e"), t.count("r"), 1.0] for t in texts]).numpy()
+
+    texts = ["Red. Green.", "Red. Green.", "blue"]
+    told = [
+        c.model_copy(update={"text": t, "finish_reason": "stop"}) for c, t in zip(row.candidates, texts, strict=True)
+    ]
+    ((scored,),) = ScoreSets(Letters())([row.model_copy(update={"candidates": tuple(told)})])
+    assert [c.compared for c in scored.candidates] == texts and scored.candidates[0].vote is None
+    assert scored.candidates[0].score > scored.candidates[2].score
+
+
+def test_beams_go_through_plain_generate(tiny_dir, world, tmp_path):
+    folder = sample(_config(tiny_dir, world, tmp_path / "out", beams=2, max_new_tokens=2, prompt="default"))
+    assert len(_sets(folder)) == 7 and read_json(folder / "run.json")["identity"]["beams"] == 2
+
+
+def test_batch_size_and_beams_belong_to_the_config_digest():
+    base = {"checkpoint": "c", "input": "i", "out_dir": "o", "task": "captioning"}
+    identity = SampleConfig.model_validate(base).identity()
+    assert identity["batch_size"] == 64 and identity["beams"] == 1
+    moved = SampleConfig.model_validate({**base, "workers": 3, "launch": {"on": "slurm"}, "device": "cpu"})
+    assert moved.identity() == identity
+
+
+def test_the_scripts_sample_as_the_original_did_and_its_paper_set_in_one_pass():
+    root = Path(__file__).parents[2] / "recap_scripts" / "configs"
+    for name, styles in (("captioning", [("cod", 2), ("dd", 1)]), ("reasoning", [("cot", 2), ("direct", 1)])):
+        values = ["checkpoint=c", "input=i", "out_dir=o", "prompt=paper"]
+        config = load_config(SampleConfig, root / f"{name}.yaml", values)
+        assert [(s.style, s.n) for s in config.wanted_styles] == styles
+        assert (config.temperature, config.top_p, config.top_k, config.repetition_penalty) == (0.7, 0.9, 20, 1.05)
+
+
 def test_prompt_names_of_the_scripts():
     assert [s.style for s in styles_for_prompt("captioning", "cod-default")] == ["cod"]
     assert [s.style for s in styles_for_prompt("captioning", "cod-conv")] == ["cod-conv"]
@@ -258,6 +327,7 @@ def test_config_mistakes_name_the_key(tmp_path):
         ({"styles": [{"style": "dd"}], "prompt": "default"}, "not both"),
         ({"temperature": -1}, "temperature"),
         ({"corruptions": ["blur"]}, "corruptions"),
+        ({"workers": 2, "device": "cuda:1"}, "leave device out"),
     ):
         (tmp_path / "c.yaml").write_text(json.dumps(base | values))
         with pytest.raises(ValueError, match=words):

@@ -1,11 +1,13 @@
 """The sampler against `model.generate`, one prompt at a time, and against itself in other batches."""
 
+import threading
 from collections import Counter
 
 import pytest
 import torch
 from generation.worlds import picture
 
+from sicog.generation.decoding import Decoding
 from sicog.generation.sampler import LongPromptError, Sampler
 from sicog.generation.sampling import Job, Picture, Request, SamplingConfig, user_turns
 from sicog.model.checkpoints import load_checkpoint
@@ -111,6 +113,32 @@ def test_an_image_is_encoded_and_its_prompts_prefix_run_once(loaded, monkeypatch
     assert sum(positions) < full / 2
     one_by_one = [Sampler(model, processor, sampler.sampling).run([job])[0] for job in jobs]
     assert results == one_by_one
+
+
+def test_coming_images_are_prepared_and_encoded_while_others_decode(loaded, monkeypatch):
+    """By another thread; the answers are those of encoding in between."""
+    model, processor = loaded
+    jobs = _jobs(12)
+    plain = SamplingConfig(temperature=1.0, max_new_tokens=12, seed=3, batch_size=6)
+    events = []
+
+    def noted(name, function):
+        def call(*args, **kwargs):
+            events.append((name, threading.current_thread() is threading.main_thread()))
+            return function(*args, **kwargs)
+
+        return call
+
+    expected = Sampler(model, processor, plain).run(jobs)
+    ahead = Sampler(model, processor, plain, encode_ahead=True)
+    monkeypatch.setattr(model, "encode_images", noted("encode_images", model.encode_images))
+    monkeypatch.setattr(processor.image_processor, "prepare", noted("prepare", processor.image_processor.prepare))
+    monkeypatch.setattr(Decoding, "step", noted("step", Decoding.step))
+    assert ahead.run(jobs) == expected
+    for name in ("prepare", "encode_images"):
+        assert sum(event[0] == name for event in events) == 12
+        assert (name, False) in events
+    assert Sampler(model, processor, plain).encode_ahead is False  # on a CPU
 
 
 def test_slots_are_refilled(loaded):

@@ -1,0 +1,130 @@
+"""Data stages on SLURM job arrays and Ray, through datatrove's executors: a task of theirs is a shard of ours."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sicog.launch import LaunchConfig
+from sicog.pipeline import WORK, Finish, ShardTask
+from sicog.storage import MANIFEST, locked
+
+try:
+    from datatrove.executor.ray import RayPipelineExecutor
+    from datatrove.executor.slurm import SlurmPipelineExecutor
+except ImportError:
+    raise ValueError(
+        "launch.on: slurm and ray need datatrove; install it with `pip install 'sicog[cluster]'`"
+    ) from None
+
+LOGS = ".launch"  # beside the shards: what datatrove knows of the tasks, and their output
+
+
+class RunShard:
+    """A step of a datatrove pipeline: task `rank` writes shard `rank`. What it loads stays for the next one."""
+
+    def __init__(self, task: ShardTask) -> None:
+        self.task = task
+
+    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        self.task(rank)
+
+
+class RunFinish:
+    """A step of a datatrove pipeline: shards and manifest from what the tasks left."""
+
+    def __init__(self, finish: Finish) -> None:
+        self.finish = finish
+
+    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        out_dir = self.finish.out_dir
+        if (out_dir / MANIFEST).is_file():  # of an earlier job
+            return
+        with locked(out_dir / WORK / "lock", out_dir):
+            self.finish()
+
+
+class _Slurm(SlurmPipelineExecutor):
+    """datatrove's executor without its job that merges statistics, and without options that have no value."""
+
+    def launch_merge_stats(self) -> None:
+        pass
+
+    def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
+        options = super().get_sbatch_args(max_array)
+        return {name: value for name, value in options.items() if value or name == "requeue"}
+
+
+def launch_shards(launch: LaunchConfig, task: ShardTask, finish: Finish) -> None:
+    """Submit what is missing to SLURM, or run it on Ray and finish. Tasks continue inside a shard as anywhere."""
+    logs = task.out_dir / LOGS
+    _forget_lost(logs / "shards" / "completions", task.out_dir / WORK)
+    if launch.on == "ray":
+        _ray(launch, task, finish.n_shards, logs).run()
+        RunFinish(finish)(None)
+        return
+    shards = _slurm(
+        launch,
+        [RunShard(task)],
+        logs / "shards",
+        job_name=task.step,
+        tasks=finish.n_shards,
+        tasks_per_job=-(-finish.n_shards // launch.tasks),
+        gpus_per_task=launch.gpus,
+        sbatch_args=launch.options,
+    )
+    finishing = _slurm(
+        launch,
+        [RunFinish(finish)],
+        logs / "finish",
+        job_name=f"{task.step}-finish",
+        tasks=1,
+        depends=shards,
+        skip_completed=False,
+        # One that waits for tasks which have failed would wait for ever.
+        sbatch_args={**launch.options, "kill-on-invalid-dep": "yes"},
+    )
+    finishing.run()
+    Console(stderr=True).print(
+        f"  {task.step}: submitted job {finishing.job_id}, which finishes {task.out_dir} after its tasks; their output "
+        f"is in {logs}. Run the same command again if tasks were lost: only what is missing is submitted",
+        highlight=False,
+    )
+
+
+def _slurm(launch: LaunchConfig, pipeline: list[Any], logs: Path, **values: Any) -> _Slurm:
+    return _Slurm(
+        pipeline,
+        time=launch.time,
+        partition=launch.partition,
+        cpus_per_task=launch.cpus,
+        mem_per_cpu_gb=launch.memory_gb,
+        qos="",
+        logging_dir=str(logs.absolute()),
+        # The environment of this process: its tools are not on PATH where it was not activated.
+        env_command=f'export PATH="{Path(sys.executable).parent}:$PATH"',
+        mail_type="NONE",
+        **values,
+    )
+
+
+def _ray(launch: LaunchConfig, task: ShardTask, n_shards: int, logs: Path) -> RayPipelineExecutor:
+    return RayPipelineExecutor(
+        [RunShard(task)],
+        tasks=n_shards,
+        workers=launch.tasks,
+        cpus_per_task=launch.cpus,
+        mem_per_cpu_gb=launch.memory_gb,
+        gpus_per_task=launch.gpus,
+        logging_dir=str((logs / "shards").absolute()),
+    )
+
+
+def _forget_lost(completions: Path, work: Path) -> None:
+    """A task whose journal is gone is not done, whatever datatrove noted."""
+    for marker in completions.glob("*") if completions.is_dir() else ():
+        if not (work / f"journal-{marker.name}.jsonl").is_file():
+            marker.unlink()

@@ -1,0 +1,99 @@
+"""`sicog sample --estimate`: what a run will take in tokens, hours and money, from a short trial of its rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from sicog.generation.sample import SampleBlock, SampleConfig, rows_of
+from sicog.records import Candidate, CandidateSet, Dropped, Query
+
+_FILLS = 2  # the trial fills the slots so many times
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the trial measured, and what follows for all rows.
+
+    rows, trial_rows, dropped: of the input; of the trial; of those that the trial dropped.
+    seconds, n_candidates, n_tokens (generated), n_cut: of the trial, without loading the model.
+    hours: of the whole run, its workers working beside each other. money: None where no price is given.
+    """
+
+    rows: int
+    trial_rows: int
+    dropped: int
+    seconds: float
+    n_candidates: int
+    n_tokens: int
+    n_cut: int
+    hours: float
+    money: float | None
+
+    @property
+    def scale(self) -> float:
+        """Rows of the input per row of the trial."""
+        return self.rows / self.trial_rows
+
+
+def estimate(config: SampleConfig, console: Console | None = None) -> Estimate:
+    """Sample a few rows, spread over the input, print and return what all of them will take. Writes nothing.
+
+    The trial ends as a block does, with slots standing empty, so that a long run is rather quicker than this.
+    Raises `ValueError` when the input holds no row, or the trial would have to be paid.
+    """
+    if config.engine == "openai":
+        raise ValueError("a trial of a served model would be paid: set endpoint.prices and endpoint.budget, and run")
+    source = rows_of(config)
+    n = len(source)
+    if not n:
+        raise ValueError(f"{config.input} holds no row to try")
+    per_query = sum(s.n for s in config.wanted_styles)
+    n_trial = min(n, max(1, -(-_FILLS * config.batch_size // per_query)))
+    rows = [row for i in range(n_trial) for row in source.read(i * n // n_trial, i * n // n_trial + 1)]
+    queries = [row for row in rows if isinstance(row, Query)]
+    block = SampleBlock(config)
+    block(queries[:1])  # loads the model, and what the first batch sets up
+    start = time.perf_counter()
+    outcomes = block(queries)
+    seconds = time.perf_counter() - start
+    candidates = [c for outcome in outcomes for c in _candidates(outcome)]
+    workers = config.launch.tasks if config.launch.on != "local" else config.workers
+    machine_hours = seconds / n_trial * n / 3600
+    found = Estimate(
+        rows=n,
+        trial_rows=n_trial,
+        dropped=n_trial - len(queries) + sum(isinstance(outcome, Dropped) for outcome in outcomes),
+        seconds=seconds,
+        n_candidates=len(candidates),
+        n_tokens=sum(c.n_tokens for c in candidates),
+        n_cut=sum(c.finish_reason == "length" for c in candidates),
+        hours=machine_hours / workers,
+        money=None if config.price_per_hour is None else machine_hours * config.price_per_hour,
+    )
+    _show(found, workers, console or Console())
+    return found
+
+
+def _candidates(outcome: object) -> Iterator[Candidate]:
+    if not isinstance(outcome, Dropped):
+        assert isinstance(outcome, list) and isinstance(outcome[0], CandidateSet)
+        yield from outcome[0].candidates
+
+
+def _show(e: Estimate, workers: int, console: Console) -> None:
+    per_s = f"{e.n_candidates / e.seconds:.2f} candidates/s, {e.n_tokens / e.seconds:.0f} tokens/s"
+    console.print(
+        f"trial: {e.trial_rows} of {e.rows} rows, {e.dropped} dropped; {e.n_candidates} candidates with {e.n_tokens} "
+        f"tokens in {e.seconds:.1f} s ({per_s}); {e.n_cut} cut by the length limit",
+        highlight=False,
+    )
+    money = "" if e.money is None else f", {e.money:.2f} at the price given"
+    console.print(
+        f"all rows: about {e.n_candidates * e.scale:.0f} candidates, {e.n_tokens * e.scale:.3g} tokens, "
+        f"{e.hours:.3g} h with {workers} worker{'s' if workers > 1 else ''} such as this{money}",
+        highlight=False,
+    )

@@ -1,0 +1,43 @@
+"""`sicog show-corruptions`: one image under each corruption, beside each other in a PNG, with the parameters drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from PIL import Image, ImageDraw
+from rich.console import Console
+
+from sicog.generation.corruption import CorruptionName, apply, drawn
+from sicog.records import Corruption
+
+_SIDE, _MARGIN, _LINE = 320, 12, 14  # pixels
+
+
+def show_corruptions(file: Path, out: Path, *, seed: int = 0, console: Console | None = None) -> list[Corruption]:
+    """Draw the sheet; returns what was done. Raises `ValueError` for an image that cannot be read."""
+    from sicog.model.image_processing import load_image
+
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"{out} must end in .png: it is written as one")
+    image = load_image(file).convert("RGB")
+    # Each method alone is a pool, so that every one is shown as a run with this seed would draw it.
+    done = [drawn([name], seed, file.name) for name in get_args(CorruptionName)]
+    tiles = [("as it is", image), *((_words(c), apply(image, c)) for c in done)]
+    sheet = Image.new("RGB", (len(tiles) * (_SIDE + _MARGIN) + _MARGIN, _SIDE + 7 * _LINE + 2 * _MARGIN), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (words, tile) in enumerate(tiles):
+        left = _MARGIN + number * (_SIDE + _MARGIN)
+        tile.thumbnail((_SIDE, _SIDE))
+        sheet.paste(tile, (left, _MARGIN))
+        pen.multiline_text((left, _SIDE + 2 * _MARGIN), words, fill="black")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out)
+    for corruption in done:
+        (console or Console()).print(_words(corruption).replace("\n", "  "), highlight=False)
+    return done
+
+
+def _words(corruption: Corruption) -> str:
+    values = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in corruption.parameters.items())
+    return "\n".join([corruption.method, *values])

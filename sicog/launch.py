@@ -1,0 +1,49 @@
+"""Where the shards of a data stage are worked on, and which GPU of this machine each worker process takes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import Literal
+
+from pydantic import Field
+
+from sicog.config import Config
+
+
+class LaunchConfig(Config):
+    """Past one machine. The shards, and so the results, are the same everywhere.
+
+    on: `local` is this machine (`workers` processes); `slurm` submits a job array and returns; `ray` runs on the
+        cluster that this process is connected to, and waits. The last two need the extra `cluster` (datatrove), and
+        input, checkpoint and output folder where all machines see them.
+    tasks: how many tasks of the array run, the shards divided among them; with Ray how many shards at once.
+    gpus, cpus, memory_gb: of one task; memory is per CPU. time, partition: of the job array.
+    options: further options of sbatch without their dashes, e.g. `{account: mine, constraint: a100}`.
+    """
+
+    on: Literal["local", "slurm", "ray"] = "local"
+    tasks: int = Field(default=8, ge=1)
+    gpus: int = Field(default=1, ge=0)
+    cpus: int = Field(default=8, ge=1)
+    memory_gb: int = Field(default=4, ge=1)
+    time: str = "24:00:00"
+    partition: str | None = None
+    options: dict[str, str] = {}
+
+
+def gpus() -> list[str]:
+    """The GPUs of this machine that this process may use, as CUDA_VISIBLE_DEVICES names them; torch is not asked.
+
+    A value that the user has set is respected; else all that the driver lists.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(
+        ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"], capture_output=True, text=True, check=False
+    )
+    return listed.stdout.split() if listed.returncode == 0 else []

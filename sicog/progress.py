@@ -1,0 +1,70 @@
+"""How far a data stage is, while it runs: rows done over all its processes, read from their journals."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Progressing:
+    """In a `with`: a bar of the rows done by all workers, from their journals. Where nobody watches, a line at every
+    tenth."""
+
+    def __init__(self, step: str, work: Path, n_rows: int, status: Callable[[], str]) -> None:
+        self.step, self.work, self.n_rows, self.status = step, work, n_rows, status
+        self.console = Console(stderr=True)
+        self.watched = sys.stderr.isatty()
+        self.bar = Progress(
+            TextColumn(f"  {step}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.watched,
+        )
+        self.seen: dict[Path, tuple[int, int]] = {}
+        self.stop = threading.Event()
+
+    def rows_done(self) -> int:
+        """Rows in all journals; of a journal only what was added since the last look is read."""
+        for path in self.work.glob("journal-*.jsonl"):
+            offset, rows = self.seen.get(path, (0, 0))
+            with path.open("rb") as file:
+                file.seek(offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    offset, rows = offset + len(line), rows + int(orjson.loads(line)["rows"])
+            self.seen[path] = (offset, rows)
+        return sum(rows for _, rows in self.seen.values())
+
+    def _watch(self) -> None:
+        first, start = self.rows_done(), time.monotonic()
+        task, before = self.bar.add_task("", total=self.n_rows, completed=first, rate=""), first
+        while not self.stop.wait(0.5 if self.watched else 5.0):
+            done = self.rows_done()
+            rate = self.status() or f"{(done - first) / (time.monotonic() - start):.1f} rows/s"
+            self.bar.update(task, completed=done, rate=rate)
+            if not self.watched and done * 10 // self.n_rows > before * 10 // self.n_rows:
+                self.console.print(f"  {self.step}: row {done}/{self.n_rows}, {rate}", highlight=False)
+                before = done
+
+    def __enter__(self) -> Progressing:
+        self.bar.start()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop.set()
+        self.thread.join()
+        self.bar.stop()
