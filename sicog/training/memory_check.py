@@ -56,7 +56,8 @@ class MemoryCheck(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raises `ValueError` that says which rows were too much and what to lower."""
-        try_micro_batch(self.trainer, self.trainer.model_wrapped, self.rows)
+        if state.global_step < state.max_steps:  # else only the final files are left to be written
+            try_micro_batch(self.trainer, self.trainer.model_wrapped, self.rows)
 
 
 def try_micro_batch(trainer: SicogTrainer, model: Any, rows: np.ndarray) -> None:
