@@ -22,6 +22,7 @@ from sicog.training import checkpoints, parallel
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.planning import plan_updates, remember_plan
 from sicog.training.table import batch_line, show_opening
+from sicog.training.time_limit import nothing_to_save
 
 if TYPE_CHECKING:
     from sicog.data.dataset import ExampleDataset
@@ -41,6 +42,11 @@ def train(config: TrainConfig) -> Path:
 
     A finished run of the same config and inputs returns at once; a folder of another one is refused.
     """
+    with nothing_to_save():  # while nothing else listens
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> Path:
     global_batch = config.rows_per_update(_world_size())  # before anything is loaded
     batch = batch_line(config, _world_size())
     # Settled in run.json: the same accumulation on another number of processes, or `auto` on another kind of device,

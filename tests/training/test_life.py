@@ -80,6 +80,20 @@ def test_a_second_key_press_ends_at_once_and_one_passed_on_twice_does_not() -> N
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize("method", ["load_rows", "_save_final"])
+def test_the_time_limits_signal_outside_the_updates_means_run_again(
+    config: MakeConfig, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """SLURM's job is queued again on code 75 alone, and measuring or saving may be what the limit meets."""
+    before = signal.getsignal(signal.SIGUSR1)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(run, method, lambda *_: signal.raise_signal(signal.SIGUSR1))
+        train(config())
+    assert stopped.value.code == 75 and signal.getsignal(signal.SIGUSR1) == before
+    assert not (tmp_path / "run" / "manifest.json").exists()
+    assert_same(train(config()), undisturbed)
+
+
 def test_a_signal_in_the_last_update_lets_the_run_finish(
     config: MakeConfig, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
