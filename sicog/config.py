@@ -108,8 +108,10 @@ def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Con
             if item["type"] == "extra_forbidden":
                 lines.append(f"unknown key {key!r}{_nearest(model, item['loc'])}")
             else:
-                given = "" if item["type"] == "missing" else f", got {item['input']!r}"
-                lines.append(f"{key or 'config'}: {item['msg']}{given}")
+                # What is wrong with several keys together is said in the sentence; all of them would bury it.
+                whole = isinstance(item["input"], (Mapping, BaseModel))
+                given = "" if whole or item["type"] == "missing" else f", got {item['input']!r}"
+                lines.append(f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{given}")
         raise ValueError(f"{where}: " + "; ".join(lines)) from None
 
 

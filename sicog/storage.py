@@ -26,16 +26,17 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def locked(path: Path, what: Path) -> Iterator[None]:
+def locked(path: Path, what: Path, *, of_forks: bool = True) -> Iterator[None]:
     """Hold the lock file `path`, so that no other process writes `what`; however this process ends, the lock goes.
 
+    of_forks: processes that this one forks hold it too, and may outlive it for a moment.
     Raises `ValueError` when another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            (fcntl.flock if of_forks else fcntl.lockf)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # which of them, depends on the kind of lock
             raise ValueError(f"{what} is being written by another process; wait for it to end, or stop it") from None
         except OSError as error:  # some network file systems have no locks
             log.warning("%s cannot be locked (%s): do not start a second process on it", what, error.strerror)

@@ -54,7 +54,7 @@ def build_once(target: Path, build: Callable[[Path], None], what: str) -> Path:
             else:
                 waiting.pause()
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in _FULL or _is_short_write(error):
             raise ValueError(f"{target.parent}: the disk is full; free some space, or {ADVICE}") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST) and _is_ours(
             error, target
@@ -80,6 +80,11 @@ def _build(target: Path, build: Callable[[Path], None]) -> None:
             raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_short_write(error: OSError) -> bool:
+    """Whether numpy wrote less than it had to, of which it does not pass on the system's reason."""
+    return error.errno is None and "requested and" in str(error)
 
 
 def _is_ours(error: OSError, target: Path) -> bool:

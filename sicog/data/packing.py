@@ -69,11 +69,7 @@ def plan_steps(
     without a row.
     """
     _check_limits(rows, limits)
-    if global_batch < world_size:
-        raise ValueError(
-            f"global_batch {global_batch} is smaller than the {world_size} processes, and each needs a row in every "
-            f"update; use global_batch {world_size} or more, or at most {global_batch} processes"
-        )
+    check_enough_rows(global_batch, world_size)
     drawn_SG = draw_updates(len(rows), global_batch, epochs=epochs, max_steps=max_steps, seed=seed)
     most = max(
         rows.tokens[drawn_SG].sum(axis=1).max() / limits.tokens, rows.views[drawn_SG].sum(axis=1).max() / limits.views
@@ -120,11 +116,8 @@ def plan_epoch(
             f"there are {len(rows)} usable rows, fewer than global_batch {global_batch} or the {world_size} processes; "
             f"use more data, a smaller batch or fewer processes"
         )
-    if update_batches is not None and (update_batches < 1 or update_batches % world_size):
-        raise ValueError(
-            f"the {update_batches} packed micro-batches of an update do not divide among {world_size} processes; use "
-            f"a number of processes that divides them"
-        )
+    if update_batches is not None:
+        check_micro_batches(update_batches, world_size)
     n_bins = update_batches or 0
     parts: list[Bins] = []
     for epoch, drawn in enumerate(_drawn_epochs(len(rows), global_batch, epochs, max_steps, seed)):
@@ -141,6 +134,24 @@ def plan_epoch(
     sizes = np.concatenate([np.diff(p.borders) for p in parts])[: max_steps and max_steps * n_bins]
     borders = np.concatenate([[0], np.cumsum(sizes)])
     return RunPlan(all_rows[: borders[-1]], borders, n_bins // world_size, world_size, padded=False)
+
+
+def check_enough_rows(global_batch: int, world_size: int) -> None:
+    """Raise `ValueError` when an update has fewer rows than there are processes."""
+    if global_batch < world_size:
+        raise ValueError(
+            f"global_batch {global_batch} is smaller than the {world_size} processes, and each needs a row in every "
+            f"update; use global_batch {world_size} or more, or at most {global_batch} processes"
+        )
+
+
+def check_micro_batches(update_batches: int, world_size: int) -> None:
+    """Raise `ValueError` when the packed micro-batches of an update do not divide among the processes."""
+    if update_batches < 1 or update_batches % world_size:
+        raise ValueError(
+            f"the {update_batches} packed micro-batches of an update do not divide among {world_size} processes; use "
+            f"a number of processes that divides them"
+        )
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,11 @@ class PairDataset:
                 f"pair {row.id} could be read before training and cannot now: {error}. Was the image changed? "
                 f"Mend or remove it and run again; training goes on from its last checkpoint"
             ) from error
+        if (n := sum(len(e.input_ids) for e in encoded)) != row.n_tokens:
+            raise ValueError(
+                f"pair {row.id} had {row.n_tokens} tokens when the reference model read it and has {n} now: its image "
+                f"has been changed since. Put it back, or start a new run"
+            )
         references = (row.chosen_log_prob, row.rejected_log_prob)
         return row.id, [
             EncodedAnswer(**vars(e), reference_log_prob=r) for e, r in zip(encoded, references, strict=True)

@@ -56,7 +56,8 @@ class MemoryCheck(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raises `ValueError` that says which rows were too much and what to lower."""
-        try_micro_batch(self.trainer, self.trainer.model_wrapped, self.rows)
+        if state.global_step < state.max_steps:  # else only the final files are left to be written
+            try_micro_batch(self.trainer, self.trainer.model_wrapped, self.rows)
 
 
 def try_micro_batch(trainer: SicogTrainer, model: Any, rows: np.ndarray) -> None:
@@ -102,10 +103,11 @@ def _ways_out(config: TrainConfig) -> str:
     lower = [f"max_length (now {config.max_length})"]
     if config.device_batch > 1:
         lower.insert(0, f"device_batch (now {config.device_batch}; the global batch stays)")
-    ways = ["use more devices with parallel=zero3", "train adapters (lora)"]
-    if config.gradient_checkpointing != "full":
-        ways.insert(0, "set gradient_checkpointing=full")
-    return f"Lower {' or '.join(lower)}, {', '.join(ways[:-1])} or {ways[-1]}"
+    if config.packing != "off":
+        lower.insert(0, "pack_tokens")
+    here = "Set gradient_checkpointing=full and run again; or, " if config.gradient_checkpointing != "full" else ""
+    ways = f"lower {' or '.join(lower)}, use more devices with parallel=zero3 or train adapters (lora)"
+    return f"{here}{ways if here else ways[0].upper() + ways[1:]}, as a new run in another folder"
 
 
 def _missing_moments(trainer: SicogTrainer) -> int:

@@ -156,6 +156,10 @@ def _time_lines(
     from sicog.model.flops import row_cost
 
     batch = config.rows_per_update(world_size)
+    if n_rows < batch:
+        return [
+            f"TOO FEW ROWS: {n_rows:,}, and an update has {batch}; the run would be refused: set a smaller global_batch"
+        ]
     updates = config.max_steps or max(1, math.ceil(config.epochs * n_rows / batch - 1e-9))
     of_row = float(np.mean(row_cost(model, config.whole_parts).of(known))) * config.conversations_per_row
     flops = of_row * updates * batch

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from sicog.data.batching import RunPlan, plan_run
 from sicog.data.lengths import RowLengths
-from sicog.data.packing import PackLimits, PackRows, plan_epoch, plan_steps
+from sicog.data.packing import (
+    PackLimits,
+    PackRows,
+    check_enough_rows,
+    check_micro_batches,
+    plan_epoch,
+    plan_steps,
+)
 from sicog.storage import read_json, write_json
 from sicog.training.config import TrainConfig
 
@@ -42,14 +49,22 @@ def plan_updates(config: TrainConfig, lengths: RowLengths, model: SicogConfig, w
     how |= {"epochs": config.epochs, "max_steps": config.max_steps}
     if config.packing == "step":
         return plan_steps(rows, limits, **how)
-    begun = config.run_dir / PLAN
-    return plan_epoch(rows, limits, **how, update_batches=read_json(begun)[_BATCHES] if begun.is_file() else None)
+    return plan_epoch(rows, limits, **how, update_batches=_begun_with(config))
 
 
 def remember_plan(config: TrainConfig, plan: RunPlan) -> None:
     """Keep what a packed epoch must begin with again when it goes on with another number of processes."""
     if config.packing == "epoch":
         write_json(config.run_dir / PLAN, {_BATCHES: plan.accumulation * plan.world_size})
+
+
+def check_divides(config: TrainConfig, world_size: int) -> None:
+    """Raise `ValueError` when a run that has begun cannot go on with so many processes, before its data is read."""
+    global_batch = config.rows_per_update(world_size)
+    if config.packing == "step":
+        check_enough_rows(global_batch, world_size)
+    if config.packing == "epoch" and (n := _begun_with(config)) is not None:
+        check_micro_batches(n, world_size)
 
 
 def pack_limits(config: TrainConfig, lengths: RowLengths) -> PackLimits:
@@ -69,3 +84,8 @@ def packing_summary(plan: RunPlan, lengths: RowLengths, global_batch: int) -> st
         f"{plan.n_steps} updates of {plan.accumulation} packed micro-batch(es) on each of {plan.world_size} "
         f"process(es), {rows:.1f} rows an update on average, {useful:.1%} of the positions useful{advice}"
     )
+
+
+def _begun_with(config: TrainConfig) -> int | None:
+    begun = config.run_dir / PLAN
+    return int(read_json(begun)[_BATCHES]) if begun.is_file() else None

@@ -12,6 +12,7 @@ from sicog.provenance import RUN
 from sicog.storage import MANIFEST, read_json
 from sicog.training import checkpoints, parallel
 from sicog.training.config import TrainConfig
+from sicog.training.planning import check_divides
 
 _UNIVERSAL_TAG = "latest_universal"  # DeepSpeed's file that names the folder to load
 _OF_ONE_PROCESS = ("global_step*", "latest", "rng_state*", checkpoints.MARKER)
@@ -28,7 +29,7 @@ def reshard(run_dir: Path, processes: int) -> Path:
         raise ValueError(f"{run_dir} holds no {RUN}; give the folder of a training run")
     if (run_dir / MANIFEST).is_file():
         raise ValueError(f"{run_dir} is finished; there is nothing to go on with")
-    TrainConfig.model_validate(read_json(run_dir / RUN)["config"]).rows_per_update(processes)
+    check_divides(TrainConfig.model_validate({**read_json(run_dir / RUN)["config"], "run_dir": run_dir}), processes)
     old = checkpoints.newest_complete(run_dir)
     if old is None:
         raise ValueError(f"{run_dir} holds no complete checkpoint; start the run with {processes} processes")

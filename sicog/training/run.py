@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,12 @@ from sicog.data.cache import cache_folder
 from sicog.data.mixture import read_mixture
 from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
-from sicog.storage import MANIFEST, read_json, write_json, write_records
+from sicog.storage import MANIFEST, locked, read_json, write_json, write_records
 from sicog.training import checkpoints, parallel
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.planning import plan_updates, remember_plan
 from sicog.training.table import batch_line, show_opening
+from sicog.training.time_limit import nothing_to_save
 
 if TYPE_CHECKING:
     from sicog.data.dataset import ExampleDataset
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 DROPPED = "dropped.jsonl"
 PROJECTOR = "projector.safetensors"
 _FINAL = ".final"
+_LOCK = ".lock"
 
 
 def train(config: TrainConfig) -> Path:
@@ -41,6 +44,11 @@ def train(config: TrainConfig) -> Path:
 
     A finished run of the same config and inputs returns at once; a folder of another one is refused.
     """
+    with nothing_to_save():  # while nothing else listens
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> Path:
     global_batch = config.rows_per_update(_world_size())  # before anything is loaded
     batch = batch_line(config, _world_size())
     # Settled in run.json: the same accumulation on another number of processes, or `auto` on another kind of device,
@@ -60,7 +68,12 @@ def train(config: TrainConfig) -> Path:
         write_run_json(config.run_dir, step="train", config=config, inputs=config.inputs(), of_file=of_file)
     if (config.run_dir / MANIFEST).is_file():
         return _tidy(config)
+    with locked(config.run_dir / _LOCK, config.run_dir, of_forks=False) if _is_main() else nullcontext():
+        return _carry_out(config, batch)
 
+
+def _carry_out(config: TrainConfig, batch: str) -> Path:
+    """Load, train and save. batch: the line of `batch_line`."""
     from transformers import set_seed
     from transformers.utils import logging
 

@@ -17,7 +17,8 @@ import torch
 from rich.console import Console
 from transformers import TrainerCallback
 
-TO_BE_CONTINUED = os.EX_TEMPFAIL  # 75: run again to go on
+from sicog.training.time_limit import TO_BE_CONTINUED
+
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # torchrun passes a Ctrl-C on, so that one may come twice.
 _SAME_KEY_PRESS = 1.0

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from sicog.model.processing import SicogProcessor
 
 _IDS_SHOWN = 16
+# What we override of Transformers' own inside: under another name ours would silently never be called.
+_HOOKS = "_clip_grad_norm _get_learning_rate _load_optimizer_and_scheduler _save _save_checkpoint _load_from_checkpoint"
+assert all(hasattr(Trainer, hook) for hook in _HOOKS.split()), f"another Trainer than this was written for: {_HOOKS}"
 
 
 class SicogTrainer(Trainer):

@@ -115,6 +115,12 @@ def test_a_full_disk_and_a_folder_without_permission_are_said(tmp_path: Path) ->
     with pytest.raises(ValueError, match="disk is full.*data.cache_dir"):
         build_once(tmp_path / "x", full, "a thing")
     assert not list(tmp_path.iterdir())
+
+    def cut_by_numpy(folder: Path) -> None:
+        raise OSError("400000 requested and 24968 written")
+
+    with pytest.raises(ValueError, match="disk is full"):
+        build_once(tmp_path / "x", cut_by_numpy, "a thing")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be written .*SICOG_CACHE"):
         build_once(tmp_path / "file" / "x", fill, "a thing")

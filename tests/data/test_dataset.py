@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import select
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -279,3 +281,22 @@ def test_a_copy_for_a_worker_maps_the_same_files(load: Loader, images: Path) -> 
 def _last(dataset: ExampleDataset) -> tuple[str, list[int]]:
     row_id, encoded = dataset[len(dataset) - 1]
     return row_id, encoded.input_ids
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_measuring_process_ends_when_its_parent_was_killed() -> None:
+    """Nothing else would tell it: it waits for work on a queue that it keeps open itself."""
+    reader, writer = os.pipe()
+    if (parent := os.fork()) == 0:
+        if os.fork() == 0:
+            above = os.getppid()
+            os.write(writer, b"x")
+            measuring._end_with(above)
+        signal.pause()
+    os.close(writer)
+    assert os.read(reader, 1) == b"x"
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    ready, _, _ = select.select([reader], [], [], 20)
+    assert ready and os.read(reader, 1) == b""  # nobody holds the other end any more
+    os.close(reader)

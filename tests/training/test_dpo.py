@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,19 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from preference_pairs import dpo_values, make_pairs
 from safetensors.torch import load_file
 
 from sicog.data.image_folder import ImageFolder
 from sicog.data.lengths import RowLengths
 from sicog.data.packing import PackLimits
-from sicog.data.pairs import encode_pair
+from sicog.data.pairs import PairDataset, encode_pair
 from sicog.model import load_checkpoint
 from sicog.records import ReferencedPair
 from sicog.storage import read_json, read_records
 from sicog.training.config import TrainConfig
 from sicog.training.dpo import METRICS, DpoObjective, preferences
 from sicog.training.planning import pack_limits
+from sicog.training.reference import reference_log_probs
 from sicog.training.run import train
 
 MakeConfig = Callable[..., TrainConfig]
@@ -189,6 +192,37 @@ def test_checkpointing_and_the_memory_check_change_nothing(config: MakeConfig, d
     plain = train(config(**values, run_dir=tmp_path / "plain"))
     full = train(config(**values, run_dir=tmp_path / "full", gradient_checkpointing="full", check_memory=True))
     assert metrics(plain) == metrics(full)
+
+
+def test_a_run_killed_while_its_final_files_are_written_is_finished(
+    config: MakeConfig, data_dir: Path, tmp_path: Path
+) -> None:
+    """All updates are made: there is no micro-batch to try, and no row of an update to count."""
+    settings = config(**dpo_values(data_dir, tmp_path / "pairs"), check_memory=True, keep_checkpoints=True)
+    folder = train(settings)
+    files = read_json(folder / "manifest.json")["files"]
+    (folder / "manifest.json").unlink()
+    train(settings)
+    assert read_json(folder / "manifest.json")["files"] == files
+
+
+def test_an_image_changed_after_the_reference_step_is_told(
+    config: MakeConfig, tiny_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """The reference's log-probabilities are of the old one, and the plan counts on its views."""
+    images = tmp_path / "images"
+    shutil.copytree(data_dir / "images", images)
+    values = dpo_values(data_dir, tmp_path / "pairs")
+    values["data"] = {**values["data"], "image_folder": images}
+    folder, _ = reference_log_probs(config(**values))
+    processor = load_checkpoint(tiny_dir)[1]
+    dataset = PairDataset(folder, processor, ImageFolder(images, cache=tmp_path / "cache"), slicing=True)
+    assert dataset[1][0] == "pair-1"
+    Image.new("RGB", (300, 40)).save(images / "1.png")
+    with pytest.raises(
+        ValueError, match=r"pair pair-1 had \d+ tokens when the reference model read it and has \d+ now"
+    ):
+        dataset[1]
 
 
 def test_metrics_go_to_tensorboard_too(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:

@@ -80,6 +80,20 @@ def test_a_second_key_press_ends_at_once_and_one_passed_on_twice_does_not() -> N
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize("method", ["load_rows", "_save_final"])
+def test_the_time_limits_signal_outside_the_updates_means_run_again(
+    config: MakeConfig, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """SLURM's job is queued again on code 75 alone, and measuring or saving may be what the limit meets."""
+    before = signal.getsignal(signal.SIGUSR1)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(run, method, lambda *_: signal.raise_signal(signal.SIGUSR1))
+        train(config())
+    assert stopped.value.code == 75 and signal.getsignal(signal.SIGUSR1) == before
+    assert not (tmp_path / "run" / "manifest.json").exists()
+    assert_same(train(config()), undisturbed)
+
+
 def test_a_signal_in_the_last_update_lets_the_run_finish(
     config: MakeConfig, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +305,20 @@ def test_too_little_memory_is_told_before_the_first_update(config: MakeConfig, m
         assert "among rows row-" in str(told.value) and "device_batch (now 4; the global batch stays)" in str(
             told.value
         )
-        assert "set gradient_checkpointing=full" in str(told.value)
+        assert "Set gradient_checkpointing=full and run again" in str(told.value)
     # It is the same run with more memory saved, so that it may go on in its folder.
     monkeypatch.undo()
     train(config(gradient_checkpointing="full", check_memory=True))
+
+
+def test_a_second_start_of_a_run_is_refused(config: MakeConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, 2); print('held', flush=True); input()"
+    command = [sys.executable, "-c", hold, str(folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="being written by another process"):
+            train(config(max_steps=1))
+        other.kill()
+    assert (train(config(max_steps=1)) / "manifest.json").is_file()

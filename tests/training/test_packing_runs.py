@@ -19,7 +19,7 @@ from sicog.data.lengths import RowLengths
 from sicog.model import SicogConfig
 from sicog.storage import read_json
 from sicog.training.config import TrainConfig
-from sicog.training.planning import pack_limits, plan_updates, remember_plan
+from sicog.training.planning import check_divides, pack_limits, plan_updates, remember_plan
 from sicog.training.run import train
 
 MakeConfig = Callable[..., TrainConfig]
@@ -115,6 +115,11 @@ def test_a_packed_epoch_is_the_same_on_another_number_of_processes(config: MakeC
         assert np.array_equal(again.rows, first.rows) and np.array_equal(again.step_borders, first.step_borders)
     with pytest.raises(ValueError, match="do not divide among 3 processes"):
         plan_updates(settings, lengths, model, 3)
+    check_divides(settings, 2)
+    with pytest.raises(ValueError, match="do not divide among 3 processes"):  # before `sicog reshard` changes anything
+        check_divides(settings, 3)
+    with pytest.raises(ValueError, match="smaller than the 17 processes"):
+        check_divides(settings.model_copy(update={"packing": "step"}), 17)
     # What may change when a run goes on changes nothing.
     other = settings.model_copy(update={"gradient_checkpointing": "full"})
     assert np.array_equal(plan_updates(other, lengths, model, 4).borders, first.borders)

@@ -53,6 +53,11 @@ def test_assumptions_are_said(config: MakeConfig) -> None:
     assert "312 TFLOP/s (assumed: A100), of which 45 % are used (assumed)" in lines(config())
 
 
+def test_fewer_rows_than_an_update_are_said(config: MakeConfig) -> None:
+    plan = lines(config(global_batch=32))
+    assert "TOO FEW ROWS: 24, and an update has 32" in plan and "time:" not in plan
+
+
 def test_what_is_missing_is_named(config: MakeConfig, tiny_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     plan = lines(config(data={"path": tmp_path / "no.json", "image_folder": tmp_path / "none"}))
     assert f"MISSING data.path: {tmp_path / 'no.json'}" in plan and "MISSING data.image_folder" in plan

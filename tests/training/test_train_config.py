@@ -92,6 +92,12 @@ def test_the_global_batch(overrides: list[str], world_size: int, batch: int) -> 
     assert load("sft", *overrides).rows_per_update(world_size) == batch
 
 
+def test_keys_that_disagree_are_a_short_sentence() -> None:
+    with pytest.raises(ValueError, match=r"config: packed rows|config: group_by_length") as told:
+        load("sft", "group_by_length=true")
+    assert len(str(told.value)) < 250 and "got {" not in str(told.value)
+
+
 def test_sizes_that_disagree_are_an_error() -> None:
     with pytest.raises(ValueError, match="x accumulation 2 x 8 processes = 64"):
         load("sft", "accumulation=2").rows_per_update(8)
