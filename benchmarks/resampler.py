@@ -108,8 +108,8 @@ def main() -> None:
             lambda x=x_PD, s=view_sizes: resampler(x, s),
         )
         with torch.no_grad():
-            forward = compare(*ways, repeats=options.repeats)
-        both = compare(*map(with_backward, ways), repeats=options.repeats)
+            forward = compare(*ways, repeats=options.repeats, warm_up=False)
+        both = compare(*map(with_backward, ways), repeats=options.repeats, warm_up=False)
         for passes, timed in (("forward", forward), ("forward and backward", both)):
             rows.append(
                 {

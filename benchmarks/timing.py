@@ -44,13 +44,14 @@ def arguments(description: str) -> argparse.Namespace:
     return options
 
 
-def compare(plain: Callable[[], Any], ours: Callable[[], Any], *, repeats: int = 5) -> Comparison:
-    """Run both once to warm up, then in turns; medians of seconds.
+def compare(plain: Callable[[], Any], ours: Callable[[], Any], *, repeats: int = 5, warm_up: bool = True) -> Comparison:
+    """Run both in turns, once before that to warm up unless they have just run; medians of seconds.
 
     On a CPU it is the time this process had the processor: other processes on a shared machine then count for little.
     With CUDA it is the time on the wall, the device's work included.
     """
-    plain(), ours()
+    if warm_up:
+        plain(), ours()
     plain_s, ours_s = [], []
     for _ in range(repeats):
         plain_s.append(_seconds(plain))

@@ -92,8 +92,8 @@ def main() -> None:
         view_sizes = torch.tensor(views)
         ways = (lambda x=x_PK, v=views: plain(tower, x, v), lambda x=x_PK, v=view_sizes: tower(x, v))
         with torch.no_grad():
-            forward = compare(*ways, repeats=options.repeats)
-        both = compare(*map(with_backward, ways), repeats=options.repeats)
+            forward = compare(*ways, repeats=options.repeats, warm_up=False)
+        both = compare(*map(with_backward, ways), repeats=options.repeats, warm_up=False)
         for passes, timed in (("forward", forward), ("forward and backward", both)):
             rows.append(
                 {

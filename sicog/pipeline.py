@@ -99,6 +99,7 @@ class ShardTask:
     block_size: int
     rows_per_shard: int
     max_dropped: float | None
+    limited: tuple[str, ...] = ("dropped", "failed")
 
     def __call__(self, rank: int) -> None:
         start = rank * self.rows_per_shard
@@ -111,14 +112,17 @@ class ShardTask:
 
     def _work_off(self, journal: Path, start: int, stop: int) -> None:
         lines = truncate_to_last_line(journal, _is_json)
-        unusable = sum(_unusable(orjson.loads(line)) for line in lines)
+        unusable = sum(self._unusable(orjson.loads(line)) for line in lines)
         with journal.open("ab") as file:
             for block in _blocks(self.source, start + len(lines) * self.block_size, stop, self.block_size):
                 entry = self._entry(block)
                 file.write(orjson.dumps(entry) + b"\n")
                 file.flush()
-                unusable += _unusable(entry)
+                unusable += self._unusable(entry)
                 self._check_share(unusable)
+
+    def _unusable(self, entry: dict[str, Any]) -> int:
+        return sum(len(entry[kind]) for kind in self.limited)
 
     def _entry(self, block: list[Any]) -> dict[str, Any]:
         """Process one block: kept records by output, dropped and failed rows."""
@@ -161,6 +165,7 @@ def run_stage(
     rows_per_shard: int = 1024,
     workers: int = 1,
     max_dropped_share: float | None = 0.05,
+    limits_failed: bool = True,
     launch: LaunchConfig | None = None,
     share: tuple[int, int] | None = None,
     status: Callable[[], str] = lambda: "",
@@ -171,6 +176,7 @@ def run_stage(
         row, in order: the records it became, `Dropped`, or `Failed`. It must not depend on earlier blocks.
     outputs: for record types that go to a sub-folder of their own, e.g. `{PreferencePair: "pairs"}`.
     max_dropped_share: above this share of dropped and failed rows the run stops with a `ValueError`; None: no limit.
+    limits_failed: False where `process` itself stops at too many failed rows; the share is then of dropped ones alone.
     launch: where the shards are worked on; with SLURM the folder is finished when its jobs are, not on return.
     share: (rank, ranks) where processes that were launched together all make this call: each works off every ranks-th
         shard, and all return when the dataset is complete. They meet in `out_dir` alone, which they all must see.
@@ -191,8 +197,9 @@ def run_stage(
         raise ValueError(f"{step} was started by torchrun; start it as one process, with workers=N for several")
     n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
     n_shards = max(1, -(-n_rows // rows_per_shard))
-    task = ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, max_dropped_share)
-    finish = Finish(step, out_dir, n_shards, n_rows, ("", *folders.values()), max_dropped_share)
+    limit = (max_dropped_share, ("dropped", "failed") if limits_failed else ("dropped",))
+    task = ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, *limit)
+    finish = Finish(step, out_dir, n_shards, n_rows, ("", *folders.values()), *limit)
     if launch is not None and launch.on != "local":
         from sicog.cluster import launch_shards
 
@@ -269,6 +276,7 @@ class Finish:
     n_rows: int
     folders: tuple[str, ...]  # "" is out_dir itself
     max_dropped: float | None
+    limited: tuple[str, ...] = ("dropped", "failed")
 
     def __call__(self) -> None:
         out_dir, counts = self.out_dir, Counter[str]()
@@ -289,8 +297,9 @@ class Finish:
                 f"{self.step}: {self.n_rows} rows in, {dict(counts)}, {dropped.total()} dropped, "
                 f"{failed.total()} failed"
             )
-        if self.max_dropped is not None and (dropped + failed).total() > max(1.0, self.max_dropped * self.n_rows):
-            raise ValueError(_too_many(self.step, dropped + failed, self.n_rows, self.max_dropped, out_dir))
+        limited = sum(({"dropped": dropped, "failed": failed}[kind] for kind in self.limited), Counter[str]())
+        if self.max_dropped is not None and limited.total() > max(1.0, self.max_dropped * self.n_rows):
+            raise ValueError(_too_many(self.step, limited, self.n_rows, self.max_dropped, out_dir))
         for folder in reversed(self.folders):
             names = rows_per_shard[folder]
             write_json(
@@ -318,10 +327,6 @@ def _entries(journals: Iterable[Path]) -> Iterator[dict[str, Any]]:
     for journal in journals:
         with journal.open("rb") as file:
             yield from (orjson.loads(line) for line in file if line.endswith(b"\n"))
-
-
-def _unusable(entry: dict[str, Any]) -> int:
-    return len(entry["dropped"]) + len(entry["failed"])
 
 
 def _write_rows(out_dir: Path, kind: str, journals: Sequence[Path]) -> Counter[str]:

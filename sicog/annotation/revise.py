@@ -118,6 +118,7 @@ def _annotate(config: ReviseConfig, teacher: TeacherConfig) -> Path:
             inputs=_inputs(config),
             block_size=1024,  # several times what is asked at once, so that few wait for the last of a block
             max_dropped_share=config.max_dropped_share,
+            limits_failed=False,  # teacher.max_failed_share does
             status=process.status,
         )
 

@@ -23,7 +23,7 @@ MakeConfig = Callable[..., TrainConfig]
 def test_groups_by_part_and_decay(config: MakeConfig, tiny_dir: Path) -> None:
     settings = config(learning_rates={"vision_tower": 1e-6, "projector": 5e-4}, weight_decay=0.1)
     model = load_checkpoint(tiny_dir)[0]
-    set_trainable(model, settings.trainable, show=False)
+    set_trainable(model, settings.trainable)
     decaying = {name for name, _ in model.named_parameters() if name.endswith(".weight") and "norm" not in name}
     groups = parameter_groups(model, settings, decaying)
     assert [(group["part"], group["lr"], group["weight_decay"]) for group in groups] == [

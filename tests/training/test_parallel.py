@@ -134,7 +134,7 @@ def test_zero3_from_parts_is_one_process_and_goes_on_with_one_after_resharding(
     train(settings.model_copy(update={"run_dir": one}))
 
     run, nothing_whole = tmp_path / "zero3", "parallel._KEPT_WHOLE = 0"
-    zero3 = settings.model_copy(update={"parallel": "zero3", "gradient_checkpointing": True})
+    zero3 = settings.model_copy(update={"parallel": "zero3", "gradient_checkpointing": "full"})
     process = start(zero3, run, 2, nothing_whole)
     kill_when(lambda: (run / "checkpoint-2" / "complete.json").exists() and len(metrics(run)) >= 3, process, run)
     newest = checkpoints.newest_complete(run)
