@@ -120,11 +120,13 @@ class CandidateSet(Record):
 
 
 class ScoredCandidate(BaseModel):
-    """A candidate, the text that was compared, and its scores.
+    """A candidate, the text that was compared, and its scores among the K candidates of its set that were compared.
 
-    `compared` is None when the candidate cannot be chosen (cut by the length limit, or its chain does not parse):
-    `excluded` then says why. `score` is the self-consistency score in [-1, 1], `vote` the share of candidates with
-    the same normalised answer in (0, 1]; both None when excluded, `vote` also None for captions.
+    `compared` is None when the candidate cannot be chosen: `excluded` then says why (`cut` by the length limit,
+    `unparsed` chain, `empty`), and all marks are None.
+    score: the mean cosine to all K, itself included, in [-1, 1]; agreement: the same without itself, None at K = 1.
+    answer: the normalised final answer, None for captions; vote: the share in (0, 1] of the votes that it got;
+    margin: that share less the largest share of another answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -132,7 +134,10 @@ class ScoredCandidate(BaseModel):
     compared: str | None
     excluded: str | None = None
     score: float | None = None
+    agreement: float | None = None
+    answer: str | None = None
     vote: float | None = None
+    margin: float | None = None
 
 
 class ScoredSet(Record):
