@@ -12,6 +12,8 @@ from generation.worlds import picture, write_world
 
 from sicog.generation.corruption import METHODS, Corruption, add_corruption, apply
 from sicog.generation.sample import SampleConfig, sample
+from sicog.lab.rows import LabRow
+from sicog.lab.scorers import load_scorer
 from sicog.model import load_checkpoint
 from sicog.records import Candidate, CandidateSet, Example, Query, ScoredCandidate, ScoredSet
 from sicog.storage import read_json, read_records, write_dataset
@@ -113,7 +115,9 @@ def test_a_new_task_is_on_the_command_line(tmp_path):
 
 def test_a_new_scorer(load, tmp_path):
     module = load("new_scorer")
-    assert module["scores"](["a red cup", "a red cup", "blue"]) == [0.5, 0.5, 0.0]
+    assert module["overlap"](["a red cup", "a red cup", "blue"]) == [0.5, 0.5, 0.0]
+    row = LabRow(Query(id="a", task="captioning"), (), ("a cup", "a cup"), (1.0, 1.0), "a.png")
+    assert load_scorer(ROOT / "examples" / "new_scorer.py")(row, lambda texts: None) == [1.0, 1.0]
     query = Query(id="a", task="captioning", images=("a.png",))
     texts = ["blue sky", "a red cup", "the red cup", None]
     common = {"style": "dd", "prompt": "p", "seed": 0, "finish_reason": "stop", "n_tokens": 3, "checkpoint": "c"}
