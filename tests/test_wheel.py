@@ -4,10 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import sicog
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,3 +80,27 @@ def test_an_installed_wheel_works(wheel, tmp_path):
     run("-m", "sicog", "mini-parts", "-", "out_dir=parts", "source=shipped")
     assert (tmp_path / "parts" / "language_model" / "model.safetensors").is_file()
     assert "version: cod-v1" in (target / "sicog" / "annotation" / "prompts" / "cod-v1.yaml").read_text()
+
+
+def test_what_is_said_of_the_release_agrees():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == sicog.__version__ == citation["version"]
+    assert f"[Unreleased]: {sicog.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert citation["license"] == project["license"] == "Apache-2.0"
+    assert [author["name"] for author in project["authors"]] == [author["name"] for author in citation["authors"]]
+    assert "2503.12303" in citation["preferred-citation"]["journal"]
+
+
+def test_the_pins_hold_what_developers_need():
+    """Every package of the extras that `make setup-dev` stands for is pinned, in a version that the extra allows."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pinned = {}
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text().splitlines():
+            if "==" in line:
+                package, version = line.split("==")
+                pinned[canonicalize_name(package)] = version
+    for requirement in map(Requirement, [*extras["test"], *extras["docs"], *extras["mini"]]):
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version and requirement.specifier.contains(version), requirement
