@@ -112,8 +112,7 @@ TASKS: Mapping[str, TaskSpec] = _TASKS  # an unknown name raises `ValueError`
 def add_task(task: TaskSpec) -> None:
     """Make a task known to all steps of this process. Raises `ValueError` when another task has that name.
 
-    Worker processes import the main script again, so it may be added there; the tasks of a SLURM array do not, so for
-    these it must be added where they import it.
+    Worker processes import the main script again, so it may be added there; the tasks of a SLURM array do not.
     """
     if _TASKS.setdefault(task.name, task) != task:
         raise ValueError(f"there is a task {task.name!r} already, and it is another one; give yours another name")

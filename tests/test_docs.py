@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from sicog import cli
 from sicog.config import Config
@@ -24,7 +25,7 @@ from sicog.recipe import load_recipe
 from sicog.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
+PAGES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
 PAGES += [ROOT / name / "README.md" for name in ("training_scripts", "training_data_annotation", "benchmarks")]
 STAND_INS = ("sicog", "torchrun", "make", "hf", "pip", "python", "sbatch")
 
@@ -139,7 +140,7 @@ def check_sbatch(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if p.is_file() and blocks(p)], ids=lambda p: str(p.relative_to(ROOT))
 )
-def test_every_command_of_a_page(run, page):
+def test_every_command_of_a_page(run, page):  # D-U1, D-U2, D-U4, D-U5, D-U6
     calls = run("\n".join(blocks(page)))  # as a reader does it: what one block exports holds in the next
     assert calls
     for call in calls:
@@ -147,6 +148,12 @@ def test_every_command_of_a_page(run, page):
             check(call)
         except (Exception, SystemExit) as error:
             pytest.fail(f"{shlex.join(call)}\n{type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_data_that_a_page_shows_can_be_read(page):
+    for kind, text in re.findall(r"^```(json|yaml)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        assert json.loads(text) if kind == "json" else yaml.safe_load(text)
 
 
 def test_a_wrong_command_is_found(run):
