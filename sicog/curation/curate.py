@@ -21,7 +21,7 @@ class CurateConfig(Config):
     out_dir: holds `scored/` and `selected/`. Another threshold needs a new `selected` name only; scores are kept.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir"})
     input: Paths = Field(min_length=1)
     out_dir: Path
     encoder: EncoderConfig = EncoderConfig()

@@ -114,7 +114,8 @@ class Plan:
 
     def texts(self, part: int) -> list[str]:
         """The texts of a part, in order."""
-        spans_N2 = self.array("spans")[part * TEXTS_PER_PART : (part + 1) * TEXTS_PER_PART].tolist()
+        size = int(self._about["texts_per_part"])
+        spans_N2 = self.array("spans")[part * size : (part + 1) * size].tolist()
         with (self.folder / "texts.bin").open("rb") as file:
             return [_read(file, begin, end) for begin, end in spans_N2]
 
@@ -184,7 +185,7 @@ def _write_plan(folder: Path, notes: _Notes, cache: VectorCache) -> None:
     spans_U2 = np.stack([bounds[first_M[new_U]], bounds[first_M[new_U] + 1]], axis=1)
     for name, values in (("digests", digests_M), ("folders", folders_M), ("rows", rows_M), ("spans", spans_U2)):
         np.save(folder / f"{name}.npy", values)
-    about = {"asked": notes.n_asked, "distinct": len(digests_M), "folders": names + parts, "parts": parts}
+    about = {"distinct": len(digests_M), "texts_per_part": TEXTS_PER_PART, "folders": names + parts, "parts": parts}
     write_json(folder / "plan.json", about)
     Console(stderr=True).print(
         f"  score: {notes.n_asked} texts, {len(digests_M)} distinct, {len(digests_M) - len(new_U)} in the cache, "

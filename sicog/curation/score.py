@@ -42,7 +42,7 @@ class ScoreConfig(Config):
         is launched embeds the texts, and scoring follows in its last job.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir"})
     input: Paths = Field(min_length=1)
     out_dir: Path
     encoder: EncoderConfig = EncoderConfig()

@@ -52,7 +52,8 @@ class EmbeddingRequest:
                 f"and in order; try encoder.texts_per_request=1, or another server"
             )
         try:
-            vectors_ND = np.array([one["embedding"] for one in found], dtype="<f4")
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+                vectors_ND = np.array([one["embedding"] for one in found], dtype="<f4")
         except ValueError:  # of rows of different lengths, or texts
             vectors_ND = np.zeros(0, dtype="<f4")
         if vectors_ND.ndim != 2 or not vectors_ND.shape[1] or not np.isfinite(vectors_ND).all():
