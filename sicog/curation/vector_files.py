@@ -119,22 +119,21 @@ def _files(path: Path) -> list[Path]:
 
 def _bring(files: Sequence[Path], folder: Path) -> None:
     """Write digests.npy (sorted), rows.npy and vectors.npy (float32, of length 1, in the order of the files)."""
-    digests, n = bytearray(), 0
-    written: np.memmap[Any, np.dtype[np.float32]] | None = None
-    total = sum(map(_count, files))
-    for file in files:
-        for some, vectors_ND in _blocks(file):
-            if written is None:
-                shape = (total, vectors_ND.shape[1])
-                written = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float32, shape)
-            if len(some) // DIGEST.itemsize != len(vectors_ND) or vectors_ND.shape[1] != written.shape[1]:
-                raise ValueError(f"{file}: texts and vectors differ in number, or vectors in their length")
-            written[n : n + len(vectors_ND)] = unit(vectors_ND, f"row {{}} of {file}".format)
-            digests += some
-            n += len(vectors_ND)
-    if written is None:
+    digests, n, width, total = bytearray(), 0, 0, sum(map(_count, files))
+    with (folder / "vectors.npy").open("wb") as to:
+        for file in files:
+            for some, vectors_ND in _blocks(file):
+                if not n:
+                    width = vectors_ND.shape[1]
+                    form = {"descr": "<f4", "fortran_order": False, "shape": (total, width)}
+                    np.lib.format.write_array_header_1_0(to, form)
+                if len(some) != DIGEST.itemsize * len(vectors_ND) or vectors_ND.shape[1] != width:
+                    raise ValueError(f"{file}: texts and vectors differ in number, or vectors in their length")
+                to.write(unit(vectors_ND, f"row {{}} of {file}".format).tobytes())
+                digests += some
+                n += len(vectors_ND)
+    if not n:
         raise ValueError(f"{files[0]} holds no vectors")
-    written.flush()
     found_N = np.frombuffer(digests, dtype=DIGEST)
     sorted_N, rows_N = np.unique(found_N, return_index=True)
     if len(sorted_N) < len(found_N):
