@@ -124,7 +124,7 @@ def encoded_texts(n_rows: int, folder: Path) -> list[dict[str, Any]]:
     texts = [f"a caption of image {i}" for i in range(n_rows)] + ["a dog"] * n_rows
     random.Random(0).shuffle(texts)
     write_rows(folder / "sets", [tuple(texts[2 * i : 2 * i + 2]) for i in range(n_rows)])
-    real, vectors._encoder = vectors._encoder, lambda config, out_dir: Counting()  # type: ignore[assignment]
+    real, vectors._encoder = vectors._encoder, lambda config, answers: Counting()  # type: ignore[assignment]
     try:
         for out in ("first", "second"):  # the second time the cache has them
             values = {"input": folder / "sets", "out_dir": folder / out, "cache_dir": folder / "cache"}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sicog.curation.embed import EmbedParts, PartsSource, StoredVectors, planned
 from sicog.curation.embedder import LocalEncoder, encoder_folder
 from sicog.curation.encoders import EncoderConfig
 from sicog.curation.served_encoder import ServedEncoder
-from sicog.curation.vector_cache import Embedding, Encoder, VectorCache
+from sicog.curation.vector_cache import Embedding, Encoder, VectorCache, shortened, unit
 from sicog.curation.vector_files import FileVectors, require
 from sicog.data.cache import cache_folder
 from sicog.launch import LaunchConfig
@@ -68,17 +71,15 @@ def when_embedded(
         scoring(vectors)
         return
     claim()
-    encoder = _encoder(config, out_dir)
+    encoder = _encoder(config, out_dir / EMBEDDING / "answers")
     try:
         embed_texts(encoder, config, out_dir=out_dir, cache=cache, scoring=scoring, workers=workers, launch=launch)
     finally:
         encoder.close()
 
 
-def _encoder(config: EncoderConfig, out_dir: Path) -> Encoder:
-    if config.kind == "endpoint":
-        return ServedEncoder(config, out_dir / EMBEDDING / "answers")
-    return LocalEncoder(config)
+def _encoder(config: EncoderConfig, answers: Path) -> Encoder:
+    return ServedEncoder(config, answers) if config.kind == "endpoint" else LocalEncoder(config)
 
 
 def embed_texts(
@@ -113,6 +114,34 @@ def embed_texts(
         launch=launch,
         then=score,
     )
+
+
+def embedder_of(config: EncoderConfig, cache_dir: Path | None = None) -> Embedding:
+    """What embeds some texts at once, outside of a run, and keeps nothing but an endpoint's answers."""
+    cache = cache_folder(cache_dir)
+    if config.kind == "file":
+        assert config.path is not None
+        return FileVectors(config.path, cache / "vectors")
+    return _Directly(_encoder(config, cache / "answers"))
+
+
+@dataclass(frozen=True)
+class _Directly:
+    encoder: Encoder
+
+    @property
+    def description(self) -> str:
+        """What made the vectors."""
+        return self.encoder.description
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors, float32 [N, D], in the order of the texts; equal texts are encoded once."""
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        if not rows:
+            return np.zeros((0, 0), dtype=np.float32)
+        distinct = list(rows)
+        vectors_UD = unit(self.encoder.encode(distinct).vectors, lambda i: f"the text {shortened(distinct[i])}")
+        return vectors_UD[[rows[text] for text in texts]]
 
 
 @dataclass(frozen=True)

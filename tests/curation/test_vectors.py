@@ -14,6 +14,7 @@ from slurm_stand_in import install
 
 from sicog.curation import embed, score, vectors
 from sicog.curation.curate import CurateConfig, curate
+from sicog.curation.encoders import EncoderConfig
 from sicog.curation.score import ScoreConfig
 from sicog.curation.vector_cache import VectorCache
 from sicog.launch import LaunchConfig
@@ -35,7 +36,7 @@ DISTINCT = {text for row in range(N_ROWS) for text in texts_of(row)}
 def encoder(tmp_path, monkeypatch):
     """What stands for any encoder, in parts of seven texts."""
     recording = RecordingEncoder(tmp_path)
-    monkeypatch.setattr(vectors, "_encoder", lambda config, out_dir: recording)
+    monkeypatch.setattr(vectors, "_encoder", lambda config, answers: recording)
     monkeypatch.setattr(score, "encoder_files", lambda config: {})
     monkeypatch.setattr(embed, "TEXTS_PER_PART", PART)
     return recording
@@ -231,6 +232,14 @@ def test_vectors_that_are_gone_and_an_input_that_changed_are_sentences(tmp_path,
     (cache.folder / cache.names()[0]).rename(tmp_path / "gone")
     with pytest.raises(ValueError, match="are gone.*remove its hidden folder .embedding"):
         score.score(config())
+
+
+def test_a_few_texts_are_embedded_outside_of_a_run(encoder, tmp_path):
+    embedder = vectors.embedder_of(EncoderConfig(), tmp_path / "cache")
+    found = embedder.embed(["dog", "red cup", "dog"])
+    assert encoder.encoded() == {"dog": 1, "red cup": 1} and embedder.description == "words"
+    assert (found[0] == found[2]).all() and np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-6)
+    assert not embedder.embed([]).size and not list(tmp_path.glob("cache/**/*.npy"))
 
 
 @pytest.mark.slow
