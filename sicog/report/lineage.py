@@ -35,7 +35,10 @@ def slicing(folder: Path) -> dict[str, int] | None:
 def scored_of(selected: Path) -> Path | None:
     """The scored folder that a selected one was made from, if it is still there."""
     given = read_json(selected / RUN).get("input_paths", {}).get("scored")
-    return _located(given, selected) if given else None
+    if not given:
+        return None
+    beside = selected.parent / Path(given).name  # first, for a run that was copied
+    return beside if beside.is_dir() else _located(given, selected)
 
 
 def _steps(folder: Path) -> Iterator[tuple[dict[str, Any], Path]]:

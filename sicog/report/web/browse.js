@@ -137,8 +137,9 @@ function browse(root) {
     hits = null;
     fields.fill();
     row = -1;
-    changed();
-    if (!follow() && id !== null) look({}, Math.max(0, rowOf(id)));
+    if (id === null) changed();
+    else look({}, Math.max(0, rowOf(id)));
+    follow();
   }
 
   changed();

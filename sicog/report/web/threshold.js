@@ -23,7 +23,7 @@ function thresholdShown(root, name, cut, told, look) {
     const at = Number(slider.value);
     const kept = sums.rows[at];
     drawing.move(at);
-    const line = (label, value, note) => el("div", {}, el("dt", {}, label), el("dd", {}, value, note ? el("small", {}, note) : null));
+    const line = (label, value, note) => el("div", {}, el("dt", {}, label), el("dd", {}, value, note ? [" ", el("small", {}, note)] : null));
     slider.setAttribute("aria-valuetext", `${score(cut.cuts[at], 4)}: ${plural(kept, "row")} kept`);
     figures.replaceChildren(
       line("threshold", score(cut.cuts[at], 4), at === cut.at && told.inUse ? "in use" : null),
