@@ -1,9 +1,15 @@
-"""A real Chromium for tests of the page, started once per module; without one these tests are skipped in words."""
+"""A real Chromium for tests of the page, started once per module; without one these tests are skipped in words.
+
+`python tests/report/chromium.py PAGE ROW PICTURE` takes a picture of a page and one of its rows. docs/report.png is
+that of runs/mini/report/report.html and unlabelled-00008.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,3 +104,27 @@ class Browser:
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
         self.driver.save_screenshot(str(ARTEFACTS / f"{name}.png"))
         return ARTEFACTS / f"{name}.png"
+
+
+def take_picture(page: Path, row: str, picture: Path) -> None:
+    """The browser of rows with one row, in few colours: a small file."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as profile:
+        browsers = started(Path(profile))
+        browser = next(browsers)
+        browser.open(page, f"#row={row}", size=(1180, 960))
+        browser.until(
+            f"return document.querySelector('.row-head h3')?.textContent === '{row}' && index.places === null"
+        )
+        browser.until("return [...document.images].every((image) => image.complete)")
+        browser.do("document.querySelector('nav').hidden = true")
+        browser.do("scrollTo(0, scrollY + document.querySelector('#rows h2').getBoundingClientRect().top - 14)")
+        time.sleep(0.3)
+        browser.driver.save_screenshot(str(picture))
+        browsers.close()
+    Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(picture, optimize=True)
+
+
+if __name__ == "__main__":
+    take_picture(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

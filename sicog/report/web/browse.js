@@ -108,7 +108,7 @@ function browse(root) {
       return false;
     }
     look({}, found);
-    root.closest("section").scrollIntoView();
+    (window.innerWidth > 760 ? root.closest("section") : detail).scrollIntoView();
     return true;
   }
 

@@ -4,7 +4,7 @@ const LINE = 44; // pixels of a row, as in page.css
 
 /** A list box that calls `choose(row)`; `show(rows, row)` fills it and marks a row. */
 function rowList(choose) {
-  const space = el("div", { class: "space" });
+  const space = el("div", { class: "space", role: "presentation" });
   const box = el("div", { class: "list", role: "listbox", tabindex: "0", "aria-label": "rows", onscroll: () => draw(), onkeydown: step });
   box.append(space);
   let rows = new Uint32Array(0);

@@ -73,10 +73,10 @@ function captionShown(name, slices, link) {
 function candidatesShown(text) {
   if (!text.candidates) return null;
   const chosen = text.chosen === null || text.chosen === undefined ? null : text.candidates[text.chosen];
-  const others = chosen && text.candidates.length > 1;
+  const shown = el("div", { class: "candidates" }, text.candidates.map((candidate) => candidateShown(candidate, chosen, text)));
   return [
-    el("div", { class: "candidates" }, text.candidates.map((candidate) => candidateShown(candidate, chosen, text))),
-    others ? el("p", { class: "quiet key-line" }, el("mark", {}, "marked"), " words differ from the chosen candidate") : null,
+    shown,
+    shown.querySelector("mark") ? el("p", { class: "quiet key-line" }, el("mark", {}, "marked"), " words differ from the chosen candidate") : null,
   ];
 }
 
