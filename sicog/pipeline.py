@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -287,14 +288,17 @@ class Finish:
         rows_per_shard: dict[str, dict[str, int]] = {folder: {} for folder in self.folders}
         journals = [out_dir / WORK / f"journal-{rank:05d}.jsonl" for rank in range(self.n_shards)]
         for rank, journal in enumerate(journals):
-            entries = list(_entries([journal]))
-            for folder in self.folders:
-                records = [r for e in entries for r in e["records"].get(folder, [])]
-                with atomic_write(out_dir / folder / shard_name(rank)) as file:
-                    file.writelines(orjson.dumps(r) + b"\n" for r in records)
-                rows_per_shard[folder][shard_name(rank)] = len(records)
-            for entry in entries:
-                counts.update(rows=entry["rows"], kept=entry["kept_rows"])
+            name = shard_name(rank)
+            with ExitStack() as opened:
+                files = {folder: opened.enter_context(atomic_write(out_dir / folder / name)) for folder in self.folders}
+                for folder in self.folders:
+                    rows_per_shard[folder][name] = 0
+                for entry in _entries([journal]):
+                    for folder, file in files.items():
+                        records = entry["records"].get(folder, [])
+                        file.writelines(orjson.dumps(record) + b"\n" for record in records)
+                        rows_per_shard[folder][name] += len(records)
+                    counts.update(rows=entry["rows"], kept=entry["kept_rows"])
         dropped, failed = (_write_rows(out_dir, kind, journals) for kind in ("dropped", "failed"))
         if not counts["rows"] == self.n_rows == counts["kept"] + dropped.total() + failed.total():
             raise AssertionError(
