@@ -9,7 +9,7 @@ from test_readme import bash
 
 from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.teacher_server import teacher_server
-from sicog.records import CandidateSet, Example
+from sicog.records import Example
 from sicog.storage import read_json, read_records
 
 ROOT = Path(__file__).parents[1]
