@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,17 @@ class RunShard:
 
 
 class RunFinish:
-    """A step of a datatrove pipeline: shards and manifest from what the tasks left."""
+    """A step of a datatrove pipeline: shards and manifest from what the tasks left, and what follows."""
 
-    def __init__(self, finish: Finish) -> None:
-        self.finish = finish
+    def __init__(self, finish: Finish, then: Callable[[], object]) -> None:
+        self.finish, self.then = finish, then
 
     def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         out_dir = self.finish.out_dir
-        if (out_dir / MANIFEST).is_file():  # of an earlier job
-            return
-        with locked(out_dir / WORK / "lock", out_dir):
-            self.finish()
+        if not (out_dir / MANIFEST).is_file():  # else of an earlier job
+            with locked(out_dir / WORK / "lock", out_dir):
+                self.finish()
+        self.then()
 
 
 class _Slurm(SlurmPipelineExecutor):
@@ -61,13 +62,18 @@ class _Slurm(SlurmPipelineExecutor):
         return {name: value for name, value in options.items() if value or name == "requeue"}
 
 
-def launch_shards(launch: LaunchConfig, task: ShardTask, finish: Finish) -> None:
-    """Submit what is missing to SLURM, or run it on Ray and finish. Tasks continue inside a shard as anywhere."""
+def launch_shards(
+    launch: LaunchConfig, task: ShardTask, finish: Finish, then: Callable[[], object] = lambda: None
+) -> None:
+    """Submit what is missing to SLURM, or run it on Ray and finish. Tasks continue inside a shard as anywhere.
+
+    then: what follows the finish, in its job.
+    """
     logs = task.out_dir / LOGS
     _forget_lost(logs / "shards" / "completions", task.out_dir / WORK)
     if launch.on == "ray":
         _ray(launch, task, finish.n_shards, logs).run()
-        RunFinish(finish)(None)
+        RunFinish(finish, then)(None)
         return
     shards = _slurm(
         launch,
@@ -81,7 +87,7 @@ def launch_shards(launch: LaunchConfig, task: ShardTask, finish: Finish) -> None
     )
     finishing = _slurm(
         launch,
-        [RunFinish(finish)],
+        [RunFinish(finish, then)],
         logs / "finish",
         job_name=f"{task.step}-finish",
         tasks=1,

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from sicog.records import Dropped, Example, Query, RecordT, Turn
 from sicog.scratch import Scratch, id_digest
 from sicog.storage import atomic_write
+from sicog.tasks import TASKS
 
 MARKER = "<image>"
 _VIDEO_MARKER = "<video>"
@@ -181,9 +182,10 @@ class QueryParser:
 
     def __call__(self, row: Row, row_id: str) -> Query:
         images, question = image_names(row), first_question(row)
-        if self.task == "captioning" and not images:
-            raise RowError("no_image", "a row to caption needs an image")
-        if self.task != "captioning" and not question:
+        asks = TASKS[self.task].asks_the_row
+        if not asks and not images:
+            raise RowError("no_image", f"a row of task {self.task} needs an image")
+        if asks and not question:
             raise RowError("no_question", f"a row of task {self.task} needs a human turn with a question")
         if self.task == "text" and images:
             raise RowError("image", "a row of task text has no image; sample rows with images as reasoning")
