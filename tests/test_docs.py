@@ -26,7 +26,8 @@ from sicog.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
-PAGES += [ROOT / name / "README.md" for name in ("training_scripts", "training_data_annotation", "benchmarks")]
+STEPS = ("training_scripts", "training_data_annotation", "recap_scripts", "benchmarks")
+PAGES += [ROOT / name / "README.md" for name in STEPS]
 STAND_INS = ("sicog", "torchrun", "make", "hf", "pip", "python", "sbatch")
 
 
