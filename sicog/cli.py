@@ -74,7 +74,7 @@ def _echo_config(config: Config) -> None:
 
 
 for _verb in VERBS.values():
-    if _verb.name not in ("mini-data", "train", "report"):
+    if _verb.name not in ("mini-data", "train", "report", "eval"):
         _add_verb(_verb)
 
 
@@ -118,6 +118,38 @@ def mini_data(
         _echo_config(resolved)
         return
     verb.run(resolved)
+
+
+@app.command("eval", help=VERBS["eval"].help)
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="a checkpoint folder")],
+    overrides: Overrides = None,
+    suite: Annotated[str, typer.Option(help="a shipped suite's name, or a YAML")] = "paper",
+    out: Annotated[Path, typer.Option(help="folder of results; each checkpoint gets one in it")] = Path("results"),
+    judge: Annotated[str, typer.Option(help="a judge model by the kit's name; by default none")] = "exact_matching",
+    dry_run: DryRun = False,
+) -> None:
+    """Run the kit on what is not scored yet; more settings are key=value, e.g. `style=cot` or `only=[POPE]`."""
+    verb = VERBS["eval"]
+    given = [f"checkpoint={checkpoint}", f"suite={suite}", f"out_dir={out}", f"judge={judge}"]
+    resolved = load_config(verb.config_type(), None, [*given, *(overrides or [])])
+    if dry_run:
+        _echo_config(resolved)
+        return
+    verb.run(resolved)
+
+
+@app.command("results")
+def show_results(
+    folders: Annotated[list[Path], typer.Argument(help="folders of `sicog eval`, or of the kit", metavar="RUN...")],
+    out: Annotated[Path, typer.Option(help="folder for results.md, .csv, .xlsx and .json")] = Path("results-table"),
+    baseline: Annotated[str | None, typer.Option(help="the model to compare with; the first by default")] = None,
+    suite: Annotated[str | None, typer.Option(help="what the kit's data sets are, for folders of its own")] = None,
+) -> None:
+    """One table of several checkpoints, with intervals, paired differences and the paper's numbers."""
+    from sicog.evaluation.summarize import results
+
+    typer.echo(results(folders, out, baseline=baseline, suite=suite), nl=False)
 
 
 @app.command(help=VERBS["report"].help)
