@@ -156,6 +156,12 @@ VERBS: Mapping[str, Verb] = {
             "sicog.evaluation.run:evaluate",
         ),
         Verb(
+            "eval-samples",
+            "Accuracy against the number of samples, from what was sampled.",
+            "sicog.evaluation.samples:EvalSamplesConfig",
+            "sicog.evaluation.samples:eval_samples",
+        ),
+        Verb(
             "report",
             "One HTML page of a run.",
             "sicog.report.build:ReportConfig",

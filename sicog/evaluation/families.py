@@ -70,9 +70,10 @@ def mean(questions: Sequence[Question]) -> list[Ratio]:
 
 
 def f1(questions: Sequence[Question]) -> list[Ratio]:
-    """F1 of the answer yes: POPE's headline in the kit."""
+    """F1 of the answer yes: POPE's headline in the kit, where a question counts once for each of its categories."""
     stated, true = (np.array([getattr(q, name) for q in questions], dtype=float) for name in ("stated", "true"))
-    return [(2 * stated * true, stated + true)]
+    times = np.array([1.0 + q.category.count(",") for q in questions])
+    return [(2 * times * stated * true, times * (stated + true))]
 
 
 def mme(questions: Sequence[Question]) -> list[Ratio]:

@@ -22,13 +22,13 @@ def picture(shade: int = 0) -> str:
 
 
 def write_tsv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A table with a picture in every row."""
+    """A table with a picture in every row, its own or one that is drawn."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(key for row in rows for key in row)) + ["image"]
+    columns = list(dict.fromkeys([*(key for row in rows for key in row), "image"]))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row, "image": picture(i)} for i, row in enumerate(rows))
+        writer.writerows({"image": picture(i), **row} for i, row in enumerate(rows))
 
 
 def choice_rows(n: int = 4, **more: Any) -> list[dict[str, Any]]:
@@ -76,11 +76,11 @@ def paper_tables() -> dict[str, list[dict[str, Any]]]:
         "MMBench_DEV_EN": circular,
         "MMStar": choice_rows(**{"l2-category": "seeing"}),
         "MMVet": [
-            {"index": i, "question": "What is it?", "answer": "red", "category": "rec,ocr", "capability": "rec,ocr"}
+            {"index": i, "question": "What is it?", "answer": "red", "category": "rec,ocr,know,gen,spat,math"}
             for i in (0, 1)
         ],
         "MME": mme,
-        "POPE": [{**row, "category": "random,popular"} for row in yes_no],
+        "POPE": [{**row, "category": "random" + ",popular" * (row["index"] % 3)} for row in yes_no],
         "RealWorldQA": choice_rows(),
         "MathVista_MINI": maths,
         "ScienceQA_TEST": choice_rows(hint="Look up."),
