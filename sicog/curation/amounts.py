@@ -51,11 +51,12 @@ def amounts(
         shares = {number: source.share for number, source in enumerate(sources) if source.share is not None}
         if rest := total - sum(rows):
             _split(rest, total, shares, rows, sources)
-    for number, (source, n) in enumerate(zip(sources, available, strict=True)):
-        if rows[number] > n and source.weight is None:
-            if when_short == "error":
-                raise ValueError(_short(source, rows[number], n, total))
-            rows[number] = n
+    short = [k for k, n in enumerate(available) if rows[k] > n and sources[k].weight is None]
+    if short and when_short == "error":
+        tightest = min(short, key=lambda k: available[k] / (sources[k].share or 1))
+        raise ValueError(_short(sources[tightest], rows[tightest], available[tightest], total))
+    for k in short:
+        rows[k] = available[k]
     return rows
 
 

@@ -39,7 +39,7 @@ class DeduplicateConfig(Config):
     """What near means.
 
     image_distance: in so many of the 64 lowest bits two images may differ, in four times as many of the 192 others.
-    text_similarity: the share of runs of five words that two texts have in common.
+    text_similarity: the share of runs of five words that two texts have in common; 1 for the same words only.
     """
 
     image_distance: int = Field(default=6, ge=0, le=MAX_DISTANCE)
@@ -190,7 +190,7 @@ def _duplicates(
     shared = np.isin(near, _repeated(near[rows]))
     compared = rows[shared[rows]]
     texts, first, text_of = np.unique(marks.said[compared], return_index=True, return_inverse=True)
-    if len(texts) > 1:
+    if len(texts) > 1 and config.text_similarity < 1:
         order = np.argsort(first)  # texts by the first row that has them, so that rows are read in order
         position = np.empty_like(order)
         position[order] = np.arange(len(order))

@@ -22,6 +22,8 @@ FINER = 4  # so many times the distance is allowed among the finer bits, which a
 MAX_DISTANCE = 12
 _SIDE, _WAVES, _LOWEST = 64, 16, 8
 _FLAT = 2.0  # grey levels of standard deviation below which an image shows nothing to compare
+# Of the sum over all pixels: what recompression makes of a fine wave that a smooth picture does not have.
+_NOISE = 150.0
 
 
 def image_hash(image: Image.Image) -> Hashes | None:
@@ -33,7 +35,7 @@ def image_hash(image: Image.Image) -> Hashes | None:
     cosines, is_lowest = _tables()
     waves = cosines @ pixels @ cosines.T
     lowest, finer = waves[is_lowest], waves[~is_lowest]
-    bits = np.concatenate((lowest > np.median(lowest), finer > np.median(finer)))
+    bits = np.concatenate((lowest > np.median(lowest), finer > np.median(finer) + _NOISE))
     return np.packbits(bits, bitorder="little").view("<u8").astype(np.uint64)
 
 
