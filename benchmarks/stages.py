@@ -1,4 +1,4 @@
-"""Memory and time of the data stages as their rows grow: what `sicog group`, `select`, `build` and the import read.
+"""Memory and time of the data stages as their rows grow: `sicog group`, `select`, `build`, `overlap` and the import.
 
 Each stage runs in a process of its own on 1,000 and on 100,000 generated rows, and tells the most memory it has held
 beyond its imports. No model and no encoder: the scores are made up. Flat means that the second figure is not much above
@@ -15,6 +15,7 @@ import tempfile
 import time
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from benchmarks.timing import arguments, report
@@ -26,7 +27,7 @@ SIZES = (1_000, 100_000)
 BODIES = [f"There is a large red circle to the left of a small blue square, in part {part}." for part in range(5)]
 TEXT = render(COD, BODIES)
 ID = "ROW-ID"
-STAGES = ("import", "group", "select", "build")
+STAGES = ("import", "group", "select", "build", "overlap")
 
 
 def candidate(seed: int) -> Candidate:
@@ -49,11 +50,21 @@ def a_row(stage: str, seed: int) -> bytes:
     return dump_record(Example(id=ID, images=(f"{ID}.png",), turns=turns))
 
 
+def a_text(number: int) -> bytes:
+    """A text-only row of 100 words; every tenth is nearly the same as the row before it."""
+    draw = Random(number - 1 if number % 10 == 9 else number)
+    said = " ".join(f"word{draw.randrange(5000)}" for _ in range(100))
+    turns = (Turn(role="user", text="Tell me."), Turn(role="assistant", text=f"{said} {number}"))
+    return dump_record(Example(id=str(number), turns=turns))
+
+
 def prepare(stage: str, n: int, folder: Path) -> None:
     """Write what the stage reads: a JSON list, or datasets in shards of 10,000 rows."""
     for seed in range(2 if stage == "group" else 1):
         line, out = a_row(stage, seed), folder / f"in-{seed}"
         lines = (line.replace(ID.encode(), str(i).encode()) for i in range(n))
+        if stage == "overlap":
+            lines = (a_text(i) for i in range(n))
         if stage == "import":
             (folder / "rows.json").write_bytes(b"[" + b",".join(lines) + b"]")
             return
@@ -67,6 +78,7 @@ def prepare(stage: str, n: int, folder: Path) -> None:
 def run(stage: str, folder: Path) -> dict[str, float]:
     """Run a stage here; returns MiB held at most beyond the imports, and seconds."""
     from sicog.curation.build import BuildConfig, BuildSource, build
+    from sicog.curation.overlap import OverlapConfig, overlap
     from sicog.curation.select import SelectConfig, select
     from sicog.generation.group import GroupConfig, group
     from sicog.generation.original import ImportCandidatesConfig, import_candidates
@@ -78,6 +90,8 @@ def run(stage: str, folder: Path) -> dict[str, float]:
         group(GroupConfig(inputs=(folder / "in-0", folder / "in-1"), out_dir=out))
     elif stage == "select":
         select(SelectConfig(input=folder / "in-0", out_dir=out, threshold=0.8))
+    elif stage == "overlap":
+        overlap(OverlapConfig(input=folder / "in-0", out_dir=out, deduplicate={}, cache_dir=folder))
     else:
         build(BuildConfig(sources=(BuildSource(name="all", path=folder / "in-0"),), out_dir=out))
     return {"mib": peak_mib() - before, "seconds": time.perf_counter() - start}

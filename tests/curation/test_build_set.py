@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,11 +17,15 @@ from hypothesis import strategies as st
 from pictures_and_rows import as_base64, picture, row, words, write_tsv
 
 from sicog.chains import COD, COD_QUESTIONS, parse, render
+from sicog.config import load_config
+from sicog.curation.amounts import amounts
 from sicog.curation.build import BuildConfig, BuildSource, build
 from sicog.curation.origin import Origin, conversation, qualifies
 from sicog.formats import RowError, parse_example, read_llava, reads_back, to_llava
 from sicog.records import Dropped, Example, Turn
 from sicog.storage import read_json, read_records, write_dataset
+
+CONFIGS = Path(__file__).parents[2] / "quality_evaluation" / "configs"
 
 
 def example(row_id: str, text: str) -> Example:
@@ -323,3 +329,31 @@ def test_a_full_disk_and_another_config(pictures, monkeypatch):  # R11
     assert not (pictures / "full" / "manifest.json").exists()
     of_pictures(pictures, "full")
     assert files(pictures / "full") == before
+
+
+def test_the_config_of_the_papers_set_is_complete():
+    config = load_config(BuildConfig, CONFIGS / "build-213k.yaml", ["out_dir=data/curated", "image_folder=images"])
+    shares = [source.share or 0 for source in config.sources]
+    assert config.total == 213_000 and abs(sum(shares) - 1) < 1e-9
+    assert amounts(config.sources, [213_000] * 3, config.total, config.when_short) == [95_850, 95_850, 21_300]
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_docs_run(pictures):
+    """On rows of a few images; the 213k of the config are what there is of them."""
+    lines = re.findall(r"```bash\n(.*?)```", (CONFIGS.parents[1] / "docs" / "curation-build.md").read_text(), re.DOTALL)
+    data = pictures / "data"
+    for task, name in (("captions", "captions"), ("answers", "questions")):
+        (data / f"kept-{task}").mkdir(parents=True)
+        (pictures / name).rename(data / f"kept-{task}" / "selected")
+    (data / "kept-captions" / "scored").symlink_to(data / "kept-captions" / "selected")
+    turns = [{"from": "human", "value": "Say goodbye."}, {"from": "gpt", "value": "Goodbye."}]
+    (pictures / "text.json").write_text(json.dumps([{"id": "hello", "conversations": turns}]))
+    few = " max_dropped_share=0.5 cache_dir=cache"
+    block = "".join(lines).replace(" out_dir=data/curated", f" out_dir=data/curated when_short=take_all{few}")
+    block = block.replace("deduplicate={}", "deduplicate={}" + few).replace("quality_evaluation", f"'{CONFIGS.parent}'")
+    block = re.sub(r"^sicog", f"'{sys.executable}' -m sicog", block, flags=re.MULTILINE)
+    done = subprocess.run(["bash", "-euc", block], cwd=pictures, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read_json(data / "curated" / "manifest.json")["rows_by_source"] == {"captions": 5, "answers": 4, "text": 1}
+    assert [d.id for d in read_records(data / "overlap", Dropped)] == ["c0"]
