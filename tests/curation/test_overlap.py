@@ -1,6 +1,7 @@
 """`sicog overlap`: near-duplicates and benchmarks, over records of any step, as a dataset of drops."""
 
 import json
+import pickle
 import random
 
 import pytest
@@ -10,6 +11,7 @@ from sicog.curation.benchmarks import Benchmark, BenchmarkRow, BenchmarkTexts, r
 from sicog.curation.overlap import OverlapConfig, overlap
 from sicog.curation.rows import open_rows
 from sicog.curation.words import words as words_of
+from sicog.pipeline import run_stage
 from sicog.records import Dropped, Query
 from sicog.storage import read_json, read_records, write_dataset
 from sicog.tasks import CAPTIONING
@@ -64,12 +66,16 @@ def test_what_a_duplicate_is(world):
     assert (manifest["rows_examined"], manifest["found"]["near_duplicate"], manifest["rows_out"]) == (10, 3, 3)
 
 
-def test_the_order_of_rows_and_the_number_of_workers_change_nothing(world):
+def test_the_order_of_rows_changes_nothing_nor_do_processes_that_are_sent_the_work(world, monkeypatch):
+    def sent(**stage):
+        return run_stage(**{**stage, **pickle.loads(pickle.dumps({k: stage[k] for k in ("source", "process")}))})
+
+    monkeypatch.setattr("sicog.curation.pictures.run_stage", sent)
     known = found(world, DUPLICATES, deduplicate={})
     shuffled = random.Random(1).sample(DUPLICATES, len(DUPLICATES))
     values = {"deduplicate": {}, "cache_dir": world / "cache 2", "image_folder": world / "images"}
     write_dataset(world / "other", shuffled, rows_per_shard=4)
-    out = overlap(OverlapConfig(input=world / "other", out_dir=world / "again", workers=2, **values))
+    out = overlap(OverlapConfig(input=world / "other", out_dir=world / "again", **values))
     assert {d.id: (d.reason, d.detail) for d in read_records(out, Dropped)} == known
 
 
