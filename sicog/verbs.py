@@ -126,6 +126,12 @@ VERBS: Mapping[str, Verb] = {
             "sicog.curation.curate:curate",
         ),
         Verb(
+            "overlap",
+            "Find near-duplicates and rows that overlap with benchmarks.",
+            "sicog.curation.overlap:OverlapConfig",
+            "sicog.curation.overlap:overlap",
+        ),
+        Verb(
             "build",
             "Build a training set from kept examples.",
             "sicog.curation.build:BuildConfig",
