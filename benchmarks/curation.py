@@ -233,7 +233,7 @@ def main() -> None:
     rows = host_side((200, 400) if options.smoke else (10_000, 40_000), options.repeats)
     with tempfile.TemporaryDirectory() as folder:
         rows += encoded_texts(200 if options.smoke else 2_000, Path(folder))
-    rows += batches(70 if options.smoke else 128, options.repeats)
+    rows += batches(70 if options.smoke else 256, options.repeats)
     rows += memory((50, 500) if options.smoke else (1_000, 100_000))
     report("curation", rows, options.out)
 
