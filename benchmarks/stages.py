@@ -87,7 +87,7 @@ def prepare(stage: str, n: int, folder: Path) -> None:
 def run(stage: str, folder: Path) -> dict[str, float]:
     """Run a stage here; returns MiB held at most beyond the imports, and seconds."""
     stages = {"annotate": annotated, "sample": sampled, "import": imported, "group": grouped}
-    run_stage = {**stages, "select": selected, "build": built, "overlap": overlapping}[stage](folder, folder / "out")
+    run_stage = {**stages, "select": selected, "build": built, "overlap": examined}[stage](folder, folder / "out")
     before, start = peak_mib(), time.perf_counter()
     run_stage()
     return {"mib": peak_mib() - before, "seconds": time.perf_counter() - start}
@@ -175,12 +175,11 @@ def built(folder: Path, out: Path) -> Callable[[], Any]:
     return lambda: build(BuildConfig(sources=(BuildSource(name="all", path=folder / "in-0"),), out_dir=out))
 
 
-def overlapping(folder: Path, out: Path) -> Callable[[], Any]:
-    """`sicog overlap`, of texts."""
+def examined(folder: Path, out: Path) -> Callable[[], Any]:
+    """`sicog overlap` of texts."""
     from sicog.curation.overlap import OverlapConfig, overlap
 
-    config = OverlapConfig(input=folder / "in-0", out_dir=out, deduplicate={}, cache_dir=folder)
-    return lambda: overlap(config)
+    return lambda: overlap(OverlapConfig(input=folder / "in-0", out_dir=out, deduplicate={}, cache_dir=folder))
 
 
 def peak_mib() -> float:

@@ -286,25 +286,20 @@ class Finish:
     def __call__(self) -> None:
         out_dir, counts = self.out_dir, Counter[str]()
         rows_per_shard: dict[str, dict[str, int]] = {folder: {} for folder in self.folders}
-        reasons: dict[str, Counter[str]] = {"dropped": Counter(), "failed": Counter()}
-        with ExitStack() as lists:
-            unused = {kind: lists.enter_context(atomic_write(out_dir / f"{kind}.jsonl")) for kind in reasons}
-            for rank in range(self.n_shards):
-                name = shard_name(rank)
-                with ExitStack() as stack:
-                    files = {f: stack.enter_context(atomic_write(out_dir / f / name)) for f in self.folders}
-                    for of_folder in rows_per_shard.values():
-                        of_folder[name] = 0
-                    for entry in _entries([out_dir / WORK / f"journal-{rank:05d}.jsonl"]):  # one block in memory
-                        counts.update(rows=entry["rows"], kept=entry["kept_rows"])
-                        for folder, file in files.items():
-                            records = entry["records"].get(folder, [])
-                            file.writelines(orjson.dumps(record) + b"\n" for record in records)
-                            rows_per_shard[folder][name] += len(records)
-                        for kind, found in reasons.items():
-                            found.update(row["reason"] for row in entry[kind])
-                            unused[kind].writelines(orjson.dumps(row) + b"\n" for row in entry[kind])
-        dropped, failed = reasons["dropped"], reasons["failed"]
+        journals = [out_dir / WORK / f"journal-{rank:05d}.jsonl" for rank in range(self.n_shards)]
+        for rank, journal in enumerate(journals):
+            name = shard_name(rank)
+            with ExitStack() as opened:
+                files = {folder: opened.enter_context(atomic_write(out_dir / folder / name)) for folder in self.folders}
+                for folder in self.folders:
+                    rows_per_shard[folder][name] = 0
+                for entry in _entries([journal]):
+                    for folder, file in files.items():
+                        records = entry["records"].get(folder, [])
+                        file.writelines(orjson.dumps(record) + b"\n" for record in records)
+                        rows_per_shard[folder][name] += len(records)
+                    counts.update(rows=entry["rows"], kept=entry["kept_rows"])
+        dropped, failed = (_write_rows(out_dir, kind, journals) for kind in ("dropped", "failed"))
         if not counts["rows"] == self.n_rows == counts["kept"] + dropped.total() + failed.total():
             raise AssertionError(
                 f"{self.step}: {self.n_rows} rows in, {dict(counts)}, {dropped.total()} dropped, "
