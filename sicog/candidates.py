@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from sicog.records import CandidateSet
+from sicog.records import CandidateSet, Dropped
 from sicog.storage import shards
 
 
@@ -28,20 +28,32 @@ def find_runs(patterns: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
+class UnreadableRowError(ValueError):
+    """A line that is no candidate set; `row_id` is its id, or the place where it lies."""
+
+    def __init__(self, message: str, row_id: str) -> None:
+        super().__init__(message)
+        self.row_id = row_id
+
+
 class RunsSource:
     """The ids of all runs in the order in which they first appear.
 
     Only where each row lies is held in memory, in arrays: some 60 bytes a row, however long its id is.
+
+    step: when given, an id that has a row that cannot be read comes as `Dropped` of that step, and a row without an id
+        by itself, named by file and byte; else they are errors.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], step: str = "") -> None:
+        self.step = step
         self._files = [shard for folder in folders for shard in shards(folder)]
         ids, numbers, offsets = bytearray(), array("I"), array("Q")
         for number, path in enumerate(self._files):
             with path.open("rb") as file:
                 offset = 0
                 for line in file:
-                    ids += _digest(_id(line, path))
+                    ids += _digest(self._id(line, path, offset))
                     numbers.append(number)
                     offsets.append(offset)
                     offset += len(line)
@@ -55,10 +67,23 @@ class RunsSource:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    def read(self, start: int, stop: int) -> Iterator[CandidateSet]:
+    def read(self, start: int, stop: int) -> Iterator[CandidateSet | Dropped]:
         """One merged set for each of the ids start..stop."""
         for group in range(start, min(stop, len(self))):
-            yield self._merged(group)
+            try:
+                yield self._merged(group)
+            except UnreadableRowError as error:
+                if not self.step:
+                    raise
+                yield Dropped(id=error.row_id, step=self.step, reason="unreadable_row", detail=str(error))
+
+    def _id(self, line: bytes, path: Path, offset: int) -> str:
+        try:
+            return _id(line, path)
+        except ValueError:
+            if not self.step:
+                raise
+            return f"{path}:{offset}"  # an id that no other row has
 
     def find(self, row_id: str) -> CandidateSet | None:
         """The merged set of that id, or None."""
@@ -79,7 +104,10 @@ class RunsSource:
             return CandidateSet.model_validate_json(line)
         except ValueError as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"{self._files[number]} holds a row that is no CandidateSet ({reason})") from None
+            where = f"{self._files[number].parent.name}/{self._files[number].name} at byte {offset}"
+            raise UnreadableRowError(
+                f"{self._files[number]} holds a row that is no CandidateSet ({reason})", _known_id(line) or where
+            ) from None
 
 
 def merged(sets: Sequence[CandidateSet]) -> CandidateSet:
@@ -119,7 +147,13 @@ def _digest(row_id: str) -> bytes:
 
 
 def _id(line: bytes, path: Path) -> str:
+    if (row_id := _known_id(line)) is None:
+        raise ValueError(f"{path} holds a row without an id; it is no dataset of candidate sets")
+    return row_id
+
+
+def _known_id(line: bytes) -> str | None:
     try:
         return str(orjson.loads(line)["id"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} holds a row without an id; it is no dataset of candidate sets") from None
+        return None

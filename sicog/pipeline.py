@@ -71,10 +71,11 @@ class FolderSource(Generic[RecordT]):
     step: str = ""
 
     def __len__(self) -> int:
-        return sum(self._rows.values())
+        return sum(self.rows.values())
 
     @cached_property
-    def _rows(self) -> dict[str, int]:
+    def rows(self) -> dict[str, int]:
+        """The number of rows by the name of the shard."""
         paths = shards(self.folder)
         known = read_json(self.folder / MANIFEST).get("rows_per_shard", {})
         return {p.name: known[p.name] if p.name in known else sum(1 for _ in p.open("rb")) for p in paths}
@@ -82,7 +83,7 @@ class FolderSource(Generic[RecordT]):
     def read(self, start: int, stop: int) -> Iterator[RecordT | Dropped]:
         """Rows start..stop; only these are parsed."""
         first = 0
-        for name, rows in self._rows.items():
+        for name, rows in self.rows.items():
             wanted = range(max(start, first), min(stop, first + rows))
             if wanted:
                 yield from self._read_shard(self.folder / name, wanted.start - first, wanted.stop - first)

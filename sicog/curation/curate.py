@@ -10,7 +10,9 @@ from pydantic import Field
 from sicog.config import Config
 from sicog.curation.embedder import EncoderConfig
 from sicog.curation.score import Paths, ScoreConfig, score
-from sicog.curation.select import By, SelectConfig, select
+from sicog.curation.scoring import Scorer
+from sicog.curation.select import SelectConfig, select
+from sicog.curation.threshold import PAPER_K, By
 
 
 class CurateConfig(Config):
@@ -22,12 +24,15 @@ class CurateConfig(Config):
     volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
     input: Paths = Field(min_length=1)
     out_dir: Path
-    encoder: EncoderConfig
-    include_self: bool = True
-    checkpoint: Path | None = None
+    scorer: Scorer = "embedding"
+    encoder: EncoderConfig | None = None
+    checkpoint: Paths = ()
     by: By = "score"
     threshold: float | None = Field(default=None, ge=-1, le=1)
     threshold_file: Path | None = None
+    threshold_k: int = Field(default=PAPER_K, ge=2)
+    min_candidates: int = Field(default=3, ge=2)
+    exclude: tuple[Path, ...] = ()
     styles: tuple[str, ...] | None = None
     seed: int = 0
     selected: str = Field(default="selected", pattern=r"^\w[\w.-]*$")
@@ -38,8 +43,8 @@ class CurateConfig(Config):
         return ScoreConfig(
             input=self.input,
             out_dir=self.out_dir / "scored",
+            scorer=self.scorer,
             encoder=self.encoder,
-            include_self=self.include_self,
             checkpoint=self.checkpoint,
             workers=self.workers,
         )
@@ -52,6 +57,9 @@ class CurateConfig(Config):
             by=self.by,
             threshold=self.threshold,
             threshold_file=self.threshold_file,
+            threshold_k=self.threshold_k,
+            min_candidates=self.min_candidates,
+            exclude=self.exclude,
             styles=self.styles,
             seed=self.seed,
             workers=self.workers,
@@ -60,6 +68,8 @@ class CurateConfig(Config):
 
 def curate(config: CurateConfig) -> Path:
     """Score the candidates and select from them; returns the folder of the kept examples."""
+    if config.scorer != "both" and (config.by == "vote") != (config.scorer == "answer"):
+        raise ValueError(f"scorer: {config.scorer} gives nothing to rank by: {config.by}; set both alike")
     select_config = config.select_config()  # its mistakes are reported before hours of scoring
     score(config.score_config())
     return select(select_config)

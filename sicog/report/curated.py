@@ -135,13 +135,19 @@ def _marks(row: ScoredSet, rule: Rule, chosen: Mapping[str, tuple[str, int]], tr
         return None
     methods = [m for m in METHODS if m == "score" or all(c.vote is not None for c in candidates)]
     winners = {m: picked if m == rule.by else best(candidates, m) for m in methods}
-    value = {m: float(getattr(c, m) or 0.0) for m, c in winners.items() if c}
+    k = sum(c.score is not None for c in row.candidates)
+    value = {m: _stated(getattr(c, m), k) for m, c in winners.items() if c and k > 1}
     image = row.query.images[0] if row.query.images else row.id
     if truth is None:
         return SetMarks(row.id, image, row.id in chosen, value, {})
     truths = [truth.of(row.query, c.compared or "") for c in candidates]
     of_winner = {m: truth.of(row.query, c.compared or "") for m, c in winners.items() if c}
     return SetMarks(row.id, image, row.id in chosen, value, of_winner, sum(truths) / len(truths), max(truths))
+
+
+def _stated(share: float, k: int) -> float:
+    """A score or vote among k as it would be among three, for the same agreement: what thresholds are stated in."""
+    return round((1 + 2 * (k * share - 1) / (k - 1)) / 3, 6)
 
 
 def summary(task: Curated, seed: int) -> dict[str, Any]:
