@@ -147,7 +147,7 @@ def _marks(row: ScoredSet, rule: Rule, chosen: Mapping[str, tuple[str, int]], tr
 
 def _stated(share: float, k: int) -> float:
     """A score or vote among k as it would be among three, for the same agreement: what thresholds are stated in."""
-    return round((1 + 2 * (k * share - 1) / (k - 1)) / 3, 6)
+    return round((1 + 2 * round((k * share - 1) / (k - 1), 6)) / 3, 9)
 
 
 def summary(task: Curated, seed: int) -> dict[str, Any]:
