@@ -27,6 +27,7 @@ from sicog.storage import atomic_write, locked
 
 ROWS = 8192  # of a row group
 EXCLUDED = ("cut", "unparsed", "empty")
+_BUFFER = 1 << 20
 _OF = b"sicog.shards"
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _MARKS = ("score", "agreement", "vote", "margin")
@@ -203,7 +204,7 @@ class RawRows:
         for name, rows in self.source.rows.items():
             wanted = range(max(start, first), min(stop, first + rows))
             if wanted:
-                with (self.source.folder / name).open("rb") as file:
+                with (self.source.folder / name).open("rb", buffering=_BUFFER) as file:
                     lines = islice(file, wanted.start - first, None)
                     for number in wanted:
                         yield RawRow(number, next(lines, b""))

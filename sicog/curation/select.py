@@ -198,12 +198,11 @@ def _user(query: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, A
 def preference_pair(row: Mapping[str, Any], place: int, by: By, seed: int) -> dict[str, Any] | None:
     """The chosen candidate against one of the lower half, as the JSON of a `PreferencePair`; None when no lower one
     differs in text and answer."""
-    compared = [i for i, c in enumerate(row["candidates"]) if c["excluded"] is None]
-    candidates = [row["candidates"][i] for i in compared]
-    best = row["candidates"][place]
+    best, candidates = row["candidates"][place], [c for c in row["candidates"] if c["excluded"] is None]
+    chosen = next(i for i, c in enumerate(candidates) if c is best)
     rejected = draw_rejected(
         [(c[by], c["score"] or 0.0) for c in candidates],
-        compared.index(place),
+        chosen,
         allowed=[c[by] < best[by] and _differs(row["query"], c, best) for c in candidates],
         seed=seed,
         key=row["id"],

@@ -113,7 +113,9 @@ def draw_rejected(
     ascending = sorted(range(len(ranks)), key=lambda i: (ranks[i], -i))
     lowest = ascending[: len(ranks) // 2]
     pool = [i for i in lowest if ranks[i] < ranks[chosen] and (allowed is None or allowed[i])]
-    return pool[draw(len(pool), seed, "rejected", key)] if pool else None
+    if len(pool) < 2:
+        return pool[0] if pool else None
+    return pool[draw(len(pool), seed, "rejected", key)]
 
 
 def draw(n: int, seed: int, *key: str) -> int:

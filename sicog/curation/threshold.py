@@ -9,6 +9,7 @@ for similarity: a share of 2/3 among 3 is an agreement of 0.5, half of the other
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +41,7 @@ class Threshold:
     task: str | None = None
     encoder: str | None = None
 
-    @property
+    @cached_property
     def agreement(self) -> float:
         """The least agreement of a kept row."""
         return float(agreement_of(self.value, self.k))
