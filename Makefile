@@ -12,12 +12,14 @@ BENCHMARKS := $(filter-out __init__ timing plain_resampler %gpu gpu% ,$(basename
 # pip finds local wheels through PIP_FIND_LINKS; uv wants the same folder under its own name.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help mini mini-parts bench test check lint setup setup-dev
+.PHONY: help mini mini-parts bench test check lint docs wheel setup setup-dev
 
 help:
 	@echo "make mini          run the whole method on this machine (about 15 minutes; QUICK=1: a smoke run)"
 	@echo "make test          run the tests"
 	@echo "make check         lint, types, shell checks, then the tests"
+	@echo "make docs          build the documentation as a site in build/site, without a warning"
+	@echo "make wheel         build the package in dist, and check that it works when installed"
 	@echo "make bench         measure each part against the plain way (CPU; JSON in runs/benchmarks)"
 	@echo "make mini-parts    train the mini world's vision tower and language model again (QUICK=1: for a moment)"
 
@@ -40,6 +42,13 @@ lint: setup-dev
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
 check: lint test
+
+docs: setup-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+wheel: setup-dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_wheel.py
 
 setup: $(VENV)/.ready
 setup-dev: $(VENV)/.ready-dev

@@ -121,11 +121,14 @@ def mini_data(
 
 
 @app.command(help=VERBS["report"].help)
-def report(run_dir: Annotated[Path, typer.Argument(help="the folder of a run, finished or not")]) -> None:
-    """Show the results of a run; of an unfinished one, a page of what there is."""
-    from sicog.report.build import report_run
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="the folder of a run or of one of its steps, finished or not")],
+    out: Annotated[Path | None, typer.Option(help="write the page to this folder, not within the run's")] = None,
+) -> None:
+    """One HTML page of a run, of an unfinished one of what there is; or of one step: candidates, kept rows, a loss."""
+    from sicog.report.discover import report_run
 
-    report_run(run_dir)
+    report_run(run_dir, out)
 
 
 @app.command()

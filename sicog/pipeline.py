@@ -198,6 +198,7 @@ def run_stage(
     launch: LaunchConfig | None = None,
     share: tuple[int, int] | None = None,
     status: Callable[[], str] = lambda: "",
+    then: Callable[[], object] = lambda: None,
 ) -> Path:
     """Run `process` over all rows of `source` and write the dataset `out_dir`; returns `out_dir`.
 
@@ -210,6 +211,7 @@ def run_stage(
     share: (rank, ranks) where processes that were launched together all make this call: each works off every ranks-th
         shard, and all return when the dataset is complete. They meet in `out_dir` alone, which they all must see.
     status: what the progress bar says beside the rows, asked again and again from another thread.
+    then: what follows when the folder is complete; with SLURM in the job that finishes it.
 
     A finished folder of the same config and inputs is returned as it is; one of another config is refused.
     """
@@ -221,6 +223,7 @@ def run_stage(
     if not (rank and (out_dir / MANIFEST).is_file()):
         write_run_json(out_dir, step=step, config=config, inputs=inputs)
     if (out_dir / MANIFEST).is_file():
+        then()
         return out_dir
     if share is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"{step} was started by torchrun; start it as one process, with workers=N for several")
@@ -232,19 +235,20 @@ def run_stage(
     if launch is not None and launch.on != "local":
         from sicog.cluster import launch_shards
 
-        launch_shards(launch, task, finish)
+        launch_shards(launch, task, finish, then)
         return out_dir
     if rank:
         _execute(task, range(rank, n_shards, n_ranks), workers)
         _wait_for((out_dir / MANIFEST).is_file)
+        then()
         return out_dir
     with locked(out_dir / WORK / "lock", out_dir):
-        if (out_dir / MANIFEST).is_file():  # the process that held the lock before has finished it
-            return out_dir
-        with Progressing(step, out_dir / WORK, n_rows, status) as progress:
-            _execute(task, range(0, n_shards, n_ranks), workers)
-            _wait_for(lambda: progress.rows_done() == n_rows)
-        finish()
+        if not (out_dir / MANIFEST).is_file():  # else the process that held the lock before has finished it
+            with Progressing(step, out_dir / WORK, n_rows, status) as progress:
+                _execute(task, range(0, n_shards, n_ranks), workers)
+                _wait_for(lambda: progress.rows_done() == n_rows)
+            finish()
+    then()
     return out_dir
 
 

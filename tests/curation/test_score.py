@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sicog.curation.embedder import EncoderConfig
+from sicog.curation.encoders import EncoderConfig
 from sicog.curation.score import ScoreConfig, score
 from sicog.curation.scoring import ScoreSets
 from sicog.provenance import digest_path
@@ -222,10 +222,11 @@ def test_the_step_with_minilm_prefers_the_caption_that_the_others_agree_with(tmp
 def test_answers_alone_need_no_encoder(tmp_path, make):
     rows = [make.candidate_set(str(i), "reasoning", [("direct", a) for a in ANSWERS]) for i in range(3)]
     write_dataset(tmp_path / "candidates", rows)
-    with pytest.raises(ValueError, match="scorer: both needs an encoder"):
-        ScoreConfig(input=tmp_path / "candidates", out_dir=tmp_path / "scored", scorer="both")
-    config = ScoreConfig(input=tmp_path / "candidates", out_dir=tmp_path / "scored", scorer="answer")
+    encoder = EncoderConfig(name="no/such-encoder")
+    config = ScoreConfig(input=tmp_path / "candidates", out_dir=tmp_path / "scored", scorer="answer", encoder=encoder)
     assert len(list(read_records(score(config), ScoredSet))) == 3
+    with pytest.raises(ValueError, match="scorer: answer embeds nothing: leave launch out"):
+        ScoreConfig(input=tmp_path, out_dir=tmp_path, scorer="answer", launch={"on": "ray"})
 
 
 def damaged(folder, make, seed):
