@@ -107,15 +107,14 @@ def launch_shards(
 
 
 def _wait_for(job_id: str, out_dir: Path) -> None:
-    """Until the folder is finished. Raises `ValueError` when the job has left the queue and it is not."""
-    while not (out_dir / MANIFEST).is_file():
-        ended = not _is_queued(job_id)
-        if ended and not (out_dir / MANIFEST).is_file():  # it may have been written between the two looks
-            raise ValueError(
-                f"job {job_id} ended and {out_dir} is not finished; see the tasks' output in {out_dir / LOGS}, and run "
-                f"the same command again: only what is missing is submitted"
-            )
+    """Until the job ended, with what follows the finish in it. Raises `ValueError` when the folder is not finished."""
+    while _is_queued(job_id):
         time.sleep(LOOK_EVERY_S)
+    if not (out_dir / MANIFEST).is_file():
+        raise ValueError(
+            f"job {job_id} ended and {out_dir} is not finished; see the tasks' output in {out_dir / LOGS}, and run "
+            f"the same command again: only what is missing is submitted"
+        )
 
 
 def _is_queued(job_id: str) -> bool:

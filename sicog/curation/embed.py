@@ -226,10 +226,6 @@ class EmbedParts:
         cut_N = self.cache.cut(name)
         return EmbeddedPart(id=part.id, folder=name, texts=len(cut_N), cut=int(cut_N.sum()))
 
-    def close(self) -> None:
-        """Close the encoder."""
-        self.encoder.close()
-
 
 @dataclass
 class StoredVectors:

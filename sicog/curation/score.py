@@ -97,6 +97,8 @@ def score(config: ScoreConfig, then: Callable[[], object] = lambda: None) -> Pat
         workers=config.workers,
         launch=config.launch,
     )
+    if config.launch.on == "slurm" and config.launch.wait and not (config.out_dir / MANIFEST).is_file():
+        raise ValueError(f"{config.out_dir} is not finished though its job ended; run the same command again")
     return config.out_dir
 
 

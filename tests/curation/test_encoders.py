@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sicog.config import load_config
@@ -83,3 +85,13 @@ def test_the_same_values_decide_whatever_device_and_place_are_chosen():
     assert (both.launch.partition, both.workers, str(both.cache_dir)) == ("p", 3, "c")
     with pytest.raises(ValueError, match="embeds nothing here: leave launch out"):
         load_config(ScoreConfig, None, [*base, "encoder.kind=file", "encoder.path=v.npz", "launch.on=ray"])
+
+
+def test_the_page_names_every_declared_encoder_with_its_limits():
+    page = (Path(__file__).parents[2] / "docs" / "curation.md").read_text()
+    for name, row in presets().items():
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+        limits = row.max_tokens.values() if isinstance(row.max_tokens, dict) else [row.max_tokens]
+        assert all(str(limit) in line for limit in limits)
+        assert (row.dtype == "bfloat16") == ("bfloat16" in line) and bool(row.not_here) == ("no:" in line)
+        assert ("its own code" in line) == row.own_code

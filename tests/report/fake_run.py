@@ -102,7 +102,7 @@ def fake_evaluation(folder: Path, name: str, skill: float, items: int, seed: int
 
 
 def write_evaluation(folder: Path, name: str, answers: list[dict], captions: list[dict]) -> None:
-    """metrics.json, answers.jsonl and captions.jsonl as `sicog eval` writes them."""
+    """metrics.json, answers.jsonl and captions.jsonl as `sicog mini-eval` writes them."""
 
     def accuracy(rows):
         return {**share_interval(sum(r["right"] for r in rows), len(rows))._asdict(), "n": len(rows)}
