@@ -52,8 +52,9 @@ def a_row(stage: str, seed: int) -> bytes:
     if stage == "group":
         return dump_record(CandidateSet(id=ID, query=query, candidates=(candidate(seed),)))
     if stage == "select":
-        both = [ScoredCandidate(candidate=candidate(k), compared=TEXT, score=0.7 + k / 10) for k in (0, 1)]
-        return dump_record(ScoredSet(id=ID, query=query, candidates=tuple(both), encoder="none"))
+        marks = [{"score": 0.7 + k / 10, "agreement": (1.1 + 3 * k / 10) / 2} for k in range(3)]
+        all_ = [ScoredCandidate(candidate=candidate(k), compared=TEXT, **m) for k, m in enumerate(marks)]
+        return dump_record(ScoredSet(id=ID, query=query, candidates=tuple(all_), encoder="none"))
     turns = (Turn(role="user", text="Describe.", images_at=(0,)), Turn(role="assistant", text=TEXT))
     return dump_record(Example(id=ID, images=(f"{ID}.png",), turns=turns))
 

@@ -114,6 +114,13 @@ VERBS: Mapping[str, Verb] = {
             "sicog.curation.select:select",
         ),
         Verb(
+            "thresholds",
+            "What each threshold would keep of a scored folder: rows, mean score, mix of styles.",
+            "sicog.curation.thresholds:ThresholdsConfig",
+            "sicog.curation.thresholds:thresholds",
+            {"out": "thresholds.json"},
+        ),
+        Verb(
             "pair",
             "Pair answers to clean images with answers to corrupted ones, for DPO.",
             "sicog.curation.pair:PairConfig",
