@@ -13,7 +13,7 @@ BENCHMARKS := $(filter-out __init__ timing plain_resampler %gpu gpu% ,$(basename
 # pip finds local wheels through PIP_FIND_LINKS; uv wants the same folder under its own name.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help mini mini-parts bench test check lint setup setup-dev eval-env test-eval
+.PHONY: help mini mini-parts bench test check lint docs wheel setup setup-dev eval-env test-eval
 
 help:
 	@echo "make mini          run the whole method on this machine (about 15 minutes; QUICK=1: a smoke run)"
@@ -21,6 +21,8 @@ help:
 	@echo "make check         lint, types, shell checks, then the tests"
 	@echo "make eval-env      set up VLMEvalKit's own environment, which sicog eval runs (2 GB on a CPU)"
 	@echo "make test-eval     set it up and run the tests that need the kit itself"
+	@echo "make docs          build the documentation as a site in build/site, without a warning"
+	@echo "make wheel         build the package in dist, and check that it works when installed"
 	@echo "make bench         measure each part against the plain way (CPU; JSON in runs/benchmarks)"
 	@echo "make mini-parts    train the mini world's vision tower and language model again (QUICK=1: for a moment)"
 
@@ -49,6 +51,13 @@ lint: setup-dev
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
 check: lint test
+
+docs: setup-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+wheel: setup-dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_wheel.py
 
 setup: $(VENV)/.ready
 setup-dev: $(VENV)/.ready-dev

@@ -173,11 +173,14 @@ def show_results(
 
 
 @app.command(help=VERBS["report"].help)
-def report(run_dir: Annotated[Path, typer.Argument(help="the folder of a run, finished or not")]) -> None:
-    """Show the results of a run; of an unfinished one, a page of what there is."""
-    from sicog.report.build import report_run
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="the folder of a run or of one of its steps, finished or not")],
+    out: Annotated[Path | None, typer.Option(help="write the page to this folder, not within the run's")] = None,
+) -> None:
+    """One HTML page of a run, of an unfinished one of what there is; or of one step: candidates, kept rows, a loss."""
+    from sicog.report.discover import report_run
 
-    report_run(run_dir)
+    report_run(run_dir, out)
 
 
 @app.command()
@@ -344,6 +347,26 @@ def merge_lora(
     from sicog.training.lora import merge_lora as merge
 
     merge(source, target, base=base)
+
+
+lab_app = typer.Typer(
+    help="Try another idea on a finished mini run.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.add_typer(lab_app, name="lab")
+
+
+@lab_app.command("score")
+def lab_score(
+    scorers: Annotated[
+        list[Path] | None, typer.Argument(help="Python files with a function score(row, embed)", metavar="FILE")
+    ] = None,
+    run_dir: Annotated[Path, typer.Option("--run", help="a finished mini run")] = Path("runs/mini"),
+    out: Annotated[Path | None, typer.Option(help="write the figures as JSON to this file")] = None,
+) -> None:
+    """Hold scorers against each other: truth of their picks, AUROC, risk and coverage. The files' code is run."""
+    from sicog.lab.score import lab_score as score
+
+    score(run_dir, scorers or [], out)
 
 
 def _guarded(main: Callable[[], None]) -> None:
