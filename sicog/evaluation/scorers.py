@@ -9,7 +9,7 @@ import ast
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from sicog.tasks import normalise_answer
+from sicog.answers import final_answer
 
 TOLERANCE = 0.05  # of numbers read off a chart (Masry et al. 2022, ChartQA, section 5.1)
 ANLS_FLOOR = 0.5  # less similar than this counts as nothing (Biten et al. 2019, ST-VQA, equation 1)
@@ -38,7 +38,7 @@ def accepted_answers(cell: object) -> list[str]:
 
 def exact(prediction: str, answer: str) -> float:
     """1 when both are the same short answer after normalisation."""
-    return float(normalise_answer(prediction) == normalise_answer(answer))
+    return float(final_answer(prediction) == final_answer(answer))
 
 
 def contains(prediction: str, answer: str) -> float:

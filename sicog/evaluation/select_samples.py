@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sicog.tasks import normalise_answer
+from sicog.answers import final_answer
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ def at_k(select: str, sampled: Sampled, k: int, *, subsets: int, seed: int) -> f
 
 def vote(answers: Sequence[str | None]) -> int | None:
     """The first sample of the answer that most agree on; of equally frequent answers the first to occur."""
-    normalised = [None if a is None else normalise_answer(a) for a in answers]
+    normalised = [None if a is None else final_answer(a) for a in answers]
     counts = Counter(a for a in normalised if a is not None)
     return normalised.index(counts.most_common(1)[0][0]) if counts else None
 
 
 def mbr(answers: Sequence[str | None]) -> int | None:
     """The sample that is most like the others: the highest mean F1 of words to all; of equal ones the first."""
-    words = [None if a is None else Counter(normalise_answer(a).split()) for a in answers]
+    words = [None if a is None else Counter(final_answer(a).split()) for a in answers]
     usable = [i for i, w in enumerate(words) if w is not None]
     if not usable:
         return None
