@@ -49,7 +49,7 @@ def ours(vectors: np.ndarray) -> list[int]:
     picks: list[int] = []
     for start in range(0, len(vectors), BLOCK * CANDIDATES):
         block = vectors[start : start + BLOCK * CANDIDATES]
-        scores = self_consistency(block, [CANDIDATES] * (len(block) // CANDIDATES))
+        scores = self_consistency(block, [CANDIDATES] * (len(block) // CANDIDATES)).score
         picks += scores.reshape(-1, CANDIDATES).argmax(axis=1).tolist()
     return picks
 

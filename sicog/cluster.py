@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ except ImportError:
         "launch.on: slurm and ray need datatrove; install it with `pip install 'sicog[cluster]'`"
     ) from None
 
+LOOK_EVERY_S = 10.0
 LOGS = ".launch"  # beside the shards: what datatrove knows of the tasks, and their output
 
 
@@ -99,6 +102,27 @@ def launch_shards(
         f"is in {logs}. Run the same command again if tasks were lost: only what is missing is submitted",
         highlight=False,
     )
+    if launch.wait:
+        _wait_for(str(finishing.job_id), task.out_dir)
+
+
+def _wait_for(job_id: str, out_dir: Path) -> None:
+    """Until the job ended, with what follows the finish in it. Raises `ValueError` when the folder is not finished."""
+    while _is_queued(job_id):
+        time.sleep(LOOK_EVERY_S)
+    if not (out_dir / MANIFEST).is_file():
+        raise ValueError(
+            f"job {job_id} ended and {out_dir} is not finished; see the tasks' output in {out_dir / LOGS}, and run "
+            f"the same command again: only what is missing is submitted"
+        )
+
+
+def _is_queued(job_id: str) -> bool:
+    """Whether SLURM knows the job as waiting or running; yes while it does not answer."""
+    asked = subprocess.run(["squeue", "--noheader", "--jobs", job_id], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        return "Invalid job id" not in asked.stderr  # what it says of a job that ended some minutes ago
+    return bool(asked.stdout.strip())
 
 
 def _slurm(launch: LaunchConfig, pipeline: list[Any], logs: Path, **values: Any) -> _Slurm:

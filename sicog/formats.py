@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic
@@ -20,6 +20,7 @@ import orjson
 from pydantic import ValidationError
 
 from sicog.records import Dropped, Example, Query, RecordT, Turn
+from sicog.scratch import Scratch, id_digest
 from sicog.storage import atomic_write
 from sicog.tasks import TASKS
 
@@ -79,22 +80,19 @@ class FileSource(Generic[RecordT]):
 
         The whole file decides, so a range read alone (after a restart, by another process) drops the same rows.
         """
+        if not self.unique_ids:
+            return sum(1 for _ in self._raw()), frozenset()
         n = 0
-        seen: set[bytes] = set()
-        repeated: set[int] = set()
-        for index, raw in enumerate(self._raw()):
-            n += 1
-            if not self.unique_ids:
-                continue
-            try:
-                row_id = _row_id(_decode(raw), index)
-            except RowError:
-                continue  # it is dropped as it is, and takes no id
-            digest = blake2b(row_id.encode(), digest_size=16).digest()  # a million ids of any length fit in memory
-            if digest in seen:
-                repeated.add(index)
-            seen.add(digest)
-        return n, frozenset(repeated)
+
+        def ids() -> Iterator[tuple[bytes, int]]:
+            nonlocal n
+            for n, raw in enumerate(self._raw(), 1):
+                with suppress(RowError):  # such a row is dropped as it is, and takes no id
+                    yield id_digest(_row_id(_decode(raw), n - 1)), n - 1
+
+        seen = Scratch("id, place", ids())
+        numbered = "select place, row_number() over (partition by id order by place) as nth from rows"
+        return n, frozenset(place for (place,) in seen.execute(f"select place from ({numbered}) where nth > 1"))
 
     def _record(self, index: int, raw: Row | bytes) -> RecordT | Dropped:
         repeated = self.unique_ids and index in self._scan[1]
@@ -245,6 +243,22 @@ def to_llava(example: Example) -> Row:
     names = {"user": "human", "assistant": "gpt", "system": "system"}
     turns = [{"from": names[t.role], "value": _with_markers(t)} for t in example.turns]
     return {**row, "conversations": turns, **example.extra}
+
+
+def reads_back(example: Example) -> bool:
+    """Whether the LLaVA row of an example is read as the same example, its source aside, which such rows do not have.
+
+    It is not where a user's text holds a marker, or where white space is lost.
+    """
+    users = [turn for turn in example.turns if turn.role == "user"]
+    plain = all("<" not in t.text and t.text == t.text.strip() and t.images_at in ((), (0,)) for t in users)
+    if plain and not example.extra.keys() & (_ROW_KEYS | {"video", "videos"}) and users[0].text:
+        return True
+    try:
+        row = to_llava(example)
+        return parse_example(row, str(row["id"])) == example.model_copy(update={"source": ""})
+    except RowError:
+        return False
 
 
 def write_llava(path: Path, examples: Iterable[Example]) -> int:

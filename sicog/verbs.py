@@ -114,6 +114,13 @@ VERBS: Mapping[str, Verb] = {
             "sicog.curation.select:select",
         ),
         Verb(
+            "thresholds",
+            "What each threshold would keep of a scored folder: rows, mean score, mix of styles.",
+            "sicog.curation.thresholds:ThresholdsConfig",
+            "sicog.curation.thresholds:thresholds",
+            {"out": "thresholds.json"},
+        ),
+        Verb(
             "pair",
             "Pair answers to clean images with answers to corrupted ones, for DPO.",
             "sicog.curation.pair:PairConfig",
@@ -124,6 +131,12 @@ VERBS: Mapping[str, Verb] = {
             "Score and select in one go.",
             "sicog.curation.curate:CurateConfig",
             "sicog.curation.curate:curate",
+        ),
+        Verb(
+            "overlap",
+            "Find near-duplicates and rows that overlap with benchmarks.",
+            "sicog.curation.overlap:OverlapConfig",
+            "sicog.curation.overlap:overlap",
         ),
         Verb(
             "build",
@@ -138,10 +151,28 @@ VERBS: Mapping[str, Verb] = {
             "sicog.data.mix:mix",
         ),
         Verb(
-            "eval",
+            "mini-eval",
             "Evaluate a checkpoint on the mini world by its ground truth.",
             "sicog.mini.evaluate:MiniEvalConfig",
             "sicog.mini.evaluate:mini_eval",
+        ),
+        Verb(
+            "mini-tsv",
+            "The mini world's questions as tables in VLMEvalKit's forms, with a suite.",
+            "sicog.mini.tsv:MiniTsvConfig",
+            "sicog.mini.tsv:mini_tsv",
+        ),
+        Verb(
+            "eval",
+            "Evaluate a checkpoint on a suite of benchmarks through VLMEvalKit.",
+            "sicog.evaluation.config:EvalConfig",
+            "sicog.evaluation.run:evaluate",
+        ),
+        Verb(
+            "eval-samples",
+            "Accuracy against the number of samples, from what was sampled.",
+            "sicog.evaluation.samples:EvalSamplesConfig",
+            "sicog.evaluation.samples:eval_samples",
         ),
         Verb(
             "report",

@@ -1,4 +1,4 @@
-"""sbatch, srun, scontrol and nvidia-smi for PATH: they run the real thing at once, one array task after another."""
+"""sbatch, srun, squeue and scontrol for PATH: they run the real thing at once, one array task after another."""
 
 from __future__ import annotations
 
@@ -30,13 +30,18 @@ _SRUN = """#!/bin/bash
 while [[ "$1" == -* ]]; do [[ "$1" == -n ]] && shift; shift; done
 exec "$@"
 """
+_SQUEUE = """#!/bin/bash
+echo "slurm_load_jobs error: Invalid job id specified" >&2
+exit 1
+"""
 _SCONTROL = '#!/bin/bash\n[ "$1 $2" = "show hostnames" ] && echo "$3"\n'
 
 
 def install(folder: Path) -> str:
     """Write the stand-ins; returns the PATH that finds them. `job-N` holds the worst exit code of job N."""
     folder.mkdir()
-    texts = {"sbatch": _SBATCH.format(python=sys.executable, home=str(folder)), "srun": _SRUN, "scontrol": _SCONTROL}
+    texts = {"sbatch": _SBATCH.format(python=sys.executable, home=str(folder)), "srun": _SRUN, "squeue": _SQUEUE}
+    texts["scontrol"] = _SCONTROL
     for name, text in texts.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)

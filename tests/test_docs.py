@@ -26,7 +26,8 @@ from sicog.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
-PAGES += [ROOT / name / "README.md" for name in ("training_scripts", "training_data_annotation", "benchmarks")]
+STEPS = ("training_scripts", "training_data_annotation", "recap_scripts", "benchmarks")
+PAGES += [ROOT / name / "README.md" for name in STEPS]
 STAND_INS = ("sicog", "torchrun", "make", "hf", "pip", "python", "sbatch")
 
 
@@ -170,7 +171,7 @@ def test_a_wrong_command_is_found(run):
 
 
 def test_the_site_is_built_without_a_warning_and_needs_no_network(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr

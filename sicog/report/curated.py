@@ -35,7 +35,10 @@ class CuratedConfig(Config):
 
 @dataclass(frozen=True)
 class Rule:
-    """How `select` chose: ranked by `score` or `vote`, among these styles, from this value on."""
+    """How `select` chose: ranked by `score` or `vote`, among these styles, from this value on.
+
+    threshold: as stated for `THRESHOLD_K` candidates, as all values of the page are.
+    """
 
     by: str = "score"
     styles: tuple[str, ...] | None = None
@@ -77,7 +80,7 @@ class Curated:
     config: CuratedConfig
     rule: Rule
     sets: tuple[SetMarks, ...]
-    unrankable: int  # sets in which no candidate may be chosen
+    unrankable: Mapping[str, int]  # sets in which no candidate may be chosen, by the reason of their drop
     has_truth: bool
 
     @property
@@ -111,12 +114,13 @@ def read_curated(
     take: called with each row, its marks, the detail of its drop, and what the threshold cuts.
     """
     rule, selected = _read_rule(config), Selected.read(config.selected) if config.selected else None
-    sets, unknown, n_rows = [], set(selected.chosen if selected else ()), 0
+    sets, unrankable, unknown = [], Counter[str](), set(selected.chosen if selected else ())
     for row in read_records(config.scored, ScoredSet):
-        n_rows += 1
         unknown.discard(row.id)
         marks = _marks(row, rule, selected, truth)
-        if marks.picked is not None:
+        if marks.picked is None:
+            unrankable[marks.reason or "no_candidate"] += 1
+        else:
             sets.append(marks)
         if take:
             take(row, marks, selected.drops.get(row.id, ("", ""))[1] if selected else "", rule.by)
@@ -125,7 +129,7 @@ def read_curated(
             f"{config.selected} keeps row {min(unknown)!r}, which {config.scored} does not hold; "
             f"give the scored folder that was the input of `select`"
         )
-    return Curated(config, rule, tuple(sets), n_rows - len(sets), truth is not None)
+    return Curated(config, rule, tuple(sets), unrankable, truth is not None)
 
 
 def _read_rule(config: CuratedConfig) -> Rule:
@@ -133,27 +137,37 @@ def _read_rule(config: CuratedConfig) -> Rule:
     if not config.selected:
         return Rule()
     used = read_json(config.selected / RUN).get("config", {})
-    threshold, styles = used.get("threshold"), used.get("styles")
+    threshold, styles, k = used.get("threshold"), used.get("styles"), used.get("threshold_k", THRESHOLD_K)
     if threshold is None and config.threshold_file:
         found = read_json(config.threshold_file)
         if not isinstance(found, dict) or not isinstance(found.get("threshold"), (int, float)):
             raise ValueError(f"threshold_file: {config.threshold_file} holds no number under 'threshold'")
-        threshold = found["threshold"]
+        threshold, k = found["threshold"], found.get("threshold_k", THRESHOLD_K)
+    if threshold is not None and k != THRESHOLD_K:
+        threshold = stated(threshold, k)
     by = used.get("by", "score")
     return Rule(by if by in METHODS else "score", tuple(styles) if styles else None, threshold)
 
 
-def level(candidate: ScoredCandidate, k: int) -> float | None:
-    """The score that a candidate would have among `THRESHOLD_K`, for its agreement: what thresholds are stated in.
+def level(candidate: ScoredCandidate, by: str, k: int) -> float | None:
+    """The score or vote that a candidate would have among `THRESHOLD_K`, for its agreement with the others.
 
     k: the number of candidates that were compared. None where nothing can be said: not compared, or alone.
     """
-    agreement = candidate.agreement
-    if agreement is None:
-        if candidate.score is None or k < 2:
-            return None
-        agreement = (k * candidate.score - 1) / (k - 1)
-    return round((agreement * (THRESHOLD_K - 1) + 1) / THRESHOLD_K, 6)
+    if by == "score" and candidate.agreement is not None:
+        return _stated(candidate.agreement)
+    share = candidate.vote if by == "vote" else candidate.score
+    return None if share is None or k < 2 else stated(share, k)
+
+
+def stated(share: float, k: int) -> float:
+    """A score or vote among k candidates, itself included, as it would be among `THRESHOLD_K`; k above 1."""
+    return _stated((k * share - 1) / (k - 1))
+
+
+def _stated(agreement: float) -> float:
+    """Thresholds are compared as agreement with the others, which is rounded to 1e-6."""
+    return round((1 + (THRESHOLD_K - 1) * round(agreement, 6)) / THRESHOLD_K, 9)
 
 
 def compared(row: ScoredSet) -> int:
@@ -201,7 +215,7 @@ def _marks(row: ScoredSet, rule: Rule, selected: Selected | None, truth: Truth |
     style = of[picked].candidate.style
     methods = [m for m in METHODS if m == "score" or all(of[i].vote is not None for i in places)]
     winners = {m: picked if m == rule.by else best(row, places, m) for m in methods}
-    values = {m: level(of[i], k) if m == "score" else of[i].vote for m, i in winners.items() if i is not None}
+    values = {m: level(of[i], m, k) for m, i in winners.items() if i is not None}
     value = {m: math.nan if v is None else float(v) for m, v in values.items()}
     if truth is None or not places:
         return SetMarks(row.id, image, state, reason, style, picked, value, {})
@@ -222,9 +236,9 @@ def summary(task: Curated, seed: int) -> dict[str, Any]:
         "by": task.rule.by,
         "method": METHODS[task.rule.by],
         "threshold": task.rule.threshold,
-        "rows": len(task.sets) + task.unrankable,
+        "rows": len(task.sets) + sum(task.unrankable.values()),
         "kept": sum(s.kept for s in task.sets) if task.config.selected else None,
-        "without_choice": task.unrankable,
+        "without_choice": sum(task.unrankable.values()),
         "cuts": _cuts(task),
         "sweep": sweep(task.config.threshold_file) if task.config.threshold_file else None,
         "worth": [worth(task, m, seed) for m in task.methods] if task.has_truth and task.sets else [],
@@ -233,7 +247,7 @@ def summary(task: Curated, seed: int) -> dict[str, Any]:
 
 def _cuts(task: Curated) -> dict[str, Any] | None:
     """What each threshold would keep, and the rows that no threshold brings back, by reason."""
-    movable, fixed = [], Counter({"no_candidate": task.unrankable} if task.unrankable else {})
+    movable, fixed = [], Counter(task.unrankable)
     for s in task.sets:
         value = s.value[task.rule.by]
         if s.state == DROPPED and s.reason != LOW:

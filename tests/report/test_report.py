@@ -234,11 +234,9 @@ def test_every_place_of_the_threshold_keeps_what_counting_by_hand_keeps(made, ta
     values = []
     for row in rows:
         compared = [c for c in row["candidates"] if c["score"] is not None]
-        if found["by"] == "vote":
-            values.append(max(c["vote"] for c in compared))
-        else:  # a mean over all K, itself included, as it would be among three
-            agreement = (len(compared) * max(c["score"] for c in compared) - 1) / (len(compared) - 1)
-            values.append((2 * agreement + 1) / 3)
+        # A share of all K, itself included, as it would be among three.
+        agreement = (len(compared) * max(c[found["by"]] for c in compared) - 1) / (len(compared) - 1)
+        values.append((2 * agreement + 1) / 3)
     for place in (0, cuts["at"], len(cuts["cuts"]) // 2, len(cuts["cuts"]) - 1):
         kept = [v for v in values if v >= cuts["cuts"][place] - 1e-6]
         styles = cuts["styles"].values()
