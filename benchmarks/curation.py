@@ -49,7 +49,7 @@ def ours(vectors: np.ndarray) -> list[int]:
     picks: list[int] = []
     for start in range(0, len(vectors), BLOCK * CANDIDATES):
         block = vectors[start : start + BLOCK * CANDIDATES]
-        scores = self_consistency(block, [CANDIDATES] * (len(block) // CANDIDATES))
+        scores = self_consistency(block, [CANDIDATES] * (len(block) // CANDIDATES)).score
         picks += scores.reshape(-1, CANDIDATES).argmax(axis=1).tolist()
     return picks
 
@@ -233,7 +233,7 @@ def main() -> None:
     rows = host_side((200, 400) if options.smoke else (10_000, 40_000), options.repeats)
     with tempfile.TemporaryDirectory() as folder:
         rows += encoded_texts(200 if options.smoke else 2_000, Path(folder))
-    rows += batches(70 if options.smoke else 128, options.repeats)
+    rows += batches(70 if options.smoke else 256, options.repeats)
     rows += memory((50, 500) if options.smoke else (1_000, 100_000))
     report("curation", rows, options.out)
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +32,7 @@ SIZES = (1_000, 100_000)
 BODIES = [f"There is a large red circle to the left of a small blue square, in part {part}." for part in range(5)]
 TEXT = render(COD, BODIES)
 ID = "ROW-ID"
-STAGES = ("annotate", "sample", "import", "group", "select", "build")
+STAGES = ("annotate", "sample", "import", "group", "select", "build", "overlap")
 USERS_FILES = {"annotate": "caption", "sample": "note", "import": "candidates"}  # and the key that each needs
 
 
@@ -51,10 +52,19 @@ def a_row(stage: str, seed: int) -> bytes:
     if stage == "group":
         return dump_record(CandidateSet(id=ID, query=query, candidates=(candidate(seed),)))
     if stage == "select":
-        both = [ScoredCandidate(candidate=candidate(k), compared=TEXT, score=0.7 + k / 10) for k in (0, 1)]
-        return dump_record(ScoredSet(id=ID, query=query, candidates=tuple(both), encoder="none"))
+        marks = [{"score": 0.7 + k / 10, "agreement": (1.1 + 3 * k / 10) / 2} for k in range(3)]
+        all_ = [ScoredCandidate(candidate=candidate(k), compared=TEXT, **m) for k, m in enumerate(marks)]
+        return dump_record(ScoredSet(id=ID, query=query, candidates=tuple(all_), encoder="none"))
     turns = (Turn(role="user", text="Describe.", images_at=(0,)), Turn(role="assistant", text=TEXT))
     return dump_record(Example(id=ID, images=(f"{ID}.png",), turns=turns))
+
+
+def a_text(number: int) -> bytes:
+    """A text-only row of 100 words; every tenth is nearly the same as the row before it."""
+    draw = Random(number - 1 if number % 10 == 9 else number)
+    said = " ".join(f"word{draw.randrange(5000)}" for _ in range(100))
+    turns = (Turn(role="user", text="Tell me."), Turn(role="assistant", text=f"{said} {number}"))
+    return dump_record(Example(id=str(number), turns=turns))
 
 
 def prepare(stage: str, n: int, folder: Path) -> None:
@@ -62,6 +72,8 @@ def prepare(stage: str, n: int, folder: Path) -> None:
     for seed in range(2 if stage == "group" else 1):
         line, out = a_row(stage, seed), folder / f"in-{seed}"
         lines = (line.replace(ID.encode(), str(i).encode()) for i in range(n))
+        if stage == "overlap":
+            lines = (a_text(i) for i in range(n))
         if stage in USERS_FILES:
             (folder / "rows.json").write_bytes(b"[" + b",".join(lines) + b"]")
             Image.new("RGB", (28, 28)).save(folder / "image.png")
@@ -76,7 +88,7 @@ def prepare(stage: str, n: int, folder: Path) -> None:
 def run(stage: str, folder: Path) -> dict[str, float]:
     """Run a stage here; returns MiB held at most beyond the imports, and seconds."""
     stages = {"annotate": annotated, "sample": sampled, "import": imported, "group": grouped}
-    run_stage = {**stages, "select": selected, "build": built}[stage](folder, folder / "out")
+    run_stage = {**stages, "select": selected, "build": built, "overlap": examined}[stage](folder, folder / "out")
     before, start = peak_mib(), time.perf_counter()
     run_stage()
     return {"mib": peak_mib() - before, "seconds": time.perf_counter() - start}
@@ -162,6 +174,13 @@ def built(folder: Path, out: Path) -> Callable[[], Any]:
     from sicog.curation.build import BuildConfig, BuildSource, build
 
     return lambda: build(BuildConfig(sources=(BuildSource(name="all", path=folder / "in-0"),), out_dir=out))
+
+
+def examined(folder: Path, out: Path) -> Callable[[], Any]:
+    """`sicog overlap` of texts."""
+    from sicog.curation.overlap import OverlapConfig, overlap
+
+    return lambda: overlap(OverlapConfig(input=folder / "in-0", out_dir=out, deduplicate={}, cache_dir=folder))
 
 
 def peak_mib() -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from sicog.records import CandidateSet
+from sicog.records import CandidateSet, Dropped
 from sicog.scratch import Scratch, id_digest
 from sicog.storage import shards
 
@@ -28,17 +28,29 @@ def find_runs(patterns: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
+class UnreadableRowError(ValueError):
+    """A line that is no candidate set; `row_id` is its id, or the place where it lies."""
+
+    def __init__(self, message: str, row_id: str) -> None:
+        super().__init__(message)
+        self.row_id = row_id
+
+
 class RunsSource:
     """The ids of all runs in the order in which they first appear. Where each row lies is held on disk, not in memory.
 
     A process that is sent this source looks through the runs by itself when it first reads.
+
+    step: when given, an id that has a row that cannot be read comes as `Dropped` of that step, and a row without an id
+        by itself, named by file and byte; else they are errors.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], step: str = "") -> None:
+        self.step = step
         self._files = [shard for folder in folders for shard in shards(folder)]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_files": self._files}
+        return {"_files": self._files, "step": self.step}
 
     @cached_property
     def _places(self) -> Scratch:
@@ -53,7 +65,7 @@ class RunsSource:
             with path.open("rb") as file:
                 offset = 0
                 for line in file:
-                    yield id_digest(_id(line, path)), number, offset
+                    yield id_digest(self._id(line, path, offset)), number, offset
                     offset += len(line)
 
     @cached_property
@@ -63,12 +75,25 @@ class RunsSource:
     def __len__(self) -> int:
         return self._length
 
-    def read(self, start: int, stop: int) -> Iterator[CandidateSet]:
+    def read(self, start: int, stop: int) -> Iterator[CandidateSet | Dropped]:
         """One merged set for each of the ids start..stop."""
         first = "select id from rows where rowid = (select first from groups where rowid = ?)"
         for group in range(start, min(stop, len(self))):
             (digest,) = self._places.execute(first, group + 1).fetchone()
-            yield merged(self._sets(digest))
+            try:
+                yield merged(self._sets(digest))
+            except UnreadableRowError as error:
+                if not self.step:
+                    raise
+                yield Dropped(id=error.row_id, step=self.step, reason="unreadable_row", detail=str(error))
+
+    def _id(self, line: bytes, path: Path, offset: int) -> str:
+        try:
+            return _id(line, path)
+        except ValueError:
+            if not self.step:
+                raise
+            return f"{path}:{offset}"  # an id that no other row has
 
     def find(self, row_id: str) -> CandidateSet | None:
         """The merged set of that id, or None."""
@@ -88,7 +113,10 @@ class RunsSource:
             return CandidateSet.model_validate_json(line)
         except ValueError as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"{self._files[number]} holds a row that is no CandidateSet ({reason})") from None
+            where = f"{self._files[number].parent.name}/{self._files[number].name} at byte {offset}"
+            raise UnreadableRowError(
+                f"{self._files[number]} holds a row that is no CandidateSet ({reason})", _known_id(line) or where
+            ) from None
 
 
 def merged(sets: Sequence[CandidateSet]) -> CandidateSet:
@@ -112,7 +140,13 @@ def merged(sets: Sequence[CandidateSet]) -> CandidateSet:
 
 
 def _id(line: bytes, path: Path) -> str:
+    if (row_id := _known_id(line)) is None:
+        raise ValueError(f"{path} holds a row without an id; it is no dataset of candidate sets")
+    return row_id
+
+
+def _known_id(line: bytes) -> str | None:
     try:
         return str(orjson.loads(line)["id"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} holds a row without an id; it is no dataset of candidate sets") from None
+        return None

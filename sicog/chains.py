@@ -38,6 +38,14 @@ COT = Chain(
         "Conclude the task with an answer.",
     ),
 )
+# What the user asks, step by step, when a chain-of-description is told as a conversation.
+COD_QUESTIONS = (
+    "What are the most important things in this image?",
+    "What do they look like in detail?",
+    "How are they arranged, and how do they relate to each other?",
+    "What else is there in the background or at the edges?",
+    "Please put all of this together into one detailed description of the image.",
+)
 
 _STEP_LINE = re.compile(r"^Step (\d+):", re.MULTILINE)
 

@@ -245,6 +245,22 @@ def to_llava(example: Example) -> Row:
     return {**row, "conversations": turns, **example.extra}
 
 
+def reads_back(example: Example) -> bool:
+    """Whether the LLaVA row of an example is read as the same example, its source aside, which such rows do not have.
+
+    It is not where a user's text holds a marker, or where white space is lost.
+    """
+    users = [turn for turn in example.turns if turn.role == "user"]
+    plain = all("<" not in t.text and t.text == t.text.strip() and t.images_at in ((), (0,)) for t in users)
+    if plain and not example.extra.keys() & (_ROW_KEYS | {"video", "videos"}) and users[0].text:
+        return True
+    try:
+        row = to_llava(example)
+        return parse_example(row, str(row["id"])) == example.model_copy(update={"source": ""})
+    except RowError:
+        return False
+
+
 def write_llava(path: Path, examples: Iterable[Example]) -> int:
     """Write a LLaVA JSON list, one row a line, streaming; returns the number of rows."""
     n = 0

@@ -16,32 +16,38 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-import orjson
 from rich.console import Console
 
 from sicog.config import Config
+from sicog.journal import WORK, Journal, write_rows
 from sicog.launch import LaunchConfig, gpus
 from sicog.progress import Progressing
 from sicog.provenance import RUN, digest_file, write_run_json
 from sicog.records import Dropped, Failed, Record, RecordT
-from sicog.storage import (
-    MANIFEST,
-    atomic_write,
-    locked,
-    read_json,
-    shard_name,
-    shards,
-    truncate_to_last_line,
-    write_json,
-)
+from sicog.storage import MANIFEST, dump_record, locked, read_json, shard_name, shards, write_json
 
 RowT = TypeVar("RowT", bound=Record, covariant=True)
-WORK = ".work"
-Outcome = Sequence[Record] | Dropped | Failed
+UNREADABLE = "unreadable_row"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A record as the bytes that `dump_record` would give, for a stage that is too fast for typed records.
+
+    folder: the sub-folder of `outputs` that it goes to.
+    """
+
+    data: bytes
+    folder: str = ""
+
+
+Outcome = Sequence[Record] | Sequence[Line] | Dropped | Failed
 Process = Callable[[Sequence[Any]], Iterable[Outcome]]
 
 
@@ -54,38 +60,55 @@ class Source(Protocol[RowT]):
 
 @dataclass
 class FolderSource(Generic[RecordT]):
-    """The records of one of our own datasets."""
+    """The records of one of our own datasets.
+
+    step: when given, a row that cannot be read comes as `Dropped` of that step, with its file and line for an id;
+        without it, it is an error.
+    """
 
     folder: Path
     record_type: type[RecordT]
+    step: str = ""
 
     def __len__(self) -> int:
-        return sum(self._rows().values())
+        return sum(self.rows.values())
 
-    def _rows(self) -> dict[str, int]:
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """The number of rows by the name of the shard."""
         paths = shards(self.folder)
         known = read_json(self.folder / MANIFEST).get("rows_per_shard", {})
         return {p.name: known[p.name] if p.name in known else sum(1 for _ in p.open("rb")) for p in paths}
 
     def read(self, start: int, stop: int) -> Iterator[RecordT | Dropped]:
-        """Rows start..stop; only these are parsed. A row of another type is an error naming file and line."""
+        """Rows start..stop; only these are parsed."""
         first = 0
-        for name, rows in self._rows().items():
-            if first < stop and first + rows > start:
-                with (self.folder / name).open("rb") as file:
-                    for index, line in enumerate(file, first):
-                        if index >= stop:
-                            break
-                        if index >= start:
-                            yield self._parse(line, f"{self.folder / name}:{index - first + 1}")
+        for name, rows in self.rows.items():
+            wanted = range(max(start, first), min(stop, first + rows))
+            if wanted:
+                yield from self._read_shard(self.folder / name, wanted.start - first, wanted.stop - first)
             first += rows
 
-    def _parse(self, line: bytes, where: str) -> RecordT:
+    def _read_shard(self, path: Path, start: int, stop: int) -> Iterator[RecordT | Dropped]:
+        with path.open("rb") as file:
+            number = 0
+            for number, line in enumerate(islice(file, stop), 1):
+                if number > start:
+                    yield self._parse(line, f"{path}:{number}")
+        for missing in range(max(start, number) + 1, stop + 1):
+            yield self._unreadable(f"{path}:{missing}", "the file ends before it")
+
+    def _parse(self, line: bytes, where: str) -> RecordT | Dropped:
         try:
             return self.record_type.model_validate_json(line)
         except ValueError as error:
-            reason = str(error).splitlines()[0]
+            return self._unreadable(where, str(error).splitlines()[0])
+
+    def _unreadable(self, where: str, reason: str) -> Dropped:
+        if not self.step:
             raise ValueError(f"{where} is not a {self.record_type.__name__} ({reason})") from None
+        detail = f"not a {self.record_type.__name__} ({reason})"
+        return Dropped(id=where.removeprefix(f"{self.folder}/"), step=self.step, reason=UNREADABLE, detail=detail)
 
 
 @dataclass
@@ -105,34 +128,35 @@ class ShardTask:
     def __call__(self, rank: int) -> None:
         start = rank * self.rows_per_shard
         stop = min(start + self.rows_per_shard, len(self.source))
-        journal = self.out_dir / WORK / f"journal-{rank:05d}.jsonl"
-        if journal.is_file() and sum(entry["rows"] for entry in _entries([journal])) == stop - start:
+        journal = Journal(self.out_dir, rank, ("", *self.outputs.values()))
+        if journal.path.is_file() and journal.rows() == stop - start:
             return  # without touching it: the process that finishes the stage may be about to remove it
-        with locked(journal, self.out_dir):
+        with locked(journal.path, self.out_dir):
             self._work_off(journal, start, stop)
 
-    def _work_off(self, journal: Path, start: int, stop: int) -> None:
-        lines = truncate_to_last_line(journal, _is_json)
-        unusable = sum(self._unusable(orjson.loads(line)) for line in lines)
-        with journal.open("ab") as file:
-            for block in _blocks(self.source, start + len(lines) * self.block_size, stop, self.block_size):
-                entry = self._entry(block)
-                file.write(orjson.dumps(entry) + b"\n")
-                file.flush()
+    def _work_off(self, journal: Journal, start: int, stop: int) -> None:
+        done = journal.resume()
+        unusable = sum(map(self._unusable, done))
+        with ExitStack() as stack:
+            files = journal.opened(stack)
+            for block in _blocks(self.source, start + len(done) * self.block_size, stop, self.block_size):
+                entry, records = self._entry(block)
+                files.append(entry, records)
                 unusable += self._unusable(entry)
                 self._check_share(unusable)
 
     def _unusable(self, entry: dict[str, Any]) -> int:
         return sum(len(entry[kind]) for kind in self.limited)
 
-    def _entry(self, block: list[Any]) -> dict[str, Any]:
-        """Process one block: kept records by output, dropped and failed rows."""
+    def _entry(self, block: list[Any]) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
+        """Process one block: its entry in the journal, and the lines of the kept records by output."""
         readable = [row for row in block if not isinstance(row, Dropped)]
         outcomes = list(self.process(readable)) if readable else []
         if len(outcomes) != len(readable):
             raise AssertionError(f"{self.step}: {len(readable)} rows went in, {len(outcomes)} outcomes came out")
-        entry: dict[str, Any] = {"rows": len(block), "kept_rows": 0, "records": {}, "dropped": [], "failed": []}
+        entry: dict[str, Any] = {"rows": len(block), "kept_rows": 0, "dropped": [], "failed": []}
         entry["dropped"] = [row.model_dump(mode="json") for row in block if isinstance(row, Dropped)]
+        records: dict[str, list[bytes]] = {}
         for row, outcome in zip(readable, outcomes, strict=True):
             if isinstance(outcome, (Dropped, Failed)):
                 entry["dropped" if isinstance(outcome, Dropped) else "failed"].append(outcome.model_dump(mode="json"))
@@ -141,15 +165,19 @@ class ShardTask:
                 raise AssertionError(f"{self.step}: row {row.id} gave no record and no reason")
             entry["kept_rows"] += 1
             for record in outcome:
-                folder = self.outputs.get(type(record).__name__, "")
-                entry["records"].setdefault(folder, []).append(record.model_dump(mode="json"))
-        return entry
+                if isinstance(record, Line):
+                    records.setdefault(record.folder, []).append(record.data)
+                else:
+                    folder = self.outputs.get(type(record).__name__, "")
+                    records.setdefault(folder, []).append(dump_record(record))
+        return entry, records
 
     def _check_share(self, unusable: int) -> None:
         """Stop early when a shard alone has too many; its finished blocks stay, so that a larger share goes on."""
         if self.max_dropped is not None and unusable > max(1.0, self.max_dropped * len(self.source)):
-            journals = sorted((self.out_dir / WORK).glob("journal-*.jsonl"))
-            reasons = sum((_write_rows(self.out_dir, kind, journals) for kind in ("dropped", "failed")), Counter[str]())
+            ranks = [int(p.stem.split("-")[1]) for p in sorted((self.out_dir / WORK).glob("journal-*.jsonl"))]
+            journals = [Journal(self.out_dir, rank, ()) for rank in ranks]
+            reasons = sum((write_rows(self.out_dir, kind, journals) for kind in ("dropped", "failed")), Counter[str]())
             raise ValueError(_too_many(self.step, reasons, len(self.source), self.max_dropped, self.out_dir))
 
 
@@ -286,20 +314,13 @@ class Finish:
     def __call__(self) -> None:
         out_dir, counts = self.out_dir, Counter[str]()
         rows_per_shard: dict[str, dict[str, int]] = {folder: {} for folder in self.folders}
-        journals = [out_dir / WORK / f"journal-{rank:05d}.jsonl" for rank in range(self.n_shards)]
+        journals = [Journal(out_dir, rank, self.folders) for rank in range(self.n_shards)]
         for rank, journal in enumerate(journals):
-            name = shard_name(rank)
-            with ExitStack() as opened:
-                files = {folder: opened.enter_context(atomic_write(out_dir / folder / name)) for folder in self.folders}
-                for folder in self.folders:
-                    rows_per_shard[folder][name] = 0
-                for entry in _entries([journal]):
-                    for folder, file in files.items():
-                        records = entry["records"].get(folder, [])
-                        file.writelines(orjson.dumps(record) + b"\n" for record in records)
-                        rows_per_shard[folder][name] += len(records)
-                    counts.update(rows=entry["rows"], kept=entry["kept_rows"])
-        dropped, failed = (_write_rows(out_dir, kind, journals) for kind in ("dropped", "failed"))
+            for folder, n_records in journal.finish().items():
+                rows_per_shard[folder][shard_name(rank)] = n_records
+            for entry in journal.entries():
+                counts.update(rows=entry["rows"], kept=entry["kept_rows"])
+        dropped, failed = (write_rows(out_dir, kind, journals) for kind in ("dropped", "failed"))
         if not counts["rows"] == self.n_rows == counts["kept"] + dropped.total() + failed.total():
             raise AssertionError(
                 f"{self.step}: {self.n_rows} rows in, {dict(counts)}, {dropped.total()} dropped, "
@@ -331,22 +352,6 @@ class Finish:
         )
 
 
-def _entries(journals: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    for journal in journals:
-        with journal.open("rb") as file:
-            yield from (orjson.loads(line) for line in file if line.endswith(b"\n"))
-
-
-def _write_rows(out_dir: Path, kind: str, journals: Sequence[Path]) -> Counter[str]:
-    """Write dropped.jsonl or failed.jsonl; returns the number of rows by reason."""
-    reasons: Counter[str] = Counter()
-    with atomic_write(out_dir / f"{kind}.jsonl") as file:
-        for row in (row for entry in _entries(journals) for row in entry[kind]):
-            reasons[row["reason"]] += 1
-            file.write(orjson.dumps(row) + b"\n")
-    return reasons
-
-
 def _too_many(step: str, reasons: Counter[str], n_rows: int, limit: float, out_dir: Path) -> str:
     return (
         f"{step}: {reasons.total()} of {n_rows} rows cannot be used ({_listed(reasons)}), more than {limit:.0%}. They "
@@ -364,14 +369,6 @@ def _blocks(source: Source[Any], start: int, stop: int, size: int) -> Iterator[l
             block = []
     if block:
         yield block
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return False
-    return True
 
 
 def _listed(counter: Counter[str]) -> str:

@@ -124,7 +124,7 @@ class ScoredCandidate(BaseModel):
     `compared` is None when the candidate cannot be chosen: `excluded` then says why (`cut` by the length limit,
     `unparsed` chain, `empty`), and all marks are None.
     score: the mean cosine to all K, itself included, in [-1, 1]; agreement: the same without itself, None at K = 1.
-    answer: the normalised final answer, None for captions; vote: the share in (0, 1] of the votes that it got;
+    answer: the normalised final answer, None for captions; vote: the share in [0, 1] of the votes that it got;
     margin: that share less the largest share of another answer.
     """
 
@@ -150,7 +150,9 @@ class ScoredSet(Record):
 class PreferencePair(Record):
     """Preference data in TRL's vocabulary; `chosen` and `rejected` are both full texts and never equal.
 
-    prompt: the conversation up to the answer, images and all. The scores are curation's, None for other pairs.
+    prompt: the conversation up to the answer, images and all.
+    chosen_score, rejected_score: what curation ranked the two by (scores or votes); margin: their difference, above 0.
+    None for other pairs.
     """
 
     images: tuple[str, ...] = ()
@@ -159,6 +161,7 @@ class PreferencePair(Record):
     rejected: str
     chosen_score: float | None = None
     rejected_score: float | None = None
+    margin: float | None = None
 
     @model_validator(mode="after")
     def _texts_differ(self) -> PreferencePair:

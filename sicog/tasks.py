@@ -7,7 +7,6 @@ model's ability: their answers are compared whole.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -121,17 +120,3 @@ def add_task(task: TaskSpec) -> None:
 def bare_question(question: str) -> str:
     """The question without the sentences that ask for a form of answer, stripped."""
     return question.replace(STEP_BY_STEP, "").replace(SHORT_ANSWER, "").strip()
-
-
-_ARTICLES = frozenset({"a", "an", "the"})
-_LEAD_IN = re.compile(r"^(the|my)?\s*(final )?answer( is|:)\s*:?", re.IGNORECASE)
-_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBERS = {word: str(n) for n, word in enumerate(_NUMBER_WORDS)}
-
-
-def normalise_answer(text: str) -> str:
-    """A short answer for exact comparison: lower case, no lead-in, articles, end punctuation or number words."""
-    text = _LEAD_IN.sub("", text.strip()).lower().replace(",", " ")
-    words = text.strip(" \t\n.!?\"'*:").split()
-    words = [word for word in words if word not in _ARTICLES] or words  # the answer "A" is a choice, not an article
-    return " ".join(_NUMBERS.get(word, word) for word in words)

@@ -114,6 +114,13 @@ VERBS: Mapping[str, Verb] = {
             "sicog.curation.select:select",
         ),
         Verb(
+            "thresholds",
+            "What each threshold would keep of a scored folder: rows, mean score, mix of styles.",
+            "sicog.curation.thresholds:ThresholdsConfig",
+            "sicog.curation.thresholds:thresholds",
+            {"out": "thresholds.json"},
+        ),
+        Verb(
             "pair",
             "Pair answers to clean images with answers to corrupted ones, for DPO.",
             "sicog.curation.pair:PairConfig",
@@ -124,6 +131,12 @@ VERBS: Mapping[str, Verb] = {
             "Score and select in one go.",
             "sicog.curation.curate:CurateConfig",
             "sicog.curation.curate:curate",
+        ),
+        Verb(
+            "overlap",
+            "Find near-duplicates and rows that overlap with benchmarks.",
+            "sicog.curation.overlap:OverlapConfig",
+            "sicog.curation.overlap:overlap",
         ),
         Verb(
             "build",

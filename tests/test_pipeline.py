@@ -1,5 +1,6 @@
 """pipeline.py: rows in = out + dropped + failed, resume by block, same bytes after a kill."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,9 +13,10 @@ import pytest
 import torch
 
 from sicog.config import Config
-from sicog.pipeline import FolderSource, run_stage
+from sicog.journal import Appending
+from sicog.pipeline import FolderSource, Line, run_stage
 from sicog.records import Dropped, Example, Failed, Query, Turn
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.storage import dump_record, read_json, read_records, write_dataset, write_json
 
 
 class StageConfig(Config):
@@ -344,3 +346,92 @@ def test_a_rank_refuses_the_folder_of_another_config(tmp_path):
         run(tmp_path, max_dropped_share=0.01)
     with pytest.raises(ValueError, match="belongs to another run"):
         run(tmp_path, k=2, share=(1, 2))
+
+
+def as_lines(block):
+    """What `process` returns, as bytes."""
+    for outcome in process(block):
+        yield outcome if isinstance(outcome, (Dropped, Failed)) else [Line(dump_record(e)) for e in outcome]
+
+
+def test_records_may_come_as_bytes(tmp_path):
+    prepare(tmp_path)
+    assert files(run(tmp_path, "lines", as_lines)) == files(run(tmp_path, "records"))
+    both = run(tmp_path, "folders", lambda block: [[Line(b"1\n"), Line(b"2\n", "twos")] for _ in block], outputs=TWOS)
+    assert (both / "shard-00000.jsonl").read_bytes() == b"1\n" * 32
+    assert (both / "twos" / "shard-00003.jsonl").read_bytes() == b"2\n" * 4
+
+
+TWOS = {Query: "twos"}
+
+
+@pytest.mark.parametrize("lost", [1, 200, 10_000])
+def test_bytes_that_never_reached_the_disk_are_made_again(tmp_path, lost):  # R1: the journal's did, and the power went
+    prepare(tmp_path)
+    with pytest.raises(RuntimeError):
+        run(tmp_path, process=Dies(tmp_path / "log"))
+    part = tmp_path / "out" / ".work" / "parts" / "shard-00000.jsonl"
+    os.truncate(part, max(0, part.stat().st_size - lost))
+    assert files(run(tmp_path)) == files(run(tmp_path, "whole"))
+
+
+@pytest.mark.parametrize("died_at", [1, 2, 3])
+def test_a_kill_while_shards_are_put_in_place(tmp_path, monkeypatch, died_at):  # R1
+    prepare(tmp_path)
+    replace, calls = Path.replace, []
+
+    def dying(self, target):
+        calls.append(target)
+        if "parts" in self.parts and len([c for c in calls if c.name.startswith("shard")]) == died_at:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    monkeypatch.undo()
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert files(run(tmp_path, process=None)) == files(run(tmp_path, "whole"))
+
+
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on_later(tmp_path, monkeypatch):  # R11
+    prepare(tmp_path)
+    append, calls = Appending.append, []
+
+    class Full:
+        def writelines(self, lines):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def failing(self, entry, records):
+        calls.append(entry)
+        if len(calls) == 3:
+            self.parts = dict.fromkeys(self.parts, Full())
+        append(self, entry, records)
+
+    monkeypatch.setattr(Appending, "append", failing)
+    with pytest.raises(ValueError, match=r"out: the disk is full; .* what is finished is kept"):
+        run(tmp_path)
+    monkeypatch.undo()
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert files(run(tmp_path)) == files(run(tmp_path, "whole"))
+
+
+def test_a_damaged_dataset_is_named_by_file_and_line(tmp_path):  # R3
+    prepare(tmp_path)
+    first, second = (tmp_path / "in" / f"shard-0000{i}.jsonl" for i in (0, 1))
+    lines = first.read_bytes().splitlines(keepends=True)
+    first.write_bytes(b"".join([lines[0], b'{"id": 3}\n', b"\xff\n", *lines[3:]]))
+    os.truncate(second, second.stat().st_size - 1500)
+    manifest = read_json(tmp_path / "in" / "manifest.json")
+    write_json(tmp_path / "in" / "manifest.json", {**manifest, "rows_per_shard": dict(ROWS)})
+    source = FolderSource(tmp_path / "in", Query, step="s")
+    rows = list(source.read(0, len(source)))
+    dropped = [row.id for row in rows if isinstance(row, Dropped)]
+    assert len(rows) == 100 and dropped[:2] == ["shard-00000.jsonl:2", "shard-00000.jsonl:3"]
+    assert dropped[2:] == [f"shard-00001.jsonl:{n}" for n in range(33 - len(dropped) + 3, 34)] and len(dropped) > 4
+    assert list(source.read(40, 100)) == rows[40:]
+    with pytest.raises(ValueError, match=r"shard-00000.jsonl:2 is not a Query"):
+        list(FolderSource(tmp_path / "in", Query).read(0, 5))
+
+
+ROWS = (("shard-00000.jsonl", 33), ("shard-00001.jsonl", 33), ("shard-00002.jsonl", 33), ("shard-00003.jsonl", 1))

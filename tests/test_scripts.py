@@ -180,7 +180,17 @@ def test_quality_evaluation(script, tiny_dir, tmp_path, task):
         query = Query(id=str(i), task=task, images=("a.png",), question="What?")
         candidates = tuple(Candidate(query_id=str(i), index=k, text=text, **common) for k, text in enumerate(texts))
         rows.append(CandidateSet(id=str(i), query=query, candidates=candidates))
-    write_dataset(tmp_path / "candidates", rows)
-    variables = {"RAW_DATASET": "candidates", "MODEL_NAME_OR_PATH": tiny_dir, "OUTPUT_DIR": "out", "THRESHOLD": 0.9}
+    raw = "candidates"
+    if task == "reasoning":  # several runs, by a glob and by name, are grouped by id
+        for k, folder in enumerate(("runs/a-1", "runs/a-2", "other run")):
+            parts = [row.model_copy(update={"candidates": row.candidates[k : k + 1]}) for row in rows]
+            write_dataset(tmp_path / folder, parts)
+        raw = "runs/a-*,other run"
+    else:
+        write_dataset(tmp_path / "candidates", rows)
+    variables = {"RAW_DATASET": raw, "MODEL_NAME_OR_PATH": tiny_dir, "OUTPUT_DIR": "out", "THRESHOLD": 0.9}
     succeeded(script(f"quality_evaluation/scripts/{name}_quality_eval.sh", **variables))  # by the encoder that ships
     assert [e.id for e in read_records(tmp_path / "out" / "selected", Example)] == ["0"]
+    wrong = {**variables, "MODEL_NAME_OR_PATH": tiny_dir / "parts" / "text", "OUTPUT_DIR": "other"}
+    refused = script(f"quality_evaluation/scripts/{name}_quality_eval.sh", "scorer=embedding", **wrong)
+    assert refused.returncode == 2 and "was written by checkpoint" in refused.stderr

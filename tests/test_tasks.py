@@ -1,10 +1,10 @@
-"""tasks.py: prompts by style, what is compared, and answers for voting."""
+"""tasks.py: prompts by style, and what is compared."""
 
 import pytest
 
 from sicog.chains import COT, ChainError, render
 from sicog.records import Query
-from sicog.tasks import CAPTIONING, REASONING, normalise_answer
+from sicog.tasks import CAPTIONING, REASONING
 
 QUERY = Query(id="q", task="reasoning", images=("a.png",), question="How many cats? Answer the question step-by-step.")
 
@@ -38,20 +38,15 @@ def test_compared_is_the_body_of_the_last_step_or_the_whole_text():
         CAPTIONING.compared("  ", "dd")
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("The answer is: Two.", "2"),
-        ("the final answer is B", "b"),
-        (" A red circle! ", "red circle"),
-        ("yes", "yes"),
-        ("A", "a"),
-        ("The answer is A.", "a"),
-        ("Answer: A", "a"),
-        ("Yes.", "yes"),
-        ("1,000", "1 000"),
-        ("", ""),
-    ],
-)
-def test_answers_are_normalised_for_voting(text, answer):  # D-C18
-    assert normalise_answer(text) == answer
+@pytest.mark.parametrize("between", ["\n", "\n\n", "\r\n", " \n \n"])
+def test_every_paragraph_of_the_last_step_is_compared_whatever_follows_the_heading(between):  # D-C17, spec 9.1
+    """The original's patterns lose a paragraph, or the whole text before the last newline, in some of these."""
+    text = "\n\n".join(f"Step {k}: Some heading of step 4.{between}body {k}" for k in range(1, 5))
+    assert REASONING.compared(f"{text}\n\nThe answer is B.\n\nExtra", "cot") == "body 4\n\nThe answer is B.\n\nExtra"
+    text = "\n".join(f"Step {k}: Heading.{between}body {k}" for k in range(1, 6))
+    assert CAPTIONING.compared(f"{text}\nmore\n\nand more\n", "cod") == "body 5\nmore\n\nand more"
+
+
+@pytest.mark.parametrize("text", ["Step 5: A cup\n\nIt is red.", "A cup. Step 1: none\nred", "first\n\nsecond\nthird"])
+def test_styles_without_steps_are_compared_whole_whatever_they_say(text):  # spec 9.1
+    assert CAPTIONING.compared(text, "dd") == REASONING.compared(f"{text}\n", "plain") == text

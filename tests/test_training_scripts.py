@@ -14,6 +14,8 @@ import yaml
 from PIL import Image
 from tiny import tiny_parts
 
+from sicog.chains import COD, render
+from sicog.curation.build import BuildConfig, build
 from sicog.storage import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +43,19 @@ def bash(text, folder, **variables):
     return process.returncode, output
 
 
+def built_set(folder, rows):
+    """What `sicog build` writes for other code: 128 rows, some of them chains of description as conversations."""
+    turns = [{"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": render(COD, ["red"] * 5)}]
+    chains = [{"id": f"c{i}", "image": "0.png", "style": "cod", "conversations": turns} for i in range(64)]
+    for name, some in (("captions", chains), ("answers", rows)):
+        (folder / f"{name}-kept.json").write_text(json.dumps(some))
+    sources = [{"name": name, "path": folder / f"{name}-kept.json", "share": 0.5} for name in ("captions", "answers")]
+    config = {"sources": sources, "total": 128, "multi_turn": {"share": 0.5}, "image_folder": folder / "images"}
+    out = build(BuildConfig(**config, out_dir=folder / "built", cache_dir=folder / "cache"))
+    assert 16 < read_json(out / "manifest.json")["multi_turn_rows"] < 48
+    return out / "llava.json"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A user's folder in which the lines of all stages have run: its data is just enough for an update of each."""
@@ -54,8 +69,9 @@ def trained(tmp_path_factory):
     turns = [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": "two"}]
     rows = [{"id": str(i), "image": f"{i % 2}.png", "conversations": turns} for i in range(256)]
     (folder / "align.json").write_text(json.dumps(rows))
-    for name in ("curated", "sft", "captions"):
+    for name in ("sft", "captions"):
         (folder / f"{name}.json").write_text(json.dumps(rows[:128]))
+    (folder / "curated.json").write_bytes(built_set(folder, rows).read_bytes())
     pairs = [
         {"id": str(i), "image": "0.png", "prompt": "How many?", "chosen": "two", "rejected": "six"} for i in range(128)
     ]

@@ -1,64 +1,73 @@
-"""Build the pre-training set (stage 1.5) from kept captions, kept reasoning and further rows: one Example dataset."""
+"""Build the pre-training set (stage 1.5) from kept captions, kept reasoning and further rows (`sicog build`).
+
+shard-*.jsonl      the examples, in seeded order; dropped.jsonl: rows that were left out, with their reasons
+provenance/        where each row comes from: the same rows in the same order
+llava.json         the same examples for other code;  manifest.json: totals by source, task, style and reason
+"""
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import orjson
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from sicog.config import Config
-from sicog.curation.self_consistency import hashed
+from sicog.curation.amounts import BuildSource, WhenShort, amounts
+from sicog.curation.draw import Ids, MixedRows, draw_rows
+from sicog.curation.examine import DecontaminateConfig, DeduplicateConfig, Examination, Verdicts
+from sicog.curation.origin import Finish, MultiTurnConfig, Origin
+from sicog.curation.pictures import Pictures
+from sicog.curation.rows import Rows, open_rows
+from sicog.data.cache import cache_folder
+from sicog.data.image_folder import ImageFolder
+from sicog.formats import reads_back, write_llava
 from sicog.pipeline import run_stage
+from sicog.provenance import RUN, write_run_json
 from sicog.records import Dropped, Example
-from sicog.storage import MANIFEST, read_json, shards, write_json
+from sicog.storage import MANIFEST, read_json, read_records, shards, write_json
 
-
-class BuildSource(Config):
-    """One dataset of examples to take rows from, drawn by the seed.
-
-    name: becomes the `source` of its rows.
-    count: so many rows; weight: so many times its rows (0.5 for half of them, 2 for each of them twice). At most one.
-    """
-
-    name: str = Field(min_length=1)
-    path: Path
-    count: int | None = Field(default=None, ge=0)
-    weight: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _one_amount(self) -> BuildSource:
-        if self.count is not None and self.weight is not None:
-            raise ValueError(f"source {self.name}: give count or weight, not both")
-        return self
-
-    def rows(self, available: int) -> int:
-        """How many rows to take. Raises `ValueError` when `count` asks for more than there are."""
-        if self.count is None:
-            return available if self.weight is None else int(self.weight * available + 0.5)
-        if self.count > available:
-            raise ValueError(
-                f"source {self.name}: count {self.count}, but {self.path} holds {available} rows; "
-                f"lower it, or repeat rows with weight"
-            )
-        return self.count
+STEP = "build"
+PROVENANCE, LLAVA = "provenance", "llava.json"
+_TOTALS = "rows_by_source"
 
 
 class BuildConfig(Config):
-    """Config of the build: the sources, and the seed of the draw and of the order."""
+    """Config of the build: the sources, what is left out of them, and the seed of the draws and of the order.
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
+    total: the rows of the set, where sources give shares of it. when_short: whether a source with fewer rows than its
+        count or share is an error, or gives what it has; the others then give no more than their own.
+    image_folder: where the images lie. Given, every image is read once: rows whose image is missing or broken are
+        dropped, the others' provenance has its digest. Needed to deduplicate or decontaminate rows with images.
+    image_roots: folders outside `image_folder` into which its links may lead.
+    deduplicate, decontaminate: see there; null for not at all. per_image: so many rows with the same image at most.
+    multi_turn: which chains of description are told as conversations; null for none.
+    max_dropped_share: above this share of rows that cannot be read, or whose image cannot, the build stops.
+    llava_json: whether to write `llava.json` too.
+    cache_dir: where tables of users' files and hashes of images are kept, as for training.
+    """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     sources: tuple[BuildSource, ...] = Field(min_length=1)
     out_dir: Path
+    total: int | None = Field(default=None, ge=1)
+    when_short: WhenShort = "error"
     seed: int = 0
+    image_folder: Path | None = None
+    image_roots: tuple[Path, ...] = ()
+    deduplicate: DeduplicateConfig | None = None
+    decontaminate: DecontaminateConfig | None = None
+    per_image: int | None = Field(default=None, ge=1)
+    multi_turn: MultiTurnConfig | None = None
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+    llava_json: bool = True
     rows_per_shard: int = Field(default=8192, ge=1)
     workers: int = Field(default=1, ge=1)
+    cache_dir: Path | None = None
 
     @model_validator(mode="after")
     def _names_differ(self) -> BuildConfig:
@@ -66,123 +75,131 @@ class BuildConfig(Config):
             raise ValueError(f"sources need different names, {', '.join(twice)} is given twice")
         return self
 
+    @model_validator(mode="after")
+    def _shares_are_of_something(self) -> BuildConfig:
+        if self.total is None and (shares := [s.name for s in self.sources if s.share is not None]):
+            raise ValueError(f"sources {', '.join(shares)} give a share: of how many rows, says total")
+        return self
+
+    def inputs(self) -> dict[str, Path]:
+        """The sources, what they exclude, and the benchmarks, by name."""
+        benchmarks = self.decontaminate.benchmarks if self.decontaminate else ()
+        return {
+            **{source.name: source.path for source in self.sources},
+            **{f"{s.name}.exclude.{k}": path for s in self.sources for k, path in enumerate(s.exclude)},
+            **{f"benchmark.{benchmark.name}": benchmark.path for benchmark in benchmarks},
+        }
+
 
 def build(config: BuildConfig) -> Path:
-    """Write the dataset `out_dir`, shuffled; its manifest also counts `rows_by_source`. Returns `out_dir`."""
-    mixed = MixedSource(config.sources, config.seed)
-    run_stage(
-        step="build",
-        out_dir=config.out_dir,
-        source=mixed,
-        process=_as_they_are,
-        config=config,
-        inputs={source.name: source.path for source in config.sources},
-        block_size=256,
-        rows_per_shard=config.rows_per_shard,
-        workers=config.workers,
-    )
-    manifest = read_json(config.out_dir / MANIFEST)
-    if "rows_by_source" not in manifest:
-        write_json(config.out_dir / MANIFEST, manifest | {"rows_by_source": mixed.rows_by_source()})
+    """Write the dataset `out_dir`, shuffled, and what is beside it. Returns `out_dir`."""
+    if (config.out_dir / RUN).is_file():  # another's folder is told before anything is read
+        write_run_json(config.out_dir, step=STEP, config=config, inputs=config.inputs())
+    if not _is_complete(config.out_dir):
+        mixed, pictures = _mixed(config)
+        run_stage(
+            step=STEP,
+            out_dir=config.out_dir,
+            source=mixed,
+            process=Finish(config.multi_turn, config.seed, pictures),
+            config=config,
+            inputs=config.inputs(),
+            outputs={Origin: PROVENANCE},
+            block_size=256,
+            rows_per_shard=config.rows_per_shard,
+            workers=config.workers,
+            max_dropped_share=None,  # what is left out on purpose has no limit; the rest has been checked
+        )
+        totals = _totals(config, mixed)
+        if config.llava_json:
+            left_out: list[str] = []
+            write_llava(config.out_dir / LLAVA, _readable(config.out_dir, left_out))
+            totals["not_in_llava_json"] = left_out
+        write_json(config.out_dir / MANIFEST, read_json(config.out_dir / MANIFEST) | totals)
     return config.out_dir
 
 
-def _as_they_are(block: Sequence[Example]) -> list[tuple[Example]]:
-    return [(row,) for row in block]
+def _is_complete(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() and _TOTALS in read_json(folder / MANIFEST)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A row to take: its id, where it is (source, shard of it, byte offset), and which repetition this is (from 0)."""
-
-    id: str
-    source: int
-    shard: int
-    offset: int
-    repetition: int = 0
-
-
-class MixedSource:
-    """The rows of all sources in seeded order. Only ids and places are held in memory; rows are read when due.
-
-    An id that several sources have becomes `NAME:id` in each of them; the second time a row is taken it is `id#2`.
-    """
-
-    def __init__(self, sources: Sequence[BuildSource], seed: int) -> None:
-        self.sources = sources
-        self.paths = [shards(source.path) for source in sources]
-        keyed: list[tuple[int, _Place]] = []
-        in_sources: Counter[str] = Counter()
-        for number, source in enumerate(sources):
-            places = self._index(number)
-            in_sources.update(place.id for place in places)
-            keyed += _drawn(places, source.rows(len(places)), seed, source.name)
-        keyed.sort(key=lambda pair: pair[0])
-        self.places = [self._unique(place, in_sources) for _, place in keyed]
-        if twice := [row_id for row_id, n in Counter(p.id for p in self.places).items() if n > 1]:
-            raise ValueError(f"ids cannot be made unique: {twice[0]!r} comes up twice; rename a source")
-
-    def _index(self, number: int) -> list[_Place]:
-        places: list[_Place] = []
-        seen: set[str] = set()
-        for shard, path in enumerate(self.paths[number]):
-            offset = 0
-            with path.open("rb") as file:
-                for line_number, line in enumerate(file, 1):
-                    row_id = _id_of(line, f"{path}:{line_number}")
-                    if row_id in seen:
-                        raise ValueError(f"{path}:{line_number}: id {row_id!r} is twice in {self.sources[number].path}")
-                    seen.add(row_id)
-                    places.append(_Place(row_id, number, shard, offset))
-                    offset += len(line)
-        return places
-
-    def _unique(self, place: _Place, in_sources: Counter[str]) -> _Place:
-        row_id = f"{self.sources[place.source].name}:{place.id}" if in_sources[place.id] > 1 else place.id
-        return replace(place, id=f"{row_id}#{place.repetition + 1}" if place.repetition else row_id)
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def rows_by_source(self) -> dict[str, int]:
-        """The number of rows that each source gives."""
-        counts = Counter(place.source for place in self.places)
-        return {source.name: counts[number] for number, source in enumerate(self.sources)}
-
-    def read(self, start: int, stop: int) -> Iterator[Example | Dropped]:
-        """Rows start..stop of the mix."""
-        with ExitStack() as stack:
-            files: dict[Path, BinaryIO] = {}
-            for place in self.places[start:stop]:
-                path = self.paths[place.source][place.shard]
-                if path not in files:
-                    files[path] = stack.enter_context(path.open("rb"))
-                files[path].seek(place.offset)
-                yield self._row(files[path].readline(), place, path)
-
-    def _row(self, line: bytes, place: _Place, path: Path) -> Example:
-        try:
-            row = Example.model_validate_json(line)
-        except ValidationError as error:
-            raise ValueError(f"{path}: row {place.id} is not an Example ({error.errors()[0]['msg']})") from None
-        return row.model_copy(update={"id": place.id, "source": self.sources[place.source].name})
+def _mixed(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:
+    """Which rows are drawn and which are left out; and the images where they were looked at."""
+    cache = cache_folder(config.cache_dir)
+    names = tuple(source.name for source in config.sources)
+    sources = tuple(open_rows(source.path, cache) for source in config.sources)
+    ids = Ids.read(names, sources, config.seed)
+    verdicts = Verdicts.none(len(ids.high))
+    starts = np.cumsum([0, *(len(rows) for rows in sources)])
+    for source, start, stop in zip(config.sources, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        for folder in source.exclude:
+            _exclude(folder, ids, start, stop, verdicts)
+    pictures = _examine(config, sources, names, verdicts, cache)
+    verdicts.check_share(sum(rows.n_dropped for rows in sources), config.max_dropped_share, STEP)
+    left = verdicts.left()
+    by_source = [left[(left >= start) & (left < stop)] for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+    wanted = amounts(config.sources, [len(rows) for rows in by_source], config.total, config.when_short)
+    parts = [part for rows, n in zip(by_source, wanted, strict=True) for part in draw_rows(ids, rows, n)]
+    order = np.argsort(np.concatenate([np.zeros(0, np.uint64), *(keys for _, _, keys in parts)]), kind="stable")
+    rows = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _, _ in parts)])[order]
+    repetitions = np.concatenate([np.zeros(0, np.uint16), *(np.full(len(r), k, np.uint16) for r, k, _ in parts)])
+    mixed = MixedRows(names, sources, rows, repetitions[order], ids.shared(), tuple(verdicts.dropped()))
+    mixed.check_ids()
+    return mixed, pictures
 
 
-def _drawn(places: Sequence[_Place], rows: int, seed: int, name: str) -> Iterator[tuple[int, _Place]]:
-    """`rows` of the places, each with the hash that orders the mix: all of them as often as they fit, then a draw."""
-    repetition = 0
-    while rows > 0:
-        keyed = [(hashed(seed, name, str(repetition), place.id), place) for place in places]
-        for key, place in heapq.nsmallest(rows, keyed, key=lambda pair: pair[0]):
-            yield hashed(key, "order"), replace(place, repetition=repetition)
-        rows, repetition = rows - len(places), repetition + 1
+def _exclude(folder: Path, ids: Ids, start: int, stop: int, verdicts: Verdicts) -> None:
+    drops = list(read_records(folder, Dropped))
+    for row, drop in zip(ids.positions(start, stop, [d.id for d in drops]).tolist(), drops, strict=True):
+        if row >= 0:
+            verdicts.drop(row, drop.reason, f"{drop.detail} ({folder.name})")
 
 
-def _id_of(line: bytes, where: str) -> str:
-    try:
-        row_id = orjson.loads(line)["id"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        row_id = None
-    if not isinstance(row_id, str):
-        raise ValueError(f"{where} is not an Example (no text id); was this folder written by another step?")
-    return row_id
+def _examine(
+    config: BuildConfig, sources: tuple[Rows, ...], names: tuple[str, ...], verdicts: Verdicts, cache: Path
+) -> Pictures | None:
+    images = ImageFolder(config.image_folder, config.image_roots, cache=cache) if config.image_folder else None
+    examination = Examination(images, config.deduplicate, config.decontaminate, config.per_image, cache, config.workers)
+    if not examination.needed:
+        return None
+    starts = np.cumsum([0, *(len(rows) for rows in sources)])
+
+    def name_of(row: int) -> str:
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        row_id = next(iter(sources[number].read([row - int(starts[number])]))).id
+        return row_id if len(names) == 1 else f"{row_id} in {names[number]}"
+
+    pictures = examination(sources, verdicts, name_of)
+    return pictures if images else None
+
+
+def _totals(config: BuildConfig, mixed: MixedRows) -> dict[str, Any]:
+    """For the manifest: rows by source, task and style, conversations, and what each source gave."""
+    by: dict[str, Counter[str]] = {key: Counter() for key in ("source", "task", "style")}
+    conversations = 0
+    for origin in _lines(shards(config.out_dir / PROVENANCE)):
+        for key, counter in by.items():
+            counter[str(origin[key] or "unknown")] += 1
+        conversations += origin["multi_turn"]
+    return {
+        _TOTALS: {source.name: by["source"][source.name] for source in config.sources},
+        "rows_by_task": dict(sorted(by["task"].items())),
+        "rows_by_style": dict(sorted(by["style"].items())),
+        "multi_turn_rows": conversations,
+        "dropped_by_source": mixed.dropped_by_source(),
+    }
+
+
+def _lines(paths: list[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        with path.open("rb") as file:
+            yield from map(orjson.loads, file)
+
+
+def _readable(folder: Path, left_out: list[str]) -> Iterator[Example]:
+    """The examples that LLaVA's form can say: reading it gives them back. The ids of the others go to `left_out`."""
+    for example in read_records(folder, Example):
+        if reads_back(example):
+            yield example
+        else:
+            left_out.append(example.id)

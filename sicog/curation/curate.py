@@ -11,7 +11,9 @@ from pydantic import Field
 from sicog.config import Config
 from sicog.curation.encoders import EncoderConfig
 from sicog.curation.score import Paths, ScoreConfig, score
-from sicog.curation.select import By, SelectConfig, select
+from sicog.curation.scoring import Scorer
+from sicog.curation.select import SelectConfig, select
+from sicog.curation.threshold import PAPER_K, By
 from sicog.launch import LaunchConfig
 
 
@@ -24,13 +26,16 @@ class CurateConfig(Config):
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir"})
     input: Paths = Field(min_length=1)
     out_dir: Path
+    scorer: Scorer = "embedding"
     encoder: EncoderConfig = EncoderConfig()
-    include_self: bool = True
-    checkpoint: Path | None = None
+    checkpoint: Paths = ()
     cache_dir: Path | None = None
     by: By = "score"
     threshold: float | None = Field(default=None, ge=-1, le=1)
     threshold_file: Path | None = None
+    threshold_k: int = Field(default=PAPER_K, ge=2)
+    min_candidates: int = Field(default=3, ge=2)
+    exclude: tuple[Path, ...] = ()
     styles: tuple[str, ...] | None = None
     seed: int = 0
     selected: str = Field(default="selected", pattern=r"^\w[\w.-]*$")
@@ -42,8 +47,8 @@ class CurateConfig(Config):
         return ScoreConfig(
             input=self.input,
             out_dir=self.out_dir / "scored",
+            scorer=self.scorer,
             encoder=self.encoder,
-            include_self=self.include_self,
             checkpoint=self.checkpoint,
             cache_dir=self.cache_dir,
             workers=self.workers,
@@ -58,6 +63,9 @@ class CurateConfig(Config):
             by=self.by,
             threshold=self.threshold,
             threshold_file=self.threshold_file,
+            threshold_k=self.threshold_k,
+            min_candidates=self.min_candidates,
+            exclude=self.exclude,
             styles=self.styles,
             seed=self.seed,
             workers=self.workers,
@@ -69,6 +77,8 @@ def curate(config: CurateConfig) -> Path:
 
     With SLURM both follow the embedding in its last job.
     """
+    if config.scorer != "both" and (config.by == "vote") != (config.scorer == "answer"):
+        raise ValueError(f"scorer: {config.scorer} gives nothing to rank by: {config.by}; set both alike")
     select_config = config.select_config()  # its mistakes are reported before hours of scoring
     score(config.score_config(), then=partial(select, select_config))
     return select_config.out_dir

@@ -9,10 +9,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from sicog.answers import final_answer
 from sicog.candidates import RunsSource, find_runs
 from sicog.chains import ChainError
 from sicog.config import Config
-from sicog.curation.score import Paths, answer_key
+from sicog.curation.score import Paths
 from sicog.curation.self_consistency import draw
 from sicog.pipeline import Outcome, run_stage
 from sicog.records import Candidate, CandidateSet, Dropped, PreferencePair, Turn
@@ -102,7 +103,7 @@ def _usable(row: CandidateSet) -> Iterator[tuple[Candidate, str]]:
             compared = task.compared(candidate.text, candidate.style)
         except ChainError:
             continue
-        yield candidate, answer_key(compared) if task.votes else compared
+        yield candidate, final_answer(compared, row.query.question) if task.votes else compared
 
 
 def _pair(row: CandidateSet, chosen: Candidate, rejected: Candidate) -> PreferencePair:

@@ -3,27 +3,33 @@
 Writes the kept examples, `dropped.jsonl` with reasons, and preference pairs under `pairs/`. The human turn of an
 example is the prompt of the style that produced the chosen candidate; its answer, like both sides of a pair, is the
 candidate's full text (D-C14, D-C22).
+
+What is kept is decided from columns of scores, without the texts; only kept rows are parsed, and written as they are:
+they were validated when the columns were made.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import orjson
 from pydantic import Field, model_validator
 
+from sicog.answers import final_answer
 from sicog.config import Config
-from sicog.curation.score import answer_key
-from sicog.curation.self_consistency import choose, draw, draw_rejected, hashed
-from sicog.pipeline import FolderSource, run_stage
-from sicog.records import Dropped, Example, PreferencePair, Record, ScoredCandidate, ScoredSet, Turn
-from sicog.storage import count_rows, read_json, read_records
+from sicog.curation.columns import Columns, RawRow, RawRows, all_columns, columns_of, read_columns
+from sicog.curation.self_consistency import draw, draw_rejected, hashed
+from sicog.curation.threshold import PAPER_K, By, Threshold, read_threshold
+from sicog.curation.verdicts import KEPT, Reasons, Rule, Verdicts, verdicts
+from sicog.pipeline import UNREADABLE, FolderSource, Line, Outcome, run_stage
+from sicog.records import Dropped, PreferencePair, ScoredSet
+from sicog.storage import count_rows, read_records
 from sicog.tasks import TASKS
 
-By = Literal["score", "vote"]
 PAIRS = "pairs"
 STEP = "select"
 
@@ -31,12 +37,15 @@ STEP = "select"
 class SelectConfig(Config):
     """Config of `sicog select`.
 
-    by: `score` ranks candidates by their self-consistency score; `vote` by the share of equal answers (reasoning
-        only), then by score. Ties go to the lowest index.
-    threshold: keep a query when its chosen candidate reaches it, in `score` or `vote`. `threshold_file` reads it from
-        the file that the sweep wrote. The original's cuts on `score` are 0.80, 0.85 and 0.90; at K candidates a score
-        of t means a similarity of (K t - 1) / (K - 1) to the others, so with fewer candidates the same cut asks less.
+    by: `score` ranks candidates by their self-consistency score; `vote` by their answer's share of the votes
+        (reasoning only), then by score. Ties go to the lowest index.
+    threshold: keep a query when its chosen candidate reaches it. It is stated for `threshold_k` candidates and
+        compared as agreement without self, (K t - 1) / (K - 1): at 3, the paper's cuts 0.80, 0.85 and 0.90 ask for
+        0.70, 0.775 and 0.85, whatever the number of candidates of a row. `threshold_file` reads it, and the K it is
+        stated for, from what the sweep wrote.
+    min_candidates: rows with fewer candidates that could be compared are dropped.
     styles: only candidates of these styles may be chosen (all of them still count in the scores); null for all.
+    exclude: datasets of `Dropped` (`sicog overlap` writes them): rows with their ids are dropped for their reasons.
     choose: `random` is the control: as many rows as `keep_rows_of` holds (all when null), drawn by the seed, and in
         each any candidate that could be compared, drawn likewise. It makes no pairs.
     """
@@ -47,12 +56,15 @@ class SelectConfig(Config):
     by: By = "score"
     threshold: float | None = Field(default=None, ge=-1, le=1)
     threshold_file: Path | None = None
+    threshold_k: int = Field(default=PAPER_K, ge=2)
+    min_candidates: int = Field(default=3, ge=2)
     styles: tuple[str, ...] | None = Field(default=None, min_length=1)
+    exclude: tuple[Path, ...] = ()
     choose: Literal["best", "random"] = "best"
     keep_rows_of: Path | None = None
     seed: int = 0
-    block_size: int = Field(default=256, ge=1)
-    rows_per_shard: int = Field(default=1024, ge=1)
+    block_size: int = Field(default=1024, ge=1)
+    rows_per_shard: int = Field(default=8192, ge=1)
     workers: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -64,20 +76,33 @@ class SelectConfig(Config):
             raise ValueError("choose: random takes no threshold; keep_rows_of says how many rows it keeps")
         return self
 
+    def rule(self) -> Rule:
+        """What keeps a row. Raises `ValueError` when the threshold file is not for this config."""
+        cut = None
+        if self.threshold_file is not None:
+            cut = read_threshold(self.threshold_file, self.by)
+        elif self.threshold is not None:
+            cut = Threshold(self.threshold, self.threshold_k)
+        return Rule(self.by, cut, self.styles, self.min_candidates)
+
 
 def select(config: SelectConfig) -> Path:
     """Select from all scored sets and write the dataset `out_dir` of `Example`; returns it."""
-    given = {"scored": config.input, "threshold": config.threshold_file, "keep_rows_of": config.keep_rows_of}
-    process: SelectBest | SelectRandom
+    columns, rule, exclude = columns_of(config.input), config.rule(), excluded(config.exclude)
+    pick: Callable[[Columns, Verdicts], Verdicts] | None = None
     if config.choose == "random":
-        process = SelectRandom(config.seed, config.styles, _cut_of_rows(config))
-    else:
-        process = SelectBest(config.by, read_threshold(config), config.styles, config.seed)
+        pick = AtRandom(config.seed, rule, _last_hash(config, columns, rule, exclude))
+    given: dict[str, Path | None] = {
+        "scored": config.input,
+        "threshold": config.threshold_file,
+        "keep_rows_of": config.keep_rows_of,
+        **{f"exclude-{i}": folder for i, folder in enumerate(config.exclude)},
+    }
     return run_stage(
         step=STEP,
         out_dir=config.out_dir,
-        source=FolderSource(config.input, ScoredSet),
-        process=process,
+        source=RawRows(FolderSource(config.input, ScoredSet)),
+        process=SelectRows(columns, rule, exclude, config.seed, pick),
         config=config,
         inputs={name: path for name, path in given.items() if path},
         outputs={PreferencePair: PAIRS},
@@ -88,184 +113,175 @@ def select(config: SelectConfig) -> Path:
     )
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A cut, and what it was found for (None: it holds for anything)."""
-
-    value: float
-    task: str | None = None
-    encoder: str | None = None
-
-    def check(self, row: ScoredSet, by: By) -> None:
-        """Raises `ValueError` when the cut was found on another task, or for scores of another encoder."""
-        if self.task and row.query.task != self.task:
-            raise ValueError(f"row {row.id} is of task {row.query.task}, but the threshold was found for {self.task}")
-        if by == "score" and self.encoder and row.encoder != self.encoder:
-            raise ValueError(
-                f"row {row.id} was scored by {row.encoder}, but the threshold was found for {self.encoder}"
-            )
-
-
-def read_threshold(config: SelectConfig) -> Threshold:
-    """The threshold of the config, or of the file that the sweep wrote, which must be for the same `by`."""
-    if config.threshold is not None:
-        return Threshold(config.threshold)
-    assert config.threshold_file is not None
-    found = read_json(config.threshold_file)
-    if not isinstance(found, dict) or not isinstance(found.get("threshold"), (int, float)):
-        raise ValueError(f"threshold_file: {config.threshold_file} holds no number under 'threshold'")
-    if found.get("by", config.by) != config.by:
-        raise ValueError(
-            f"threshold_file: {config.threshold_file} is for by: {found['by']}, the config has {config.by}"
-        )
-    return Threshold(float(found["threshold"]), found.get("task"), found.get("encoder"))
-
-
-def rank(candidate: ScoredCandidate, by: By) -> tuple[float, ...]:
-    """What candidates are ordered by; excluded ones come below all others."""
-    if candidate.score is None:
-        return (-2.0,)
-    return (candidate.score,) if by == "score" else (candidate.vote or 0.0, candidate.score)
-
-
-def chosen_index(row: ScoredSet, by: By, styles: Sequence[str] | None = None) -> int | None:
-    """The position of the best candidate that may be chosen, or None when there is none."""
-    if by == "vote" and not TASKS[row.query.task].votes:
-        raise ValueError(f"row {row.id}: by: vote needs short answers, {row.query.task} has none; use by: score")
-    return choose([rank(c, by) for c in row.candidates], [_eligible(c, styles) for c in row.candidates])
-
-
-def _eligible(candidate: ScoredCandidate, styles: Sequence[str] | None) -> bool:
-    return candidate.score is not None and (styles is None or candidate.candidate.style in styles)
+def excluded(folders: Sequence[Path]) -> dict[str, tuple[str, str]]:
+    """Reason and detail by row id; of a row that is in several folders, the first one's count."""
+    found: dict[str, tuple[str, str]] = {}
+    for folder in folders:
+        for row in read_records(folder, Dropped):
+            found.setdefault(row.id, (row.reason, row.detail))
+    return found
 
 
 @dataclass(frozen=True)
-class SelectBest:
-    """The process of the stage: the best candidate if it reaches the threshold, and a pair with a low one."""
+class SelectRows:
+    """The process of the stage: verdicts on a block of rows, then the kept ones as examples, with a pair where one can
+    be made. `pick` has the last word on the verdicts, and then there are no pairs."""
 
-    by: By
-    threshold: Threshold
-    styles: tuple[str, ...] | None
+    columns: Path
+    rule: Rule
+    exclude: Reasons
     seed: int
+    pick: Callable[[Columns, Verdicts], Verdicts] | None = None
 
-    def __call__(self, block: Sequence[ScoredSet]) -> list[Sequence[Record] | Dropped]:
-        return [self._one(row) for row in block]
+    def __call__(self, block: Sequence[RawRow]) -> list[Outcome]:
+        columns = read_columns(self.columns, block[0].number, block[-1].number + 1)
+        found = verdicts(columns, self.rule, self.exclude)
+        if self.pick:
+            found = self.pick(columns, found)
+        places, counts = found.chosen.tolist(), found.k.tolist()
+        return [
+            Dropped(id=columns.ids[i], step=STEP, reason=found.reasons[i], detail=found.details[i])
+            if found.reasons[i]
+            else self._kept(raw, columns.ids[i], places[i], counts[i])
+            for i, raw in enumerate(block)
+        ]
 
-    def _one(self, row: ScoredSet) -> Sequence[Record] | Dropped:
-        self.threshold.check(row, self.by)
-        chosen = chosen_index(row, self.by, self.styles)
-        if chosen is None:
-            return _nothing_to_choose(row, self.styles)
-        value = rank(row.candidates[chosen], self.by)[0]
-        if value < self.threshold.value:
-            detail = f"{self.by} {value:.6g} < {self.threshold.value:.6g}"
-            return Dropped(id=row.id, step=STEP, reason="low_consistency", detail=detail)
-        pair = preference_pair(row, chosen, self.by, self.seed)
-        return (to_example(row, chosen), pair) if pair else (to_example(row, chosen),)
+    def _kept(self, raw: RawRow, row_id: str, place: int, k: int) -> Outcome:
+        try:
+            row = orjson.loads(raw.line)
+            if row["id"] != row_id:
+                raise ValueError(f"its line is that of row {row['id']}")
+            lines = [Line(_json(to_example(row, place, k)))]
+            pair = None if self.pick else preference_pair(row, place, self.rule.by, self.seed)
+        except (ValueError, KeyError, IndexError, TypeError) as error:  # the shard was damaged after it was scored
+            return Dropped(id=row_id, step=STEP, reason=UNREADABLE, detail=f"not a ScoredSet ({error!r})")
+        return [*lines, Line(_json(pair), PAIRS)] if pair else lines
+
+
+def _json(record: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def to_example(row: Mapping[str, Any], place: int, k: int) -> dict[str, Any]:
+    """The training example of a scored row's chosen candidate, as the JSON of an `Example`.
+
+    `extra` holds style, index, seed and checkpoint of the candidate, its marks, and k, beside the query's own keys; one
+    of these that bears such a name is kept as `query.NAME`.
+    """
+    picked, query = row["candidates"][place], row["query"]
+    candidate = picked["candidate"]
+    marks = {
+        "style": candidate["style"],
+        "index": candidate["index"],
+        "seed": candidate["seed"],
+        "checkpoint": candidate["checkpoint"],
+        "score": picked["score"],
+        "agreement": picked["agreement"],
+        "vote": picked["vote"],
+        "margin": picked["margin"],
+        "k": k,
+    }
+    given = {f"query.{key}" if key in marks else key: value for key, value in query["extra"].items()}
+    return {
+        "id": row["id"],
+        "images": query["images"],
+        "turns": [_user(query, candidate), {"role": "assistant", "text": candidate["text"], "images_at": []}],
+        "source": query["task"],
+        "extra": given | marks,
+    }
+
+
+def _user(query: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "text": candidate["prompt"], "images_at": [0] * len(query["images"])}
+
+
+def preference_pair(row: Mapping[str, Any], place: int, by: By, seed: int) -> dict[str, Any] | None:
+    """The chosen candidate against one of the lower half, as the JSON of a `PreferencePair`; None when no lower one
+    differs in text and answer."""
+    best, candidates = row["candidates"][place], [c for c in row["candidates"] if c["excluded"] is None]
+    chosen = next(i for i, c in enumerate(candidates) if c is best)
+    rejected = draw_rejected(
+        [(c[by], c["score"] or 0.0) for c in candidates],
+        chosen,
+        allowed=[c[by] < best[by] and _differs(row["query"], c, best) for c in candidates],
+        seed=seed,
+        key=row["id"],
+    )
+    if rejected is None:
+        return None
+    other = candidates[rejected]
+    return {
+        "id": row["id"],
+        "images": row["query"]["images"],
+        "prompt": [_user(row["query"], best["candidate"])],
+        "chosen": best["candidate"]["text"],
+        "rejected": other["candidate"]["text"],
+        "chosen_score": best[by],
+        "rejected_score": other[by],
+        "margin": round(best[by] - other[by], 9),
+    }
+
+
+def _differs(query: Mapping[str, Any], one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Not the same text and, where answers are short, not the same answer (D-C15)."""
+    if one["candidate"]["text"] == other["candidate"]["text"]:
+        return False
+    if not TASKS[query["task"]].votes:
+        return bool(one["compared"] != other["compared"])
+    return _answer(query, one) != _answer(query, other)
+
+
+def _answer(query: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
+    return scored["answer"] or final_answer(scored["compared"], query["question"])
 
 
 @dataclass(frozen=True)
-class SelectRandom:
-    """The control: rows whose hash is at most `last` (None: all), and in each a candidate at random."""
+class AtRandom:
+    """The control: of the rows that could be kept, those whose hash is at most `last` (None: all), and in each a
+    candidate at random."""
 
     seed: int
-    styles: tuple[str, ...] | None
+    rule: Rule
     last: int | None
 
-    def __call__(self, block: Sequence[ScoredSet]) -> list[Sequence[Record] | Dropped]:
-        return [self._one(row) for row in block]
+    def __call__(self, columns: Columns, found: Verdicts) -> Verdicts:
+        chosen = found.chosen.copy()
+        starts = columns.sizes.cumsum() - columns.sizes
+        for row, row_id in enumerate(columns.ids):
+            if found.reasons[row]:
+                continue
+            if self.last is not None and _row_hash(row_id, self.seed) > self.last:
+                found.reasons[row], found.details[row] = "not_drawn", "random control"
+                continue
+            places = range(int(starts[row]), int(starts[row] + columns.sizes[row]))
+            allowed = [i for i, place in enumerate(places) if self._may_be_drawn(columns, place)]
+            chosen[row] = allowed[draw(len(allowed), self.seed, "candidate", row_id)]
+        return Verdicts(found.reasons, found.details, chosen, found.agreement, found.k)
 
-    def _one(self, row: ScoredSet) -> Sequence[Record] | Dropped:
-        eligible = [i for i, c in enumerate(row.candidates) if _eligible(c, self.styles)]
-        if not eligible:
-            return _nothing_to_choose(row, self.styles)
-        if self.last is not None and _row_hash(row.id, self.seed) > self.last:
-            return Dropped(id=row.id, step=STEP, reason="not_drawn", detail="random control")
-        return (to_example(row, eligible[draw(len(eligible), self.seed, "candidate", row.id)]),)
+    def _may_be_drawn(self, columns: Columns, place: int) -> bool:
+        style = columns.style.names[columns.style.codes[place]]
+        return columns.excluded.codes[place] < 0 and (self.rule.styles is None or style in self.rule.styles)
 
 
 def _row_hash(row_id: str, seed: int) -> int:
     return hashed(seed, "row", row_id)
 
 
-def _cut_of_rows(config: SelectConfig) -> int | None:
+def _last_hash(config: SelectConfig, columns: Path, rule: Rule, exclude: Reasons) -> int | None:
     """The hash up to which the control keeps rows, so that it keeps as many as `keep_rows_of` holds."""
     if config.keep_rows_of is None:
         return None
     wanted = count_rows(config.keep_rows_of)
-    rows = (
-        _row_hash(row.id, config.seed)
-        for row in read_records(config.input, ScoredSet)
-        if any(_eligible(c, config.styles) for c in row.candidates)
+    hashes = (
+        _row_hash(row_id, config.seed)
+        for part in all_columns(columns)
+        for row_id, reason in zip(part.ids, verdicts(part, rule, exclude).reasons, strict=True)
+        if reason == KEPT
     )
-    smallest = heapq.nsmallest(wanted, rows)
+    smallest = heapq.nsmallest(wanted, hashes)
     if len(smallest) < wanted:
         raise ValueError(
             f"keep_rows_of: {config.keep_rows_of} holds {wanted} rows, but only {len(smallest)} of {config.input} have "
             f"a candidate to choose"
         )
     return smallest[-1] if smallest else -1
-
-
-def to_example(row: ScoredSet, chosen: int) -> Example:
-    """The training example of a chosen candidate. `extra`: style, score, vote and index of it, and the query's own.
-
-    A key of the query that bears one of these names is kept as `query.NAME`.
-    """
-    picked = row.candidates[chosen]
-    candidate = picked.candidate
-    marks: dict[str, Any] = {
-        "style": candidate.style,
-        "score": picked.score,
-        "vote": picked.vote,
-        "index": candidate.index,
-    }
-    given = {f"query.{key}" if key in marks else key: value for key, value in row.query.extra.items()}
-    return Example(
-        id=row.id,
-        images=row.query.images,
-        turns=(
-            Turn(role="user", text=candidate.prompt, images_at=(0,) * len(row.query.images)),
-            Turn(role="assistant", text=candidate.text),
-        ),
-        source=row.query.task,
-        extra=given | marks,
-    )
-
-
-def preference_pair(row: ScoredSet, chosen: int, by: By, seed: int) -> PreferencePair | None:
-    """The chosen candidate against one of the lower half, or None when no lower one differs in text and answer."""
-    comparable = [i for i, c in enumerate(row.candidates) if c.score is not None]
-    best = row.candidates[chosen]
-    rejected = draw_rejected(
-        [rank(row.candidates[i], by) for i in comparable],
-        comparable.index(chosen),
-        allowed=[_differs(row, row.candidates[i], best) for i in comparable],
-        seed=seed,
-        key=row.id,
-    )
-    if rejected is None:
-        return None
-    other = row.candidates[comparable[rejected]]
-    assert best.score is not None and other.score is not None
-    return PreferencePair(
-        id=row.id,
-        images=row.query.images,
-        prompt=(Turn(role="user", text=best.candidate.prompt, images_at=(0,) * len(row.query.images)),),
-        chosen=best.candidate.text,
-        rejected=other.candidate.text,
-        chosen_score=best.score,
-        rejected_score=other.score,
-    )
-
-
-def _differs(row: ScoredSet, one: ScoredCandidate, other: ScoredCandidate) -> bool:
-    """Not the same text and, where answers are short, not the same answer (D-C15)."""
-    if one.candidate.text == other.candidate.text or one.compared is None or other.compared is None:
-        return False
-    return not TASKS[row.query.task].votes or answer_key(one.compared) != answer_key(other.compared)
-
-
-def _nothing_to_choose(row: ScoredSet, styles: Sequence[str] | None) -> Dropped:
-    detail = f"no candidate of style {', '.join(styles)} can be chosen" if styles else "no candidate can be chosen"
-    return Dropped(id=row.id, step=STEP, reason="no_candidate", detail=detail)

@@ -8,9 +8,8 @@ A batch of sets is ragged: embeddings_ND holds the N candidates of all sets one 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,46 +17,78 @@ from numpy.typing import NDArray
 from sicog.curation.similarity import total_similarities
 
 DECIMALS = 6  # scores are rounded before any choice: batches of another shape move embeddings in the seventh digit
+VOTE_DECIMALS = 9  # shares of votes are rounded too, so that sums in another order stay equal
 
 
-def self_consistency(
-    embeddings_ND: NDArray[Any], set_sizes: Sequence[int], *, include_self: bool = True
-) -> NDArray[np.float64]:
-    """The score of each candidate within its set, float64 [N] in [-1, 1], rounded to 1e-6.
+class Consistency(NamedTuple):
+    """What the N candidates of some sets are worth, both float64 [N] in [-1, 1], rounded to 1e-6.
 
-    score_i = <e_i, mean_j(e_j)> with unit vectors e in float64, which is the mean similarity to all candidates of the
-    set, itself included (reference-spec 9.2; `docs/differences.md` D-C16). With itself included a fixed cut means less
-    agreement the fewer candidates there are; `include_self=False` gives the mean similarity to the others.
+    score: the mean similarity to all K candidates of the set, itself included; agreement: to the others, nan at K = 1.
+    """
 
-    Raises `ValueError` when the sizes do not add up, a set is empty (or has one member and `include_self` is off), or
-    an embedding is not finite or has length 0.
+    score: NDArray[np.float64]
+    agreement: NDArray[np.float64]
+
+
+def self_consistency(embeddings_ND: NDArray[Any], set_sizes: Sequence[int]) -> Consistency:
+    """How similar each candidate is to those of its set; sets may be empty.
+
+    score_i = <e_i, mean_j(e_j)> with unit vectors e in float64 and j = i included (reference-spec 9.2);
+    agreement_i = (K score_i - 1) / (K - 1), the mean over j != i (`docs/differences.md`, D-C16).
+
+    Raises `ValueError` when the sizes do not add up, or an embedding is not finite or has length 0.
     """
     sizes_S = np.asarray(set_sizes, dtype=np.int64)
-    if sizes_S.sum() != len(embeddings_ND):
+    if sizes_S.sum() != len(embeddings_ND) or (sizes_S < 0).any():
         raise ValueError(f"set sizes add up to {sizes_S.sum()}, but there are {len(embeddings_ND)} embeddings")
+    sizes_S = sizes_S[sizes_S > 0]  # reduceat takes no empty sets, and they have no candidates
     if not len(sizes_S):
-        return np.zeros(0)
-    if sizes_S.min() < (smallest := 1 if include_self else 2):
-        raise ValueError(f"set {int(sizes_S.argmin())} has {sizes_S.min()} candidates, needs at least {smallest}")
+        return Consistency(np.zeros(0), np.zeros(0))
     totals_N = total_similarities(embeddings_ND, sizes_S)
     sizes_N = np.repeat(sizes_S, sizes_S)
-    scores_N = totals_N / sizes_N if include_self else (totals_N - 1) / (sizes_N - 1)
-    return np.clip(scores_N.round(DECIMALS), -1.0, 1.0)
+    others_N = np.where(sizes_N > 1, sizes_N - 1, np.nan)
+    means = (totals_N / sizes_N, (totals_N - 1) / others_N)
+    return Consistency(*(np.clip(mean_N.round(DECIMALS), -1, 1) + 0.0 for mean_N in means))  # + 0.0: no -0.0 in files
 
 
-def votes(answers: Sequence[str]) -> list[float]:
-    """For each answer the share of answers equal to it, in (0, 1]. The answers are normalised before."""
-    counts = Counter(answers)
-    return [counts[answer] / len(answers) for answer in answers]
+def votes(answers: Sequence[str], weights: Sequence[float] | None = None) -> list[tuple[float, float]]:
+    """For each of the normalised answers of a set: its share of the votes, and its margin.
 
+    vote(a) = sum of w_j over the j that answer a / sum of all w_j, in (0, 1] where all weights count;
+    margin(a) = vote(a) - the largest vote of another answer, in [-1, 1].
 
-def choose(ranks: Sequence[Any], allowed: Sequence[bool] | None = None) -> int | None:
-    """The index of the highest rank (a score, or a tuple compared in order); ties go to the lowest index.
-
-    allowed: which may be chosen, all by default. None when none may.
+    weights: w_j, by default 1 each. Those below 0 count as 0; where none is above 0, all are 1.
     """
-    eligible = [i for i in range(len(ranks)) if allowed is None or allowed[i]]
-    return max(eligible, key=lambda i: (ranks[i], -i), default=None)
+    given = [max(0.0, w) for w in weights] if weights is not None else []
+    weights = given if sum(given) > 0 else [1.0] * len(answers)
+    total = sum(weights)
+    by_answer: dict[str, float] = {}
+    for answer, weight in zip(answers, weights, strict=True):
+        by_answer[answer] = by_answer.get(answer, 0.0) + weight
+    shares = {answer: round(weight / total, VOTE_DECIMALS) for answer, weight in by_answer.items()}
+    first, second = [*sorted(shares.values(), reverse=True), 0.0, 0.0][:2]
+    best = max(shares, key=lambda a: shares[a], default="")
+    margins = {a: round(share - (second if a == best else first), VOTE_DECIMALS) for a, share in shares.items()}
+    return [(shares[answer], margins[answer]) for answer in answers]
+
+
+def choose_each(
+    ranks: Sequence[NDArray[np.float64]], allowed_N: NDArray[np.bool_], set_sizes: Any
+) -> NDArray[np.int64]:
+    """The place in its set of the allowed candidate with the highest rank, int64 [S]; -1 where none is allowed.
+
+    ranks: one array [N] or more, compared in order; ties go to the lowest place.
+    """
+    sizes_S = np.asarray(set_sizes, dtype=np.int64)
+    chosen_S = np.full(len(sizes_S), -1, dtype=np.int64)
+    sets_N = np.repeat(np.arange(len(sizes_S)), sizes_S)
+    places_N = np.arange(len(sets_N)) - np.repeat(np.cumsum(sizes_S) - sizes_S, sizes_S)
+    rows_M = np.flatnonzero(allowed_N)
+    order_M = rows_M[np.lexsort([places_N[rows_M], *(-rank[rows_M] for rank in reversed(ranks)), sets_N[rows_M]])]
+    first_M = np.ones(len(order_M), dtype=bool)
+    first_M[1:] = sets_N[order_M][1:] != sets_N[order_M][:-1]
+    chosen_S[sets_N[order_M[first_M]]] = places_N[order_M[first_M]]
+    return chosen_S
 
 
 def draw_rejected(
@@ -74,7 +105,9 @@ def draw_rejected(
     ascending = sorted(range(len(ranks)), key=lambda i: (ranks[i], -i))
     lowest = ascending[: len(ranks) // 2]
     pool = [i for i in lowest if ranks[i] < ranks[chosen] and (allowed is None or allowed[i])]
-    return pool[draw(len(pool), seed, "rejected", key)] if pool else None
+    if len(pool) < 2:
+        return pool[0] if pool else None
+    return pool[draw(len(pool), seed, "rejected", key)]
 
 
 def draw(n: int, seed: int, *key: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from sicog.config import Config
-from sicog.curation.select import By, chosen_index, rank
+from sicog.curation.columns import all_columns, columns_of
+from sicog.curation.threshold import PAPER_K, By, stated
+from sicog.curation.verdicts import Rule, verdicts
 from sicog.provenance import digest_file, write_run_json
 from sicog.records import Query, ScoredSet
 from sicog.storage import MANIFEST, count_rows, read_records, write_json
@@ -25,13 +28,16 @@ class SweepConfig(Config):
 
     keep_share: the smallest and the largest share of rows that the threshold may keep.
     labels: the file or folder that the truth comes from; its digest is recorded.
-    by, styles: as in `SelectConfig`, and to be the same there.
+    by, styles, min_candidates: as in `SelectConfig`, and to be the same there.
+    threshold_k: the number of candidates that the threshold is stated for; select reads it from the file.
     """
 
     input: Path
     out_dir: Path
     by: By = "score"
     styles: tuple[str, ...] | None = Field(default=None, min_length=1)
+    min_candidates: int = Field(default=3, ge=2)
+    threshold_k: int = Field(default=PAPER_K, ge=2)
     keep_share: tuple[float, float] = (0.3, 0.7)
     labels: Path | None = None
 
@@ -64,7 +70,8 @@ class Sweep:
 
 @dataclass(frozen=True)
 class SetTruth:
-    """One scored set: the best candidate's value, and how true it is beside a random and the truest candidate."""
+    """One scored set: the threshold that its best candidate just reaches, and how true that one is beside a random and
+    the truest one."""
 
     id: str
     value: float
@@ -109,21 +116,18 @@ def sweep(
     return Sweep(tuple(table), best, within_bounds=outside[best] == 0)
 
 
-def set_truth(row: ScoredSet, truth: Truth, by: By, styles: Sequence[str] | None = None) -> SetTruth | None:
-    """How true the selected candidate of a set is beside the others; None when no candidate may be chosen.
+def set_truth(row: ScoredSet, chosen: int, value: float, truth: Truth, styles: Sequence[str] | None = None) -> SetTruth:
+    """How true the selected candidate of a set is beside the others.
 
-    truth: called with the query and the compared text (a caption's description, a chain's final answer).
+    chosen: its place; value: the threshold that it just reaches; truth: called with the query and the compared text (a
+    caption's description, a chain's final answer).
     """
-    chosen = chosen_index(row, by, styles)
-    if chosen is None:
-        return None
     truths = {
         i: float(truth(row.query, c.compared))
         for i, c in enumerate(row.candidates)
         if c.compared is not None and (styles is None or c.candidate.style in styles)
     }
-    mean = sum(truths.values()) / len(truths)
-    return SetTruth(row.id, rank(row.candidates[chosen], by)[0], truths[chosen], mean, max(truths.values()))
+    return SetTruth(row.id, value, truths[chosen], sum(truths.values()) / len(truths), max(truths.values()))
 
 
 def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
@@ -136,13 +140,18 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
     path = config.out_dir / THRESHOLD_FILE
     if (config.out_dir / MANIFEST).is_file():
         return path
-    kinds, rows, no_candidate = set(), [], 0
-    for row in read_records(config.input, ScoredSet):
-        kinds.add((row.query.task, row.encoder))
-        if found := set_truth(row, truth, config.by, config.styles):
-            rows.append(found)
-        else:
-            no_candidate += 1
+    kinds, rows, dropped = set(), [], Counter[str]()
+    records = read_records(config.input, ScoredSet)
+    rule = Rule(config.by, None, config.styles, config.min_candidates)
+    for part in all_columns(columns_of(config.input)):
+        found = verdicts(part, rule, {})
+        values = stated(found.agreement, config.threshold_k).tolist()
+        for reason, chosen, value, row in zip(found.reasons, found.chosen.tolist(), values, records, strict=False):
+            kinds.add((row.query.task, row.encoder))
+            if reason:
+                dropped[reason] += 1
+            else:
+                rows.append(set_truth(row, chosen, value, truth, config.styles))
     if len(kinds) != 1 or not rows:
         raise ValueError(
             f"{config.input}: a sweep needs rows of one task and one encoder with candidates to choose from, "
@@ -150,9 +159,9 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
         )
     write_json(path, _summary(config, kinds.pop(), rows))
     n_rows = count_rows(config.input)
-    if n_rows != len(rows) + no_candidate:
-        raise AssertionError(f"{config.input}: {n_rows} rows, of which {len(rows)} and {no_candidate} were read")
-    counts = {"rows_in": n_rows, "rows_out": len(rows), "dropped": {"no_candidate": no_candidate}, "failed": {}}
+    if n_rows != len(rows) + dropped.total():
+        raise AssertionError(f"{config.input}: {n_rows} rows, of which {len(rows)} and {dropped.total()} were read")
+    counts = {"rows_in": n_rows, "rows_out": len(rows), "dropped": dict(sorted(dropped.items())), "failed": {}}
     write_json(config.out_dir / MANIFEST, {"step": "sweep", **counts, "files": {path.name: digest_file(path)}})
     return path
 
@@ -162,6 +171,8 @@ def _summary(config: SweepConfig, kind: tuple[str, str], rows: Sequence[SetTruth
     mean = {name: sum(getattr(r, name) for r in rows) / len(rows) for name in ("selected", "random", "truest")}
     return {
         "by": config.by,
+        "threshold_k": config.threshold_k,
+        "min_candidates": config.min_candidates,
         "task": kind[0],
         "encoder": kind[1],
         "styles": config.styles,

@@ -159,11 +159,11 @@ def _blocks(file: Path) -> Iterator[Block]:
         return
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(file) as table:
+    with pq.ParquetFile(file, pre_buffer=False) as table:
         name = _named(file, table.schema_arrow.names, "text", "digest")
         if "vector" not in table.schema_arrow.names:
             raise ValueError(f"{file} has no column `vector`")
-        for batch in table.iter_batches(_ROWS, columns=[name, "vector"]):
+        for batch in table.iter_batches(_ROWS, columns=[name, "vector"], use_threads=False):
             flat = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
             if (
                 len(flat) % len(batch)

@@ -84,18 +84,9 @@ class _Mix:
         n_chosen = int(self.starts[-1])
         for position in range(start, min(stop, n_chosen)):
             number = int(np.searchsorted(self.starts, position, side="right")) - 1
-            yield self._row(number, int(self.chosen[number][position - self.starts[number]]))
+            yield self.tables[number].named_row(int(self.chosen[number][position - self.starts[number]]))
         dropped = chain.from_iterable(table.dropped() for table in self.tables)
         yield from islice(dropped, max(0, start - n_chosen), max(0, stop - n_chosen))
-
-    def _row(self, number: int, index: int) -> Example:
-        example, places = self.tables[number].row(index)
-        if any(self.tables[number].packed(*image) for image in zip(example.images, places, strict=False)):
-            raise ValueError(
-                f"{self.sources[number].path} holds its images itself, and a dataset of rows cannot: name it among the "
-                f"training's data.sources instead of mixing it"
-            )
-        return example
 
     def counts(self) -> list[dict[str, object]]:
         """For the manifest: what each source gave."""

@@ -69,6 +69,16 @@ class RowTable:
         )
         return example, places
 
+    def named_row(self, index: int) -> Example:
+        """A row whose images are named. Raises `ValueError` when they are bytes of the source itself."""
+        example, places = self.row(index)
+        if any(self.packed(*image) for image in zip(example.images, places, strict=False)):
+            raise ValueError(
+                f"{self.source.path} holds its images itself, and a dataset of rows cannot: name it among the "
+                f"training's data.sources instead of mixing it"
+            )
+        return example
+
     def ids(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """The ids of some rows."""
         return [self._id(int(index)) for index in indices]

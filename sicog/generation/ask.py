@@ -10,11 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from sicog.answers import final_answer
 from sicog.chains import ChainError, parse
 from sicog.generation.engine import load_sampler
 from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig
 from sicog.records import Query
-from sicog.tasks import TASKS, TaskSpec, normalise_answer
+from sicog.tasks import TASKS, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def ask(
     (drawn,) = sampler.run([Job("ask", [picture], [Request(style, prompt, samples)])])
     if isinstance(drawn, ValueError):
         raise drawn
-    answer = chosen(drawn, task, style)
+    answer = chosen(drawn, task, style, question)
     show(answer, prompt, console or Console())
     return answer
 
@@ -77,7 +78,7 @@ def task_of(style: str) -> TaskSpec:
     raise ValueError(f"unknown style {style!r}; known: {', '.join(s for t in TASKS.values() for s in t.styles)}")
 
 
-def chosen(samples: Sequence[Sample], task: TaskSpec, style: str) -> Answer:
+def chosen(samples: Sequence[Sample], task: TaskSpec, style: str, question: str = "") -> Answer:
     """The majority's answer, from its first sample; for captions the first sample that can be read."""
     answers = [_answer(sample, task, style) for sample in samples]
     usable = [i for i, answer in enumerate(answers) if answer is not None]
@@ -85,9 +86,9 @@ def chosen(samples: Sequence[Sample], task: TaskSpec, style: str) -> Answer:
         return Answer(None, (), None, tuple(answers), tuple(sample.text for sample in samples))
     best, agreement = usable[0], None
     if task.votes:
-        votes = Counter(normalise_answer(answers[i] or "") for i in usable)
+        votes = Counter(final_answer(answers[i] or "", question) for i in usable)
         winner, n = votes.most_common(1)[0]  # of equally frequent ones the first to occur
-        best = next(i for i in usable if normalise_answer(answers[i] or "") == winner)
+        best = next(i for i in usable if final_answer(answers[i] or "", question) == winner)
         agreement = n / len(samples)
     chain = task.style(style).chain
     steps: tuple[tuple[str, str], ...] = ()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sicog.curation.self_consistency import choose
 from sicog.lab.rows import LabRow
 from sicog.mini.intervals import Interval, mean_interval, paired_difference_interval
 
@@ -37,7 +36,7 @@ class Worth:
 
 def worth(rows: Sequence[LabRow], scores: Sequence[Sequence[float]], *, resamples: int = 500, seed: int = 0) -> Worth:
     """How good these scores (one list a row, one number a candidate) are for choosing and for dropping."""
-    picks = [choose(row_scores) or 0 for row_scores in scores]
+    picks = [list(row_scores).index(max(row_scores)) for row_scores in scores]  # the first of equal ones
     value_R = np.array([s[i] for s, i in zip(scores, picks, strict=True)], dtype=np.float64)
     truth_R = np.array([row.truths[i] for row, i in zip(rows, picks, strict=True)], dtype=np.float64)
     random = [float(np.mean(row.truths)) for row in rows]

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sicog.answers import final_answer
 from sicog.curation.self_consistency import draw, self_consistency
 from sicog.lab.rows import LabRow
-from sicog.tasks import normalise_answer
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 Scorer = Callable[[LabRow, Embed], Sequence[float]]
@@ -25,12 +25,12 @@ Scorer = Callable[[LabRow, Embed], Sequence[float]]
 
 def consistency(row: LabRow, embed: Embed) -> Sequence[float]:
     """The method's own: mean cosine to all candidates."""
-    return self_consistency(embed(row.texts), [len(row.texts)]).tolist()
+    return self_consistency(embed(row.texts), [len(row.texts)]).score.tolist()
 
 
 def vote(row: LabRow, embed: Embed) -> Sequence[float]:
-    """The share of candidates with the same normalised text."""
-    answers = [normalise_answer(text) for text in row.texts]
+    """The share of candidates with the same final answer."""
+    answers = [final_answer(text, row.query.question) for text in row.texts]
     counts = Counter(answers)
     return [counts[answer] / len(answers) for answer in answers]
 

@@ -122,7 +122,7 @@ def _answers(sets: Sequence[CandidateSet], truths: dict[str, SceneTruth]) -> lis
     rows = []
     for row in sets:
         (image, question), text = questions[row.id], row.candidates[0].text
-        right = answer_is_right(text, question.answer)
+        right = answer_is_right(text, question.answer, question.question)
         rows.append(_Answer(row.id, image, question.type, question.held_out, text, question.answer, right))
     if len(rows) != len(questions):
         raise ValueError(f"{len(questions)} questions have a truth, {len(rows)} were answered")

@@ -106,6 +106,6 @@ def truth_of(truths: dict[str, SceneTruth]) -> Truth:
             raise ValueError(f"query {query.id} is not of this split: it has no ground truth")
         if query.task == "captioning":
             return caption_scores(text, truths[query.id].scene).f1
-        return float(answer_is_right(text, answers[query.id]))
+        return float(answer_is_right(text, answers[query.id], query.question))
 
     return truth

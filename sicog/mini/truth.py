@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from sicog.answers import final_answer
 from sicog.chains import COD, ChainError, parse
 from sicog.mini.scene import COLOURS, SHAPES, SIZES, Scene
-from sicog.tasks import normalise_answer
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,6 @@ def caption_scores(text: str, scene: Scene) -> CaptionScores:
     return CaptionScores(hits / len(stated), hits / len(true), 2 * hits / (len(stated) + len(true)))
 
 
-def answer_is_right(text: str, truth: str) -> bool:
+def answer_is_right(text: str, truth: str, question: str = "") -> bool:
     """Whether a short answer (the last step of a chain of thought) is the true one, after normalisation."""
-    return normalise_answer(text) == normalise_answer(truth)
+    return final_answer(text, question) == final_answer(truth, question)

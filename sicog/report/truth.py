@@ -41,7 +41,7 @@ class Truth:
 
         if query.task == "captioning":
             return caption_scores(compared, self._scene(query.id).scene).f1
-        return float(answer_is_right(compared, self._question(query.id).answer))
+        return float(answer_is_right(compared, self._question(query.id).answer, query.question))
 
     def words(self, query: Query) -> str:
         """The truth in words: the answer of a question, the things of an image."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sicog.answers import final_answer
 from sicog.chains import COD, COT, render
 from sicog.records import Candidate, CandidateSet, Query, ScoredCandidate, ScoredSet
 from sicog.tasks import TASKS
@@ -58,16 +59,18 @@ def scored_set(
     encoder: str = "test",
     extra: dict[str, Any] | None = None,
 ) -> ScoredSet:
-    """A scored set from (style, text, score, vote); a score of None means excluded."""
+    """A scored set from (style, text, score, vote), agreement with them; a score of None means cut."""
     query = _query(row_id, task, extra)
-    candidates = []
+    candidates, k = [], sum(score is not None for _, _, score, _ in marks)
     for i, (style, text, score, vote) in enumerate(marks):
         candidate = _candidate(query, style, i, text)
         if score is None:
             candidates.append(ScoredCandidate(candidate=candidate, compared=None, excluded="cut"))
             continue
         compared = TASKS[task].compared(text, style)
-        candidates.append(ScoredCandidate(candidate=candidate, compared=compared, score=score, vote=vote))
+        values = {"score": score, "agreement": round((k * score - 1) / (k - 1), 6) if k > 1 else None, "vote": vote}
+        values["answer"] = final_answer(compared, query.question) if TASKS[task].votes else None
+        candidates.append(ScoredCandidate(candidate=candidate, compared=compared, **values))
     return ScoredSet(id=row_id, query=query, candidates=tuple(candidates), encoder=encoder)
 
 

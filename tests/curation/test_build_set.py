@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-import pytest
+import errno
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures_and_rows import as_base64, picture, row, words, write_tsv
+
+from sicog.chains import COD, COD_QUESTIONS, parse, render
+from sicog.config import load_config
+from sicog.curation.amounts import amounts
 from sicog.curation.build import BuildConfig, BuildSource, build
-from sicog.records import Example, Turn
+from sicog.curation.origin import Origin, conversation, qualifies
+from sicog.formats import RowError, parse_example, read_llava, reads_back, to_llava
+from sicog.records import Dropped, Example, Turn
 from sicog.storage import read_json, read_records, write_dataset
+
+CONFIGS = Path(__file__).parents[2] / "quality_evaluation" / "configs"
 
 
 def example(row_id: str, text: str) -> Example:
@@ -73,3 +92,269 @@ def test_mistakes_are_sentences(folders):
         run(folders, twice={})
     with pytest.raises(ValueError, match="no such dataset folder"):
         run(folders, missing={})
+
+
+# What follows: shares, other sources, drops, conversations, provenance, LLaVA JSON, kills.
+
+
+def built(folder, out="built", **config):
+    values = {"out_dir": folder / out, "cache_dir": folder / "cache", **config}
+    target = build(BuildConfig(**values))
+    return list(read_records(target, Example)), read_json(target / "manifest.json"), target
+
+
+def origins(target):
+    return list(read_records(target / "provenance", Origin))
+
+
+def files(target):
+    paths = [p for p in target.rglob("*") if p.is_file() and p.name != "run.json"]
+    return {str(p.relative_to(target)): p.read_bytes() for p in paths}
+
+
+def test_shares_of_a_total_over_a_dataset_and_users_files(folders):
+    turns = [{"from": "human", "value": "say"}, {"from": "gpt", "value": "theirs"}]
+    lines = [json.dumps({"id": f"u{i // 2}", "conversations": turns, "kept": i}) for i in range(30)]
+    broken = [*lines[:9], '{"id": "cut', "\udcff", *lines[9:]]
+    (folders / "theirs.jsonl").write_text("\n".join(broken), errors="surrogateescape")
+    (folders / "shards").mkdir()
+    (folders / "shards" / "a.json").write_text(json.dumps([json.loads(line) for line in lines[:10]]))
+    sources = [
+        {"name": "captions", "path": folders / "captions", "share": 0.5},
+        {"name": "theirs", "path": folders / "theirs.jsonl", "share": 0.3},
+        {"name": "more", "path": folders / "shards", "share": 0.2},
+    ]
+    rows, manifest, target = built(folders, sources=sources, total=35, max_dropped_share=0.1)
+    assert manifest["rows_by_source"] == {"captions": 18, "theirs": 10, "more": 7} and len({r.id for r in rows}) == 35
+    assert manifest["dropped"] == {"malformed_row": 2} == manifest["dropped_by_source"]["theirs"]  # R3
+    assert manifest["rows_in"] == 37 and all("kept" in r.extra for r in rows if r.source != "captions")
+    assert {o.original_id for o in origins(target) if o.source == "theirs"} <= {
+        *(f"u{i}" for i in range(15)),
+        *(f"u{i}~2" for i in range(15)),
+    }
+    with pytest.raises(ValueError, match="2 of 62 rows cannot be used"):
+        built(folders, "strict", sources=sources, total=35, max_dropped_share=0.01)
+    with pytest.raises(
+        ValueError, match="captions: share 0.5 of total 100 is 50 rows, .* holds 20 rows .* total can be 40"
+    ):
+        built(folders, "short", sources=sources, total=100, max_dropped_share=0.1)
+    assert not (folders / "short").exists()
+    assert len(built(folders, "all", sources=sources, total=100, max_dropped_share=0.1, when_short="take_all")[0]) == 60
+    with pytest.raises(ValueError, match="captions, theirs, more give a share"):
+        BuildConfig(sources=sources, out_dir=folders / "out")
+
+
+def test_ids_that_would_clash_are_refused(folders):
+    write_dataset(folders / "odd", [example("captions:3", "a"), example("3", "b")])
+    with pytest.raises(ValueError, match="2 ids cannot be made unique|1 ids cannot be made unique"):
+        run(folders, odd={}, captions={})
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Captions and questions of a few images; one image is there twice, one is gone, one is a benchmark's."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k, name in enumerate("abcde"):
+        picture(k).save(folder / f"{name}.png")
+    picture(0).save(folder / "again.jpg", quality=80)
+    chain = render(COD, ["a cup", "it is red", "it stands", "a wall", "A red cup stands by a wall. " + words(1)])
+    marks = {"style": "cod", "index": 1, "seed": 5, "checkpoint": "c0ffee", "agreement": 0.8, "k": 3}
+    captions = [
+        row(
+            f"c{k}",
+            f"{name}.png",
+            "Describe it.",
+            chain.replace("wall", f"wall{k} " + words(k)),
+            (80 + k) / 100,
+            **marks,
+        )
+        for k, name in enumerate("abcde")
+    ]
+    near = captions[0].model_copy(update={"id": "near", "images": ("again.jpg",), "extra": {**marks, "score": 0.99}})
+    gone = captions[1].model_copy(update={"id": "gone", "images": ("gone.png",)})
+    write_dataset(tmp_path / "captions", [*captions, near, gone])
+    questions = [
+        row(f"q{k}", "a.png", f"How many {word}?", "two", k / 10) for k, word in enumerate(("cups", "walls", "dogs"))
+    ]
+    write_dataset(tmp_path / "questions", [*questions, row("t", None, "Say hello.", "hello")])
+    write_dataset(tmp_path / "listed", [Dropped(id="c3", step="overlap", reason="near_duplicate", detail="of x")])
+    write_tsv(tmp_path / "B.tsv", [{"index": 5, "image": as_base64(picture(4)), "question": "What is it?"}])
+    return tmp_path
+
+
+def of_pictures(folder, out="built", **more):
+    config = {
+        "sources": [
+            {"name": "captions", "path": folder / "captions", "exclude": [folder / "listed"]},
+            {"name": "questions", "path": folder / "questions"},
+        ],
+        "image_folder": folder / "images",
+        "deduplicate": {},
+        "decontaminate": {"benchmarks": [{"name": "B", "path": folder / "B.tsv"}]},
+        "per_image": 2,
+        "multi_turn": {"share": 1.0, "min_score": 0.82},
+        "max_dropped_share": 0.2,
+    }
+    return built(folder, out, **config | more)
+
+
+def test_rows_are_left_out_with_their_reasons(pictures):
+    rows, manifest, target = of_pictures(pictures)
+    dropped = {d["id"]: (d["reason"], d["detail"]) for d in map(json.loads, (target / "dropped.jsonl").open())}
+    assert {i: reason for i, (reason, _) in dropped.items()} == {
+        "c0": "near_duplicate",
+        "c3": "near_duplicate",
+        "c4": "benchmark_overlap",
+        "gone": "image_missing",
+        "q0": "image_cap",
+    }
+    assert dropped["c0"][1] == "captions: of near in captions" and dropped["c3"][1] == "captions: of x (listed)"
+    assert {r.id for r in rows} == {"near", "c1", "c2", "q1", "q2", "t"}
+    assert manifest["rows_in"] == 11 == manifest["rows_out"] + sum(manifest["dropped"].values())
+    assert manifest["dropped_by_source"]["questions"] == {"image_cap": 1}
+    assert manifest["rows_by_task"] == {"captioning": 3, "unknown": 3} and manifest["rows_by_style"]["cod"] == 3
+
+
+def test_the_order_of_rows_changes_none(pictures):
+    rows, _, target = of_pictures(pictures)
+    for name in ("captions", "questions"):
+        order = list(read_records(pictures / name, Example))[::-1]
+        (pictures / name).rename(pictures / f"{name} before")
+        write_dataset(pictures / name, order, rows_per_shard=2)
+    again, _, other = of_pictures(pictures, "again")
+    assert again == rows and origins(other) == origins(target)
+
+
+def test_provenance_tells_where_each_row_comes_from(pictures):
+    rows, _, target = of_pictures(pictures)
+    found = origins(target)
+    assert [o.id for o in found] == [r.id for r in rows]
+    one = next(o for o in found if o.id == "c2")
+    sha256 = hashlib.sha256((pictures / "images" / "c.png").read_bytes()).hexdigest()
+    assert one.model_dump() == {
+        **{"id": "c2", "original_id": "c2", "source": "captions", "task": "captioning", "images": ("c.png",)},
+        **{"sha256": (sha256,), "repetition": 0, "multi_turn": True, "style": "cod", "checkpoint": "c0ffee"},
+        **{"index": 1, "seed": 5, "score": 0.82, "agreement": 0.8, "vote": None, "margin": None, "k": 3},
+    }
+    text = next(o for o in found if o.id == "t")
+    assert (text.sha256, text.images, text.score, text.task) == ((), (), None, None)
+
+
+def test_chains_are_told_step_by_step_from_a_score_on(pictures):
+    rows, manifest, target = of_pictures(pictures)
+    by_id = {r.id: r for r in rows}
+    assert manifest["multi_turn_rows"] == 2 and len(by_id["c1"].turns) == 2  # 0.81 is too low
+    before = {r.id: r for r in read_records(pictures / "captions", Example)}
+    for i in ("c2", "near"):
+        told = by_id[i]
+        assert tuple(t.text for t in told.turns[1::2]) == parse(COD, before[i].turns[1].text)
+        assert tuple(t.text for t in told.turns[::2]) == COD_QUESTIONS
+        assert [t.images_at for t in told.turns[::2]] == [(0,), (), (), (), ()] and told.extra["multi_turn"] is True
+
+
+def test_the_share_of_conversations_is_drawn_by_id(tmp_path):
+    chain = render(COD, ["a", "b", "c", "d", "e"])
+    write_dataset(tmp_path / "in", [row(str(i), None, "Describe.", chain, style="cod") for i in range(400)])
+    sources = [{"name": "captions", "path": tmp_path / "in", "weight": 2}]
+    rows, manifest, _ = built(tmp_path, sources=sources, multi_turn={"share": 0.25}, llava_json=False)
+    told = {r.id for r in rows if len(r.turns) == 10}
+    assert 150 < len(told) == manifest["multi_turn_rows"] < 250
+    assert {i for i in told if "#" not in i} != {i[:-2] for i in told if "#" in i}
+    more, _, target = built(tmp_path, "more", sources=sources, multi_turn={"share": 0.5})
+    assert told < {r.id for r in more if len(r.turns) == 10} and (target / "llava.json").is_file()
+    kept = row("x", None, "Describe.", "Step 1: no chain", style="cod")
+    assert conversation(kept) is None and qualifies(kept, None) and not qualifies(kept, 0.5)
+    assert not qualifies(row("x", None, "Describe.", chain, style="dd"), None)
+
+
+def test_llava_json_gives_the_same_examples(pictures):
+    odd = [
+        row("marker", None, "what is <image> for?", "a marker"),
+        row("space", "a.png", " two ", "three"),
+        row("fine", None, "a < b?", "<image> is text here"),
+    ]
+    write_dataset(pictures / "odd", odd)
+    rows, manifest, target = built(pictures, sources=[{"name": n, "path": pictures / n} for n in ("odd", "captions")])
+    assert sorted(manifest["not_in_llava_json"]) == ["marker", "space"]
+    read = list(read_llava(target / "llava.json"))
+    kept = [r.model_copy(update={"source": ""}) for r in rows if r.id not in ("marker", "space")]
+    assert read == kept and len(kept) == 8
+    assert isinstance(json.loads((target / "llava.json").read_text()), list)
+
+
+@given(st.text("<image>vdeo ab\n", max_size=12), st.booleans(), st.text("<image> \n", max_size=8))
+def test_what_is_said_to_read_back_does(asked, has_image, answer):
+    one = row("x", "a.png" if has_image else None, asked, answer)
+    try:
+        back = parse_example(to_llava(one), "x")
+    except RowError:
+        back = None
+    assert reads_back(one) == (back == one)
+
+
+@pytest.mark.slow
+def test_a_build_that_was_killed_goes_on_to_the_same_bytes(pictures):  # R1
+    sources = [{"name": "captions", "path": "captions", "weight": 300}, {"name": "questions", "path": "questions"}]
+    config = {"sources": sources, "image_folder": "images", "max_dropped_share": 0.2, "cache_dir": "cache"}
+    config |= {"deduplicate": {}, "multi_turn": {"share": 0.5}, "rows_per_shard": 512}
+    (pictures / "build.yaml").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "sicog", "build", "build.yaml", "out_dir=killed"]
+    for delay in (0.0, 0.1):
+        process = subprocess.Popen(command, cwd=pictures, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (pictures / "killed" / ".work").exists():
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    assert subprocess.run(command, cwd=pictures, check=False, stderr=subprocess.DEVNULL).returncode == 0
+    command[-1:] = ["out_dir=undisturbed", "workers=2"]
+    assert subprocess.run(command, cwd=pictures, check=False, stderr=subprocess.DEVNULL).returncode == 0
+    assert files(pictures / "killed") == files(pictures / "undisturbed")
+
+
+def test_a_full_disk_and_another_config(pictures, monkeypatch):  # R11
+    _, _, target = of_pictures(pictures)
+    before = files(target)
+    with pytest.raises(ValueError, match="belongs to another run.*per_image was 2, now 3"):
+        of_pictures(pictures, per_image=3)
+    assert files(target) == before
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sicog.storage.os.fsync", full)
+        with pytest.raises(ValueError, match="the disk is full; nothing was written"):
+            of_pictures(pictures, "full")
+    assert not (pictures / "full" / "manifest.json").exists()
+    of_pictures(pictures, "full")
+    assert files(pictures / "full") == before
+
+
+def test_the_config_of_the_papers_set_is_complete():
+    config = load_config(BuildConfig, CONFIGS / "build-213k.yaml", ["out_dir=data/curated", "image_folder=images"])
+    shares = [source.share or 0 for source in config.sources]
+    assert config.total == 213_000 and abs(sum(shares) - 1) < 1e-9
+    assert amounts(config.sources, [213_000] * 3, config.total, config.when_short) == [95_850, 95_850, 21_300]
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_docs_run(pictures):
+    """On rows of a few images; the 213k of the config are what there is of them."""
+    lines = re.findall(r"```bash\n(.*?)```", (CONFIGS.parents[1] / "docs" / "curation-build.md").read_text(), re.DOTALL)
+    data = pictures / "data"
+    for task, name in (("captions", "captions"), ("answers", "questions")):
+        (data / f"kept-{task}").mkdir(parents=True)
+        (pictures / name).rename(data / f"kept-{task}" / "selected")
+    (data / "kept-captions" / "scored").symlink_to(data / "kept-captions" / "selected")
+    turns = [{"from": "human", "value": "Say goodbye."}, {"from": "gpt", "value": "Goodbye."}]
+    (pictures / "text.json").write_text(json.dumps([{"id": "hello", "conversations": turns}]))
+    few = " max_dropped_share=0.5 cache_dir=cache"
+    block = "".join(lines).replace(" out_dir=data/curated", f" out_dir=data/curated when_short=take_all{few}")
+    block = block.replace("deduplicate={}", "deduplicate={}" + few).replace("quality_evaluation", f"'{CONFIGS.parent}'")
+    block = re.sub(r"^sicog", f"'{sys.executable}' -m sicog", block, flags=re.MULTILINE)
+    done = subprocess.run(["bash", "-euc", block], cwd=pictures, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read_json(data / "curated" / "manifest.json")["rows_by_source"] == {"captions": 5, "answers": 4, "text": 1}
+    assert [d.id for d in read_records(data / "overlap", Dropped)] == ["c0"]

@@ -43,10 +43,20 @@ def test_reasoning_by_the_config_of_the_wrapper(tmp_path, make):
     ]
     write_dataset(tmp_path / "sets", [make.candidate_set(i, "reasoning", c) for i, c in sets])
     config = load_config(
-        CurateConfig, CONFIGS / "reasoning.yaml", overrides(tmp_path, make, "by=vote", "threshold=0.6")
+        CurateConfig,
+        CONFIGS / "reasoning.yaml",
+        overrides(tmp_path, make, "scorer=answer", "by=vote", "threshold=0.6", "encoder.name=no/such-encoder"),
     )
     (kept,) = read_records(curate(config), Example)
     assert kept.id == "agree" and kept.turns[1].text == make.cot("The answer is red.")
+
+
+@pytest.mark.parametrize(("scorer", "by"), [("embedding", "vote"), ("answer", "score")])
+def test_what_is_ranked_by_is_what_was_scored(tmp_path, make, scorer, by):
+    given = overrides(tmp_path, make, f"scorer={scorer}", f"by={by}")
+    with pytest.raises(ValueError, match=f"scorer: {scorer} gives nothing to rank by: {by}"):
+        curate(load_config(CurateConfig, CONFIGS / "reasoning.yaml", given))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_selection_without_a_cut_fails_before_scoring(tmp_path, make):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
@@ -10,32 +11,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sicog.curation.self_consistency import choose, draw, draw_rejected, hashed, self_consistency, votes
+from sicog.curation.self_consistency import choose_each, draw, draw_rejected, hashed, self_consistency, votes
 
 
 def plain(embeddings: np.ndarray, include_self: bool = True) -> list[float]:
-    """The original's loop over one set: the mean of all pairwise similarities."""
+    """The original's loop over one set: the mean of all pairwise similarities; nan where there are none."""
     units = [e / np.linalg.norm(e) for e in np.asarray(embeddings, dtype=np.float64)]
     scores = []
     for i, one in enumerate(units):
         others = [float(one @ other) for j, other in enumerate(units) if include_self or j != i]
-        scores.append(round(sum(others) / len(others), 6))
+        scores.append(sum(others) / len(others) if others else math.nan)
     return scores
 
 
-ragged = st.lists(st.integers(1, 7), min_size=1, max_size=6)
+def plain_pick(scores: list[float]) -> int | None:
+    """The first of the highest; None where rounding to 1e-6 may decide otherwise."""
+    near = [i for i, s in enumerate(scores) if s > max(scores) - 3e-6]
+    first = near[0]
+    return first if all(abs(scores[i] - scores[first]) < 1e-12 for i in near) else None
 
 
-@settings(max_examples=60, deadline=None)
-@given(sizes=ragged, width=st.integers(1, 12), seed=st.integers(0, 2**32 - 1), include_self=st.booleans())
-def test_a_ragged_batch_equals_the_plain_loop_over_each_set(sizes, width, seed, include_self):
-    sizes = [n + (not include_self) for n in sizes]
-    embeddings = np.random.default_rng(seed).normal(size=(sum(sizes), width)).astype(np.float32)
-    scores = self_consistency(embeddings, sizes, include_self=include_self)
-    start = 0
-    for n in sizes:
-        expected = plain(embeddings[start : start + n], include_self)
-        assert scores[start : start + n] == pytest.approx(expected, abs=1.01e-6)
+# Few different vectors, so that equal texts and ties are common; sets of 0, 1 and more.
+ragged = st.lists(st.lists(st.integers(0, 4), max_size=7), max_size=6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(sets=ragged, width=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
+def test_a_ragged_batch_equals_the_plain_loop_over_each_set_and_picks_the_same(sets, width, seed):
+    pool = np.random.default_rng(seed).normal(size=(5, width)).astype(np.float32)
+    sizes = [len(members) for members in sets]
+    embeddings = pool[[i for members in sets for i in members]].reshape(-1, width)
+    found = self_consistency(embeddings, sizes)
+    allowed = np.ones(len(embeddings), dtype=bool)
+    picks, start = choose_each([found.score], allowed, sizes).tolist(), 0
+    for n, pick in zip(sizes, picks, strict=True):
+        expected = plain(embeddings[start : start + n])
+        assert found.score[start : start + n] == pytest.approx(expected, abs=1e-6)
+        alone = plain(embeddings[start : start + n], include_self=False)
+        assert found.agreement[start : start + n] == pytest.approx(alone, abs=1e-6, nan_ok=True)
+        if not n:
+            assert pick == -1
+        elif (one := plain_pick(expected)) is not None:
+            assert pick == one
         start += n
 
 
@@ -44,70 +61,99 @@ def test_a_ragged_batch_equals_the_plain_loop_over_each_set(sizes, width, seed, 
 def test_length_of_vectors_and_order_of_candidates_do_not_matter(n, seed, scale):
     rng = np.random.default_rng(seed)
     embeddings, order = rng.normal(size=(n, 5)), rng.permutation(n)
-    scores = self_consistency(embeddings, [n])
-    assert self_consistency(embeddings * scale, [n]) == pytest.approx(scores, abs=1.01e-6)
-    assert self_consistency(embeddings[order], [n]) == pytest.approx(scores[order], abs=1.01e-6)
+    scores = self_consistency(embeddings, [n]).score
+    assert self_consistency(embeddings * scale, [n]).score == pytest.approx(scores, abs=1.01e-6)
+    assert self_consistency(embeddings[order], [n]).score == pytest.approx(scores[order], abs=1.01e-6)
     assert scores.min() >= -1 and scores.max() <= 1 and scores.dtype == np.float64
 
 
-def test_picks_are_those_of_the_plain_loop_on_random_sets():
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(2, 9, size=300).tolist()
-    embeddings = rng.normal(size=(sum(sizes), 32)).astype(np.float32)
-    scores, start = self_consistency(embeddings, sizes), 0
-    for n in sizes:
-        expected = plain(embeddings[start : start + n])
-        assert choose(scores[start : start + n].tolist()) == int(np.argmax(expected))
-        start += n
+def alike(n, agreement):
+    return np.linalg.cholesky(np.full((n, n), agreement) + (1 - agreement) * np.eye(n))
 
 
 @pytest.mark.parametrize(("score", "agreement"), [(0.90, 0.88), (0.85, 0.82), (0.80, 0.76)])
 def test_at_six_candidates_the_cuts_mean_the_published_agreement(score, agreement):
     """Reference-spec 9.2: with unit vectors and N = 6, score = 1/6 + 5/6 * mean similarity to the others."""
-    n = 6
-    gram = np.full((n, n), agreement) + (1 - agreement) * np.eye(n)
-    embeddings = np.linalg.cholesky(gram)
-    assert self_consistency(embeddings, [n]) == pytest.approx([score] * n, abs=1e-6)
-    assert self_consistency(embeddings, [n], include_self=False) == pytest.approx([agreement] * n, abs=1e-6)
+    found = self_consistency(alike(6, agreement), [6])
+    assert found.score == pytest.approx([score] * 6, abs=1e-6)
+    assert found.agreement == pytest.approx([agreement] * 6, abs=1e-6)
 
 
 @pytest.mark.parametrize(("score", "agreement"), [(0.90, 0.85), (0.85, 0.775), (0.80, 0.70)])
-def test_at_three_candidates_the_same_cuts_ask_for_less(score, agreement):
-    gram = np.full((3, 3), agreement) + (1 - agreement) * np.eye(3)
-    assert self_consistency(np.linalg.cholesky(gram), [3]) == pytest.approx([score] * 3, abs=1e-6)
+def test_at_three_candidates_the_same_cuts_ask_for_less(score, agreement):  # D-C16
+    found = self_consistency(alike(3, agreement), [3])
+    assert found.score == pytest.approx([score] * 3, abs=1e-6)
+    assert found.agreement == pytest.approx([agreement] * 3, abs=1e-6)
 
 
-def test_one_candidate_scores_one_and_two_always_tie():
+def test_one_candidate_scores_one_without_agreement_and_two_always_tie():
     rng = np.random.default_rng(1)
-    scores = self_consistency(rng.normal(size=(41, 8)), [1] + [2] * 20)
-    assert scores[0] == 1.0
-    assert (scores[1::2] == scores[2::2]).all()
+    score, agreement = self_consistency(rng.normal(size=(41, 8)), [0, 1, 0, *[2] * 20, 0])
+    assert score[0] == 1.0 and np.isnan(agreement[0]) and not np.isnan(agreement[1:]).any()
+    assert (score[1::2] == score[2::2]).all() and (agreement[1::2] == agreement[2::2]).all()
 
 
 def test_mistakes_are_sentences():
     with pytest.raises(ValueError, match="add up to 3, but there are 2"):
         self_consistency(np.ones((2, 4)), [3])
-    with pytest.raises(ValueError, match="set 1 has 0 candidates"):
-        self_consistency(np.ones((2, 4)), [2, 0])
-    with pytest.raises(ValueError, match="needs at least 2"):
-        self_consistency(np.ones((1, 4)), [1], include_self=False)
     with pytest.raises(ValueError, match="embedding 1 is not finite or has length 0"):
         self_consistency(np.array([[1.0, 0.0], [0.0, 0.0]]), [2])
     with pytest.raises(ValueError, match="embedding 0 is not finite"):
         self_consistency(np.array([[np.nan, 0.0], [1.0, 0.0]]), [2])
-    assert self_consistency(np.zeros((0, 0)), []).shape == (0,)
+    assert self_consistency(np.zeros((0, 0)), []).score.shape == (0,)
+    assert self_consistency(np.zeros((0, 0)), [0, 0]).agreement.shape == (0,)
 
 
-def test_votes_are_shares_of_equal_answers():
-    assert votes(["red", "blue", "red", "red"]) == [0.75, 0.25, 0.75, 0.75]
-    assert votes(["red"]) == [1.0]
+def test_votes_are_shares_of_equal_answers_with_their_margins():
+    assert votes(["red", "blue", "red", "red"]) == [(0.75, 0.5), (0.25, -0.5), (0.75, 0.5), (0.75, 0.5)]
+    assert votes(["red"]) == [(1.0, 1.0)] and votes([]) == []
+    assert votes(["red", "blue"]) == [(0.5, 0.0), (0.5, 0.0)]
+
+
+def test_votes_may_weigh():
+    assert votes(["red", "blue", "red"], [0.25, 0.75, 0.5]) == [(0.5, 0.0), (0.5, 0.0), (0.5, 0.0)]
+    assert votes(["red", "blue"], [0.5, -1.0]) == [(1.0, 1.0), (0.0, -1.0)]
+    assert votes(["red", "blue"], [0.0, -1.0]) == votes(["red", "blue"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(-1, 1)), max_size=9))
+def test_votes_are_those_of_the_plain_loop(cast):
+    answers, weights = [a for a, _ in cast], [max(w, 0.0) for _, w in cast]
+    if not any(weights):
+        weights = [1.0] * len(cast)
+    for (vote, margin), answer in zip(votes(answers, [w for _, w in cast]), answers, strict=True):
+        share = {a: sum(w for b, w in zip(answers, weights, strict=True) if a == b) / sum(weights) for a in answers}
+        assert vote == pytest.approx(share[answer], abs=1e-8)
+        others = [s for a, s in share.items() if a != answer]
+        assert margin == pytest.approx(share[answer] - max(others, default=0.0), abs=1e-8)
+
+
+def choose(ranks, allowed=None):
+    """The choice from one set, ranks numbers or tuples."""
+    columns = np.array([r if isinstance(r, tuple) else (r,) for r in ranks], dtype=np.float64).reshape(len(ranks), -1)
+    allowed = np.ones(len(ranks), dtype=bool) if allowed is None else np.array(allowed, dtype=bool)
+    return int(choose_each(list(columns.T), allowed, [len(ranks)])[0])
 
 
 def test_ties_go_to_the_lowest_index_that_is_allowed():
     assert choose([0.5, 0.9, 0.9]) == 1
     assert choose([0.5, 0.9, 0.9], [True, False, True]) == 2
     assert choose([(0.5, 0.1), (0.5, 0.2)]) == 1
-    assert choose([0.5], [False]) is None and choose([]) is None
+    assert choose([0.5], [False]) == -1 and choose_each([np.zeros(0)], np.zeros(0, dtype=bool), [0, 0]).tolist() == [
+        -1,
+        -1,
+    ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.sampled_from([0.1, 0.5]), st.sampled_from([0, 1]), st.booleans()), max_size=5)))
+def test_the_choice_is_that_of_trying_every_candidate(sets):
+    flat = [c for members in sets for c in members]
+    ranks = [np.array([c[i] for c in flat], dtype=np.float64) for i in (0, 1)]
+    found = choose_each(ranks, np.array([c[2] for c in flat], dtype=bool), [len(m) for m in sets])
+    tried = [max((i for i, c in enumerate(m) if c[2]), key=lambda i: (*m[i][:2], -i), default=-1) for m in sets]
+    assert found.tolist() == tried
 
 
 def test_rejected_comes_uniformly_from_the_lower_half():

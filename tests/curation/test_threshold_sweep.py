@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sicog.curation.select import SelectConfig, select
 from sicog.curation.sweep import SweepConfig, set_truth, sweep, sweep_scored
+from sicog.curation.threshold import Threshold, agreement_of, stated
 from sicog.storage import count_rows, read_json, write_dataset
 
 
@@ -64,22 +65,26 @@ def is_red(query, answer):
 
 
 def rows_of(make, n=10):
-    """In row i the chosen answer scores i / 10, and is red from row 5 on."""
+    """In row i the chosen answer agrees with i / 10 of two or five others, which are red; it is red from row 5 on."""
     return [
         make.scored_set(
             str(i),
             "reasoning",
-            [("cot", make.cot("red" if i >= 5 else "blue"), i / 10, 2 / 3), ("direct", "red", -0.5, 1 / 3)],
+            [
+                ("cot", make.cot("red" if i >= 5 else "blue"), (1 + i / 10 * others) / (others + 1), 2 / 3),
+                *[("direct", "red", -0.5, 1 / 3)] * others,
+            ],
         )
         for i in range(n)
+        for others in (2 if i % 2 else 5,)
     ]
 
 
 def test_a_set_is_held_against_random_and_truest(make):
-    found = set_truth(rows_of(make)[2], is_red, "score")
-    assert (found.value, found.selected, found.random, found.truest) == (0.2, 0.0, 0.5, 1.0)
-    assert set_truth(rows_of(make)[2], is_red, "score", styles=("direct",)).selected == 1.0
-    assert set_truth(rows_of(make)[2], is_red, "score", styles=("plain",)) is None
+    found = set_truth(rows_of(make)[2], 0, 0.2, is_red)
+    assert (found.value, found.selected, found.random, found.truest) == (0.2, 0.0, 5 / 6, 1.0)
+    only = set_truth(rows_of(make)[2], 1, 0.2, is_red, styles=("direct",))
+    assert (only.selected, only.random, only.truest) == (1.0, 1.0, 1.0)
 
 
 def test_select_reads_what_the_sweep_wrote(tmp_path, make):
@@ -87,16 +92,41 @@ def test_select_reads_what_the_sweep_wrote(tmp_path, make):
     config = SweepConfig(input=tmp_path / "dev", out_dir=tmp_path / "sweep")
     path = sweep_scored(config, is_red)
     found = read_json(path)
-    assert (found["threshold"], found["share_kept"], found["truth_kept"], found["truth_dropped"]) == (
-        0.5,
-        0.5,
-        1.0,
-        0.0,
+    assert (found["share_kept"], found["truth_kept"], found["truth_dropped"]) == (0.5, 1.0, 0.0)
+    assert (
+        found["threshold"] == pytest.approx(2 / 3, abs=1e-9)
+        and found["threshold_k"] == 3
+        and found["min_candidates"] == 3
     )
-    assert found["truth_of"] == {"selected": 0.5, "random": 0.75, "truest": 1.0} and found["rows"] == 10
+    assert found["truth_of"]["selected"] == 0.5 and found["truth_of"]["truest"] == 1.0 and found["rows"] == 10
     assert sweep_scored(config, is_red) == path
     select(SelectConfig(input=tmp_path / "dev", out_dir=tmp_path / "kept", threshold_file=path))
     assert count_rows(tmp_path / "kept") == 5
+
+
+@pytest.mark.parametrize("by", ["score", "vote"])
+@pytest.mark.parametrize("threshold_k", [3, 5])
+def test_select_keeps_what_each_line_of_the_table_says(tmp_path, make, by, threshold_k):
+    """Of rows with 2 to 7 candidates, at every threshold of the sweep, whatever it is stated for."""
+    rows = []
+    for i in range(24):
+        k = 2 + i % 6
+        marks = [("direct", f"a{j}", round(0.9 - i / 37 - j / 10, 6), round((1 + i % k) / k, 9)) for j in range(k)]
+        rows.append(make.scored_set(str(i), "reasoning", marks))
+    write_dataset(tmp_path / "dev", rows)
+    options = {"by": by, "min_candidates": 2}
+    swept = SweepConfig(input=tmp_path / "dev", out_dir=tmp_path / "sweep", threshold_k=threshold_k, **options)
+    for n, cut in enumerate(read_json(sweep_scored(swept, is_red))["table"]):
+        values = {"threshold": cut["threshold"], "threshold_k": threshold_k, **options}
+        kept = select(SelectConfig(input=tmp_path / "dev", out_dir=tmp_path / f"kept-{n}", **values))
+        assert count_rows(kept) == cut["rows_kept"]
+
+
+def test_a_cut_of_votes_is_the_share_of_others_that_agree():
+    """Two of three answers are equal: half of the others agree, whatever K the threshold is stated for."""
+    assert agreement_of(2 / 3, 3) == 0.5 == agreement_of(round(2 / 3, 9), 3) == agreement_of(0.6, 5)
+    assert stated(0.5, 3) == pytest.approx(2 / 3, abs=1e-9) and agreement_of(stated(0.5, 6), 6) == 0.5
+    assert Threshold(0.85).agreement == 0.775 and Threshold(0.85, 6).agreement == 0.82
 
 
 def test_rows_of_two_encoders_are_refused(tmp_path, make):

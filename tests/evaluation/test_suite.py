@@ -1,10 +1,12 @@
 """Suites: the shipped one holds the paper's benchmarks and figures; a user's table is checked before anything runs."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from sicog.evaluation.suite import check_table, chosen, identity, load_suite
+from sicog.evaluation.suite import Suite, check_table, chosen, identity, load_suite
 
 PAPER = {  # reference-spec.md, section 12: Qwen2-7B-UHD, base and SICOG
     "MMBench": (77.6, 78.1),
@@ -87,3 +89,9 @@ def test_a_table_is_known_by_its_content(tmp_path):
     assert name.startswith("table_My-table_") and check_table(first) == 1
     second = table(tmp_path, "short", head, "1\tq\tb\tx")
     assert second.data_name != name and identity(second) != before
+
+
+def test_the_suite_of_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    shown = Suite.model_validate(yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1]))
+    assert [b.scored_as for b in shown.benchmarks] == ["pope", "local"]

@@ -24,7 +24,7 @@ def data(tmp_path_factory):
 
 
 def scored(data, folder, values):
-    """Answers of the development split, all right, with these votes; a set without candidates for None."""
+    """Three right answers to questions of the development split, with these votes; all cut for None."""
     rows = []
     questions = [(t.image, q) for t in read_truth(data, "dev").values() for q in t.questions]
     for (image, question), value in zip(questions, values, strict=False):
@@ -34,7 +34,7 @@ def scored(data, folder, values):
         best = ScoredCandidate(candidate=Candidate(**made), compared=question.answer, score=value, vote=value)
         if value is None:
             best = best.model_copy(update={"compared": None, "excluded": "cut"})
-        rows.append(ScoredSet(id=query.id, query=query, candidates=(best,), encoder="e"))
+        rows.append(ScoredSet(id=query.id, query=query, candidates=(best,) * 3, encoder="e"))
     write_dataset(folder, rows)
     return folder
 
@@ -68,7 +68,7 @@ def test_a_sweep_accounts_for_every_row_and_says_when_no_cut_is_within_bounds(da
     config = {"out_dir": tmp_path / "sweep", "data": data, "by": "vote"}
     mini_sweep(MiniSweepConfig(input=scored(data, tmp_path / "a", values), **config))
     counts = read_json(tmp_path / "sweep" / "manifest.json")
-    assert (counts["rows_in"], counts["rows_out"], counts["dropped"]) == (11, 10, {"no_candidate": 1})
+    assert (counts["rows_in"], counts["rows_out"], counts["dropped"]) == (11, 10, {"all_cut": 1})
     assert capsys.readouterr().err.splitlines() == [
         "  sweep: no threshold keeps 30 to 70 % of the rows; the nearest, 0.9, keeps 90 %"
     ]

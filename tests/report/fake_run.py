@@ -55,10 +55,12 @@ def fake_run(folder: Path, *, images: int = 24, items: int = 60, seed: int = 0) 
     }
     for name, key, by in (("captions", "captions", "score"), ("answers", "reasoning", "vote")):
         threshold = sweep_scored(
-            SweepConfig(input=folder / f"{name}-scored", out_dir=folder / f"{name}-threshold", by=by), _truth(truths)
+            SweepConfig(input=folder / f"{name}-scored", out_dir=folder / f"{name}-threshold", by=by, min_candidates=2),
+            _truth(truths),
         )
         selected = folder / f"{name}-selected"
-        select(SelectConfig(input=folder / f"{name}-scored", out_dir=selected, by=by, threshold_file=threshold))
+        rule = {"by": by, "threshold_file": threshold, "min_candidates": 2}
+        select(SelectConfig(input=folder / f"{name}-scored", out_dir=selected, **rule))
         values[key] = {"scored": folder / f"{name}-scored", "selected": selected, "threshold_file": threshold}
     counts = {"rows_in": images, "rows_out": images - 3, "dropped": {"chain": 2}, "failed": {"unlucky": 1}}
     write_json(folder / "warmup-captions" / "chain" / MANIFEST, counts)

@@ -1,0 +1,72 @@
+"""Rows that belong together: pairs and equal keys to clusters, whatever the order they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.int64]
+
+
+class Clusters:
+    """Clusters of the numbers 0..n-1 that grow as pairs are joined; a cluster is known by its lowest member."""
+
+    def __init__(self, n: int) -> None:
+        self._low: Numbers = np.arange(n, dtype=np.int64)
+
+    def join(self, ones_P: Numbers, others_P: Numbers) -> None:
+        """Put the two sides of each pair into one cluster, and with them all that they were with."""
+        low = self._low
+        while True:
+            a_P, b_P = low[ones_P], low[others_P]
+            apart = a_P != b_P
+            if not apart.any():
+                return
+            ones_P, others_P, a_P, b_P = ones_P[apart], others_P[apart], a_P[apart], b_P[apart]
+            np.minimum.at(low, np.maximum(a_P, b_P), np.minimum(a_P, b_P))
+            while ((further := low[low]) != low).any():
+                low[:] = further
+
+    def join_equal(self, keys_R: NDArray[np.uint64], rows_R: Numbers) -> None:
+        """Put rows with equal keys into one cluster."""
+        order = np.argsort(keys_R, kind="stable")
+        same = keys_R[order[1:]] == keys_R[order[:-1]]
+        self.join(rows_R[order[:-1][same]], rows_R[order[1:][same]])
+
+    def labels(self) -> Numbers:
+        """int64 [n], the lowest member of each number's cluster."""
+        return self._low.copy()
+
+
+def groups(labels_R: NDArray[np.generic]) -> Iterator[Numbers]:
+    """The positions of each label that stands more than once, ascending."""
+    order = np.argsort(labels_R, kind="stable").astype(np.int64)
+    begins = np.flatnonzero(np.append(True, labels_R[order[1:]] != labels_R[order[:-1]])) if len(order) else order
+    sizes = np.diff(np.append(begins, len(order)))
+    for begin, size in zip(begins[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+        yield order[begin : begin + size]
+
+
+def pairs_of_equal(keys_N: NDArray[np.uint64]) -> Iterator[tuple[Numbers, Numbers]]:
+    """All pairs of positions with equal keys, some at a time."""
+    order = np.argsort(keys_N, kind="stable")
+    ranked = keys_N[order]
+    # `alive` begins with the positions (in order) whose neighbour k places on has the same key, for k = 1, 2 ...
+    alive, step = np.arange(len(ranked), dtype=np.int64), 1
+    while len(alive):
+        alive = alive[alive + step < len(ranked)]
+        alive = alive[ranked[alive] == ranked[alive + step]]
+        if len(alive):
+            yield order[alive], order[alive + step]
+        step += 1
+
+
+def unique_pairs(parts: Iterable[tuple[Numbers, Numbers]]) -> tuple[Numbers, Numbers]:
+    """The pairs of all parts, each once, the lower number first, ascending."""
+    columns = [np.stack((np.minimum(a, b), np.maximum(a, b)), axis=1) for a, b in parts]
+    if not columns:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    pairs_P2 = np.unique(np.concatenate(columns), axis=0)
+    return pairs_P2[:, 0], pairs_P2[:, 1]

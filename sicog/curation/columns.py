@@ -1,0 +1,211 @@
+"""The scores of a folder without its texts, as columns: what verdicts and sweeps of a million rows are computed from.
+
+`scored/columns/scores.parquet` has a line per row and lists of its candidates' marks. It is made from the shards once,
+where every row is validated, and made again when they change.
+
+R rows, N candidates of all of them one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sicog.pipeline import FolderSource
+from sicog.provenance import digest_path
+from sicog.records import Dropped, ScoredSet
+from sicog.storage import atomic_write, locked
+
+ROWS = 8192  # of a row group
+EXCLUDED = ("cut", "unparsed", "empty")
+_BUFFER = 1 << 20
+_OF = b"sicog.shards"
+_WORD = pa.dictionary(pa.int32(), pa.string())
+_MARKS = ("score", "agreement", "vote", "margin")
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("task", _WORD),
+        ("encoder", _WORD),
+        ("unreadable", pa.string()),  # what is wrong with the row; it has no candidates then
+        ("style", pa.list_(_WORD)),
+        ("index", pa.list_(pa.int32())),
+        *((name, pa.list_(pa.float64())) for name in _MARKS),
+        ("excluded", pa.list_(_WORD)),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Words:
+    """A column of few different texts: the texts, and for each entry the place of its text, int32, -1 for none."""
+
+    names: tuple[str, ...]
+    codes: NDArray[np.int32]
+
+    def code(self, name: str) -> int:
+        """The place of a text, -2 when it does not occur."""
+        return self.names.index(name) if name in self.names else -2
+
+
+@dataclass(frozen=True)
+class Columns:
+    """R rows: ids, tasks, encoders, why a row is unreadable (None for those that are not), candidates of each [R].
+
+    style, excluded: of the N candidates; excluded candidates cannot be chosen. score, agreement, vote, margin: float64
+    [N], nan for None.
+    """
+
+    ids: list[str]
+    task: Words
+    encoder: Words
+    unreadable: list[str | None]
+    sizes: NDArray[np.int64]
+    style: Words
+    excluded: Words
+    score: NDArray[np.float64]
+    agreement: NDArray[np.float64]
+    vote: NDArray[np.float64]
+    margin: NDArray[np.float64]
+
+    def per_row(self, values_N: NDArray[Any]) -> NDArray[np.int64]:
+        """Sums of a value of candidates over each row, int64 [R]."""
+        sums = np.concatenate(([0], np.cumsum(values_N, dtype=np.int64)))
+        ends = np.cumsum(self.sizes)
+        return sums[ends] - sums[ends - self.sizes]
+
+
+def columns_of(folder: Path) -> Path:
+    """The file of columns of a scored folder, made when it is not there or is of other shards."""
+    path, shards = folder / "columns" / "scores.parquet", digest_path(folder).encode()
+    if not _is_of(path, shards):
+        with locked(path.with_name(".lock"), path):
+            _write(folder, path, shards)
+    return path
+
+
+def _is_of(path: Path, shards: bytes) -> bool:
+    return path.is_file() and (pq.read_schema(path).metadata or {}).get(_OF) == shards
+
+
+def _write(folder: Path, path: Path, shards: bytes) -> None:
+    source = FolderSource(folder, ScoredSet, step="score")
+    rows = source.read(0, len(source))
+    with atomic_write(path) as file, pq.ParquetWriter(file, _SCHEMA.with_metadata({_OF: shards})) as writer:
+        while block := list(islice(rows, ROWS)):
+            writer.write_table(_table(block), row_group_size=ROWS)
+        if not len(source):
+            writer.write_table(_table([]))
+
+
+def _table(block: list[ScoredSet | Dropped]) -> pa.Table:
+    sets = [row.candidates if isinstance(row, ScoredSet) else () for row in block]
+    values: dict[str, Any] = {
+        "id": [row.id for row in block],
+        "task": [row.query.task if isinstance(row, ScoredSet) else "" for row in block],
+        "encoder": [row.encoder if isinstance(row, ScoredSet) else "" for row in block],
+        "unreadable": [row.detail if isinstance(row, Dropped) else None for row in block],
+        "style": [[c.candidate.style for c in row] for row in sets],
+        "index": [[c.candidate.index for c in row] for row in sets],
+        **{name: [[getattr(c, name) for c in row] for row in sets] for name in _MARKS},
+        "excluded": [[c.excluded for c in row] for row in sets],
+    }
+    return pa.table([_array(values[f.name], f.type) for f in _SCHEMA], schema=_SCHEMA)
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if kind == _WORD:
+        return pa.array(values, pa.string()).dictionary_encode()
+    if pa.types.is_list(kind) and kind.value_type == _WORD:
+        flat = pa.array(values, pa.list_(pa.string()))
+        return pa.ListArray.from_arrays(flat.offsets, flat.values.dictionary_encode().cast(_WORD), type=kind)
+    return pa.array(values, kind)
+
+
+def count_rows(path: Path) -> int:
+    """The number of rows of a file of columns."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def read_columns(path: Path, start: int, stop: int) -> Columns:
+    """Rows start..stop."""
+    first = start // ROWS
+    changed = path.stat().st_mtime_ns
+    groups = [_group(path, changed, g) for g in range(first, max(first + 1, -(-stop // ROWS)))]
+    return _columns(pa.concat_tables(groups).slice(start - first * ROWS, stop - start))
+
+
+def all_columns(path: Path) -> Iterator[Columns]:
+    """All rows, some thousand at a time."""
+    n_rows = count_rows(path)
+    for start in range(0, n_rows, ROWS):
+        yield read_columns(path, start, min(start + ROWS, n_rows))
+
+
+@lru_cache(maxsize=2)
+def _group(path: Path, changed: int, number: int) -> pa.Table:
+    return pq.ParquetFile(path).read_row_group(number)
+
+
+def _columns(table: pa.Table) -> Columns:
+    table = table.combine_chunks()
+    arrays = {f.name: table[f.name].chunk(0) if len(table) else pa.array([], f.type) for f in table.schema}
+    return Columns(
+        ids=arrays["id"].to_pylist(),
+        task=_words(arrays["task"]),
+        encoder=_words(arrays["encoder"]),
+        unreadable=arrays["unreadable"].to_pylist(),
+        sizes=arrays["style"].value_lengths().to_numpy().astype(np.int64),
+        style=_words(arrays["style"].flatten()),
+        excluded=_words(arrays["excluded"].flatten()),
+        **{name: arrays[name].flatten().to_numpy(zero_copy_only=False) for name in _MARKS},
+    )
+
+
+def _words(array: pa.DictionaryArray) -> Words:
+    codes = array.indices.fill_null(-1).to_numpy()
+    return Words(tuple(array.dictionary.to_pylist()), codes)
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """A row as it lies in its shard: its number in the dataset and its line, empty where the file ends before it."""
+
+    number: int
+    line: bytes
+
+    @property
+    def id(self) -> str:
+        """What it is called before it is parsed."""
+        return f"number {self.number}"
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """The lines of a scored folder by number, not parsed."""
+
+    source: FolderSource[ScoredSet]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, start: int, stop: int) -> Iterator[RawRow]:
+        """Rows start..stop."""
+        first = 0
+        for name, rows in self.source.rows.items():
+            wanted = range(max(start, first), min(stop, first + rows))
+            if wanted:
+                with (self.source.folder / name).open("rb", buffering=_BUFFER) as file:
+                    lines = islice(file, wanted.start - first, None)
+                    for number in wanted:
+                        yield RawRow(number, next(lines, b""))
+            first += rows
