@@ -17,7 +17,7 @@ from pydantic import Field
 from sicog.config import Config
 from sicog.provenance import digest_file, write_run_json
 from sicog.records import ScoredSet
-from sicog.report import browser, curated, evaluations, lineage, pictures, rows, runs, terminal, times
+from sicog.report import benchmarks, browser, curated, evaluations, lineage, pictures, rows, runs, terminal, times
 from sicog.report.browser import Browser, Sample
 from sicog.report.curated import Curated, CuratedConfig, SetMarks
 from sicog.report.mix import Mix
@@ -44,6 +44,7 @@ class ReportConfig(Config):
     evaluations: evaluation steps by name, in the order to show. `next` is compared with `base` and `control`.
     sets: further curated tasks, by the name to show.
     rows: other folders of records to look at (candidates, examples, preference pairs), by the name to show.
+    benchmarks: the folder of `sicog results`: benchmarks of several checkpoints in one table.
     truth: the mini world's truth/unlabelled.jsonl.
     image_folder: what the images of the records are relative to; without it rows are shown without images.
     slicing: for the slices that are drawn on an image; that of the checkpoint which wrote the rows when not given.
@@ -68,6 +69,7 @@ class ReportConfig(Config):
     slicing: SlicingConfig | None = None
     evaluations: Mapping[str, Path] = {}
     times: tuple[str, ...] = ()
+    benchmarks: Path | None = None
     examples: int = Field(24, ge=0)
     seed: int = 0
 
@@ -92,6 +94,7 @@ class ReportConfig(Config):
             paths |= {f"{name}.selected": task.selected} if task.selected else {}
             paths |= {f"{name}.threshold_file": task.threshold_file} if task.threshold_file else {}
         paths |= {f"rows.{name}": folder for name, folder in self.rows.items()}
+        paths |= {"benchmarks": self.benchmarks / RESULTS} if self.benchmarks else {}
         paths |= {"truth": self.truth} if self.truth else {}
         for key, path in (paths | ({"image_folder": self.image_folder} if self.image_folder else {})).items():
             if not path.exists():
@@ -179,6 +182,7 @@ def _results(config: ReportConfig, tasks: Mapping[str, Curated]) -> dict[str, An
     return {
         "title": config.title,
         "evaluation": evaluations.compare(evaluations.read_all(config.evaluations)) if config.evaluations else None,
+        "benchmarks": benchmarks.read(config.benchmarks / RESULTS) if config.benchmarks else None,
         "funnel": [runs.funnel_row(config.steps_dir, name) for name in config.funnel],
         "training": [runs.loss_curve(config.steps_dir, name) for name in config.training],
         "speed": {name: runs.speed(config.steps_dir, name) for name in config.training} if config.speed else {},

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from sicog.provenance import RUN
-from sicog.report import lineage, rows, runs
-from sicog.report.build import ReportConfig, report
+from sicog.report import benchmarks, lineage, rows, runs
+from sicog.report.build import RESULTS, ReportConfig, report
 from sicog.report.curated import CuratedConfig
 from sicog.report.times import STATES
 from sicog.storage import MANIFEST, read_json
@@ -93,6 +93,7 @@ def _so_far(config: ReportConfig, stale: Sequence[Path]) -> ReportConfig:
             "rows": {name: path for name, path in config.rows.items() if there(path / MANIFEST)},
             "truth": config.truth if config.truth and there(config.truth) else None,
             "image_folder": config.image_folder if config.image_folder and there(config.image_folder) else None,
+            "benchmarks": config.benchmarks if config.benchmarks and there(config.benchmarks) else None,
             "evaluations": {n: path for n, path in config.evaluations.items() if there(path / MANIFEST)},
         }
     )
@@ -102,8 +103,8 @@ def _found(folder: Path, out_dir: Path) -> ReportConfig:
     """The report of a step's folder, or of all steps in the folders of a run that no recipe made."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; name a run's folder, or that of one of its steps")
-    steps = list(_step_folders(folder, _DEPTH))
-    if not steps:
+    steps, table = list(_step_folders(folder, _DEPTH)), _table(folder)
+    if not steps and not table:
         raise ValueError(
             f"{folder} holds nothing to show: no {RUN} or {MANIFEST} of a step, and no {runs.METRICS} of a training; "
             f"name a run's folder, or that of one of its steps"
@@ -125,11 +126,17 @@ def _found(folder: Path, out_dir: Path) -> ReportConfig:
         "training": [names[step] for step in training],
         "speed": bool(training) and alone,
         "times": list(names.values()),
+        "benchmarks": table,
         "sets": sets,
         "rows": shown,
         "image_folder": next((found for step in known if (found := lineage.image_folder(step))), None),
     }
     return ReportConfig.model_validate(values)
+
+
+def _table(folder: Path) -> Path | None:
+    """The folder of `sicog results` that this is or that lies in it."""
+    return next((at for at in (folder, *sorted(folder.glob("*/"))) if benchmarks.is_table(at / RESULTS)), None)
 
 
 def _step_folders(folder: Path, depth: int) -> Iterator[Path]:

@@ -113,14 +113,16 @@ def worth_plot(worth: Mapping[str, Any]) -> Markup:
     return plots.interval_plot(marks, "truth, with 95 % intervals", width=420)
 
 
-def figure(interval: Mapping[str, float | None], signed: bool = False, percent: bool = False) -> Markup:
+def figure(
+    interval: Mapping[str, float | None], signed: bool = False, percent: bool = False, digits: int = 3
+) -> Markup:
     """A value with its interval in small type beneath it."""
     value, low, high = (interval[key] for key in ("value", "low", "high"))
     if value is None:
         return Markup('<span class="none">–</span>')
 
     def number(x: float) -> str:
-        text = f"{100 * x:.1f}" if percent else f"{x:+.3f}" if signed else f"{x:.3f}"
+        text = f"{100 * x:.1f}" if percent else f"{x:+.{digits}f}" if signed else f"{x:.{digits}f}"
         return text.replace("-", "−")
 
     limits = "" if low is None or high is None else f"<small>{number(low)} to {number(high)}</small>"

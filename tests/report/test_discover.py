@@ -133,3 +133,30 @@ def test_times_and_costs_lie_beside_the_page(tmp_path):
     before = (tmp_path / "report" / "times.js").stat().st_mtime_ns
     times.write(tmp_path / "report", tmp_path, ())
     assert (tmp_path / "report" / "times.js").stat().st_mtime_ns == before
+
+
+def test_benchmarks_of_several_checkpoints_stand_in_one_table(tmp_path):
+    """As `sicog results` writes them: a model that has no score, and a difference that is worse."""
+    known = {"value": 61.5, "low": 58.0, "high": 65.0, "of_rows": 61.5, "n": 400, "reason": None}
+    none = {"value": None, "low": None, "high": None, "of_rows": None, "n": 0, "reason": "refused <b>"}
+    gap = {"value": -4.25, "low": -6.5, "high": -2.0, "p": 0.01}
+    rows = [
+        {
+            "name": "MMStar",
+            "unit": "%",
+            "paper": {},
+            "models": {"base": known, "next": known},
+            "differences": {"next": gap},
+        },
+        {"name": "POPE", "unit": "%", "paper": {}, "models": {"base": known, "next": none}, "differences": {}},
+    ]
+    table = tmp_path / "table"
+    write_json(table / "results.json", {"baseline": "base", "benchmarks": rows, "notes": ["POPE, next: refused <b>"]})
+    out = report_run(table, tmp_path / "page")
+    page = " ".join((out / "report.html").read_text().split())
+    assert "<b>61.5</b><small>58.0 to 65.0</small>" in page and "refused &lt;b&gt;" in page
+    assert '<td class="worse"><b>−4.2</b><small>−6.5 to −2.0</small></td>' in page
+    assert results(out)["benchmarks"]["rows"][1]["values"]["next"]["value"] is None
+    assert report_run(tmp_path, tmp_path / "other")  # found one folder further down, beside a page of its own
+    with pytest.raises(ValueError, match="holds nothing to show"):
+        report_run(out, tmp_path / "of a page")
