@@ -39,7 +39,7 @@ from sicog.storage import (
 )
 
 RowT = TypeVar("RowT", bound=Record, covariant=True)
-WORK = ".work"
+WORK, STAGE = ".work", "stage.json"  # journals, and how many rows they will hold, for `sicog status`
 Outcome = Sequence[Record] | Dropped | Failed
 Process = Callable[[Sequence[Any]], Iterable[Outcome]]
 
@@ -198,6 +198,8 @@ def run_stage(
     n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
     n_shards = max(1, -(-n_rows // rows_per_shard))
     limit = (max_dropped_share, ("dropped", "failed") if limits_failed else ("dropped",))
+    if not rank:
+        write_json(out_dir / WORK / STAGE, {"rows": n_rows})
     task = ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, *limit)
     finish = Finish(step, out_dir, n_shards, n_rows, ("", *folders.values()), *limit)
     if launch is not None and launch.on != "local":

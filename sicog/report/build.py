@@ -95,7 +95,7 @@ def report(config: ReportConfig) -> Path:
 
 def report_run(run_dir: Path) -> Path:
     """The report of a recipe's run folder, of an unfinished one in `report-so-far`; or that of one training."""
-    from sicog.recipe import read_plan
+    from sicog.runs.states import read_plan
 
     if (run_dir / runs.METRICS).is_file():
         return _report_training(run_dir.resolve())
