@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sicog import __version__
 from sicog.config import Config, apply_overrides, load_extended, load_yaml, merge, validate
@@ -63,6 +63,11 @@ class RecipeSpec(Config):
     then: dict[str, StepSpec | None] = {}
     launcher: LauncherConfig = LauncherConfig()
     assume: Assumed = Assumed()
+
+    @field_validator("launcher", mode="before")
+    @classmethod
+    def _a_name_alone_will_do(cls, value: Any) -> Any:
+        return {"on": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _rounds_have_steps(self) -> RecipeSpec:

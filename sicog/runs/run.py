@@ -22,6 +22,7 @@ from sicog.runs.states import (
     ended,
     is_done,
     job_is_alive,
+    read_job,
     read_state,
     read_steps,
     write_plan,
@@ -106,11 +107,11 @@ def _run_step(step: Step, title: str, recipe: Recipe, console: Console) -> None:
         if step.verb.shows:
             step.verb.run(step.config)
         return
-    state = read_state(step.run_dir, step.name)
-    if state and job_is_alive(state.job):
+    job = read_job(step.run_dir, step.name)
+    if job and job_is_alive(job.job):
         raise ValueError(
-            f"step {step.name!r} is job {state.job} of SLURM; wait for it (sicog status {step.run_dir}), end it with "
-            f"scancel {state.job}, or go on with launcher.on=slurm"
+            f"step {step.name!r} is job {job.job} of SLURM; wait for it (sicog status {step.run_dir}), end it with "
+            f"scancel {job.job}, or go on with launcher.on=slurm"
         )
     if aside := put_aside(step):
         console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)

@@ -17,7 +17,7 @@ import sicog
 from sicog.launch import LaunchConfig
 from sicog.recipe import Recipe, Step
 from sicog.runs.run import put_aside
-from sicog.runs.states import STATES, State, is_done, job_is_alive, read_state, write_state
+from sicog.runs.states import STATES, is_done, job_is_alive, read_job, write_job
 from sicog.storage import read_json, write_bytes
 
 _TRAINING_JOB = "training_scripts/slurm.sbatch"
@@ -38,22 +38,20 @@ def submit(recipe: Recipe, steps: Sequence[Step], console: Console) -> dict[str,
         if is_done(step):
             console.print(f"{title}: done", style="dim", highlight=False)
             continue
-        state = read_state(step.run_dir, step.name)
-        if state and job_is_alive(state.job):
-            assert state.job is not None
-            if state.key != step.key:
+        before = read_job(step.run_dir, step.name)
+        if before and job_is_alive(before.job):
+            if before.key != step.key:
                 raise ValueError(
-                    f"step {step.name!r} has changed, and job {state.job} still does the old one; end it first: "
-                    f"scancel {state.job}"
+                    f"step {step.name!r} has changed, and job {before.job} still does the old one; end it first: "
+                    f"scancel {before.job}"
                 )
-            jobs[step.name] = state.job
-            console.print(f"{title}: job {state.job} is there already", style="dim", highlight=False)
+            jobs[step.name] = before.job
+            console.print(f"{title}: job {before.job} is there already", style="dim", highlight=False)
             continue
         if aside := put_aside(step):
             console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)
         jobs[step.name] = job = _submit(recipe, step, [jobs[n] for n in (*step.depends_on, *step.after) if n in jobs])
-        spent = state.seconds if state and state.key == step.key else 0.0
-        write_state(step, State(step.key, "submitted", spent, job=job))
+        write_job(step, job)
         console.print(f"{title}: {step.verb.name}, job {job}", style="bold", highlight=False)
     if jobs:
         console.print(

@@ -1,4 +1,5 @@
-"""How far the steps of a run are: `.steps/NAME.json` each, and `recipe.json`, the plan that they are of."""
+"""How far the steps of a run are: `.steps/NAME.json` each, `.steps/NAME.job` of one that was submitted to SLURM, and
+`recipe.json`, the plan that they are of. Whoever works on a step writes its state, whoever submits it its job."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from sicog.storage import read_json, write_json
 from sicog.verbs import VERBS
 
 STATES, PLAN = ".steps", "recipe.json"
-How = Literal["submitted", "started", "stopped", "failed", "done"]
-# What there is of a step now: `stopped` also of one whose process is gone, `elsewhere` of one on another machine.
+How = Literal["started", "stopped", "failed", "done"]
+# How a step stands now: `stopped` is also one whose process is gone, `changed` one that is done of another config.
 Standing = Literal["waiting", "queued", "running", "stopped", "failed", "done", "changed"]
 
 
@@ -30,7 +31,7 @@ class State:
     """What is known of the newest try of a step.
 
     seconds: spent on it by all tries that have ended. since: when the newest began, in Unix time. pid, host: of whom.
-    job: its number in SLURM. error: the sentence that it ended with.
+    error: the sentence that it ended with.
     """
 
     key: str
@@ -39,8 +40,15 @@ class State:
     since: float = 0.0
     pid: int | None = None
     host: str | None = None
-    job: str | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """The number of the job in SLURM that was submitted for a step, and the step's key then."""
+
+    key: str
+    job: str
 
 
 def state_file(run_dir: Path, name: str) -> Path:
@@ -57,6 +65,17 @@ def read_state(run_dir: Path, name: str) -> State | None:
     return State(**{key: value for key, value in found.items() if key in State.__dataclass_fields__})
 
 
+def read_job(run_dir: Path, name: str) -> Job | None:
+    """The newest job that was submitted for a step, None when there was none."""
+    path = state_file(run_dir, name).with_suffix(".job")
+    return Job(**read_json(path)) if path.is_file() else None
+
+
+def write_job(step: Step, job: str) -> None:
+    """Note the job that was submitted for a step."""
+    write_json(state_file(step.run_dir, step.name).with_suffix(".job"), asdict(Job(step.key, job)))
+
+
 def write_state(step: Step, state: State) -> None:
     """Note how far a step is."""
     values = {key: value for key, value in asdict(state).items() if value is not None}
@@ -67,8 +86,7 @@ def write_state(step: Step, state: State) -> None:
 def begun(step: Step, before: State | None) -> State:
     """The state of a step that this process begins: the time of earlier tries of the same key counts on."""
     mine = before if before and before.key == step.key else None
-    state = State(step.key, "started", mine.seconds if mine else 0.0, time.time(), os.getpid(), socket.gethostname())
-    return replace(state, job=os.environ.get("SLURM_JOB_ID") or None)
+    return State(step.key, "started", mine.seconds if mine else 0.0, time.time(), os.getpid(), socket.gethostname())
 
 
 def ended(state: State, how: How, error: str | None = None) -> State:
@@ -83,25 +101,26 @@ def is_done(step: Step) -> bool:
 
 
 def standing(step: Step) -> tuple[Standing, State | None]:
-    """How a step stands now, and its state. A state of another key is `changed` when it was done, else `waiting`."""
-    state = read_state(step.run_dir, step.name)
-    if state is None:
-        return "waiting", None
-    if state.key != step.key:
-        return ("changed" if state.state == "done" else "waiting"), None
-    if state.state == "done":
-        return ("done" if step.folder.is_dir() else "waiting"), state
-    if state.state == "started" and is_running(state):
+    """How a step stands now, and its state where that is of its present key."""
+    found, job = read_state(step.run_dir, step.name), read_job(step.run_dir, step.name)
+    state = found if found and found.key == step.key else None
+    if state and state.state == "done" and step.folder.is_dir():
+        return "done", state
+    if state and state.state == "started" and _is_running(state, job):
         return "running", state
-    if job_is_alive(state.job):
+    if job and job.key == step.key and job_is_alive(job.job):
         return "queued", state
+    if state is None or state.state == "done":
+        if job and job.key == step.key:
+            return "stopped", state  # the job is gone, and never began
+        return ("changed" if found and found.state == "done" and state is None else "waiting"), state
     return ("failed" if state.state == "failed" else "stopped"), state
 
 
-def is_running(state: State) -> bool:
+def _is_running(state: State, job: Job | None) -> bool:
     """Whether the process that began it lives. On another machine SLURM is asked; without it, it is taken to live."""
     if state.host != socket.gethostname():
-        alive = job_is_alive(state.job)
+        alive = job_is_alive(job.job) if job else None
         return alive if alive is not None else True
     assert state.pid is not None
     try:
@@ -114,9 +133,9 @@ def is_running(state: State) -> bool:
     return started is None or started <= state.since + 1  # else the number was given to another process since
 
 
-def job_is_alive(job: str | None) -> bool | None:
-    """Whether SLURM has this job waiting or running; None without a job or without SLURM."""
-    if job is None or not shutil.which("squeue"):
+def job_is_alive(job: str) -> bool | None:
+    """Whether SLURM has this job waiting or running; None where there is no SLURM to ask."""
+    if not shutil.which("squeue"):
         return None
     asked = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
     found = subprocess.run(asked, capture_output=True, text=True, check=False)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from sicog.pipeline import STAGE, WORK
 from sicog.recipe import Step
-from sicog.runs.states import Standing, State, read_steps, standing
+from sicog.runs.states import Standing, State, read_job, read_steps, standing
 from sicog.storage import MANIFEST, read_json
 
 _SPEED = "speed.jsonl"  # as `sicog.training.callbacks` writes it
@@ -109,7 +109,8 @@ def _status(step: Step) -> StepStatus:
     how, state = standing(step)
     seconds = _spent(how, state)
     progress = progress_of(step, seconds) if how not in ("waiting", "changed") and step.folder.is_dir() else None
-    return StepStatus(step, how, progress, seconds, state.error if state else None, state.job if state else None)
+    job = read_job(step.run_dir, step.name)
+    return StepStatus(step, how, progress, seconds, state.error if state else None, job.job if job else None)
 
 
 def _spent(how: Standing, state: State | None) -> float:
