@@ -321,6 +321,26 @@ def merge_lora(
     merge(source, target, base=base)
 
 
+lab_app = typer.Typer(
+    help="Try another idea on a finished mini run.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.add_typer(lab_app, name="lab")
+
+
+@lab_app.command("score")
+def lab_score(
+    scorers: Annotated[
+        list[Path] | None, typer.Argument(help="Python files with a function score(row, embed)", metavar="FILE")
+    ] = None,
+    run_dir: Annotated[Path, typer.Option("--run", help="a finished mini run")] = Path("runs/mini"),
+    out: Annotated[Path | None, typer.Option(help="write the figures as JSON to this file")] = None,
+) -> None:
+    """Hold scorers against each other: truth of their picks, AUROC, risk and coverage. The files' code is run."""
+    from sicog.lab.score import lab_score as score
+
+    score(run_dir, scorers or [], out)
+
+
 def _guarded(main: Callable[[], None]) -> None:
     """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose.
 

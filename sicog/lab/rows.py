@@ -1,0 +1,88 @@
+"""The candidates of a finished mini run beside their truth: what a scorer is tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from sicog.mini.steps import truth_of
+from sicog.mini.truth import SceneTruth
+from sicog.provenance import RUN
+from sicog.recipe import read_plan
+from sicog.records import Candidate, Query, ScoredSet
+from sicog.storage import read_json, read_records
+
+
+@dataclass(frozen=True)
+class LabRow:
+    """One query with its K candidates that can be chosen.
+
+    texts: what curation compares of each: a caption's description, the answer a chain comes to.
+    truths: in [0, 1], the F1 of a caption's objects, 1 or 0 for an answer. A scorer is not shown them.
+    image: rows of one image are not independent of each other.
+    """
+
+    query: Query
+    candidates: tuple[Candidate, ...]
+    texts: tuple[str, ...]
+    truths: tuple[float, ...]
+    image: str
+
+
+@dataclass(frozen=True)
+class LabTask:
+    """All rows of one task that have a choice (K > 1), and how many have none."""
+
+    name: str
+    scored: Path
+    rows: tuple[LabRow, ...]
+    without_choice: int
+
+
+def read_tasks(run_dir: Path) -> list[LabTask]:
+    """The tasks of a mini run. Raises `ValueError` when the run has no scored candidates or no truth yet."""
+    reports = [step["config"] for step in read_plan(run_dir) if step["verb"] == "report"]
+    if not reports or not reports[-1]["truth"]:
+        raise ValueError(f"{run_dir} is no run of the mini world: its recipe has no report with a truth; run make mini")
+    truth = truth_of(_scenes(Path(reports[-1]["truth"])))
+    folders = {name: reports[-1][name]["scored"] for name in ("captions", "reasoning") if reports[-1][name]}
+    return [_read_task(name, Path(folder), truth) for name, folder in folders.items()]
+
+
+def _scenes(path: Path) -> dict[str, SceneTruth]:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: the run has not come this far; finish it with make mini")
+    truths = [SceneTruth.from_json(orjson.loads(line)) for line in path.read_bytes().splitlines()]
+    return {truth.scene.id: truth for truth in truths}
+
+
+def _read_task(name: str, folder: Path, truth: Callable[[Query, str], float]) -> LabTask:
+    rows, without_choice = [], 0
+    for row in read_records(folder, ScoredSet):
+        usable = [c for c in row.candidates if c.compared is not None]
+        if len(usable) < 2:
+            without_choice += 1
+            continue
+        texts = tuple(c.compared or "" for c in usable)
+        rows.append(
+            LabRow(
+                row.query,
+                tuple(c.candidate for c in usable),
+                texts,
+                tuple(truth(row.query, text) for text in texts),
+                row.query.images[0] if row.query.images else row.id,
+            )
+        )
+    if not rows:
+        raise ValueError(f"{folder} holds no row with two candidates to choose from")
+    return LabTask(name, folder, tuple(rows), without_choice)
+
+
+def encoder_of(task: LabTask) -> dict[str, object] | None:
+    """The encoder's config of the run's own scores; None where no encoder gave them."""
+    used: Sequence[str] | dict[str, object] = read_json(task.scored / RUN).get("config", {})
+    found = used.get("encoder") if isinstance(used, dict) else None
+    return found if isinstance(found, dict) else None

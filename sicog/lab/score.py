@@ -1,0 +1,107 @@
+"""`sicog lab score`: scorers held against each other on the candidates of a finished mini run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from sicog.curation.embedder import Embedder, EncoderConfig
+from sicog.lab.measure import Worth, worth
+from sicog.lab.rows import LabRow, LabTask, encoder_of, read_tasks
+from sicog.lab.scorers import SCORERS, Embed, Scorer, load_scorer
+from sicog.mini.intervals import Interval
+from sicog.storage import write_json
+
+RESULTS = "lab.json"
+
+
+def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> dict[str, dict[str, Worth]]:
+    """Try the shipped scorers and those of `files` on a run; prints a table a task, writes it to `out` as JSON.
+
+    Returns the worth of each scorer by task and scorer. A file's scorer has the file's name.
+    """
+    scorers = dict(SCORERS)
+    for path in files:
+        if path.stem in scorers:
+            raise ValueError(f"{path}: there is a scorer {path.stem!r} already; give the file another name")
+        scorers[path.stem] = load_scorer(path)
+    tasks = read_tasks(run_dir)
+    found: dict[str, dict[str, Worth]] = {}
+    for task in tasks:
+        embed = remembered(task)
+        found[task.name] = {
+            name: worth(task.rows, scores_of(name, scorer, task.rows, embed))
+            for name, scorer in track(
+                scorers.items(), f"{task.name}, {len(task.rows)} rows", console=Console(stderr=True), transient=True
+            )
+        }
+        _show(task, found[task.name])
+    if out is not None:
+        write_json(out, {task: {name: _plain(w) for name, w in by.items()} for task, by in found.items()})
+    return found
+
+
+def remembered(task: LabTask) -> Embed:
+    """The run's own encoder. All texts of the task are embedded at the first call, each once."""
+    given = encoder_of(task)
+    vectors: dict[str, NDArray[np.float32]] = {}
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        if not vectors:
+            known = list(dict.fromkeys(text for row in task.rows for text in row.texts))
+            embedder = Embedder(EncoderConfig.model_validate(given or {}))
+            vectors.update(zip(known, embedder.embed(known), strict=True))
+            embed_more.append(embedder)
+        if missing := [text for text in dict.fromkeys(texts) if text not in vectors]:
+            vectors.update(zip(missing, embed_more[0].embed(missing), strict=True))
+        return np.stack([vectors[text] for text in texts])
+
+    embed_more: list[Embedder] = []
+    return embed
+
+
+def scores_of(name: str, scorer: Scorer, rows: Sequence[LabRow], embed: Embed) -> list[list[float]]:
+    """The scorer's numbers of all rows. Raises `ValueError` naming scorer and row where they are no finite numbers."""
+    found = []
+    for row in rows:
+        scores = [float(value) for value in scorer(row, embed)]
+        if len(scores) != len(row.texts) or not all(math.isfinite(value) for value in scores):
+            raise ValueError(
+                f"scorer {name}, row {row.query.id}: {len(row.texts)} finite numbers are wanted, one a candidate; "
+                f"it gave {scores}"
+            )
+        found.append(scores)
+    return found
+
+
+def _show(task: LabTask, by_scorer: Mapping[str, Worth]) -> None:
+    console = Console(width=None if Console().is_terminal else 100)
+    title = f"{task.name}: {len(task.rows)} rows with a choice, {task.without_choice} without"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("scorer")
+    for column in ("truth of picks", "over random", "truest picked", "AUROC", "AURC"):
+        table.add_column(column, justify="right")
+    for name, w in sorted(by_scorer.items(), key=lambda item: -item[1].truth.value):
+        over = _figure(w.over_random, "+")
+        table.add_row(escape(name), _figure(w.truth), over, _figure(w.truest), _figure(w.auroc), f"{w.aurc:.3f}")
+    console.print(table, highlight=False)
+
+
+def _figure(interval: Interval, sign: str = "") -> str:
+    """The estimate, and half the width of its 95 % interval."""
+    return f"{interval.value:{sign}.3f} ±{(interval.high - interval.low) / 2:.3f}"
+
+
+def _plain(w: Worth) -> dict[str, Any]:
+    return {k: v._asdict() if isinstance(v, Interval) else v for k, v in asdict(w).items()}

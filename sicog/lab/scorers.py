@@ -1,0 +1,75 @@
+"""Scorers to compare with, and the reading of a user's own.
+
+A scorer is a function `score(row, embed)` that returns one number for each of the row's candidates, higher for better.
+`row` is a `LabRow` (never look at its `truths`); `embed(texts)` gives unit vectors, float32 [N, D].
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sicog.curation.self_consistency import draw, self_consistency
+from sicog.lab.rows import LabRow
+from sicog.tasks import normalise_answer
+
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+Scorer = Callable[[LabRow, Embed], Sequence[float]]
+
+
+def consistency(row: LabRow, embed: Embed) -> Sequence[float]:
+    """The method's own: mean cosine to all candidates."""
+    return self_consistency(embed(row.texts), [len(row.texts)]).tolist()
+
+
+def vote(row: LabRow, embed: Embed) -> Sequence[float]:
+    """The share of candidates with the same normalised text."""
+    answers = [normalise_answer(text) for text in row.texts]
+    counts = Counter(answers)
+    return [counts[answer] / len(answers) for answer in answers]
+
+
+def vote_then_consistency(row: LabRow, embed: Embed) -> Sequence[float]:
+    """The vote, ties broken by the mean cosine."""
+    return [v + s / 1000 for v, s in zip(vote(row, embed), consistency(row, embed), strict=True)]
+
+
+def longest(row: LabRow, embed: Embed) -> Sequence[float]:
+    """The more words, the better: what a scorer must beat."""
+    return [float(len(text.split())) for text in row.texts]
+
+
+def shortest(row: LabRow, embed: Embed) -> Sequence[float]:
+    """The fewer words, the better."""
+    return [-float(len(text.split())) for text in row.texts]
+
+
+def random(row: LabRow, embed: Embed) -> Sequence[float]:
+    """A number drawn by the row's id."""
+    return [draw(10**6, 0, "lab", row.query.id, str(i)) / 10**6 for i in range(len(row.texts))]
+
+
+SCORERS: Mapping[str, Scorer] = {
+    f.__name__: f for f in (consistency, vote, vote_then_consistency, longest, shortest, random)
+}
+
+
+def load_scorer(path: Path) -> Scorer:
+    """The function `score` of a Python file. The file's code is run."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give a Python file with a function score(row, embed)")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Any = getattr(module, "score", None)
+    if not callable(found):
+        raise ValueError(f"{path} has no function score(row, embed)")
+    scorer: Scorer = found
+    return scorer
