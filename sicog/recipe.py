@@ -123,6 +123,10 @@ class Recipe:
             for path in outside_paths(step):
                 if str(path) not in said and find_model(path) is None:
                     said[str(path)] = f"step {step.name!r} reads {path}, which does not exist; {self._advice(path)}"
+        for given in self.inputs.values():  # that a step names otherwise than as a path, such as an encoder
+            named = any(given.path in texts_of(step.config.model_dump()) for step in steps)
+            if given.path not in said and named and find_model(Path(given.path)) is None and ":" not in given.path:
+                said[given.path] = f"{given.path} does not exist; {self._advice(Path(given.path))}"
         return list(said.values())
 
     def _advice(self, path: Path) -> str:
@@ -140,6 +144,18 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for written in _in_order(spec):
         steps[written.name] = _resolve(written, spec, steps, path)
     return Recipe(path, spec.run_dir, spec.inputs, list(steps.values()), spec.launcher, spec.assume)
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """All texts in a value of mappings and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from texts_of(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from texts_of(item)
 
 
 def outside_paths(step: Step) -> list[Path]:
