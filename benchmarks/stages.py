@@ -1,8 +1,9 @@
-"""Memory and time of the data stages as their rows grow: what `sicog group`, `select`, `build` and the import read.
+"""Memory and time of the data stages as their rows grow.
 
 Each stage runs in a process of its own on 1,000 and on 100,000 generated rows, and tells the most memory it has held
-beyond its imports. No model and no encoder: the scores are made up. Flat means that the second figure is not much above
-the first; what grows are ids and places of rows, which joining, shuffling and the check of ids hold in memory.
+beyond its imports. No model and no encoder: scores are made up, a teacher and a sampler answer at once with the same
+text, and all else of `sicog annotate` and `sicog sample` is as it is. Flat means that the second figure is not much
+above the first.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+from PIL import Image
 
 from benchmarks.timing import arguments, report
 from sicog.chains import COD, render
@@ -26,7 +31,8 @@ SIZES = (1_000, 100_000)
 BODIES = [f"There is a large red circle to the left of a small blue square, in part {part}." for part in range(5)]
 TEXT = render(COD, BODIES)
 ID = "ROW-ID"
-STAGES = ("import", "group", "select", "build")
+STAGES = ("annotate", "sample", "import", "group", "select", "build")
+USERS_FILES = {"annotate": "caption", "sample": "note", "import": "candidates"}  # and the key that each needs
 
 
 def candidate(seed: int) -> Candidate:
@@ -38,8 +44,10 @@ def candidate(seed: int) -> Candidate:
 def a_row(stage: str, seed: int) -> bytes:
     """A line of what a stage reads, with `ID` for its id."""
     query = Query(id=ID, task="captioning", images=(f"{ID}.png",))
-    if stage == "import":
-        return json.dumps({"id": ID, "image": f"{ID}.png", "candidates": [TEXT, TEXT]}).encode() + b"\n"
+    if stage in USERS_FILES:
+        image = f"{ID}.png" if stage == "import" else "image.png"
+        value = [TEXT, TEXT] if stage == "import" else TEXT
+        return json.dumps({"id": ID, "image": image, USERS_FILES[stage]: value}).encode() + b"\n"
     if stage == "group":
         return dump_record(CandidateSet(id=ID, query=query, candidates=(candidate(seed),)))
     if stage == "select":
@@ -54,8 +62,9 @@ def prepare(stage: str, n: int, folder: Path) -> None:
     for seed in range(2 if stage == "group" else 1):
         line, out = a_row(stage, seed), folder / f"in-{seed}"
         lines = (line.replace(ID.encode(), str(i).encode()) for i in range(n))
-        if stage == "import":
+        if stage in USERS_FILES:
             (folder / "rows.json").write_bytes(b"[" + b",".join(lines) + b"]")
+            Image.new("RGB", (28, 28)).save(folder / "image.png")
             return
         out.mkdir()
         for shard in range(-(-n // 10_000)):
@@ -66,21 +75,93 @@ def prepare(stage: str, n: int, folder: Path) -> None:
 
 def run(stage: str, folder: Path) -> dict[str, float]:
     """Run a stage here; returns MiB held at most beyond the imports, and seconds."""
-    from sicog.curation.build import BuildConfig, BuildSource, build
-    from sicog.curation.select import SelectConfig, select
-    from sicog.generation.group import GroupConfig, group
+    stages = {"annotate": annotated, "sample": sampled, "import": imported, "group": grouped}
+    run_stage = {**stages, "select": selected, "build": built}[stage](folder, folder / "out")
+    before, start = peak_mib(), time.perf_counter()
+    run_stage()
+    return {"mib": peak_mib() - before, "seconds": time.perf_counter() - start}
+
+
+def annotated(folder: Path, out: Path) -> Callable[[], Any]:
+    """`sicog annotate` with a teacher that answers at once: its transport alone is a stand-in."""
+    import openai
+
+    from sicog.annotation.revise import ReviseConfig, revise
+
+    message = {"message": {"content": TEXT}, "finish_reason": "stop"}
+    raw = SimpleNamespace(http_response=SimpleNamespace(content=json.dumps({"choices": [message]}).encode()))
+
+    async def create(**body: Any) -> Any:
+        return raw
+
+    async def close() -> None:
+        pass
+
+    chat = SimpleNamespace(completions=SimpleNamespace(with_raw_response=SimpleNamespace(create=create)))
+    server = SimpleNamespace(chat=chat, close=close)
+    vars(openai)["AsyncOpenAI"] = lambda **_: server
+    endpoint = {"model": "m", "base_url": "http://127.0.0.1/v1", "api_key_env": None}
+    files = {"input": folder / "rows.json", "image_folder": folder, "chain_dir": out, "plain_dir": folder / "dd"}
+    config = ReviseConfig.model_validate({"task": "captioning", "teacher": {"endpoint": endpoint}, **files})
+    return lambda: revise(config)
+
+
+class Answering:
+    """A sampler's stand-in: every sample has the same text."""
+
+    def check(self, job: Any) -> None:
+        """All can be asked."""
+
+    def run(self, jobs: Sequence[Any]) -> list[list[Any]]:
+        """The samples of every job."""
+        from sicog.generation.sampling import Sample
+
+        return [
+            [Sample(r.style, r.prompt, i, TEXT, "stop", (1,)) for r in job.requests for i in range(r.n)] for job in jobs
+        ]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def sampled(folder: Path, out: Path) -> Callable[[], Any]:
+    """`sicog sample` without a model."""
+    import sicog.model.image_processing  # noqa: F401 - what sampling imports when it begins
+    from sicog.generation import sample
+
+    vars(sample)["load_engine"] = lambda *_, **__: Answering()
+    files = {"input": folder / "rows.json", "image_folder": folder, "checkpoint": folder / "image.png", "out_dir": out}
+    config = sample.SampleConfig.model_validate({"task": "captioning", **files})
+    return lambda: sample.sample(config)
+
+
+def imported(folder: Path, out: Path) -> Callable[[], Any]:
+    """`sicog import-candidates`."""
     from sicog.generation.original import ImportCandidatesConfig, import_candidates
 
-    before, start, out = peak_mib(), time.perf_counter(), folder / "out"
-    if stage == "import":
-        import_candidates(ImportCandidatesConfig(input=folder / "rows.json", out_dir=out, task="captioning"))
-    elif stage == "group":
-        group(GroupConfig(inputs=(folder / "in-0", folder / "in-1"), out_dir=out))
-    elif stage == "select":
-        select(SelectConfig(input=folder / "in-0", out_dir=out, threshold=0.8))
-    else:
-        build(BuildConfig(sources=(BuildSource(name="all", path=folder / "in-0"),), out_dir=out))
-    return {"mib": peak_mib() - before, "seconds": time.perf_counter() - start}
+    config = ImportCandidatesConfig(input=folder / "rows.json", out_dir=out, task="captioning")
+    return lambda: import_candidates(config)
+
+
+def grouped(folder: Path, out: Path) -> Callable[[], Any]:
+    """`sicog group` of two runs."""
+    from sicog.generation.group import GroupConfig, group
+
+    return lambda: group(GroupConfig(inputs=(folder / "in-0", folder / "in-1"), out_dir=out))
+
+
+def selected(folder: Path, out: Path) -> Callable[[], Any]:
+    """`sicog select`."""
+    from sicog.curation.select import SelectConfig, select
+
+    return lambda: select(SelectConfig(input=folder / "in-0", out_dir=out, threshold=0.8))
+
+
+def built(folder: Path, out: Path) -> Callable[[], Any]:
+    """`sicog build`."""
+    from sicog.curation.build import BuildConfig, BuildSource, build
+
+    return lambda: build(BuildConfig(sources=(BuildSource(name="all", path=folder / "in-0"),), out_dir=out))
 
 
 def peak_mib() -> float:

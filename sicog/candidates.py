@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import glob
-from array import array
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import orjson
 
 from sicog.records import CandidateSet
+from sicog.scratch import Scratch, id_digest
 from sicog.storage import shards
 
 
@@ -29,47 +29,56 @@ def find_runs(patterns: Sequence[str | Path]) -> list[Path]:
 
 
 class RunsSource:
-    """The ids of all runs in the order in which they first appear.
+    """The ids of all runs in the order in which they first appear. Where each row lies is held on disk, not in memory.
 
-    Only where each row lies is held in memory, in arrays: some 60 bytes a row, however long its id is.
+    A process that is sent this source looks through the runs by itself when it first reads.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._files = [shard for folder in folders for shard in shards(folder)]
-        ids, numbers, offsets = bytearray(), array("I"), array("Q")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_files": self._files}
+
+    @cached_property
+    def _places(self) -> Scratch:
+        """Tables `rows` (of the runs: digest of the id, file, offset) and `groups` (of equal ids: the first row)."""
+        places = Scratch("id, file, offset", self._rows())
+        places.execute("create index by_id on rows (id)")
+        places.execute("create table groups as select min(rowid) as first from rows group by id order by first")
+        return places
+
+    def _rows(self) -> Iterator[tuple[bytes, int, int]]:
         for number, path in enumerate(self._files):
             with path.open("rb") as file:
                 offset = 0
                 for line in file:
-                    ids += _digest(_id(line, path))
-                    numbers.append(number)
-                    offsets.append(offset)
+                    yield id_digest(_id(line, path)), number, offset
                     offset += len(line)
-        self._numbers, self._offsets = numbers, offsets
-        ids_N2 = np.frombuffer(ids, dtype=np.uint64).reshape(-1, 2)
-        self._rows, self._starts = _grouped(ids_N2)
-        self._ids_G2 = ids_N2[self._rows[self._starts[:-1]]]  # of each group
-        self._by_id = np.argsort(self._ids_G2[:, 0])
-        self._sorted = self._ids_G2[self._by_id, 0]
+
+    @cached_property
+    def _length(self) -> int:
+        return int(self._places.execute("select count(*) from groups").fetchone()[0])
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return self._length
 
     def read(self, start: int, stop: int) -> Iterator[CandidateSet]:
         """One merged set for each of the ids start..stop."""
+        first = "select id from rows where rowid = (select first from groups where rowid = ?)"
         for group in range(start, min(stop, len(self))):
-            yield self._merged(group)
+            (digest,) = self._places.execute(first, group + 1).fetchone()
+            yield merged(self._sets(digest))
 
     def find(self, row_id: str) -> CandidateSet | None:
         """The merged set of that id, or None."""
-        first, second = np.frombuffer(_digest(row_id), dtype=np.uint64)
-        begin, end = (np.searchsorted(self._sorted, first, side=side) for side in ("left", "right"))
-        found = (int(group) for group in self._by_id[begin:end] if self._ids_G2[group, 1] == second)
-        return next(map(self._merged, found), None)
+        found = self._sets(id_digest(row_id))
+        return merged(found) if found else None
 
-    def _merged(self, group: int) -> CandidateSet:
-        rows = self._rows[self._starts[group] : self._starts[group + 1]].tolist()
-        return merged([self._set(self._numbers[i], self._offsets[i]) for i in rows])
+    def _sets(self, digest: bytes) -> list[CandidateSet]:
+        """The sets of an id in the order of the runs."""
+        places = self._places.execute("select file, offset from rows where id = ? order by rowid", digest)
+        return [self._set(number, offset) for number, offset in places.fetchall()]
 
     def _set(self, number: int, offset: int) -> CandidateSet:
         with self._files[number].open("rb") as file:
@@ -100,22 +109,6 @@ def merged(sets: Sequence[CandidateSet]) -> CandidateSet:
             f"{checkpoint[:12]}; is a run given twice? Runs that shall be pooled need different seeds"
         )
     return CandidateSet(id=first.id, query=first.query, candidates=candidates)
-
-
-def _grouped(ids_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows ordered by group, groups by their first row; and where each group starts there, with the end behind."""
-    by_id = np.lexsort((ids_N2[:, 1], ids_N2[:, 0]))  # stable: equal ids keep the order of their rows
-    begins = np.ones(len(by_id), dtype=bool)
-    begins[1:] = (ids_N2[by_id[1:]] != ids_N2[by_id[:-1]]).any(axis=1)
-    first_row = by_id[begins][np.cumsum(begins) - 1]  # of the group that a row of this order is in
-    rows = by_id[np.lexsort((by_id, first_row))]
-    first_row.sort()
-    starts = np.flatnonzero(np.append(True, first_row[1:] != first_row[:-1])) if len(rows) else first_row
-    return rows, np.append(starts, len(rows))
-
-
-def _digest(row_id: str) -> bytes:
-    return blake2b(row_id.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _id(line: bytes, path: Path) -> str:

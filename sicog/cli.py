@@ -74,7 +74,7 @@ def _echo_config(config: Config) -> None:
 
 
 for _verb in VERBS.values():
-    if _verb.name not in ("mini-data", "train", "report"):
+    if _verb.name not in ("mini-data", "train", "report", "eval"):
         _add_verb(_verb)
 
 
@@ -120,12 +120,67 @@ def mini_data(
     verb.run(resolved)
 
 
-@app.command(help=VERBS["report"].help)
-def report(run_dir: Annotated[Path, typer.Argument(help="the folder of a run, finished or not")]) -> None:
-    """Show the results of a run; of an unfinished one, a page of what there is."""
-    from sicog.report.build import report_run
+@app.command("eval", help=VERBS["eval"].help)
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="a checkpoint folder")],
+    overrides: Overrides = None,
+    suite: Annotated[str, typer.Option(help="a shipped suite's name, or a YAML")] = "paper",
+    out: Annotated[Path, typer.Option(help="folder of results; each checkpoint gets one in it")] = Path("results"),
+    judge: Annotated[str, typer.Option(help="a judge model by the kit's name; by default none")] = "exact_matching",
+    samples: Annotated[int | None, typer.Option(help="instead: draw so many, and measure what K of them give")] = None,
+    select: Annotated[str, typer.Option(help="with --samples: how one is chosen")] = "greedy,vote,mbr,oracle",
+    compare: Annotated[list[Path] | None, typer.Option(help="with --samples: another checkpoint; repeatable")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run the kit on what is not scored yet; more settings are key=value, e.g. `style=cot` or `only=[POPE]`.
 
-    report_run(run_dir)
+    With --samples no kit is needed: accuracy against the number of samples, with and without chains of thought.
+    """
+    verb = VERBS["eval"]
+    if samples is not None:
+        from sicog.config import apply_overrides, validate
+        from sicog.sampled import SampledConfig, sampled_evaluation
+
+        values = {"checkpoints": [checkpoint, *(compare or [])], "suite": suite, "out_dir": out, "samples": samples}
+        values |= {"select": select.split(",")}
+        drawn = validate(SampledConfig, apply_overrides(values, overrides or [], SampledConfig), "command line")
+        if dry_run:
+            _echo_config(drawn)
+        else:
+            sampled_evaluation(drawn)
+        return
+    if compare:
+        raise ValueError("--compare goes with --samples; the tables of several checkpoints are made by `sicog results`")
+    given = [f"checkpoint={checkpoint}", f"suite={suite}", f"out_dir={out}", f"judge={judge}"]
+    resolved = load_config(verb.config_type(), None, [*given, *(overrides or [])])
+    if dry_run:
+        _echo_config(resolved)
+        return
+    verb.run(resolved)
+
+
+@app.command("results")
+def show_results(
+    folders: Annotated[list[Path], typer.Argument(help="folders of `sicog eval`, or of the kit", metavar="RUN...")],
+    out: Annotated[Path, typer.Option(help="folder for results.md, .csv, .xlsx and .json")] = Path("results-table"),
+    baseline: Annotated[str | None, typer.Option(help="the model to compare with; the first by default")] = None,
+    suite: Annotated[str | None, typer.Option(help="what the kit's data sets are, for folders of its own")] = None,
+) -> None:
+    """One table of several checkpoints, with intervals, paired differences and the paper's numbers."""
+    from sicog.evaluation.summarize import results
+
+    typer.echo(results(folders, out, baseline=baseline, suite=suite), nl=False)
+
+
+@app.command(help=VERBS["report"].help)
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="the folder of a run or of one of its steps, finished or not")],
+    out: Annotated[Path | None, typer.Option(help="write the page to this folder, not within the run's")] = None,
+) -> None:
+    """One HTML page of a run, of an unfinished one of what there is; or of one step: candidates, kept rows, a loss."""
+    from sicog.report.discover import report_run
+
+    report_run(run_dir, out)
 
 
 @app.command()

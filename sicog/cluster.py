@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ except ImportError:
         "launch.on: slurm and ray need datatrove; install it with `pip install 'sicog[cluster]'`"
     ) from None
 
+LOOK_EVERY_S = 10.0
 LOGS, JOBS = ".launch", "jobs.json"  # beside the shards: what datatrove knows of the tasks, and their output
 
 
@@ -34,17 +38,17 @@ class RunShard:
 
 
 class RunFinish:
-    """A step of a datatrove pipeline: shards and manifest from what the tasks left."""
+    """A step of a datatrove pipeline: shards and manifest from what the tasks left, and what follows."""
 
-    def __init__(self, finish: Finish) -> None:
-        self.finish = finish
+    def __init__(self, finish: Finish, then: Callable[[], object]) -> None:
+        self.finish, self.then = finish, then
 
     def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         out_dir = self.finish.out_dir
-        if (out_dir / MANIFEST).is_file():  # of an earlier job
-            return
-        with locked(out_dir / WORK / "lock", out_dir):
-            self.finish()
+        if not (out_dir / MANIFEST).is_file():  # else of an earlier job
+            with locked(out_dir / WORK / "lock", out_dir):
+                self.finish()
+        self.then()
 
 
 class _Slurm(SlurmPipelineExecutor):
@@ -58,13 +62,18 @@ class _Slurm(SlurmPipelineExecutor):
         return {name: value for name, value in options.items() if value or name == "requeue"}
 
 
-def launch_shards(launch: LaunchConfig, task: ShardTask, finish: Finish) -> None:
-    """Submit what is missing to SLURM, or run it on Ray and finish. Tasks continue inside a shard as anywhere."""
+def launch_shards(
+    launch: LaunchConfig, task: ShardTask, finish: Finish, then: Callable[[], object] = lambda: None
+) -> None:
+    """Submit what is missing to SLURM, or run it on Ray and finish. Tasks continue inside a shard as anywhere.
+
+    then: what follows the finish, in its job.
+    """
     logs = task.out_dir / LOGS
     _forget_lost(logs / "shards" / "completions", task.out_dir / WORK)
     if launch.on == "ray":
         _ray(launch, task, finish.n_shards, logs).run()
-        RunFinish(finish)(None)
+        RunFinish(finish, then)(None)
         return
     shards = _slurm(
         launch,
@@ -78,7 +87,7 @@ def launch_shards(launch: LaunchConfig, task: ShardTask, finish: Finish) -> None
     )
     finishing = _slurm(
         launch,
-        [RunFinish(finish)],
+        [RunFinish(finish, then)],
         logs / "finish",
         job_name=f"{task.step}-finish",
         tasks=1,
@@ -94,6 +103,27 @@ def launch_shards(launch: LaunchConfig, task: ShardTask, finish: Finish) -> None
         f"is in {logs}. Run the same command again if tasks were lost: only what is missing is submitted",
         highlight=False,
     )
+    if launch.wait:
+        _wait_for(str(finishing.job_id), task.out_dir)
+
+
+def _wait_for(job_id: str, out_dir: Path) -> None:
+    """Until the job ended, with what follows the finish in it. Raises `ValueError` when the folder is not finished."""
+    while _is_queued(job_id):
+        time.sleep(LOOK_EVERY_S)
+    if not (out_dir / MANIFEST).is_file():
+        raise ValueError(
+            f"job {job_id} ended and {out_dir} is not finished; see the tasks' output in {out_dir / LOGS}, and run "
+            f"the same command again: only what is missing is submitted"
+        )
+
+
+def _is_queued(job_id: str) -> bool:
+    """Whether SLURM knows the job as waiting or running; yes while it does not answer."""
+    asked = subprocess.run(["squeue", "--noheader", "--jobs", job_id], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        return "Invalid job id" not in asked.stderr  # what it says of a job that ended some minutes ago
+    return bool(asked.stdout.strip())
 
 
 def _slurm(launch: LaunchConfig, pipeline: list[Any], logs: Path, **values: Any) -> _Slurm:

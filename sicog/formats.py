@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic
@@ -20,7 +20,9 @@ import orjson
 from pydantic import ValidationError
 
 from sicog.records import Dropped, Example, Query, RecordT, Turn
+from sicog.scratch import Scratch, id_digest
 from sicog.storage import atomic_write
+from sicog.tasks import TASKS
 
 MARKER = "<image>"
 _VIDEO_MARKER = "<video>"
@@ -78,22 +80,19 @@ class FileSource(Generic[RecordT]):
 
         The whole file decides, so a range read alone (after a restart, by another process) drops the same rows.
         """
+        if not self.unique_ids:
+            return sum(1 for _ in self._raw()), frozenset()
         n = 0
-        seen: set[bytes] = set()
-        repeated: set[int] = set()
-        for index, raw in enumerate(self._raw()):
-            n += 1
-            if not self.unique_ids:
-                continue
-            try:
-                row_id = _row_id(_decode(raw), index)
-            except RowError:
-                continue  # it is dropped as it is, and takes no id
-            digest = blake2b(row_id.encode(), digest_size=16).digest()  # a million ids of any length fit in memory
-            if digest in seen:
-                repeated.add(index)
-            seen.add(digest)
-        return n, frozenset(repeated)
+
+        def ids() -> Iterator[tuple[bytes, int]]:
+            nonlocal n
+            for n, raw in enumerate(self._raw(), 1):
+                with suppress(RowError):  # such a row is dropped as it is, and takes no id
+                    yield id_digest(_row_id(_decode(raw), n - 1)), n - 1
+
+        seen = Scratch("id, place", ids())
+        numbered = "select place, row_number() over (partition by id order by place) as nth from rows"
+        return n, frozenset(place for (place,) in seen.execute(f"select place from ({numbered}) where nth > 1"))
 
     def _record(self, index: int, raw: Row | bytes) -> RecordT | Dropped:
         repeated = self.unique_ids and index in self._scan[1]
@@ -183,9 +182,10 @@ class QueryParser:
 
     def __call__(self, row: Row, row_id: str) -> Query:
         images, question = image_names(row), first_question(row)
-        if self.task == "captioning" and not images:
-            raise RowError("no_image", "a row to caption needs an image")
-        if self.task != "captioning" and not question:
+        asks = TASKS[self.task].asks_the_row
+        if not asks and not images:
+            raise RowError("no_image", f"a row of task {self.task} needs an image")
+        if asks and not question:
             raise RowError("no_question", f"a row of task {self.task} needs a human turn with a question")
         if self.task == "text" and images:
             raise RowError("image", "a row of task text has no image; sample rows with images as reasoning")

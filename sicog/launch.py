@@ -18,12 +18,14 @@ class LaunchConfig(Config):
     on: `local` is this machine (`workers` processes); `slurm` submits a job array and returns; `ray` runs on the
         cluster that this process is connected to, and waits. The last two need the extra `cluster` (datatrove), and
         input, checkpoint and output folder where all machines see them.
+    wait: with slurm, return only when the folder is finished, for a script whose next line reads it; fail if it is not.
     tasks: how many tasks of the array run, the shards divided among them; with Ray how many shards at once.
     gpus, cpus, memory_gb: of one task; memory is per CPU. time, partition: of the job array.
     options: further options of sbatch without their dashes, e.g. `{account: mine, constraint: a100}`.
     """
 
     on: Literal["local", "slurm", "ray"] = "local"
+    wait: bool = False
     tasks: int = Field(default=8, ge=1)
     gpus: int = Field(default=1, ge=0)
     cpus: int = Field(default=8, ge=1)

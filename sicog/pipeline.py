@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -169,6 +170,7 @@ def run_stage(
     launch: LaunchConfig | None = None,
     share: tuple[int, int] | None = None,
     status: Callable[[], str] = lambda: "",
+    then: Callable[[], object] = lambda: None,
 ) -> Path:
     """Run `process` over all rows of `source` and write the dataset `out_dir`; returns `out_dir`.
 
@@ -181,6 +183,7 @@ def run_stage(
     share: (rank, ranks) where processes that were launched together all make this call: each works off every ranks-th
         shard, and all return when the dataset is complete. They meet in `out_dir` alone, which they all must see.
     status: what the progress bar says beside the rows, asked again and again from another thread.
+    then: what follows when the folder is complete; with SLURM in the job that finishes it.
 
     A finished folder of the same config and inputs is returned as it is; one of another config is refused.
     """
@@ -192,32 +195,34 @@ def run_stage(
     if not (rank and (out_dir / MANIFEST).is_file()):
         write_run_json(out_dir, step=step, config=config, inputs=inputs)
     if (out_dir / MANIFEST).is_file():
+        then()
         return out_dir
     if share is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"{step} was started by torchrun; start it as one process, with workers=N for several")
     n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
     n_shards = max(1, -(-n_rows // rows_per_shard))
     limit = (max_dropped_share, ("dropped", "failed") if limits_failed else ("dropped",))
-    if not rank:
-        write_json(out_dir / WORK / STAGE, {"rows": n_rows})
     task = ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, *limit)
     finish = Finish(step, out_dir, n_shards, n_rows, ("", *folders.values()), *limit)
     if launch is not None and launch.on != "local":
         from sicog.cluster import launch_shards
 
-        launch_shards(launch, task, finish)
+        write_json(out_dir / WORK / STAGE, {"rows": n_rows})
+        launch_shards(launch, task, finish, then)
         return out_dir
     if rank:
         _execute(task, range(rank, n_shards, n_ranks), workers)
         _wait_for((out_dir / MANIFEST).is_file)
+        then()
         return out_dir
     with locked(out_dir / WORK / "lock", out_dir):
-        if (out_dir / MANIFEST).is_file():  # the process that held the lock before has finished it
-            return out_dir
-        with Progressing(step, out_dir / WORK, n_rows, status) as progress:
-            _execute(task, range(0, n_shards, n_ranks), workers)
-            _wait_for(lambda: progress.rows_done() == n_rows)
-        finish()
+        if not (out_dir / MANIFEST).is_file():  # else the process that held the lock before has finished it
+            write_json(out_dir / WORK / STAGE, {"rows": n_rows})
+            with Progressing(step, out_dir / WORK, n_rows, status) as progress:
+                _execute(task, range(0, n_shards, n_ranks), workers)
+                _wait_for(lambda: progress.rows_done() == n_rows)
+            finish()
+    then()
     return out_dir
 
 
@@ -285,14 +290,17 @@ class Finish:
         rows_per_shard: dict[str, dict[str, int]] = {folder: {} for folder in self.folders}
         journals = [out_dir / WORK / f"journal-{rank:05d}.jsonl" for rank in range(self.n_shards)]
         for rank, journal in enumerate(journals):
-            entries = list(_entries([journal]))
-            for folder in self.folders:
-                records = [r for e in entries for r in e["records"].get(folder, [])]
-                with atomic_write(out_dir / folder / shard_name(rank)) as file:
-                    file.writelines(orjson.dumps(r) + b"\n" for r in records)
-                rows_per_shard[folder][shard_name(rank)] = len(records)
-            for entry in entries:
-                counts.update(rows=entry["rows"], kept=entry["kept_rows"])
+            name = shard_name(rank)
+            with ExitStack() as opened:
+                files = {folder: opened.enter_context(atomic_write(out_dir / folder / name)) for folder in self.folders}
+                for folder in self.folders:
+                    rows_per_shard[folder][name] = 0
+                for entry in _entries([journal]):
+                    for folder, file in files.items():
+                        records = entry["records"].get(folder, [])
+                        file.writelines(orjson.dumps(record) + b"\n" for record in records)
+                        rows_per_shard[folder][name] += len(records)
+                    counts.update(rows=entry["rows"], kept=entry["kept_rows"])
         dropped, failed = (_write_rows(out_dir, kind, journals) for kind in ("dropped", "failed"))
         if not counts["rows"] == self.n_rows == counts["kept"] + dropped.total() + failed.total():
             raise AssertionError(

@@ -25,7 +25,6 @@ _LIBRARIES = (
     "pillow",
     "sentence-transformers",
 )
-_CHUNK = 1 << 22
 
 
 def digest_bytes(data: bytes) -> str:
@@ -40,11 +39,8 @@ def digest_value(value: Any) -> str:
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's content."""
-    sha = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            sha.update(chunk)
-    return sha.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_path(path: Path, of_file: Callable[[Path], str] = digest_file) -> str:

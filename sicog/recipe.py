@@ -225,7 +225,7 @@ def _job(step: StepSpec, launcher: LauncherConfig, where: str) -> JobConfig:
 def _array(job: JobConfig, launcher: LauncherConfig) -> dict[str, Any]:
     """The array that a sampling step's job submits: what its `launch` says unless the recipe says it itself."""
     asked = {"gpus": job.gpus or 1, "cpus": job.cpus, "time": job.time, "partition": job.partition}
-    return {"on": "slurm", "tasks": launcher.array_tasks, **asked, "options": job.options}
+    return {"on": "slurm", "wait": True, "tasks": launcher.array_tasks, **asked, "options": job.options}
 
 
 def _key(verb: Verb, config: Config, run_dir: Path, depends_on: Sequence[str], earlier: Mapping[str, Step]) -> str:

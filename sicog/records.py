@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
-TaskName = Literal["captioning", "reasoning", "text"]
 
 
 class Record(BaseModel):
@@ -76,7 +75,7 @@ class AnnotatedRow(Record):
 class Query(Record):
     """Unlabelled input of the generate step: images, and a question but for captions. Styles turn it into prompts."""
 
-    task: TaskName
+    task: str  # a name in `tasks.TASKS`
     images: tuple[str, ...] = ()
     question: str = ""
     extra: dict[str, Any] = {}

@@ -36,6 +36,15 @@ class TaskSpec:
     styles: Mapping[str, Style]
     votes: bool
 
+    def __post_init__(self) -> None:
+        if wrong := [name for name, style in self.styles.items() if style.name != name]:
+            raise ValueError(f"task {self.name}: the style listed as {wrong[0]!r} has another name")
+
+    @property
+    def asks_the_row(self) -> bool:
+        """Whether every style asks the row's own question; else a row needs an image, and may do without a question."""
+        return all("{question}" in style.template for style in self.styles.values())
+
     def style(self, name: str) -> Style:
         """The style of that name. Raises `ValueError` naming the known ones."""
         if name not in self.styles:
@@ -89,7 +98,24 @@ REASONING = TaskSpec(
     votes=True,
 )
 TEXT = TaskSpec("text", _styles(Style("text", "{question}")), votes=False)
-TASKS: Mapping[str, TaskSpec] = MappingProxyType({t.name: t for t in (CAPTIONING, REASONING, TEXT)})
+
+
+class _Tasks(dict[str, TaskSpec]):
+    def __missing__(self, name: str) -> TaskSpec:
+        raise ValueError(f"unknown task {name!r}; known: {', '.join(self)} (`tasks.add_task` adds another)")
+
+
+_TASKS = _Tasks({t.name: t for t in (CAPTIONING, REASONING, TEXT)})
+TASKS: Mapping[str, TaskSpec] = _TASKS  # an unknown name raises `ValueError`
+
+
+def add_task(task: TaskSpec) -> None:
+    """Make a task known to all steps of this process. Raises `ValueError` when another task has that name.
+
+    Worker processes import the main script again, so it may be added there; the tasks of a SLURM array do not.
+    """
+    if _TASKS.setdefault(task.name, task) != task:
+        raise ValueError(f"there is a task {task.name!r} already, and it is another one; give yours another name")
 
 
 def bare_question(question: str) -> str:

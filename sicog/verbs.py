@@ -138,7 +138,7 @@ VERBS: Mapping[str, Verb] = {
             "sicog.data.mix:mix",
         ),
         Verb(
-            "eval",
+            "mini-eval",
             "Evaluate a checkpoint on the mini world by its ground truth.",
             "sicog.mini.evaluate:MiniEvalConfig",
             "sicog.mini.evaluate:mini_eval",
@@ -154,6 +154,24 @@ VERBS: Mapping[str, Verb] = {
             "Let a round's model follow the one before it, unless it is worse on the development split.",
             "sicog.runs.promote:PromoteConfig",
             "sicog.runs.promote:promote",
+        ),
+        Verb(
+            "mini-tsv",
+            "The mini world's questions as tables in VLMEvalKit's forms, with a suite.",
+            "sicog.mini.tsv:MiniTsvConfig",
+            "sicog.mini.tsv:mini_tsv",
+        ),
+        Verb(
+            "eval",
+            "Evaluate a checkpoint on a suite of benchmarks through VLMEvalKit.",
+            "sicog.evaluation.config:EvalConfig",
+            "sicog.evaluation.run:evaluate",
+        ),
+        Verb(
+            "eval-samples",
+            "Accuracy against the number of samples, from what was sampled.",
+            "sicog.evaluation.samples:EvalSamplesConfig",
+            "sicog.evaluation.samples:eval_samples",
         ),
         Verb(
             "report",

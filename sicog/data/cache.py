@@ -23,7 +23,7 @@ from rich.console import Console
 _BEAT_S = 5.0
 _STALE_S = 60.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-ADVICE = "give another folder with data.cache_dir or the variable SICOG_CACHE"
+ADVICE = "give another folder with cache_dir (data.cache_dir in training) or the variable SICOG_CACHE"
 
 
 def cache_folder(given: Path | None = None) -> Path:

@@ -8,20 +8,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from pydantic import AfterValidator
 
 from sicog.generation.sampling import stream_key
 from sicog.records import Corruption
 
-CorruptionName = Literal["gaussian_blur", "color_jitter", "mirror_rotation", "mask"]
 BLUR_SIGMA = (3.0, 5.0)
 JITTER = 0.8  # brightness, contrast and saturation are scaled by 1 - JITTER .. 1 + JITTER
 HUE_SHIFT = 0.2  # of the full circle, either way
 MASK_SHARE = (0.25, 0.35)
+
+Draw = Callable[[np.random.Generator], dict[str, Any]]
+Apply = Callable[..., Image.Image]
+
+
+def _known(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"unknown corruption {name!r}; known: {', '.join(METHODS)}")
+    return name
+
+
+CorruptionName = Annotated[str, AfterValidator(_known)]
+
+
+def add_corruption(name: str, draw: Draw, apply: Apply) -> None:
+    """Make a method known to this process: `draw` takes its parameters from a generator, `apply` is called with the RGB
+    image and these, and returns an RGB image of the same size. Raises `ValueError` when another method has that name.
+
+    Worker processes import the main script again, so it may be added there; the tasks of a SLURM array do not.
+    """
+    if _METHODS.setdefault(name, (draw, apply)) != (draw, apply):
+        raise ValueError(f"there is a corruption {name!r} already; give yours another name")
 
 
 def drawn(pool: Sequence[CorruptionName], seed: int, image_id: str) -> Corruption:
@@ -118,13 +139,10 @@ def _shift_hue(image: Image.Image, shift: float) -> Image.Image:
 
 
 # How the parameters of a method are drawn, and the method.
-METHODS: Mapping[str, tuple[Callable[[np.random.Generator], dict[str, Any]], Callable[..., Image.Image]]] = (
-    MappingProxyType(
-        {
-            "gaussian_blur": (_draw_blur, gaussian_blur),
-            "color_jitter": (_draw_jitter, color_jitter),
-            "mirror_rotation": (_draw_turn, mirror_rotation),
-            "mask": (_draw_mask, mask),
-        }
-    )
-)
+_METHODS: dict[str, tuple[Draw, Apply]] = {
+    "gaussian_blur": (_draw_blur, gaussian_blur),
+    "color_jitter": (_draw_jitter, color_jitter),
+    "mirror_rotation": (_draw_turn, mirror_rotation),
+    "mask": (_draw_mask, mask),
+}
+METHODS: Mapping[str, tuple[Draw, Apply]] = _METHODS

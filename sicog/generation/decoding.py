@@ -13,7 +13,7 @@ import torch
 
 from sicog.generation.choose import next_tokens
 from sicog.generation.sampling import SamplingConfig
-from sicog.generation.slots import Rows, SlotCache, align_right, joined
+from sicog.generation.slots import Rows, SlotCache, align_right, joined, overwrite
 
 
 @dataclass(frozen=True)
@@ -116,16 +116,43 @@ class Decoding:
             "seen": torch.zeros(n, logits_BV.shape[1] if penalised else 0, dtype=torch.bool, device=device),
         }
         self._record(new, logits_BV)
-        self._settle([Rows(prompts.cache, parents_B, int(length_B.max()))])
+        forked = Rows(prompts.cache, parents_B, int(length_B.max()))
+        in_place = self._take_places(forked)
+        if not in_place:
+            self._settle([forked])
         self._state = {name: torch.cat([self._state[name], new[name]]) for name in new} if self.keys else new
         self.keys = [*self.keys, *keys]
+        if in_place:
+            self._order_by_place()
         self.live = int(self._state["alive"].sum())
+
+    def _take_places(self, new: Rows) -> bool:
+        """Write new rows where rows have left, if there are enough such places, and columns: the others stay put."""
+        if self._rows_B is None or self.cache is None or new.columns > self.cache.get_seq_length():
+            return False
+        held = set(self._rows_B.tolist())
+        free = [place for place in range(self.cache.n_rows) if place not in held][: len(new.rows)]
+        if len(free) < len(new.rows):
+            return False
+        places = torch.tensor(free, device=self.model.device)
+        overwrite(self.cache, places, new)
+        self._rows_B = torch.cat([self._rows_B, places])
+        return True
+
+    def _order_by_place(self) -> None:
+        """Bring the rows into the order in which they lie in the cache."""
+        assert self._rows_B is not None and self.cache is not None
+        places_B, order_B = self._rows_B.sort()
+        self._state = {name: x.index_select(0, order_B) for name, x in self._state.items()}
+        self.keys = [self.keys[i] for i in order_B.tolist()]
+        self._rows_B = None if len(self.keys) == self.cache.n_rows else places_B
 
     def step(self) -> None:
         """Run the last token of every row and draw the next."""
-        if self._rows_B is not None:
-            self._settle()
         assert self.cache is not None
+        # Where columns run out, those of rows that have left are let go: rows that took places came without copies.
+        if self._rows_B is not None or self.cache.full:
+            self._settle()
         s = self._state
         s["length"] = s["length"] + 1
         n_columns = self.cache.get_seq_length() + 1
@@ -179,7 +206,7 @@ class Decoding:
         self._rows_B = rows_B if self._rows_B is None else self._rows_B[rows_B]
 
     def _settle(self, new: Sequence[Rows] = ()) -> None:
-        """Rebuild the cache from the rows that stay and those that join, in that order."""
+        """Rebuild the cache from the rows that stay and those that join, in that order, as wide as the longest."""
         parts = list(new)
         if self.keys:
             assert self.cache is not None

@@ -23,7 +23,7 @@ from sicog.model.hub import local_model
 from sicog.model.precision import Precision, settled
 from sicog.pipeline import FolderSource, Outcome, Source, run_stage
 from sicog.provenance import digest_path
-from sicog.records import Candidate, CandidateSet, Corruption, Dropped, Failed, Query, TaskName
+from sicog.records import Candidate, CandidateSet, Corruption, Dropped, Failed, Query
 from sicog.remote.config import EndpointConfig
 from sicog.tasks import TASKS, TaskSpec, bare_question
 
@@ -56,8 +56,8 @@ def styles_for_prompt(task: str, name: str) -> tuple[StyleCount, ...]:
 
     Raises `ValueError` naming the known ones.
     """
-    known = _SCRIPT_PROMPTS[task]
-    if name == PAPER:
+    known = _SCRIPT_PROMPTS.get(task, {})
+    if name == PAPER and task in DEFAULT_STYLES:
         return DEFAULT_STYLES[task]
     if name not in known:
         raise ValueError(f"unknown {task} prompt {name!r}; known: {', '.join([*known, PAPER])}")
@@ -70,7 +70,8 @@ class SampleConfig(SamplingConfig):
     engine: `transformers` samples from `checkpoint`; `openai` asks the model that `endpoint` names, with images of at
         most `max_side` pixels a side. Its answers are stored in `endpoint.answers`, by default beside the output.
     input: a folder of our `Query` records, or a LLaVA JSON / JSONL file, whose ids are kept.
-    task: captioning (an image each), reasoning (a question each, with images or without), text (an instruction each).
+    task: captioning (an image each), reasoning (a question each, with images or without), text (an instruction each),
+        or one that was added (`tasks.add_task`), whose `styles` must be given.
     styles: the samples of every query; empty: 2 cod + 1 dd for captions, 2 cot + 1 direct for reasoning, 3 for text.
     prompt: one of the scripts' prompt names (cod-default, cod-conv, cot-default, default: one sample; paper: the set
         that `styles` defaults to) instead of `styles`.
@@ -92,7 +93,7 @@ class SampleConfig(SamplingConfig):
     endpoint: EndpointConfig | None = None
     max_side: int = Field(default=1024, ge=1)
     input: Path
-    task: TaskName
+    task: str
     out_dir: Path
     styles: tuple[StyleCount, ...] = ()
     prompt: str | None = None
@@ -114,11 +115,12 @@ class SampleConfig(SamplingConfig):
     def _styles_exist_once(self) -> SampleConfig:
         if self.prompt is not None and self.styles:
             raise ValueError("give either styles or prompt, not both")
+        task = TASKS[self.task]
         names = [s.style for s in self.wanted_styles]
         if repeated := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"style {repeated[0]!r} is listed twice; raise its n instead")
         for name in names:
-            TASKS[self.task].style(name)
+            task.style(name)
         self._check_engine()
         if self.workers > 1 and ":" in self.device:
             raise ValueError(f"device={self.device} is one GPU for {self.workers} workers; leave device out")
@@ -143,6 +145,10 @@ class SampleConfig(SamplingConfig):
         """The styles after defaults and script names are resolved."""
         if self.prompt is not None:
             return styles_for_prompt(self.task, self.prompt)
+        if not self.styles and self.task not in DEFAULT_STYLES:
+            raise ValueError(
+                f"task {self.task} has no samples by default; say which styles, such as styles=[{{style: S}}]"
+            )
         return self.styles or DEFAULT_STYLES[self.task]
 
     @property

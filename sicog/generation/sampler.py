@@ -30,7 +30,6 @@ from sicog.generation.slots import Rows, joined
 from sicog.model.image_processing import PreparedImage
 
 _PREFILL_TOKENS = 16384  # prompt tokens run at once; bounds the memory of activations
-_REFILL_SHARE = 16  # refill when a sixteenth of the slots is free: nearly all are in use, and caches are rarely copied
 _LOOKAHEAD = 32  # items whose images are prepared while the model decodes
 
 
@@ -161,9 +160,12 @@ class Sampler:
                 yield _Batchable(images, portion)
 
     def _refill(self, decoding: Decoding, queue: deque[_Batchable], preparer: _Preparer, results: _Results) -> None:
-        """Let finished rows out, and new ones in while there is room, when enough is free to be worth a copy."""
+        """Let finished rows out, and new ones in while there is room: at once, since they take the places of those.
+
+        When none are left to come in, the rows that stay are copied together, if an eighth of them has finished.
+        """
         slots, more = self.sampling.batch_size, bool(queue or self._waiting)
-        wanted = max(1, slots // _REFILL_SHARE if more else len(decoding) // 8)
+        wanted = 1 if more else max(1, len(decoding) // 8)
         if (slots if more else len(decoding)) - decoding.live < wanted:
             return
         results.add(decoding.take_finished())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 from PIL import Image, ImageDraw
 from rich.console import Console
 
-from sicog.generation.corruption import CorruptionName, apply, drawn
+from sicog.generation.corruption import METHODS, apply, drawn
 from sicog.records import Corruption
 
 _SIDE, _MARGIN, _LINE = 320, 12, 14  # pixels
@@ -22,7 +21,7 @@ def show_corruptions(file: Path, out: Path, *, seed: int = 0, console: Console |
         raise ValueError(f"{out} must end in .png: it is written as one")
     image = load_image(file).convert("RGB")
     # Each method alone is a pool, so that every one is shown as a run with this seed would draw it.
-    done = [drawn([name], seed, file.name) for name in get_args(CorruptionName)]
+    done = [drawn([name], seed, file.name) for name in METHODS]
     tiles = [("as it is", image), *((_words(c), apply(image, c)) for c in done)]
     sheet = Image.new("RGB", (len(tiles) * (_SIDE + _MARGIN) + _MARGIN, _SIDE + 7 * _LINE + 2 * _MARGIN), "white")
     pen = ImageDraw.Draw(sheet)

@@ -68,6 +68,18 @@ class SlotCache(Cache):
         """The layers, by their own type."""
         return cast(list[SlotLayer], self.layers)
 
+    @property
+    def n_rows(self) -> int:
+        """How many rows the buffers have."""
+        keys = self.slot_layers[0].keys
+        return 0 if keys is None else len(keys)
+
+    @property
+    def full(self) -> bool:
+        """Whether a further column would have all others copied."""
+        first = self.slot_layers[0]
+        return first.keys is not None and first.length == first.keys.shape[2]
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -89,6 +101,18 @@ def joined(parts: Sequence[Rows]) -> SlotCache:
         layer.length, layer.is_initialized = width, True
         result.layers.append(layer)
     return result
+
+
+def overwrite(cache: SlotCache, places: torch.Tensor, new: Rows) -> None:
+    """Write rows of another cache over these rows [R], whose content nobody needs; the other rows are not touched.
+
+    `new.columns` is at most the number of columns in use. What is left of a new row is masked, as with short rows.
+    """
+    for layer, source in zip(cache.slot_layers, new.cache.slot_layers, strict=True):
+        here, there = slice(layer.length - new.columns, layer.length), slice(source.length - new.columns, source.length)
+        for x_BHCD, new_BHCD in ((layer.keys, source.keys), (layer.values, source.values)):
+            assert x_BHCD is not None and new_BHCD is not None
+            x_BHCD[places, :, here] = new_BHCD[:, :, there].index_select(0, new.rows)
 
 
 def _stacked(

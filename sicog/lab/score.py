@@ -16,7 +16,9 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from sicog.curation.embedder import Embedder, EncoderConfig
+from sicog.curation.encoders import EncoderConfig
+from sicog.curation.vector_cache import Embedding
+from sicog.curation.vectors import embedder_of
 from sicog.lab.measure import Worth, worth
 from sicog.lab.rows import LabRow, LabTask, encoder_of, read_tasks
 from sicog.lab.scorers import SCORERS, Embed, Scorer, load_scorer
@@ -60,14 +62,14 @@ def remembered(task: LabTask) -> Embed:
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         if not vectors:
             known = list(dict.fromkeys(text for row in task.rows for text in row.texts))
-            embedder = Embedder(EncoderConfig.model_validate(given or {}))
+            embedder = embedder_of(EncoderConfig.model_validate(given or {}))
             vectors.update(zip(known, embedder.embed(known), strict=True))
             embed_more.append(embedder)
         if missing := [text for text in dict.fromkeys(texts) if text not in vectors]:
             vectors.update(zip(missing, embed_more[0].embed(missing), strict=True))
         return np.stack([vectors[text] for text in texts])
 
-    embed_more: list[Embedder] = []
+    embed_more: list[Embedding] = []
     return embed
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, Protocol, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
@@ -34,6 +34,29 @@ _RETRIED = frozenset({408, 409, 425, 429})
 _ABOUT_THE_REQUEST = frozenset({400, 413, 422})
 _FILTERED = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
 _NO_QUOTA = "insufficient_quota"
+
+
+class Asked(Protocol):
+    """What is asked of an endpoint: a chat (`Request`) or vectors (`embeddings.EmbeddingRequest`)."""
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens that the answer may have."""
+
+    def key(self, model: str) -> str:
+        """The digest of everything that decides the answer."""
+
+    def input_tokens(self, pixels_per_token: float) -> int:
+        """About how many tokens are sent."""
+
+    def body(self, model: str) -> dict[str, Any]:
+        """The request as the protocol has it."""
+
+    def send(self, server: Any, body: dict[str, Any]) -> Awaitable[Any]:
+        """Send the body through the `openai` client; gives its raw response."""
+
+    def read(self, reply: Any, estimate: int) -> Answer:
+        """The answer in a reply's JSON. An error about keys, types or values is tried again, `EndpointError` is not."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +100,25 @@ class Request:
             "model": model, "messages": messages, "temperature": self.temperature, "max_tokens": self.max_tokens,
             **dict(self.options),
         }  # fmt: skip
+
+    def send(self, server: Any, body: dict[str, Any]) -> Awaitable[Any]:
+        """Send the body as a chat."""
+        return server.chat.completions.with_raw_response.create(**body)
+
+    def read(self, reply: Any, estimate: int) -> Answer:
+        """The first choice of the reply."""
+        if not reply.get("choices"):
+            raise _Trouble(f"no choices in the answer: {orjson.dumps(reply).decode()[:200]}")
+        choice, usage = reply["choices"][0], reply.get("usage") or {}
+        message, finish = choice["message"], choice.get("finish_reason") or "stop"
+        written, refused = message.get("content") or "", message.get("refusal") or ""
+        if not isinstance(written, str) or not isinstance(refused, str):
+            raise TypeError("content must be a text")
+        tokens = (
+            int(usage.get("prompt_tokens") or estimate),
+            int(usage.get("completion_tokens") or text_tokens(written)),
+        )
+        return Answer(refused or written, str(finish), bool(refused) or finish == "content_filter", *tokens)
 
 
 def _content(parts: Sequence[str | SentPicture]) -> str | list[dict[str, Any]]:
@@ -179,7 +221,7 @@ class Client:
             raise errors[0]
         return [r[0] for r in results if not isinstance(r, BaseException)]
 
-    async def ask(self, request: Request) -> Answer:
+    async def ask(self, request: Asked) -> Answer:
         """The answer: the stored one, or a new one.
 
         Raises `NoAnswer` or `BadImage` for this request alone, `EndpointError` or `BudgetReached` to stop the run.
@@ -204,7 +246,7 @@ class Client:
                     self.stop(error)
                     raise
 
-    async def _new_answer(self, key: str, request: Request) -> Answer:
+    async def _new_answer(self, key: str, request: Asked) -> Answer:
         try:
             estimate = await asyncio.to_thread(request.input_tokens, self.config.pixels_per_token)
             body = await asyncio.to_thread(request.body, self.config.model)
@@ -217,7 +259,7 @@ class Client:
                 if self._stopped:
                     raise _Stopped
                 try:
-                    answer = await self._attempt(body, estimate)
+                    answer = await self._attempt(request, body, estimate)
                 except _Trouble as error:
                     trouble = error
                     if error.lost:
@@ -253,12 +295,12 @@ class Client:
         while not self._stopped and (left := until - self.clock.now()) > 0:
             await self.clock.sleep(min(left, 1.0))
 
-    async def _attempt(self, body: dict[str, Any], estimate: int) -> Answer:
+    async def _attempt(self, request: Asked, body: dict[str, Any], estimate: int) -> Answer:
         import openai
 
         try:
             async with asyncio.timeout(self.config.timeout_s):
-                raw = await self.openai.chat.completions.with_raw_response.create(**body)
+                raw = await request.send(self.openai, body)
                 content = raw.http_response.content
         except (TimeoutError, openai.APITimeoutError):
             raise _Trouble(f"no answer within {self.config.timeout_s:g} s", lost=True) from None
@@ -268,7 +310,10 @@ class Client:
             cause = self._redacted(str(error.__cause__ or error))
             raise _Trouble(f"the connection broke ({cause})") from None
         try:
-            return self._parsed(self._redacted(content.decode("utf-8", errors="replace")), estimate)
+            answer = request.read(orjson.loads(self._redacted(content.decode("utf-8", errors="replace"))), estimate)
+            return replace(answer, text=self._redacted(answer.text))  # again: JSON can escape a key
+        except EndpointError:
+            raise
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise _Trouble(f"the answer is not of the protocol ({type(error).__name__})", lost=True) from None
 
@@ -287,22 +332,6 @@ class Client:
             f"{self._where} refuses model {self.config.model!r} ({detail}); mend the key, the address, the model's "
             f"name or the settings, and run again: what is answered is kept"
         ) from None
-
-    def _parsed(self, text: str, estimate: int) -> Answer:
-        reply = orjson.loads(text)
-        if not reply.get("choices"):
-            raise _Trouble(f"no choices in the answer: {text[:200]}")
-        choice, usage = reply["choices"][0], reply.get("usage") or {}
-        message, finish = choice["message"], choice.get("finish_reason") or "stop"
-        written, refused = message.get("content") or "", message.get("refusal") or ""
-        if not isinstance(written, str) or not isinstance(refused, str):
-            raise TypeError("content must be a text")
-        tokens = (
-            int(usage.get("prompt_tokens") or estimate),
-            int(usage.get("completion_tokens") or text_tokens(written)),
-        )
-        refusal = bool(refused) or finish == "content_filter"
-        return Answer(self._redacted(refused or written), str(finish), refusal, *tokens)  # again: JSON can escape a key
 
     @property
     def _where(self) -> str:

@@ -48,7 +48,9 @@ class RateLimit:
         async with self._turn:
             while not self.stopped and (pause := self._pause(tokens)) > 0:
                 await self.clock.sleep(min(pause, 1.0))  # not at once, so that a run that stops does not wait for it
-            self._sent.append(sent := Sent(self.clock.now(), tokens))
+            sent = Sent(self.clock.now(), tokens)
+            if self.requests is not None or self.tokens is not None:  # else the window may hold any number, for nothing
+                self._sent.append(sent)
             return sent
 
     def hold(self, seconds: float) -> None:

@@ -1,30 +1,39 @@
 """The report of a run (`sicog report`): one self-contained HTML page, results.json with its numbers, a table to read.
 
 It reads what the steps wrote, and needs neither torch nor the steps. Parts that the config leaves out (a run without
-ground truth, without evaluations) leave their section out.
+ground truth, without evaluations) leave their section out. What report.html shows on request lies beside it: the texts
+of all rows under rows/, and how long the steps took in times.js, which alone differs between equal runs.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from rich.console import Console
-from rich.markup import escape
 
 from sicog.config import Config
 from sicog.provenance import digest_file, write_run_json
-from sicog.report import curated, evaluations, examples, runs, terminal
-from sicog.report.curated import Curated, CuratedConfig
+from sicog.records import ScoredSet
+from sicog.report import browser, curated, evaluations, lineage, pictures, rows, runs, terminal, times
+from sicog.report.browser import Browser, Sample
+from sicog.report.curated import Curated, CuratedConfig, SetMarks
+from sicog.report.mix import Mix
 from sicog.report.page import render
 from sicog.report.truth import Truth
 from sicog.storage import MANIFEST, read_json, write_bytes, write_json
 
 PAGE, RESULTS = "report.html", "results.json"
-STATES = ".steps"  # where `sicog run` writes how far each step is
+
+
+class SlicingConfig(Config):
+    """How images are cut: what sicog/model/slicing.py plans with. The default is the full-size model's."""
+
+    scale: int = Field(336, ge=1)
+    patch_size: int = Field(14, ge=1)
+    max_slices: int = Field(7, ge=1)
 
 
 class ReportConfig(Config):
@@ -33,10 +42,15 @@ class ReportConfig(Config):
     run_dir: a recipe's run folder; the folder above `out_dir` when not given.
     funnel, training: names of steps, which are folders of `run_dir`, in the order to show.
     evaluations: evaluation steps by name, in the order to show. `next` is compared with `base` and `control`.
+    sets: further curated tasks, by the name to show.
+    rows: other folders of records to look at (candidates, examples, preference pairs), by the name to show.
     truth: the mini world's truth/unlabelled.jsonl.
-    image_folder: what the images of the records are relative to; without it examples are shown without images.
+    image_folder: what the images of the records are relative to; without it rows are shown without images.
+    slicing: for the slices that are drawn on an image; that of the checkpoint which wrote the rows when not given.
     speed: also how fast the training steps were, which is another each time.
-    examples: how many images to show with all their candidates; `seed` draws them.
+    times: steps whose time and cost to show, in order; all of the recipe when not given.
+    examples: how many rows the page itself holds, pictures and all, for when it is passed on alone; `seed` draws them.
+        All others lie beside it. 0 leaves the rows out.
     """
 
     out_dir: Path
@@ -47,10 +61,14 @@ class ReportConfig(Config):
     speed: bool = False
     captions: CuratedConfig | None = None
     reasoning: CuratedConfig | None = None
+    sets: Mapping[str, CuratedConfig] = {}
+    rows: Mapping[str, Path] = {}
     truth: Path | None = None
     image_folder: Path | None = None
+    slicing: SlicingConfig | None = None
     evaluations: Mapping[str, Path] = {}
-    examples: int = Field(12, ge=0)
+    times: tuple[str, ...] = ()
+    examples: int = Field(24, ge=0)
     seed: int = 0
 
     @property
@@ -62,7 +80,7 @@ class ReportConfig(Config):
     def curated(self) -> dict[str, CuratedConfig]:
         """The curated tasks of this run, by the name that the page gives them."""
         given = {"captions": self.captions, "reasoning": self.reasoning}
-        return {name: task for name, task in given.items() if task}
+        return {name: task for name, task in given.items() if task} | dict(self.sets)
 
     def inputs(self) -> dict[str, Path]:
         """All that the page is made of, by config key. Raises `ValueError` naming the key of what does not exist."""
@@ -70,8 +88,10 @@ class ReportConfig(Config):
         paths |= {f"training.{name}": self.steps_dir / name / runs.METRICS for name in self.training}
         paths |= {f"evaluations.{name}": folder for name, folder in self.evaluations.items()}
         for name, task in self.curated.items():
-            paths |= {f"{name}.scored": task.scored, f"{name}.selected": task.selected}
+            paths |= {f"{name}.scored": task.scored}
+            paths |= {f"{name}.selected": task.selected} if task.selected else {}
             paths |= {f"{name}.threshold_file": task.threshold_file} if task.threshold_file else {}
+        paths |= {f"rows.{name}": folder for name, folder in self.rows.items()}
         paths |= {"truth": self.truth} if self.truth else {}
         for key, path in (paths | ({"image_folder": self.image_folder} if self.image_folder else {})).items():
             if not path.exists():
@@ -82,100 +102,76 @@ class ReportConfig(Config):
 
 
 def report(config: ReportConfig) -> Path:
-    """Write report.html and results.json, print the table of results; returns `out_dir`.
+    """Write report.html, what lies beside it and results.json, print the table of results; returns `out_dir`.
 
-    A finished report of the same config and inputs is only printed again; a folder of another one is refused.
+    Of a finished report of the same config and inputs only the times are written again; a folder of another one is
+    refused.
     """
     write_run_json(config.out_dir, step="report", config=config, inputs=config.inputs())
     if not (config.out_dir / MANIFEST).is_file():
         _write(config)
+    times.write(config.out_dir, config.steps_dir, config.times)
     terminal.show(read_json(config.out_dir / RESULTS), config.out_dir / PAGE)
     return config.out_dir
 
 
-def report_run(run_dir: Path) -> Path:
-    """The report of a recipe's run folder, of an unfinished one in `report-so-far`; or that of one training."""
-    from sicog.runs.states import read_plan
-
-    if (run_dir / runs.METRICS).is_file():
-        return _report_training(run_dir.resolve())
-    plan = read_plan(run_dir)
-    planned = [step["config"] for step in plan if step["verb"] == "report"]
-    if not planned:
-        raise ValueError(f"{run_dir}: its recipe has no report step")
-    config = ReportConfig.model_validate(planned[-1])
-    stale = _stale(run_dir, [step["name"] for step in plan])
-    why = "it is not finished"
-    if (config.out_dir / MANIFEST).is_file() and not stale:
-        try:
-            return report(config)
-        except ValueError as error:  # the recipe was changed, and the report not made again
-            why = f"its report no longer fits: {error}"
-    Console(stderr=True).print(f"{escape(f'{run_dir}: {why}; what there is')}:", highlight=False, soft_wrap=True)
-    found = _so_far(config, [config.steps_dir / name for name in stale])
-    shutil.rmtree(found.out_dir, ignore_errors=True)
-    return report(found)
-
-
-def _report_training(run_dir: Path) -> Path:
-    """The loss curve and the speeds of one training, finished or not: made anew each time."""
-    out_dir = run_dir / "report"
-    shutil.rmtree(out_dir, ignore_errors=True)
-    name = run_dir.name
-    shown = {"title": f"Training {name}", "training": (name,), "speed": True, "examples": 0}
-    return report(ReportConfig.model_validate({"out_dir": out_dir, "run_dir": run_dir.parent, **shown}))
-
-
-def _stale(run_dir: Path, names: Sequence[str]) -> Sequence[str]:
-    """The first step that was started and not finished, and all behind it: their folders are of an earlier run."""
-    for place, name in enumerate(names):
-        state = run_dir / STATES / f"{name}.json"
-        if state.is_file() and read_json(state)["state"] != "done":
-            return names[place:]
-    return []
-
-
-def _so_far(config: ReportConfig, stale: Sequence[Path]) -> ReportConfig:
-    """The config without what has not been written yet, or not yet again."""
-
-    def there(path: Path) -> bool:
-        return path.exists() and not any(folder == path or folder in path.parents for folder in stale)
-
-    def complete(task: CuratedConfig | None) -> CuratedConfig | None:
-        paths = [task.scored / MANIFEST, task.selected / MANIFEST, task.threshold_file] if task else []
-        return task if all(there(path) for path in paths if path) else None
-
-    def finished(names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if there(config.steps_dir / name / MANIFEST))
-
-    return config.model_copy(
-        update={
-            "out_dir": config.steps_dir / "report-so-far",
-            "run_dir": config.steps_dir,
-            "funnel": finished(config.funnel),
-            "training": finished(config.training),
-            "captions": complete(config.captions),
-            "reasoning": complete(config.reasoning),
-            "truth": config.truth if config.truth and there(config.truth) else None,
-            "image_folder": config.image_folder if config.image_folder and there(config.image_folder) else None,
-            "evaluations": {n: path for n, path in config.evaluations.items() if there(path / MANIFEST)},
-        }
-    )
-
-
 def _write(config: ReportConfig) -> None:
-    """Gather the numbers, then the page that shows them, then the manifest."""
+    """Read every row once, gather the numbers, then the page that shows them, then the manifest."""
+    shutil.rmtree(config.out_dir / browser.FOLDER, ignore_errors=True)  # of a report that was killed
     truth = Truth.read(config.truth) if config.truth else None
-    tasks = {name: curated.read_curated(task, truth) for name, task in config.curated.items()}
-    results = _results(config, tasks)
-    shown = examples.choose(list(tasks.values()), config.examples, config.seed)
-    cards = examples.cards(shown, truth, config.image_folder)
-    results["examples"] = [{key: value for key, value in card.items() if key != "picture"} for card in cards]
+    shown, mix = Browser(config.out_dir, config.examples, config.seed), Mix()
+    tasks = {name: _read_task(name, task, truth, shown, mix) for name, task in config.curated.items()}
+    for name, folder in config.rows.items():
+        for facts, text in rows.read(name, folder):
+            shown.add(facts, text)
+            mix.add(facts, text)
+    n_rows = shown.finish()
+    sample = shown.sample()
+    results = _results(config, tasks) | {"mix": mix.to_json(), "rows": n_rows}
+    results["examples"] = [text for _, _, text in sample]
     write_json(config.out_dir / RESULTS, results)
-    shown_numbers = read_json(config.out_dir / RESULTS)  # as JSON has them: what cannot be known is null, not nan
-    write_bytes(config.out_dir / PAGE, render(shown_numbers, cards).encode())
-    files = {name: digest_file(config.out_dir / name) for name in (PAGE, RESULTS)}
-    write_json(config.out_dir / MANIFEST, {"step": "report", "files": files})
+    numbers = read_json(config.out_dir / RESULTS)  # as JSON has them: what cannot be known is null, not nan
+    write_bytes(config.out_dir / PAGE, render(numbers, _browsed(config, tasks, n_rows, sample)).encode())
+    files = [config.out_dir / PAGE, config.out_dir / RESULTS, *shown.files]
+    digests = {str(path.relative_to(config.out_dir)): digest_file(path) for path in files}
+    write_json(config.out_dir / MANIFEST, {"step": "report", "files": digests})
+
+
+def _read_task(name: str, task: CuratedConfig, truth: Truth | None, shown: Browser, mix: Mix) -> Curated:
+    def take(row: ScoredSet, marks: SetMarks, detail: str, by: str) -> None:
+        facts, text = rows.of_scored(name, row, marks, detail, by, truth)
+        shown.add(facts, text)
+        mix.add(facts, text)
+
+    return curated.read_curated(task, truth, take)
+
+
+def _browsed(config: ReportConfig, tasks: Mapping[str, Curated], n_rows: int, sample: Sample) -> dict[str, Any]:
+    """What the page's script starts from: the sample with its pictures, and where all else lies."""
+    folder = config.image_folder
+    names = [facts.image for _, facts, _ in sample if facts.image is not None]
+    inline = {name: pictures.inline(folder, name) for name in names} if folder else {}
+    sets = {name: {"by": task.rule.by, "threshold": task.rule.threshold} for name, task in tasks.items()}
+    return {
+        "rows": n_rows,
+        "per_file": browser.ROWS_PER_FILE,
+        "images": pictures.link_to(config.out_dir, folder) if folder else None,
+        "pictures": inline,
+        "slicing": _slicing(config, tasks).model_dump(),
+        "sets": sets | {name: {"by": "score", "threshold": None} for name in config.rows},
+        "sample": {
+            "places": [place for place, _, _ in sample],
+            "texts": [text for _, _, text in sample],
+            "index": browser.sample_columns(sample),
+        },
+    }
+
+
+def _slicing(config: ReportConfig, tasks: Mapping[str, Curated]) -> SlicingConfig:
+    """As the config says, else as the checkpoint did that wrote the rows, else as the full-size model does."""
+    folders = [*(task.config.scored for task in tasks.values()), *config.rows.values()]
+    found = next((known for folder in folders if (known := lineage.slicing(folder))), {})
+    return config.slicing or SlicingConfig.model_validate(found)
 
 
 def _results(config: ReportConfig, tasks: Mapping[str, Curated]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,58 +13,74 @@ from sicog.config import Config
 from sicog.mini.intervals import Interval, mean_interval, paired_difference_interval
 from sicog.provenance import RUN, digest_value
 from sicog.records import Example, ScoredCandidate, ScoredSet
+from sicog.report import cuts
 from sicog.report.runs import read_lines
 from sicog.report.truth import Truth
 from sicog.storage import read_json, read_records
 
-BINS = 30
 SWEEP_CURVE, SWEEP_ROWS = 160, 12  # points of the plot, lines of the table
 METHODS = {"score": "embeddings", "vote": "vote"}
+KEPT, DROPPED, OPEN = "kept", "dropped", "open"  # open: nothing has been selected yet
+LOW = "low_consistency"  # the one reason that another threshold undoes
+THRESHOLD_K = 3  # the number of candidates that thresholds are stated for
 
 
 class CuratedConfig(Config):
     """The folders of one task: what `score` wrote, what `select` kept of it, the sweep's file if there was one."""
 
     scored: Path
-    selected: Path
+    selected: Path | None = None
     threshold_file: Path | None = None
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How `select` chose: ranked by `score` or `vote`, among these styles, from this value on."""
+    """How `select` chose: ranked by `score` or `vote`, among these styles, from this value on.
 
-    by: str
-    styles: tuple[str, ...] | None
-    threshold: float | None
+    threshold: as stated for `THRESHOLD_K` candidates, as all values of the page are.
+    """
+
+    by: str = "score"
+    styles: tuple[str, ...] | None = None
+    threshold: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SetMarks:
     """One scored set, without its texts. `value` and `truth`: of the candidate chosen by each method.
 
-    `truth`, `random` (the mean over all candidates that may be chosen) and `truest` are nan without ground truth.
+    state: kept, dropped or open; `reason` says why it was dropped.
+    picked: the place of the chosen candidate (of a dropped row, of the one that would have been), None without one.
+    random: the mean truth over all candidates that may be chosen; truest: the highest; chance: the share of them that
+    are as true as that. All are nan without ground truth.
     """
 
     id: str
     image: str
-    kept: bool
+    state: str
+    reason: str | None
+    style: str | None
+    picked: int | None
     value: Mapping[str, float]
     truth: Mapping[str, float]
     random: float = math.nan
     truest: float = math.nan
+    chance: float = math.nan
+
+    @property
+    def kept(self) -> bool:
+        """Whether `select` kept the row."""
+        return self.state == KEPT
 
 
 @dataclass(frozen=True)
 class Curated:
-    """One task's sets and how they were selected. `chosen`: style and index of the kept rows' candidates, by row id."""
+    """One task's sets that have a candidate to choose, and how they were selected."""
 
     config: CuratedConfig
     rule: Rule
-    chosen: Mapping[str, tuple[str, int]]
-    drops: Mapping[str, str]
     sets: tuple[SetMarks, ...]
-    unrankable: int  # sets in which no candidate may be chosen
+    unrankable: Mapping[str, int]  # sets in which no candidate may be chosen, by the reason of their drop
     has_truth: bool
 
     @property
@@ -73,108 +90,174 @@ class Curated:
         return sorted(known, key=lambda m: m != self.rule.by)
 
 
-def read_curated(config: CuratedConfig, truth: Truth | None) -> Curated:
-    """Read scored and selected rows once; texts are not kept in memory."""
-    rule = _read_rule(config)
-    chosen = {
-        e.id: (str(e.extra.get("style")), int(e.extra.get("index", -1))) for e in read_records(config.selected, Example)
-    }
-    drops = {d["id"]: d.get("detail") or d["reason"] for d in read_lines(config.selected / "dropped.jsonl")}
-    sets, unknown, n_rows = [], set(chosen), 0
+@dataclass(frozen=True)
+class Selected:
+    """What `select` made of the rows: style and index of the kept ones' candidates, reason and detail of the others."""
+
+    chosen: Mapping[str, tuple[str, int]]
+    drops: Mapping[str, tuple[str, str]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Selected:
+        """Read the kept and the dropped rows; their texts are not kept in memory."""
+        kept = read_records(folder, Example)
+        chosen = {e.id: (str(e.extra.get("style")), int(e.extra.get("index", -1))) for e in kept}
+        lines = read_lines(folder / "dropped.jsonl")
+        return cls(chosen, {d["id"]: (d["reason"], d.get("detail") or "") for d in lines})
+
+
+def read_curated(
+    config: CuratedConfig, truth: Truth | None, take: Callable[[ScoredSet, SetMarks, str, str], None] | None = None
+) -> Curated:
+    """Read scored and selected rows once; texts are not kept in memory.
+
+    take: called with each row, its marks, the detail of its drop, and what the threshold cuts.
+    """
+    rule, selected = _read_rule(config), Selected.read(config.selected) if config.selected else None
+    sets, unrankable, unknown = [], Counter[str](), set(selected.chosen if selected else ())
     for row in read_records(config.scored, ScoredSet):
-        n_rows += 1
         unknown.discard(row.id)
-        if found := _marks(row, rule, chosen, truth):
-            sets.append(found)
+        marks = _marks(row, rule, selected, truth)
+        if marks.picked is None:
+            unrankable[marks.reason or "no_candidate"] += 1
+        else:
+            sets.append(marks)
+        if take:
+            take(row, marks, selected.drops.get(row.id, ("", ""))[1] if selected else "", rule.by)
     if unknown:
         raise ValueError(
             f"{config.selected} keeps row {min(unknown)!r}, which {config.scored} does not hold; "
             f"give the scored folder that was the input of `select`"
         )
-    return Curated(config, rule, chosen, drops, tuple(sets), n_rows - len(sets), truth is not None)
+    return Curated(config, rule, tuple(sets), unrankable, truth is not None)
 
 
 def _read_rule(config: CuratedConfig) -> Rule:
     """The rule as `select` wrote it down; a threshold from a file is read there."""
+    if not config.selected:
+        return Rule()
     used = read_json(config.selected / RUN).get("config", {})
-    threshold = used.get("threshold")
+    threshold, styles, k = used.get("threshold"), used.get("styles"), used.get("threshold_k", THRESHOLD_K)
     if threshold is None and config.threshold_file:
         found = read_json(config.threshold_file)
         if not isinstance(found, dict) or not isinstance(found.get("threshold"), (int, float)):
             raise ValueError(f"threshold_file: {config.threshold_file} holds no number under 'threshold'")
-        threshold = found["threshold"]
-    styles = used.get("styles")
-    return Rule(used.get("by", "score"), tuple(styles) if styles else None, threshold)
+        threshold, k = found["threshold"], found.get("threshold_k", THRESHOLD_K)
+    if threshold is not None and k != THRESHOLD_K:
+        threshold = stated(threshold, k)
+    by = used.get("by", "score")
+    return Rule(by if by in METHODS else "score", tuple(styles) if styles else None, threshold)
 
 
-def eligible(row: ScoredSet, rule: Rule) -> list[ScoredCandidate]:
-    """The candidates that may be chosen."""
-    return [c for c in row.candidates if c.score is not None and (not rule.styles or c.candidate.style in rule.styles)]
+def level(candidate: ScoredCandidate, by: str, k: int) -> float | None:
+    """The score or vote that a candidate would have among `THRESHOLD_K`, for its agreement with the others.
+
+    k: the number of candidates that were compared. None where nothing can be said: not compared, or alone.
+    """
+    if by == "score" and candidate.agreement is not None:
+        return _stated(candidate.agreement)
+    share = candidate.vote if by == "vote" else candidate.score
+    return None if share is None or k < 2 else stated(share, k)
 
 
-def chosen_of(row: ScoredSet, rule: Rule, chosen: Mapping[str, tuple[str, int]]) -> ScoredCandidate | None:
+def stated(share: float, k: int) -> float:
+    """A score or vote among k candidates, itself included, as it would be among `THRESHOLD_K`; k above 1."""
+    return _stated((k * share - 1) / (k - 1))
+
+
+def _stated(agreement: float) -> float:
+    """Thresholds are compared as agreement with the others, which is rounded to 1e-6."""
+    return round((1 + (THRESHOLD_K - 1) * round(agreement, 6)) / THRESHOLD_K, 9)
+
+
+def compared(row: ScoredSet) -> int:
+    """K: how many candidates were compared."""
+    return sum(c.compared is not None for c in row.candidates)
+
+
+def eligible(row: ScoredSet, rule: Rule) -> list[int]:
+    """The places of the candidates that may be chosen."""
+    return [
+        i
+        for i, c in enumerate(row.candidates)
+        if c.score is not None and (not rule.styles or c.candidate.style in rule.styles)
+    ]
+
+
+def _picked(row: ScoredSet, rule: Rule, selected: Selected | None) -> int | None:
     """The kept candidate; of a dropped row the one that `select` would have chosen, or None where none may be."""
-    if row.id not in chosen:
-        return best(eligible(row, rule), rule.by)
-    for candidate in row.candidates:
-        if (candidate.candidate.style, candidate.candidate.index) == chosen[row.id]:
-            return candidate
-    raise ValueError(f"row {row.id}: no candidate has the kept one's style and index, {chosen[row.id]}")
+    if not selected or row.id not in selected.chosen:
+        return best(row, eligible(row, rule), rule.by)
+    for i, candidate in enumerate(row.candidates):
+        if (candidate.candidate.style, candidate.candidate.index) == selected.chosen[row.id]:
+            return i
+    raise ValueError(
+        f"row {row.id}: no candidate has the kept one's style and index, {selected.chosen[row.id]}; "
+        f"give the scored folder that was the input of `select`"
+    )
 
 
-def best(candidates: Sequence[ScoredCandidate], by: str) -> ScoredCandidate | None:
+def best(row: ScoredSet, places: Sequence[int], by: str) -> int | None:
     """The candidate ranked highest, as in `select`: by score, or by vote and then score; the first of equal ones."""
-    ranked = [((c.vote or 0.0, c.score or 0.0) if by == "vote" else (c.score or 0.0,)) for c in candidates]
-    return candidates[ranked.index(max(ranked))] if ranked else None
+    of = row.candidates
+    ranked = [((of[i].vote or 0.0, of[i].score or 0.0) if by == "vote" else (of[i].score or 0.0,)) for i in places]
+    return places[ranked.index(max(ranked))] if ranked else None
 
 
-def _marks(row: ScoredSet, rule: Rule, chosen: Mapping[str, tuple[str, int]], truth: Truth | None) -> SetMarks | None:
-    candidates = eligible(row, rule)
-    picked = chosen_of(row, rule, chosen)
-    if picked is None:
-        return None
-    methods = [m for m in METHODS if m == "score" or all(c.vote is not None for c in candidates)]
-    winners = {m: picked if m == rule.by else best(candidates, m) for m in methods}
-    value = {m: float(getattr(c, m) or 0.0) for m, c in winners.items() if c}
+def _marks(row: ScoredSet, rule: Rule, selected: Selected | None, truth: Truth | None) -> SetMarks:
+    places, of, k = eligible(row, rule), row.candidates, compared(row)
+    picked = _picked(row, rule, selected)
+    state = OPEN if selected is None else KEPT if row.id in selected.chosen else DROPPED
+    reason = selected.drops.get(row.id, ("not_selected", ""))[0] if selected and state == DROPPED else None
     image = row.query.images[0] if row.query.images else row.id
-    if truth is None:
-        return SetMarks(row.id, image, row.id in chosen, value, {})
-    truths = [truth.of(row.query, c.compared or "") for c in candidates]
-    of_winner = {m: truth.of(row.query, c.compared or "") for m, c in winners.items() if c}
-    return SetMarks(row.id, image, row.id in chosen, value, of_winner, sum(truths) / len(truths), max(truths))
+    if picked is None:
+        return SetMarks(row.id, image, state, reason, None, None, {}, {})
+    style = of[picked].candidate.style
+    methods = [m for m in METHODS if m == "score" or all(of[i].vote is not None for i in places)]
+    winners = {m: picked if m == rule.by else best(row, places, m) for m in methods}
+    values = {m: level(of[i], m, k) for m, i in winners.items() if i is not None}
+    value = {m: math.nan if v is None else float(v) for m, v in values.items()}
+    if truth is None or not places:
+        return SetMarks(row.id, image, state, reason, style, picked, value, {})
+    truths = [truth.of(row.query, of[i].compared or "") for i in places]
+    of_winner = {m: truth.of(row.query, of[i].compared or "") for m, i in winners.items() if i is not None}
+    chance = truths.count(max(truths)) / len(truths)
+    return SetMarks(
+        *(row.id, image, state, reason, style, picked, value, of_winner),
+        random=sum(truths) / len(truths),
+        truest=max(truths),
+        chance=chance,
+    )
 
 
 def summary(task: Curated, seed: int) -> dict[str, Any]:
-    """The numbers of one task: how many were kept, the histogram, the sweep, and what selection is worth."""
-    kept = sum(s.kept for s in task.sets)
+    """The numbers of one task: how many were kept, what each threshold keeps, and what selection is worth."""
     return {
         "by": task.rule.by,
         "method": METHODS[task.rule.by],
         "threshold": task.rule.threshold,
-        "rows": len(task.sets) + task.unrankable,
-        "kept": kept,
-        "without_choice": task.unrankable,
-        "histogram": histogram(task),
+        "rows": len(task.sets) + sum(task.unrankable.values()),
+        "kept": sum(s.kept for s in task.sets) if task.config.selected else None,
+        "without_choice": sum(task.unrankable.values()),
+        "cuts": _cuts(task),
         "sweep": sweep(task.config.threshold_file) if task.config.threshold_file else None,
         "worth": [worth(task, m, seed) for m in task.methods] if task.has_truth and task.sets else [],
     }
 
 
-def histogram(task: Curated) -> dict[str, Any] | None:
-    """Counts of the chosen candidates' values, kept and dropped; the threshold is an edge, so no bin holds both."""
-    values = [s.value[task.rule.by] for s in task.sets]
-    if not values:
-        return None
-    low, high, cut = min(values), max(values), task.rule.threshold
-    width = (high - low) / BINS or 1 / BINS
-    start = cut - math.ceil((cut - low) / width - 1e-9) * width if cut is not None and low < cut <= high else low
-    n_bins = max(1, math.floor((high - start) / width + 1e-9) + 1)
-    counts = {True: [0] * n_bins, False: [0] * n_bins}
-    for marks, value in zip(task.sets, values, strict=True):
-        # The margin keeps a value that is an edge in the bin that it opens.
-        counts[marks.kept][max(0, min(n_bins - 1, math.floor((value - start) / width + 1e-9)))] += 1
-    edges = [round(start + i * width, 9) for i in range(n_bins + 1)]
-    return {"edges": edges, "kept": counts[True], "dropped": counts[False]}
+def _cuts(task: Curated) -> dict[str, Any] | None:
+    """What each threshold would keep, and the rows that no threshold brings back, by reason."""
+    movable, fixed = [], Counter(task.unrankable)
+    for s in task.sets:
+        value = s.value[task.rule.by]
+        if s.state == DROPPED and s.reason != LOW:
+            fixed[str(s.reason)] += 1
+        elif math.isnan(value):
+            fixed["too_few_candidates"] += 1
+        else:
+            movable.append(cuts.Row(str(s.style), value, s.truth.get(task.rule.by)))
+    found = cuts.totals(movable, task.rule.threshold)
+    return found | {"fixed": dict(sorted(fixed.items()))} if found else None
 
 
 def sweep(path: Path) -> dict[str, Any] | None:
@@ -212,10 +295,16 @@ def worth(task: Curated, method: str, seed: int) -> dict[str, Any]:
         "selected": mean_interval(selected, images),
         "truest": mean_interval([s.truest for s in sets], images),
         "gain": paired_difference_interval([s.random for s in sets], selected, images),
+        "is_truest": mean_interval([float(s.truth[method] == s.truest) for s in sets], images),
+        "is_truest_by_chance": mean_interval([s.chance for s in sets], images),
         "kept": _mean_where(task, method, kept, True),
         "dropped": _mean_where(task, method, kept, False),
     }
-    head = {"method": METHODS[method], "used": used, "sets": len(sets), "rows_kept": len(kept)}
+    differ = [s for s in sets if s.chance < 1]  # only there is anything to choose
+    images = [s.image for s in differ]
+    figures["is_truest_where_they_differ"] = mean_interval([float(s.truth[method] == s.truest) for s in differ], images)
+    figures["is_truest_by_chance_where_they_differ"] = mean_interval([s.chance for s in differ], images)
+    head = {"differ": len(differ), "method": METHODS[method], "used": used, "sets": len(sets), "rows_kept": len(kept)}
     return head | {name: interval._asdict() for name, interval in figures.items()}
 
 
@@ -223,10 +312,15 @@ def _kept_ids(task: Curated, method: str, seed: int) -> set[str]:
     kept = {s.id for s in task.sets if s.kept}
     if method == task.rule.by:
         return kept
-    ranked = sorted(task.sets, key=lambda s: (-s.value[method], digest_value([seed, s.id])))
+    ranked = sorted(task.sets, key=lambda s: (-_known(s.value[method]), digest_value([seed, s.id])))
     return {s.id for s in ranked[: len(kept)]}
 
 
+def _known(value: float) -> float:
+    """What cannot be known ranks below all else."""
+    return -2.0 if math.isnan(value) else value
+
+
 def _mean_where(task: Curated, method: str, kept: set[str], wanted: bool) -> Interval:
-    sets = [s for s in task.sets if (s.id in kept) == wanted]
+    sets = [s for s in task.sets if (s.id in kept) == wanted and s.state != OPEN]
     return mean_interval([s.truth[method] for s in sets], [s.image for s in sets])

@@ -1,8 +1,10 @@
-"""Numbers to HTML: the page's template with its plots. Everything that a model or a user wrote is escaped."""
+"""Numbers to HTML: the page's template with its plots, style and scripts. Everything that anyone wrote is escaped."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +15,77 @@ from sicog import __version__
 from sicog.report import plots
 from sicog.report.evaluations import outcome
 from sicog.report.plots import Mark
+from sicog.report.safe import script_json
 
-TEMPLATES = Path(__file__).parent
+WEB = Path(__file__).parent / "web"
+# One script, in this order: each file uses those before it.
+_SCRIPTS = ("dom", "slices", "words", "data", "filters", "row", "list", "browse", "threshold", "times", "page")
 _HEADS = {"questions": "Questions", "captions": "Captions"}
+_VALUES = {"score": "score", "vote": "vote"}
 
 
-def render(results: Mapping[str, Any], cards: Sequence[Mapping[str, Any]]) -> str:
-    """The whole page. `results` as results.json holds it (no nan); `cards` with their pictures."""
+def render(results: Mapping[str, Any], browsed: Mapping[str, Any]) -> str:
+    """The whole page. `results` as results.json holds it (no nan); `browsed`: what the page's script starts from.
+
+    The page's policy lets the browser run this one script, by its digest, and files beside the page; nothing from a
+    network, and nothing that a text of the data could bring in.
+    """
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(WEB),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "share": share, "named": named}
+    environment.filters |= {"figure": figure, "share": share, "named": named, "optional": optional}
     environment.globals |= {
         "loss_plot": plots.loss_plot,
-        "histogram_plot": plots.histogram_plot,
         "sweep_plot": plots.sweep_plot,
+        "length_plot": plots.length_plot,
         "difference_plot": difference_plot,
         "worth_plot": worth_plot,
         "outcome": outcome,
         "heads": _HEADS,
         "version": __version__,
     }
-    return environment.get_template("page.html").render(**results, cards=cards)
+    script = script_text()
+    data = {**browsed, "thresholds": _thresholds(results)}
+    return environment.get_template("page.html").render(
+        **results,
+        style=Markup((WEB / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=Markup(script_json(data).decode()),
+        thresholds=data["thresholds"],
+        facts=_facts(results),
+    )
+
+
+def script_text() -> str:
+    """All scripts of the page as one."""
+    parts = [(WEB / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
+    return '"use strict";\n' + "\n".join(parts)
+
+
+def _thresholds(results: Mapping[str, Any]) -> dict[str, Any]:
+    """By task: the totals at every place of the threshold, and what is told beside them."""
+    found = {}
+    for name, task in results["curation"].items():
+        if task["cuts"]:
+            told = {"rows": task["rows"], "value": _VALUES[task["by"]], "inUse": task["threshold"] is not None}
+            found[name] = {"cuts": task["cuts"], "told": told}
+    return found
+
+
+def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The few figures at the top of the page."""
+    facts = [(f"{results['rows']:,}", "rows to look at")] if results["rows"] else []
+    for name, task in results["curation"].items():
+        if task["kept"] is not None:
+            facts.append((share(task["kept"], task["rows"]), f"of {task['rows']:,} {name} kept"))
+    if updates := sum(run["updates"] for run in results["training"]):
+        facts.append((f"{updates:,}", f"updates in {len(results['training'])} trainings"))
+    return facts
 
 
 def difference_plot(evaluation: Mapping[str, Any], other: str) -> Markup:
@@ -66,22 +113,28 @@ def worth_plot(worth: Mapping[str, Any]) -> Markup:
     return plots.interval_plot(marks, "truth, with 95 % intervals", width=420)
 
 
-def figure(interval: Mapping[str, float | None], signed: bool = False) -> Markup:
+def figure(interval: Mapping[str, float | None], signed: bool = False, percent: bool = False) -> Markup:
     """A value with its interval in small type beneath it."""
     value, low, high = (interval[key] for key in ("value", "low", "high"))
     if value is None:
         return Markup('<span class="none">–</span>')
-    limits = "" if low is None or high is None else f"<small>{_number(low, signed)} to {_number(high, signed)}</small>"
-    return Markup(f"<b>{_number(value, signed)}</b>{limits}")
+
+    def number(x: float) -> str:
+        text = f"{100 * x:.1f}" if percent else f"{x:+.3f}" if signed else f"{x:.3f}"
+        return text.replace("-", "−")
+
+    limits = "" if low is None or high is None else f"<small>{number(low)} to {number(high)}</small>"
+    return Markup(f"<b>{number(value)}{' %' if percent else ''}</b>{limits}")
 
 
-def _number(value: float, signed: bool) -> str:
-    return f"{value:+.3f}".replace("-", "−") if signed else f"{value:.3f}".replace("-", "−")
+def optional(value: float | None, form: str) -> str:
+    """A number in this form, or a dash."""
+    return "–" if value is None else format(value, form).replace("-", "−")
 
 
 def share(part: float, whole: float) -> str:
-    """A share in per cent; of nothing, a dash."""
-    return f"{100 * part / whole:.0f} %" if whole else "–"
+    """A share in per cent, with a decimal where it says something; of nothing, a dash."""
+    return f"{100 * part / whole:.1f} %".replace(".0 ", " ") if whole else "–"
 
 
 def named(counts: Mapping[str, int]) -> str:

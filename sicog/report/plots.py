@@ -99,28 +99,37 @@ def loss_plot(name: str, curve: Sequence[Point]) -> Markup:
     return frame.svg(body, f"loss of {name} by update")
 
 
-def histogram_plot(histogram: dict[str, Any], threshold: float | None, x_label: str) -> Markup:
-    """Kept rows upon dropped ones, by the value that the threshold cuts."""
-    edges, kept, dropped = histogram["edges"], histogram["kept"], histogram["dropped"]
-    tallest = max(k + d for k, d in zip(kept, dropped, strict=True))
-    low = edges[0] if threshold is None else min(edges[0], threshold)
-    high = edges[-1] if threshold is None else max(edges[-1], threshold)
-    frame = Frame((low, high), (0, tallest * 1.12), width=460, height=200, top=18)
-    parts = [frame.axes(x_label, "rows")]
-    for i, (k, d) in enumerate(zip(kept, dropped, strict=True)):
-        tip = f"{edges[i]:.3f} to {edges[i + 1]:.3f}: {k} kept, {d} dropped"
-        for start, rows, css in ((0, d, "dropped"), (d, k, "kept")):
-            if rows:
-                x, top = frame.x(edges[i]), frame.y(start + rows)
-                wide, tall = frame.x(edges[i + 1]) - x - 0.8, frame.y(start) - top
-                place = f'x="{x + 0.4:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{tall:.1f}"'
-                parts.append(f'<rect class="{css}" {place}><title>{tip}</title></rect>')
-    if threshold is not None:
-        x = frame.x(threshold)
-        side = "end" if _share(threshold, frame.x_range) > 0.6 else ""
-        parts.append(_line(x, frame.top - 4, x, frame.height - frame.bottom, "cut"))
-        parts.append(_text(x + (-5 if side else 5), frame.top + 4, f"threshold {threshold:.4g}", f"note {side}"))
-    return frame.svg("".join(parts), f"histogram of {x_label} with the threshold")
+def length_plot(lengths: dict[str, Any]) -> Markup:
+    """Rows by the number of words of their chosen text: one small histogram for each style, kept upon dropped ones."""
+    step, styles = lengths["step"], lengths["styles"]
+    bars = max(len(lines["kept"]) for lines in styles.values())
+    left, tall = 12 + round(6.2 * max(len(style) for style in styles)), 52
+    frame = Frame((0, bars * step), (0, 1), width=460, height=(tall + 12) * len(styles) + 34, left=left)
+    parts = []
+    for place, (style, lines) in enumerate(styles.items()):
+        floor = (tall + 12) * (place + 1)
+        highest = max(k + d for k, d in zip(lines["kept"], lines["dropped"], strict=True))
+        for i, (kept, dropped) in enumerate(zip(lines["kept"], lines["dropped"], strict=True)):
+            x, wide = frame.x(i * step), frame.x(step) - frame.x(0) - 1
+            words = f"{i * step} words" if step == 1 else f"{i * step} to {(i + 1) * step - 1} words"
+            tip = f"{words}: {kept + dropped:,}" + (f", {dropped:,} dropped" if dropped else "")
+            below = 0.0
+            for rows, css in ((kept, "kept"), (dropped, "dropped")):
+                if rows:
+                    high = rows / highest * tall
+                    below += high
+                    parts.append(_bar(x, floor - below, wide, high, css, tip))
+        parts += [_text(left - 8, floor - 3, style, "label end")]
+        parts.append(_line(left, floor, frame.width - frame.right, floor, "axis"))
+    floor = (tall + 12) * len(styles)
+    parts += [_text(frame.x(tick), floor + 14, number(tick), "tick middle") for tick in ticks(0, bars * step)]
+    parts.append(_text((left + frame.width - frame.right) / 2, floor + 28, "words of the chosen text", "tick middle"))
+    return frame.svg("".join(parts), "rows by the number of words of the chosen text")
+
+
+def _bar(x: float, y: float, width: float, height: float, css: str, tip: str) -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}"'
+    return f'<rect class="{css}" {place}><title>{escape(tip)}</title></rect>'
 
 
 def sweep_plot(sweep: dict[str, Any]) -> Markup:

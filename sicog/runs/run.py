@@ -6,14 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from sicog.launch import LaunchConfig, gpus
+from sicog.launch import gpus
 from sicog.recipe import Recipe, Step, load_recipe
 from sicog.runs.config import LauncherConfig
 from sicog.runs.states import (
@@ -28,7 +27,7 @@ from sicog.runs.states import (
     write_plan,
     write_state,
 )
-from sicog.storage import MANIFEST, locked, read_json
+from sicog.storage import locked
 from sicog.training.time_limit import TO_BE_CONTINUED
 
 _SAVING_S = "600"  # a stopped training has so long to save, of torchrun's patience
@@ -81,7 +80,6 @@ def carry_out(step: Step) -> None:
     write_state(step, state)
     try:
         step.verb.run(step.config)
-        _wait_for_array(step)
     except BaseException as error:
         failed = isinstance(error, Exception)
         write_state(step, ended(state, "failed" if failed else "stopped", str(error) if failed else None))
@@ -148,23 +146,6 @@ def _by_torchrun(step: Step, processes: int) -> None:
         f"step {step.name!r} failed in its {processes} processes: "
         f"{state.error if state and state.error else f'exit code {code}, see above'}"
     )
-
-
-def _wait_for_array(step: Step) -> None:
-    """Where the work went to a SLURM array, wait for its end. Raises `ValueError` when tasks of it were lost."""
-    launch = getattr(step.config, "launch", None)
-    if not isinstance(launch, LaunchConfig) or launch.on != "slurm" or (step.folder / MANIFEST).is_file():
-        return
-    from sicog.cluster import JOBS, LOGS
-
-    finishing = read_json(step.folder / LOGS / JOBS)["finish"]
-    while not (step.folder / MANIFEST).is_file():
-        if not job_is_alive(str(finishing)) and not (step.folder / MANIFEST).is_file():
-            raise ValueError(
-                f"tasks of the array of step {step.name!r} were lost; their output is in {step.folder / LOGS}. Run the "
-                f"recipe again: only what is missing is submitted"
-            )
-        time.sleep(5)
 
 
 def _print_times(steps: Sequence[Step], console: Console) -> None:

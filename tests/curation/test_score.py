@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sicog.curation.embedder import EncoderConfig
+from sicog.curation.encoders import EncoderConfig
 from sicog.curation.score import ScoreConfig, ScoreSets, answer_key, score
 from sicog.provenance import digest_path
 from sicog.records import CandidateSet, Dropped, ScoredSet

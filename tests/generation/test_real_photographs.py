@@ -11,7 +11,7 @@ import torch
 from qwen_tokens import COMMA, NEWLINE, qwen2_tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM
 
-from sicog.curation.embedder import EncoderConfig
+from sicog.curation.encoders import EncoderConfig
 from sicog.curation.score import ScoreConfig, score
 from sicog.curation.select import SelectConfig, select
 from sicog.generation.sample import SampleConfig, StyleCount, sample

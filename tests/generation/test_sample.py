@@ -119,6 +119,12 @@ def test_killed_in_the_middle_of_decoding(tiny_dir, world, captions, tmp_path):
     assert _bytes(tmp_path / "out") == _bytes(captions)
 
 
+@pytest.mark.slow
+def test_two_workers_write_the_bytes_of_one(tiny_dir, world, captions, tmp_path):
+    """One shard each, sent to processes that load the model by themselves."""
+    assert _bytes(sample(_config(tiny_dir, world, tmp_path / "out", workers=2))) == _bytes(captions)
+
+
 def test_a_bad_image_drops_its_row_and_no_other_text_moves(tiny_dir, captions, tmp_path):
     world = write_world(tmp_path / "w")
     (tmp_path / "w" / "1.png").unlink()

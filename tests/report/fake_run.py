@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from pathlib import Path
 
 import orjson
@@ -21,6 +23,13 @@ from sicog.tasks import CAPTIONING, REASONING
 SCRIPT = "<script>alert('r13')</script><img src=x onerror=alert(1)>"
 ENCODER = "an encoder of tests"
 FEW = {name: 1 for name in ("align", "sft", "warmup_captions", "warmup_reasoning", "dev", "test")}
+
+
+def page_data(text: str) -> dict:
+    """What the page's script starts from, as the browser reads it."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return json.loads(found[1])
 
 
 def lines(path: Path, rows) -> None:
@@ -91,7 +100,7 @@ def fake_evaluation(folder: Path, name: str, skill: float, items: int, seed: int
 
 
 def write_evaluation(folder: Path, name: str, answers: list[dict], captions: list[dict]) -> None:
-    """metrics.json, answers.jsonl and captions.jsonl as `sicog eval` writes them."""
+    """metrics.json, answers.jsonl and captions.jsonl as `sicog mini-eval` writes them."""
 
     def accuracy(rows):
         return {**share_interval(sum(r["right"] for r in rows), len(rows))._asdict(), "n": len(rows)}

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from PIL import Image
 from pydantic import ValidationError
-from report.fake_run import SCRIPT, fake_run, lines, write_evaluation
+from report.fake_run import SCRIPT, fake_run, lines, page_data, write_evaluation
 from rich.console import Console
 
 from sicog.curation.select import SelectConfig, select
@@ -22,7 +22,7 @@ from sicog.report.build import ReportConfig, report
 from sicog.report.evaluations import outcome
 from sicog.storage import read_json, read_records, write_dataset, write_json
 
-SECTIONS = ["method", "results", "funnel", "training", "scores", "worth", "examples"]
+SECTIONS = ["results", "funnel", "scores", "worth", "rows", "mix", "training", "times"]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -78,16 +78,17 @@ def test_the_page_has_all_sections_and_loads_nothing(made):
     page = Page(made[1])
     assert page.sections() == SECTIONS
     assert made[1].startswith("<!DOCTYPE html>")
-    assert "http://" not in made[1] and "https://" not in made[1]
+    without_names = made[1].replace("http://www.w3.org/2000/svg", "")  # the name of a kind of element, no address
+    assert "http://" not in without_names and "https://" not in without_names
     for _, attrs in page.tags:
-        assert not any(name.startswith("on") for name in attrs)
-        assert all(attrs.get(name, "data:").startswith("data:") for name in ("src", "href"))
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
-    pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert len(pictures) == len(made[2]["examples"]) == 12
-    assert (
-        sum(tag == "svg" for tag, _ in page.tags) == 1 + 2 + 2 + 2 + 2 + 3
-    )  # steps, results, losses, scores, sweeps, worth
+        assert not any(name.startswith("on") for name in attrs) and "src" not in attrs
+        assert attrs.get("href", "#").startswith(("#", "data:"))
+    assert not {"img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert [attrs for tag, attrs in page.tags if tag == "script"] == [{"type": "application/json", "id": "data"}, {}]
+    pictures = [picture["src"] for picture in page_data(made[1])["pictures"].values()]
+    assert len(pictures) == len(made[2]["examples"]) == 24 and all(p.startswith("data:image/") for p in pictures)
+    # steps, results, losses, sweeps, worth, lengths
+    assert sum(tag == "svg" for tag, _ in page.tags) == 1 + 2 + 2 + 2 + 3 + 2
     assert str(made[0]["out_dir"].parent) not in made[1]  # no paths of this machine
 
 
@@ -96,10 +97,13 @@ def test_a_script_in_a_caption_is_inert(made, tmp_path):
     texts = [c["text"] for e in results["examples"] for c in e["candidates"]]
     assert any(SCRIPT in t for t in texts)
     page = Page(text)
-    assert "script" not in {tag for tag, _ in page.tags}
-    assert all(attrs.get("src", "data:").startswith("data:") for _, attrs in page.tags)
-    assert "<script" not in text and "onerror" not in text.replace("&lt;img src=x onerror=alert(1)&gt;", "")
-    assert any(SCRIPT in t for t in page.texts)
+    assert sum(tag == "script" for tag, _ in page.tags) == 2 and "img" not in {tag for tag, _ in page.tags}
+    assert all("src" not in attrs for _, attrs in page.tags)
+    assert SCRIPT not in text and "alert('r13')</script>" not in text
+    assert SCRIPT in page.texts  # the title
+    assert any(SCRIPT in c["text"] for e in page_data(text)["sample"]["texts"] for c in e["candidates"])
+    beside = b"".join(path.read_bytes() for path in (tmp_path / "report" / "rows").iterdir())
+    assert b"alert('r13')" in beside and b"<" not in beside
 
 
 def test_names_of_steps_and_models_are_escaped_in_plots_too(tmp_path):
@@ -192,6 +196,17 @@ def test_the_worth_of_selection_by_hand(made):
     assert by_vote["dropped"]["value"] == pytest.approx(statistics.mean(of_dropped))
     assert by_embeddings["rows_kept"] == by_vote["rows_kept"] == len(kept)
     assert by_vote["truest"]["value"] >= by_vote["selected"]["value"]
+    assert by_vote["is_truest"]["value"] == pytest.approx(
+        statistics.mean(float(s == t) for s, t in zip(selected, truest, strict=True))
+    )
+    # An answer is right or wrong: by chance the truest one is drawn as often as the share that is as true as it.
+    chance = [r if t else 1.0 for r, t in zip(random, truest, strict=True)]
+    differ = [i for i, c in enumerate(chance) if c < 1]
+    assert by_vote["is_truest_by_chance"]["value"] == pytest.approx(statistics.mean(chance))
+    assert by_vote["differ"] == len(differ) > 3
+    assert by_vote["is_truest_where_they_differ"]["value"] == pytest.approx(
+        statistics.mean(float(selected[i] == truest[i]) for i in differ)
+    )
     assert [w["method"] for w in results["curation"]["captions"]["worth"]] == ["embeddings"]
 
 
@@ -211,14 +226,26 @@ def test_the_worth_of_caption_selection_agrees_with_the_sweep(made):
 
 
 @pytest.mark.parametrize("task", ["captions", "reasoning"])
-def test_the_threshold_parts_the_histogram(made, task):
+def test_every_place_of_the_threshold_keeps_what_counting_by_hand_keeps(made, task):
     found = made[2]["curation"][task]
-    edges, kept, dropped = (found["histogram"][key] for key in ("edges", "kept", "dropped"))
-    manifest = read_json(made[0][task]["selected"] / "manifest.json")
-    assert (sum(kept), sum(kept) + sum(dropped)) == (manifest["rows_out"], manifest["rows_in"])
-    assert any(edge == pytest.approx(found["threshold"]) for edge in edges)
-    for left, k, d in zip(edges, kept, dropped, strict=False):
-        assert not (d if left >= found["threshold"] - 1e-6 else k)
+    cuts = found["cuts"]
+    assert cuts["cuts"][cuts["at"]] == pytest.approx(found["threshold"]) and cuts["cuts"] == sorted(cuts["cuts"])
+    rows = records(made[0][task]["scored"])
+    values = []
+    for row in rows:
+        compared = [c for c in row["candidates"] if c["score"] is not None]
+        # A share of all K, itself included, as it would be among three.
+        agreement = (len(compared) * max(c[found["by"]] for c in compared) - 1) / (len(compared) - 1)
+        values.append((2 * agreement + 1) / 3)
+    for place in (0, cuts["at"], len(cuts["cuts"]) // 2, len(cuts["cuts"]) - 1):
+        kept = [v for v in values if v >= cuts["cuts"][place] - 1e-6]
+        styles = cuts["styles"].values()
+        assert sum(sum(s["rows"][place:]) for s in styles) == len(kept)
+        assert sum(sum(s["sum"][place:]) for s in styles) == pytest.approx(sum(kept), abs=1e-4)
+    assert (
+        cuts["rows"] == len(rows)
+        and set(cuts["styles"]) == {"captions": {"cod", "dd"}, "reasoning": {"cot", "direct"}}[task]
+    )
 
 
 def test_funnel_and_losses(made):
@@ -243,27 +270,27 @@ def test_funnel_and_losses(made):
 
 def test_examples_are_of_all_kinds_with_the_chosen_candidate(made):
     examples = made[2]["examples"]
-    kinds = [(e["task"], e["kept"]) for e in examples]
-    assert all(kinds.count((t, k)) >= 2 for t in ("captioning", "reasoning") for k in (True, False))
-    assert len({e["image"] for e in examples}) == 12
+    kinds = [(e["task"], e["state"]) for e in examples]
+    assert all(kinds.count((t, k)) >= 2 for t in ("captioning", "reasoning") for k in ("kept", "dropped"))
+    assert len({e["images"][0] for e in examples}) == 24
     kept = {
         e["id"]: e["turns"][1]["text"] for task in ("captions", "reasoning") for e in records(made[0][task]["selected"])
     }
     for example in examples:
-        (best,) = [c for c in example["candidates"] if c["best"]]
-        assert kept[example["id"]] == best["text"] if example["kept"] else "<" in example["dropped_because"]
-        assert (example["id"] in kept) == example["kept"] and example["truth"]
+        best = example["candidates"][example["chosen"]]
+        assert kept[example["id"]] == best["text"] if example["state"] == "kept" else "<" in example["detail"]
+        assert (example["id"] in kept) == (example["state"] == "kept") and example["truth"]
 
 
 def test_what_the_config_leaves_out_leaves_its_section_out(made, tmp_path):
     text, results = again(made, tmp_path / "a", truth=None, evaluations={})
     assert Page(text).sections() == [s for s in SECTIONS if s not in ("results", "worth")]
-    assert results["evaluation"] is None and results["examples"][0]["truth"] is None
+    assert results["evaluation"] is None and "truth" not in results["examples"][0]
     text, _ = again(made, tmp_path / "b", captions=None, reasoning=None, training=[], funnel=[], evaluations={})
-    assert Page(text).sections() == ["method"]
+    assert Page(text).sections() == ["times"]
     text, results = again(made, tmp_path / "c", image_folder=None, evaluations={"base": made[0]["evaluations"]["base"]})
-    assert "img" not in {tag for tag, _ in Page(text).tags}
-    assert results["evaluation"]["verdict"] == [] and "differ" not in text
+    assert page_data(text)["pictures"] == {} and page_data(text)["images"] is None
+    assert results["evaluation"]["verdict"] == [] and "not shown to differ" not in text
 
 
 @pytest.mark.parametrize("rows", ["none", "all dropped"])
@@ -281,11 +308,11 @@ def test_a_run_that_kept_nothing_still_has_a_page(made, tmp_path, rows):
 
 
 def test_a_large_photograph_is_embedded_small(made, tmp_path):
-    from sicog.report.examples import SIDE, data_url
+    from sicog.report.pictures import SIDE, data_url
 
     Image.effect_noise((900, 600), 80).save(tmp_path / "a b.png")
-    url = data_url(tmp_path, "a b.png")
-    assert url.startswith("data:image/jpeg;base64,")
+    url, size = data_url(tmp_path, "a b.png")
+    assert size == (900, 600) and url.startswith("data:image/jpeg;base64,")
     assert max(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size) == SIDE
 
 
@@ -326,20 +353,27 @@ def test_files_that_do_not_belong_together_are_sentences(made, tmp_path):
 
 def test_a_finished_report_is_only_printed_again(made, capsys):
     out = made[0]["out_dir"]
-    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     report(ReportConfig(**made[0]))
-    assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == f"report: {out / 'report.html'}"
-    assert read_json(out / "manifest.json")["files"].keys() == {"report.html", "results.json"}
+    assert read_json(out / "manifest.json")["files"].keys() == {
+        "report.html",
+        "results.json",
+        "rows/00000.js",
+        "rows/index.js",
+    }
     assert read_json(out / "run.json")["step"] == "report"
     with pytest.raises(ValueError, match="belongs to another run"):
         report(ReportConfig(**{**made[0], "seed": 1}))
 
 
 def test_equal_inputs_give_equal_bytes(made, tmp_path):
-    text, results = again(made, tmp_path)
-    assert (text, results) == made[1:]
+    beside = made[0]["out_dir"].parent / "report-again"  # links to pictures are relative to the page
+    out = report(ReportConfig(**{**made[0], "out_dir": beside}))
+    for name in ("report.html", "results.json", "rows/00000.js", "rows/index.js", "manifest.json"):
+        assert (out / name).read_bytes() == (made[0]["out_dir"] / name).read_bytes(), name
 
 
 def test_the_tables_say_what_the_page_says(made):

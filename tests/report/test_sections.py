@@ -1,6 +1,5 @@
 """Each section of the page holds what it is there for, with the numbers of the run."""
 
-import re
 from html.parser import HTMLParser
 
 import pytest
@@ -65,13 +64,13 @@ def test_the_losses_are_curves(made):
         assert f"300 updates, 9,600 samples, loss {run['first']:.3f} to {run['last']:.3f}" in page.words["training"]
 
 
-def test_the_histogram_of_scores_shows_the_threshold(made):
+def test_the_threshold_of_each_task_can_be_moved(made):
     page, results = made
-    assert page.count("scores", "rect", "kept") and page.count("scores", "rect", "dropped")
+    assert page.count("scores", "div", "threshold") == 2
     for task in results["curation"].values():
-        assert f"threshold {task['threshold']:.4g}" in page.words["scores"]
-        assert f"{task['kept']} of {task['rows']} scored rows kept" in page.words["scores"]
-    assert page.count("scores", "line", "cut") == 4  # in both histograms and in both sweeps
+        share = f"{100 * task['kept'] / task['rows']:.1f} %".replace(".0 ", " ")
+        assert f"{task['kept']} of {task['rows']} scored rows were kept ({share})" in page.words["scores"]
+    assert page.count("scores", "line", "cut") == 2  # in both sweeps; the histograms are the script's
 
 
 def test_base_and_next_stand_side_by_side_with_intervals(made):
@@ -97,17 +96,24 @@ def test_selected_stands_beside_random_and_truest_and_kept_beside_dropped(made):
         assert word in page.words["worth"]
 
 
-def test_examples_show_the_image_and_all_candidates_with_their_scores(made):
+def test_styles_and_lengths_are_counted(made):
     page, results = made
-    examples = results["examples"]
-    assert page.count("examples", "img") == len(examples) == 12
-    assert page.count("examples", "tr", "best") == 12
-    assert page.count("examples", "tr") - 12 == sum(len(e["candidates"]) for e in examples)
-    words = page.words["examples"]
-    for example in examples:
-        assert f"{'kept' if example['kept'] else 'dropped'} {example['id']}" in words
-        assert example["question"] in words and f"truth: {example['truth']}" in words
-        for candidate in example["candidates"]:
-            assert " ".join((candidate["compared"] or candidate["text"]).split()) in words
-            if candidate["score"] is not None:
-                assert re.search(rf" {candidate['score']:.3f}\b", words)
+    captions = {style["style"]: style for style in results["mix"]["captions"]["styles"]}
+    assert (captions["cod"]["candidates"], captions["dd"]["candidates"]) == (24, 12)
+    assert sum(style["chosen"] for style in captions.values()) == 12
+    assert sum(style["kept"] for style in captions.values()) == results["curation"]["captions"]["kept"]
+    assert page.count("mix", "svg") == 2 and "cod 24 0" in page.words["mix"]
+    for found in results["mix"].values():
+        for style in found["styles"]:
+            lines = found["lengths"]["styles"].get(style["style"], {"kept": [], "dropped": []})
+            assert (sum(lines["kept"]), sum(lines["kept"] + lines["dropped"])) == (style["kept"], style["chosen"])
+
+
+def test_how_often_the_chosen_candidate_is_the_truest_one(made):
+    page, results = made
+    for task in results["curation"].values():
+        for worth in task["worth"]:
+            found = worth["is_truest"]
+            limits = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}".replace("-", "−")
+            assert f"{100 * found['value']:.1f} % {limits}" in page.words["worth"]
+            assert found["value"] >= worth["is_truest_where_they_differ"]["value"]

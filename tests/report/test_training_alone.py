@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sicog import cli
-from sicog.report.build import report_run
+from sicog.report.discover import report_run
 from sicog.storage import read_json, write_json
 
 

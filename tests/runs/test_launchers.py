@@ -1,7 +1,8 @@
-"""The same step by `sicog run`, by its script, by `sicog step` and by torchrun: the same weights wherever it must be."""
+"""The same step by `sicog run`, by its script, by `sicog step` and by torchrun."""
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def test_a_script_gives_the_weights_of_the_recipes_step(prepared, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run_dir = run(prepared / "r.yaml")
     variables = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "EXPERIMENT_NAME": "x",
         "OUTPUT_DIR": prepared / "by-script",
         "PREV_STAGE_CHECKPOINT": prepared / "model",
@@ -71,20 +73,12 @@ def test_torchrun_trains_in_so_many_processes(prepared, tmp_path, monkeypatch):
     run_dir = run(prepared / "r.yaml", options)
     assert read_json(run_dir / "tuned" / "manifest.json")["steps"] == 2
     assert read_state(run_dir, "tuned").state == "done" and show_status(run_dir)
-    with pytest.raises(
-        ValueError, match=r"'tuned' failed in its 2 processes: .*not below the image folder|'tuned' failed"
-    ):
-        run(
-            prepared / "r.yaml",
-            [*options, f"steps.tuned.config.data.image_folder={tmp_path}", f"run_dir={tmp_path}/no"],
-        )
-    (line,) = status_of(tmp_path / "no")
-    assert line.standing == "failed" and line.error and not show_status(tmp_path / "no")
 
 
 def test_a_step_alone_needs_what_it_builds_on(tmp_path):
     path = tmp_path / "r.yaml"
-    data = "{run: mini-data, config: {align: 2, sft: 1, warmup_captions: 1, warmup_reasoning: 2, unlabelled: 1, dev: 1, test: 1}}"
+    counts = "align: 2, sft: 1, warmup_captions: 1, warmup_reasoning: 2, unlabelled: 1, dev: 1, test: 1"
+    data = f"{{run: mini-data, config: {{{counts}}}}}"
     rows = '{run: annotate, config: {task: reasoning, input: "${data}/warmup_reasoning.jsonl"}}'
     path.write_text(f"run_dir: {tmp_path}/run\nsteps:\n  data: {data}\n  rows: {rows}\n")
     run_dir = run(path, until="data")

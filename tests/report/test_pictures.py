@@ -1,4 +1,4 @@
-"""Pictures of the examples: upright as the model saw them, and one that cannot be shown does not cost the page."""
+"""Pictures of the sample: upright as the model saw them, and one that cannot be shown does not cost the page."""
 
 import base64
 import io
@@ -6,17 +6,17 @@ import shutil
 
 import pytest
 from PIL import Image
-from report.fake_run import fake_run
+from report.fake_run import fake_run, page_data
 
 from sicog.model.image_processing import load_image
 from sicog.report.build import ReportConfig, report
-from sicog.report.examples import data_url
+from sicog.report.pictures import data_url, link_to
 from sicog.storage import read_json
 
 
 def shown(folder, name):
     """The picture that the page would hold."""
-    return Image.open(io.BytesIO(base64.b64decode(data_url(folder, name).partition(",")[2])))
+    return Image.open(io.BytesIO(base64.b64decode(data_url(folder, name)[0].partition(",")[2])))
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,20 @@ def test_a_picture_that_cannot_be_shown_costs_only_itself(finished, tmp_path, tr
     values = {**finished, "run_dir": finished["out_dir"].parent, "image_folder": data}
     out = report(ReportConfig(**{**values, "out_dir": tmp_path / "report"}))
     examples, page = read_json(out / "results.json")["examples"], (out / "report.html").read_text()
-    lost = [e for e in examples if e["no_picture"]]
-    assert len(examples) == 12 and len(lost) == 4 and page.count("<img") == 8
+    found = page_data(page)["pictures"]
+    lost = [name for name, picture in found.items() if "missing" in picture]
+    assert len(examples) == len(found) == 12 and len(lost) == 4
+    assert all(picture["src"].startswith("data:image/png") for name, picture in found.items() if name not in lost)
     why = {"missing": "the file is missing", "a link out": "leads to no file within the image folder"}
-    assert page.count("no picture: ") == page.count(why.get(trouble, "the file is damaged or is no image")) == 4
-    assert all(e["candidates"][0]["text"].split()[0] in page for e in lost)
+    assert all(why.get(trouble, "the file is damaged or is no image") in found[name]["missing"] for name in lost)
     assert str(tmp_path) not in page
+
+
+def test_all_other_pictures_are_links_relative_to_the_page(tmp_path):
+    (tmp_path / "a b" / "images#1").mkdir(parents=True)
+    assert link_to(tmp_path / "runs" / "report", tmp_path / "a b" / "images#1") == "../../a%20b/images%231/"
+    (tmp_path / "images.tar").touch()
+    assert link_to(tmp_path / "report", tmp_path / "images.tar") is None  # a page cannot look into it
 
 
 def test_pictures_are_turned_as_the_model_saw_them(tmp_path):

@@ -1,0 +1,53 @@
+"""A new language model: any causal language model of Transformers in Qwen2's place, here a small Mistral.
+
+python examples/new_language_model.py runs/mistral
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+from sicog.mini.parts import LANGUAGE, SHIPPED, VISION, unpack
+from sicog.model import load_parts
+from sicog.records import Turn
+
+
+def write_mistral(folder: Path, tokenizer_of: Path) -> Path:
+    """What the hub holds of a language model: config, weights, tokenizer. Yours is a download."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
+    config = MistralConfig(
+        vocab_size=len(tokenizer) + 1,  # one row more than tokens: the image placeholder's
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    MistralForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def build(out: Path) -> float:
+    """Write a checkpoint of the mini vision tower, a fresh projector and a Mistral to `out`; the loss of one row."""
+    torch.manual_seed(0)
+    parts = out / "parts"
+    unpack(SHIPPED, parts)
+    mistral = write_mistral(parts / "mistral", parts / LANGUAGE)
+    # All that is to be said of it: how its turns are written. Its tokenizer must have the tokens of that format.
+    model, processor = load_parts(parts / VISION, mistral, scale=112, query_grid=4, turn_format="chatml")
+    turns = [Turn(role="user", text="What is this?", images_at=(0,)), Turn(role="assistant", text="a red circle")]
+    row = processor.encode(turns, [Image.new("RGB", (200, 120), "red")])
+    loss = model(**processor.collate([row], padding_side="right", with_labels=True)).loss
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    return float(loss.detach())
+
+
+if __name__ == "__main__":
+    print(f"loss {build(Path(sys.argv[1])):.3f}; now train it: sicog train CONFIG model.checkpoint={sys.argv[1]} ...")

@@ -1,0 +1,183 @@
+"""How each family of benchmarks is scored, in one table: where the kit writes the figure and each row's part of it.
+
+A family names the kit's headline metric (scales differ: multiple choice 0 to 1, most others 0 to 100), the file with
+one row for each question, what a row is worth, and how the figure follows from the rows, for intervals and tests.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from sicog.evaluation.scorers import ANLS_FLOOR, accepted_answers
+
+Row = Mapping[str, Any]
+Ratio = tuple[np.ndarray, np.ndarray]  # float64 [N] each: what every question adds to numerator and denominator
+# Of MME's categories those of perception (Fu et al. 2023), which its headline sums over.
+_MME_PERCEPTION = frozenset(
+    ("OCR", "artwork", "celebrity", "color", "count", "existence", "landmark", "position", "posters", "scene")
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question as it was scored. value: its part, in [0, 1]; group: what it shares with others (an image, a pair);
+    category: what the figure is summed over, where it is."""
+
+    id: str
+    value: float
+    group: str = ""
+    category: str = ""
+    stated: bool = False  # yes/no: what the model said and
+    true: bool = False  # what is true, is it yes?
+
+
+@dataclass(frozen=True)
+class Family:
+    """metric: the key in status.json, whole. scale: what the kit's figure is multiplied by (the unit of the paper).
+
+    suffix: of the name of the file with the rows, `{judge}` standing for the judge's name. question: one row of it.
+    figure: the ratios of sums over the questions that the figure is made of, 100 times each and added up.
+    judged: whether the kit scores it by a judge model only.
+    """
+
+    metric: str
+    scale: float
+    suffix: str
+    question: Callable[[Row], Question]
+    figure: Callable[[Sequence[Question]], list[Ratio]]
+    unit: str = "%"
+    judged: bool = False
+
+    def headline(self, metrics: Mapping[str, Any]) -> tuple[str, float] | None:
+        """(the metric's key, its value in the unit), or None when the kit did not write it."""
+        for key, value in metrics.items():
+            if re.fullmatch(self.metric, key) and isinstance(value, (int, float)):
+                return key, self.scale * float(value)
+        return None
+
+
+def mean(questions: Sequence[Question]) -> list[Ratio]:
+    """The mean value."""
+    return [(np.array([q.value for q in questions]), np.ones(len(questions)))]
+
+
+def f1(questions: Sequence[Question]) -> list[Ratio]:
+    """F1 of the answer yes: POPE's headline in the kit, where a question counts once for each of its categories."""
+    stated, true = (np.array([getattr(q, name) for q in questions], dtype=float) for name in ("stated", "true"))
+    times = np.array([1.0 + q.category.count(",") for q in questions])
+    return [(2 * times * stated * true, times * (stated + true))]
+
+
+def mme(questions: Sequence[Question]) -> list[Ratio]:
+    """Points of perception: for each category accuracy, and accuracy of whole images (2000 at most)."""
+    ratios: list[Ratio] = []
+    values = np.array([q.value for q in questions])
+    for category in sorted({q.category for q in questions} & _MME_PERCEPTION):
+        inside = np.array([q.category == category for q in questions], dtype=float)
+        images: dict[str, list[int]] = defaultdict(list)
+        for i, question in enumerate(questions):
+            if question.category == category:
+                images[question.group].append(i)
+        firsts, whole = np.zeros(len(questions)), np.zeros(len(questions))
+        for members in images.values():  # an image is counted once, at its first question
+            firsts[members[0]] = 1.0
+            whole[members[0]] = min(values[i] for i in members)
+        ratios += [(values * inside, inside), (whole, firsts)]
+    return ratios
+
+
+def _id(row: Row) -> str:
+    return str(row["index"])
+
+
+def _group(row: Row) -> str:
+    """A column of the user's tables: what their rows share, such as an image."""
+    return str(row.get("group") or "")
+
+
+def _hit(row: Row) -> Question:
+    return Question(_id(row), float(row["hit"]), group=_group(row))
+
+
+def _yes_no(row: Row) -> Question:
+    return Question(
+        _id(row),
+        float(_truth(row["score"])),
+        group=_group(row) or str(row.get("image_path") or ""),
+        category=str(row.get("category") or ""),
+        stated=str(row["extracted"]) == "Yes",
+        true=str(row["answer"]) == "Yes",
+    )
+
+
+def _anls(row: Row) -> Question:
+    similarity = 1.0 - min(_list(row["eval_match"]))
+    return Question(_id(row), similarity if similarity >= ANLS_FLOOR else 0.0)
+
+
+def _relaxed(row: Row) -> Question:
+    return Question(_id(row), float(max(_list(row["eval_match"]))))
+
+
+def _scored(row: Row) -> Question:
+    return Question(_id(row), float(row["score"]), group=_group(row))
+
+
+def _ocr(row: Row) -> Question:
+    """The kit keeps no file of rows for OCRBench: its rule (the text is in the prediction) is applied again."""
+    formula = row["category"] == "Handwritten Mathematical Expression Recognition"
+
+    def plain(text: str) -> str:
+        text = text.strip().replace("\n", " ")
+        return text.replace(" ", "") if formula else text.lower()
+
+    said = plain(str(row["prediction"]))
+    return Question(_id(row), float(any(plain(answer) in said for answer in accepted_answers(row["answer"]))))
+
+
+def _mathvista(row: Row) -> Question:
+    """The kit keeps what the judge extracted, not whether it is right: compared as the benchmark's own script does."""
+    said, answer = str(row["res"]).strip(), str(row["answer"]).strip()
+    if row["question_type"] == "multi_choice":
+        return Question(_id(row), float(said == str(row["answer_option"]).strip()))
+    kinds: dict[str, Callable[[str], Any]] = {"integer": lambda text: int(float(text)), "float": float}
+    kind = kinds.get(str(row["answer_type"]), str)
+    try:
+        return Question(_id(row), float(kind(said) == kind(answer)))
+    except ValueError:
+        return Question(_id(row), 0.0)
+
+
+def _truth(value: Any) -> bool:
+    return value if isinstance(value, bool) else str(value).strip().lower() in ("true", "1", "1.0")
+
+
+def _list(value: Any) -> list[float]:
+    """The numbers of a list as the kit writes it into a cell."""
+    listed = value if isinstance(value, list) else ast.literal_eval(str(value))
+    return [float(item) for item in listed]
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "choice": Family(r"split=[^|]*\|Overall|Overall", 100, "_{judge}_result", _hit, mean),
+        "yes_no": Family("Overall", 1, "_auxmatch", _yes_no, mean),
+        "pope": Family(r"split=Overall\|Overall", 1, "_auxmatch", _yes_no, f1, unit="% F1"),
+        "mme": Family("perception", 1, "_auxmatch", _yes_no, mme, unit="points"),
+        "docvqa": Family("Overall", 1, "_results", _anls, mean, unit="% ANLS"),
+        "chartqa": Family("Overall", 1, "_results", _relaxed, mean),
+        "ocrbench": Family("Final Score Norm", 1, "", _ocr, mean),
+        "mathvista": Family(r"Task&Skill=Overall\|acc", 1, "_{judge}", _mathvista, mean, judged=True),
+        "mmvet": Family(r"Category=Overall\|acc", 1, "_{judge}", _scored, mean, judged=True),
+        "local": Family("Overall", 1, "_results", _scored, mean),
+    }
+)
+OF_FORM: Mapping[str, str] = MappingProxyType({"choice": "choice", "yes_no": "yes_no"})

@@ -1,0 +1,80 @@
+"""The forms of benchmark questions in one table: how each is asked, and how long its answer may be.
+
+Wordings are those of common public use (options with their letters, one sentence that asks for the letter or for a
+word) and those of `tasks.py`, so that a model is asked as it was trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import ascii_uppercase
+from types import MappingProxyType
+from typing import Any, Literal
+
+from sicog.chains import COT, ChainError, parse
+from sicog.tasks import SHORT_ANSWER, STEP_BY_STEP, bare_question
+
+FormName = Literal["choice", "yes_no", "short", "document", "chart", "ocr", "math", "open"]
+Style = Literal["direct", "cot"]
+LETTER = "Answer with the option's letter from the given choices directly."
+COT_TOKENS = 1200
+
+
+@dataclass(frozen=True)
+class Form:
+    """`template` holds `{question}`, and `{options}` where there are some; `cot` is the same with chains of thought."""
+
+    name: str
+    template: str
+    cot: str
+    max_new_tokens: int
+
+    def prompt(self, row: Mapping[str, Any], style: Style) -> str:
+        """The user's text for a row of a kit's table: question, hint, and options under single capital letters."""
+        question = bare_question(str(row["question"]))
+        if not _is_empty(hint := row.get("hint")):
+            question = f"{hint}\n{question}"
+        given = {letter: row.get(letter) for letter in ascii_uppercase}
+        options = [f"{letter}. {text}" for letter, text in given.items() if not _is_empty(text)]
+        if self.name == "choice" and not options:
+            raise ValueError(f"row {row.get('index')}: a question of form 'choice' needs options in columns A, B, ...")
+        template = self.template if style == "direct" else self.cot
+        return template.replace("{options}", "\n".join(options)).replace("{question}", question)
+
+
+def _word(name: str, max_new_tokens: int) -> Form:
+    return Form(name, "{question} " + SHORT_ANSWER, "{question} " + STEP_BY_STEP, max_new_tokens)
+
+
+FORMS: Mapping[str, Form] = MappingProxyType(
+    {
+        form.name: form
+        for form in (
+            Form("choice", "{question}\n{options}\n" + LETTER, "{question}\n{options}\n" + STEP_BY_STEP, 32),
+            _word("yes_no", 32),
+            _word("short", 64),
+            _word("document", 128),
+            _word("chart", 64),
+            # These say themselves what answer they want, or want a whole one.
+            Form("ocr", "{question}", "{question} " + STEP_BY_STEP, 256),
+            Form("math", "{question}", "{question} " + STEP_BY_STEP, 512),
+            Form("open", "{question}", "{question} " + STEP_BY_STEP, 512),
+        )
+    }
+)
+
+
+def final_answer(text: str, style: Style) -> str:
+    """What is scored: of a chain of thought its conclusion (a chain that is cut or broken counts as it stands)."""
+    if style == "direct":
+        return text
+    try:
+        return parse(COT, text)[-1]
+    except ChainError:
+        return text
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))

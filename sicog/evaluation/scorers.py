@@ -1,0 +1,90 @@
+"""Scores of open answers where the kit has no offline scorer: exact, contained, relaxed accuracy, ANLS; all in [0, 1].
+
+Several accepted answers give the best score among them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from sicog.tasks import normalise_answer
+
+TOLERANCE = 0.05  # of numbers read off a chart (Masry et al. 2022, ChartQA, section 5.1)
+ANLS_FLOOR = 0.5  # less similar than this counts as nothing (Biten et al. 2019, ST-VQA, equation 1)
+Scorer = Callable[[str, str], float]
+
+
+def score_answer(form: str, prediction: str, answers: Sequence[str]) -> float:
+    """The score of a prediction against its accepted answers. Raises `ValueError` for a form that has no scorer."""
+    if form not in SCORERS:
+        raise ValueError(f"form {form!r} has no offline scorer; those that have one: {', '.join(SCORERS)}")
+    return max((SCORERS[form](prediction, answer) for answer in answers), default=0.0)
+
+
+def accepted_answers(cell: object) -> list[str]:
+    """The answers that a table's cell accepts: itself, or the texts of a list written as JSON or Python writes it."""
+    text = str(cell).strip()
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            listed = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return [text]
+        if isinstance(listed, list) and listed:
+            return [str(item) for item in listed]
+    return [text]
+
+
+def exact(prediction: str, answer: str) -> float:
+    """1 when both are the same short answer after normalisation."""
+    return float(normalise_answer(prediction) == normalise_answer(answer))
+
+
+def contains(prediction: str, answer: str) -> float:
+    """1 when the text that was to be read stands in the prediction; case and line breaks aside."""
+    wanted = _plain(answer)
+    return float(bool(wanted) and wanted in _plain(prediction))
+
+
+def relaxed(prediction: str, answer: str) -> float:
+    """1 for a number within 5 % of the true one, or for the same words after normalisation."""
+    stated, true = _number(prediction), _number(answer)
+    if stated is not None and true is not None:
+        return float(abs(stated - true) <= TOLERANCE * abs(true))
+    return exact(prediction, answer)
+
+
+def anls(prediction: str, answer: str) -> float:
+    """Average normalised Levenshtein similarity of one pair: 1 - distance / length of the longer, 0 below a half."""
+    stated, true = _plain(prediction), _plain(answer)
+    longer = max(len(stated), len(true))
+    similarity = 1.0 - levenshtein(stated, true) / longer if longer else 1.0
+    return similarity if similarity >= ANLS_FLOOR else 0.0
+
+
+SCORERS: Mapping[str, Scorer] = MappingProxyType({"short": exact, "document": anls, "chart": relaxed, "ocr": contains})
+
+
+def levenshtein(one: str, other: str) -> int:
+    """The least number of characters to insert, delete or replace."""
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(other, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+    return row[-1]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _number(text: str) -> float | None:
+    """A number as charts write it: percent as such on both sides, thousands with commas, a currency sign before."""
+    cleaned = text.strip().rstrip(".").removesuffix("%").strip().lstrip("$€£").replace(",", "")
+    try:
+        value = float(cleaned)
+    except ValueError:
+        return None
+    return value if value == value and abs(value) != float("inf") else None

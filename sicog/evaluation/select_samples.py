@@ -1,0 +1,85 @@
+"""Of K sampled answers, the score of the one that is chosen: by vote, by minimum Bayes risk, or by who knows the truth.
+
+A question has n samples, in the order of their indices; figures at K below n are means over subsets of K of them.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sicog.tasks import normalise_answer
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The samples of one question. answers: None where one was cut off or is not in its style's steps; scores: of each
+    against the truth, in [0, 1], 0 for those that are None."""
+
+    id: str
+    answers: tuple[str | None, ...]
+    scores: tuple[float, ...]
+    group: str = ""
+    category: str = ""
+
+
+def at_k(select: str, sampled: Sampled, k: int, *, subsets: int, seed: int) -> float:
+    """The expected score when K of the samples are drawn and one is chosen."""
+    n = len(sampled.answers)
+    if not 1 <= k <= n:
+        raise ValueError(f"question {sampled.id} has {n} samples: K must be from 1 to {n}, got {k}")
+    if k == 1:
+        return sum(sampled.scores) / n
+    if select == "oracle":
+        return _best_of(sampled.scores, k)
+    choose = CHOICES[select]
+    if k == n:
+        return _score(choose(sampled.answers), sampled.scores)
+    draw = random.Random(f"{seed}/{sampled.id}/{k}")
+    drawn = [sorted(draw.sample(range(n), k)) for _ in range(subsets)]
+    found = [
+        _score(choose([sampled.answers[i] for i in places]), [sampled.scores[i] for i in places]) for places in drawn
+    ]
+    return sum(found) / subsets
+
+
+def vote(answers: Sequence[str | None]) -> int | None:
+    """The first sample of the answer that most agree on; of equally frequent answers the first to occur."""
+    normalised = [None if a is None else normalise_answer(a) for a in answers]
+    counts = Counter(a for a in normalised if a is not None)
+    return normalised.index(counts.most_common(1)[0][0]) if counts else None
+
+
+def mbr(answers: Sequence[str | None]) -> int | None:
+    """The sample that is most like the others: the highest mean F1 of words to all; of equal ones the first."""
+    words = [None if a is None else Counter(normalise_answer(a).split()) for a in answers]
+    usable = [i for i, w in enumerate(words) if w is not None]
+    if not usable:
+        return None
+    means = {i: sum(_word_f1(words[i], words[j]) for j in usable) for i in usable}
+    return max(usable, key=lambda i: (round(means[i], 9), -i))
+
+
+CHOICES: Mapping[str, Callable[[Sequence[str | None]], int | None]] = MappingProxyType({"vote": vote, "mbr": mbr})
+
+
+def _score(chosen: int | None, scores: Sequence[float]) -> float:
+    return 0.0 if chosen is None else scores[chosen]
+
+
+def _best_of(scores: Sequence[float], k: int) -> float:
+    """The expected best of K of n without replacement; of right and wrong it is pass@K (Chen et al. 2021, Codex,
+    equation 1): the i-th smallest is the best in C(i - 1, K - 1) of C(n, K) subsets."""
+    ranked = sorted(scores)
+    weights = [math.comb(i, k - 1) for i in range(len(ranked))]
+    return sum(s * w for s, w in zip(ranked, weights, strict=True)) / math.comb(len(ranked), k)
+
+
+def _word_f1(one: Counter[str] | None, other: Counter[str] | None) -> float:
+    assert one is not None and other is not None
+    shared = (one & other).total()
+    return 2 * shared / (one.total() + other.total()) if shared else float(not one and not other)

@@ -1,0 +1,171 @@
+"""`sicog report DIR`: what a folder holds, a run or one step of it, finished or not, and the report of that."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from sicog.provenance import RUN
+from sicog.report import lineage, rows, runs
+from sicog.report.build import ReportConfig, report
+from sicog.report.curated import CuratedConfig
+from sicog.report.times import STATES
+from sicog.storage import MANIFEST, read_json
+
+REPORT, SO_FAR = "report", "report-so-far"
+_DEPTH = 2  # folders below the one that was named in which steps are looked for
+
+
+def report_run(folder: Path, out_dir: Path | None = None) -> Path:
+    """The report of a recipe's run folder, of an unfinished one in `report-so-far`; or of a step's folder, made anew.
+
+    out_dir: where the page is written, instead of within the folder. Raises `ValueError` for a folder that holds
+    nothing to show.
+    """
+    from sicog.runs.states import PLAN, read_plan
+
+    if not (folder / PLAN).is_file():
+        return _made_anew(_found(folder.resolve(), (out_dir or folder / REPORT).resolve()))
+    plan = read_plan(folder)
+    planned = [step["config"] for step in plan if step["verb"] == "report"]
+    if not planned:
+        return _made_anew(_found(folder.resolve(), (out_dir or folder / REPORT).resolve()))
+    config = ReportConfig.model_validate(planned[-1])
+    stale = _stale(folder, [step["name"] for step in plan])
+    why = "it is not finished"
+    if (config.out_dir / MANIFEST).is_file() and not stale and not out_dir:
+        try:
+            return report(config)
+        except ValueError as error:  # the recipe was changed, and the report not made again
+            why = f"its report no longer fits: {error}"
+    if stale or not out_dir:
+        Console(stderr=True).print(f"{escape(f'{folder}: {why}; what there is')}:", highlight=False, soft_wrap=True)
+    so_far = _so_far(config, [config.steps_dir / name for name in stale])
+    return _made_anew(so_far.model_copy(update={"out_dir": out_dir or config.steps_dir / SO_FAR}))
+
+
+def _made_anew(config: ReportConfig) -> Path:
+    """A report in place of an earlier one; a folder of anything else is left as it is, and refused."""
+    made = config.out_dir / RUN
+    if made.is_file() and read_json(made).get("step") == "report":
+        shutil.rmtree(config.out_dir)
+    return report(config)
+
+
+def _stale(run_dir: Path, names: Sequence[str]) -> Sequence[str]:
+    """The first step that was started and not finished, and all behind it: their folders are of an earlier run."""
+    for place, name in enumerate(names):
+        state = run_dir / STATES / f"{name}.json"
+        if state.is_file() and read_json(state)["state"] != "done":
+            return names[place:]
+    return []
+
+
+def _so_far(config: ReportConfig, stale: Sequence[Path]) -> ReportConfig:
+    """The config without what has not been written yet, or not yet again."""
+
+    def there(path: Path) -> bool:
+        return path.exists() and not any(folder == path or folder in path.parents for folder in stale)
+
+    def complete(task: CuratedConfig | None) -> CuratedConfig | None:
+        if task is None or not there(task.scored / MANIFEST):
+            return None
+        rest = [task.selected / MANIFEST if task.selected else None, task.threshold_file]
+        whole = all(there(path) for path in rest if path)
+        return task if whole else CuratedConfig(scored=task.scored)
+
+    def finished(names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if there(config.steps_dir / name / MANIFEST))
+
+    return config.model_copy(
+        update={
+            "run_dir": config.steps_dir,
+            "funnel": finished(config.funnel),
+            "training": finished(config.training),
+            "captions": complete(config.captions),
+            "reasoning": complete(config.reasoning),
+            "sets": {name: found for name, task in config.sets.items() if (found := complete(task))},
+            "rows": {name: path for name, path in config.rows.items() if there(path / MANIFEST)},
+            "truth": config.truth if config.truth and there(config.truth) else None,
+            "image_folder": config.image_folder if config.image_folder and there(config.image_folder) else None,
+            "evaluations": {n: path for n, path in config.evaluations.items() if there(path / MANIFEST)},
+        }
+    )
+
+
+def _found(folder: Path, out_dir: Path) -> ReportConfig:
+    """The report of a step's folder, or of all steps in the folders of a run that no recipe made."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; name a run's folder, or that of one of its steps")
+    steps = list(_step_folders(folder, _DEPTH))
+    if not steps:
+        raise ValueError(
+            f"{folder} holds nothing to show: no {RUN} or {MANIFEST} of a step, and no {runs.METRICS} of a training; "
+            f"name a run's folder, or that of one of its steps"
+        )
+    alone = steps == [folder]
+    root = folder.parent if alone else folder
+    names = {step: str(step.relative_to(root)) for step in steps}
+    training = [step for step in steps if (step / runs.METRICS).is_file()]
+    data = [step for step in steps if step not in training and (step / MANIFEST).is_file()]
+    sets, shown = _records(data, names)
+    counted = [names[step] for step in data if "rows_in" in read_json(step / MANIFEST)]
+    known = [step for step in data if any(step.glob("shard-*.jsonl"))]
+    what = "Training" if training else "Step"
+    values: dict[str, Any] = {
+        "out_dir": out_dir,
+        "run_dir": root,
+        "title": f"{what} {folder.name}" if alone else f"Run {folder.name}",
+        "funnel": counted,
+        "training": [names[step] for step in training],
+        "speed": bool(training) and alone,
+        "times": list(names.values()),
+        "sets": sets,
+        "rows": shown,
+        "image_folder": next((found for step in known if (found := lineage.image_folder(step))), None),
+    }
+    return ReportConfig.model_validate(values)
+
+
+def _step_folders(folder: Path, depth: int) -> Iterator[Path]:
+    """The folder itself if a step wrote it, else those below it that steps wrote; reports and hidden ones left out."""
+    if any((folder / name).is_file() for name in (RUN, MANIFEST, runs.METRICS)):
+        if not (folder / RUN).is_file() or read_json(folder / RUN).get("step") != "report":
+            yield folder
+    elif depth:
+        for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+            yield from _step_folders(inner, depth - 1)
+
+
+def _records(data: Sequence[Path], names: dict[Path, str]) -> tuple[dict[str, dict[str, Path]], dict[str, Path]]:
+    """Scored folders with what was selected of them, and the other folders whose rows can be looked at.
+
+    Rows that a scored folder shows are not shown again as they were before and after.
+    """
+    kinds = {step: rows.kind_of(step) for step in data if any(step.glob("shard-*.jsonl"))}
+    sets = {names[step]: {"scored": step} for step, kind in kinds.items() if kind == "scored"}
+    covered: set[Path] = set()
+    for step in data:
+        if (step / RUN).is_file() and read_json(step / RUN).get("step") == "select":
+            scored = lineage.scored_of(step)
+            if scored and (scored / MANIFEST).is_file():
+                scored = scored.resolve()
+                sets.pop(names.get(scored, ""), None)
+                sets[names[step]] = {"scored": scored, "selected": step, **_threshold_file(step)}
+                covered.add(step)
+    others = {names[s]: s for s, kind in kinds.items() if kind not in ("scored", None) and s not in covered}
+    if sets:  # what was sampled is in the scored sets
+        others = {name: step for name, step in others.items() if kinds[step] != "sampled"}
+    return sets, others
+
+
+def _threshold_file(selected: Path) -> dict[str, Path]:
+    config = read_json(selected / RUN)
+    given = config.get("config", {}).get("threshold_file")
+    found = [place for place in (Path(given), selected.parent / given) if place.is_file()] if given else []
+    return {"threshold_file": found[0]} if found else {}

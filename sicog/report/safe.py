@@ -1,0 +1,23 @@
+"""JSON that may stand inside a <script> element or a script file, whatever its strings hold."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+
+# As JSON escapes they are the same text, but neither `</script>`, `<!--` nor a line separator of old JavaScript.
+_ESCAPES = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"))
+_SEPARATORS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"))
+
+
+def script_json(value: Any) -> bytes:
+    """The value as JSON in UTF-8; nan and infinities become null."""
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except (TypeError, orjson.JSONEncodeError):  # an integer past 64 bits
+        data = json.dumps(value, default=str).encode()
+    for character, escape in (*_ESCAPES, *_SEPARATORS):
+        data = data.replace(character, escape)
+    return data

@@ -1,0 +1,3 @@
+"""Models by name."""
+
+supported_VLM = {}  # noqa: N816 - the kit's name

@@ -1,0 +1,89 @@
+"""Suites: the shipped one holds the paper's benchmarks and figures; a user's table is checked before anything runs."""
+
+from pathlib import Path
+
+import pytest
+
+from sicog.evaluation.suite import check_table, chosen, identity, load_suite
+
+PAPER = {  # reference-spec.md, section 12: Qwen2-7B-UHD, base and SICOG
+    "MMBench": (77.6, 78.1),
+    "MMStar": (48.9, 52.5),
+    "MMVet": (38.3, 40.6),
+    "MME": (1554.8, 1596.6),
+    "POPE": (87.3, 87.8),
+    "RealWorldQA": (63.5, 65.2),
+    "MathVista": (38.9, 41.4),
+    "ScienceQA": (77.3, 79.4),
+    "AI2D": (74.9, 78.4),
+    "OCRBench": (55.2, 57.7),
+    "DocVQA": (70.2, 73.7),
+    "ChartQA": (70.0, 73.1),
+}
+
+
+def test_the_paper_s_suite():
+    suite = load_suite("paper")
+    assert {b.name: (b.paper["base"], b.paper["sicog"]) for b in suite.benchmarks} == PAPER
+    assert [b.name for b in chosen(suite, ("POPE", "MME"))] == ["MME", "POPE"]
+    with pytest.raises(ValueError, match="the suite has no benchmark 'Pope'; it has: MMBench, "):
+        chosen(suite, ("Pope",))
+
+
+def suite(folder: Path, text: str):
+    (folder / "suite.yaml").write_text(text)
+    return load_suite(str(folder / "suite.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ("{name: a, form: short}", "needs either dataset .* or table"),
+        ("{name: a, dataset: X, table: x.tsv, form: short}", "needs either dataset .* or table"),
+        ("{name: a, dataset: X, form: essay}", "unknown form 'essay'; known: choice, yes_no"),
+        ("{name: a, dataset: X, form: chart}", "needs a family, one of choice"),
+        ("{name: a, table: x.tsv, form: open}", "a table is scored by its form, one of choice, yes_no, short"),
+        ("{name: a, dataset: X, form: choice}, {name: a, dataset: Y, form: choice}", "two benchmarks are called 'a'"),
+        ("{name: a, dataset: X, form: choice}, {name: b, dataset: X, form: choice}", "two benchmarks are called 'X'"),
+    ],
+)
+def test_a_mistake_in_a_suite(tmp_path, entry, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        suite(tmp_path, f"benchmarks: [{entry}]")
+
+
+def test_an_unknown_suite():
+    with pytest.raises(ValueError, match=r"'nope' is neither a suite's file nor a shipped suite \(paper\)"):
+        load_suite("nope")
+
+
+def table(folder: Path, form: str, *rows: str):
+    (folder / "t.tsv").write_text("\n".join(rows) + "\n")
+    return suite(folder, f"benchmarks: [{{name: My table, table: t.tsv, form: {form}}}]").benchmarks[0]
+
+
+@pytest.mark.parametrize(
+    ("form", "rows", "sentence"),
+    [
+        ("short", ("index\tquestion\tanswer", "1\tq\ta"), "missing: the picture"),
+        ("choice", ("index\tquestion\tanswer\timage", "1\tq\tA\tx"), "missing: A, B"),
+        ("short", ("index\tquestion\tanswer\timage", "1\tq\t\tx"), "t.tsv:2: answer is empty"),
+        ("short", ("index\tquestion\tanswer\timage", "1\tq\ta\tx", "1\tq\ta\tx"), "t.tsv:3: index '1' comes twice"),
+        ("yes_no", ("index\tquestion\tanswer\timage", "1\tq\tmaybe\tx"), "t.tsv:2: .* is yes or no, got 'maybe'"),
+        ("choice", ("index\tquestion\tanswer\timage\tA\tB", "1\tq\tC\tx\ta\tb"), "the letter of an option, got 'C'"),
+        ("short", ("index\tquestion\tanswer\timage",), "has no rows"),
+    ],
+)
+def test_a_table_is_checked_row_by_row(tmp_path, form, rows, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_table(table(tmp_path, form, *rows))
+
+
+def test_a_table_is_known_by_its_content(tmp_path):
+    """The kit reuses what it finds under a name: other rows need another name, and are another benchmark."""
+    head = "index\tquestion\tanswer\timage"
+    first = table(tmp_path, "short", head, "1\tq\ta\tx")
+    name, before = first.data_name, identity(first)
+    assert name.startswith("table_My-table_") and check_table(first) == 1
+    second = table(tmp_path, "short", head, "1\tq\tb\tx")
+    assert second.data_name != name and identity(second) != before
