@@ -191,9 +191,36 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Run a recipe: all steps in order; what is done and unchanged is skipped."""
-    from sicog.recipe import run as run_recipe
+    if dry_run:
+        from sicog.runs.plan import show_plan
 
-    run_recipe(recipe, overrides or [], until=until, dry_run=dry_run)
+        if not show_plan(recipe, overrides or [], until=until):
+            raise typer.Exit(1)
+        return
+    from sicog.runs.run import run as run_recipe
+
+    run_recipe(recipe, overrides or [], until=until)
+
+
+@app.command()
+def step(
+    run_dir: Annotated[Path, typer.Argument(help="the folder of a run that was started")],
+    name: Annotated[str, typer.Argument(help="one of its steps")],
+    key: Annotated[str | None, typer.Option(help="refuse a step that has changed since")] = None,
+) -> None:
+    """Run one step of a planned run here, as its SLURM jobs and the processes of torchrun do."""
+    from sicog.runs.run import run_planned
+
+    run_planned(run_dir, name, key)
+
+
+@app.command()
+def status(run_dir: Annotated[Path, typer.Argument(help="the folder of a run")]) -> None:
+    """Show where a run stands; only reads. Exit code 1: a step has failed, or nothing works on what is left."""
+    from sicog.runs.status import show_status
+
+    if not show_status(run_dir):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sicog.launch import LaunchConfig
 from sicog.pipeline import WORK, Finish, ShardTask
-from sicog.storage import MANIFEST, locked
+from sicog.storage import MANIFEST, locked, write_json
 
 try:
     from datatrove.executor.ray import RayPipelineExecutor
@@ -24,7 +24,7 @@ except ImportError:
     ) from None
 
 LOOK_EVERY_S = 10.0
-LOGS = ".launch"  # beside the shards: what datatrove knows of the tasks, and their output
+LOGS, JOBS = ".launch", "jobs.json"  # beside the shards: what datatrove knows of the tasks, and their output
 
 
 class RunShard:
@@ -97,6 +97,7 @@ def launch_shards(
         sbatch_args={**launch.options, "kill-on-invalid-dep": "yes"},
     )
     finishing.run()
+    write_json(logs / JOBS, {"shards": shards.job_id, "finish": finishing.job_id})
     Console(stderr=True).print(
         f"  {task.step}: submitted job {finishing.job_id}, which finishes {task.out_dir} after its tasks; their output "
         f"is in {logs}. Run the same command again if tasks were lost: only what is missing is submitted",

@@ -44,7 +44,7 @@ def _without_paths(value: Any) -> Any:
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises `ValueError` naming the file and, where the parser knows it, the line."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = _keys_as_written(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such config file") from None
     except OSError as error:
@@ -121,13 +121,20 @@ def load_config(model: type[ConfigT], path: Path | None, overrides: Sequence[str
     return validate(model, apply_overrides(values, overrides, model), str(path or "command line"))
 
 
+def _keys_as_written(value: Any) -> Any:
+    """YAML 1.1 reads a bare key `on` as true."""
+    if isinstance(value, dict):
+        return {"on" if key is True else key: _keys_as_written(item) for key, item in value.items()}
+    return [_keys_as_written(item) for item in value] if isinstance(value, list) else value
+
+
 def _parsed(item: str, text: str, kind: str | None) -> Any:
     if kind == "text":
         return None if text == "null" else text
     if kind == "texts" and not text.startswith("[") and text != "null":
         return [part for part in text.split(",") if part]
     try:
-        value = yaml.safe_load(text) if text else ""
+        value = _keys_as_written(yaml.safe_load(text)) if text else ""
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"override {item!r} holds no valid YAML value ({reason}); put it in quotes") from None

@@ -34,6 +34,7 @@ from sicog.storage import MANIFEST, dump_record, locked, read_json, shard_name, 
 
 RowT = TypeVar("RowT", bound=Record, covariant=True)
 UNREADABLE = "unreadable_row"
+STAGE = "stage.json"  # beside the journals: how many rows they will hold, for `sicog status`
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +236,7 @@ def run_stage(
     if launch is not None and launch.on != "local":
         from sicog.cluster import launch_shards
 
+        write_json(out_dir / WORK / STAGE, {"rows": n_rows})
         launch_shards(launch, task, finish, then)
         return out_dir
     if rank:
@@ -244,6 +246,7 @@ def run_stage(
         return out_dir
     with locked(out_dir / WORK / "lock", out_dir):
         if not (out_dir / MANIFEST).is_file():  # else the process that held the lock before has finished it
+            write_json(out_dir / WORK / STAGE, {"rows": n_rows})
             with Progressing(step, out_dir / WORK, n_rows, status) as progress:
                 _execute(task, range(0, n_shards, n_ranks), workers)
                 _wait_for(lambda: progress.rows_done() == n_rows)

@@ -1,164 +1,240 @@
-"""`sicog run RECIPE`: the steps of a whole run in order; what is done and unchanged is skipped, what changed is redone.
+"""A recipe: the steps of a whole run in one YAML, read into typed configs whose keys say what is to be done again.
 
-A recipe is one YAML:
-
+    extends: common.yaml              # a recipe that this one changes, key by key; null removes a step
     run_dir: runs/mini
+    inputs:
+      rows: {path: data/rows.json, rows: 558128, get: where it is to be had}
     steps:
       data:  {run: mini-data, config: {seed: 1}}
       align: {run: train, defaults: configs/align.yaml, config: {data: {path: "${data}/align.json"}}}
+    rounds: 2
+    each_round: {...}                 # steps of every round, and of the whole after all rounds
+    then: {...}
 
-`${name}` stands for the folder of an earlier step and makes this step depend on it. `defaults` is a YAML whose values
-`config` overrides; `extends` at the top names a recipe that this one changes. A step's key is the digest of its verb,
-its resolved config and the keys of the steps it depends on (and the content of outside files): same key, same output.
+`${name}` stands for the folder of an earlier step and makes this step depend on it; see `sicog.runs.rounds` for all
+that may stand there. `defaults` is a YAML whose values `config` overrides. A step's key is the digest of its verb, its
+resolved config and the keys of the steps it depends on (and the content of outside files): same key, same output.
 """
 
 from __future__ import annotations
 
 import glob
 import re
-import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import Field
-from rich.console import Console
-from rich.table import Table
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sicog import __version__
 from sicog.config import Config, apply_overrides, load_extended, load_yaml, merge, validate
-from sicog.provenance import digest_path, digest_value
-from sicog.storage import MANIFEST, locked, read_json, write_json
+from sicog.data.cache import cache_folder
+from sicog.data.table import digest_source_file
+from sicog.model.hub import find_model
+from sicog.provenance import digest_file, digest_path, digest_value
+from sicog.runs.config import Assumed, InputSpec, JobConfig, LauncherConfig
+from sicog.runs.rounds import Scope, step_name
+from sicog.storage import MANIFEST
 from sicog.verbs import VERBS, Verb
 
-_REFERENCE = re.compile(r"\$\{([^}]+)\}")
-_STATE, PLAN = ".steps", "recipe.json"
+_GATES = ("alarms", "promote")  # verbs after which all waits, for they may end the run
+_TRAINS = "train"
+_REMEMBERED = 1 << 26  # bytes from which a file's digest is kept beside its time and size
 
 
 class StepSpec(Config):
-    """A step as the recipe writes it."""
+    """A step as the recipe writes it. job: what SLURM is asked for it, over the launcher's."""
 
     run: str
     defaults: Path | None = None
     config: dict[str, Any] = {}
+    job: dict[str, Any] = {}
 
 
 class RecipeSpec(Config):
     """A recipe as it is written."""
 
     run_dir: Path
-    steps: dict[str, StepSpec] = Field(min_length=1)
+    inputs: dict[str, InputSpec] = {}
+    steps: dict[str, StepSpec | None] = Field(min_length=1)
+    rounds: int | None = Field(default=None, ge=1)
+    each_round: dict[str, StepSpec | None] = {}
+    then: dict[str, StepSpec | None] = {}
+    launcher: LauncherConfig = LauncherConfig()
+    assume: Assumed = Assumed()
+
+    @field_validator("launcher", mode="before")
+    @classmethod
+    def _a_name_alone_will_do(cls, value: Any) -> Any:
+        return {"on": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _rounds_have_steps(self) -> RecipeSpec:
+        if (self.rounds is None) != (not self.each_round) or (self.then and not self.rounds):
+            raise ValueError("rounds: K and each_round go together, and then comes after them")
+        return self
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step that is ready to run: its config is complete and typed, its key known."""
+    """A step that is ready to run: its config is complete and typed, its key known.
+
+    depends_on: the steps whose output it reads. after: further steps that must be done before it.
+    """
 
     name: str
     verb: Verb
     config: Config
-    folder: Path
+    run_dir: Path
     depends_on: tuple[str, ...]
+    after: tuple[str, ...]
     key: str
+    job: JobConfig
+
+    @property
+    def folder(self) -> Path:
+        """Where it writes."""
+        return self.run_dir / self.name
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> list[Step]:
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that is ready to run; steps in order."""
+
+    path: Path
+    run_dir: Path
+    inputs: Mapping[str, InputSpec]
+    steps: Sequence[Step]
+    launcher: LauncherConfig
+    assume: Assumed
+
+    def until(self, name: str | None) -> Sequence[Step]:
+        """The steps up to this one. Raises `ValueError` when there is no such step."""
+        names = [step.name for step in self.steps]
+        if name is not None and name not in names:
+            raise ValueError(f"{self.path} has no step {name!r}; its steps: {', '.join(names)}")
+        return self.steps if name is None else self.steps[: names.index(name) + 1]
+
+    def missing(self, steps: Sequence[Step]) -> list[str]:
+        """A sentence for each thing from outside that these steps read and that is not there."""
+        said: dict[str, str] = {}
+        for step in steps:
+            for path in outside_paths(step):
+                if str(path) not in said and find_model(path) is None:
+                    said[str(path)] = f"step {step.name!r} reads {path}, which does not exist; {self._advice(path)}"
+        for given in self.inputs.values():  # that a step names otherwise than as a path, such as an encoder
+            named = any(given.path in texts_of(step.config.model_dump()) for step in steps)
+            if given.path not in said and named and find_model(Path(given.path)) is None and ":" not in given.path:
+                said[given.path] = f"{given.path} does not exist; {self._advice(Path(given.path))}"
+        return list(said.values())
+
+    def _advice(self, path: Path) -> str:
+        for name, given in self.inputs.items():
+            if path == Path(given.path) or Path(given.path) in path.parents:
+                get = f" ({given.get})" if given.get else ""
+                return f"it is the input {name!r}{get}: get it, or say where it is with inputs.{name}.path=..."
+        return "mend the recipe's path"
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and resolve every step. Raises `ValueError` naming the step and the key of any mistake."""
     spec = validate(RecipeSpec, apply_overrides(_extended(path), overrides), str(path))
     steps: dict[str, Step] = {}
+    for written in _in_order(spec):
+        steps[written.name] = _resolve(written, spec, steps, path)
+    return Recipe(path, spec.run_dir, spec.inputs, list(steps.values()), spec.launcher, spec.assume)
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """All texts in a value of mappings and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from texts_of(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from texts_of(item)
+
+
+def outside_paths(step: Step) -> list[Path]:
+    """What a step reads that no step of the run writes."""
+    return [path for path in _paths(step.config) if step.run_dir not in (path, *path.parents)]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A step of the recipe under the name it gets: of which round (0: before all), and whether after all rounds."""
+
+    name: str
+    spec: StepSpec
+    number: int = 0
+    after_all: bool = False
+
+
+def _in_order(spec: RecipeSpec) -> Iterator[_Written]:
     for name, step in spec.steps.items():
-        steps[name] = _resolve(name, step, spec.run_dir, steps, path)
-    return list(steps.values())
+        if step is not None:
+            yield _Written(name, step)
+    for number in range(1, (spec.rounds or 0) + 1):
+        for name, step in spec.each_round.items():
+            if step is not None:
+                yield _Written(step_name(number, name), step, number)
+    for name, step in spec.then.items():
+        if step is not None:
+            yield _Written(name, step, spec.rounds or 0, after_all=True)
 
 
-def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None, dry_run: bool = False) -> Path:
-    """Run a recipe to its end (or up to the step `until`); returns the run's folder.
-
-    With `dry_run` only the plan and each resolved config are printed.
-    """
-    console = Console(stderr=not dry_run)
-    steps = load_recipe(path, overrides)
-    if until is not None and until not in {s.name for s in steps}:
-        raise ValueError(f"{path} has no step {until!r}; its steps: {', '.join(s.name for s in steps)}")
-    plan = [_planned(step) for step in steps]  # of the whole run, so that a page can be made of a part of it
-    if until is not None:
-        steps = steps[: [s.name for s in steps].index(until) + 1]
-    run_dir = steps[0].folder.parent
-    if dry_run:
-        _print_plan(steps, console)
-        return run_dir
-    _check_inputs(steps, run_dir)
-    with locked(run_dir / _STATE / "lock", run_dir):
-        if not (run_dir / PLAN).is_file() or read_plan(run_dir) != plan:
-            write_json(run_dir / PLAN, plan)
-        for number, step in enumerate(steps, 1):
-            _run_step(step, f"[{number}/{len(steps)}] {step.name}", console)
-    _print_times(steps, console)
-    return run_dir
-
-
-def read_plan(run_dir: Path) -> list[dict[str, Any]]:
-    """The steps of the newest run in this folder: name, verb, config. Raises `ValueError` when there was none."""
-    return read_json(run_dir / PLAN)
-
-
-def _check_inputs(steps: Sequence[Step], run_dir: Path) -> None:
-    """Files that the steps read from outside must exist now, not after the hours that come before them."""
-    for step in steps:
-        for path in _paths(step.config):
-            if run_dir not in (path, *path.parents) and not path.exists():
-                raise ValueError(f"step {step.name!r} reads {path}, which does not exist; mend the recipe's path")
-
-
-def _planned(step: Step) -> dict[str, Any]:
-    return {"name": step.name, "verb": step.verb.name, "config": step.config.model_dump(mode="json")}
-
-
-def _run_step(step: Step, title: str, console: Console) -> None:
-    if _is_done(step):
-        console.print(f"{title}: done", style="dim", highlight=False)
-        if step.verb.shows:
-            step.verb.run(step.config)
-        return
-    state = _state(step)
-    if state and state["key"] != step.key and step.folder.exists():
-        aside = step.folder.parent / ".replaced" / f"{step.name}-{state['key'][:8]}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        step.folder.rename(aside)
-        console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)
-    spent = state["seconds"] if state and state["key"] == step.key else 0.0
-    console.print(f"{title}: {step.verb.name}", style="bold", highlight=False)
-    _write_state(step, "started", spent)
-    start = time.monotonic()
-    try:
-        step.verb.run(step.config)
-    except BaseException:
-        _write_state(step, "started", spent + time.monotonic() - start)
-        raise
-    _write_state(step, "done", spent + time.monotonic() - start)
-
-
-def _resolve(name: str, spec: StepSpec, run_dir: Path, earlier: Mapping[str, Step], recipe: Path) -> Step:
+def _resolve(written: _Written, spec: RecipeSpec, earlier: Mapping[str, Step], recipe: Path) -> Step:
+    name, step, run_dir = written.name, written.spec, spec.run_dir
     where = f"{recipe}, step {name!r}"
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+    if not re.fullmatch(r"(round-\d+/)?[a-z0-9][a-z0-9-]*", name):
         raise ValueError(f"{where}: a step's name is made of lower-case letters, digits and hyphens")
-    if spec.run not in VERBS:
-        raise ValueError(f"{where}: unknown verb {spec.run!r}; known: {', '.join(VERBS)}")
-    verb, folder = VERBS[spec.run], run_dir / name
-    values = merge(load_extended(spec.defaults) if spec.defaults else {}, spec.config)
-    used: set[str] = set()
-    values = _substitute(values, {n: s.folder for n, s in earlier.items()}, used, where)
+    if name in earlier:
+        raise ValueError(f"{where}: two steps have this name")
+    if step.run not in VERBS:
+        raise ValueError(f"{where}: unknown verb {step.run!r}; known: {', '.join(VERBS)}")
+    verb, folder = VERBS[step.run], run_dir / name
+    values = merge(load_extended(step.defaults) if step.defaults else {}, step.config)
+    of_round = [n for n, s in spec.each_round.items() if s is not None]
+    folders = {n: s.folder for n, s in earlier.items()}
+    scope = Scope(where, folders, spec.inputs, of_round, written.number, written.after_all)
+    values = scope.resolved(values)
     if given := sorted(values.keys() & verb.outputs.keys()):
         raise ValueError(f"{where}: {given[0]} is not for the recipe to say: a step writes to the run's folder")
     values |= {key: folder / sub if sub else folder for key, sub in verb.outputs.items()}
+    job = _job(step, spec.launcher, where)
+    if "launch" in verb.config_type().model_fields and spec.launcher.on == "slurm":
+        values = {"launch": _array(job, spec.launcher)} | values
     config = validate(verb.config_type(), values, where)
-    depends_on = tuple(s for s in earlier if s in used)
-    outside = {str(p): digest_path(p) for p in _paths(config) if run_dir not in (p, *p.parents) and _is_small(p)}
-    key = digest_value(
+    depends_on = tuple(s for s in earlier if s in scope.used)
+    gates = [s.name for s in earlier.values() if s.verb.name in _GATES]  # each waits for the one before it
+    after = tuple(gate for gate in gates[-1:] if gate not in depends_on)
+    return Step(name, verb, config, run_dir, depends_on, after, _key(verb, config, run_dir, depends_on, earlier), job)
+
+
+def _job(step: StepSpec, launcher: LauncherConfig, where: str) -> JobConfig:
+    try:
+        return launcher.job(trains=step.run == _TRAINS, own=step.job)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{where}: job.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _array(job: JobConfig, launcher: LauncherConfig) -> dict[str, Any]:
+    """The array that a sampling step's job submits: what its `launch` says unless the recipe says it itself."""
+    asked = {"gpus": job.gpus or 1, "cpus": job.cpus, "time": job.time, "partition": job.partition}
+    return {"on": "slurm", "wait": True, "tasks": launcher.array_tasks, **asked, "options": job.options}
+
+
+def _key(verb: Verb, config: Config, run_dir: Path, depends_on: Sequence[str], earlier: Mapping[str, Step]) -> str:
+    outside: dict[str, str] = {}
+    for path in _paths(config):
+        found = None if run_dir in (path, *path.parents) else find_model(path)
+        if found is not None and _is_small(found):
+            outside[str(path)] = digest_path(found, _digest)
+    return digest_value(
         {
             "sicog": __version__,
             "verb": verb.name,
@@ -168,30 +244,24 @@ def _resolve(name: str, spec: StepSpec, run_dir: Path, earlier: Mapping[str, Ste
             "outside": outside,
         }
     )
-    return Step(name, verb, config, folder, depends_on, key)
 
 
-def _substitute(value: Any, folders: Mapping[str, Path], used: set[str], where: str) -> Any:
-    def folder(match: re.Match[str]) -> str:
-        if (name := match.group(1)) not in folders:
-            raise ValueError(f"{where}: ${{{name}}} is no earlier step; earlier: {', '.join(folders) or 'none'}")
-        used.add(name)
-        return str(folders[name])
-
-    if isinstance(value, dict):
-        return {k: _substitute(v, folders, used, where) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_substitute(v, folders, used, where) for v in value]
-    return _REFERENCE.sub(folder, value) if isinstance(value, str) else value
+def _digest(file: Path) -> str:
+    """Of large files, such as a model's weights, remembered: a recipe is read each time that it is gone on with."""
+    return digest_source_file(file, cache_folder(None)) if file.stat().st_size >= _REMEMBERED else digest_file(file)
 
 
 def _extended(path: Path) -> dict[str, Any]:
-    """The recipe's values over those of the recipe it extends; a `defaults` file lies beside the recipe naming it."""
+    """The recipe's values over those of the recipe it extends; the files that it names lie beside it."""
     values = load_yaml(path)
-    steps = values.get("steps")
-    for step in steps.values() if isinstance(steps, dict) else ():
-        if isinstance(step, dict) and isinstance(defaults := step.get("defaults"), str):
-            step["defaults"] = str(path.parent / defaults)
+    for part in ("steps", "each_round", "then"):
+        steps = values.get(part)
+        for step in steps.values() if isinstance(steps, dict) else ():
+            if isinstance(step, dict) and isinstance(defaults := step.get("defaults"), str):
+                step["defaults"] = str(path.parent / defaults)
+    assume = values.get("assume")
+    if isinstance(assume, dict) and isinstance(model := assume.get("model"), str):
+        assume["model"] = str(path.parent / model)
     base = values.pop("extends", None)
     return merge(_extended(path.parent / base), values) if base else values
 
@@ -210,42 +280,3 @@ def _paths(value: Any) -> list[Path]:
 def _is_small(path: Path) -> bool:
     """Outside files count by content; of outside folders only datasets do, for an image folder is too large to read."""
     return path.is_file() or (path / MANIFEST).is_file() or (path / "config.json").is_file()
-
-
-def _state_path(step: Step) -> Path:
-    return step.folder.parent / _STATE / f"{step.name}.json"
-
-
-def _state(step: Step) -> dict[str, Any] | None:
-    return read_json(_state_path(step)) if _state_path(step).is_file() else None
-
-
-def _write_state(step: Step, state: str, seconds: float) -> None:
-    write_json(
-        _state_path(step), {"key": step.key, "state": state, "seconds": round(seconds, 1), "verb": step.verb.name}
-    )
-
-
-def _is_done(step: Step) -> bool:
-    state = _state(step)
-    return bool(state and state["state"] == "done" and state["key"] == step.key and step.folder.is_dir())
-
-
-def _print_plan(steps: Sequence[Step], console: Console) -> None:
-    for number, step in enumerate(steps, 1):
-        after = f", after {', '.join(step.depends_on)}" if step.depends_on else ""
-        status = "done" if _is_done(step) else "to do"
-        console.print(
-            f"[{number}/{len(steps)}] {step.name}: {step.verb.name} ({status}{after})", markup=False, style="bold"
-        )
-        text = yaml.safe_dump(step.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        console.print(text.rstrip().replace("\n", "\n    ").join(["    ", ""]), markup=False, highlight=False)
-
-
-def _print_times(steps: Sequence[Step], console: Console) -> None:
-    table = Table("step", "verb", "seconds", title=f"{steps[0].folder.parent}", title_justify="left")
-    seconds = [(_state(s) or {}).get("seconds", 0.0) for s in steps]
-    for step, spent in zip(steps, seconds, strict=True):
-        table.add_row(step.name, step.verb.name, f"{spent:.1f}")
-    table.add_row("all", "", f"{sum(seconds):.1f}", style="bold")
-    console.print(table)

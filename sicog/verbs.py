@@ -157,6 +157,18 @@ VERBS: Mapping[str, Verb] = {
             "sicog.mini.evaluate:mini_eval",
         ),
         Verb(
+            "alarms",
+            "Stop a round that keeps too little or repeats itself, before a model is trained on it.",
+            "sicog.runs.alarms:AlarmsConfig",
+            "sicog.runs.alarms:alarms",
+        ),
+        Verb(
+            "promote",
+            "Let a round's model follow the one before it, unless it is worse on the development split.",
+            "sicog.runs.promote:PromoteConfig",
+            "sicog.runs.promote:promote",
+        ),
+        Verb(
             "mini-tsv",
             "The mini world's questions as tables in VLMEvalKit's forms, with a suite.",
             "sicog.mini.tsv:MiniTsvConfig",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sicog.config import Config, apply_overrides, load_config
+from sicog.config import Config, apply_overrides, load_config, load_yaml
 from sicog.training.config import TrainConfig
 
 
@@ -102,3 +102,9 @@ def test_a_config_extends_another_beside_it(tmp_path):
     path.write_text("extends: ../base.yaml\nlearning_rate: 2.0e-3\nmodel: {config: {}}")
     config = load_config(TrainConfig, path, ["run_dir=r", "data.path=d"])
     assert (config.learning_rate, config.device_batch, str(config.model.checkpoint)) == (2e-3, 2, "c")
+
+
+def test_a_bare_key_on_is_a_key(tmp_path):
+    (tmp_path / "c.yaml").write_text("launch: [{on: slurm}]\n")
+    assert load_yaml(tmp_path / "c.yaml") == {"launch": [{"on": "slurm"}]}
+    assert apply_overrides({}, ["launch={on: slurm}"]) == {"launch": {"on": "slurm"}}

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sicog.recipe import load_recipe, read_plan, run
+from sicog.recipe import load_recipe
 from sicog.records import Example
+from sicog.runs.run import run
+from sicog.runs.states import read_plan
 from sicog.storage import read_records
 
 RECIPE = """
@@ -89,7 +91,7 @@ def test_outside_files_count_by_their_content(tmp_path):
     keys = []
     for text in ("1", "2", "1"):
         outside.write_text(text)
-        keys.append(load_recipe(recipe)[0].key)
+        keys.append(load_recipe(recipe).steps[0].key)
     assert keys[0] == keys[2] != keys[1]
 
 
@@ -97,7 +99,7 @@ def test_extends_and_overrides_and_until(tmp_path):
     write(tmp_path, name="base.yaml")
     path = tmp_path / "small.yaml"
     path.write_text("extends: base.yaml\nsteps: {data: {config: {warmup_captions: 2}}}")
-    steps = load_recipe(path, ["steps.all.config.seed=5"])
+    steps = load_recipe(path, ["steps.all.config.seed=5"]).steps
     assert (steps[0].config.warmup_captions, steps[0].config.align, steps[3].config.seed) == (2, 4, 5)
     run_dir = run(path, until="captions")
     assert sorted(states(tmp_path)) == ["captions", "data"]
@@ -146,7 +148,7 @@ def test_a_defaults_file_lies_beside_the_recipe_that_names_it(tmp_path):
     text = base.read_text().replace("run: build", "run: build\n    defaults: build.yaml")
     base.write_text(text.replace("seed: 0", ""))
     (tmp_path / "small.yaml").write_text("extends: shared/base.yaml\nsteps: {data: {config: {sft: 2}}}")
-    assert load_recipe(tmp_path / "small.yaml")[3].config.seed == 7
+    assert load_recipe(tmp_path / "small.yaml").steps[3].config.seed == 7
 
 
 def test_a_second_run_at_the_same_time_is_refused(tmp_path, monkeypatch):
@@ -164,11 +166,12 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path, monkeypatch):
     assert len(list(read_records(tmp_path / "run" / "all", Example))) == 9
 
 
-@pytest.mark.parametrize("name", ["mini", "mini-quick"])
+@pytest.mark.parametrize("name", ["mini", "mini-quick", "mini-rounds"])
 def test_dry_run_of_the_shipped_recipes_needs_no_torch_and_writes_nothing(tmp_path, name):
     recipe = Path(__file__).parents[1] / "recipes" / f"{name}.yaml"
     code = (
-        "import sys; from sicog.recipe import run; from pathlib import Path; run(Path(sys.argv[1]), dry_run=True); "
+        "import sys; from sicog.runs.plan import show_plan; from pathlib import Path; "
+        "assert show_plan(Path(sys.argv[1])); "
         "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, recipe], cwd=tmp_path, capture_output=True, text=True)

@@ -19,6 +19,7 @@ from sicog.generation.corruption import CorruptionName, apply, drawn, turns
 from sicog.generation.engine import Engine, load_engine
 from sicog.generation.sampling import Job, LongPromptError, Picture, Request, Sample, SamplingConfig, Unanswered
 from sicog.launch import LaunchConfig
+from sicog.model.hub import local_model
 from sicog.model.precision import Precision, settled
 from sicog.pipeline import FolderSource, Outcome, Source, run_stage
 from sicog.provenance import digest_path
@@ -164,8 +165,11 @@ def sample(config: SampleConfig) -> Path:
     """Write one `CandidateSet` for every query whose images can be read; returns the output folder."""
     # Settled in run.json: a run that goes on elsewhere must not mix the answers of two precisions.
     if config.engine == "transformers":
-        config = config.model_copy(update={"precision": settled(config.precision, config.device)})
-    checkpoint = {"checkpoint": config.checkpoint} if config.checkpoint else {}
+        assert config.checkpoint is not None
+        checkpoint = local_model(config.checkpoint, "checkpoint")
+        settings = {"precision": settled(config.precision, config.device), "checkpoint": checkpoint}
+        config = config.model_copy(update=settings)
+    answering = {"checkpoint": config.checkpoint} if config.checkpoint else {}
     with closing(SampleBlock(config)) as process:
         return run_stage(
             step="sample",
@@ -173,7 +177,7 @@ def sample(config: SampleConfig) -> Path:
             source=rows_of(config),
             process=process,
             config=config,
-            inputs={**checkpoint, "input": config.input},
+            inputs={**answering, "input": config.input},
             block_size=config.queries_per_block,
             rows_per_shard=config.rows_per_shard,
             workers=config.workers,

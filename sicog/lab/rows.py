@@ -11,8 +11,8 @@ import orjson
 from sicog.mini.steps import truth_of
 from sicog.mini.truth import SceneTruth
 from sicog.provenance import RUN
-from sicog.recipe import read_plan
 from sicog.records import Candidate, Query, ScoredSet
+from sicog.runs.states import read_plan
 from sicog.storage import read_json, read_records
 
 

@@ -27,7 +27,7 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
     out_dir: where the page is written, instead of within the folder. Raises `ValueError` for a folder that holds
     nothing to show.
     """
-    from sicog.recipe import PLAN, read_plan
+    from sicog.runs.states import PLAN, read_plan
 
     if not (folder / PLAN).is_file():
         return _made_anew(_found(folder.resolve(), (out_dir or folder / REPORT).resolve()))

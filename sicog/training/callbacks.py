@@ -83,6 +83,7 @@ class MetricsWriter(TrainerCallback):
         }
         speeds = {
             "step": step,
+            "steps": self.plan.n_steps,
             "seconds": round(seconds, 4),
             "samples_per_second": round(speed.samples_per_second, 2),
             "tokens_per_second": round(speed.tokens_per_second, 1),
@@ -96,7 +97,7 @@ class MetricsWriter(TrainerCallback):
             self.files[name].flush()
         if self.board is not None:
             for key, value in {**metrics, **speeds}.items():
-                if key not in ("step", "samples", "seconds", "seconds_left") and value is not None:
+                if key not in ("step", "steps", "samples", "seconds", "seconds_left") and value is not None:
                     self.board.add_scalar(f"train/{key}", value, step)
 
     def close(self) -> None:

@@ -10,12 +10,14 @@ from pydantic import Field, field_validator, model_validator
 from sicog.config import Config
 from sicog.data.batching import accumulation_steps
 from sicog.data.config import DataConfig
+from sicog.model.hub import local_model
 from sicog.model.kernels import Attention, Kernels
 from sicog.model.precision import Precision
 
 Part = Literal["vision_tower", "projector", "language_model"]
 Checkpointing = Literal["none", "selective", "full"]
 Parallel = Literal["auto", "ddp", "zero2", "zero3", "fsdp"]
+_MODELS = ("checkpoint", "vision_tower", "language_model", "projector")
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
 _PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128, "dpo": 128}
 
@@ -33,7 +35,8 @@ class ImageSettings(Config):
 
 
 class ModelSource(Config):
-    """Where the weights come from: a whole `checkpoint`, or parts.
+    """Where the weights come from: a whole `checkpoint`, or parts. Folders, or ids of models of the Hugging Face hub
+    that are in the local cache.
 
     projector: a previous align run, a .safetensors file, or an original mm_projector.bin; only align may begin without
     one, at random. turn_format: how the turns of a model made from parts are written, by default chatml; a checkpoint
@@ -63,8 +66,17 @@ class ModelSource(Config):
 
     def inputs(self) -> dict[str, Path]:
         """The files and folders that are read, by name."""
-        names = ("checkpoint", "vision_tower", "language_model", "projector")
-        return {f"model.{name}": path for name in names if (path := getattr(self, name)) is not None}
+        return {f"model.{name}": path for name in _MODELS if (path := getattr(self, name)) is not None}
+
+    def located(self) -> ModelSource:
+        """The same with the local folder of each model that is given by its id on the hub.
+
+        Raises `ValueError` for a model that is not there, saying how to get it.
+        """
+        given = {name: getattr(self, name) for name in _MODELS}
+        return self.model_copy(
+            update={name: local_model(path, f"model.{name}") for name, path in given.items() if path is not None}
+        )
 
 
 class DpoConfig(Config):

@@ -18,6 +18,7 @@ import numpy as np
 from sicog.data.lengths import RowLengths
 from sicog.data.mixture import read_mixture
 from sicog.data.preferences import PairSource
+from sicog.model.hub import find_model
 from sicog.records import Dropped
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.nodes import planned_nodes
@@ -56,7 +57,7 @@ def plan_lines(
     lines += [f"MISSING {name}: {path} does not exist" for name, path in gone.items()]
     if any(name.startswith("model.") for name in gone):
         return [*lines, "memory and time: not known before the model's folders are there"]
-    model_config, processor = read_shapes(config.model)
+    model_config, processor = read_shapes(config.model.located())
     lines += _memory_lines(config, model_config, nodes.world_size)
     if any(name.startswith("data.") for name in gone):
         return [*lines, "time: not known before the data is there"]
@@ -72,8 +73,9 @@ def missing(config: TrainConfig) -> dict[str, Path]:
     data = config.data
     is_gone = data.path is not None and data.path.suffix in (".yaml", ".yml") and not data.path.is_file()
     of_data = {"data.path": data.path} if is_gone else data.inputs()  # those behind a mixture, once it can be read
-    inputs = {**config.model.inputs(), **of_data, "data.image_folder": data.image_folder}
-    return {name: path for name, path in inputs.items() if path is not None and not path.exists()}
+    inputs = {**of_data, "data.image_folder": data.image_folder}
+    gone = {name: path for name, path in config.model.inputs().items() if find_model(path) is None}
+    return gone | {name: path for name, path in inputs.items() if path is not None and not path.exists()}
 
 
 def read_shapes(source: ModelSource) -> tuple[SicogConfig, SicogProcessor]:

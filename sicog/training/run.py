@@ -51,6 +51,7 @@ def train(config: TrainConfig) -> Path:
 def _train(config: TrainConfig) -> Path:
     global_batch = config.rows_per_update(_world_size())  # before anything is loaded
     batch = batch_line(config, _world_size())
+    config = config.model_copy(update={"model": config.model.located()})
     # Settled in run.json: the same accumulation on another number of processes, or `auto` on another kind of device,
     # would be another run.
     config = config.model_copy(

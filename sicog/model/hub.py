@@ -1,0 +1,35 @@
+"""Models by their id on the Hugging Face hub: found in the local cache, never downloaded. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def find_model(path: Path) -> Path | None:
+    """The file or folder itself, or the cached snapshot of the hub's model of that id; None when there is neither."""
+    if path.exists():
+        return path
+    if not _HUB_ID.fullmatch(str(path)):
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(path), local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
+def local_model(path: Path, key: str) -> Path:
+    """As `find_model`; raises `ValueError` saying how to get it. key: the config's, for the sentence."""
+    if found := find_model(path):
+        return found
+    if not _HUB_ID.fullmatch(str(path)):
+        raise ValueError(f"{key}: {path} does not exist")
+    raise ValueError(
+        f"{key}: {path} is neither a file or folder nor a Hugging Face model in the local cache; for a model of the "
+        f"hub, run `hf download {path}` first"
+    )

@@ -1,0 +1,143 @@
+"""`alarms`: signs that a round feeds the next model poorly, looked for before it is trained.
+
+Starvation: few rows are kept. Collapse: nearly all are kept, rows repeat each other, answers grow much shorter or
+longer than in the round before, or one answer crowds out the others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import Field
+from rich.console import Console
+
+from sicog.chains import ChainError
+from sicog.config import Config
+from sicog.provenance import digest_file, write_run_json
+from sicog.records import Example
+from sicog.storage import MANIFEST, read_json, read_records, write_json
+from sicog.tasks import TASKS
+
+ALARMS = "alarms.json"
+
+
+class Watched(Config):
+    """The kept rows of one task, and what is alarming in them.
+
+    selected: folders that `select` wrote, of all rounds so far: the last is looked at, the one before it compared with.
+    share_kept: of the rows that came to `select`, at least and at most. min_rows: kept.
+    max_duplicates: the share of rows whose prompt and answer are both those of an earlier row.
+    length_ratio: mean words of an answer over those of the round before, at least and at most.
+    max_answer_share: of the commonest final answer, where answers are short.
+    """
+
+    selected: tuple[Path, ...] = Field(min_length=1)
+    share_kept: tuple[float, float] = (0.1, 0.95)
+    min_rows: int = Field(default=1, ge=0)
+    max_duplicates: float = Field(default=0.5, ge=0, le=1)
+    length_ratio: tuple[float, float] = (0.5, 2.0)
+    max_answer_share: float = Field(default=0.5, ge=0, le=1)
+
+
+class AlarmsConfig(Config):
+    """What to look at, by name. stop: whether an alarm ends the run, or is only said and written down."""
+
+    out_dir: Path
+    watched: dict[str, Watched] = Field(min_length=1)
+    stop: bool = True
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is looked at. answer_share: None where no answer is short, or none can be read."""
+
+    rows: int
+    share_kept: float
+    duplicates: float
+    words: float
+    answers: int
+    answer_share: float | None
+
+
+def alarms(config: AlarmsConfig) -> Path:
+    """Write alarms.json; returns the output folder. Raises `ValueError` for alarms unless `stop` is off."""
+    folders = {f"{name}.{n}": path for name, w in config.watched.items() for n, path in enumerate(w.selected)}
+    write_run_json(config.out_dir, step="alarms", config=config, inputs=folders)
+    found, raised = {}, []
+    for name, watched in config.watched.items():
+        figures = [figures_of(folder) for folder in watched.selected[-2:]]
+        found[name] = asdict(figures[-1])
+        raised += [f"{name}: {alarm}" for alarm in alarms_of(watched, figures[-1], figures[0] if figures[1:] else None)]
+    write_json(config.out_dir / ALARMS, {"figures": found, "alarms": raised})
+    for alarm in raised:
+        Console(stderr=True).print(f"  ALARM {alarm}", style="bold red", highlight=False, soft_wrap=True)
+    if raised and config.stop:
+        raise ValueError(
+            f"the round is stopped by {len(raised)} alarm(s): {'; '.join(raised)}. Look at the rows in "
+            f"{', '.join(str(w.selected[-1]) for w in config.watched.values())}; then change what made them, or the "
+            f"limits of this step, or set stop: false"
+        )
+    write_json(config.out_dir / MANIFEST, {"step": "alarms", "files": {ALARMS: digest_file(config.out_dir / ALARMS)}})
+    return config.out_dir
+
+
+def figures_of(folder: Path) -> Figures:
+    """The figures of a folder of kept rows."""
+    rows = words = repeated = 0
+    seen: set[int] = set()
+    answers: Counter[str] = Counter()
+    for row in read_records(folder, Example):
+        text = row.turns[-1].text
+        key = hash((row.turns[-2].text, " ".join(text.lower().split())))
+        rows, words, repeated = rows + 1, words + len(text.split()), repeated + (key in seen)
+        seen.add(key)
+        answers.update(_short_answer(row))
+    rows_in = read_json(folder / MANIFEST)["rows_in"]
+    share = answers.most_common(1)[0][1] / answers.total() if answers else None
+    return Figures(
+        rows=rows,
+        share_kept=rows / rows_in if rows_in else 0.0,
+        duplicates=repeated / rows if rows else 0.0,
+        words=words / rows if rows else 0.0,
+        answers=len(answers),
+        answer_share=share,
+    )
+
+
+def alarms_of(limits: Watched, now: Figures, before: Figures | None) -> Iterator[str]:
+    """A sentence for every limit that is passed."""
+    low, high = limits.share_kept
+    if now.rows < limits.min_rows:
+        yield f"{now.rows} rows are kept, fewer than {limits.min_rows} (min_rows)"
+    if now.share_kept < low:
+        yield f"{now.share_kept:.0%} of the rows are kept, less than {low:.0%} (share_kept): starvation"
+    if now.share_kept > high:
+        yield f"{now.share_kept:.0%} of the rows are kept, more than {high:.0%} (share_kept): all samples agree"
+    if now.duplicates > limits.max_duplicates:
+        yield f"{now.duplicates:.0%} of the rows repeat another, more than {limits.max_duplicates:.0%} (max_duplicates)"
+    if before and before.words and now.rows:
+        ratio, (shortest, longest) = now.words / before.words, limits.length_ratio
+        if not shortest <= ratio <= longest:
+            yield (
+                f"answers have {now.words:.0f} words, {ratio:.2f} times those of the round before, outside "
+                f"{shortest:g} to {longest:g} (length_ratio)"
+            )
+    if now.answer_share is not None and now.answer_share > limits.max_answer_share:
+        yield (
+            f"{now.answer_share:.0%} of the answers are the same, more than {limits.max_answer_share:.0%} "
+            f"(max_answer_share)"
+        )
+
+
+def _short_answer(row: Example) -> list[str]:
+    """The final answer of a reasoning row, as votes count it; nothing of a caption."""
+    task = TASKS.get(row.source)
+    if task is None or not task.votes:
+        return []
+    try:
+        return [final_answer(task.compared(row.turns[-1].text, row.extra["style"]))]
+    except (ChainError, KeyError):
+        return []

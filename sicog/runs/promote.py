@@ -1,0 +1,156 @@
+"""`promote`: whether a round's model takes the place of the one before it. The run stops when it does not.
+
+Both are measured on the same items of a development split. The new model is refused only if it is worse beyond the
+interval of the paired difference in some measure; it need not be shown to be better. The test split decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from pydantic import Field
+from rich.console import Console
+
+from sicog.config import Config
+from sicog.mini.intervals import Interval
+from sicog.provenance import RUN, digest_file, write_run_json
+from sicog.storage import MANIFEST, read_json, write_json
+
+PROMOTION = "promotion.json"
+_DRAWS_AT_ONCE = 256
+
+
+class Measure(Config):
+    """A value of every item of a file of an evaluation.
+
+    file: JSONL under the evaluation's folder, an object with `id` each. value: the key of a number, or true and false.
+    group: the key of what items share that are not independent, such as the image of several questions.
+    """
+
+    label: str
+    file: str
+    value: str
+    group: str | None = None
+
+
+MINI_MEASURES = (
+    Measure(label="question accuracy", file="answers.jsonl", value="right", group="image"),
+    Measure(label="caption F1", file="captions.jsonl", value="f1"),
+)
+
+
+class PromoteConfig(Config):
+    """Two evaluations on the development split, and what decides between them.
+
+    measures: those of the mini world's evaluation unless given. tolerance: a loss that is allowed for beyond the
+    interval, in units of the measures. resamples, seed: of the bootstrap.
+    """
+
+    out_dir: Path
+    name: str = "the round"
+    candidate: Path
+    incumbent: Path
+    measures: tuple[Measure, ...] = Field(default=MINI_MEASURES, min_length=1)
+    tolerance: float = Field(default=0.0, ge=0)
+    resamples: int = Field(default=10_000, ge=100)
+    seed: int = 0
+
+
+def promote(config: PromoteConfig) -> Path:
+    """Write promotion.json; returns the output folder.
+
+    Raises `ValueError` when the candidate is not promoted, or the two cannot be compared.
+    """
+    folders = {"candidate": config.candidate, "incumbent": config.incumbent}
+    for key, folder in folders.items():
+        _refuse_test_split(key, folder)
+    write_run_json(config.out_dir, step="promote", config=config, inputs=folders)
+    found = [_compared(config, measure) for measure in config.measures]
+    worse = [f for f in found if f["high"] < -config.tolerance]
+    value = {"name": config.name, "promoted": not worse, "measures": found}
+    write_json(config.out_dir / PROMOTION, value)
+    for f in found:
+        Console(stderr=True).print(f"  {config.name}: {_said(f)}", highlight=False, soft_wrap=True)
+    if worse:
+        raise ValueError(
+            f"{config.name} is not promoted: on the development split it is worse than the model before it in "
+            f"{' and in '.join(_said(f) for f in worse)}. {config.out_dir / PROMOTION} holds the figures; the model "
+            f"before it stays the best, or allow for the loss with tolerance"
+        )
+    files = {PROMOTION: digest_file(config.out_dir / PROMOTION)}
+    write_json(config.out_dir / MANIFEST, {"step": "promote", "files": files})
+    return config.out_dir
+
+
+def paired_bootstrap(
+    differences: Sequence[float], groups: Sequence[Hashable], *, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """The mean of paired differences and its 95 % percentile interval, whole groups drawn with replacement.
+
+    A single group gives nan limits: nothing is known of how groups differ.
+    """
+    numbers: dict[Hashable, int] = {}
+    index = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+    sums_G = np.bincount(index, weights=np.asarray(differences, dtype=np.float64))
+    sizes_G = np.bincount(index).astype(np.float64)
+    mean, n = float(sums_G.sum() / sizes_G.sum()), len(numbers)
+    if n < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    random, means = np.random.default_rng(seed), []
+    for first in range(0, resamples, _DRAWS_AT_ONCE):
+        drawn_RG = random.multinomial(n, np.full(n, 1 / n), size=min(_DRAWS_AT_ONCE, resamples - first))
+        means.append((drawn_RG @ sums_G) / (drawn_RG @ sizes_G))
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    return Interval(mean, float(low), float(high))
+
+
+def _compared(config: PromoteConfig, measure: Measure) -> dict[str, Any]:
+    ours, theirs = (_items(folder / measure.file, measure) for folder in (config.candidate, config.incumbent))
+    if odd := sorted(ours.keys() ^ theirs.keys()):
+        raise ValueError(
+            f"{measure.label}: candidate and incumbent were not measured on the same items (only one of them has "
+            f"{odd[0]!r}); evaluate both on the same split"
+        )
+    differences = [ours[i][0] - theirs[i][0] for i in ours]
+    found = paired_bootstrap(
+        differences, [group for _, group in ours.values()], resamples=config.resamples, seed=config.seed
+    )
+    means = {name: sum(v for v, _ in rows.values()) / len(rows) for name, rows in (("was", theirs), ("is", ours))}
+    return {"label": measure.label, "items": len(ours), **means, "difference": found.value, **_limits(found)}
+
+
+def _limits(interval: Interval) -> dict[str, float]:
+    return {"low": interval.low, "high": interval.high}
+
+
+def _items(path: Path, measure: Measure) -> Mapping[str, tuple[float, Hashable]]:
+    """Value and group of every item by its id. Raises `ValueError` naming the file and the item that lacks one."""
+    if not path.is_file():
+        raise ValueError(f"{measure.label}: {path} does not exist; name the file that this evaluation writes")
+    items: dict[str, tuple[float, Hashable]] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        row = orjson.loads(line)
+        keys = ("id", measure.value, *((measure.group,) if measure.group else ()))
+        if missing := [key for key in keys if key not in row]:
+            raise ValueError(f"{measure.label}: {path}:{number} has no {missing[0]!r}")
+        items[row["id"]] = (float(row[measure.value]), row[measure.group] if measure.group else row["id"])
+    if not items:
+        raise ValueError(f"{measure.label}: {path} is empty")
+    return items
+
+
+def _refuse_test_split(key: str, folder: Path) -> None:
+    split = read_json(folder / RUN)["config"].get("split") if (folder / RUN).is_file() else None
+    if split == "test":
+        raise ValueError(
+            f"{key}: {folder} was measured on the test split, which decides nothing; evaluate on the development split"
+        )
+
+
+def _said(found: Mapping[str, Any]) -> str:
+    limits = f" (95 % interval {found['low']:+.3f} to {found['high']:+.3f})" if found["low"] == found["low"] else ""
+    return f"{found['label']} {found['was']:.3f} -> {found['is']:.3f}, {found['difference']:+.3f}{limits}"

@@ -1,0 +1,81 @@
+"""promote.py: a model is refused only when it is worse beyond the interval; the test split decides nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sicog.runs.promote import Measure, PromoteConfig, paired_bootstrap, promote
+from sicog.storage import read_json
+
+RIGHT = Measure(label="accuracy", file="answers.jsonl", value="right", group="image")
+
+
+def evaluation(folder, values, split="dev"):
+    folder.mkdir()
+    rows = [{"id": f"q{i}", "image": f"i{i // 2}", "right": bool(v)} for i, v in enumerate(values)]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "run.json").write_text(json.dumps({"config": {"split": split}}))
+    return folder
+
+
+def config(tmp_path, before, after, **values):
+    return PromoteConfig(
+        out_dir=tmp_path / "out",
+        name="round 2",
+        incumbent=evaluation(tmp_path / "before", before),
+        candidate=evaluation(tmp_path / "after", after),
+        measures=(RIGHT,),
+        resamples=1000,
+        **values,
+    )
+
+
+def test_a_little_worse_is_promoted_and_much_worse_is_not(tmp_path):
+    before = [1] * 60 + [0] * 40
+    little, much = before.copy(), [0] * 50 + before[50:]
+    little[0], little[99] = 0, 0
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    out = promote(config(tmp_path / "a", before, little))
+    found = read_json(out / "promotion.json")
+    assert found["promoted"] and (out / "manifest.json").is_file()
+    assert found["measures"][0] | {"low": 0, "high": 0} == pytest.approx(
+        {"label": "accuracy", "items": 100, "was": 0.6, "is": 0.59, "difference": -0.01, "low": 0, "high": 0}
+    )
+    refused = config(tmp_path / "b", before, much)
+    with pytest.raises(
+        ValueError, match=r"round 2 is not promoted: .* accuracy 0.600 -> 0.100, -0.500 \(95 % interval"
+    ):
+        promote(refused)
+    assert not read_json(tmp_path / "b" / "out" / "promotion.json")["promoted"]
+    assert not (tmp_path / "b" / "out" / "manifest.json").exists()  # the step is not done
+    promote(refused.model_copy(update={"tolerance": 0.6, "out_dir": tmp_path / "b" / "allowed"}))
+
+
+def test_the_test_split_decides_nothing(tmp_path):
+    wanted = config(tmp_path, [1, 0], [1, 1])
+    evaluation(tmp_path / "test", [1, 1], split="test")
+    with pytest.raises(ValueError, match="candidate: .* was measured on the test split, which decides nothing"):
+        promote(wanted.model_copy(update={"candidate": tmp_path / "test"}))
+
+
+@pytest.mark.parametrize(("after", "says"), [([1], "only one of them has 'q1'"), ([], "is empty")])
+def test_what_cannot_be_compared_is_said(tmp_path, after, says):
+    with pytest.raises(ValueError, match=says):
+        promote(config(tmp_path, [1, 0], after))
+
+
+def test_the_bootstrap_draws_whole_groups():
+    random = np.random.default_rng(0)
+    by_group = random.normal(0.1, 1, 200)
+    found = paired_bootstrap(np.repeat(by_group, 5).tolist(), np.repeat(np.arange(200), 5).tolist(), resamples=4000)
+    half = 1.96 * by_group.std() / np.sqrt(200)  # of 200 groups, not of 1000 values
+    assert found.value == pytest.approx(by_group.mean())
+    assert found.high - found.value == pytest.approx(half, rel=0.1) and found.value - found.low == pytest.approx(
+        half, rel=0.1
+    )
+    assert found == paired_bootstrap(
+        np.repeat(by_group, 5).tolist(), np.repeat(np.arange(200), 5).tolist(), resamples=4000
+    )
+    assert np.isnan(paired_bootstrap([1.0, 0.0], ["a", "a"]).low)

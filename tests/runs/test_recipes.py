@@ -1,0 +1,108 @@
+"""The shipped recipes: each is whole and typed without its data, says what it lacks, and holds the paper's values."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sicog.config import load_yaml
+from sicog.recipe import load_recipe
+from sicog.runs.plan import show_plan
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+WHOLE = sorted(p.stem for p in RECIPES.glob("*.yaml") if "run_dir" in load_yaml(p))
+PAPERS = ("sicog-7b", "sicog-7b-lowres", "sicog-llama31-8b", "sicog-7b-cot", "small-gpu")
+
+
+def steps(name, *overrides):
+    return {step.name: step.config for step in load_recipe(RECIPES / f"{name}.yaml", overrides).steps}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_recipe_is_typed_and_its_references_resolve_without_the_data(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert {*PAPERS, "mini", "mini-quick", "mini-rounds", "mini-rounds-quick"} <= {*WHOLE}
+    assert len(steps(name)) > 10
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_papers_values():
+    found = steps("sicog-7b")
+    trained = {name: c for name, c in found.items() if hasattr(c, "stage")}
+    assert [c.stage for c in trained.values()] == ["align", "sft", "warmup", "warmup", "pretrain", "sft"]
+    for name, config in trained.items():
+        align = name == "align"
+        assert (config.rows_per_update(32), config.learning_rate) == ((256, 2e-4) if align else (128, 2e-5))
+        assert config.trainable == (("projector",) if align else ("vision_tower", "projector", "language_model"))
+        assert (config.slicing, config.warmup_ratio, config.weight_decay) == (not align, 0.03, 0.0)
+        assert (config.epochs, config.max_length) == (1, 4096)
+    assert found["next-pretrain"].model.projector == found["align"].run_dir  # not from a warm-up model
+    for name, styles in (("captions", {"cod": 2, "dd": 1}), ("answers", {"cot": 2, "direct": 1})):
+        config = found[name]
+        assert {s.style: s.n for s in config.wanted_styles} == styles
+        assert (config.temperature, config.top_p, config.beams, config.max_new_tokens) == (0.7, 0.9, 1, 1200)
+        assert (config.top_k, config.repetition_penalty) == (20, 1.05)
+    teacher = found["warmup-captions"].teacher
+    assert (teacher.endpoint.model, teacher.temperature, teacher.max_tokens) == ("gpt-4o", 0.2, 2048)
+    inputs = load_yaml(RECIPES / "sicog-7b.yaml")["inputs"]
+    wanted = {"align": 558128, "unlabelled_images": 118000, "unlabelled_questions": 165000}
+    assert wanted | {"captions": 35000, "reasoning": 35000, "sft": 858000} == {
+        name: inputs[name]["rows"] for name in (*wanted, "captions", "reasoning", "sft")
+    }
+
+
+def test_the_variants_differ_where_they_say():
+    main = steps("sicog-7b")
+    low, llama, small = (steps(name) for name in ("sicog-7b-lowres", "sicog-llama31-8b", "small-gpu"))
+    for name in ("align", "base", "next-pretrain"):
+        assert low[name].model.config == {"projector_type": "mlp", "image_mode": "square"}
+        assert main[name].model.config == {"projector_type": "resampler", "image_mode": "slices"}
+        assert (llama[name].model.turn_format, main[name].model.turn_format) == ("llama3", "chatml")
+        assert "Llama-3.1-8B" in str(llama[name].model.language_model)
+    for name in ("base", "perception", "reasoner", "next-pretrain", "next"):
+        assert small[name].lora is not None and small[name].trainable == ("projector", "language_model")
+    cot = steps("sicog-7b-cot")
+    assert cot["cot"].model.checkpoint.name == "next"  # after stage 2
+    assert cot["cot"].data.path.parts[-2:] == ("cot-rows", "chain")
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_plan_without_data_says_what_to_get_and_what_it_will_take(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(RECIPES / f"{name}.yaml")
+    assert not show_plan(RECIPES / f"{name}.yaml", ["launcher.on=slurm"])
+    out = capsys.readouterr().out
+    missing = out[out.index("MISSING") :]
+    for given in recipe.inputs.values():
+        assert given.path in missing and given.get in missing
+    trained = [line for line in out.splitlines() if line.startswith("│ next-pretrain")]
+    assert len(trained) == 1
+    cells = [cell.strip() for cell in trained[0].split("│")]
+    assert cells[4].startswith("~ ") and float(cells[7]) > 0.01  # rows as assumed, GPU-hours
+    assert cells[8] == ("1" if name == "small-gpu" else "32")
+    assert float(cells[10]) < 80  # GiB a GPU
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_counts_the_rows_that_are_there(tmp_path, capsys):
+    rows = [
+        {"id": str(i), "image": "a.png", "conversations": [{"from": "human", "value": "<image>"}]} for i in range(7)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"""
+run_dir: {tmp_path}/run
+inputs: {{images: {{path: {tmp_path}/rows.json, rows: 8}}, missing: {{path: {tmp_path}/no.json}}}}
+assume: {{model: {RECIPES}/configs/sicog-7b.json}}
+steps:
+  asked:
+    run: sample
+    config: {{task: captioning, engine: openai, endpoint: {{model: m}}, input: "${{inputs.images}}"}}
+  kept: {{run: select, config: {{input: "${{asked}}", threshold: 0.8}}}}
+"""
+    )
+    assert show_plan(path)  # an input that no step names need not be there
+    cells = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
+    assert "7 (not as expected)" in cells["images"] and " 8 " in cells["images"]
+    assert " 7 " in cells["asked"] and "<= 7" in cells["kept"] and "~ 4" in cells["kept"]

@@ -1,0 +1,82 @@
+"""Two rounds of the mini world end to end on few rows, killed on the way: the second round samples from the model of
+the first, candidates are pooled, and where the run stands is told at any time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sicog.records import CandidateSet
+from sicog.storage import read_json, read_records
+
+ROOT = Path(__file__).parents[1]
+RECIPE = """
+extends: {root}/recipes/mini-rounds-quick.yaml
+run_dir: {run_dir}
+steps:
+  data:
+    config: {{align: 48, sft: 24, warmup_captions: 32, warmup_reasoning: 32, unlabelled: 12, dev: 6, test: 6}}
+"""
+SECONDS = 300
+
+
+def sicog(*arguments, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sicog", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def status(run_dir) -> tuple[int, str]:
+    asked = sicog("status", run_dir)
+    return asked.wait(SECONDS), asked.stdout.read()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_rounds_run_to_their_end_after_a_kill(tmp_path):
+    recipe, run = tmp_path / "rounds.yaml", tmp_path / "run"
+    recipe.write_text(RECIPE.format(root=ROOT, run_dir=run))
+    killed = sicog("run", recipe, start_new_session=True)
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not (run / ".steps" / "round-1" / "next-pretrain.json").is_file():
+            assert killed.poll() is None and time.monotonic() < deadline, killed.stdout.read()
+            time.sleep(0.05)
+        code, table = status(run)
+        assert code == 0 and "running" in table  # it only looks; the run goes on
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    code, table = status(run)
+    assert code == 1 and "stopped" in table and "nothing works on it" in table
+    before = (run / "round-1" / "curated" / "shard-00000.jsonl").read_bytes()
+    again = sicog("run", recipe)
+    output = again.communicate(timeout=SECONDS)[0]
+    assert again.returncode == 0, output
+    assert (run / "round-1" / "curated" / "shard-00000.jsonl").read_bytes() == before
+    code, table = status(run)
+    assert code == 0 and "finished" in table
+
+    def inputs(step):
+        return read_json(run / step / "run.json")["input_paths"]
+
+    assert inputs("round-1/captions")["checkpoint"] == str(run / "perception")
+    for step in ("captions", "answers", "dev-captions", "dev-answers"):  # the next model is the sampler
+        assert inputs(f"round-2/{step}")["checkpoint"] == str(run / "round-1" / "next")
+    for number in (1, 2):  # candidates of all rounds
+        rows = list(read_records(run / f"round-{number}" / "answers-pooled", CandidateSet))
+        assert {len(row.candidates) for row in rows} == {3 * number}
+        assert {len({c.checkpoint for c in row.candidates}) for row in rows} == {number}
+    judged = inputs("round-2/promote")
+    assert judged == {"candidate": str(run / "round-2/next-dev"), "incumbent": str(run / "round-1/next-dev")}
+    splits = {name: read_json(run / name / "run.json")["config"]["split"] for name in ("round-2/next-dev", "eval-last")}
+    assert splits == {"round-2/next-dev": "dev", "eval-last": "test"}
+    dev = {row.id for row in read_records(run / "round-2" / "dev-captions-pooled", CandidateSet)}
+    trained = {read_json(run / step / "run.json")["input_paths"]["data.path"] for step in ("round-2/next", "align")}
+    assert dev and trained == {str(run / "data" / "sft.json"), str(run / "data" / "align.json")}
+    assert (run / "report" / "report.html").is_file()
