@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import Field
 from rich.console import Console
 
+from sicog.answers import final_answer
 from sicog.chains import ChainError
 from sicog.config import Config
 from sicog.provenance import digest_file, write_run_json
