@@ -342,7 +342,9 @@ def test_the_config_of_the_papers_set_is_complete():
 @pytest.mark.slow
 def test_the_lines_of_the_docs_run(pictures):
     """On rows of a few images; the 213k of the config are what there is of them."""
-    lines = re.findall(r"```bash\n(.*?)```", (CONFIGS.parents[1] / "docs" / "curation-build.md").read_text(), re.DOTALL)
+    page = (CONFIGS.parents[1] / "docs" / "curation.md").read_text()
+    page = page[page.index("## Building the set") : page.index("## The page")]
+    lines = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     data = pictures / "data"
     for task, name in (("captions", "captions"), ("answers", "questions")):
         (data / f"kept-{task}").mkdir(parents=True)
