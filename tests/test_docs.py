@@ -185,7 +185,7 @@ def test_the_site_is_built_without_a_warning_and_needs_no_network(tmp_path):
     shown = (tmp_path / "site" / "extending.html").read_text()
     assert "write_mistral" in shown and "--8&lt;--" not in shown
     assert (
-        "<strong>include_self</strong>" in (tmp_path / "site" / "api.html").read_text()
+        "<strong>min_candidates</strong>" in (tmp_path / "site" / "api.html").read_text()
     )  # a docstring's lists are lists
     assert not list((tmp_path / "site").glob("*.py"))
     index = json.loads((tmp_path / "site" / "search" / "search_index.json").read_text())

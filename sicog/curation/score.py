@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from sicog.curation.columns import columns_of
 from sicog.curation.encoders import EncoderConfig
 from sicog.curation.scoring import Scorer, ScoreSets
 from sicog.curation.vector_cache import Embedding
-from sicog.curation.vectors import encoder_files, when_embedded
+from sicog.curation.vectors import encoder_files, spent, when_embedded
 from sicog.launch import LaunchConfig
 from sicog.pipeline import FolderSource, Source, run_stage
 from sicog.provenance import digest_path, write_run_json
@@ -76,6 +77,7 @@ def score(config: ScoreConfig, then: Callable[[], object] = lambda: None) -> Pat
     finish = partial(_with_columns, config.out_dir, then)
     if (config.out_dir / MANIFEST).is_file():
         claim()
+        shutil.rmtree(spent(config.out_dir, config.launch), ignore_errors=True)  # of one that was killed as it ended
         finish()
         return config.out_dir
     scoring = Scoring(

@@ -95,8 +95,7 @@ def embed_texts(
     """Embed what the cache does not hold, then score. A stage of its own, which continues where it was stopped."""
     own, work = VectorCache(cache / encoder.key), out_dir / EMBEDDING
     plan = planned(work / "plan", scoring.ask, own, out_dir)
-    logs_there = launch is not None and launch.on != "local"
-    score = ScoreEmbedded(StoredVectors(plan, own, encoder.description), scoring, plan.folder if logs_there else work)
+    score = ScoreEmbedded(StoredVectors(plan, own, encoder.description), scoring, spent(out_dir, launch))
     if not plan.parts:
         score()
         return
@@ -114,6 +113,12 @@ def embed_texts(
         launch=launch,
         then=score,
     )
+
+
+def spent(out_dir: Path, launch: LaunchConfig | None) -> Path:
+    """The folder that nothing needs once `out_dir` is complete; jobs of a cluster keep their logs beside it."""
+    logs_there = launch is not None and launch.on != "local"
+    return out_dir / EMBEDDING / "plan" if logs_there else out_dir / EMBEDDING
 
 
 def embedder_of(config: EncoderConfig, cache_dir: Path | None = None) -> Embedding:

@@ -64,6 +64,14 @@ def stored(tmp_path) -> list[bytes]:
     return [digest for name in cache.names() for digest in cache.digests(name).tolist()]
 
 
+def test_what_a_process_killed_at_its_end_left_is_removed_by_the_next_start(tmp_path, config):
+    out = score.score(config())
+    left = out / ".embedding" / "plan"
+    left.mkdir(parents=True)
+    score.score(config())
+    assert not left.parent.exists()
+
+
 def test_three_workers_embed_each_distinct_text_once_and_give_the_bytes_of_one(tmp_path, encoder, config):  # D-C21
     out = score.score(config(workers=3))
     assert encoder.encoded() == dict.fromkeys(DISTINCT, 1)
