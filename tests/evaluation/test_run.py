@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 from tiny import tiny_checkpoint
@@ -90,8 +91,17 @@ def kit_suite(tmp_path, *names):
     return str(path)
 
 
+def answered(given, tiny_dir, *names):
+    """As if a start before had answered these data sets: no model is needed then."""
+    folder = work_folder(given, fresh_scores(given, tiny_dir)) / "sicog"
+    folder.mkdir(parents=True)
+    for name in names:
+        pd.DataFrame([{"index": i, "prediction": "A"} for i in (0, 1)]).to_excel(folder / f"sicog_{name}.xlsx")
+
+
 def test_a_benchmark_that_failed_is_an_error_though_the_kit_exits_with_0(tmp_path, tiny_dir):
     values = {"suite": kit_suite(tmp_path, "FINE", "BROKEN")}
+    answered(config(tmp_path, tiny_dir, **values), tiny_dir, "FINE", "BROKEN")
     for _ in range(2):  # what failed is tried again
         with pytest.raises(ValueError, match=r"1 of 2 benchmarks failed: broken \(no judge answers\)"):
             evaluate(config(tmp_path, tiny_dir, **values))
@@ -103,6 +113,7 @@ def test_a_benchmark_that_failed_is_an_error_though_the_kit_exits_with_0(tmp_pat
 
 def test_what_needs_a_judge_is_answered_and_scored_when_one_is_named(tmp_path, tiny_dir, capsys):
     values = {"suite": kit_suite(tmp_path, "OPEN")}
+    answered(config(tmp_path, tiny_dir, **values), tiny_dir, "OPEN")
     first = evaluate(config(tmp_path, tiny_dir, **values))
     assert "talk: not scored (scored by a judge model only: give judge=NAME" in capsys.readouterr().err
     assert read_json(first / "job.json")["mode"] == "infer"
