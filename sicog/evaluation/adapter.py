@@ -14,8 +14,7 @@ from typing import Any
 
 from vlmeval.vlm.base import BaseModel
 
-from sicog.evaluation.answering import Answering, Prompt
-from sicog.evaluation.forms import COT_TOKENS, FORMS, Style, final_answer
+from sicog.evaluation.forms import COT_TOKENS, FORMS, Prompt, Style, final_answer
 
 Message = list[dict[str, str]]
 
@@ -40,6 +39,8 @@ class SicogModel(BaseModel):
         max_new_tokens: int | None = None,
         **answering: Any,
     ) -> None:
+        from sicog.evaluation.answering import Answering  # here, so that a start without a question needs no model
+
         super().__init__()
         self._answer, self._forms, self._style = Answering(Path(checkpoint), **answering), forms, style
         self._batch_size, self._max_new_tokens = batch_size, max_new_tokens

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
+from sicog.evaluation.forms import Prompt
 from sicog.model.checkpoints import load_checkpoint
 from sicog.model.image_processing import load_image
 from sicog.model.kernels import chosen_attention, use_attention
 from sicog.model.precision import Precision, chosen_device, settled
 from sicog.records import Turn
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Images (files), the text of the one user turn, where in it the images stand, and the answer's length limit."""
-
-    images: tuple[str, ...]
-    text: str
-    images_at: tuple[int, ...]
-    max_new_tokens: int
 
 
 class Answering:

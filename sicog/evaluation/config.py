@@ -32,7 +32,7 @@ class EvalConfig(Config):
         $LMUData, else ~/LMUData. devices: processes, one for each GPU; by default all GPUs, or one on the CPU.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"name", "batch_size", "devices"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"name", "batch_size", "devices", "python", "data_root"})
     checkpoint: Path
     out_dir: Path
     name: str = ""

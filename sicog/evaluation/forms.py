@@ -23,6 +23,16 @@ COT_TOKENS = 1200
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """Images (files), the text of the one user turn, where in it the images stand, and the answer's length limit."""
+
+    images: tuple[str, ...]
+    text: str
+    images_at: tuple[int, ...]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
 class Form:
     """`template` holds `{question}`, and `{options}` where there are some; `cot` is the same with chains of thought."""
 

@@ -14,9 +14,12 @@ _declared: list[object] = []  # a torch.library.Library takes its operators alon
 
 def declare_missing_operators() -> None:
     """Declare what torchvision's import looks for, when torch has no CUDA; a pair that matches is left alone."""
+    spec = importlib.util.find_spec("torchvision")  # finds it, imports nothing
+    if _declared or spec is None or not spec.submodule_search_locations:
+        return
     import torch
 
-    if torch.version.cuda is not None or _declared or _has_operators():
+    if torch.version.cuda is not None or _brings_operators(Path(spec.submodule_search_locations[0])):
         return
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
@@ -24,14 +27,11 @@ def declare_missing_operators() -> None:
     _declared.append(library)
 
 
-def _has_operators() -> bool:
-    """Whether the installed torchvision was built for this torch; without one, there is nothing to declare for."""
+def _brings_operators(torchvision: Path) -> bool:
+    """Whether the installed torchvision was built for this torch."""
     import torch
 
-    spec = importlib.util.find_spec("torchvision")  # finds it, imports nothing
-    if spec is None or not spec.submodule_search_locations:
-        return True
-    for extension in Path(spec.submodule_search_locations[0]).glob("_C*.so"):
+    for extension in torchvision.glob("_C*.so"):
         try:
             torch.ops.load_library(str(extension))
         except (ImportError, OSError):

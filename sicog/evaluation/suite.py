@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from sicog.config import Config, load_yaml, validate
+from sicog.data.images import ImageProblem, resolve_image
 from sicog.evaluation.families import FAMILIES, OF_FORM
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.scorers import SCORERS
@@ -133,6 +134,7 @@ def check_table(benchmark: Benchmark) -> int:
                 raise ValueError(f"{path}:{number}: index {row['index']!r} comes twice")
             seen.add(row["index"])
             _check_answer(row, benchmark.form, f"{path}:{number}")
+            _check_picture(row, path.parent, f"{path}:{number}")
     if not seen:
         raise ValueError(f"{path} has no rows")
     return len(seen)
@@ -144,6 +146,16 @@ def _check_answer(row: dict[str, Any], form: str, where: str) -> None:
         raise ValueError(f"{where}: the answer of form 'yes_no' is yes or no, got {answer!r}")
     if form == "choice" and not (len(answer) == 1 and answer.isupper() and (row.get(answer) or "").strip()):
         raise ValueError(f"{where}: the answer of form 'choice' is the letter of an option, got {answer!r}")
+
+
+def _check_picture(row: dict[str, Any], folder: Path, where: str) -> None:
+    """Pictures named by path lie under the table's folder."""
+    if (row.get("image") or "").strip():
+        return
+    try:
+        resolve_image(folder, (row.get("image_path") or "").strip())
+    except ImageProblem as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _placed(benchmark: Benchmark, folder: Path) -> Benchmark:

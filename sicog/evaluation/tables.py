@@ -33,7 +33,13 @@ class _Table:
         self.img_root = self.tables[dataset]["images"]
 
     def load_data(self, dataset: str) -> pd.DataFrame:
-        return read_table(Path(self.tables[dataset]["path"]))
+        path = Path(self.tables[dataset]["path"])
+        data = read_table(path)
+        if "image_path" not in data:
+            return data
+        if "image" in data:  # the kit would unpack the picture to that path
+            return data.drop(columns="image_path")
+        return data.assign(image_path=[str(path.parent / name) for name in data["image_path"]])
 
 
 class LocalChoice(_Table, ImageMCQDataset):

@@ -21,14 +21,16 @@ def picture(shade: int = 0) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def write_tsv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A table with a picture in every row, its own or one that is drawn."""
+def write_tsv(path: Path, rows: list[dict[str, Any]], *, drawn: bool = True) -> None:
+    """A table; `drawn`: with a picture in every row that has none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys([*(key for row in rows for key in row), "image"]))
+    if drawn:
+        rows = [{"image": picture(i), **row} for i, row in enumerate(rows)]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({"image": picture(i), **row} for i, row in enumerate(rows))
+        writer.writerows(rows)
 
 
 def choice_rows(n: int = 4, **more: Any) -> list[dict[str, Any]]:

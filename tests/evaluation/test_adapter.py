@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sicog.evaluation.answering import Answering, Prompt
-from sicog.evaluation.forms import COT_TOKENS, FORMS
+from sicog.evaluation.answering import Answering
+from sicog.evaluation.forms import COT_TOKENS, FORMS, Prompt
 
 STUB = Path(__file__).parent / "stub"
 
@@ -17,9 +17,9 @@ def adapter(monkeypatch):
     """The adapter's module beside the stand-in of the kit, with a model that says what it was asked."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(STUB)
-    from sicog.evaluation import adapter
+    from sicog.evaluation import adapter, answering
 
-    monkeypatch.setattr(adapter, "Answering", Echo)
+    monkeypatch.setattr(answering, "Answering", Echo)
     yield adapter
     for name in set(sys.modules) - before:
         if name.startswith("vlmeval") or name == "sicog.evaluation.adapter":

@@ -1,12 +1,13 @@
 """VLMEvalKit itself, in the environment of `make eval-env`: run by `make test-eval`, left out where there is none."""
 
+import base64
 import os
 import subprocess
 
 import orjson
 import pytest
 import torch
-from evaluation.stand_ins import choice_rows, paper_tables, write_tsv
+from evaluation.stand_ins import choice_rows, paper_tables, picture, write_tsv
 from openpyxl import Workbook
 from tiny import tiny_checkpoint
 
@@ -55,7 +56,11 @@ def all_forms(folder):
         for i, (c, a) in enumerate(zip("ab", ("yes", "no"), strict=True))
     ]
     write_tsv(folder / "choice.tsv", choice_rows(3))
-    write_tsv(folder / "yes_no.tsv", claims)
+    (folder / "pictures").mkdir(parents=True)
+    for row in claims:  # these by path, the others in the table
+        row["image_path"] = f"pictures/{row['index']}.png"
+        (folder / row["image_path"]).write_bytes(base64.b64decode(picture(row["index"])))
+    write_tsv(folder / "yes_no.tsv", claims, drawn=False)
     for form, rows in OPEN.items():
         listed = [{"index": i, "question": q, "answer": a, "category": form} for i, (q, a) in enumerate(rows)]
         write_tsv(folder / f"{form}.tsv", listed)

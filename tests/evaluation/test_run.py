@@ -7,13 +7,17 @@ import os
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 from tiny import tiny_checkpoint
 
+from sicog.evaluation import run
 from sicog.evaluation.config import EvalConfig
 from sicog.evaluation.run import evaluate, imported
 from sicog.evaluation.work_folder import fresh_scores, work_folder
+from sicog.recipe import load_recipe
 from sicog.storage import read_json
 
 STUB = Path(__file__).parent / "stub"
@@ -40,7 +44,7 @@ def tables(tmp_path):
     cell = base64.b64encode(picture.read_bytes()).decode()
     head = "index\tquestion\tanswer\timage"
     (tmp_path / "words.tsv").write_text(f"{head}\n" + "".join(f"{i}\tWord {i}?\tNone\t{cell}\n" for i in range(5)))
-    (tmp_path / "claims.tsv").write_text(f"{head}\n0\tIs it?\tyes\t{cell}\n")
+    (tmp_path / "claims.tsv").write_text("index\tquestion\tanswer\timage_path\n0\tIs it?\tyes\tp.png\n")
     (tmp_path / "options.tsv").write_text(f"{head}\tA\tB\n0\tWhich?\tB\t{cell}\tred\tblue\n")
     (tmp_path / "suite.yaml").write_text(SUITE)
     return tmp_path / "suite.yaml"
@@ -70,7 +74,7 @@ def test_tables_are_asked_scored_and_not_run_again(tmp_path, tiny_dir, tables, c
     assert evaluate(config(tmp_path, tiny_dir, **{**values, "name": "another name"})) == work
     assert (work / "kit.log").stat().st_mtime_ns == log  # nothing was started
     given = config(tmp_path, tiny_dir, **values)
-    same = given.model_copy(update={"device": "cuda", "batch_size": 1})
+    same = given.model_copy(update={"device": "cuda", "precision": "float32", "batch_size": 1})
     others = [{"style": "cot"}, {"judge": "gpt-4o"}, {"limit": 1}, {"seed": 1}, {"slicing": False}]
     changed = [(given.model_copy(update=update), tiny_dir) for update in others]
     changed.append((given, tiny_checkpoint(tmp_path / "other", seed=1)))
@@ -90,8 +94,17 @@ def kit_suite(tmp_path, *names):
     return str(path)
 
 
+def answered(given, tiny_dir, *names):
+    """As if a start before had answered these data sets: no model is needed then."""
+    folder = work_folder(given, fresh_scores(given, tiny_dir)) / "sicog"
+    folder.mkdir(parents=True)
+    for name in names:
+        pd.DataFrame([{"index": i, "prediction": "A"} for i in (0, 1)]).to_excel(folder / f"sicog_{name}.xlsx")
+
+
 def test_a_benchmark_that_failed_is_an_error_though_the_kit_exits_with_0(tmp_path, tiny_dir):
     values = {"suite": kit_suite(tmp_path, "FINE", "BROKEN")}
+    answered(config(tmp_path, tiny_dir, **values), tiny_dir, "FINE", "BROKEN")
     for _ in range(2):  # what failed is tried again
         with pytest.raises(ValueError, match=r"1 of 2 benchmarks failed: broken \(no judge answers\)"):
             evaluate(config(tmp_path, tiny_dir, **values))
@@ -103,6 +116,7 @@ def test_a_benchmark_that_failed_is_an_error_though_the_kit_exits_with_0(tmp_pat
 
 def test_what_needs_a_judge_is_answered_and_scored_when_one_is_named(tmp_path, tiny_dir, capsys):
     values = {"suite": kit_suite(tmp_path, "OPEN")}
+    answered(config(tmp_path, tiny_dir, **values), tiny_dir, "OPEN")
     first = evaluate(config(tmp_path, tiny_dir, **values))
     assert "talk: not scored (scored by a judge model only: give judge=NAME" in capsys.readouterr().err
     assert read_json(first / "job.json")["mode"] == "infer"
@@ -130,6 +144,32 @@ def test_a_kit_that_breaks_down_shows_the_end_of_its_log(tmp_path, tiny_dir, tab
 def test_a_mistake_is_told_before_anything_runs(tmp_path, tiny_dir, tables, values, sentence):
     with pytest.raises(ValueError, match=sentence):
         evaluate(config(tmp_path, tiny_dir, suite=str(tables), **values))
+
+
+def test_several_gpus_are_several_processes(tmp_path, tiny_dir, tables, monkeypatch):
+    """The command only: here is no GPU, and the kit's processes speak over nccl."""
+    commands = []
+    monkeypatch.setattr(run, "gpus", lambda: ["0", "1", "2"])
+    monkeypatch.setattr(run.subprocess, "run", lambda command, **_: commands.append(command) or Failed)
+    for devices, sentence in ((None, "exit code 9"), (2, "exit code 9"), (1, "exit code 9"), (4, "shows 3 GPUs")):
+        with pytest.raises(ValueError, match=sentence):
+            evaluate(config(tmp_path, tiny_dir, suite=str(tables), devices=devices, device="auto"))
+    launchers = [command[1:-3] for command in commands]
+    assert launchers[2] == []
+    assert [launcher[-1] for launcher in launchers[:2]] == ["3", "2"]
+    assert launchers[0][:2] == ["-m", "torch.distributed.run"]
+
+
+class Failed:
+    returncode = 9
+
+
+def test_a_recipe_s_step(tmp_path, tiny_dir, tables):
+    recipe = tmp_path / "recipe.yaml"
+    step = {"run": "eval", "config": {"checkpoint": str(tiny_dir), "suite": str(tables), "data_root": "/nowhere"}}
+    recipe.write_text(yaml.safe_dump({"run_dir": str(tmp_path / "run"), "steps": {"scores": step}}))
+    (resolved,) = load_recipe(recipe)
+    assert resolved.config.out_dir == tmp_path / "run" / "scores" and resolved.config.judge == "exact_matching"
 
 
 def test_a_checkpoint_of_the_original_is_imported_first(tmp_path, tables):

@@ -74,6 +74,8 @@ def table(folder: Path, form: str, *rows: str):
         ("yes_no", ("index\tquestion\tanswer\timage", "1\tq\tmaybe\tx"), "t.tsv:2: .* is yes or no, got 'maybe'"),
         ("choice", ("index\tquestion\tanswer\timage\tA\tB", "1\tq\tC\tx\ta\tb"), "the letter of an option, got 'C'"),
         ("short", ("index\tquestion\tanswer\timage",), "has no rows"),
+        ("short", ("index\tquestion\tanswer\timage_path", "1\tq\ta\t../x.png"), r"t.tsv:2: .*\.\./x.png"),
+        ("short", ("index\tquestion\tanswer\timage_path", "1\tq\ta\tnone.png"), "t.tsv:2: .*none.png"),
     ],
 )
 def test_a_table_is_checked_row_by_row(tmp_path, form, rows, sentence):

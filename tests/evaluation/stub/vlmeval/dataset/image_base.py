@@ -15,6 +15,8 @@ class ImageBaseDataset:
         self.data = self.load_data(dataset)
 
     def dump_image(self, line):
+        if "image" not in line:
+            return [line["image_path"]]
         path = Path(self.img_root) / f"{line['index']}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
