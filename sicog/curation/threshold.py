@@ -8,6 +8,8 @@ for similarity: a share of 2/3 among 3 is an agreement of 0.5, half of the other
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +32,25 @@ def agreement_of(share: Any, k: Any) -> Any:
 def stated(agreement: Any, k: int) -> Any:
     """The threshold at K candidates that asks for this agreement: what `agreement_of` undoes."""
     return np.round((1 + (k - 1) * agreement) / k, DECIMALS + 3)  # digits enough for the way back
+
+
+def agreement_in(marks: Mapping[str, Any]) -> float | None:
+    """How far a row's candidate agrees with the others, by what `select` wrote of it in `extra`; None where that says
+    nothing: not scored, or alone.
+
+    The agreement itself; without it the score, then the vote, among `k` candidates (`PAPER_K` where that is not told).
+    """
+    agreement, score, vote, k = (_number(marks.get(name)) for name in ("agreement", "score", "vote", "k"))
+    share, k = vote if score is None else score, PAPER_K if k is None else k
+    if agreement is not None or share is None or k < 2:
+        return agreement
+    return float(agreement_of(share, k))
+
+
+def _number(value: Any) -> float | None:
+    """Users' rows may hold anything under these names."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None
 
 
 @dataclass(frozen=True)
