@@ -96,16 +96,19 @@ class Curated:
 
 @dataclass(frozen=True)
 class Selected:
-    """What `select` made of the rows: style and index of the kept ones' candidates, reason and detail of the others."""
+    """What `select` made of the rows: which candidate of the kept ones, reason and detail of the others.
 
-    chosen: Mapping[str, tuple[str, int]]
+    A candidate is known by its style, index, seed and checkpoint: in pooled rounds no fewer of them tell one.
+    """
+
+    chosen: Mapping[str, tuple[Any, ...]]
     drops: Mapping[str, tuple[str, str]]
 
     @classmethod
     def read(cls, folder: Path) -> Selected:
         """Read the kept and the dropped rows; their texts are not kept in memory."""
         kept = read_records(folder, Example)
-        chosen = {e.id: (str(e.extra.get("style")), int(e.extra.get("index", -1))) for e in kept}
+        chosen = {e.id: tuple(e.extra.get(name) for name in ("style", "index", "seed", "checkpoint")) for e in kept}
         lines = read_lines(folder / "dropped.jsonl")
         return cls(chosen, {d["id"]: (d["reason"], d.get("detail") or "") for d in lines})
 
@@ -212,11 +215,11 @@ def _picked(row: ScoredSet, rule: Rule, selected: Selected | None) -> int | None
     """The kept candidate; of a dropped row the one that `select` would have chosen, or None where none may be."""
     if not selected or row.id not in selected.chosen:
         return best(row, eligible(row, rule), rule.by)
-    for i, candidate in enumerate(row.candidates):
-        if (candidate.candidate.style, candidate.candidate.index) == selected.chosen[row.id]:
+    for i, candidate in enumerate(c.candidate for c in row.candidates):
+        if (candidate.style, candidate.index, candidate.seed, candidate.checkpoint) == selected.chosen[row.id]:
             return i
     raise ValueError(
-        f"row {row.id}: no candidate has the kept one's style and index, {selected.chosen[row.id]}; "
+        f"row {row.id}: no candidate has the kept one's style, index, seed and checkpoint, {selected.chosen[row.id]}; "
         f"give the scored folder that was the input of `select`"
     )
 
