@@ -216,7 +216,8 @@ def _picked(row: ScoredSet, rule: Rule, selected: Selected | None) -> int | None
     if not selected or row.id not in selected.chosen:
         return best(row, eligible(row, rule), rule.by)
     for i, candidate in enumerate(c.candidate for c in row.candidates):
-        if (candidate.style, candidate.index, candidate.seed, candidate.checkpoint) == selected.chosen[row.id]:
+        own = (candidate.style, candidate.index, candidate.seed, candidate.checkpoint)
+        if all(known in (None, of) for known, of in zip(selected.chosen[row.id], own, strict=True)):
             return i
     raise ValueError(
         f"row {row.id}: no candidate has the kept one's style, index, seed and checkpoint, {selected.chosen[row.id]}; "
