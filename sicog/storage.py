@@ -19,7 +19,7 @@ from typing import IO, Any
 import orjson
 from pydantic import ValidationError
 
-from sicog.records import RecordT
+from sicog.records import Record, RecordT
 
 MANIFEST = "manifest.json"
 log = logging.getLogger(__name__)
@@ -116,12 +116,24 @@ def read_records(folder: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
                 try:
                     yield record_type.model_validate_json(line)
                 except ValidationError as error:
-                    first = error.errors()[0]
-                    where = ".".join(map(str, first["loc"])) or "row"
                     raise ValueError(
-                        f"{shard}:{number} is not a {record_type.__name__} ({where}: {first['msg']}); "
+                        f"{shard}:{number} is not {named(record_type)} ({what_is_wrong(error)}); "
                         f"was this folder written by another step?"
                     ) from None
+
+
+def named(record_type: type[Record]) -> str:
+    """`an Example`, `a Query`."""
+    name = record_type.__name__
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+def what_is_wrong(error: ValueError) -> str:
+    """Why a line is no record, in one line: the first field that does not fit, without the field's value."""
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"
 
 
 def count_rows(folder: Path) -> int:
