@@ -35,7 +35,7 @@ def test_an_unfinished_folder_is_not_read(tmp_path):
 
 def test_a_row_of_another_type_names_file_and_line(tmp_path):
     write_dataset(tmp_path / "d", queries(2))
-    with pytest.raises(ValueError, match=r"shard-00000.jsonl:1 is not a Example"):
+    with pytest.raises(ValueError, match=r"shard-00000.jsonl:1 is not an Example"):
         list(read_records(tmp_path / "d", Example))
 
 
