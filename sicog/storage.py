@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from sicog.records import Record, RecordT
 
 MANIFEST = "manifest.json"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of the machine, or of the user's share of it
 log = logging.getLogger(__name__)
 
 
@@ -56,7 +57,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         beside.replace(path)
     except BaseException as error:
         beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise ValueError(f"{path}: the disk is full; nothing was written, free some space and run again") from error
         raise
 

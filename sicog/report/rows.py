@@ -17,6 +17,10 @@ from sicog.storage import read_records, shards
 Text = dict[str, Any]
 
 
+class UnknownRowsError(ValueError):
+    """A dataset of rows that a page cannot show."""
+
+
 class Facts(NamedTuple):
     """What a row is found by. `value`: nan where there is none; `words`: of the chosen text; `truest`: None unknown."""
 
@@ -128,7 +132,9 @@ def kind_of(folder: Path) -> str | None:
         known |= {"pairs": {"prompt", "chosen", "rejected"}}
         if kind := next((kind for kind, needed in known.items() if needed <= keys), None):
             return kind
-        raise ValueError(f"{shard} holds rows that a page cannot show; give candidates, scored sets, examples or pairs")
+        raise UnknownRowsError(
+            f"{shard} holds rows that a page cannot show; give candidates, scored sets, examples or pairs"
+        )
     return None
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sicog import cli
 from sicog.curation.select import SelectConfig, select
 from sicog.curation.thresholds import ThresholdsConfig, table
-from sicog.records import Candidate, Query, ScoredCandidate, ScoredSet
+from sicog.records import AnnotatedRow, Candidate, Example, Query, ScoredCandidate, ScoredSet
 from sicog.report import times
 from sicog.report.discover import report_run
 from sicog.storage import read_json, read_records, write_dataset, write_json
@@ -145,6 +145,48 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
     assert [p.name for p in (tmp_path / "holiday").iterdir()] == ["photo.jpg"]
     done = CliRunner().invoke(cli.app, ["report", str(tmp_path / "empty"), "--out", str(tmp_path / "page")])
     assert done.exit_code == 0 and results(tmp_path / "page")["rows"] == 0
+
+
+@pytest.mark.parametrize("kind", ["of two", "of one"])
+def test_rows_that_a_page_cannot_show_stand_back_beside_others(run_dir, tmp_path, kind):
+    """As the step of annotation leaves them: its teacher's rows beside the examples."""
+    rows = [AnnotatedRow(id="a", image="a.png", cod_caption="c", dd_caption="d")]
+    write_dataset(tmp_path / "warmup" / "teacher", rows)
+    if kind == "of one":
+        with pytest.raises(ValueError, match="holds rows that a page cannot show; give candidates"):
+            report_run(tmp_path / "warmup")
+        return
+    turns = ({"role": "user", "text": "What?"}, {"role": "assistant", "text": "A cup."})
+    write_dataset(tmp_path / "warmup" / "chain", [Example(id="a", turns=turns)])
+    found = results(report_run(tmp_path / "warmup"))
+    assert found["rows"] == 1 and [step["name"] for step in found["funnel"]] == ["chain", "teacher"]
+
+
+def test_an_evaluation_alone_shows_its_figures(run_dir, tmp_path):
+    found = results(report_run(run_dir / "eval-next", tmp_path / "out"))["evaluation"]
+    assert found["names"] == ["next"] and not found["compared_with"] and not found["verdict"]
+    assert [row["label"] for row in found["rows"]][0] == "question accuracy"
+
+
+def test_what_has_nothing_to_show_says_so_instead_of_an_empty_page(tmp_path):
+    write_json(tmp_path / "parts" / "run.json", {"step": "mini-parts", "config": {}})
+    with pytest.raises(ValueError, match="parts holds nothing to show yet: it is not finished"):
+        report_run(tmp_path / "parts")
+    write_json(tmp_path / "parts" / "manifest.json", {"step": "mini-parts", "files": {}})
+    with pytest.raises(ValueError, match="parts holds no rows, losses or figures that a page could show"):
+        report_run(tmp_path / "parts")
+    assert not (tmp_path / "parts" / "report").exists()
+
+
+def test_damaged_rows_cost_the_page_only_themselves(run_dir, tmp_path):  # R3
+    scored = shutil.copytree(run_dir / "captions-scored", tmp_path / "scored")
+    lines = (scored / "shard-00000.jsonl").read_bytes().splitlines(keepends=True)
+    lines[:3] = [b'{"id": 5}\n', b"\xff" + lines[1], lines[2][:99] + b"\n"]
+    (scored / "shard-00000.jsonl").write_bytes(b"".join(lines))
+    select(SelectConfig(input=scored, out_dir=tmp_path / "kept", threshold=0.5))
+    found = results(report_run(tmp_path / "kept"))
+    (task,) = found["curation"].values()
+    assert found["rows"] == 5 and task["rows"] == 8 and task["cuts"]["fixed"]["unreadable_row"] == 3
 
 
 def test_the_images_and_how_they_are_cut_are_found_through_the_steps(run_dir, tmp_path):
