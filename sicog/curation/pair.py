@@ -15,6 +15,7 @@ from sicog.chains import ChainError
 from sicog.config import Config
 from sicog.curation.score import Paths
 from sicog.curation.self_consistency import draw
+from sicog.curation.words import folded
 from sicog.pipeline import UNREADABLE, Outcome, run_stage
 from sicog.records import Candidate, CandidateSet, Dropped, PreferencePair, Turn
 from sicog.tasks import TASKS
@@ -106,7 +107,7 @@ def _usable(row: CandidateSet) -> Iterator[tuple[Candidate, str]]:
             compared = task.compared(candidate.text, candidate.style)
         except ChainError:
             continue
-        yield candidate, final_answer(compared, row.query.question) if task.votes else compared
+        yield candidate, final_answer(compared, row.query.question) if task.votes else folded(compared)
 
 
 def _pair(row: CandidateSet, chosen: Candidate, rejected: Candidate) -> PreferencePair:

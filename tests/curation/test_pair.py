@@ -43,8 +43,10 @@ def test_rows_without_a_pair_are_dropped_with_the_reason(tmp_path, make):  # D-C
     }
     clean = [make.candidate_set(name, "reasoning", [good]) for name, (good, _) in answers.items()]
     corrupted = [make.candidate_set(name, "reasoning", [bad]) for name, (_, bad) in answers.items() if bad]
+    clean.append(make.candidate_set("spaced", "captioning", [("dd", "A red cup.")]))
+    corrupted.append(make.candidate_set("spaced", "captioning", [("dd", "a red  cup.")]))
     pairs, dropped = run(tmp_path, clean, corrupted)
-    assert not pairs and dropped == {"no_rejected": 4, "no_chosen": 1, "not_in_rejected": 1}
+    assert not pairs and dropped == {"no_rejected": 5, "no_chosen": 1, "not_in_rejected": 1}
 
 
 def test_the_draw_depends_on_the_seed_and_the_id_alone(tmp_path, make):

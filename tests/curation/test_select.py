@@ -258,6 +258,8 @@ def test_a_pair_never_holds_the_same_text_or_the_same_answer(make):  # D-C15
     assert pair_of(same) is None
     alike = make.scored_set("1", "captioning", [("dd", "a", 0.9, None), ("cod", make.cod("a"), 0.1, None)])
     assert pair_of(alike) is None
+    spaced = make.scored_set("1", "captioning", [("dd", "A red\ncup.", 0.9, None), ("dd", "a Red  cup.", 0.1, None)])
+    assert pair_of(spaced) is None
 
 
 def test_rows_that_were_damaged_are_named_and_the_rest_goes_on(tmp_path, make):  # R3
