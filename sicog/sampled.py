@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from sicog.config import Config
+from sicog.data.images import resolve_image
 from sicog.evaluation.config import Style
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.kit_files import read_table
@@ -128,13 +130,20 @@ def _write_questions(benchmark: Benchmark, folder: Path) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     queries = []
     for number, row in enumerate(read_table(benchmark.table)):
-        try:
-            picture = base64.b64decode(row["image"], validate=True)
-        except (KeyError, binascii.Error):
-            raise ValueError(f"{benchmark.table}, index {row['index']}: samples need one image in base64") from None
-        (folder / "images" / f"{number}.png").write_bytes(picture)
+        # One name whatever the picture's kind: what opens it goes by its content.
+        (folder / "images" / f"{number}.png").write_bytes(_picture(row, benchmark.table))
         form = FORMS[benchmark.form]
         # What stands before the form's own sentence: the question with its hint and its options.
         question = form.prompt(row, DIRECT).removesuffix(form.template.rpartition("}")[2]).strip()
         queries.append(Query(id=row["index"], task="reasoning", images=(f"images/{number}.png",), question=question))
     write_dataset(folder / "questions", queries)
+
+
+def _picture(row: Mapping[str, Any], table: Path) -> bytes:
+    """The bytes of a row's one image, which is in the table or named by path. Raises `ValueError` naming the row."""
+    if not (cell := str(row.get("image") or "").strip()):
+        return resolve_image(table.parent, str(row["image_path"]).strip()).read_bytes()
+    try:
+        return base64.b64decode(cell, validate=True)
+    except binascii.Error:
+        raise ValueError(f"{table}, index {row['index']}: samples need one image, in base64 or by path") from None
