@@ -21,6 +21,7 @@ from sicog.data.images import resolve_image
 from sicog.evaluation.config import Style
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.kit_files import read_table
+from sicog.evaluation.names import tails
 from sicog.evaluation.samples import DIRECT, CurveConfig, EvalSamplesConfig, Select, eval_samples
 from sicog.evaluation.suite import Benchmark, check_table, chosen, load_suite
 from sicog.generation.sample import SampleConfig, StyleCount, sample
@@ -32,7 +33,8 @@ from sicog.tasks import SHORT_ANSWER, STEP_BY_STEP
 
 
 class SampledConfig(Config):
-    """checkpoints: the models, named by their folders. suite: its tables are asked, not the kit's own data sets.
+    """checkpoints: the models, named by their folders, and by those above where two are called the same.
+    suite: its tables are asked, not the kit's own data sets.
 
     samples: of every question, model and style; select: how one of them is chosen (see `EvalSamplesConfig`).
     """
@@ -54,10 +56,9 @@ class SampledConfig(Config):
     precision: Precision = "auto"
 
     @model_validator(mode="after")
-    def _names_differ(self) -> SampledConfig:
-        names = [path.resolve().name for path in self.checkpoints]
-        if repeated := next((n for n in names if names.count(n) > 1), None):
-            raise ValueError(f"two checkpoints are called {repeated!r}; lines are named by their folders: link one")
+    def _checkpoints_differ(self) -> SampledConfig:
+        if repeated := next((path for path in self.checkpoints if self.checkpoints.count(path) > 1), None):
+            raise ValueError(f"the checkpoint {repeated} is given twice")
         return self
 
 
@@ -76,8 +77,7 @@ def _one(config: SampledConfig, benchmark: Benchmark) -> Path:
     folder = config.out_dir / benchmark.data_name
     _write_questions(benchmark, folder)
     curves = []
-    for checkpoint in config.checkpoints:
-        name = checkpoint.resolve().name
+    for checkpoint, name in zip(config.checkpoints, tails(config.checkpoints), strict=True):
         runs = {kind: _sampled(config, benchmark, folder, checkpoint, kind) for kind in ("samples", "greedy")}
         for style in config.styles:
             curves.append(CurveConfig(model=name, style=style, runs=(runs["samples"],), greedy=runs["greedy"]))

@@ -128,7 +128,7 @@ def test_the_command_samples_and_measures_two_checkpoints(tiny_dir, tmp_path):
     """`sicog eval --samples K`: no kit is needed; a second run draws nothing again."""
     from tiny import tiny_checkpoint
 
-    other = tiny_checkpoint(tmp_path / "other", seed=1)
+    other = tiny_checkpoint(tmp_path / "other" / tiny_dir.name, seed=1)
     rows = [{"index": i, "question": f"Which {i}?", "A": "red", "B": "blue", "answer": "AB"[i % 2]} for i in range(3)]
     for row in rows[1:]:  # by path, as the kit takes them too
         row["image_path"] = f"{row['index']}.jpg"
@@ -136,6 +136,10 @@ def test_the_command_samples_and_measures_two_checkpoints(tiny_dir, tmp_path):
     rows[0]["image"] = picture()
     write_tsv(tmp_path / "choice.tsv", rows, drawn=False)
     (tmp_path / "suite.yaml").write_text("benchmarks: [{name: picks, table: choice.tsv, form: choice}]")
+
+    def checkpoint_of(folder):
+        return read_json(folder / "run.json")["input_paths"]["checkpoint"]
+
     command = ["eval", tiny_dir, "--suite", tmp_path / "suite.yaml", "--samples", "2", "--compare", other]
     command += ["--select", "greedy,vote", "--out", tmp_path / "out", "max_new_tokens=4"]
     times = []
@@ -145,8 +149,10 @@ def test_the_command_samples_and_measures_two_checkpoints(tiny_dir, tmp_path):
         times.append([p.stat().st_mtime_ns for p in sorted(tmp_path.glob("out/*/*/shard-*.jsonl"))])
     assert times[0] == times[1]
     (curves,) = tmp_path.glob("out/table_picks_*/curves-*/curves.json")
-    assert {p["model"] for p in read_json(curves)["points"]} == {"checkpoint", "other"}
-    (drawn,) = tmp_path.glob("out/table_picks_*/other-samples-*")
+    assert {p["model"] for p in read_json(curves)["points"]} == {
+        f"{p.parent.name}/checkpoint" for p in (tiny_dir, other)
+    }
+    (drawn,) = (p for p in tmp_path.glob("out/table_picks_*/*-samples-*") if checkpoint_of(p) == str(other))
     first = next(read_records(drawn, CandidateSet))
     assert [c.style for c in first.candidates] == ["direct"] * 2 + ["cot"] * 2
     assert first.candidates[0].prompt.splitlines()[-3:-1] == ["A. red", "B. blue"]
