@@ -19,7 +19,7 @@ from sicog.mini.intervals import Interval
 from sicog.storage import MANIFEST, count_rows
 
 RESULTS, TABLE = "lab.json", "lab.md"
-DRAWS = 200_000
+DRAWS = 50_000
 # name of a figure -> file of the evaluation, key of an item's value, key of what items share
 FIGURES: Mapping[str, tuple[str, str, str]] = {
     "accuracy": ("answers.jsonl", "right", "image"),
