@@ -16,6 +16,7 @@ from sicog.runs.config import InputSpec
 from sicog.storage import write_bytes
 
 RECIPE = "lab-recipe.yaml"
+RUN = "run"  # the input that is the mini run
 SEED = "${seed}"
 SCORER = "${scorer}"
 Values = dict[str, Any]
@@ -82,6 +83,12 @@ class LabConfig(Config):
         return arms
 
     @model_validator(mode="after")
+    def _a_run_is_named(self) -> LabConfig:
+        if RUN not in self.inputs:
+            raise ValueError(f"inputs names no {RUN!r}, the finished mini run whose candidates the arms share")
+        return self
+
+    @model_validator(mode="after")
     def _it_is_compared_with_an_arm(self) -> LabConfig:
         if self.compare_with not in self.arms:
             raise ValueError(f"compare_with: {self.compare_with!r} is no arm; arms: {', '.join(self.arms)}")
@@ -112,8 +119,14 @@ class LabConfig(Config):
 
 
 def load_lab(path: Path, overrides: Sequence[str] = ()) -> LabConfig:
-    """Read the lab's file. `defaults` of steps and trainings are files beside it."""
-    return validate(LabConfig, _beside(apply_overrides(load_yaml(path), overrides), path.parent), str(path))
+    """Read the lab's file, over the one it `extends`. `defaults` of steps and trainings are files beside it."""
+    return validate(LabConfig, apply_overrides(_extended(path), overrides), str(path))
+
+
+def _extended(path: Path) -> Values:
+    values: Values = _beside(load_yaml(path), path.parent)
+    base = values.pop("extends", None)
+    return merge(_extended(path.parent / base), values) if base else values
 
 
 def _beside(value: Any, folder: Path) -> Any:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from sicog.mini.steps import truth_of
 from sicog.mini.truth import SceneTruth
 from sicog.provenance import RUN
-from sicog.records import Candidate, Query, ScoredSet
+from sicog.records import Candidate, Example, Query, ScoredSet
 from sicog.runs.states import read_plan
 from sicog.storage import count_rows, read_json, read_records
+from sicog.tasks import CAPTIONING, REASONING
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,34 @@ class LabTask:
 
 def read_tasks(run_dir: Path) -> list[LabTask]:
     """The tasks of a mini run. Raises `ValueError` when the run has no scored candidates or no truth yet."""
-    reports = [step["config"] for step in read_plan(run_dir) if step["verb"] == "report"]
+    report = _report(run_dir)
+    truth = truth_of(_scenes(Path(report["truth"])))
+    folders = {name: report[name]["scored"] for name in ("captions", "reasoning") if report[name]}
+    return [_read_task(name, Path(folder), truth) for name, folder in folders.items()]
+
+
+def truth_of_examples(run_dir: Path, examples: Iterable[Example]) -> dict[str, float]:
+    """How true rows are that were made of a mini run's candidates: the mean by task; other rows are left out.
+
+    Raises as `read_tasks`.
+    """
+    scenes = _scenes(Path(_report(run_dir)["truth"]))
+    truth, questions = truth_of(scenes), {q.id: q.question for scene in scenes.values() for q in scene.questions}
+    found: dict[str, list[float]] = {}
+    for row in examples:
+        style = row.extra.get("style")
+        task = next((task for task in (CAPTIONING, REASONING) if style in task.styles), None)
+        if task is not None:
+            query = Query(id=row.id, task=task.name, question=questions.get(row.id, ""))
+            found.setdefault(task.name, []).append(truth(query, task.compared(row.turns[-1].text, str(style))))
+    return {task: sum(values) / len(values) for task, values in sorted(found.items())}
+
+
+def _report(run_dir: Path) -> dict[str, Any]:
+    reports: list[dict[str, Any]] = [step["config"] for step in read_plan(run_dir) if step["verb"] == "report"]
     if not reports or not reports[-1]["truth"]:
         raise ValueError(f"{run_dir} is no run of the mini world: its recipe has no report with a truth; run make mini")
-    truth = truth_of(_scenes(Path(reports[-1]["truth"])))
-    folders = {name: reports[-1][name]["scored"] for name in ("captions", "reasoning") if reports[-1][name]}
-    return [_read_task(name, Path(folder), truth) for name, folder in folders.items()]
+    return reports[-1]
 
 
 def _scenes(path: Path) -> dict[str, SceneTruth]:

@@ -14,9 +14,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sicog.lab.arms import LabConfig, eval_step, rows_step
+from sicog.lab.arms import RUN, LabConfig, eval_step, rows_step
+from sicog.lab.rows import truth_of_examples
 from sicog.mini.intervals import Interval
-from sicog.storage import MANIFEST, count_rows
+from sicog.records import Example
+from sicog.storage import MANIFEST, count_rows, read_records
 
 RESULTS, TABLE = "lab.json", "lab.md"
 DRAWS = 50_000
@@ -25,6 +27,7 @@ FIGURES: Mapping[str, tuple[str, str, str]] = {
     "accuracy": ("answers.jsonl", "right", "image"),
     "caption_f1": ("captions.jsonl", "f1", "id"),
 }
+_SHORT = {"captioning": "captions", "reasoning": "answers"}
 Items = tuple[list[str], list[str], list[float]]  # ids, groups, values
 
 
@@ -36,7 +39,7 @@ def collect(lab: LabConfig) -> dict[str, Any]:
         done = [seed for seed, items in zip(lab.seeds, found[name], strict=True) if items]
         if not done:
             continue
-        arms[name] = {"says": arm.says, "seeds": done, "rows": _rows(lab, name, done[0])}
+        arms[name] = {"says": arm.says, "seeds": done, **_rows(lab, name, done[0])}
         for figure in FIGURES:
             values = [float(np.mean(items[figure][2])) for items in found[name] if items]
             arms[name][figure] = {"mean": _round(float(np.mean(values))), "by_seed": [_round(v) for v in values]}
@@ -45,12 +48,12 @@ def collect(lab: LabConfig) -> dict[str, Any]:
                     (a[figure], b[figure]) for a, b in zip(found[lab.compare_with], found[name], strict=True) if a and b
                 ]
                 arms[name][figure]["difference"] = [_round(v) for v in _difference(both)] if both else None
-    missing = [f"{n} {s}" for n in lab.arms for s, items in zip(lab.seeds, found[n], strict=True) if not items]
+    missing = {name: [s for s, items in zip(lab.seeds, found[name], strict=True) if not items] for name in lab.arms}
     return {
         "compare_with": lab.compare_with,
         "updates": lab.updates.model_dump(),
         "arms": arms,
-        "missing": missing,
+        "missing": {name: seeds for name, seeds in missing.items() if seeds},
     }
 
 
@@ -67,9 +70,13 @@ def _items(path: Path, value: str, group: str) -> Items:
     return [row["id"] for row in rows], [row[group] for row in rows], [float(row[value]) for row in rows]
 
 
-def _rows(lab: LabConfig, arm: str, seed: int) -> int:
+def _rows(lab: LabConfig, arm: str, seed: int) -> dict[str, Any]:
+    """How many rows an arm is pre-trained on, and how true they are."""
+    if not lab.arms[arm].rows:
+        return {"rows": 0, "truth": {}}
     folder = lab.run_dir / rows_step(arm, seed)
-    return count_rows(folder) if lab.arms[arm].rows else 0
+    truth = truth_of_examples(Path(lab.inputs[RUN].path), read_records(folder, Example))
+    return {"rows": count_rows(folder), "truth": {task: _round(value) for task, value in truth.items()}}
 
 
 def _difference(both: Sequence[tuple[Items, Items]]) -> Interval:
@@ -106,25 +113,22 @@ def crossed_interval(values_SN: NDArray[np.float64], groups: Sequence[str], *, s
 def markdown(results: Mapping[str, Any]) -> str:
     """The results as a Markdown table, ending in a newline; what is missing is said below it."""
     reference = results["compare_with"]
-    head = [
-        "arm",
-        "what changes",
-        "rows",
-        "seeds",
-        "accuracy",
-        f"less that of {reference}",
-        "caption F1",
-        f"less that of {reference}",
-    ]
+    less = f"less that of {reference}"
+    head = ["arm", "what changes", "rows", "their truth", "accuracy", less, "caption F1", less]
     lines = [head, ["---", "---", *["---:"] * 6]]
     for name, arm in results["arms"].items():
-        cells = [f"`{name}`", arm["says"], f"{arm['rows']:,}" if arm["rows"] else "", str(len(arm["seeds"]))]
+        truth = ", ".join(f"{_SHORT.get(task, task)} {value:.3f}" for task, value in arm["truth"].items())
+        cells = [f"`{name}`", arm["says"], f"{arm['rows']:,}" if arm["rows"] else "", truth]
         for figure in FIGURES:
             cells += [_mean(arm[figure]), _signed(arm[figure].get("difference"))]
         lines.append(cells)
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
-    missing = results["missing"]
-    return text + (f"\nNot done yet (arm and seed): {', '.join(missing)}.\n" if missing else "")
+    missing = [_left(name, seeds, name in results["arms"]) for name, seeds in results["missing"].items()]
+    return text + (f"\nNot done yet: {', '.join(missing)}.\n" if missing else "")
+
+
+def _left(arm: str, seeds: Sequence[int], is_begun: bool) -> str:
+    return f"`{arm}`" + (f" (seed {' and '.join(map(str, seeds))})" if is_begun else "")
 
 
 def _mean(figure: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,19 @@ def test_a_scorers_arm_is_trained_beside_the_method_alone(lab: LabConfig) -> Non
     assert list(tried.arms) == ["full", "my-scorer"]
     made = dict(steps(tried))["my-scorer-answers"]
     assert made["run"] == "lab-pick" and made["config"]["scorer"] == "ideas/My Scorer.py"
+
+
+def test_the_arms_file_that_the_page_shows_extends_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(SHIPPED.parents[2])
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", Path("docs/lab.md").read_text(), re.DOTALL | re.MULTILINE)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text.replace("extends: ", f"extends: {Path.cwd()}/").replace("runs/my-lab", str(tmp_path / "lab")))
+    lab = load_lab(mine)
+    assert {"full", "mostly-captions"} <= set(lab.arms)
+    names = [step.name for step in load_recipe(write_recipe(lab.only(["mostly-captions"]))).steps]
+    assert "mostly-captions-answers-2" in names and "mostly-captions-3-eval" in names
 
 
 @pytest.mark.parametrize(

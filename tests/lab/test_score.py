@@ -39,6 +39,7 @@ def test_a_users_scorer_is_held_against_the_shipped_ones(
     assert found["reasoning"]["vote"].truth.value == 0.5  # right where two of three are
     written = orjson.loads((tmp_path / "lab.json").read_bytes())
     assert written["reasoning"]["mine"]["truth"]["value"] == 1.0
+    assert "| reasoning | `mine` | 1.000 ±" in (tmp_path / "lab.md").read_text()
     assert "mine" in capsys.readouterr().out
 
 

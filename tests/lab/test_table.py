@@ -10,10 +10,15 @@ import orjson
 import pytest
 
 from sicog.lab.arms import LabConfig, eval_step, load_lab
+from sicog.lab.rows import truth_of_examples
+from sicog.lab.score import markdown as scorers_markdown
 from sicog.lab.table import collect, crossed_interval, markdown
-from sicog.storage import write_bytes, write_json
+from sicog.records import Example
+from sicog.storage import read_json, write_bytes, write_json
 
-SHIPPED = Path(__file__).parents[2] / "recipes" / "lab" / "arms.yaml"
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "recipes" / "lab" / "arms.yaml"
+KEPT = ROOT / "benchmarks" / "results" / "2026-11-21-xeon-2-cores"
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -76,9 +81,9 @@ def test_results_are_paired_by_seed_and_question(lab: LabConfig) -> None:
     assert arms["control"]["accuracy"]["difference"][0] == 0.25
     assert arms["control"]["caption_f1"]["difference"][0] == -0.125
     assert arms["base"]["accuracy"]["difference"] == [-0.25, None, None]
-    assert results["missing"] == ["base 2"]
+    assert results["missing"] == {"base": [2]}
     text = markdown(results)
-    assert "| `control` |" in text and "+0.250 [" in text and "Not done yet (arm and seed): base 2." in text
+    assert "| `control` |" in text and "+0.250 [" in text and "Not done yet: `base` (seed 2)." in text
 
 
 def test_evaluations_of_other_questions_are_not_compared(lab: LabConfig) -> None:
@@ -86,3 +91,20 @@ def test_evaluations_of_other_questions_are_not_compared(lab: LabConfig) -> None
     put(lab, "control", 1, [1, 0], [0.5], first=7)
     with pytest.raises(ValueError, match="different questions"):
         collect(lab)
+
+
+def test_the_tables_of_the_page_are_those_of_the_kept_results() -> None:
+    page = (ROOT / "docs" / "lab.md").read_text()
+    results = read_json(KEPT / "lab.json")
+    assert markdown(results) in page
+    assert scorers_markdown(read_json(KEPT / "lab-scorers.json")) in page
+    assert results["updates"] == load_lab(SHIPPED).updates.model_dump()
+
+
+def test_rows_of_an_arm_come_with_their_truth(run_dir: Path, tmp_path: Path) -> None:
+    def example(number: int, answer: str, extra: dict[str, str]) -> Example:
+        turns = [{"role": "user", "text": "How many?"}, {"role": "assistant", "text": answer}]
+        return Example.model_validate({"id": f"s0-q{number}", "turns": turns, "extra": extra})
+
+    rows = [example(0, "two", {"style": "direct"}), example(1, "nine", {"style": "direct"}), example(2, "nine", {})]
+    assert truth_of_examples(run_dir, rows) == {"reasoning": 0.5}
