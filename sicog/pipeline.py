@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -167,7 +167,7 @@ class ShardTask:
             raise AssertionError(f"{self.step}: {len(readable)} rows went in, {len(outcomes)} outcomes came out")
         entry: dict[str, Any] = {"rows": len(block), "kept_rows": 0, "dropped": [], "failed": []}
         entry["dropped"] = [row.model_dump(mode="json") for row in block if isinstance(row, Dropped)]
-        records: dict[str, list[bytes]] = {}
+        records: dict[str, list[bytes]] = defaultdict(list)
         for row, outcome in zip(readable, outcomes, strict=True):
             if isinstance(outcome, (Dropped, Failed)):
                 entry["dropped" if isinstance(outcome, Dropped) else "failed"].append(outcome.model_dump(mode="json"))
@@ -177,10 +177,9 @@ class ShardTask:
             entry["kept_rows"] += 1
             for record in outcome:
                 if isinstance(record, Line):
-                    records.setdefault(record.folder, []).append(record.data)
+                    records[record.folder].append(record.data)
                 else:
-                    folder = self.outputs.get(type(record).__name__, "")
-                    records.setdefault(folder, []).append(dump_record(record))
+                    records[self.outputs.get(type(record).__name__, "")].append(dump_record(record))
         return entry, records
 
     def _check_share(self, unusable: int) -> None:
@@ -374,13 +373,8 @@ def _too_many(step: str, reasons: Counter[str], n_rows: int, limit: float, out_d
 
 
 def _blocks(source: Source[Any], start: int, stop: int, size: int) -> Iterator[list[Any]]:
-    block: list[Any] = []
-    for row in source.read(start, stop) if start < stop else ():
-        block.append(row)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
+    rows = source.read(start, stop) if start < stop else iter(())
+    while block := list(islice(rows, size)):
         yield block
 
 

@@ -8,12 +8,12 @@ R rows, N candidates of all of them one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from sicog.pipeline import FolderSource
 from sicog.provenance import digest_path
-from sicog.records import Dropped, ScoredSet
+from sicog.records import Dropped, ScoredCandidate, ScoredSet
 from sicog.storage import atomic_write, locked
 
 ROWS = 8192  # of a row group
@@ -101,10 +101,10 @@ def _write(folder: Path, path: Path, shards: bytes) -> None:
     source = FolderSource(folder, ScoredSet, step="score")
     rows = _some_readable(source.read(0, len(source)), folder)
     with atomic_write(path) as file, pq.ParquetWriter(file, _SCHEMA.with_metadata({_OF: shards})) as writer:
-        while block := list(islice(rows, ROWS)):
-            writer.write_table(_table(block), row_group_size=ROWS)
+        while len(table := _table(islice(rows, ROWS))):
+            writer.write_table(table, row_group_size=ROWS)
         if not len(source):
-            writer.write_table(_table([]))
+            writer.write_table(table)
 
 
 def _some_readable(rows: Iterator[ScoredSet | Dropped], folder: Path) -> Iterator[ScoredSet | Dropped]:
@@ -117,18 +117,23 @@ def _some_readable(rows: Iterator[ScoredSet | Dropped], folder: Path) -> Iterato
         raise ValueError(f"{folder} holds no scored sets ({first.id} is {first.detail}); score its candidates first")
 
 
-def _table(block: list[ScoredSet | Dropped]) -> pa.Table:
-    sets = [row.candidates if isinstance(row, ScoredSet) else () for row in block]
-    values: dict[str, Any] = {
-        "id": [row.id for row in block],
-        "task": [row.query.task if isinstance(row, ScoredSet) else "" for row in block],
-        "encoder": [row.encoder if isinstance(row, ScoredSet) else "" for row in block],
-        "unreadable": [row.detail if isinstance(row, Dropped) else None for row in block],
-        "style": [[c.candidate.style for c in row] for row in sets],
-        "index": [[c.candidate.index for c in row] for row in sets],
-        **{name: [[getattr(c, name) for c in row] for row in sets] for name in _MARKS},
-        "excluded": [[c.excluded for c in row] for row in sets],
-    }
+def _table(rows: Iterable[ScoredSet | Dropped]) -> pa.Table:
+    """The columns of these rows, of which one at a time is in memory."""
+    values: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+    for row in rows:
+        candidates: tuple[ScoredCandidate, ...] = ()
+        task = encoder = ""
+        if isinstance(row, ScoredSet):
+            candidates, task, encoder = row.candidates, row.query.task, row.encoder
+        values["id"].append(row.id)
+        values["task"].append(task)
+        values["encoder"].append(encoder)
+        values["unreadable"].append(row.detail if isinstance(row, Dropped) else None)
+        values["style"].append([c.candidate.style for c in candidates])
+        values["index"].append([c.candidate.index for c in candidates])
+        values["excluded"].append([c.excluded for c in candidates])
+        for name in _MARKS:
+            values[name].append([getattr(c, name) for c in candidates])
     return pa.table([_array(values[f.name], f.type) for f in _SCHEMA], schema=_SCHEMA)
 
 
@@ -174,20 +179,26 @@ def _columns(table: pa.Table) -> Columns:
         task=_words(arrays["task"]),
         encoder=_words(arrays["encoder"]),
         unreadable=arrays["unreadable"].to_pylist(),
-        sizes=arrays["style"].value_lengths().to_numpy().astype(np.int64),
+        sizes=_filled(arrays["style"].value_lengths(), np.int32, 0).astype(np.int64),
         style=_words(arrays["style"].flatten()),
         excluded=_words(arrays["excluded"].flatten()),
-        **{name: arrays[name].flatten().to_numpy(zero_copy_only=False) for name in _MARKS},
+        **{name: _filled(arrays[name].flatten(), np.float64, np.nan) for name in _MARKS},
     )
 
 
 def _words(array: pa.DictionaryArray) -> Words:
-    codes = array.indices.fill_null(-1).to_numpy()
-    return Words(tuple(array.dictionary.to_pylist()), codes)
+    return Words(tuple(array.dictionary.to_pylist()), _filled(array.indices, np.int32, -1))
 
 
-@dataclass(frozen=True, slots=True)
-class RawRow:
+def _filled(array: pa.Array, kind: type[Any], missing: float) -> NDArray[Any]:
+    """The values, with `missing` for null. By hand: what pyarrow has for it imports pandas."""
+    if not len(array):
+        return np.zeros(0, dtype=kind)
+    values = np.frombuffer(array.buffers()[1], dtype=kind)[array.offset : array.offset + len(array)]
+    return np.where(np.from_dlpack(array.is_null().cast(pa.uint8())), missing, values).astype(kind, copy=False)
+
+
+class RawRow(NamedTuple):
     """A row as it lies in its shard: its number in the dataset and its line, empty where the file ends before it."""
 
     number: int
@@ -216,6 +227,5 @@ class RawRows:
             if wanted:
                 with (self.source.folder / name).open("rb", buffering=_BUFFER) as file:
                     lines = islice(file, wanted.start - first, None)
-                    for number in wanted:
-                        yield RawRow(number, next(lines, b""))
+                    yield from map(RawRow, wanted, chain(lines, repeat(b"")))
             first += rows

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from sicog.answers import final_answer
 from sicog.config import Config
 from sicog.curation.columns import Columns, RawRow, RawRows, all_columns, columns_of, read_columns
-from sicog.curation.self_consistency import draw, draw_rejected, hashed
+from sicog.curation.self_consistency import draw, hashed, lower_half
 from sicog.curation.threshold import PAPER_K, By, Threshold, read_threshold
 from sicog.curation.verdicts import KEPT, Reasons, Rule, Styles, Verdicts, verdicts
 from sicog.curation.words import folded
@@ -208,22 +208,17 @@ def _user(query: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, A
 def preference_pair(row: Mapping[str, Any], place: int, by: By, seed: int) -> dict[str, Any] | None:
     """The chosen candidate against one of the lower half, as the JSON of a `PreferencePair`; None when no lower one
     differs in text and answer."""
-    best, candidates = row["candidates"][place], [c for c in row["candidates"] if c["excluded"] is None]
-    chosen = next(i for i, c in enumerate(candidates) if c is best)
-    rejected = draw_rejected(
-        [(c[by], c["score"] or 0.0) for c in candidates],
-        chosen,
-        allowed=[c[by] < best[by] and _differs(row["query"], c, best) for c in candidates],
-        seed=seed,
-        key=row["id"],
-    )
-    if rejected is None:
+    query, best = row["query"], row["candidates"][place]
+    compared = [c for c in row["candidates"] if c["excluded"] is None]
+    lower = lower_half([(c[by], c["score"] or 0.0) for c in compared])
+    rivals = [c for i in lower if (c := compared[i])[by] < best[by] and _differs(query, c, best)]
+    if not rivals:
         return None
-    other = candidates[rejected]
+    other = rivals[draw(len(rivals), seed, "rejected", row["id"])]
     return {
         "id": row["id"],
-        "images": row["query"]["images"],
-        "prompt": [_user(row["query"], best["candidate"])],
+        "images": query["images"],
+        "prompt": [_user(query, best["candidate"])],
         "chosen": best["candidate"]["text"],
         "rejected": other["candidate"]["text"],
         "chosen_score": best[by],

@@ -91,27 +91,20 @@ def choose_each(
     return chosen_S
 
 
-def draw_rejected(
-    ranks: Sequence[Any], chosen: int, *, allowed: Sequence[bool] | None = None, seed: int, key: str
-) -> int | None:
-    """A candidate to set against the chosen one, drawn uniformly from the floor(N/2) lowest; None if there is none.
+def lower_half(ranks: Sequence[Any]) -> list[int]:
+    """The floor(N/2) lowest places, ascending; of equal ranks the last place is the lowest.
 
-    Only candidates ranked strictly below the chosen one are drawn: where all agree, no pair says anything (D-C15).
-    With embedding scores, itself included, two candidates always tie, so K = 2 gives no pairs.
-
-    allowed: which may be drawn (those whose text differs from the chosen one), all by default.
-    seed, key: the draw depends on these alone; the key is the row's id.
+    From these the rejected side of a preference pair is drawn, of those that rank strictly below the chosen one: where
+    all agree, no pair says anything (D-C15). With embedding scores, itself included, two candidates always tie, so
+    K = 2 gives no pairs.
     """
-    ascending = sorted(range(len(ranks)), key=lambda i: (ranks[i], -i))
-    lowest = ascending[: len(ranks) // 2]
-    pool = [i for i in lowest if ranks[i] < ranks[chosen] and (allowed is None or allowed[i])]
-    if len(pool) < 2:
-        return pool[0] if pool else None
-    return pool[draw(len(pool), seed, "rejected", key)]
+    return sorted(range(len(ranks) - 1, -1, -1), key=ranks.__getitem__)[: len(ranks) // 2]
 
 
 def draw(n: int, seed: int, *key: str) -> int:
     """A uniform integer in 0..n-1 that depends on the seed and the key alone."""
+    if n == 1:
+        return 0
     return hashed(seed, *key) % n  # a bias of n / 2^128
 
 

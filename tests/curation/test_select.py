@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import orjson
 import pytest
@@ -241,6 +242,14 @@ def test_pairs_at_any_number_of_candidates(make, k):
     assert all(p.margin == pytest.approx(p.chosen_score - p.rejected_score) for p in pairs)
     assert len(pairs) == (0 if k == 1 else 50)
     assert pairs == [pair for row in rows if (pair := pair_of(row, seed=3))]
+
+
+def test_rejected_comes_uniformly_from_the_lower_half_strictly_below(make):
+    scores = [0.9, 0.2, 0.8, 0.1, 0.7, 0.3]
+    rows = [make.scored_set(str(r), "captioning", [("dd", f"{s}", s, None) for s in scores]) for r in range(150)]
+    drawn = Counter(pair.rejected for row in rows if (pair := pair_of(row, seed=1)))
+    assert set(drawn) == {"0.2", "0.1", "0.3"} and min(drawn.values()) > 30
+    assert pair_of(make.scored_set("1", "captioning", [("dd", str(i), 0.9, None) for i in range(6)])) is None
 
 
 def test_a_pair_never_holds_the_same_text_or_the_same_answer(make):  # D-C15

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sicog.curation.self_consistency import choose_each, draw, draw_rejected, hashed, self_consistency, votes
+from sicog.curation.self_consistency import choose_each, draw, hashed, lower_half, self_consistency, votes
 
 
 def plain(embeddings: np.ndarray, include_self: bool = True) -> list[float]:
@@ -156,31 +155,11 @@ def test_the_choice_is_that_of_trying_every_candidate(sets):
     assert found.tolist() == tried
 
 
-def test_rejected_comes_uniformly_from_the_lower_half():
-    scores = [0.9, 0.2, 0.8, 0.1, 0.7, 0.3]
-    drawn = Counter(draw_rejected(scores, 0, seed=1, key=str(i)) for i in range(600))
-    assert set(drawn) == {1, 3, 5} and min(drawn.values()) > 150
-    assert draw_rejected(scores, 0, seed=1, key="a") == draw_rejected(scores, 0, seed=1, key="a")
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    scores=st.lists(st.sampled_from([0.1, 0.5, 0.5, 0.9]), min_size=1, max_size=8),
-    seed=st.integers(0, 99),
-    data=st.data(),
-)
-def test_rejected_is_allowed_and_strictly_below_the_chosen_one(scores, seed, data):
-    allowed = data.draw(st.lists(st.booleans(), min_size=len(scores), max_size=len(scores)))
-    chosen = choose(scores)
-    rejected = draw_rejected(scores, chosen, allowed=allowed, seed=seed, key="row")
-    if rejected is not None:
-        assert allowed[rejected] and scores[rejected] < scores[chosen]
-        assert sum(s < scores[rejected] for s in scores) < len(scores) // 2
-
-
-def test_where_all_agree_or_one_is_alone_nothing_is_rejected():
-    assert draw_rejected([0.9] * 6, 0, seed=0, key="x") is None
-    assert draw_rejected([0.9], 0, seed=0, key="x") is None
+@given(st.lists(st.sampled_from([0.1, 0.5, 0.9]), max_size=8))
+def test_the_lower_half_leaves_the_chosen_one_out(scores):
+    lower = lower_half(scores)
+    assert lower == sorted(range(len(scores)), key=lambda i: (scores[i], -i))[: len(scores) // 2]
+    assert not scores or choose(scores) not in lower
 
 
 def test_draws_depend_on_seed_and_key_alone():
