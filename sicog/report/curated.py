@@ -183,7 +183,17 @@ def level(candidate: ScoredCandidate, by: str, k: int) -> float | None:
     return None if share is None or k < 2 else stated(share, k)
 
 
-def stated(share: float, k: int) -> float:
+def level_of(marks: Mapping[str, Any]) -> float:
+    """The same of a kept example, by what `select` wrote in its `extra`; a score without K stands as it is, nan without
+    any."""
+    known = {n: v for n, v in marks.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    if "agreement" in known:
+        return _stated(known["agreement"])
+    share, k = known.get("score", known.get("vote", math.nan)), known.get("k", THRESHOLD_K)
+    return float(share) if math.isnan(share) or k < 2 else stated(share, k)
+
+
+def stated(share: float, k: float) -> float:
     """A score or vote among k candidates, itself included, as it would be among `THRESHOLD_K`; k above 1."""
     return _stated((k * share - 1) / (k - 1))
 

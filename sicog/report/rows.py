@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from sicog.records import Candidate, CandidateSet, Example, PreferencePair, ScoredCandidate, ScoredSet
-from sicog.report.curated import OPEN, SetMarks
+from sicog.report.curated import OPEN, SetMarks, level_of
 from sicog.report.truth import Truth
 from sicog.storage import read_records, shards
 
@@ -77,14 +77,13 @@ def of_example(name: str, row: Example) -> tuple[Facts, Text]:
     """A row to train on, with all its turns."""
     text = _question(name, row.source, row.id, row.images, "")
     text["turns"] = [[turn.role, turn.text] for turn in row.turns]
-    score = row.extra.get("score")
     if row.extra:
         text["extra"] = row.extra
     facts = Facts(
         *(row.id, name, row.source),
         style=str(row.extra["style"]) if row.extra.get("style") else None,
         image=row.images[0] if row.images else None,
-        value=float(score) if isinstance(score, (int, float)) else math.nan,
+        value=level_of(row.extra),
         words=sum(len(turn.text.split()) for turn in row.turns if turn.role == "assistant"),
     )
     return facts, text

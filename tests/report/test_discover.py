@@ -1,8 +1,11 @@
 """`sicog report DIR` of one step's folder, or of a run that no recipe made; and the times beside the page."""
 
+import base64
 import json
+import math
 import shutil
 import sqlite3
+import struct
 
 import pytest
 from report.fake_run import fake_run, page_data
@@ -14,6 +17,7 @@ from sicog.curation.thresholds import ThresholdsConfig, table
 from sicog.records import AnnotatedRow, Candidate, Example, Query, ScoredCandidate, ScoredSet
 from sicog.report import times
 from sicog.report.discover import report_run
+from sicog.report.rows import of_example
 from sicog.storage import read_json, read_records, write_dataset, write_json
 
 
@@ -145,6 +149,25 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
     assert [p.name for p in (tmp_path / "holiday").iterdir()] == ["photo.jpg"]
     done = CliRunner().invoke(cli.app, ["report", str(tmp_path / "empty"), "--out", str(tmp_path / "page")])
     assert done.exit_code == 0 and results(tmp_path / "page")["rows"] == 0
+
+
+def test_kept_examples_have_the_scores_that_thresholds_speak_of(run_dir, tmp_path):
+    """Five votes a row: among three candidates each would stand for another share."""
+    scored = {row.id: row for row in read_records(run_dir / "answers-scored", ScoredSet)}
+    write_dataset(tmp_path / "kept", read_records(run_dir / "answers-selected", Example))
+    data = page_data((report_run(tmp_path / "kept") / "report.html").read_text())
+    values = struct.unpack(
+        f"<{len(data['sample']['texts'])}f", base64.b64decode(data["sample"]["index"]["columns"]["value"])
+    )
+    for text, value in zip(data["sample"]["texts"], values, strict=True):
+        score = text["extra"]["score"]  # five candidates, itself included; no agreement was stored
+        assert value == pytest.approx((1 + 2 * (5 * score - 1) / 4) / 3, abs=1e-6) and text["id"] in scored
+    alone = Example(
+        id="a", turns=({"role": "user", "text": "What?"}, {"role": "assistant", "text": "A cup."}), extra={"score": 0.9}
+    )
+    assert of_example("x", alone)[0].value == 0.9
+    assert of_example("x", alone.model_copy(update={"extra": {"vote": 0.8, "k": 5}}))[0].value == pytest.approx(5 / 6)
+    assert math.isnan(of_example("x", alone.model_copy(update={"extra": {"score": "B+"}}))[0].value)
 
 
 @pytest.mark.parametrize("kind", ["of two", "of one"])
