@@ -359,9 +359,8 @@ class Finish:
         shutil.rmtree(out_dir / WORK)
         drops = f", {dropped.total()} dropped ({_listed(dropped)})" if dropped else ""
         fails = f", {failed.total()} failed ({_listed(failed)})" if failed else ""
-        Console(stderr=True).print(
-            f"  {self.step}: {self.n_rows} rows in, {counts['kept']} kept{drops}{fails}", highlight=False
-        )
+        told = f"  {self.step}: {self.n_rows} rows in, {counts['kept']} kept{drops}{fails}"
+        Console(stderr=True).print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _too_many(step: str, reasons: Counter[str], n_rows: int, limit: float, out_dir: Path) -> str:

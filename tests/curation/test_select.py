@@ -39,7 +39,7 @@ def reasoning_row(make, row_id="q", scores=(0.9, 0.5, 0.4), votes=(2 / 3, 2 / 3,
     return make.scored_set(row_id, "reasoning", [(*t, s, v) for t, s, v in zip(texts, scores, votes, strict=True)])
 
 
-def test_a_kept_example_holds_the_prompt_of_its_style_and_the_full_text(tmp_path, make):
+def test_a_kept_example_holds_the_prompt_of_its_style_and_the_full_text(tmp_path, make):  # D-C14, D-C22
     chain = make.cod("A red cup.")
     rows = [
         make.scored_set("1", "captioning", [("dd", "A cup.", 0.7, None), ("cod", chain, 0.95, None)], extra={"url": 3}),
