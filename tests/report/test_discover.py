@@ -95,6 +95,8 @@ def test_rows_that_cannot_be_chosen_from_say_why_before_they_are_selected(tmp_pa
     assert found["cuts"]["fixed"] == dropped == {"all_cut": 1, "parse_failure": 1, "too_few_candidates": 2}
     after = results(report_run(tmp_path / "selected"))["curation"]["selected"]
     assert after["cuts"]["fixed"] == dropped and after["cuts"]["rows"] == found["cuts"]["rows"] == 1
+    page = " ".join((tmp_path / "selected" / "report" / "report.html").read_text().split())
+    assert "scored rows were kept (20.0 %). Dropped whatever the threshold: all cut 1, " in page
 
 
 def test_a_selected_folder_finds_the_candidates_it_was_made_from(run_dir, tmp_path):
