@@ -13,10 +13,11 @@ BENCHMARKS := $(filter-out __init__ timing plain_resampler %gpu gpu% ,$(basename
 # pip finds local wheels through PIP_FIND_LINKS; uv wants the same folder under its own name.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help mini mini-parts bench test check lint docs wheel setup setup-dev eval-env test-eval
+.PHONY: help mini mini-parts lab bench test check lint docs wheel setup setup-dev eval-env test-eval
 
 help:
 	@echo "make mini          run the whole method on this machine (about 15 minutes; QUICK=1: a smoke run)"
+	@echo "make lab           ablations on the candidates of make mini, three seeds each (about two hours; see docs/lab.md)"
 	@echo "make test          run the tests"
 	@echo "make check         lint, types, shell checks, then the tests"
 	@echo "make docs          build the documentation as a site in build/site, without a warning"
@@ -31,6 +32,11 @@ mini: setup
 
 mini-parts: setup
 	$(BIN)/sicog mini-parts recipes/mini-parts.yaml $(if $(QUICK),$(SMALL_PARTS)) $(ARGS)
+
+# The lab reads what a finished mini run left; make mini makes it, or skips what is done.
+lab: setup
+	[ -d runs/mini/report ] || $(BIN)/sicog run recipes/mini.yaml
+	$(BIN)/sicog lab run recipes/lab/arms.yaml $(ARGS)
 
 bench: setup-dev
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --out runs/benchmarks/$$name.json $(ARGS); done

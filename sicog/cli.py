@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from sicog.config import Config, load_config
+from sicog.lab.commands import app as lab_app
 from sicog.verbs import VERBS, Verb
 
 # Threads of OpenMP that wait spin by default, and when another process has one of the cores, all wait for it: on two
@@ -300,6 +301,7 @@ def show_corruptions(
     show(image, out, seed=seed)
 
 
+app.add_typer(lab_app, name="lab")
 data_app = typer.Typer(help="Look at training data.", no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 
@@ -374,26 +376,6 @@ def merge_lora(
     from sicog.training.lora import merge_lora as merge
 
     merge(source, target, base=base)
-
-
-lab_app = typer.Typer(
-    help="Try another idea on a finished mini run.", no_args_is_help=True, pretty_exceptions_enable=False
-)
-app.add_typer(lab_app, name="lab")
-
-
-@lab_app.command("score")
-def lab_score(
-    scorers: Annotated[
-        list[Path] | None, typer.Argument(help="Python files with a function score(row, embed)", metavar="FILE")
-    ] = None,
-    run_dir: Annotated[Path, typer.Option("--run", help="a finished mini run")] = Path("runs/mini"),
-    out: Annotated[Path | None, typer.Option(help="write the figures as JSON to this file")] = None,
-) -> None:
-    """Hold scorers against each other: truth of their picks, AUROC, risk and coverage. The files' code is run."""
-    from sicog.lab.score import lab_score as score
-
-    score(run_dir, scorers or [], out)
 
 
 def _guarded(main: Callable[[], None]) -> None:

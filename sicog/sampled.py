@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from sicog.config import Config
+from sicog.data.images import resolve_image
 from sicog.evaluation.config import Style
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.kit_files import read_table
+from sicog.evaluation.names import tails
 from sicog.evaluation.samples import DIRECT, CurveConfig, EvalSamplesConfig, Select, eval_samples
 from sicog.evaluation.suite import Benchmark, check_table, chosen, load_suite
 from sicog.generation.sample import SampleConfig, StyleCount, sample
@@ -30,7 +33,8 @@ from sicog.tasks import SHORT_ANSWER, STEP_BY_STEP
 
 
 class SampledConfig(Config):
-    """checkpoints: the models, named by their folders. suite: its tables are asked, not the kit's own data sets.
+    """checkpoints: the models, named by their folders, and by those above where two are called the same.
+    suite: its tables are asked, not the kit's own data sets.
 
     samples: of every question, model and style; select: how one of them is chosen (see `EvalSamplesConfig`).
     """
@@ -52,10 +56,9 @@ class SampledConfig(Config):
     precision: Precision = "auto"
 
     @model_validator(mode="after")
-    def _names_differ(self) -> SampledConfig:
-        names = [path.resolve().name for path in self.checkpoints]
-        if repeated := next((n for n in names if names.count(n) > 1), None):
-            raise ValueError(f"two checkpoints are called {repeated!r}; lines are named by their folders: link one")
+    def _checkpoints_differ(self) -> SampledConfig:
+        if repeated := next((path for path in self.checkpoints if self.checkpoints.count(path) > 1), None):
+            raise ValueError(f"the checkpoint {repeated} is given twice")
         return self
 
 
@@ -74,8 +77,7 @@ def _one(config: SampledConfig, benchmark: Benchmark) -> Path:
     folder = config.out_dir / benchmark.data_name
     _write_questions(benchmark, folder)
     curves = []
-    for checkpoint in config.checkpoints:
-        name = checkpoint.resolve().name
+    for checkpoint, name in zip(config.checkpoints, tails(config.checkpoints), strict=True):
         runs = {kind: _sampled(config, benchmark, folder, checkpoint, kind) for kind in ("samples", "greedy")}
         for style in config.styles:
             curves.append(CurveConfig(model=name, style=style, runs=(runs["samples"],), greedy=runs["greedy"]))
@@ -128,13 +130,20 @@ def _write_questions(benchmark: Benchmark, folder: Path) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     queries = []
     for number, row in enumerate(read_table(benchmark.table)):
-        try:
-            picture = base64.b64decode(row["image"], validate=True)
-        except (KeyError, binascii.Error):
-            raise ValueError(f"{benchmark.table}, index {row['index']}: samples need one image in base64") from None
-        (folder / "images" / f"{number}.png").write_bytes(picture)
+        # One name whatever the picture's kind: what opens it goes by its content.
+        (folder / "images" / f"{number}.png").write_bytes(_picture(row, benchmark.table))
         form = FORMS[benchmark.form]
         # What stands before the form's own sentence: the question with its hint and its options.
         question = form.prompt(row, DIRECT).removesuffix(form.template.rpartition("}")[2]).strip()
         queries.append(Query(id=row["index"], task="reasoning", images=(f"images/{number}.png",), question=question))
     write_dataset(folder / "questions", queries)
+
+
+def _picture(row: Mapping[str, Any], table: Path) -> bytes:
+    """The bytes of a row's one image, which is in the table or named by path. Raises `ValueError` naming the row."""
+    if not (cell := str(row.get("image") or "").strip()):
+        return resolve_image(table.parent, str(row["image_path"]).strip()).read_bytes()
+    try:
+        return base64.b64decode(cell, validate=True)
+    except binascii.Error:
+        raise ValueError(f"{table}, index {row['index']}: samples need one image, in base64 or by path") from None

@@ -157,6 +157,12 @@ VERBS: Mapping[str, Verb] = {
             "sicog.mini.evaluate:mini_eval",
         ),
         Verb(
+            "lab-pick",
+            "The picks of a scorer as rows to train on, as many as another selection keeps.",
+            "sicog.lab.pick:PickConfig",
+            "sicog.lab.pick:pick",
+        ),
+        Verb(
             "alarms",
             "Stop a round that keeps too little or repeats itself, before a model is trained on it.",
             "sicog.runs.alarms:AlarmsConfig",

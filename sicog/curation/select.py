@@ -24,10 +24,10 @@ from sicog.config import Config
 from sicog.curation.columns import Columns, RawRow, RawRows, all_columns, columns_of, read_columns
 from sicog.curation.self_consistency import draw, hashed, lower_half
 from sicog.curation.threshold import PAPER_K, By, Threshold, read_threshold
-from sicog.curation.verdicts import KEPT, Reasons, Rule, Verdicts, verdicts
+from sicog.curation.verdicts import KEPT, Reasons, Rule, Styles, Verdicts, verdicts
 from sicog.pipeline import UNREADABLE, FolderSource, Line, Outcome, run_stage
 from sicog.records import Dropped, PreferencePair, ScoredSet
-from sicog.storage import count_rows, read_records
+from sicog.storage import count_rows, read_records, shards
 from sicog.tasks import TASKS
 
 PAIRS = "pairs"
@@ -58,7 +58,7 @@ class SelectConfig(Config):
     threshold_file: Path | None = None
     threshold_k: int = Field(default=PAPER_K, ge=2)
     min_candidates: int = Field(default=3, ge=2)
-    styles: tuple[str, ...] | None = Field(default=None, min_length=1)
+    styles: Styles | None = None
     exclude: tuple[Path, ...] = ()
     choose: Literal["best", "random"] = "best"
     keep_rows_of: Path | None = None
@@ -71,7 +71,10 @@ class SelectConfig(Config):
     def _one_rule_for_keeping(self) -> SelectConfig:
         cuts = [self.threshold is not None, self.threshold_file is not None]
         if self.choose == "best" and (sum(cuts) != 1 or self.keep_rows_of):
-            raise ValueError("choose: best needs either threshold or threshold_file, and no keep_rows_of")
+            raise ValueError(
+                "choose: best needs either threshold or threshold_file (threshold=null takes a config's away), and no "
+                "keep_rows_of"
+            )
         if self.choose == "random" and any(cuts):
             raise ValueError("choose: random takes no threshold; keep_rows_of says how many rows it keeps")
         return self
@@ -80,10 +83,16 @@ class SelectConfig(Config):
         """What keeps a row. Raises `ValueError` when the threshold file is not for this config."""
         cut = None
         if self.threshold_file is not None:
-            cut = read_threshold(self.threshold_file, self.by)
+            cut = read_threshold(self.threshold_file, self.by, self.styles, self.min_candidates)
         elif self.threshold is not None:
             cut = Threshold(self.threshold, self.threshold_k)
         return Rule(self.by, cut, self.styles, self.min_candidates)
+
+    def check(self) -> None:
+        """Raises `ValueError` when the threshold file or what to exclude is not there, before there is any input."""
+        self.rule()
+        for folder in self.exclude:
+            shards(folder)
 
 
 def select(config: SelectConfig) -> Path:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from sicog.config import Config
 from sicog.curation.columns import all_columns, columns_of
 from sicog.curation.threshold import PAPER_K, By, stated
-from sicog.curation.verdicts import Rule, verdicts
+from sicog.curation.verdicts import Rule, Styles, verdicts
 from sicog.provenance import digest_file, write_run_json
 from sicog.records import Query, ScoredSet
 from sicog.storage import MANIFEST, count_rows, read_records, write_json
@@ -35,7 +35,7 @@ class SweepConfig(Config):
     input: Path
     out_dir: Path
     by: By = "score"
-    styles: tuple[str, ...] | None = Field(default=None, min_length=1)
+    styles: Styles | None = None
     min_candidates: int = Field(default=3, ge=2)
     threshold_k: int = Field(default=PAPER_K, ge=2)
     keep_share: tuple[float, float] = (0.3, 0.7)

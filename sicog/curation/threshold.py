@@ -8,6 +8,8 @@ for similarity: a share of 2/3 among 3 is an agreement of 0.5, half of the other
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +34,25 @@ def stated(agreement: Any, k: int) -> Any:
     return np.round((1 + (k - 1) * agreement) / k, DECIMALS + 3)  # digits enough for the way back
 
 
+def agreement_in(marks: Mapping[str, Any]) -> float | None:
+    """How far a row's candidate agrees with the others, by what `select` wrote of it in `extra`; None where that says
+    nothing: not scored, or alone.
+
+    The agreement itself; without it the score, then the vote, among `k` candidates (`PAPER_K` where that is not told).
+    """
+    agreement, score, vote, k = (_number(marks.get(name)) for name in ("agreement", "score", "vote", "k"))
+    share, k = vote if score is None else score, PAPER_K if k is None else k
+    if agreement is not None or share is None or k < 2:
+        return agreement
+    return float(agreement_of(share, k))
+
+
+def _number(value: Any) -> float | None:
+    """Users' rows may hold anything under these names."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None
+
+
 @dataclass(frozen=True)
 class Threshold:
     """A cut, the number of candidates it is stated for, and what it was found for (None: it holds for anything)."""
@@ -54,13 +75,15 @@ class Threshold:
             raise ValueError(f"row {row_id} was scored by {encoder}, but the threshold was found for {self.encoder}")
 
 
-def read_threshold(path: Path, by: By) -> Threshold:
-    """The threshold in a file that the sweep wrote, which must be for the same `by`."""
+def read_threshold(path: Path, by: By, styles: Sequence[str] | None, min_candidates: int) -> Threshold:
+    """The threshold in a file that the sweep wrote, which must have chosen candidates in the same way."""
     found = read_json(path)
     if not isinstance(found, dict) or not isinstance(found.get("threshold"), (int, float)):
         raise ValueError(f"threshold_file: {path} holds no number under 'threshold'")
-    if found.get("by", by) != by:
-        raise ValueError(f"threshold_file: {path} is for by: {found['by']}, the config has {by}")
+    here = {"by": by, "styles": list(styles) if styles else None, "min_candidates": min_candidates}
+    for name, value in here.items():
+        if found.get(name, value) != value:
+            raise ValueError(f"threshold_file: {path} is for {name}: {found[name]}, the config has {value}")
     if not isinstance(k := found.get("threshold_k", PAPER_K), int) or k < 2:
         raise ValueError(f"threshold_file: {path}: threshold_k is {k!r}, not a number of candidates above 1")
     return Threshold(float(found["threshold"]), k, found.get("task"), found.get("encoder"))

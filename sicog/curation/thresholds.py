@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ from rich.table import Table
 from sicog.config import Config
 from sicog.curation.columns import all_columns, columns_of
 from sicog.curation.select import excluded
-from sicog.curation.threshold import PAPER_K, By, agreement_of
-from sicog.curation.verdicts import KEPT, Rule, verdicts
+from sicog.curation.threshold import PAPER_K, By, agreement_of, stated
+from sicog.curation.verdicts import KEPT, Rule, Styles, verdicts
 from sicog.storage import write_json
 
 CUTS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
@@ -35,10 +35,10 @@ class ThresholdsConfig(Config):
 
     input: Path
     by: By = "score"
-    cuts: tuple[float, ...] = Field(default=CUTS, min_length=1)
+    cuts: tuple[Annotated[float, Field(ge=-1, le=1)], ...] = Field(default=CUTS, min_length=1)
     threshold_k: int = Field(default=PAPER_K, ge=2)
     min_candidates: int = Field(default=3, ge=2)
-    styles: tuple[str, ...] | None = Field(default=None, min_length=1)
+    styles: Styles | None = None
     exclude: tuple[Path, ...] = ()
     out: Path | None = None
 
@@ -47,7 +47,8 @@ def thresholds(config: ThresholdsConfig) -> dict[str, Any]:
     """Print the table, write it to `out`, and return it.
 
     Per cut: rows_kept, share_kept (of all rows), the mean `by` and mean agreement of the chosen candidates, and the
-    share of each style among them; None where no row is kept. `dropped`: rows that no threshold keeps, by reason.
+    share of each style among them; None where no row is kept. The mean `by` is stated for `threshold_k` candidates, as
+    the cuts are. `dropped`: rows that no threshold keeps, by reason.
     """
     found = table(config)
     _show(found, config)
@@ -67,8 +68,7 @@ def table(config: ThresholdsConfig) -> dict[str, Any]:
         kept_R = np.array([reason == KEPT for reason in found.reasons], dtype=bool)
         places = (np.cumsum(part.sizes) - part.sizes + found.chosen)[kept_R]
         numbers = np.array([styles.setdefault(name, len(styles)) for name in part.style.names], dtype=np.int64)
-        values = (part.score if config.by == "score" else part.vote)[places]
-        parts.append((found.agreement[kept_R], values, numbers[part.style.codes[places]]))
+        parts.append((found.agreement[kept_R], numbers[part.style.codes[places]]))
     if not n_rows:
         raise ValueError(f"{config.input} holds no rows")
     return {
@@ -84,10 +84,10 @@ def table(config: ThresholdsConfig) -> dict[str, Any]:
 def _cuts(
     config: ThresholdsConfig, n_rows: int, parts: Sequence[tuple[NDArray[Any], ...]], styles: Sequence[str]
 ) -> list[dict[str, Any]]:
-    agreement, value, style = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    agreement, style = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     order = np.argsort(agreement, kind="stable")
-    agreement, value, style = agreement[order], value[order], style[order]
-    lines = []
+    agreement, style, lines = agreement[order], style[order], []
+    value = stated(agreement, config.threshold_k)
     for cut in sorted(config.cuts):
         first = int(np.searchsorted(agreement, agreement_of(cut, config.threshold_k), side="left"))
         kept = len(agreement) - first
@@ -113,7 +113,7 @@ def _show(found: dict[str, Any], config: ThresholdsConfig) -> None:
         f"threshold at {config.threshold_k}",
         "rows kept",
         "share",
-        f"mean {config.by}",
+        f"mean {config.by} at {config.threshold_k}",
         "mean agreement",
         *styles,
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
 
 from sicog.curation.columns import EXCLUDED, Columns
 from sicog.curation.self_consistency import choose_each
@@ -21,6 +23,16 @@ ALL_CUT = "all_cut"
 PARSE_FAILURE = "parse_failure"
 NO_CANDIDATE = "no_candidate"
 Reasons = Mapping[str, tuple[str, str]]  # row id -> reason, detail
+
+
+def _known(styles: tuple[str, ...]) -> tuple[str, ...]:
+    known = list(dict.fromkeys(style for task in TASKS.values() for style in task.styles))
+    if unknown := [style for style in styles if style not in known]:
+        raise ValueError(f"unknown style {unknown[0]!r}; known: {', '.join(known)}")
+    return styles
+
+
+Styles = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_known)]  # that may be chosen
 
 
 @dataclass(frozen=True)

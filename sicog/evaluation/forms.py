@@ -46,12 +46,11 @@ class Form:
         question = bare_question(str(row["question"]))
         if not _is_empty(hint := row.get("hint")):
             question = f"{hint}\n{question}"
-        given = {letter: row.get(letter) for letter in ascii_uppercase}
-        options = [f"{letter}. {text}" for letter, text in given.items() if not _is_empty(text)]
+        options = listed_options(row)
         if self.name == "choice" and not options:
             raise ValueError(f"row {row.get('index')}: a question of form 'choice' needs options in columns A, B, ...")
         template = self.template if style == "direct" else self.cot
-        return template.replace("{options}", "\n".join(options)).replace("{question}", question)
+        return template.replace("{options}", options).replace("{question}", question)
 
 
 def _word(name: str, max_new_tokens: int) -> Form:
@@ -74,6 +73,12 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         )
     }
 )
+
+
+def listed_options(row: Mapping[str, Any]) -> str:
+    """The options of a row, each on a line under its letter; empty where it has none."""
+    given = {letter: row.get(letter) for letter in ascii_uppercase}
+    return "\n".join(f"{letter}. {text}" for letter, text in given.items() if not _is_empty(text))
 
 
 def final_answer(text: str, style: Style) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sicog.evaluation.families import FAMILIES, Question
+from sicog.evaluation.names import tails
 from sicog.evaluation.suite import Suite
 from sicog.evaluation.work_folder import MODEL, SCORES
 from sicog.storage import read_json
@@ -38,11 +39,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """One model and its benchmarks, by name."""
+    """One model and its benchmarks, by name. checkpoint: where it lay, empty for a folder of the kit's own."""
 
     name: str
     folder: Path
     results: Mapping[str, Result]
+    checkpoint: Path = Path()
 
 
 def find_runs(folders: list[Path], suite: Suite | None) -> list[Run]:
@@ -57,11 +59,19 @@ def find_runs(folders: list[Path], suite: Suite | None) -> list[Run]:
         if theirs and suite is None:
             raise ValueError(f"{theirs[0]} was written by the kit alone: --suite must say what its data sets are")
         found |= {p.parent: _read_theirs(p, suite) for p in theirs if suite}
-    runs = list(found.values())
+    runs = _told_apart(list(found.values()))
     for run in runs:
         if same := [r for r in runs if r.name == run.name and r is not run]:
             raise ValueError(f"{run.folder} and {same[0].folder} are both called {run.name!r}; give each name=...")
     return runs
+
+
+def _told_apart(runs: list[Run]) -> list[Run]:
+    """Runs that are called by their checkpoint's folder alone, by more of its path where two are called the same."""
+    names = [run.name for run in runs]
+    places = [i for i, run in enumerate(runs) if names.count(run.name) > 1 and run.checkpoint.name == run.name]
+    renamed = dict(zip(places, tails([runs[i].checkpoint for i in places]), strict=True))
+    return [replace(run, name=renamed.get(i, run.name)) for i, run in enumerate(runs)]
 
 
 def _read_ours(file: Path) -> Run:
@@ -75,7 +85,7 @@ def _read_ours(file: Path) -> Run:
         made = {"judge": judge, "limit": score["limit"], "kit": score["kit"]["version"] or score["kit"]["commit"]}
         made |= {key: scores["generation"][key] for key in ("style", "temperature")}
         results[name] = Result(name, score["family"], score["value"], score["reason"], rows, score["paper"], made)
-    return Run(scores["name"], file.parent, results)
+    return Run(scores["name"], file.parent, results, Path(scores["checkpoint"]["path"]))
 
 
 def _read_theirs(file: Path, suite: Suite) -> Run:

@@ -16,9 +16,10 @@ import numpy as np
 from pydantic import Field, model_validator
 from rich.console import Console
 
+from sicog.answers import final_answer as chosen_answer
 from sicog.chains import ChainError
 from sicog.config import Config
-from sicog.evaluation.forms import Style
+from sicog.evaluation.forms import Style, listed_options
 from sicog.evaluation.kit_files import read_table
 from sicog.evaluation.picture import draw
 from sicog.evaluation.scorers import accepted_answers, score_answer
@@ -46,7 +47,8 @@ class CurveConfig(Config):
 class EvalSamplesConfig(Config):
     """curves: the lines. answers: a TSV with index, answer, and where known category and group (what rows share).
 
-    form: how answers are scored: short (exact), document, chart, ocr, as in a suite; choice and yes_no are exact too.
+    form: how answers are scored: short (exact), document, chart, ocr, as in a suite; yes_no is exact too, and so is the
+        letter of choice, whose options stand in columns A, B, ...
     select: how one of K samples is chosen (greedy: the run at temperature 0; oracle: any is right, pass@K).
     ks: numbers of samples; by default powers of two up to all. subsets: drawn for each K below that.
     """
@@ -79,7 +81,7 @@ def eval_samples(config: EvalSamplesConfig) -> Path:
     write_run_json(config.out_dir, step="eval-samples", config=config, inputs=inputs)
     if (config.out_dir / MANIFEST).is_file():
         found = read_json(config.out_dir / "curves.json")
-        _say(found["points"], found["probe"], config.out_dir)
+        _say(found, config.out_dir)
         return config.out_dir
     truth = _truth(config.answers)
     lines = {(c.model, c.style): _sampled(c.runs, c.style, config.form, truth) for c in config.curves}
@@ -87,13 +89,14 @@ def eval_samples(config: EvalSamplesConfig) -> Path:
     points = [point for c in config.curves for point in _curve(config, c, lines[c.model, c.style], truth, ks)]
     models = list(dict.fromkeys(c.model for c in config.curves))
     probe = [_probe(model, lines, ks) for model in models if {(model, THINKING), (model, DIRECT)} <= lines.keys()]
-    found = {"ks": ks, "questions": len(truth), "points": points, "probe": probe}
+    unread = [{"model": model, "style": style, "share": _unread(line)} for (model, style), line in lines.items()]
+    found = {"ks": ks, "questions": len(truth), "points": points, "unread": unread, "probe": probe}
     write_json(config.out_dir / "curves.json", found)
     write_bytes(config.out_dir / "curves.csv", _csv(points))
     write_bytes(config.out_dir / "curves.svg", draw(points, probe, title=config.title).encode())
     files = {name: digest_file(config.out_dir / name) for name in ("curves.json", "curves.csv", "curves.svg")}
     write_json(config.out_dir / MANIFEST, {"step": "eval-samples", "rows": len(truth), "files": files})
-    _say(points, probe, config.out_dir)
+    _say(found, config.out_dir)
     return config.out_dir
 
 
@@ -125,13 +128,23 @@ def _sampled(folders: Sequence[Path], style: str, form: str, truth: Mapping[str,
 
 def _one(row_id: str, candidates: Sequence[Candidate], form: str, row: Mapping[str, Any]) -> Sampled:
     answers = tuple(_answer(c) for c in candidates)
+    if form == "choice":  # `B`, `B. blue` and `blue` are one answer, as the kit has it
+        options = listed_options(row)
+        answers = tuple(None if a is None else chosen_answer(a, options) for a in answers)
     accepted = accepted_answers(row["answer"])
     scorer = "short" if form in ("choice", "yes_no") else form
     scores = tuple(0.0 if a is None else score_answer(scorer, a, accepted) for a in answers)
     return Sampled(row_id, answers, scores, str(row.get("group") or row_id), str(row.get("category") or ""))
 
 
+def _unread(line: Sequence[Sampled]) -> float:
+    """Percent of samples without an answer."""
+    answers = [a for s in line for a in s.answers]
+    return round(100 * sum(a is None for a in answers) / len(answers), 4)
+
+
 def _answer(candidate: Candidate) -> str | None:
+    """What is compared; None of a sample that was cut off, or is not in the steps of its style."""
     if candidate.finish_reason == "length":
         return None
     if candidate.style not in REASONING.styles:
@@ -205,14 +218,24 @@ def _csv(points: Sequence[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _say(points: Sequence[Mapping[str, Any]], probe: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    console = Console(stderr=True)
+def _say(found: Mapping[str, Any], folder: Path) -> None:
+    console, points, probe = Console(stderr=True), found["points"], found["probe"]
     largest = max(p["k"] for p in points)
     for p in points:
         if p["k"] == largest or p["select"] == "greedy":
             limits = f"{p['value']:.1f} [{p['low']:.1f}, {p['high']:.1f}] %"
             console.print(
                 f"  {p['model']}, {p['style']}, {p['select']} of {p['k']}: {limits}", highlight=False, markup=False
+            )
+    for one in found["unread"]:
+        if one["share"]:
+            console.print(
+                f"  {one['model']}, {one['style']}: {one['share']:.1f} % of the samples are cut off or not in the "
+                f"steps of their style, and count as wrong",
+                style="yellow",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
     for one in probe:
         last = one["gap"][-1]

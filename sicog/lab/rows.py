@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from sicog.mini.steps import truth_of
 from sicog.mini.truth import SceneTruth
 from sicog.provenance import RUN
-from sicog.records import Candidate, Query, ScoredSet
+from sicog.records import Candidate, Example, Query, ScoredSet
 from sicog.runs.states import read_plan
-from sicog.storage import read_json, read_records
+from sicog.storage import count_rows, read_json, read_records
+from sicog.tasks import CAPTIONING, REASONING
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class LabRow:
     """One query with its K candidates that can be chosen.
 
     texts: what curation compares of each: a caption's description, the answer a chain comes to.
-    truths: in [0, 1], the F1 of a caption's objects, 1 or 0 for an answer. A scorer is not shown them.
-    image: rows of one image are not independent of each other.
+    truths: in [0, 1], the F1 of a caption's objects, 1 or 0 for an answer. A scorer must not look at them; where its
+    picks are trained on they are not there.
+    image: rows of one image are not independent of each other. places: of the candidates in the stored row.
     """
 
     query: Query
@@ -30,6 +33,17 @@ class LabRow:
     texts: tuple[str, ...]
     truths: tuple[float, ...]
     image: str
+    places: tuple[int, ...] = ()
+
+    def of(self, chosen: Sequence[int]) -> LabRow:
+        """The same row with these of its candidates alone."""
+        return replace(
+            self,
+            candidates=tuple(self.candidates[i] for i in chosen),
+            texts=tuple(self.texts[i] for i in chosen),
+            truths=tuple(self.truths[i] for i in chosen) if self.truths else (),
+            places=tuple(self.places[i] for i in chosen) if self.places else (),
+        )
 
 
 @dataclass(frozen=True)
@@ -44,12 +58,34 @@ class LabTask:
 
 def read_tasks(run_dir: Path) -> list[LabTask]:
     """The tasks of a mini run. Raises `ValueError` when the run has no scored candidates or no truth yet."""
-    reports = [step["config"] for step in read_plan(run_dir) if step["verb"] == "report"]
+    report = _report(run_dir)
+    truth = truth_of(_scenes(Path(report["truth"])))
+    folders = {name: report[name]["scored"] for name in ("captions", "reasoning") if report[name]}
+    return [_read_task(name, Path(folder), truth) for name, folder in folders.items()]
+
+
+def truth_of_examples(run_dir: Path, examples: Iterable[Example]) -> dict[str, float]:
+    """How true rows are that were made of a mini run's candidates: the mean by task; other rows are left out.
+
+    Raises as `read_tasks`.
+    """
+    scenes = _scenes(Path(_report(run_dir)["truth"]))
+    truth, questions = truth_of(scenes), {q.id: q.question for scene in scenes.values() for q in scene.questions}
+    found: dict[str, list[float]] = {}
+    for row in examples:
+        style = row.extra.get("style")
+        task = next((task for task in (CAPTIONING, REASONING) if style in task.styles), None)
+        if task is not None:
+            query = Query(id=row.id, task=task.name, question=questions.get(row.id, ""))
+            found.setdefault(task.name, []).append(truth(query, task.compared(row.turns[-1].text, str(style))))
+    return {task: sum(values) / len(values) for task, values in sorted(found.items())}
+
+
+def _report(run_dir: Path) -> dict[str, Any]:
+    reports: list[dict[str, Any]] = [step["config"] for step in read_plan(run_dir) if step["verb"] == "report"]
     if not reports or not reports[-1]["truth"]:
         raise ValueError(f"{run_dir} is no run of the mini world: its recipe has no report with a truth; run make mini")
-    truth = truth_of(_scenes(Path(reports[-1]["truth"])))
-    folders = {name: reports[-1][name]["scored"] for name in ("captions", "reasoning") if reports[-1][name]}
-    return [_read_task(name, Path(folder), truth) for name, folder in folders.items()]
+    return reports[-1]
 
 
 def _scenes(path: Path) -> dict[str, SceneTruth]:
@@ -60,25 +96,34 @@ def _scenes(path: Path) -> dict[str, SceneTruth]:
 
 
 def _read_task(name: str, folder: Path, truth: Callable[[Query, str], float]) -> LabTask:
-    rows, without_choice = [], 0
+    rows = read_rows(folder, truth)
+    return LabTask(name, folder, tuple(rows), count_rows(folder) - len(rows))
+
+
+def read_rows(folder: Path, truth: Callable[[Query, str], float] | None) -> list[LabRow]:
+    """The scored rows with a choice, in order, without truths where none are given.
+
+    Raises `ValueError` when there is no such row.
+    """
+    rows = []
     for row in read_records(folder, ScoredSet):
-        usable = [c for c in row.candidates if c.compared is not None]
+        usable = [(place, c) for place, c in enumerate(row.candidates) if c.compared is not None]
         if len(usable) < 2:
-            without_choice += 1
             continue
-        texts = tuple(c.compared or "" for c in usable)
+        texts = tuple(c.compared or "" for _, c in usable)
         rows.append(
             LabRow(
                 row.query,
-                tuple(c.candidate for c in usable),
+                tuple(c.candidate for _, c in usable),
                 texts,
-                tuple(truth(row.query, text) for text in texts),
+                tuple(truth(row.query, text) for text in texts) if truth else (),
                 row.query.images[0] if row.query.images else row.id,
+                tuple(place for place, _ in usable),
             )
         )
     if not rows:
         raise ValueError(f"{folder} holds no row with two candidates to choose from")
-    return LabTask(name, folder, tuple(rows), without_choice)
+    return rows
 
 
 def encoder_of(task: LabTask) -> dict[str, object] | None:

@@ -23,13 +23,15 @@ from sicog.lab.measure import Worth, worth
 from sicog.lab.rows import LabRow, LabTask, encoder_of, read_tasks
 from sicog.lab.scorers import SCORERS, Embed, Scorer, load_scorer
 from sicog.mini.intervals import Interval
-from sicog.storage import write_json
+from sicog.storage import write_bytes, write_json
 
-RESULTS = "lab.json"
+_FIGURES = ("truth", "over_random", "truest", "auroc")
 
 
 def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> dict[str, dict[str, Worth]]:
-    """Try the shipped scorers and those of `files` on a run; prints a table a task, writes it to `out` as JSON.
+    """Try the shipped scorers and those of `files` on a run; prints a table a task.
+
+    `out` is written as JSON, and as Markdown beside it.
 
     Returns the worth of each scorer by task and scorer. A file's scorer has the file's name.
     """
@@ -50,8 +52,21 @@ def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> 
         }
         _show(task, found[task.name])
     if out is not None:
-        write_json(out, {task: {name: _plain(w) for name, w in by.items()} for task, by in found.items()})
+        plain = {task: {name: _plain(w) for name, w in by.items()} for task, by in found.items()}
+        write_json(out, plain)
+        write_bytes(out.with_suffix(".md"), markdown(plain).encode())
     return found
+
+
+def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The figures that `lab_score` writes as one Markdown table; the best scorer of each task first."""
+    head = ["task", "scorer", "truth of picks", "over random", "truest picked", "AUROC", "AURC"]
+    lines = [head, ["---", "---", *["---:"] * 5]]
+    for task, by_scorer in found.items():
+        for name, w in sorted(by_scorer.items(), key=lambda item: -item[1]["truth"]["value"]):
+            figures = [_figure(Interval(**w[key]), "+" * (key == "over_random")) for key in _FIGURES]
+            lines.append([task, f"`{name}`", *figures, f"{w['aurc']:.3f}"])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def remembered(task: LabTask) -> Embed:

@@ -23,6 +23,7 @@ METHODS = {"score": "embeddings", "vote": "vote"}
 KEPT, DROPPED, OPEN = "kept", "dropped", "open"  # open: nothing has been selected yet
 LOW = "low_consistency"  # the one reason that another threshold undoes
 THRESHOLD_K = 3  # the number of candidates that thresholds are stated for
+FEWEST = 3  # candidates that could be compared: `select` drops rows with fewer, unless its config says otherwise
 
 
 class CuratedConfig(Config):
@@ -38,18 +39,21 @@ class Rule:
     """How `select` chose: ranked by `score` or `vote`, among these styles, from this value on.
 
     threshold: as stated for `THRESHOLD_K` candidates, as all values of the page are.
+    min_candidates: rows in which fewer could be compared are dropped whatever the threshold.
     """
 
     by: str = "score"
     styles: tuple[str, ...] | None = None
     threshold: float | None = None
+    min_candidates: int = FEWEST
 
 
 @dataclass(frozen=True, slots=True)
 class SetMarks:
     """One scored set, without its texts. `value` and `truth`: of the candidate chosen by each method.
 
-    state: kept, dropped or open; `reason` says why it was dropped.
+    state: kept, dropped or open; `reason` says why it was dropped, of an open one why `select` would drop it whatever
+    the threshold.
     picked: the place of the chosen candidate (of a dropped row, of the one that would have been), None without one.
     random: the mean truth over all candidates that may be chosen; truest: the highest; chance: the share of them that
     are as true as that. All are nan without ground truth.
@@ -92,16 +96,19 @@ class Curated:
 
 @dataclass(frozen=True)
 class Selected:
-    """What `select` made of the rows: style and index of the kept ones' candidates, reason and detail of the others."""
+    """What `select` made of the rows: which candidate of the kept ones, reason and detail of the others.
 
-    chosen: Mapping[str, tuple[str, int]]
+    A candidate is known by its style, index, seed and checkpoint: in pooled rounds no fewer of them tell one.
+    """
+
+    chosen: Mapping[str, tuple[Any, ...]]
     drops: Mapping[str, tuple[str, str]]
 
     @classmethod
     def read(cls, folder: Path) -> Selected:
         """Read the kept and the dropped rows; their texts are not kept in memory."""
         kept = read_records(folder, Example)
-        chosen = {e.id: (str(e.extra.get("style")), int(e.extra.get("index", -1))) for e in kept}
+        chosen = {e.id: tuple(e.extra.get(name) for name in ("style", "index", "seed", "checkpoint")) for e in kept}
         lines = read_lines(folder / "dropped.jsonl")
         return cls(chosen, {d["id"]: (d["reason"], d.get("detail") or "") for d in lines})
 
@@ -133,9 +140,9 @@ def read_curated(
 
 
 def _read_rule(config: CuratedConfig) -> Rule:
-    """The rule as `select` wrote it down; a threshold from a file is read there."""
+    """The rule as `select` wrote it down; a threshold from a file is read there. Before it, its defaults."""
     if not config.selected:
-        return Rule()
+        return Rule(_ranked_by(config.scored))
     used = read_json(config.selected / RUN).get("config", {})
     threshold, styles, k = used.get("threshold"), used.get("styles"), used.get("threshold_k", THRESHOLD_K)
     if threshold is None and config.threshold_file:
@@ -146,7 +153,17 @@ def _read_rule(config: CuratedConfig) -> Rule:
     if threshold is not None and k != THRESHOLD_K:
         threshold = stated(threshold, k)
     by = used.get("by", "score")
-    return Rule(by if by in METHODS else "score", tuple(styles) if styles else None, threshold)
+    fewest = used.get("min_candidates", FEWEST)
+    return Rule(by if by in METHODS else "score", tuple(styles) if styles else None, threshold, fewest)
+
+
+def _ranked_by(scored: Path) -> str:
+    """`score`, unless the answers of this folder were only counted."""
+    for row in read_records(scored, ScoredSet):
+        for candidate in row.candidates:
+            if candidate.compared is not None:
+                return "vote" if candidate.score is None and candidate.vote is not None else "score"
+    return "score"
 
 
 def level(candidate: ScoredCandidate, by: str, k: int) -> float | None:
@@ -180,19 +197,30 @@ def eligible(row: ScoredSet, rule: Rule) -> list[int]:
     return [
         i
         for i, c in enumerate(row.candidates)
-        if c.score is not None and (not rule.styles or c.candidate.style in rule.styles)
+        if c.compared is not None and (not rule.styles or c.candidate.style in rule.styles)
     ]
+
+
+def unusable(row: ScoredSet, rule: Rule) -> str | None:
+    """Why `select` drops a row whatever the threshold, or None; what it calls these reasons."""
+    k = compared(row)
+    if row.candidates and not k:
+        return "all_cut" if all(c.excluded == "cut" for c in row.candidates) else "parse_failure"
+    if k < rule.min_candidates:
+        return "too_few_candidates"
+    return None if eligible(row, rule) else "no_candidate"
 
 
 def _picked(row: ScoredSet, rule: Rule, selected: Selected | None) -> int | None:
     """The kept candidate; of a dropped row the one that `select` would have chosen, or None where none may be."""
     if not selected or row.id not in selected.chosen:
         return best(row, eligible(row, rule), rule.by)
-    for i, candidate in enumerate(row.candidates):
-        if (candidate.candidate.style, candidate.candidate.index) == selected.chosen[row.id]:
+    for i, candidate in enumerate(c.candidate for c in row.candidates):
+        own = (candidate.style, candidate.index, candidate.seed, candidate.checkpoint)
+        if all(known in (None, of) for known, of in zip(selected.chosen[row.id], own, strict=True)):
             return i
     raise ValueError(
-        f"row {row.id}: no candidate has the kept one's style and index, {selected.chosen[row.id]}; "
+        f"row {row.id}: no candidate has the kept one's style, index, seed and checkpoint, {selected.chosen[row.id]}; "
         f"give the scored folder that was the input of `select`"
     )
 
@@ -208,12 +236,14 @@ def _marks(row: ScoredSet, rule: Rule, selected: Selected | None, truth: Truth |
     places, of, k = eligible(row, rule), row.candidates, compared(row)
     picked = _picked(row, rule, selected)
     state = OPEN if selected is None else KEPT if row.id in selected.chosen else DROPPED
-    reason = selected.drops.get(row.id, ("not_selected", ""))[0] if selected and state == DROPPED else None
+    reason = None if selected else unusable(row, rule)
+    if selected and state == DROPPED:
+        reason = selected.drops.get(row.id, ("not_selected", ""))[0]
     image = row.query.images[0] if row.query.images else row.id
     if picked is None:
         return SetMarks(row.id, image, state, reason, None, None, {}, {})
     style = of[picked].candidate.style
-    methods = [m for m in METHODS if m == "score" or all(of[i].vote is not None for i in places)]
+    methods = [m for m in METHODS if m == rule.by or all(getattr(of[i], m) is not None for i in places)]
     winners = {m: picked if m == rule.by else best(row, places, m) for m in methods}
     values = {m: level(of[i], m, k) for m, i in winners.items() if i is not None}
     value = {m: math.nan if v is None else float(v) for m, v in values.items()}
@@ -250,8 +280,8 @@ def _cuts(task: Curated) -> dict[str, Any] | None:
     movable, fixed = [], Counter(task.unrankable)
     for s in task.sets:
         value = s.value[task.rule.by]
-        if s.state == DROPPED and s.reason != LOW:
-            fixed[str(s.reason)] += 1
+        if s.reason is not None and s.reason != LOW:
+            fixed[s.reason] += 1
         elif math.isnan(value):
             fixed["too_few_candidates"] += 1
         else:

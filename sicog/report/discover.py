@@ -35,7 +35,7 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
     planned = [step["config"] for step in plan if step["verb"] == "report"]
     if not planned:
         return _made_anew(_found(folder.resolve(), (out_dir or folder / REPORT).resolve()))
-    config = ReportConfig.model_validate(planned[-1])
+    config = _from_here(ReportConfig.model_validate(planned[-1]), folder)
     stale = _stale(folder, [step["name"] for step in plan])
     why = "it is not finished"
     if (config.out_dir / MANIFEST).is_file() and not stale and not out_dir:
@@ -47,6 +47,26 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
         Console(stderr=True).print(f"{escape(f'{folder}: {why}; what there is')}:", highlight=False, soft_wrap=True)
     so_far = _so_far(config, [config.steps_dir / name for name in stale])
     return _made_anew(so_far.model_copy(update={"out_dir": out_dir or config.steps_dir / SO_FAR}))
+
+
+def _from_here(config: ReportConfig, folder: Path) -> ReportConfig:
+    """The config of a run as its folder lies now: it may have been moved, or started from another folder than this."""
+    then, now = config.steps_dir, folder.resolve()
+    if then.resolve() == now:
+        return config
+    n_parts = len(then.parts)
+    started_in = now.parents[n_parts - 1] if not then.is_absolute() and now.parts[-n_parts:] == then.parts else None
+
+    def found(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: found(inner) for key, inner in value.items()}
+        if not isinstance(value, Path):
+            return value
+        if value.is_relative_to(then):
+            return folder / value.relative_to(then)
+        return started_in / value if started_in and not value.is_absolute() else value
+
+    return ReportConfig.model_validate(found(config.model_dump()))
 
 
 def _made_anew(config: ReportConfig) -> Path:
@@ -174,5 +194,8 @@ def _records(data: Sequence[Path], names: dict[Path, str]) -> tuple[dict[str, di
 def _threshold_file(selected: Path) -> dict[str, Path]:
     config = read_json(selected / RUN)
     given = config.get("config", {}).get("threshold_file")
-    found = [place for place in (Path(given), selected.parent / given) if place.is_file()] if given else []
+    if not given:
+        return {}
+    beside = selected.parent / Path(*Path(given).parts[-2:])  # for a run that was copied, or started elsewhere
+    found = [place for place in (Path(given), selected.parent / given, beside) if place.is_file()]
     return {"threshold_file": found[0]} if found else {}

@@ -3,14 +3,14 @@
 training     FLOP of a row as `sicog flops` counts them x rows;    hours = FLOP / (tflops x utilisation)
 sampling     prefill: FLOP of a forward pass of image and prompt, of every style;
              decoding: tokens / batch x (weights + keys and values of the batch) bytes / (bandwidth x decode_share)
-disk         of a training its weights, 2 bytes each under ZeRO, else 4, and as many checkpoints as it keeps while it
-             runs, with 12 bytes (else 8) more of a trained weight; of candidates 5 bytes a token
+disk         of a training its weights, 2 bytes each under ZeRO, else 4, and its checkpoints while it runs, which have
+             12 bytes (else 8) more of a trained weight; of candidates 5 bytes a token
 memory       of a device: weights, gradients, optimizer and the heaviest micro-batch; of sampling weights, keys, values
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,15 +30,25 @@ _PER_HOUR = 3600
 
 @dataclass(frozen=True)
 class Cost:
-    """tokens: all positions of a training, generated ones of sampling. hours: of one device. disk, memory: bytes, the
-    memory that of each device. per_row: what `tokens` are made of."""
+    """tokens: all positions of a training, generated ones of sampling. hours: of one device. disk: bytes at most while
+    it runs, left: those that it leaves. memory: bytes of each device. per_row: what `tokens` are made of."""
 
     tokens: float
     hours: float
     disk: float
+    left: float
     memory: float
     devices: int
     per_row: str
+
+
+def most_disk(costs: Sequence[Cost]) -> float:
+    """Bytes at most while these steps run one after another, each beside what those before it have left."""
+    left, most = 0.0, 0.0
+    for cost in costs:
+        most = max(most, left + cost.disk)
+        left += cost.left
+    return most
 
 
 class Shapes:
@@ -125,22 +135,25 @@ def _training(step: Step, rows: int, shapes: Shapes) -> Cost | None:
             model, heaviest(config, model), config.whole_parts, checkpointing=config.gradient_checkpointing
         ).values()
     )
+    left, checkpoints = _written_bytes(config, model, sharded=zero is not None)
     return Cost(
         tokens=passes * work.positions,
         hours=flops / (assume.tflops * 1e12 * assume.utilisation) / _PER_HOUR,
-        disk=_checkpoint_bytes(config, model, sharded=zero is not None),
+        disk=left + checkpoints,
+        left=left + checkpoints if config.keep_checkpoints else left,
         memory=kept.total + batch,
         devices=devices,
         per_row=f"{work.positions:,} positions a row ({work.image_tokens:,} of the image)",
     )
 
 
-def _checkpoint_bytes(config: TrainConfig, model: SicogConfig, *, sharded: bool) -> float:
+def _written_bytes(config: TrainConfig, model: SicogConfig, *, sharded: bool) -> tuple[float, float]:
+    """The trained model, and the checkpoints beside it while it is trained."""
     from sicog.model.flops import parameters, trained_parameters
 
     weights = sum(parameters(model).values()) * (2 if sharded else 4)
     states = trained_parameters(model, config.whole_parts) * (12 if sharded else 8)
-    return weights + config.save_total_limit * (weights + states)
+    return weights, config.save_total_limit * (weights + states)
 
 
 def _sampling(step: Step, rows: int, shapes: Shapes) -> Cost | None:
@@ -166,6 +179,7 @@ def _sampling(step: Step, rows: int, shapes: Shapes) -> Cost | None:
         tokens=tokens,
         hours=seconds / _PER_HOUR,
         disk=tokens * _BYTES_PER_TOKEN,
+        left=tokens * _BYTES_PER_TOKEN,
         memory=2 * sum(weights.values()) + cache,
         devices=_devices(step, shapes.recipe),
         per_row=f"{n} candidates of {answer} tokens a row",

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sicog.model.hub import find_model
 from sicog.recipe import Recipe, Step, load_recipe
-from sicog.runs.costs import Cost, Shapes, cost_of
+from sicog.runs.costs import Cost, Shapes, cost_of, most_disk
 from sicog.runs.counts import Counts
 from sicog.runs.states import is_done
 
@@ -68,7 +68,7 @@ def _steps(recipe: Recipe, steps: Sequence[Step], counts: Counts) -> Table:
         table.add_section()
         sums = [_large(sum(c.tokens for c in costs)), f"{sum(c.hours for c in costs):,.3g}", ""]
         most = f"{max(c.memory for c in costs) / 2**30:.1f}"
-        table.add_row("all that is computed", "", "", "", "", *sums, f"{sum(c.disk for c in costs) / 1e9:,.3g}", most)
+        table.add_row("all that is computed", "", "", "", "", *sums, f"{most_disk(costs) / 1e9:,.3g}", most)
     return table
 
 
@@ -85,7 +85,8 @@ def _notes(recipe: Recipe) -> list[str]:
         f"{a.prompt_tokens} and answers of {a.answer_tokens} tokens (assume.* changes what is assumed):",
         f"  training hours = FLOP / ({a.tflops:g} TFLOP/s x {a.utilisation:g}); decoding hours = bytes moved / "
         f"({a.bandwidth:g} TB/s x {a.decode_share:g}); not counted: encoders of scores, reading, waiting",
-        "  disk: weights and the checkpoints kept while training; memory: of one GPU, without buffers of communication",
+        "  disk: at most while the step runs, with checkpoints, which go when it is done; of all: beside what the "
+        "steps before have left. memory: of one GPU, without buffers of communication",
     ]
 
 

@@ -159,7 +159,7 @@ def pictures(tmp_path):
         picture(k).save(folder / f"{name}.png")
     picture(0).save(folder / "again.jpg", quality=80)
     chain = render(COD, ["a cup", "it is red", "it stands", "a wall", "A red cup stands by a wall. " + words(1)])
-    marks = {"style": "cod", "index": 1, "seed": 5, "checkpoint": "c0ffee", "agreement": 0.8, "k": 3}
+    marks = {"style": "cod", "index": 1, "seed": 5, "checkpoint": "c0ffee", "k": 3}
     captions = [
         row(
             f"c{k}",
@@ -167,11 +167,14 @@ def pictures(tmp_path):
             "Describe it.",
             chain.replace("wall", f"wall{k} " + words(k)),
             (80 + k) / 100,
+            agreement=round((3 * (80 + k) / 100 - 1) / 2, 6),
             **marks,
         )
         for k, name in enumerate("abcde")
     ]
-    near = captions[0].model_copy(update={"id": "near", "images": ("again.jpg",), "extra": {**marks, "score": 0.99}})
+    near = captions[0].model_copy(
+        update={"id": "near", "images": ("again.jpg",), "extra": {**marks, "score": 0.99, "agreement": 0.985}}
+    )
     gone = captions[1].model_copy(update={"id": "gone", "images": ("gone.png",)})
     write_dataset(tmp_path / "captions", [*captions, near, gone])
     questions = [
@@ -235,7 +238,7 @@ def test_provenance_tells_where_each_row_comes_from(pictures):
     assert one.model_dump() == {
         **{"id": "c2", "original_id": "c2", "source": "captions", "task": "captioning", "images": ("c.png",)},
         **{"sha256": (sha256,), "repetition": 0, "multi_turn": True, "style": "cod", "checkpoint": "c0ffee"},
-        **{"index": 1, "seed": 5, "score": 0.82, "agreement": 0.8, "vote": None, "margin": None, "k": 3},
+        **{"index": 1, "seed": 5, "score": 0.82, "agreement": 0.73, "vote": None, "margin": None, "k": 3},
     }
     text = next(o for o in found if o.id == "t")
     assert (text.sha256, text.images, text.score, text.task) == ((), (), None, None)
@@ -266,6 +269,20 @@ def test_the_share_of_conversations_is_drawn_by_id(tmp_path):
     kept = row("x", None, "Describe.", "Step 1: no chain", style="cod")
     assert conversation(kept) is None and qualifies(kept, None) and not qualifies(kept, 0.5)
     assert not qualifies(row("x", None, "Describe.", chain, style="dd"), None)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 9])
+def test_a_conversation_asks_for_the_agreement_of_a_threshold_at_any_number_of_candidates(k):  # D-C16
+    for agreement in (0.774999, 0.775, 0.83):  # min_score 0.85 means 0.775, as a threshold of 0.85 does
+        score = round((1 + (k - 1) * agreement) / k, 9)
+        kept = row("x", None, "Describe.", "", score, style="cod", k=k)
+        both = row("x", None, "Describe.", "", score, style="cod", k=k, agreement=agreement)
+        assert qualifies(kept, 0.85) is qualifies(both, 0.85) is (agreement >= 0.775)
+    alone = row("x", None, "Describe.", "", 1.0, style="cod", k=1, agreement=None)
+    assert qualifies(alone, None) and not qualifies(alone, 0.85)
+    assert not any(
+        qualifies(row("x", None, "Describe.", "", s, style="cod"), 0.85) for s in ("0.9", True, float("nan"))
+    )
 
 
 def test_llava_json_gives_the_same_examples(pictures):

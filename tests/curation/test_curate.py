@@ -59,8 +59,35 @@ def test_what_is_ranked_by_is_what_was_scored(tmp_path, make, scorer, by):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_selection_without_a_cut_fails_before_scoring(tmp_path, make):
-    config = load_config(CurateConfig, CONFIGS / "caption.yaml", overrides(tmp_path, make, "threshold=null"))
-    with pytest.raises(ValueError, match="threshold or threshold_file"):
-        curate(config)
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            ["threshold=null"],
+            "curate: config: choose: best needs either threshold or threshold_file [^\\n]*keep_rows_of$",
+        ),
+        (["threshold_file=gone.json"], "threshold=null takes a config's away"),
+        (["threshold_file=gone.json", "threshold=null"], "gone.json does not exist"),
+        (["exclude=gone"], "gone: no such dataset folder"),
+        (["styles=cdo"], "unknown style 'cdo'"),
+        (["scorer=answer", "by=vote", "launch.on=ray"], "curate: config: scorer: answer embeds nothing"),
+    ],
+)
+def test_mistakes_of_the_selection_are_sentences_before_anything_is_scored(tmp_path, make, given, sentence):
+    name = "reasoning.yaml" if "by=vote" in given else "caption.yaml"
+    with pytest.raises(ValueError, match=sentence) as error:
+        curate(load_config(CurateConfig, CONFIGS / name, overrides(tmp_path, make, *given)))
+    assert "validation error" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_more_damaged_rows_can_be_allowed_as_the_sentence_says(tmp_path, make):  # R3
+    rows = [make.candidate_set(str(i), "reasoning", [("direct", "red")] * 3) for i in range(9)]
+    write_dataset(tmp_path / "sets", rows)
+    shard = tmp_path / "sets" / "shard-00000.jsonl"
+    lines = shard.read_bytes().splitlines(keepends=True)
+    shard.write_bytes(b"".join([b'{"id": "1"}\n', *lines[1:7], lines[7].replace(b"red", b"r\xff"), lines[8][:40]]))
+    given = overrides(tmp_path, make, "scorer=answer", "by=vote", "threshold=0.6")
+    with pytest.raises(ValueError, match="3 of 9 rows cannot be used .* allow more with max_dropped_share"):
+        curate(load_config(CurateConfig, CONFIGS / "reasoning.yaml", given))
+    config = load_config(CurateConfig, CONFIGS / "reasoning.yaml", [*given, "max_dropped_share=0.5"])
+    assert [e.id for e in read_records(curate(config), Example)] == [str(i) for i in range(1, 7)]

@@ -8,11 +8,13 @@ import pytest
 from pictures_and_rows import as_base64, picture, row, words, write_tsv
 
 from sicog.curation.benchmarks import Benchmark, BenchmarkRow, BenchmarkTexts, read_benchmark
+from sicog.curation.marks import seen
 from sicog.curation.overlap import OverlapConfig, overlap
 from sicog.curation.rows import open_rows
+from sicog.curation.select import to_example
 from sicog.curation.words import words as words_of
 from sicog.pipeline import run_stage
-from sicog.records import Dropped, Query
+from sicog.records import Dropped, Example, Query
 from sicog.storage import read_json, read_records, write_dataset
 from sicog.tasks import CAPTIONING
 
@@ -89,13 +91,36 @@ def test_queries_and_candidates_can_be_examined_too(world, make):
     assert found(world, queries, deduplicate={}, name="queries") == {"1": ("near_duplicate", "of 0")}
     sets = [
         make.scored_set("a", "captioning", [("dd", words(3), 0.5, None), ("dd", words(4), 0.8, None)]),
-        make.scored_set("b", "captioning", [("dd", words(4), 0.9, None)]),
+        make.scored_set("b", "captioning", [("dd", words(4), 0.9, None), ("dd", words(6), 0.9, None)]),
         make.scored_set("c", "captioning", [("dd", words(5), 0.9, None)]),
     ]
     picture(0).save(world / "images" / "b.png")
     assert found(world, sets, "o2", name="scored", deduplicate={}) == {"a": ("near_duplicate", "of b")}
     kept = [make.candidate_set("a", "captioning", [("dd", words(4))]), make.candidate_set("b", "captioning", [])]
     assert found(world, kept, "o3", name="sets", deduplicate={}) == {"b": ("near_duplicate", "of a")}
+
+
+@pytest.mark.parametrize("form", ["sets", "examples", "votes"])
+def test_the_row_that_stays_agrees_best_whatever_its_number_of_candidates(world, make, form):  # D-C16
+    """Scores with self are 1 for one candidate, 0.9 for two and 0.88 for three; agreements none, 0.8 and 0.82."""
+    marks = {"1-alone": (1.0,), "2-of-two": (0.9, 0.9), "3-of-three": (0.88, 0.8, 0.8)}
+    task, style = ("reasoning", "direct") if form == "votes" else ("captioning", "dd")
+    sets = []
+    for row_id, scores in marks.items():
+        candidates = [(style, words(k or 4), s, s) for k, s in enumerate(scores)]
+        one = make.scored_set(row_id, task, candidates)
+        if form == "votes":  # by the answer alone: other answers are worse
+            update = {"score": None, "agreement": None}
+            one = one.model_copy(
+                update={"candidates": tuple(c.model_copy(update=update) for c in one.candidates[::-1])}
+            )
+        sets.append(one.model_copy(update={"query": one.query.model_copy(update={"images": ("a.png",)})}))
+    if form == "votes":
+        assert seen(sets[2]).turns[1] == words(4) and seen(sets[1]).turns[1] == words(1)  # the first of equal ones
+    rows = sets
+    if form == "examples":
+        rows = [Example.model_validate(to_example(s.model_dump(), 0, len(s.candidates))) for s in sets]
+    assert found(world, rows, deduplicate={}) == {i: ("near_duplicate", "of 3-of-three") for i in list(marks)[:2]}
 
 
 def enumerate_ids(*names):

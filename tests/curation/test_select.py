@@ -385,6 +385,12 @@ def test_a_threshold_file_is_for_one_task_encoder_and_ranking(tmp_path, make):
     write_json(file, {"threshold": 0.95, "by": "score", "task": "reasoning", "encoder": "other"})
     with pytest.raises(ValueError, match="row q was scored by test, but the threshold was found for other"):
         run(tmp_path, rows, name="c", threshold_file=file)
+    swept = {"threshold": 0.95, "by": "score", "styles": ["cot"], "min_candidates": 3}
+    write_json(file, swept)
+    with pytest.raises(ValueError, match=r"is for styles: \['cot'\], the config has None"):
+        run(tmp_path, rows, name="c", threshold_file=file)
+    with pytest.raises(ValueError, match="is for min_candidates: 3, the config has 2"):
+        run(tmp_path, rows, name="c", threshold_file=file, styles=("cot",))
     write_json(file, {"cut": 0.95})
     with pytest.raises(ValueError, match="holds no number under 'threshold'"):
         run(tmp_path, rows, name="d", threshold_file=file)
@@ -397,3 +403,8 @@ def test_a_threshold_file_is_for_one_task_encoder_and_ranking(tmp_path, make):
 def test_there_is_one_rule_for_keeping(options):
     with pytest.raises(ValueError, match="threshold"):
         SelectConfig(input="a", out_dir="b", **options)
+
+
+def test_a_style_that_no_task_has_is_refused_by_name():
+    with pytest.raises(ValueError, match="unknown style 'cdo'; known: cod, cod-conv, dd, cot, direct"):
+        SelectConfig(input="a", out_dir="b", threshold=0.5, styles=("cod", "cdo"))

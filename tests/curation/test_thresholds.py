@@ -45,7 +45,9 @@ def test_each_line_is_what_select_keeps(tmp_path, make, options):
         if not kept:
             assert line[f"mean_{by}"] is None and not line["styles"]
             continue
-        assert line[f"mean_{by}"] == pytest.approx(sum(e.extra[by] for e in kept) / len(kept))
+        at = options.get("threshold_k", 3)  # a score or vote among k as it would be among so many
+        agreements = [(e.extra["k"] * e.extra[by] - 1) / (e.extra["k"] - 1) for e in kept]
+        assert line[f"mean_{by}"] == pytest.approx(sum((1 + (at - 1) * a) / at for a in agreements) / len(kept))
         styles = [e.extra["style"] for e in kept]
         assert line["styles"] == {s: pytest.approx(styles.count(s) / len(styles)) for s in sorted(set(styles))}
 
@@ -55,8 +57,14 @@ def test_the_command_prints_and_writes_the_table(tmp_path, make):
     given = [f"input={tmp_path / 'scored'}", f"out={tmp_path / 'table.json'}", "cuts=[0.6, 0.8]", "min_candidates=2"]
     done = CliRunner().invoke(app, ["thresholds", *given])
     assert done.exit_code == 0, done.output
-    assert "60 rows; at no threshold: none" in done.output and "mean score" in done.output and "cot" in done.output
+    assert "60 rows; at no threshold: none" in done.output and "mean score at 3" in done.output and "cot" in done.output
     assert [line["threshold"] for line in read_json(tmp_path / "table.json")["table"]] == [0.6, 0.8]
     write_dataset(tmp_path / "empty", [])
     with pytest.raises(ValueError, match="empty holds no rows"):
         table(ThresholdsConfig(input=tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("cuts", [(1.1,), (0.5, float("nan"))])
+def test_a_cut_that_no_score_can_be_is_refused(cuts):
+    with pytest.raises(ValueError, match="cuts"):
+        ThresholdsConfig(input="x", cuts=cuts)

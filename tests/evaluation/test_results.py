@@ -1,12 +1,14 @@
 """`sicog results`: one table from files as the kit writes them, of our work folders and of the kit's own."""
 
 import json
+from pathlib import Path
 
 import pytest
 from openpyxl import Workbook, load_workbook
 from typer.testing import CliRunner
 
 from sicog.cli import app
+from sicog.evaluation.names import tails
 from sicog.evaluation.summarize import results
 from sicog.storage import read_json, write_json
 
@@ -56,12 +58,17 @@ def test_two_models_of_the_kit_in_one_table(tmp_path):
     assert results(runs[::-1], tmp_path / "o", suite="paper", baseline="base").splitlines()[0] == lines[0]
 
 
-def ours(folder, name, right, **more):
+def ours(folder, name, right, checkpoint="", **more):
     """A work folder of `sicog eval`."""
     kit_run(folder / name, "sicog", right)
     score = {"data": "MMStar", "family": "choice", "value": 100 * right / N, "reason": None, "paper": {}, "place": 0}
     score |= {"judge": "exact_matching", "limit": None, "kit": {"version": "0.0.20", "commit": None}} | more
-    values = {"name": name, "judge": "exact_matching", "generation": {"style": "direct", "temperature": 0.0}}
+    values = {
+        "name": name,
+        "checkpoint": {"path": checkpoint or f"runs/{name}/x", "digest": "d"},
+        "judge": "exact_matching",
+        "generation": {"style": "direct", "temperature": 0.0},
+    }
     write_json(folder / name / "scores.json", {**values, "benchmarks": {"MMStar": score}})
 
 
@@ -73,6 +80,16 @@ def test_what_was_not_made_alike_is_said(tmp_path):
     assert "MMStar: the models differ in kit (0.0.20, abc)." in done.output
     assert "MMStar: only the first 40 rows were asked." in done.output
     assert "MMStar, next: the kit says 55.00, its rows give 50.00" in done.output
+
+
+def test_checkpoints_in_folders_of_one_name_are_told_apart(tmp_path):
+    for model, right in (("base", 20), ("next", 30)):
+        ours(tmp_path / model, "stage2", right, f"runs/{model}/stage2")
+    ours(tmp_path / "other", "given", 25)
+    header = results([tmp_path], tmp_path / "table").splitlines()[0]
+    assert header.startswith("| benchmark | unit | n | base/stage2 | next/stage2 | given |")
+    assert tails([Path("a/b/c"), Path("d/b/c"), Path("x")]) == ["a/b/c", "d/b/c", "x"]
+    assert tails([Path("a/b"), Path("a/b")]) == ["b", "b"]
 
 
 def test_mistakes(tmp_path):

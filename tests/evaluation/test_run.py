@@ -168,7 +168,7 @@ def test_a_recipe_s_step(tmp_path, tiny_dir, tables):
     recipe = tmp_path / "recipe.yaml"
     step = {"run": "eval", "config": {"checkpoint": str(tiny_dir), "suite": str(tables), "data_root": "/nowhere"}}
     recipe.write_text(yaml.safe_dump({"run_dir": str(tmp_path / "run"), "steps": {"scores": step}}))
-    (resolved,) = load_recipe(recipe)
+    (resolved,) = load_recipe(recipe).steps
     assert resolved.config.out_dir == tmp_path / "run" / "scores" and resolved.config.judge == "exact_matching"
 
 

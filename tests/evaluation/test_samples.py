@@ -1,10 +1,11 @@
 """Accuracy against the number of samples: from candidate sets on disk, and from a checkpoint through the command."""
 
+import base64
 import math
 from xml.etree import ElementTree
 
 import pytest
-from evaluation.stand_ins import write_tsv
+from evaluation.stand_ins import picture, write_tsv
 from typer.testing import CliRunner
 
 from sicog.cli import app
@@ -59,7 +60,7 @@ def values(tmp_path, answers):
     return {"curves": curves, "answers": answers, "out_dir": tmp_path / "out"}
 
 
-def test_curves_and_the_probe(values, tmp_path):
+def test_curves_and_the_probe(values, tmp_path, capfd):
     folder = eval_samples(EvalSamplesConfig(**values))
     found = read_json(folder / "curves.json")
     points = {(p["style"], p["select"], p["k"]): p["value"] for p in found["points"]}
@@ -69,15 +70,26 @@ def test_curves_and_the_probe(values, tmp_path):
     assert points["direct", "oracle", 4] == 50 and points["cot", "oracle", 4] == 75
     assert points["direct", "vote", 4] == 50  # red and blue are as frequent; red came first
     assert points["cot", "vote", 4] == 50
+    assert [(u["style"], u["share"]) for u in found["unread"]] == [("direct", 25), ("cot", 0)]
+    assert "base, direct: 25.0 % of the samples are cut off" in capfd.readouterr().err
     (probe,) = found["probe"]
     assert (probe["unlocked"], probe["lost"]) == (25, 0)
     assert [gap["value"] for gap in probe["gap"]][-1] == 25
     assert {c: gap["value"] for c, gap in probe["by_category"].items()} == {"x": 0, "y": 50}
-    picture = ElementTree.fromstring((folder / "curves.svg").read_text())
-    words = [e.text for e in picture.iter("{http://www.w3.org/2000/svg}text")]
+    drawn = ElementTree.fromstring((folder / "curves.svg").read_text())
+    words = [e.text for e in drawn.iter("{http://www.w3.org/2000/svg}text")]
     assert {"majority vote", "any is right (pass@K)", "thinking to recall", "base"} <= set(words)
     assert (folder / "curves.csv").read_text().count("\n") == 1 + len(found["points"])
     assert eval_samples(EvalSamplesConfig(**values)) == folder
+
+
+def test_a_choice_is_its_letter_however_it_is_said(tmp_path, values, answers):
+    write_tsv(answers, [{"index": "a", "question": "?", "A": "red", "B": "blue", "answer": "B"}])
+    said = {"a": ["B. blue", "blue", "(B)", "A"]}
+    one = {"model": "base", "style": "direct", "runs": (run(tmp_path / "one", "direct", said),)}
+    chosen = {**values, "curves": [one], "select": ("vote",), "form": "choice", "ks": (1, 4)}
+    found = read_json(eval_samples(EvalSamplesConfig(**chosen)) / "curves.json")
+    assert [p["value"] for p in found["points"]] == [75, 100]
 
 
 def test_a_line_of_one_question_has_no_interval(tmp_path, values, answers):
@@ -116,10 +128,18 @@ def test_the_command_samples_and_measures_two_checkpoints(tiny_dir, tmp_path):
     """`sicog eval --samples K`: no kit is needed; a second run draws nothing again."""
     from tiny import tiny_checkpoint
 
-    other = tiny_checkpoint(tmp_path / "other", seed=1)
+    other = tiny_checkpoint(tmp_path / "other" / tiny_dir.name, seed=1)
     rows = [{"index": i, "question": f"Which {i}?", "A": "red", "B": "blue", "answer": "AB"[i % 2]} for i in range(3)]
-    write_tsv(tmp_path / "choice.tsv", rows)
+    for row in rows[1:]:  # by path, as the kit takes them too
+        row["image_path"] = f"{row['index']}.jpg"
+        (tmp_path / row["image_path"]).write_bytes(base64.b64decode(picture(row["index"])))
+    rows[0]["image"] = picture()
+    write_tsv(tmp_path / "choice.tsv", rows, drawn=False)
     (tmp_path / "suite.yaml").write_text("benchmarks: [{name: picks, table: choice.tsv, form: choice}]")
+
+    def checkpoint_of(folder):
+        return read_json(folder / "run.json")["input_paths"]["checkpoint"]
+
     command = ["eval", tiny_dir, "--suite", tmp_path / "suite.yaml", "--samples", "2", "--compare", other]
     command += ["--select", "greedy,vote", "--out", tmp_path / "out", "max_new_tokens=4"]
     times = []
@@ -129,8 +149,10 @@ def test_the_command_samples_and_measures_two_checkpoints(tiny_dir, tmp_path):
         times.append([p.stat().st_mtime_ns for p in sorted(tmp_path.glob("out/*/*/shard-*.jsonl"))])
     assert times[0] == times[1]
     (curves,) = tmp_path.glob("out/table_picks_*/curves-*/curves.json")
-    assert {p["model"] for p in read_json(curves)["points"]} == {"checkpoint", "other"}
-    (drawn,) = tmp_path.glob("out/table_picks_*/other-samples-*")
+    assert {p["model"] for p in read_json(curves)["points"]} == {
+        f"{p.parent.name}/checkpoint" for p in (tiny_dir, other)
+    }
+    (drawn,) = (p for p in tmp_path.glob("out/table_picks_*/*-samples-*") if checkpoint_of(p) == str(other))
     first = next(read_records(drawn, CandidateSet))
     assert [c.style for c in first.candidates] == ["direct"] * 2 + ["cot"] * 2
     assert first.candidates[0].prompt.splitlines()[-3:-1] == ["A. red", "B. blue"]

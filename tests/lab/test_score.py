@@ -11,49 +11,14 @@ import pytest
 from sicog.lab import score as lab
 from sicog.lab.rows import read_tasks
 from sicog.lab.scorers import SCORERS, load_scorer
-from sicog.records import Candidate, Query, ScoredCandidate, ScoredSet
-from sicog.storage import write_dataset, write_json
+from sicog.storage import write_json
 from tests.lab.test_measure import row
-
-MADE = {"style": "direct", "prompt": "?", "seed": 0, "finish_reason": "stop", "n_tokens": 1, "checkpoint": "a"}
 
 
 def fake_embed(texts: list[str]) -> np.ndarray:
     """Equal texts have equal vectors, different ones nearly orthogonal ones."""
     vectors = np.stack([np.random.default_rng(abs(hash(t)) % 2**32).normal(size=64) for t in texts])
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    """A run of one scene and three questions about it, two of them with a choice."""
-    scene = {"id": "s0", "width": 9, "height": 9, "background": "white", "things": []}
-    questions = [
-        {
-            "id": f"s0-q{i}",
-            "type": "count",
-            "kind": "count",
-            "question": "How many?",
-            "answer": "two",
-            "held_out": False,
-        }
-        for i in range(3)
-    ]
-    line = {"id": "s0", "image": "0.png", "held_out": False, "scene": scene, "questions": questions}
-    truth = tmp_path / "truth.jsonl"
-    truth.write_bytes(orjson.dumps(line) + b"\n")
-    texts = [("two", "2", "three"), ("three", "three", "two"), ("two",)]
-    sets = []
-    for question, answers in zip(questions, texts, strict=True):
-        query = Query(id=question["id"], task="reasoning", question="How many?", images=("0.png",))
-        made = [Candidate(query_id=query.id, index=i, text=t, **MADE) for i, t in enumerate(answers)]
-        scored = tuple(ScoredCandidate(candidate=c, compared=c.text, score=0.5) for c in made)
-        sets.append(ScoredSet(id=query.id, query=query, candidates=scored, encoder="none"))
-    write_dataset(tmp_path / "scored", sets)
-    report = {"captions": None, "reasoning": {"scored": str(tmp_path / "scored")}, "truth": str(truth)}
-    write_json(tmp_path / "recipe.json", [{"name": "report", "verb": "report", "config": report}])
-    write_json(tmp_path / "scored" / "run.json", {"config": {}})
-    return tmp_path
 
 
 def test_rows_with_a_choice_come_with_their_truth(run_dir: Path) -> None:
@@ -74,6 +39,7 @@ def test_a_users_scorer_is_held_against_the_shipped_ones(
     assert found["reasoning"]["vote"].truth.value == 0.5  # right where two of three are
     written = orjson.loads((tmp_path / "lab.json").read_bytes())
     assert written["reasoning"]["mine"]["truth"]["value"] == 1.0
+    assert "| reasoning | `mine` | 1.000 ±" in (tmp_path / "lab.md").read_text()
     assert "mine" in capsys.readouterr().out
 
 

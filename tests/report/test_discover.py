@@ -9,9 +9,12 @@ from report.fake_run import fake_run, page_data
 from typer.testing import CliRunner
 
 from sicog import cli
+from sicog.curation.select import SelectConfig, select
+from sicog.curation.thresholds import ThresholdsConfig, table
+from sicog.records import Candidate, Query, ScoredCandidate, ScoredSet
 from sicog.report import times
 from sicog.report.discover import report_run
-from sicog.storage import read_json, write_dataset, write_json
+from sicog.storage import read_json, read_records, write_dataset, write_json
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +33,64 @@ def test_a_scored_folder_shows_its_rows_and_a_threshold_to_try(run_dir, tmp_path
     found = results(out)
     assert list(found["curation"]) == ["captions-scored"] and found["curation"]["captions-scored"]["kept"] is None
     assert found["rows"] == 8 and {e["state"] for e in found["examples"]} == {"open"}
-    assert found["curation"]["captions-scored"]["cuts"]["rows"] == 8
+    cuts = found["curation"]["captions-scored"]["cuts"]
+    assert cuts["rows"] == 6 and cuts["fixed"] == {"too_few_candidates": 2}  # as `select` and `sicog thresholds` do
     assert out == tmp_path / "out" and not (run_dir / "captions-scored" / "report").exists()
+
+
+def counted_only(scored):
+    """The same sets as `scorer: answer` leaves them: votes, no scores."""
+    update = {"score": None, "agreement": None}
+    return [
+        row.model_copy(update={"candidates": tuple(c.model_copy(update=update) for c in row.candidates)})
+        for row in read_records(scored, ScoredSet)
+    ]
+
+
+@pytest.mark.parametrize("selected", [False, True])
+def test_rows_whose_answers_were_only_counted_have_their_threshold_too(run_dir, tmp_path, selected):
+    write_dataset(tmp_path / "votes", counted_only(run_dir / "answers-scored"))
+    folder = tmp_path / "votes"
+    if selected:
+        folder = tmp_path / "kept"
+        select(SelectConfig(input=tmp_path / "votes", out_dir=folder, by="vote", threshold=0.7))
+    report_run(folder, tmp_path / "out")
+    (found,) = results(tmp_path / "out")["curation"].values()
+    cuts = found["cuts"]
+    assert (found["by"], found["rows"], found["without_choice"]) == ("vote", 16, 0)
+    assert cuts["rows"] == 16 and not cuts["fixed"]  # of five votes each, those that were dropped among them
+    line = table(ThresholdsConfig(input=tmp_path / "votes", by="vote", cuts=(cuts["cuts"][cuts["at"]],)))["table"][0]
+    assert sum(sum(style["rows"][cuts["at"] :]) for style in cuts["styles"].values()) == line["rows_kept"] > 0
+    assert not selected or found["kept"] == line["rows_kept"] < 16
+    assert all(e["chosen"] is not None for e in results(tmp_path / "out")["examples"])
+
+
+def test_rows_that_cannot_be_chosen_from_say_why_before_they_are_selected(tmp_path):
+    def row(row_id, *marks):
+        query = Query(id=row_id, task="reasoning", question="How many?")
+        given = {
+            "query_id": row_id,
+            "style": "direct",
+            "prompt": "p",
+            "seed": 0,
+            "finish_reason": "stop",
+            "n_tokens": 1,
+        }
+        candidates = []
+        for i, why in enumerate(marks):
+            one = Candidate(index=i, text="two", checkpoint="c", **given)
+            told = {"excluded": why} if why else {"score": 1.0, "agreement": 1.0}
+            candidates.append(ScoredCandidate(candidate=one, compared=None if why else "two", **told))
+        return ScoredSet(id=row_id, query=query, candidates=tuple(candidates), encoder="e")
+
+    rows = [row("whole", None, None, None), row("two", None, None, "cut"), row("cut", "cut", "cut"), row("none")]
+    write_dataset(tmp_path / "scored", [*rows, row("broken", "cut", "unparsed", "empty")])
+    found = results(report_run(tmp_path / "scored"))["curation"]["scored"]
+    select(SelectConfig(input=tmp_path / "scored", out_dir=tmp_path / "selected", threshold=0.5))
+    dropped = read_json(tmp_path / "selected" / "manifest.json")["dropped"]
+    assert found["cuts"]["fixed"] == dropped == {"all_cut": 1, "parse_failure": 1, "too_few_candidates": 2}
+    after = results(report_run(tmp_path / "selected"))["curation"]["selected"]
+    assert after["cuts"]["fixed"] == dropped and after["cuts"]["rows"] == found["cuts"]["rows"] == 1
 
 
 def test_a_selected_folder_finds_the_candidates_it_was_made_from(run_dir, tmp_path):

@@ -1,9 +1,10 @@
 """`sicog report RUN_DIR`: the finished report while it fits its run, else a page of what there is."""
 
 import shutil
+from pathlib import Path
 
 import pytest
-from report.fake_run import fake_run
+from report.fake_run import fake_run, page_data
 from typer.testing import CliRunner
 
 from sicog import cli
@@ -88,3 +89,29 @@ def test_a_report_that_does_not_fit_gives_way(run_dir, change, capsys):
     assert "its report no longer fits" in said
     names = ["base", "next"] if change == "an input is gone" else ["base", "next", "control"]
     assert sorted(read_json(run_dir / "report-so-far" / "results.json")["evaluation"]["names"]) == sorted(names)
+
+
+def test_a_run_that_was_started_elsewhere_or_moved_shows_its_report(tmp_path, monkeypatch):
+    """Plans hold the paths as they were given, from the folder where the run was started."""
+    start = tmp_path / "start"
+    start.mkdir()
+    monkeypatch.chdir(start)
+    values = fake_run(Path("runs/mini"), images=8, items=10)
+    (start / "runs/mini/data").rename(start / "images")
+    moved = {"image_folder": Path("images"), "truth": Path("images/truth/unlabelled.jsonl")}
+    made = report(plan(Path("runs/mini"), {**values, **moved}))
+    states(Path("runs/mini"))
+    whole = read_json(made / "results.json")
+    monkeypatch.chdir(tmp_path)
+    assert report_run(Path("start/runs/mini")) == Path("start/runs/mini/report")  # the finished one fits
+    elsewhere = report_run(Path("start/runs/mini"), tmp_path / "page")
+    shown = read_json(elsewhere / "results.json")
+    assert shown.pop("evaluation")["names"] and shown == {k: v for k, v in whole.items() if k != "evaluation"}
+    assert page_data((elsewhere / "report.html").read_text())["images"] == "../start/images/"
+    (start / "runs/mini").rename(tmp_path / "other")
+    alone = read_json(report_run(tmp_path / "other", tmp_path / "moved") / "results.json")  # without truth and images
+    assert sorted(alone["evaluation"]["names"]) == ["base", "control", "next"] and alone["rows"] == whole["rows"] > 0
+    threshold = whole["curation"]["captions"]["threshold"]
+    assert alone["curation"]["captions"]["threshold"] == threshold
+    step = read_json(report_run(tmp_path / "other/captions-selected", tmp_path / "step") / "results.json")
+    assert step["curation"]["captions-selected"]["threshold"] == threshold

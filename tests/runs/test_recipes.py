@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sicog.config import load_yaml
-from sicog.recipe import load_recipe
+from sicog.recipe import load_recipe, texts_of
+from sicog.runs.costs import Cost, most_disk
 from sicog.runs.plan import show_plan
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -66,6 +67,29 @@ def test_the_variants_differ_where_they_say():
     assert cot["cot"].data.path.parts[-2:] == ("cot-rows", "chain")
 
 
+@pytest.mark.parametrize("name", ["mini", "mini-rounds"])
+def test_no_stage_trains_on_the_splits_that_judge_and_the_test_split_decides_nothing(name):
+    recipe = load_recipe(RECIPES / f"{name}.yaml")
+    by_name = {step.name: step for step in recipe.steps}
+    data = by_name["data"].folder
+
+    def splits(step):
+        """Of which splits the rows are that reach a step; a threshold is a number, not a row."""
+        texts = [Path(text).relative_to(data).name for text in texts_of(step.config.model_dump(mode="json"))
+                 if data in Path(text).parents]  # fmt: skip
+        own = {step.config.split} if step.verb.name == "mini-eval" else {t.split("_")[0] for t in texts}
+        before = [by_name[n] for n in step.depends_on if by_name[n].verb.name not in ("sweep", "thresholds")]
+        return own.union(*map(splits, before))
+
+    trained = {step.name: splits(step) for step in recipe.steps if step.verb.name == "train"}
+    assert len(trained) > 5 and not {"dev", "test"} & set().union(*trained.values())
+    assert {"align.json", "sft.json", "unlabelled"} <= trained["round-2/next" if "rounds" in name else "next"]
+    verbs = ("sweep", "thresholds", "promote")
+    deciding = {step.name: splits(step) for step in recipe.steps if step.verb.name in verbs}
+    assert len(deciding) >= 2 and not any("test" in found for found in deciding.values())
+    assert any("test" in splits(step) for step in recipe.steps if step.verb.name == "mini-eval")
+
+
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_plan_without_data_says_what_to_get_and_what_it_will_take(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
@@ -81,7 +105,18 @@ def test_a_plan_without_data_says_what_to_get_and_what_it_will_take(tmp_path, mo
     assert cells[4].startswith("~ ") and float(cells[7]) > 0.01  # rows as assumed, GPU-hours
     assert cells[8] == ("1" if name == "small-gpu" else "32")
     assert float(cells[10]) < 80  # GiB a GPU
+    disk = [float(line.split("│")[9]) for line in out.splitlines() if line.startswith("│") and " train " in line]
+    (all_steps,) = [line for line in out.splitlines() if line.startswith("│ all that is computed")]
+    assert max(disk) < float(all_steps.split("│")[9]) < sum(disk)  # checkpoints go when a training is done
     assert not list(tmp_path.iterdir())
+
+
+def test_disk_is_what_lies_there_at_once():
+    def cost(disk, left):
+        return Cost(tokens=0, hours=0, disk=disk, left=left, memory=0, devices=1, per_row="")
+
+    assert most_disk([cost(10, 1), cost(8, 2), cost(9, 9)]) == 12
+    assert most_disk([]) == 0
 
 
 def test_a_plan_counts_the_rows_that_are_there(tmp_path, capsys):

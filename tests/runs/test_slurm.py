@@ -24,24 +24,22 @@ steps:
   data:
     run: mini-data
     config: {{align: 4, sft: 4, warmup_captions: 2, warmup_reasoning: 5, unlabelled: 4, dev: 1, test: 1}}
+"""
+ANNOTATED = """
   reasoning:
     run: annotate
-    config: {{task: reasoning, input: {warmup}}}
-    job: {{time: "01:00:00"}}
+    config: {task: reasoning, input: WARMUP}
+    job: {time: "01:00:00"}
   all:
     run: build
-    config: {{sources: [{{name: a, path: "${{reasoning}}/chain"}}, {{name: b, path: "${{reasoning}}/plain"}}]}}
+    config: {sources: [{name: a, path: "${reasoning}/chain"}, {name: b, path: "${reasoning}/plain"}]}
 """
 TRAINED = """
-  parts: {run: mini-parts, config: {source: shipped}}
   align:
     run: train
     config:
       stage: align
-      model:
-        vision_tower: "${parts}/vision_tower"
-        language_model: "${parts}/language_model"
-        config: {scale: 112, query_grid: 4}
+      model: {checkpoint: MODEL}
       data: {path: "${data}/align.json", image_folder: "${data}"}
       trainable: [projector]
       slicing: false
@@ -68,9 +66,9 @@ def codes(slurm):
     return {int(p.name[4:]): p.read_text() for p in slurm.glob("job-*")}
 
 
-def recipe(tmp_path, warmup="${data}/warmup_reasoning.jsonl", more=""):
+def recipe(tmp_path, warmup="${data}/warmup_reasoning.jsonl", *, steps=ANNOTATED):
     path = tmp_path / "r.yaml"
-    path.write_text(RECIPE.format(folder=tmp_path, warmup=f'"{warmup}"') + more)
+    path.write_text(RECIPE.format(folder=tmp_path) + steps.replace("WARMUP", f'"{warmup}"'))
     return path
 
 
@@ -118,8 +116,8 @@ def test_jobs_that_wait_are_not_submitted_twice(tmp_path, slurm, capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_training_and_an_array_are_jobs_of_their_own_kind(tmp_path, slurm):
-    path = recipe(tmp_path, more=TRAINED)
+def test_a_training_and_an_array_are_jobs_of_their_own_kind(tiny_dir, tmp_path, slurm):
+    path = recipe(tmp_path, steps=TRAINED.replace("MODEL", str(tiny_dir)))
     run_dir = run(path)
     assert set(codes(slurm).values()) == {"0"}, "".join(p.read_text() for p in (run_dir / ".steps").glob("*.log"))
     training = next(text for p in slurm.glob("script-*") if "run-align" in (text := p.read_text()))

@@ -1,0 +1,241 @@
+"""The lab's arms, of `recipes/lab/arms.yaml`, written out as an ordinary recipe, which resumes like any other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from sicog.config import Config, apply_overrides, load_extended, load_yaml, merge, validate
+from sicog.recipe import StepSpec, texts_of
+from sicog.runs.config import InputSpec
+from sicog.storage import write_bytes
+
+RECIPE = "lab-recipe.yaml"
+RUN = "run"  # the input that is the mini run
+SEED = "${seed}"
+SCORER = "${scorer}"
+Values = dict[str, Any]
+
+
+class Arm(Config):
+    """One thing changed.
+
+    rows: what pre-training reads, by name: folders or files of rows, or steps that make them. None: no pre-training.
+    weight: so many times these rows, drawn by the seed. preferences: the step that makes pairs; DPO then follows.
+    """
+
+    says: str
+    rows: dict[str, str | StepSpec] | None = Field(default=None, min_length=1)
+    weight: float | None = Field(default=None, gt=0)
+    preferences: StepSpec | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_training(self) -> Arm:
+        if self.rows and self.preferences:
+            raise ValueError("an arm has rows for pre-training or preferences for DPO, not both")
+        if self.weight and not self.rows:
+            raise ValueError("weight is of rows, and there are none")
+        return self
+
+
+class Updates(Config):
+    """How many updates each training makes: of every arm the same, so that all cost the same."""
+
+    pretrain: int = Field(gt=0)
+    sft: int = Field(gt=0)
+
+
+class LabConfig(Config):
+    """The arms, and what they share; see `recipes/lab/arms.yaml`. compare_with: the arm that others are held against.
+
+    defaults: of all trainings. parts: the model before pre-training, as `train` takes it. shared: steps that arms name.
+    scorer: the rows of an arm that tries a scorer, whose file is `${scorer}`. evaluate: what `mini-eval` is told beside
+    checkpoint and data, such as the split.
+    """
+
+    volatile: ClassVar[frozenset[str]] = frozenset()
+    inputs: dict[str, InputSpec]
+    run_dir: Path
+    seeds: tuple[int, ...] = Field(min_length=1)
+    updates: Updates
+    compare_with: str
+    defaults: Path
+    parts: Values
+    image_folder: str
+    labelled: str
+    dpo: Values = {}
+    evaluate: Values = {}
+    arms: dict[str, Arm] = Field(min_length=1)
+    scorer: dict[str, StepSpec] = {}
+    shared: dict[str, StepSpec] = {}
+
+    @field_validator("arms")
+    @classmethod
+    def _names_can_be_of_steps(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
+        for name in arms:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+                raise ValueError(f"arm {name!r}: a name is made of lower-case letters, digits and hyphens")
+        return arms
+
+    @model_validator(mode="after")
+    def _a_run_is_named(self) -> LabConfig:
+        if RUN not in self.inputs:
+            raise ValueError(f"inputs names no {RUN!r}, the finished mini run whose candidates the arms share")
+        return self
+
+    @model_validator(mode="after")
+    def _it_is_compared_with_an_arm(self) -> LabConfig:
+        if self.compare_with not in self.arms:
+            raise ValueError(f"compare_with: {self.compare_with!r} is no arm; arms: {', '.join(self.arms)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds holds one of them twice")
+        return self
+
+    def only(self, names: Sequence[str]) -> LabConfig:
+        """The same with these arms alone, and the one that they are compared with. Raises `ValueError` for others."""
+        if unknown := [name for name in names if name not in self.arms]:
+            raise ValueError(f"there is no arm {unknown[0]!r}; arms: {', '.join(self.arms)}")
+        kept = {name: arm for name, arm in self.arms.items() if name in (self.compare_with, *names)}
+        return self.model_copy(update={"arms": kept})
+
+    def with_scorer(self, file: Path) -> LabConfig:
+        """The arm to compare with and one that a scorer's picks train, called as the file.
+
+        Raises `ValueError` when there is such an arm already, or nothing says how a scorer's rows are made.
+        """
+        name = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-")
+        if not name or name in self.arms:
+            raise ValueError(f"{file}: an arm cannot be called {name!r}, or there is one already; rename the file")
+        if not self.scorer:
+            raise ValueError("the lab's file has no `scorer`, which says how the rows of a scorer are made")
+        rows = {key: _replaced(step.model_dump(mode="json"), SCORER, str(file)) for key, step in self.scorer.items()}
+        added = Arm(says=f"the picks of {file.name}", rows={k: StepSpec.model_validate(v) for k, v in rows.items()})
+        return self.model_copy(update={"arms": {self.compare_with: self.arms[self.compare_with], name: added}})
+
+
+def load_lab(path: Path, overrides: Sequence[str] = ()) -> LabConfig:
+    """Read the lab's file, over the one it `extends`. `defaults` of steps and trainings are files beside it."""
+    return validate(LabConfig, apply_overrides(_extended(path), overrides), str(path))
+
+
+def _extended(path: Path) -> Values:
+    values: Values = _beside(load_yaml(path), path.parent)
+    base = values.pop("extends", None)
+    return merge(_extended(path.parent / base), values) if base else values
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """The value with the path of every `defaults` told from where we are."""
+    if not isinstance(value, Mapping):
+        return value
+    of = {key: _beside(item, folder) for key, item in value.items()}
+    return of | ({"defaults": str(folder / of["defaults"])} if isinstance(of.get("defaults"), str) else {})
+
+
+def write_recipe(lab: LabConfig) -> Path:
+    """Write the arms as a recipe into the run's folder; returns its path."""
+    recipe = {
+        "run_dir": str(lab.run_dir),
+        "inputs": {name: given.model_dump(mode="json") for name, given in lab.inputs.items()},
+        "steps": dict(steps(lab)),
+    }
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=1000)
+    path = lab.run_dir / RECIPE
+    write_bytes(path, b"# Written by sicog lab; change its arms instead.\n" + text.encode())
+    return path
+
+
+def steps(lab: LabConfig) -> Iterator[tuple[str, Values]]:
+    """Name and values of every step, in order: arm after arm, seed after seed, a shared step before its first use."""
+    given: set[str] = set()
+    for name, arm in lab.arms.items():
+        for seed in lab.seeds:
+            for step, values in _arm_steps(lab, name, arm, seed):
+                for each, of_it in (*_needed(lab, values), (step, values)):
+                    if each not in given:
+                        given.add(each)
+                        yield each, of_it
+
+
+def eval_step(arm: str, seed: int) -> str:
+    """The step that evaluates an arm's model of one seed."""
+    return f"{arm}-{seed}-eval"
+
+
+def rows_step(arm: str, seed: int) -> str:
+    """The step that holds the rows that an arm is pre-trained on."""
+    return f"{arm}-{seed}-rows"
+
+
+def _arm_steps(lab: LabConfig, name: str, arm: Arm, seed: int) -> Iterator[tuple[str, Values]]:
+    data = {"image_folder": lab.image_folder}
+    labelled, begin, last = {**data, "path": lab.labelled}, dict(lab.parts), f"{name}-{seed}-sft"
+    if arm.rows:
+        sources = []
+        for key, source in arm.rows.items():
+            if isinstance(source, str):
+                path = source
+            else:
+                made, values = _of_seed(f"{name}-{key}", source, seed)
+                yield made, values
+                path = f"${{{made}}}"
+            sources.append({"name": key, "path": path} | ({"weight": arm.weight} if arm.weight else {}))
+        rows = rows_step(name, seed)
+        yield rows, {"run": "build", "config": {"sources": sources, "seed": seed, "llava_json": False}}
+        values = {"stage": "pretrain", "model": begin, "data": {**data, "path": f"${{{rows}}}"}}
+        yield f"{name}-{seed}-pretrain", _train(lab, values, lab.updates.pretrain, seed)
+        begin = {"checkpoint": f"${{{name}-{seed}-pretrain}}"}
+    yield last, _train(lab, {"stage": "sft", "model": begin, "data": labelled}, lab.updates.sft, seed)
+    if arm.preferences:
+        pairs, values = _of_seed(f"{name}-pairs", arm.preferences, seed)
+        yield pairs, values
+        values = {"stage": "dpo", "objective": "dpo", "model": {"checkpoint": f"${{{last}}}"}}
+        values |= {"data": {**data, "path": f"${{{pairs}}}"}, **lab.dpo}
+        last = f"{name}-{seed}-dpo"
+        yield last, _train(lab, values, lab.updates.pretrain, seed)
+    values = {"name": name, "checkpoint": f"${{{last}}}", "data": lab.image_folder, **lab.evaluate}
+    yield eval_step(name, seed), {"run": "mini-eval", "config": values}
+
+
+def _train(lab: LabConfig, values: Values, updates: int, seed: int) -> Values:
+    own = {**values, "max_steps": updates, "seed": seed, "tensorboard": False}
+    return {"run": "train", "config": merge(load_extended(lab.defaults), own)}
+
+
+def _of_seed(name: str, step: StepSpec, seed: int) -> tuple[str, Values]:
+    """A step under the name of its seed where it depends on one; else the same for all seeds."""
+    values = _plain(step)
+    if SEED not in "".join(texts_of(values)):
+        return name, values
+    return f"{name}-{seed}", _replaced(values, SEED, seed)
+
+
+def _plain(step: StepSpec) -> Values:
+    """The step with its defaults written out, for the recipe lies elsewhere."""
+    return {"run": step.run, "config": merge(load_extended(step.defaults) if step.defaults else {}, step.config)}
+
+
+def _replaced(value: Any, name: str, by: Any) -> Any:
+    """The value with `name` replaced: by the thing itself where nothing else is written, else by its text."""
+    if isinstance(value, Mapping):
+        return {key: _replaced(item, name, by) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_replaced(item, name, by) for item in value]
+    if value == name:
+        return by
+    return value.replace(name, str(by)) if isinstance(value, str) else value
+
+
+def _needed(lab: LabConfig, values: Values) -> Iterator[tuple[str, Values]]:
+    """The shared steps that a step names, each after those that it names itself."""
+    for text in texts_of(values):
+        for name in re.findall(r"\$\{([a-z0-9-]+)\}", text):
+            if name in lab.shared:
+                shared = _plain(lab.shared[name])
+                yield from _needed(lab, shared)
+                yield name, shared

@@ -1,0 +1,73 @@
+"""`sicog lab`: the commands of the bench. Nothing is imported before it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Try another idea on a finished mini run.", no_args_is_help=True, pretty_exceptions_enable=False)
+ARMS = Path("recipes/lab/arms.yaml")
+LabFile = Annotated[Path, typer.Argument(help="the YAML of the arms", metavar="LAB")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value overrides, e.g. updates.sft=71", metavar="KEY=VALUE")
+]
+
+
+@app.command("score")
+def score(
+    scorers: Annotated[
+        list[Path] | None, typer.Argument(help="Python files with a function score(row, embed)", metavar="FILE")
+    ] = None,
+    run_dir: Annotated[Path, typer.Option("--run", help="a finished mini run")] = Path("runs/mini"),
+    out: Annotated[Path | None, typer.Option(help="write the figures as JSON to this file")] = None,
+    train: Annotated[bool, typer.Option("--train", help="then train what each file picks, beside the method")] = False,
+    lab: Annotated[Path, typer.Option(help="with --train: the YAML of the arms")] = ARMS,
+) -> None:
+    """Hold scorers against each other: truth of their picks, AUROC, risk and coverage. The files' code is run."""
+    from sicog.lab.score import lab_score
+
+    if train and not scorers:
+        raise ValueError("--train trains what a scorer picks; give its file")
+    lab_score(run_dir, scorers or [], out)
+    if train:
+        from sicog.lab.run import lab_train
+
+        for file in scorers or []:
+            lab_train(lab, file, [f"inputs.run.path={run_dir}"])
+
+
+@app.command("run")
+def run(
+    lab: LabFile = ARMS,
+    overrides: Overrides = None,
+    only: Annotated[str, typer.Option(help="arms to train, by commas; all by default")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
+) -> None:
+    """Train every arm with every seed, skipping what is done, and write the table of what they came to."""
+    names = only.split(",") if only else []
+    if dry_run:
+        from sicog.lab.arms import load_lab, write_recipe
+        from sicog.runs.plan import show_plan
+
+        asked = load_lab(lab, overrides or [])
+        if not show_plan(write_recipe(asked.only(names) if names else asked), []):
+            raise typer.Exit(1)
+        return
+    from sicog.lab.run import lab_run
+
+    lab_run(lab, overrides or [], only=names)
+
+
+@app.command("table")
+def table(
+    lab: LabFile = ARMS,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="the folder for lab.json and lab.md, not the run's")] = None,
+) -> None:
+    """The table of the arms that are done, also while others still run."""
+    from sicog.lab.arms import load_lab
+    from sicog.lab.run import lab_table
+
+    lab_table(load_lab(lab, overrides or []), out)

@@ -1,0 +1,111 @@
+"""`lab-pick`: a scorer's picks as rows to train on (ScoredSet -> Example), as many as another selection keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sicog.config import Config
+from sicog.curation.select import to_example
+from sicog.curation.self_consistency import hashed
+from sicog.lab.rows import LabTask, read_rows
+from sicog.lab.score import remembered, scores_of
+from sicog.lab.scorers import SCORERS, load_scorer
+from sicog.pipeline import FolderSource, Outcome, run_stage
+from sicog.records import Dropped, Example, ScoredSet
+from sicog.storage import count_rows
+
+STEP = "lab-pick"
+
+
+class PickConfig(Config):
+    """Config of `lab-pick`.
+
+    input: scored sets. scorer: a Python file with `score(row, embed)`; None: the method's own. keep_rows_of: a dataset;
+    as many rows are kept, those whose pick has the highest number, equal ones in an order drawn by the seed.
+    k: only so many candidates of each row are looked at, drawn by the seed and the row's id; None: all.
+    """
+
+    input: Path
+    out_dir: Path
+    keep_rows_of: Path
+    scorer: Path | None = None
+    k: int | None = Field(default=None, ge=2)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The candidate that is kept of a row: its place among all of them, and how many were looked at."""
+
+    place: int
+    k: int
+
+
+def pick(config: PickConfig) -> Path:
+    """Write the dataset `out_dir` of `Example`; returns it. Raises `ValueError` when there are not enough rows."""
+    inputs = {"scored": config.input, "keep_rows_of": config.keep_rows_of}
+    return run_stage(
+        step=STEP,
+        out_dir=config.out_dir,
+        source=FolderSource(config.input, ScoredSet),
+        process=_Lazily(config),
+        config=config,
+        inputs=inputs | ({"scorer": config.scorer} if config.scorer else {}),
+        max_dropped_share=None,  # dropping is what it is for
+    )
+
+
+class _Lazily:
+    """The process of the stage. The scorer sees all rows at the first block, so a finished folder costs nothing."""
+
+    def __init__(self, config: PickConfig) -> None:
+        self.config = config
+        self.picks: dict[str, Pick] | None = None
+
+    def __call__(self, block: Sequence[ScoredSet]) -> list[Outcome]:
+        if self.picks is None:
+            self.picks = picks(self.config)
+        return [self._one(row, self.picks.get(row.id)) for row in block]
+
+    def _one(self, row: ScoredSet, found: Pick | None) -> Outcome:
+        if found is None:
+            return Dropped(id=row.id, step=STEP, reason="not_picked", detail="too low, or no two candidates")
+        return (Example.model_validate(to_example(row.model_dump(mode="json"), found.place, found.k)),)
+
+
+def picks(config: PickConfig) -> dict[str, Pick]:
+    """What is kept, by row id. Raises `ValueError` when fewer rows have a choice than are to be kept."""
+    rows = read_rows(config.input, None)
+    seen = [drawn(len(row.texts), config.k, config.seed, row.query.id) for row in rows]
+    looked_at = tuple(row.of(places) for row, places in zip(rows, seen, strict=True))
+    name = config.scorer.stem if config.scorer else "consistency"
+    scorer = load_scorer(config.scorer) if config.scorer else SCORERS[name]
+    embed = remembered(LabTask(name, config.input, looked_at, 0))
+    scores = scores_of(name, scorer, looked_at, embed)
+    wanted = count_rows(config.keep_rows_of)
+    if wanted > len(rows):
+        raise ValueError(f"{config.keep_rows_of} holds {wanted} rows, but {len(rows)} of {config.input} have a choice")
+    found = {}
+    for number in highest([max(s) for s in scores], [row.query.id for row in rows], wanted, config.seed):
+        best = scores[number].index(max(scores[number]))
+        found[rows[number].query.id] = Pick(rows[number].places[seen[number][best]], len(seen[number]))
+    return found
+
+
+def drawn(n: int, k: int | None, seed: int, row_id: str) -> list[int]:
+    """k of n places in their order, drawn by (seed, id); all of them where k is None or not below n."""
+    order = sorted(range(n), key=lambda place: hashed(seed, "k", row_id, str(place)))
+    return sorted(order[:k])
+
+
+def highest(values: Sequence[float], ids: Sequence[str], n: int, seed: int) -> list[int]:
+    """The numbers of the n highest values; of equal ones those whose id's hash is lowest."""
+    values_R: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
+    order = sorted(range(len(ids)), key=lambda i: (-values_R[i], hashed(seed, "row", ids[i])))
+    return order[:n]

@@ -1,0 +1,58 @@
+"""`sicog lab run` and `sicog lab score FILE --train`: train the arms as a recipe, and write what they came to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from sicog.lab.arms import LabConfig, load_lab, write_recipe
+from sicog.lab.table import RESULTS, TABLE, collect, markdown
+from sicog.runs.run import run
+from sicog.storage import write_bytes, write_json
+
+
+def lab_run(path: Path, overrides: Sequence[str] = (), *, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Train and evaluate the arms (those of `only`, and the one they are held against), skipping what is done.
+
+    Returns the results of all arms that have any, which are also in the run's folder as lab.json and lab.md.
+    """
+    lab = load_lab(path, overrides)
+    run(write_recipe(lab.only(only) if only else lab))
+    return lab_table(lab)
+
+
+def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
+    """Write the results so far to `out` (the run's folder unless given) and print their table."""
+    results = collect(lab)
+    if not results["arms"]:
+        raise ValueError(f"{lab.run_dir} holds no result yet; sicog lab run makes them")
+    text = markdown(results)
+    folder = out or lab.run_dir
+    write_json(folder / RESULTS, results)
+    write_bytes(folder / TABLE, text.encode())
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(Markdown(text))
+    return results
+
+
+def lab_train(path: Path, file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Train what a scorer picks, with all seeds, beside the method; prints the comparison and returns it.
+
+    The results are in `scorers/NAME` of the run's folder.
+    """
+    lab = load_lab(path, overrides).with_scorer(file)
+    run(write_recipe(lab))
+    name = next(name for name in lab.arms if name != lab.compare_with)
+    results = lab_table(lab, lab.run_dir / "scorers" / name)
+    accuracy = results["arms"][name]["accuracy"]
+    value, low, high = (math.nan if v is None else v for v in accuracy["difference"])
+    verdict = "better" if low > 0 else "worse" if high < 0 else "not to be told apart"
+    Console(stderr=True).print(
+        f"  {name} against {lab.compare_with}: {verdict} ({value:+.3f} [{low:+.3f}, {high:+.3f}])"
+    )
+    return results

@@ -1,0 +1,110 @@
+"""The arithmetic of the lab's table, on figures that are known by hand, and the table in the docs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from sicog.lab.arms import LabConfig, eval_step, load_lab
+from sicog.lab.rows import truth_of_examples
+from sicog.lab.score import markdown as scorers_markdown
+from sicog.lab.table import collect, crossed_interval, markdown
+from sicog.records import Example
+from sicog.storage import read_json, write_bytes, write_json
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "recipes" / "lab" / "arms.yaml"
+KEPT = ROOT / "benchmarks" / "results" / "2026-11-21-xeon-2-cores"
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        seeds, items = rng.normal(0, 0.02, (3, 1)), rng.normal(0, 0.4, (1, 300))
+        values = 0.1 + seeds + items + rng.normal(0, 0.2, (3, 300))
+        interval = crossed_interval(values, [str(i) for i in range(300)])
+        covered += interval.low <= 0.1 <= interval.high
+    assert 185 <= covered <= 200
+
+
+def test_seeds_that_disagree_widen_the_interval_and_seeds_that_agree_do_not() -> None:
+    values = np.random.default_rng(0).normal(size=(1, 200))
+    groups = [str(i) for i in range(200)]
+    agreeing = crossed_interval(np.repeat(values, 3, axis=0), groups)
+    assert agreeing.high - agreeing.value == pytest.approx(1.96 * values.std(ddof=1) / math.sqrt(200), rel=0.02)
+    disagreeing = crossed_interval(values + np.array([[-1.0], [0.0], [1.0]]), groups)
+    assert disagreeing.value == pytest.approx(agreeing.value)
+    # Student's t of two degrees of freedom: 4.303 standard errors of the mean of -1, 0, 1.
+    assert disagreeing.high - disagreeing.value == pytest.approx(4.303 / math.sqrt(3), rel=0.02)
+
+
+def test_questions_of_one_image_count_as_one() -> None:
+    values = np.repeat(np.random.default_rng(0).normal(size=(2, 100)), 5, axis=1)
+    each = crossed_interval(values, [str(i) for i in range(500)])
+    together = crossed_interval(values, [str(i // 5) for i in range(500)])
+    assert together.high - together.low > each.high - each.low
+
+
+def test_one_seed_has_no_interval() -> None:
+    interval = crossed_interval(np.ones((1, 3)), ["a", "b", "c"])
+    assert interval.value == 1 and math.isnan(interval.low)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> LabConfig:
+    lab = load_lab(SHIPPED, [f"run_dir={tmp_path}", "seeds=[1,2]"]).only(["base", "control"])
+    no_rows = {name: arm.model_copy(update={"rows": None}) for name, arm in lab.arms.items()}
+    return lab.model_copy(update={"arms": no_rows})
+
+
+def put(lab: LabConfig, arm: str, seed: int, right: list[int], f1: list[float], first: int = 0) -> None:
+    folder = lab.run_dir / eval_step(arm, seed)
+    answers = [{"id": f"q{first + i}", "image": f"i{i // 2}", "right": bool(r)} for i, r in enumerate(right)]
+    captions = [{"id": f"i{i}", "f1": value} for i, value in enumerate(f1)]
+    write_bytes(folder / "answers.jsonl", b"".join(orjson.dumps(a) + b"\n" for a in answers))
+    write_bytes(folder / "captions.jsonl", b"".join(orjson.dumps(c) + b"\n" for c in captions))
+    write_json(folder / "manifest.json", {})
+
+
+def test_results_are_paired_by_seed_and_question(lab: LabConfig) -> None:
+    for seed in (1, 2):
+        put(lab, "full", seed, [1, 0, 1, 0], [0.5, 0.5])
+        put(lab, "control", seed, [1, 1, 1, 0], [0.25, 0.5])
+    put(lab, "base", 1, [0, 0, 1, 0], [0.0, 0.5])
+    results = collect(lab)
+    arms = results["arms"]
+    assert arms["full"]["accuracy"] == {"mean": 0.5, "by_seed": [0.5, 0.5]}
+    assert arms["control"]["accuracy"]["difference"][0] == 0.25
+    assert arms["control"]["caption_f1"]["difference"][0] == -0.125
+    assert arms["base"]["accuracy"]["difference"] == [-0.25, None, None]
+    assert results["missing"] == {"base": [2]}
+    text = markdown(results)
+    assert "| `control` |" in text and "+0.250 [" in text and "Not done yet: `base` (seed 2)." in text
+
+
+def test_evaluations_of_other_questions_are_not_compared(lab: LabConfig) -> None:
+    put(lab, "full", 1, [1, 0], [0.5])
+    put(lab, "control", 1, [1, 0], [0.5], first=7)
+    with pytest.raises(ValueError, match="different questions"):
+        collect(lab)
+
+
+def test_the_tables_of_the_page_are_those_of_the_kept_results() -> None:
+    page = (ROOT / "docs" / "lab.md").read_text()
+    results = read_json(KEPT / "lab.json")
+    assert markdown(results) in page
+    assert scorers_markdown(read_json(KEPT / "lab-scorers.json")) in page
+    assert results["updates"] == load_lab(SHIPPED).updates.model_dump()
+
+
+def test_rows_of_an_arm_come_with_their_truth(run_dir: Path, tmp_path: Path) -> None:
+    def example(number: int, answer: str, extra: dict[str, str]) -> Example:
+        turns = [{"role": "user", "text": "How many?"}, {"role": "assistant", "text": answer}]
+        return Example.model_validate({"id": f"s0-q{number}", "turns": turns, "extra": extra})
+
+    rows = [example(0, "two", {"style": "direct"}), example(1, "nine", {"style": "direct"}), example(2, "nine", {})]
+    assert truth_of_examples(run_dir, rows) == {"reasoning": 0.5}
