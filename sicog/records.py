@@ -34,9 +34,11 @@ class Turn(BaseModel):
 
     @model_validator(mode="after")
     def _offsets_lie_in_the_text(self) -> Turn:
+        if not self.images_at:
+            return self
         if list(self.images_at) != sorted(self.images_at) or any(not 0 <= a <= len(self.text) for a in self.images_at):
             raise ValueError(f"images_at must ascend within 0..{len(self.text)}, got {self.images_at}")
-        if self.images_at and self.role != "user":
+        if self.role != "user":
             raise ValueError(f"images belong to user turns, not to a turn of role {self.role!r}")
         return self
 

@@ -136,8 +136,8 @@ def _mixed(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:
             _exclude(folder, ids, start, stop, verdicts)
     pictures = _examine(config, sources, names, verdicts, cache)
     verdicts.check_share(sum(rows.n_dropped for rows in sources), config.max_dropped_share, STEP)
-    left = verdicts.left()
-    by_source = [left[(left >= start) & (left < stop)] for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+    stays = verdicts.reason_of == 0
+    by_source = [np.flatnonzero(stays[a:b]) + a for a, b in zip(starts[:-1], starts[1:], strict=True)]
     wanted = amounts(config.sources, [len(rows) for rows in by_source], config.total, config.when_short)
     parts = [part for rows, n in zip(by_source, wanted, strict=True) for part in draw_rows(ids, rows, n)]
     order = np.argsort(np.concatenate([np.zeros(0, np.uint64), *(keys for _, _, keys in parts)]), kind="stable")

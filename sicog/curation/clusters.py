@@ -70,3 +70,20 @@ def unique_pairs(parts: Iterable[tuple[Numbers, Numbers]]) -> tuple[Numbers, Num
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     pairs_P2 = np.unique(np.concatenate(columns), axis=0)
     return pairs_P2[:, 0], pairs_P2[:, 1]
+
+
+def repeated(keys_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The keys that stand more than once, each once, ascending."""
+    ranked = np.sort(keys_N)
+    again = ranked[1:][ranked[1:] == ranked[:-1]]
+    return again[np.append(True, again[1:] != again[:-1])] if len(again) else again
+
+
+def among(keys_N: NDArray[np.uint64], some: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """bool [N], whether each key is one of some, given ascending. As `np.isin`, in a third of its memory."""
+    if not len(some):
+        return np.zeros(len(keys_N), dtype=bool)
+    at = np.searchsorted(some, keys_N)
+    at[at == len(some)] = 0
+    found: NDArray[np.bool_] = some[at] == keys_N
+    return found

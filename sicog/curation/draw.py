@@ -11,11 +11,13 @@ from itertools import chain, islice
 
 import numpy as np
 
-from sicog.curation.clusters import Numbers
+from sicog.curation.clusters import Numbers, among, repeated
 from sicog.curation.rows import Rows
 from sicog.curation.self_consistency import hashed
 from sicog.curation.words import Hashes, scrambled
 from sicog.records import Dropped, Example
+
+_AT_ONCE = 4096  # ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +43,23 @@ class Ids:
     @classmethod
     def read(cls, names: Sequence[str], sources: Sequence[Rows], seed: int) -> Ids:
         """One pass over all ids. Raises `ValueError` where one is twice in its source."""
-        columns = [array("Q") for _ in range(4)]
+        columns = np.zeros((4, sum(map(len, sources))), dtype=np.uint64)
+        start = row = 0
         for name, source in zip(names, sources, strict=True):
-            start = len(columns[0])
-            for row_id in source.ids():
-                key = hashed(seed, name, "0", row_id)
-                values = (*_digest(row_id), key >> 64, hashed(key, "order") >> 64)
-                for column, value in zip(columns, values, strict=True):
-                    column.append(value)
-            high, low = (np.frombuffer(column, dtype=np.uint64)[start:].copy() for column in columns[:2])
-            if len(twice := _repeated(high, low)):
+            row_ids = source.ids()
+            while block := [_keys(row_id, seed, name) for row_id in islice(row_ids, _AT_ONCE)]:
+                columns[:, row : row + len(block)] = np.array(block, dtype=np.uint64).T
+                row += len(block)
+            if len(twice := _repeated(*columns[:2, start:row])):
                 raise ValueError(_twice(source, twice.tolist()))
-        return cls(*(np.frombuffer(column, dtype=np.uint64) for column in columns))
+            start = row
+        return cls(*columns)
 
     def shared(self) -> np.ndarray:
         """bool [N], whether another source has the id too."""
         shared = np.zeros(len(self.high), dtype=bool)
-        order = np.lexsort((self.low, self.high))
-        same = (np.diff(self.high[order]) == 0) & (np.diff(self.low[order]) == 0)
-        shared[order[1:][same]] = shared[order[:-1][same]] = True
+        ones, others = _equal(self.high, self.low)
+        shared[ones] = shared[others] = True
         return shared
 
     def positions(self, start: int, stop: int, row_ids: Sequence[str]) -> Numbers:
@@ -81,11 +81,22 @@ def _digest(row_id: str) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
 
 
+def _keys(row_id: str, seed: int, name: str) -> tuple[int, int, int, int]:
+    key = hashed(seed, name, "0", row_id)
+    return *_digest(row_id), key >> 64, hashed(key, "order") >> 64
+
+
+def _equal(high: Hashes, low: Hashes) -> tuple[Numbers, Numbers]:
+    """Pairs of rows with the same id, neighbours in order of id, the earlier one first."""
+    rows = np.flatnonzero(among(high, repeated(high)))  # without copies of all: hardly any are
+    order = rows[np.lexsort((low[rows], high[rows]))]
+    same = (high[order[1:]] == high[order[:-1]]) & (low[order[1:]] == low[order[:-1]])
+    return order[:-1][same], order[1:][same]
+
+
 def _repeated(high: Hashes, low: Hashes) -> Numbers:
     """The rows whose id an earlier row has."""
-    order = np.lexsort((low, high))
-    same = (high[order[1:]] == high[order[:-1]]) & (low[order[1:]] == low[order[:-1]])
-    return np.sort(order[1:][same]).astype(np.int64)
+    return np.sort(_equal(high, low)[1]).astype(np.int64)
 
 
 def _twice(source: Rows, rows: Sequence[int]) -> str:
@@ -98,12 +109,14 @@ def draw_rows(ids: Ids, rows: Numbers, wanted: int) -> Iterator[tuple[Numbers, i
     """`wanted` of the rows: all of them as often as they fit, then a draw. Yields (rows, repetition, order keys)."""
     repetition = 0
     while wanted > 0 and len(rows):
-        keys, order = ids.draw[rows], ids.order[rows]
-        if repetition:
-            salt = scrambled(np.array([repetition], dtype=np.uint64))
-            keys, order = scrambled(keys ^ salt), scrambled(order ^ salt)
-        some = np.argsort(keys, kind="stable")[:wanted] if wanted < len(rows) else np.arange(len(rows))
-        yield rows[some], repetition, order[some]
+        salt = scrambled(np.array([repetition], dtype=np.uint64))
+        order = scrambled(ids.order[rows] ^ salt) if repetition else ids.order[rows]
+        if wanted < len(rows):
+            keys = scrambled(ids.draw[rows] ^ salt) if repetition else ids.draw[rows]
+            some = np.argsort(keys, kind="stable")[:wanted]
+            yield rows[some], repetition, order[some]
+        else:
+            yield rows, repetition, order
         wanted, repetition = wanted - len(rows), repetition + 1
 
 

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from sicog.config import Config
 from sicog.curation.benchmarks import Benchmark, BenchmarkImages, load_benchmarks
-from sicog.curation.clusters import Clusters, Numbers, groups
+from sicog.curation.clusters import Clusters, Numbers, among, groups, repeated
 from sicog.curation.image_hash import MAX_DISTANCE, near_pairs
 from sicog.curation.marks import RowMarks, mark, spoken
 from sicog.curation.minhash import TextIndex
@@ -188,8 +188,7 @@ def _duplicates(
     with_images = rows[np.diff(marks.starts)[rows] > 0]
     clusters.join_equal(combined(same, marks.asked)[with_images], with_images)
     near = marks.keys(_image_clusters(pictures, config.image_distance)[numbers])
-    shared = np.isin(near, _repeated(near[rows]))
-    compared = rows[shared[rows]]
+    compared = rows[among(near[rows], repeated(near[rows]))]
     texts, first, text_of = np.unique(marks.said[compared], return_index=True, return_inverse=True)
     if len(texts) > 1 and config.text_similarity < 1:
         order = np.argsort(first)  # texts by the first row that has them, so that rows are read in order
@@ -215,11 +214,6 @@ def _image_clusters(pictures: Pictures, distance: int) -> Numbers:
     clusters.join(*near_pairs(unique, distance))
     labels[shown] = clusters.labels()[inverse]
     return labels
-
-
-def _repeated(values: np.ndarray) -> np.ndarray:
-    unique, counts = np.unique(values, return_counts=True)
-    return unique[counts > 1]
 
 
 def _keep_best(labels: Numbers, verdicts: Verdicts, marks: RowMarks, name_of: Callable[[int], str]) -> None:

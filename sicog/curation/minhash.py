@@ -15,14 +15,14 @@ from typing import IO
 
 import numpy as np
 
-from sicog.curation.clusters import Clusters, Numbers, groups, pairs_of_equal
+from sicog.curation.clusters import Clusters, Numbers, among, groups, pairs_of_equal, repeated
 from sicog.curation.words import Hashes, combined, runs, scrambled
 
 SHINGLE = 5  # words
 BANDS, ROWS = 20, 6  # a pair of Jaccard 0.8 meets in a band with probability 0.998, one of 0.5 with 0.27
 VALUES = BANDS * ROWS
 _MANY = 64  # of a band's bucket: from here on texts are compared with one of them at a time
-_AT_ONCE = 1 << 13  # pairs whose signatures are in memory
+_AT_ONCE = 1 << 11  # pairs whose signatures are in memory
 
 _numbers = scrambled(np.arange(1, 2 * VALUES + 1, dtype=np.uint64))
 _FACTORS, _SHIFTS = _numbers[:VALUES] | np.uint64(1), _numbers[VALUES:]
@@ -64,19 +64,25 @@ class TextIndex:
         self._file.flush()
         clusters = Clusters(self._n)
         for band in range(BANDS):
-            keys_N = np.zeros(self._n, dtype=np.uint64)
-            for start in range(0, self._n, _AT_ONCE):
-                part = self._stretch(start, min(start + _AT_ONCE, self._n))
-                keys_N[start : start + len(part)] = _band_keys(part[:, band * ROWS : (band + 1) * ROWS])
-            _, inverse, counts = np.unique(keys_N, return_inverse=True, return_counts=True)
-            size_N = counts[inverse]
-            few = np.flatnonzero((size_N > 1) & (size_N <= _MANY))
-            for ones, others in pairs_of_equal(keys_N[few]):
-                self._join_near(few[ones], few[others], similarity, clusters)
-            many = np.flatnonzero(size_N > _MANY)
+            texts_M, keys_M = self._meeting(band)
+            _, inverse, counts = np.unique(keys_M, return_inverse=True, return_counts=True)
+            size_M = counts[inverse]
+            few = np.flatnonzero(size_M <= _MANY)
+            for ones, others in pairs_of_equal(keys_M[few]):
+                self._join_near(texts_M[few[ones]], texts_M[few[others]], similarity, clusters)
+            many = np.flatnonzero(size_M > _MANY)
             for bucket in groups(inverse[many]):
-                self._join_many(many[bucket], similarity, clusters)
+                self._join_many(texts_M[many[bucket]], similarity, clusters)
         return clusters.labels()
+
+    def _meeting(self, band: int) -> tuple[Numbers, Hashes]:
+        """The M texts whose key of a band another text has too, ascending, and their keys."""
+        keys_N = np.zeros(self._n, dtype=np.uint64)
+        for start in range(0, self._n, _AT_ONCE):
+            part = self._stretch(start, min(start + _AT_ONCE, self._n))
+            keys_N[start : start + len(part)] = _band_keys(part[:, band * ROWS : (band + 1) * ROWS])
+        texts_M = np.flatnonzero(among(keys_N, repeated(keys_N)))
+        return texts_M, keys_N[texts_M]
 
     def _join_near(self, ones: Numbers, others: Numbers, similarity: float, clusters: Clusters) -> None:
         known = clusters.labels()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sicog.curation.clusters import Clusters, groups, pairs_of_equal
+from sicog.curation.clusters import Clusters, among, groups, pairs_of_equal, repeated
 from sicog.curation.minhash import TextIndex
 from sicog.curation.words import runs, word_hashes, words
 
@@ -107,3 +107,11 @@ def test_pairs_of_equal_are_all_pairs_once(keys):
 def test_groups_are_those_of_several(labels):
     expected = [[i for i, label in enumerate(labels) if label == value] for value in sorted(set(labels))]
     assert [g.tolist() for g in groups(np.array(labels, dtype=np.int64))] == [g for g in expected if len(g) > 1]
+
+
+@given(st.lists(st.integers(0, 12), max_size=12), st.sets(st.integers(0, 12)))
+def test_repeated_keys_and_keys_among_others_are_those_that_numpy_finds(listed, others):
+    keys, some = np.array(listed, dtype=np.uint64), np.array(sorted(others), dtype=np.uint64)
+    unique, counts = np.unique(keys, return_counts=True)
+    assert repeated(keys).tolist() == unique[counts > 1].tolist()
+    assert among(keys, some).tolist() == np.isin(keys, some).tolist()
