@@ -150,7 +150,8 @@ class _Encoding:
         return pa.DictionaryArray.from_arrays(codes, _texts(list(self.numbers)))
 
 
-# From buffers, and `_filled` back to numpy, by hand: what pyarrow has for both imports pandas, some 50 MiB.
+# From buffers, and `_filled` back to numpy, by hand: what pyarrow has for both imports pandas or
+# `pyarrow.compute`, some 50 and 10 MiB.
 def _numbers(values: array[Any], kind: pa.DataType, given: NDArray[np.bool_] | None = None) -> pa.Array:
     return pa.Array.from_buffers(kind, len(values), [_bits(given), pa.py_buffer(values)])
 
@@ -201,11 +202,16 @@ def _columns(table: pa.Table) -> Columns:
         task=_words(arrays["task"]),
         encoder=_words(arrays["encoder"]),
         unreadable=arrays["unreadable"].to_pylist(),
-        sizes=_filled(arrays["style"].value_lengths(), np.int32, 0).astype(np.int64),
-        style=_words(arrays["style"].flatten()),
-        excluded=_words(arrays["excluded"].flatten()),
-        **{name: _filled(arrays[name].flatten(), np.float64, np.nan) for name in _MARKS},
+        sizes=np.diff(_filled(arrays["style"].offsets, np.int32, 0)).astype(np.int64),
+        style=_words(_flat(arrays["style"])),
+        excluded=_words(_flat(arrays["excluded"])),
+        **{name: _filled(_flat(arrays[name]), np.float64, np.nan) for name in _MARKS},
     )
+
+
+def _flat(array: pa.ListArray) -> pa.Array:
+    ends = _filled(array.offsets, np.int32, 0)
+    return array.values.slice(int(ends[0]), int(ends[-1] - ends[0]))
 
 
 def _words(array: pa.DictionaryArray) -> Words:
@@ -216,8 +222,12 @@ def _filled(array: pa.Array, kind: type[Any], missing: float) -> NDArray[Any]:
     """The values, with `missing` for null."""
     if not len(array):
         return np.zeros(0, dtype=kind)
-    values = np.frombuffer(array.buffers()[1], dtype=kind)[array.offset : array.offset + len(array)]
-    return np.where(np.from_dlpack(array.is_null().cast(pa.uint8())), missing, values).astype(kind, copy=False)
+    validity, data = array.buffers()
+    here = slice(array.offset, array.offset + len(array))
+    values = np.frombuffer(data, dtype=kind)[here]
+    if validity is None:
+        return values
+    return np.where(np.unpackbits(np.frombuffer(validity, dtype=np.uint8), bitorder="little")[here], values, missing)
 
 
 class RawRow(NamedTuple):
