@@ -84,7 +84,7 @@ def _notes(recipe: Recipe) -> list[str]:
         f"tokens, hours, disk and memory are computed, not measured, for images of {a.image}, prompts of "
         f"{a.prompt_tokens} and answers of {a.answer_tokens} tokens (assume.* changes what is assumed):",
         f"  training hours = FLOP / ({a.tflops:g} TFLOP/s x {a.utilisation:g}); decoding hours = bytes moved / "
-        f"({a.bandwidth:g} TB/s x {a.decode_share:g}); not counted: encoders of scores, reading, waiting",
+        f"({a.bandwidth:g} TB/s x {a.decode_share:g}); not counted: encoders, evaluation, waiting",
         "  disk: at most while the step runs, with checkpoints, which go when it is done; of all: beside what the "
         "steps before have left. memory: of one GPU, without buffers of communication",
     ]

@@ -130,10 +130,10 @@ def test_the_command_samples_and_measures_two_checkpoints(tiny_dir, tmp_path):
 
     other = tiny_checkpoint(tmp_path / "other" / tiny_dir.name, seed=1)
     rows = [{"index": i, "question": f"Which {i}?", "A": "red", "B": "blue", "answer": "AB"[i % 2]} for i in range(3)]
-    for row in rows[1:]:  # by path, as the kit takes them too
+    for row in rows[1:2]:  # by path, as the kit takes them too
         row["image_path"] = f"{row['index']}.jpg"
         (tmp_path / row["image_path"]).write_bytes(base64.b64decode(picture(row["index"])))
-    rows[0]["image"] = picture()
+    rows[0]["image"], rows[2]["image"] = picture(), "0"  # that of row 0
     write_tsv(tmp_path / "choice.tsv", rows, drawn=False)
     (tmp_path / "suite.yaml").write_text("benchmarks: [{name: picks, table: choice.tsv, form: choice}]")
 
@@ -148,6 +148,8 @@ def test_the_command_samples_and_measures_two_checkpoints(tiny_dir, tmp_path):
         assert done.exit_code == 0, done.output
         times.append([p.stat().st_mtime_ns for p in sorted(tmp_path.glob("out/*/*/shard-*.jsonl"))])
     assert times[0] == times[1]
+    shown = sorted(tmp_path.glob("out/*/images/*"))
+    assert len(shown) == 3 and shown[0].read_bytes() == shown[2].read_bytes() != shown[1].read_bytes()
     (curves,) = tmp_path.glob("out/table_picks_*/curves-*/curves.json")
     assert {p["model"] for p in read_json(curves)["points"]} == {
         f"{p.parent.name}/checkpoint" for p in (tiny_dir, other)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from sicog.runs.promote import Measure, PromoteConfig, paired_bootstrap, promote
+from sicog.runs.run import run
+from sicog.runs.status import show_status
 from sicog.storage import read_json
 
 RIGHT = Measure(label="accuracy", file="answers.jsonl", value="right", group="image")
@@ -51,6 +53,22 @@ def test_a_little_worse_is_promoted_and_much_worse_is_not(tmp_path):
     assert not read_json(tmp_path / "b" / "out" / "promotion.json")["promoted"]
     assert not (tmp_path / "b" / "out" / "manifest.json").exists()  # the step is not done
     promote(refused.model_copy(update={"tolerance": 0.6, "out_dir": tmp_path / "b" / "allowed"}))
+
+
+def test_a_run_stops_at_a_model_that_is_not_promoted_and_goes_on_when_it_is(tmp_path, capsys):
+    values = config(tmp_path, [1] * 40, [0] * 40).model_dump(mode="json", exclude={"out_dir"})
+    rows = "align: 1, sft: 1, warmup_captions: 1, warmup_reasoning: 1, unlabelled: 1, dev: 1, test: 1"
+    judged, more = f"{{run: promote, config: {json.dumps(values)}}}", f"{{run: mini-data, config: {{{rows}}}}}"
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"run_dir: {tmp_path}/run\nsteps:\n  judged: {judged}\n  more: {more}\n")
+    with pytest.raises(ValueError, match="round 2 is not promoted"):
+        run(recipe)
+    assert not (tmp_path / "run" / "more").exists()
+    assert not show_status(tmp_path / "run")
+    shown = capsys.readouterr().out
+    assert "judged: round 2 is not promoted" in shown and "0 of 2 steps done" in shown
+    run(recipe, ["steps.judged.config.tolerance=1.0"])
+    assert show_status(tmp_path / "run") and (tmp_path / "run" / "more").is_dir()
 
 
 def test_the_test_split_decides_nothing(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sicog.config import load_yaml
+from sicog.evaluation.config import EvalConfig
 from sicog.recipe import load_recipe, texts_of
 from sicog.runs.costs import Cost, most_disk
 from sicog.runs.plan import show_plan
@@ -43,6 +44,11 @@ def test_the_papers_values():
         assert {s.style: s.n for s in config.wanted_styles} == styles
         assert (config.temperature, config.top_p, config.beams, config.max_new_tokens) == (0.7, 0.9, 1, 1200)
         assert (config.top_k, config.repetition_penalty) == (20, 1.05)
+    assert found["curated"].multi_turn is not None and {s.name for s in found["curated"].sources} == {
+        "captions", "answers", "texts"
+    }  # fmt: skip
+    judged = [c for c in found.values() if isinstance(c, EvalConfig)]
+    assert [(c.suite, c.checkpoint) for c in judged] == [("paper", found[n].run_dir) for n in ("base", "next")]
     teacher = found["warmup-captions"].teacher
     assert (teacher.endpoint.model, teacher.temperature, teacher.max_tokens) == ("gpt-4o", 0.2, 2048)
     inputs = load_yaml(RECIPES / "sicog-7b.yaml")["inputs"]
