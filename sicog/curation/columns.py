@@ -100,12 +100,22 @@ def _is_of(path: Path, shards: bytes) -> bool:
 
 def _write(folder: Path, path: Path, shards: bytes) -> None:
     source = FolderSource(folder, ScoredSet, step="score")
-    rows = source.read(0, len(source))
+    rows = _some_readable(source.read(0, len(source)), folder)
     with atomic_write(path) as file, pq.ParquetWriter(file, _SCHEMA.with_metadata({_OF: shards})) as writer:
         while len(table := _table(islice(rows, ROWS))):
             writer.write_table(table, row_group_size=ROWS)
         if not len(source):
             writer.write_table(table)
+
+
+def _some_readable(rows: Iterator[ScoredSet | Dropped], folder: Path) -> Iterator[ScoredSet | Dropped]:
+    """The rows; where none of them is a scored set, the folder is another step's."""
+    first, found = None, False
+    for row in rows:
+        first, found = first or row, found or isinstance(row, ScoredSet)
+        yield row
+    if isinstance(first, Dropped) and not found:
+        raise ValueError(f"{folder} holds no scored sets ({first.id} is {first.detail}); score its candidates first")
 
 
 def _table(rows: Iterable[ScoredSet | Dropped]) -> pa.Table:
