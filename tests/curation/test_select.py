@@ -191,7 +191,7 @@ def test_by_vote_the_highest_vote_wins_then_the_score(tmp_path, make):
     _, dropped, _ = run(tmp_path, rows, name="strict", by="vote", threshold=0.7)
     assert dropped["q"].detail == "agreement 0.5 < 0.55 (0.7 at 3 candidates)"
     assert (pairs["q"].chosen_score, pairs["q"].margin) == (0.9, 0.4)
-    fair, _, pairs = run(tmp_path, rows, name="fair", by="vote", threshold=2 / 3)
+    fair, _, pairs = run(tmp_path, rows, name="fair", by="vote", threshold=0.5)
     assert list(fair) == ["q"] and pairs["q"].margin == pytest.approx(1 / 3)
 
 
@@ -277,7 +277,9 @@ def test_rows_that_were_damaged_are_named_and_the_rest_goes_on(tmp_path, make): 
     shard = tmp_path / "scored" / "shard-00000.jsonl"
     lines = shard.read_bytes().splitlines(keepends=True)
     shard.write_bytes(b"".join([lines[0], b'{"id": "1"}\n', b"\xff" + lines[2], *lines[3:7], lines[7][:200]]))
-    kept, dropped, _ = run(tmp_path, rows, threshold=0.5)
+    with pytest.raises(ValueError, match="3 of 8 rows cannot be used .unreadable_row 3., more than 5%"):
+        run(tmp_path, rows, threshold=0.5)
+    kept, dropped, _ = run(tmp_path, rows, threshold=0.5, max_dropped_share=0.5)
     assert list(kept) == ["0", "3", "4", "5", "6"]
     assert list(dropped) == [f"shard-00000.jsonl:{n}" for n in (2, 3, 8)]
     assert {d.reason for d in dropped.values()} == {"unreadable_row"}
@@ -305,7 +307,7 @@ def test_rows_that_are_damaged_after_their_scores_were_read(tmp_path, make):  # 
     shard = tmp_path / "scored" / SHARD
     lines = shard.read_bytes().splitlines(keepends=True)
     shard.write_bytes(b"".join([lines[0], b'{"id": "1"}\n', lines[0], lines[3], lines[4][:200]]))
-    kept, dropped, _ = run(tmp_path, rows, threshold=0.5)
+    kept, dropped, _ = run(tmp_path, rows, threshold=0.5, max_dropped_share=0.7)
     assert list(kept) == ["0", "3"] and list(dropped) == ["1", "2", "4", "5"]
     assert {d.reason for d in dropped.values()} == {"unreadable_row"}
 
