@@ -12,7 +12,7 @@ import orjson
 
 from sicog.records import CandidateSet, Dropped
 from sicog.scratch import Scratch, id_digest
-from sicog.storage import shards
+from sicog.storage import shards, what_is_wrong
 
 
 def find_runs(patterns: Sequence[str | Path]) -> list[Path]:
@@ -112,10 +112,10 @@ class RunsSource:
         try:
             return CandidateSet.model_validate_json(line)
         except ValueError as error:
-            reason = str(error).splitlines()[0]
             where = f"{self._files[number].parent.name}/{self._files[number].name} at byte {offset}"
             raise UnreadableRowError(
-                f"{self._files[number]} holds a row that is no CandidateSet ({reason})", _known_id(line) or where
+                f"{self._files[number]} holds a row that is no CandidateSet ({what_is_wrong(error)})",
+                _known_id(line) or where,
             ) from None
 
 

@@ -7,17 +7,16 @@ off.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from sicog.storage import atomic_write, shard_name, truncate_to_last_line
+from sicog.storage import DISK_FULL, atomic_write, shard_name, truncate_to_last_line
 
 WORK = ".work"
 
@@ -58,11 +57,12 @@ class Journal:
         return done
 
     def opened(self, stack: ExitStack) -> Appending:
-        """The files to append to, closed by the stack."""
+        """The files to append to, closed by the stack. A full disk is a `ValueError`, also where closing meets it."""
+        stack.enter_context(_disk_in_words(self.out_dir))
         for folder in self.folders:
             self._part(folder).parent.mkdir(parents=True, exist_ok=True)
         parts = {folder: stack.enter_context(self._part(folder).open("ab")) for folder in self.folders}
-        return Appending(self.out_dir, stack.enter_context(self.path.open("ab")), parts)
+        return Appending(stack.enter_context(self.path.open("ab")), parts)
 
     def finish(self) -> dict[str, int]:
         """The files become the shards; returns the number of records by folder. To be repeated after a kill."""
@@ -92,24 +92,29 @@ class Journal:
 class Appending:
     """The open files of a journal."""
 
-    def __init__(self, out_dir: Path, journal: IO[bytes], parts: Mapping[str, IO[bytes]]) -> None:
-        self.out_dir, self.journal, self.parts = out_dir, journal, parts
+    def __init__(self, journal: IO[bytes], parts: Mapping[str, IO[bytes]]) -> None:
+        self.journal, self.parts = journal, parts
 
     def append(self, entry: dict[str, Any], records: Mapping[str, list[bytes]]) -> None:
         """Write the records of a block, then its entry."""
         entry["records"] = {folder: (len(lines), sum(map(len, lines))) for folder, lines in records.items()}
-        try:
-            for folder, lines in records.items():
-                self.parts[folder].writelines(lines)
-                self.parts[folder].flush()
-            self.journal.write(orjson.dumps(entry) + b"\n")
-            self.journal.flush()
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise ValueError(
-                    f"{self.out_dir}: the disk is full; free some space and run again: what is finished is kept"
-                ) from error
-            raise
+        for folder, lines in records.items():
+            self.parts[folder].writelines(lines)
+            self.parts[folder].flush()
+        self.journal.write(orjson.dumps(entry) + b"\n")
+        self.journal.flush()
+
+
+@contextmanager
+def _disk_in_words(out_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL and error.filename is None:  # with a name it is another file's
+            raise ValueError(
+                f"{out_dir}: the disk is full; free some space and run again: what is finished is kept"
+            ) from error
+        raise
 
 
 def write_rows(out_dir: Path, kind: str, journals: Iterable[Journal]) -> Counter[str]:

@@ -30,7 +30,17 @@ from sicog.launch import LaunchConfig, gpus
 from sicog.progress import Progressing
 from sicog.provenance import RUN, digest_file, write_run_json
 from sicog.records import Dropped, Failed, Record, RecordT
-from sicog.storage import MANIFEST, dump_record, locked, read_json, shard_name, shards, write_json
+from sicog.storage import (
+    MANIFEST,
+    dump_record,
+    locked,
+    named,
+    read_json,
+    shard_name,
+    shards,
+    what_is_wrong,
+    write_json,
+)
 
 RowT = TypeVar("RowT", bound=Record, covariant=True)
 UNREADABLE = "unreadable_row"
@@ -103,12 +113,12 @@ class FolderSource(Generic[RecordT]):
         try:
             return self.record_type.model_validate_json(line)
         except ValueError as error:
-            return self._unreadable(where, str(error).splitlines()[0])
+            return self._unreadable(where, what_is_wrong(error))
 
     def _unreadable(self, where: str, reason: str) -> Dropped:
         if not self.step:
-            raise ValueError(f"{where} is not a {self.record_type.__name__} ({reason})") from None
-        detail = f"not a {self.record_type.__name__} ({reason})"
+            raise ValueError(f"{where} is not {named(self.record_type)} ({reason})") from None
+        detail = f"not {named(self.record_type)} ({reason})"
         return Dropped(id=where.removeprefix(f"{self.folder}/"), step=self.step, reason=UNREADABLE, detail=detail)
 
 
@@ -349,9 +359,8 @@ class Finish:
         shutil.rmtree(out_dir / WORK)
         drops = f", {dropped.total()} dropped ({_listed(dropped)})" if dropped else ""
         fails = f", {failed.total()} failed ({_listed(failed)})" if failed else ""
-        Console(stderr=True).print(
-            f"  {self.step}: {self.n_rows} rows in, {counts['kept']} kept{drops}{fails}", highlight=False
-        )
+        told = f"  {self.step}: {self.n_rows} rows in, {counts['kept']} kept{drops}{fails}"
+        Console(stderr=True).print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _too_many(step: str, reasons: Counter[str], n_rows: int, limit: float, out_dir: Path) -> str:

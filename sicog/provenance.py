@@ -106,7 +106,7 @@ def write_run_json(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RUN, {**description, "config": resolved, "input_paths": paths, "versions": versions()})
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
         raise ValueError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
 
 

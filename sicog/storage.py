@@ -19,9 +19,10 @@ from typing import IO, Any
 import orjson
 from pydantic import ValidationError
 
-from sicog.records import RecordT
+from sicog.records import Record, RecordT
 
 MANIFEST = "manifest.json"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of the machine, or of the user's share of it
 log = logging.getLogger(__name__)
 
 
@@ -56,7 +57,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         beside.replace(path)
     except BaseException as error:
         beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise ValueError(f"{path}: the disk is full; nothing was written, free some space and run again") from error
         raise
 
@@ -116,12 +117,24 @@ def read_records(folder: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
                 try:
                     yield record_type.model_validate_json(line)
                 except ValidationError as error:
-                    first = error.errors()[0]
-                    where = ".".join(map(str, first["loc"])) or "row"
                     raise ValueError(
-                        f"{shard}:{number} is not a {record_type.__name__} ({where}: {first['msg']}); "
+                        f"{shard}:{number} is not {named(record_type)} ({what_is_wrong(error)}); "
                         f"was this folder written by another step?"
                     ) from None
+
+
+def named(record_type: type[Record]) -> str:
+    """`an Example`, `a Query`."""
+    name = record_type.__name__
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+def what_is_wrong(error: ValueError) -> str:
+    """Why a line is no record, in one line: the first field that does not fit, without the field's value."""
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"
 
 
 def count_rows(folder: Path) -> int:

@@ -8,7 +8,8 @@ R rows, N candidates of all of them one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice, repeat
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from sicog.pipeline import FolderSource
 from sicog.provenance import digest_path
-from sicog.records import Dropped, ScoredCandidate, ScoredSet
+from sicog.records import Dropped, ScoredSet
 from sicog.storage import atomic_write, locked
 
 ROWS = 8192  # of a row group
@@ -99,7 +100,7 @@ def _is_of(path: Path, shards: bytes) -> bool:
 
 def _write(folder: Path, path: Path, shards: bytes) -> None:
     source = FolderSource(folder, ScoredSet, step="score")
-    rows = source.read(0, len(source))
+    rows = _some_readable(source.read(0, len(source)), folder)
     with atomic_write(path) as file, pq.ParquetWriter(file, _SCHEMA.with_metadata({_OF: shards})) as writer:
         while len(table := _table(islice(rows, ROWS))):
             writer.write_table(table, row_group_size=ROWS)
@@ -107,33 +108,75 @@ def _write(folder: Path, path: Path, shards: bytes) -> None:
             writer.write_table(table)
 
 
+def _some_readable(rows: Iterator[ScoredSet | Dropped], folder: Path) -> Iterator[ScoredSet | Dropped]:
+    """The rows; where none of them is a scored set, the folder is another step's."""
+    first, found = None, False
+    for row in rows:
+        first, found = first or row, found or isinstance(row, ScoredSet)
+        yield row
+    if isinstance(first, Dropped) and not found:
+        raise ValueError(f"{folder} holds no scored sets ({first.id} is {first.detail}); score its candidates first")
+
+
 def _table(rows: Iterable[ScoredSet | Dropped]) -> pa.Table:
     """The columns of these rows, of which one at a time is in memory."""
-    values: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+    ids: list[str] = []
+    unreadable: list[str | None] = []
+    task, encoder, style, excluded = _Encoding(), _Encoding(), _Encoding(), _Encoding()
+    ends, index, marks = array("i", [0]), array("i"), {name: array("d") for name in _MARKS}
     for row in rows:
-        candidates: tuple[ScoredCandidate, ...] = ()
-        task = encoder = ""
-        if isinstance(row, ScoredSet):
-            candidates, task, encoder = row.candidates, row.query.task, row.encoder
-        values["id"].append(row.id)
-        values["task"].append(task)
-        values["encoder"].append(encoder)
-        values["unreadable"].append(row.detail if isinstance(row, Dropped) else None)
-        values["style"].append([c.candidate.style for c in candidates])
-        values["index"].append([c.candidate.index for c in candidates])
-        values["excluded"].append([c.excluded for c in candidates])
-        for name in _MARKS:
-            values[name].append([getattr(c, name) for c in candidates])
-    return pa.table([_array(values[f.name], f.type) for f in _SCHEMA], schema=_SCHEMA)
+        ids.append(row.id)
+        unreadable.append(row.detail if isinstance(row, Dropped) else None)
+        task.append(row.query.task if isinstance(row, ScoredSet) else "")
+        encoder.append(row.encoder if isinstance(row, ScoredSet) else "")
+        for scored in row.candidates if isinstance(row, ScoredSet) else ():
+            style.append(scored.candidate.style)
+            index.append(scored.candidate.index)
+            excluded.append(scored.excluded)
+            for name, values in marks.items():
+                values.append(np.nan if (mark := getattr(scored, name)) is None else mark)
+        ends.append(len(index))
+    flat = {"style": style.array(), "index": _numbers(index, pa.int32()), "excluded": excluded.array()}
+    flat |= {name: _numbers(values, pa.float64(), ~np.isnan(values)) for name, values in marks.items()}
+    columns = {"id": _texts(ids), "task": task.array(), "encoder": encoder.array(), "unreadable": _texts(unreadable)}
+    columns |= {n: pa.ListArray.from_arrays(_numbers(ends, pa.int32()), values) for n, values in flat.items()}
+    return pa.table([columns[name] for name in _SCHEMA.names], schema=_SCHEMA)
 
 
-def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if kind == _WORD:
-        return pa.array(values, pa.string()).dictionary_encode()
-    if pa.types.is_list(kind) and kind.value_type == _WORD:
-        flat = pa.array(values, pa.list_(pa.string()))
-        return pa.ListArray.from_arrays(flat.offsets, flat.values.dictionary_encode().cast(_WORD), type=kind)
-    return pa.array(values, kind)
+class _Encoding:
+    """A column of few different texts as it grows: a number for each."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self.codes = array("i")
+
+    def append(self, text: str | None) -> None:
+        """Add an entry, None for null."""
+        self.codes.append(-1 if text is None else self.numbers.setdefault(text, len(self.numbers)))
+
+    def array(self) -> pa.Array:
+        """The column."""
+        codes = _numbers(self.codes, pa.int32(), np.asarray(self.codes) >= 0)
+        return pa.DictionaryArray.from_arrays(codes, _texts(list(self.numbers)))
+
+
+# From buffers, and `_filled` back to numpy, by hand: what pyarrow has for both imports pandas or
+# `pyarrow.compute`, some 50 and 10 MiB.
+def _numbers(values: array[Any], kind: pa.DataType, given: NDArray[np.bool_] | None = None) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(values), [_bits(given), pa.py_buffer(values)])
+
+
+def _texts(values: Sequence[str | None]) -> pa.Array:
+    encoded = [(value or "").encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64).astype(np.int32)
+    given = np.array([value is not None for value in values], dtype=bool)
+    return pa.Array.from_buffers(
+        pa.string(), len(values), [_bits(given), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    )
+
+
+def _bits(given: NDArray[np.bool_] | None) -> pa.Buffer | None:
+    return None if given is None or given.all() else pa.py_buffer(np.packbits(given, bitorder="little"))
 
 
 def count_rows(path: Path) -> int:
@@ -169,11 +212,16 @@ def _columns(table: pa.Table) -> Columns:
         task=_words(arrays["task"]),
         encoder=_words(arrays["encoder"]),
         unreadable=arrays["unreadable"].to_pylist(),
-        sizes=_filled(arrays["style"].value_lengths(), np.int32, 0).astype(np.int64),
-        style=_words(arrays["style"].flatten()),
-        excluded=_words(arrays["excluded"].flatten()),
-        **{name: _filled(arrays[name].flatten(), np.float64, np.nan) for name in _MARKS},
+        sizes=np.diff(_filled(arrays["style"].offsets, np.int32, 0)).astype(np.int64),
+        style=_words(_flat(arrays["style"])),
+        excluded=_words(_flat(arrays["excluded"])),
+        **{name: _filled(_flat(arrays[name]), np.float64, np.nan) for name in _MARKS},
     )
+
+
+def _flat(array: pa.ListArray) -> pa.Array:
+    ends = _filled(array.offsets, np.int32, 0)
+    return array.values.slice(int(ends[0]), int(ends[-1] - ends[0]))
 
 
 def _words(array: pa.DictionaryArray) -> Words:
@@ -181,11 +229,15 @@ def _words(array: pa.DictionaryArray) -> Words:
 
 
 def _filled(array: pa.Array, kind: type[Any], missing: float) -> NDArray[Any]:
-    """The values, with `missing` for null. By hand: what pyarrow has for it imports pandas."""
+    """The values, with `missing` for null."""
     if not len(array):
         return np.zeros(0, dtype=kind)
-    values = np.frombuffer(array.buffers()[1], dtype=kind)[array.offset : array.offset + len(array)]
-    return np.where(np.from_dlpack(array.is_null().cast(pa.uint8())), missing, values).astype(kind, copy=False)
+    validity, data = array.buffers()
+    here = slice(array.offset, array.offset + len(array))
+    values = np.frombuffer(data, dtype=kind)[here]
+    if validity is None:
+        return values
+    return np.where(np.unpackbits(np.frombuffer(validity, dtype=np.uint8), bitorder="little")[here], values, missing)
 
 
 class RawRow(NamedTuple):

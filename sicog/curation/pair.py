@@ -10,12 +10,13 @@ from typing import ClassVar
 from pydantic import Field
 
 from sicog.answers import final_answer
-from sicog.candidates import RunsSource, find_runs
+from sicog.candidates import RunsSource, UnreadableRowError, find_runs
 from sicog.chains import ChainError
 from sicog.config import Config
 from sicog.curation.score import Paths
 from sicog.curation.self_consistency import draw
-from sicog.pipeline import Outcome, run_stage
+from sicog.curation.words import folded
+from sicog.pipeline import UNREADABLE, Outcome, run_stage
 from sicog.records import Candidate, CandidateSet, Dropped, PreferencePair, Turn
 from sicog.tasks import TASKS
 
@@ -49,8 +50,8 @@ def pair(config: PairConfig) -> Path:
     return run_stage(
         step=STEP,
         out_dir=config.out_dir,
-        source=RunsSource(clean),
-        process=PairSets(RunsSource(corrupted), config.seed),
+        source=RunsSource(clean, step=STEP),
+        process=PairSets(RunsSource(corrupted, step=STEP), config.seed),
         config=config,
         inputs=folders,
         block_size=config.block_size,
@@ -71,7 +72,10 @@ class PairSets:
         return [self._one(row) for row in block]
 
     def _one(self, row: CandidateSet) -> Outcome:
-        other = self.corrupted.find(row.id)
+        try:
+            other = self.corrupted.find(row.id)
+        except UnreadableRowError as error:
+            return Dropped(id=row.id, step=STEP, reason=UNREADABLE, detail=str(error))
         if other is None:
             return Dropped(id=row.id, step=STEP, reason="not_in_rejected", detail="no answer to a corrupted image")
         if (row.query.task, row.query.images, row.query.question) != (
@@ -103,7 +107,7 @@ def _usable(row: CandidateSet) -> Iterator[tuple[Candidate, str]]:
             compared = task.compared(candidate.text, candidate.style)
         except ChainError:
             continue
-        yield candidate, final_answer(compared, row.query.question) if task.votes else compared
+        yield candidate, final_answer(compared, row.query.question) if task.votes else folded(compared)
 
 
 def _pair(row: CandidateSet, chosen: Candidate, rejected: Candidate) -> PreferencePair:

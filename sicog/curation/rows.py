@@ -1,4 +1,4 @@
-"""The rows of a dataset or of a user's file, by number: each is read when it is due, some ten bytes in memory."""
+"""The rows of a dataset or of a user's file, by number: each is read when it is due, some twenty bytes in memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import orjson
 from sicog.curation.words import Hashes, digest64
 from sicog.data.sources import find_files
 from sicog.data.table import open_table
+from sicog.pipeline import UNREADABLE
 from sicog.records import CandidateSet, Dropped, Example, Query, Record, ScoredSet
-from sicog.storage import shards
+from sicog.storage import named, shards, what_is_wrong
 
 ALL_TYPES: tuple[type[Record], ...] = (Example, ScoredSet, CandidateSet, Query)
 
@@ -45,53 +46,59 @@ def open_rows(path: Path, cache: Path, types: Sequence[type[Record]] = (Example,
 
 
 class DatasetRows:
-    """The records of one of our datasets: where each of them begins."""
-
-    n_dropped = 0
+    """The records of one of our datasets: where each of them begins. Lines that are no records are known by file and
+    line, and have no number."""
 
     def __init__(self, path: Path, types: Sequence[type[Record]]) -> None:
         self.path = path
         self.files = shards(path)
-        self._numbers, self._offsets = array("I"), array("Q")
-        first = b""
+        self.type: type[Record] | None = types[0] if len(types) == 1 else None
+        self._numbers, self._offsets, self._lines = array("I"), array("Q"), array("I")
+        self._dropped: list[Dropped] = []
         for number, file in enumerate(self.files):
             offset = 0
             with file.open("rb") as lines:
-                for line in lines:
-                    first = first or line
-                    self._numbers.append(number)
-                    self._offsets.append(offset)
+                for place, line in enumerate(lines, 1):
+                    if self._is_record(line, types, f"{file.name}:{place}"):
+                        self._numbers.append(number)
+                        self._offsets.append(offset)
+                        self._lines.append(place)
                     offset += len(line)
-        self.type = _type_of(first, types) if len(types) > 1 else types[0]
+        if self._dropped and not self._numbers:
+            first = self._dropped[0]
+            raise ValueError(f"{path}/{first.id} is {first.detail}; was this folder written by another step?")
+        self.type = self.type or types[0]
+        self.n_dropped = len(self._dropped)
+
+    def _is_record(self, line: bytes, types: Sequence[type[Record]], where: str) -> bool:
+        kind = self.type or _type_of(line, types)
+        try:
+            kind.model_validate_json(line)
+        except ValueError as error:
+            detail = f"not {named(kind)} ({what_is_wrong(error)})"
+            self._dropped.append(Dropped(id=where, step="read", reason=UNREADABLE, detail=detail))
+            return False
+        self.type = kind
+        return True
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def ids(self) -> Iterator[str]:
-        """All ids in order. A row without one is an error that names its place."""
-        for file in self.files:
-            with file.open("rb") as lines:
-                for number, line in enumerate(lines, 1):
-                    yield self._id(line, f"{file}:{number}")
+        """All ids in order."""
+        for line in self._read(range(len(self))):
+            yield orjson.loads(line)["id"]
 
     def where(self, number: int) -> str:
         """File and line of a row."""
-        file = self._numbers[number]
-        return f"{self.files[file]}:{number - self._numbers.index(file) + 1}"
-
-    def _id(self, line: bytes, where: str) -> str:
-        try:
-            row_id = orjson.loads(line)["id"]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            row_id = None
-        if not isinstance(row_id, str):
-            name = self.type.__name__
-            article = "an" if name[0] in "AEIOU" else "a"
-            raise ValueError(f"{where} is not {article} {name} (no text id); was this folder written by another step?")
-        return row_id
+        return f"{self.files[self._numbers[number]]}:{self._lines[number]}"
 
     def read(self, numbers: Iterable[int]) -> Iterator[Record]:
-        """These rows, in this order. A row of another type is an error that names its place."""
+        """These rows, in this order."""
+        assert self.type is not None
+        yield from map(self.type.model_validate_json, self._read(numbers))
+
+    def _read(self, numbers: Iterable[int]) -> Iterator[bytes]:
         with ExitStack() as stack:
             files: dict[int, BinaryIO] = {}
             for number in numbers:
@@ -99,24 +106,18 @@ class DatasetRows:
                 if of not in files:
                     files[of] = stack.enter_context(self.files[of].open("rb"))
                 files[of].seek(self._offsets[number])
-                line = files[of].readline()
-                try:
-                    yield self.type.model_validate_json(line)
-                except ValueError as error:
-                    problem = str(error).splitlines()
-                    detail = " ".join(part.strip() for part in problem[1:3]) or problem[0]
-                    raise ValueError(f"{self.where(number)} is not a valid {self.type.__name__} ({detail})") from None
+                yield files[of].readline()
 
     def dropped(self) -> Iterator[Dropped]:
-        """None: a row of our own that cannot be read is an error."""
-        return iter(())
+        """The lines that are no records."""
+        return iter(self._dropped)
 
 
 def _type_of(line: bytes, types: Sequence[type[Record]]) -> type[Record]:
     """The one of the types that a row is of; rows of one type are never valid for another."""
-    for kind in types if line else types[:1]:
+    for kind in types:
         try:
-            kind.model_validate_json(line or b"{}")
+            kind.model_validate_json(line)
         except ValueError:
             continue
         return kind

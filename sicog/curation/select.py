@@ -25,6 +25,7 @@ from sicog.curation.columns import Columns, RawRow, RawRows, all_columns, column
 from sicog.curation.self_consistency import draw, hashed, lower_half
 from sicog.curation.threshold import PAPER_K, By, Threshold, read_threshold
 from sicog.curation.verdicts import KEPT, Reasons, Rule, Styles, Verdicts, verdicts
+from sicog.curation.words import folded
 from sicog.pipeline import UNREADABLE, FolderSource, Line, Outcome, run_stage
 from sicog.records import Dropped, PreferencePair, ScoredSet
 from sicog.storage import count_rows, read_records, shards
@@ -227,11 +228,11 @@ def preference_pair(row: Mapping[str, Any], place: int, by: By, seed: int) -> di
 
 
 def _differs(query: Mapping[str, Any], one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Not the same text and, where answers are short, not the same answer (D-C15)."""
+    """Not the same text but for case and white space and, where answers are short, not the same answer (D-C15)."""
     if one["candidate"]["text"] == other["candidate"]["text"]:
         return False
     if not TASKS[query["task"]].votes:
-        return bool(one["compared"] != other["compared"])
+        return folded(one["compared"]) != folded(other["compared"])
     return _answer(query, one) != _answer(query, other)
 
 

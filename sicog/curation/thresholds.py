@@ -16,6 +16,7 @@ from pydantic import Field
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sicog.config import Config
 from sicog.curation.columns import all_columns, columns_of
@@ -117,7 +118,7 @@ def _show(found: dict[str, Any], config: ThresholdsConfig) -> None:
         "mean agreement",
         *styles,
     )
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         shown.add_column(column, justify="right")
     for line in found["table"]:

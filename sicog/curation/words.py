@@ -25,6 +25,11 @@ def words(text: str) -> list[str]:
     return _WORD.findall(folded)
 
 
+def folded(text: str) -> str:
+    """The text in one case, its words parted by one space: texts that differ in no more say the same."""
+    return " ".join(text.casefold().split())
+
+
 def digest64(text: str) -> int:
     """64 bits of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")

@@ -11,8 +11,9 @@ from typing import Any
 
 from sicog.config import Config
 from sicog.mini.intervals import Interval, mean_interval, paired_difference_interval
+from sicog.pipeline import FolderSource
 from sicog.provenance import RUN, digest_value
-from sicog.records import Example, ScoredCandidate, ScoredSet
+from sicog.records import Dropped, Example, ScoredCandidate, ScoredSet
 from sicog.report import cuts
 from sicog.report.runs import read_lines
 from sicog.report.truth import Truth
@@ -122,7 +123,11 @@ def read_curated(
     """
     rule, selected = _read_rule(config), Selected.read(config.selected) if config.selected else None
     sets, unrankable, unknown = [], Counter[str](), set(selected.chosen if selected else ())
-    for row in read_records(config.scored, ScoredSet):
+    source = FolderSource(config.scored, ScoredSet, step="report")
+    for row in source.read(0, len(source)):
+        if isinstance(row, Dropped):
+            unrankable[row.reason] += 1
+            continue
         unknown.discard(row.id)
         marks = _marks(row, rule, selected, truth)
         if marks.picked is None:
@@ -159,8 +164,9 @@ def _read_rule(config: CuratedConfig) -> Rule:
 
 def _ranked_by(scored: Path) -> str:
     """`score`, unless the answers of this folder were only counted."""
-    for row in read_records(scored, ScoredSet):
-        for candidate in row.candidates:
+    source = FolderSource(scored, ScoredSet, step="report")
+    for row in source.read(0, len(source)):
+        for candidate in row.candidates if isinstance(row, ScoredSet) else ():
             if candidate.compared is not None:
                 return "vote" if candidate.score is None and candidate.vote is not None else "score"
     return "score"
@@ -177,7 +183,17 @@ def level(candidate: ScoredCandidate, by: str, k: int) -> float | None:
     return None if share is None or k < 2 else stated(share, k)
 
 
-def stated(share: float, k: int) -> float:
+def level_of(marks: Mapping[str, Any]) -> float:
+    """The same of a kept example, by what `select` wrote in its `extra`; a score without K stands as it is, nan without
+    any."""
+    known = {n: v for n, v in marks.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    if "agreement" in known:
+        return _stated(known["agreement"])
+    share, k = known.get("score", known.get("vote", math.nan)), known.get("k", THRESHOLD_K)
+    return float(share) if math.isnan(share) or k < 2 else stated(share, k)
+
+
+def stated(share: float, k: float) -> float:
     """A score or vote among k candidates, itself included, as it would be among `THRESHOLD_K`; k above 1."""
     return _stated((k * share - 1) / (k - 1))
 

@@ -147,11 +147,23 @@ def _found(folder: Path, out_dir: Path) -> ReportConfig:
         "speed": bool(training) and alone,
         "times": list(names.values()),
         "benchmarks": table,
+        "evaluations": _evaluation(folder) if alone else {},
         "sets": sets,
         "rows": shown,
         "image_folder": next((found for step in known if (found := lineage.image_folder(step))), None),
     }
+    if not any(values[part] for part in ("funnel", "training", "benchmarks", "evaluations", "sets", "rows")):
+        why = "no rows, losses or figures that a page could show" if data else "nothing to show yet: it is not finished"
+        raise ValueError(f"{folder} holds {why}; of benchmarks, `sicog results` makes a table")
     return ReportConfig.model_validate(values)
+
+
+def _evaluation(step: Path) -> dict[str, Path]:
+    """The evaluation by ground truth that a folder is, by the name of its model."""
+    figures = step / "metrics.json"
+    found = read_json(figures) if figures.is_file() else None
+    name = found.get("name") if isinstance(found, dict) and {"questions", "captions"} & found.keys() else None
+    return {str(name or step.name): step} if name is not None else {}
 
 
 def _table(folder: Path) -> Path | None:
@@ -174,7 +186,13 @@ def _records(data: Sequence[Path], names: dict[Path, str]) -> tuple[dict[str, di
 
     Rows that a scored folder shows are not shown again as they were before and after.
     """
-    kinds = {step: rows.kind_of(step) for step in data if any(step.glob("shard-*.jsonl"))}
+    kinds: dict[Path, str | None] = {}
+    for step in data:
+        try:
+            kinds[step] = rows.kind_of(step) if any(step.glob("shard-*.jsonl")) else None
+        except rows.UnknownRowsError:  # of a teacher, say, beside what was made of them
+            if len(data) == 1:
+                raise
     sets = {names[step]: {"scored": step} for step, kind in kinds.items() if kind == "scored"}
     covered: set[Path] = set()
     for step in data:

@@ -10,11 +10,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from sicog.records import Candidate, CandidateSet, Example, PreferencePair, ScoredCandidate, ScoredSet
-from sicog.report.curated import OPEN, SetMarks
+from sicog.report.curated import OPEN, SetMarks, level_of
 from sicog.report.truth import Truth
 from sicog.storage import read_records, shards
 
 Text = dict[str, Any]
+
+
+class UnknownRowsError(ValueError):
+    """A dataset of rows that a page cannot show."""
 
 
 class Facts(NamedTuple):
@@ -73,14 +77,13 @@ def of_example(name: str, row: Example) -> tuple[Facts, Text]:
     """A row to train on, with all its turns."""
     text = _question(name, row.source, row.id, row.images, "")
     text["turns"] = [[turn.role, turn.text] for turn in row.turns]
-    score = row.extra.get("score")
     if row.extra:
         text["extra"] = row.extra
     facts = Facts(
         *(row.id, name, row.source),
         style=str(row.extra["style"]) if row.extra.get("style") else None,
         image=row.images[0] if row.images else None,
-        value=float(score) if isinstance(score, (int, float)) else math.nan,
+        value=level_of(row.extra),
         words=sum(len(turn.text.split()) for turn in row.turns if turn.role == "assistant"),
     )
     return facts, text
@@ -128,7 +131,9 @@ def kind_of(folder: Path) -> str | None:
         known |= {"pairs": {"prompt", "chosen", "rejected"}}
         if kind := next((kind for kind, needed in known.items() if needed <= keys), None):
             return kind
-        raise ValueError(f"{shard} holds rows that a page cannot show; give candidates, scored sets, examples or pairs")
+        raise UnknownRowsError(
+            f"{shard} holds rows that a page cannot show; give candidates, scored sets, examples or pairs"
+        )
     return None
 
 

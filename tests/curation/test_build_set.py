@@ -144,6 +144,29 @@ def test_shares_of_a_total_over_a_dataset_and_users_files(folders):
         BuildConfig(sources=sources, out_dir=folders / "out")
 
 
+def test_damaged_rows_of_a_dataset_are_named_and_the_rest_goes_on(folders):  # R3
+    shard = folders / "captions" / "shard-00001.jsonl"  # rows 7 to 13
+    lines = shard.read_bytes().splitlines(keepends=True)
+    no_answer = lines[3].replace(b"assistant", b"user")
+    shard.write_bytes(b"".join([*lines[:2], b"\xff" + lines[2], no_answer, b'{"id": "11"}\n', lines[5], lines[6][:50]]))
+    sources = [{"name": "captions", "path": folders / "captions"}, {"name": "text", "path": folders / "text"}]
+    with pytest.raises(ValueError, match=r"4 of 23 rows cannot be used \(unreadable 4\)"):
+        built(folders, "strict", sources=sources)
+    assert not (folders / "strict").exists()
+    rows, manifest, target = built(folders, sources=sources, max_dropped_share=0.2)
+    assert {r.id for r in rows} == {*map(str, [*range(9), 12, *range(14, 20)]), "x", "y", "z"}
+    dropped = {d["id"]: d["detail"] for d in map(json.loads, (target / "dropped.jsonl").open())}
+    assert list(dropped) == [f"shard-00001.jsonl:{n}" for n in (3, 4, 5, 7)]
+    assert "turns must alternate" in dropped["shard-00001.jsonl:4"] and "turns: " in dropped["shard-00001.jsonl:5"]
+    assert manifest["rows_in"] == 23 and manifest["dropped_by_source"]["captions"] == {"unreadable_row": 4}
+    counted, _, _ = built(folders, "counted", sources=[{**sources[0], "count": 16}], max_dropped_share=0.2)
+    assert len(counted) == 16  # exact: what cannot be read is never drawn
+    listed = [Dropped(id="x", step="overlap", reason="near_duplicate")]
+    write_dataset(folders / "drops", listed)
+    with pytest.raises(ValueError, match=r"shard-00000.jsonl:1 is not an Example .*written by another step"):
+        run(folders, "other", drops={})
+
+
 def test_ids_that_would_clash_are_refused(folders):
     write_dataset(folders / "odd", [example("captions:3", "a"), example("3", "b")])
     with pytest.raises(ValueError, match="2 ids cannot be made unique|1 ids cannot be made unique"):

@@ -127,6 +127,19 @@ def enumerate_ids(*names):
     return [(str(k), name) for k, name in enumerate(names)]
 
 
+def test_damaged_rows_are_told_and_the_rest_goes_on(world):  # R3
+    write_dataset(world / "rows", DUPLICATES)
+    lines = (world / "rows" / "shard-00000.jsonl").read_bytes().splitlines(keepends=True)
+    broken = [b'{"id": 1}\n', *lines[:4], lines[4][:80] + b"\n", *lines[5:]]  # the first line says nothing of the rest
+    (world / "rows" / "shard-00000.jsonl").write_bytes(b"".join(broken))
+    assert set(found(world, [], deduplicate={})) == {"1", "4", "8"}
+    dropped = [json.loads(line) for line in (world / "out" / "dropped.jsonl").read_bytes().splitlines()]
+    assert {d["id"]: d["reason"] for d in dropped} == dict.fromkeys(
+        ("shard-00000.jsonl:1", "shard-00000.jsonl:6"), "unreadable_row"
+    )
+    assert read_json(world / "out" / "manifest.json")["rows_examined"] == len(DUPLICATES) + 1
+
+
 def test_images_that_cannot_be_used_are_told_and_the_rest_goes_on(world):
     """R4 and R5: each with its id and reason."""
     (world / "images" / "broken.png").write_bytes((world / "images" / "a.png").read_bytes()[:200])

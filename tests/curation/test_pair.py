@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sicog.curation.pair import PairConfig, pair
-from sicog.records import PreferencePair, Turn
+from sicog.records import Dropped, PreferencePair, Turn
 from sicog.storage import read_json, read_records, write_dataset
 
 
@@ -43,8 +43,10 @@ def test_rows_without_a_pair_are_dropped_with_the_reason(tmp_path, make):  # D-C
     }
     clean = [make.candidate_set(name, "reasoning", [good]) for name, (good, _) in answers.items()]
     corrupted = [make.candidate_set(name, "reasoning", [bad]) for name, (_, bad) in answers.items() if bad]
+    clean.append(make.candidate_set("spaced", "captioning", [("dd", "A red cup.")]))
+    corrupted.append(make.candidate_set("spaced", "captioning", [("dd", "a red  cup.")]))
     pairs, dropped = run(tmp_path, clean, corrupted)
-    assert not pairs and dropped == {"no_rejected": 4, "no_chosen": 1, "not_in_rejected": 1}
+    assert not pairs and dropped == {"no_rejected": 5, "no_chosen": 1, "not_in_rejected": 1}
 
 
 def test_the_draw_depends_on_the_seed_and_the_id_alone(tmp_path, make):
@@ -63,3 +65,21 @@ def test_answers_to_different_queries_are_no_pair(tmp_path, make):
     corrupted = [make.candidate_set("1", "reasoning", [("direct", "red")])]
     with pytest.raises(ValueError, match="row 1: chosen and rejected were made from different queries"):
         run(tmp_path, clean, corrupted)
+
+
+def test_damaged_rows_of_either_side_are_named_and_the_rest_is_paired(tmp_path, make):  # R3
+    for name, answer in (("clean", "red"), ("corrupted", "blue")):
+        write_dataset(
+            tmp_path / name, [make.candidate_set(str(i), "reasoning", [("direct", answer)]) for i in range(9)]
+        )
+        shard = tmp_path / name / "shard-00000.jsonl"
+        lines = shard.read_bytes().splitlines(keepends=True)
+        if name == "clean":
+            lines[1:3] = [b'{"id": "1", "query": 5}\n', lines[2][:60] + b"\n"]
+        else:
+            lines[5:7] = [lines[5].replace(b"blue", b"bl\xff"), b'{"id": "6"}\n']
+        shard.write_bytes(b"".join(lines))
+    pairs, dropped = run(tmp_path, [], [])
+    assert list(pairs) == ["0", "3", "4", "7", "8"] and dropped == {"not_in_rejected": 1, "unreadable_row": 3}
+    drops = [Dropped.model_validate_json(line) for line in (tmp_path / "pairs/dropped.jsonl").read_bytes().splitlines()]
+    assert {d.id for d in drops} >= {"1", "5", "6"} and "query: " in next(d.detail for d in drops if d.id == "1")

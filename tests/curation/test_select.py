@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sicog.curation.select import PAIRS, SelectConfig, preference_pair, select
+from sicog.curation.thresholds import ThresholdsConfig, thresholds
 from sicog.records import Dropped, Example, PreferencePair
 from sicog.storage import dump_record, read_json, read_records, write_dataset, write_json
 from sicog.tasks import TASKS
@@ -38,7 +39,7 @@ def reasoning_row(make, row_id="q", scores=(0.9, 0.5, 0.4), votes=(2 / 3, 2 / 3,
     return make.scored_set(row_id, "reasoning", [(*t, s, v) for t, s, v in zip(texts, scores, votes, strict=True)])
 
 
-def test_a_kept_example_holds_the_prompt_of_its_style_and_the_full_text(tmp_path, make):
+def test_a_kept_example_holds_the_prompt_of_its_style_and_the_full_text(tmp_path, make):  # D-C14, D-C22
     chain = make.cod("A red cup.")
     rows = [
         make.scored_set("1", "captioning", [("dd", "A cup.", 0.7, None), ("cod", chain, 0.95, None)], extra={"url": 3}),
@@ -266,6 +267,8 @@ def test_a_pair_never_holds_the_same_text_or_the_same_answer(make):  # D-C15
     assert pair_of(same) is None
     alike = make.scored_set("1", "captioning", [("dd", "a", 0.9, None), ("cod", make.cod("a"), 0.1, None)])
     assert pair_of(alike) is None
+    spaced = make.scored_set("1", "captioning", [("dd", "A red\ncup.", 0.9, None), ("dd", "a Red  cup.", 0.1, None)])
+    assert pair_of(spaced) is None
 
 
 def test_rows_that_were_damaged_are_named_and_the_rest_goes_on(tmp_path, make):  # R3
@@ -278,6 +281,18 @@ def test_rows_that_were_damaged_are_named_and_the_rest_goes_on(tmp_path, make): 
     assert list(kept) == ["0", "3", "4", "5", "6"]
     assert list(dropped) == [f"shard-00000.jsonl:{n}" for n in (2, 3, 8)]
     assert {d.reason for d in dropped.values()} == {"unreadable_row"}
+    assert dropped["shard-00000.jsonl:2"].detail == "not a ScoredSet (query: Field required)"
+
+
+@pytest.mark.parametrize("verb", ["select", "thresholds"])
+def test_a_folder_without_scored_sets_is_refused(tmp_path, make, verb):
+    write_dataset(tmp_path / "sampled", [make.candidate_set(str(i), "captioning", [("dd", "a cup")]) for i in range(3)])
+    with pytest.raises(ValueError, match=r"sampled holds no scored sets \(shard-00000.jsonl:1 is not a ScoredSet"):
+        if verb == "select":
+            select(SelectConfig(input=tmp_path / "sampled", out_dir=tmp_path / "out", threshold=0.5))
+        else:
+            thresholds(ThresholdsConfig(input=tmp_path / "sampled"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_rows_that_are_damaged_after_their_scores_were_read(tmp_path, make):  # R3

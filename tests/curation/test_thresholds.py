@@ -68,3 +68,17 @@ def test_the_command_prints_and_writes_the_table(tmp_path, make):
 def test_a_cut_that_no_score_can_be_is_refused(cuts):
     with pytest.raises(ValueError, match="cuts"):
         ThresholdsConfig(input="x", cuts=cuts)
+
+
+def test_what_another_program_calls_a_reason_is_text(tmp_path, make):  # R13
+    write_dataset(tmp_path / "scored", rows_of(make, 9))
+    write_dataset(tmp_path / "out", [Dropped(id="5", step="x", reason="[/b] <script>")])
+    done = CliRunner().invoke(app, ["thresholds", f"input={tmp_path / 'scored'}", f"exclude={tmp_path / 'out'}"])
+    assert done.exit_code == 0 and "[/b] <script> 1" in done.output
+    given = {
+        "input": tmp_path / "scored",
+        "out_dir": tmp_path / "kept",
+        "threshold": 0.6,
+        "exclude": (tmp_path / "out",),
+    }
+    assert read_json(select(SelectConfig(**given)) / "manifest.json")["dropped"]["[/b] <script>"] == 1

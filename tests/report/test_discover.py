@@ -1,8 +1,12 @@
 """`sicog report DIR` of one step's folder, or of a run that no recipe made; and the times beside the page."""
 
+import base64
 import json
+import math
+import re
 import shutil
 import sqlite3
+import struct
 
 import pytest
 from report.fake_run import fake_run, page_data
@@ -11,9 +15,10 @@ from typer.testing import CliRunner
 from sicog import cli
 from sicog.curation.select import SelectConfig, select
 from sicog.curation.thresholds import ThresholdsConfig, table
-from sicog.records import Candidate, Query, ScoredCandidate, ScoredSet
+from sicog.records import AnnotatedRow, Candidate, Example, Query, ScoredCandidate, ScoredSet
 from sicog.report import times
 from sicog.report.discover import report_run
+from sicog.report.rows import of_example
 from sicog.storage import read_json, read_records, write_dataset, write_json
 
 
@@ -91,6 +96,10 @@ def test_rows_that_cannot_be_chosen_from_say_why_before_they_are_selected(tmp_pa
     assert found["cuts"]["fixed"] == dropped == {"all_cut": 1, "parse_failure": 1, "too_few_candidates": 2}
     after = results(report_run(tmp_path / "selected"))["curation"]["selected"]
     assert after["cuts"]["fixed"] == dropped and after["cuts"]["rows"] == found["cuts"]["rows"] == 1
+    page = " ".join((tmp_path / "selected" / "report" / "report.html").read_text().split())
+    assert re.search(
+        r"scored rows were kept \([\d.]+ %\)\. Dropped whatever the threshold: too few candidates 2, ", page
+    )
 
 
 def test_a_selected_folder_finds_the_candidates_it_was_made_from(run_dir, tmp_path):
@@ -145,6 +154,67 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
     assert [p.name for p in (tmp_path / "holiday").iterdir()] == ["photo.jpg"]
     done = CliRunner().invoke(cli.app, ["report", str(tmp_path / "empty"), "--out", str(tmp_path / "page")])
     assert done.exit_code == 0 and results(tmp_path / "page")["rows"] == 0
+
+
+def test_kept_examples_have_the_scores_that_thresholds_speak_of(run_dir, tmp_path):
+    """Five votes a row: among three candidates each would stand for another share."""
+    scored = {row.id: row for row in read_records(run_dir / "answers-scored", ScoredSet)}
+    write_dataset(tmp_path / "kept", read_records(run_dir / "answers-selected", Example))
+    data = page_data((report_run(tmp_path / "kept") / "report.html").read_text())
+    values = struct.unpack(
+        f"<{len(data['sample']['texts'])}f", base64.b64decode(data["sample"]["index"]["columns"]["value"])
+    )
+    for text, value in zip(data["sample"]["texts"], values, strict=True):
+        score = text["extra"]["score"]  # five candidates, itself included; no agreement was stored
+        assert value == pytest.approx((1 + 2 * (5 * score - 1) / 4) / 3, abs=1e-6) and text["id"] in scored
+    alone = Example(
+        id="a", turns=({"role": "user", "text": "What?"}, {"role": "assistant", "text": "A cup."}), extra={"score": 0.9}
+    )
+    assert of_example("x", alone)[0].value == 0.9
+    assert of_example("x", alone.model_copy(update={"extra": {"vote": 0.8, "k": 5}}))[0].value == pytest.approx(5 / 6)
+    assert math.isnan(of_example("x", alone.model_copy(update={"extra": {"score": "B+"}}))[0].value)
+
+
+@pytest.mark.parametrize("kind", ["of two", "of one"])
+def test_rows_that_a_page_cannot_show_stand_back_beside_others(run_dir, tmp_path, kind):
+    """As the step of annotation leaves them: its teacher's rows beside the examples."""
+    rows = [AnnotatedRow(id="a", image="a.png", cod_caption="c", dd_caption="d")]
+    write_dataset(tmp_path / "warmup" / "teacher", rows)
+    if kind == "of one":
+        with pytest.raises(ValueError, match="holds rows that a page cannot show; give candidates"):
+            report_run(tmp_path / "warmup")
+        return
+    turns = ({"role": "user", "text": "What?"}, {"role": "assistant", "text": "A cup."})
+    write_dataset(tmp_path / "warmup" / "chain", [Example(id="a", turns=turns)])
+    found = results(report_run(tmp_path / "warmup"))
+    assert found["rows"] == 1 and [step["name"] for step in found["funnel"]] == ["chain", "teacher"]
+
+
+def test_an_evaluation_alone_shows_its_figures(run_dir, tmp_path):
+    found = results(report_run(run_dir / "eval-next", tmp_path / "out"))["evaluation"]
+    assert found["names"] == ["next"] and not found["compared_with"] and not found["verdict"]
+    assert [row["label"] for row in found["rows"]][0] == "question accuracy"
+
+
+def test_what_has_nothing_to_show_says_so_instead_of_an_empty_page(tmp_path):
+    write_json(tmp_path / "parts" / "run.json", {"step": "mini-parts", "config": {}})
+    with pytest.raises(ValueError, match="parts holds nothing to show yet: it is not finished"):
+        report_run(tmp_path / "parts")
+    write_json(tmp_path / "parts" / "manifest.json", {"step": "mini-parts", "files": {}})
+    with pytest.raises(ValueError, match="parts holds no rows, losses or figures that a page could show"):
+        report_run(tmp_path / "parts")
+    assert not (tmp_path / "parts" / "report").exists()
+
+
+def test_damaged_rows_cost_the_page_only_themselves(run_dir, tmp_path):  # R3
+    scored = shutil.copytree(run_dir / "captions-scored", tmp_path / "scored")
+    lines = (scored / "shard-00000.jsonl").read_bytes().splitlines(keepends=True)
+    lines[:3] = [b'{"id": 5}\n', b"\xff" + lines[1], lines[2][:99] + b"\n"]
+    (scored / "shard-00000.jsonl").write_bytes(b"".join(lines))
+    select(SelectConfig(input=scored, out_dir=tmp_path / "kept", threshold=0.5))
+    found = results(report_run(tmp_path / "kept"))
+    (task,) = found["curation"].values()
+    assert found["rows"] == 5 and task["rows"] == 8 and task["cuts"]["fixed"]["unreadable_row"] == 3
 
 
 def test_the_images_and_how_they_are_cut_are_found_through_the_steps(run_dir, tmp_path):
