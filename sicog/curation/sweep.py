@@ -18,7 +18,7 @@ from sicog.curation.verdicts import Rule, Styles, verdicts
 from sicog.pipeline import FolderSource
 from sicog.provenance import digest_file, write_run_json
 from sicog.records import Dropped, Query, ScoredSet
-from sicog.storage import MANIFEST, write_json
+from sicog.storage import MANIFEST, count_rows, write_json
 
 THRESHOLD_FILE = "threshold.json"
 Truth = Callable[[Query, str], float]  # how true a compared text is of its query, higher is truer
@@ -163,9 +163,10 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
             f"found {len(rows)} such rows of {sorted(kinds)}"
         )
     write_json(path, _summary(config, kinds.pop(), rows))
-    if len(source) != len(rows) + dropped.total():
-        raise AssertionError(f"{config.input}: of {len(source)} rows {len(rows)} and {dropped.total()} were read")
-    counts = {"rows_in": len(source), "rows_out": len(rows), "dropped": dict(sorted(dropped.items())), "failed": {}}
+    n_rows = count_rows(config.input)
+    if n_rows != len(rows) + dropped.total():
+        raise AssertionError(f"{config.input}: {n_rows} rows, of which {len(rows)} and {dropped.total()} were read")
+    counts = {"rows_in": n_rows, "rows_out": len(rows), "dropped": dict(sorted(dropped.items())), "failed": {}}
     write_json(config.out_dir / MANIFEST, {"step": "sweep", **counts, "files": {path.name: digest_file(path)}})
     return path
 
