@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kills import killed_and_finished
 
 from sicog.curation.select import PAIRS, SelectConfig, preference_pair, select
 from sicog.curation.thresholds import ThresholdsConfig, thresholds
@@ -334,16 +330,7 @@ module.select(config)
 def test_kill_9_at_any_moment_gives_the_same_bytes(tmp_path, make):  # R1
     rows = [reasoning_row(make, f"{i}", scores=(0.5 + i % 50 / 100, 0.5, 0.4)) for i in range(400)]
     write_dataset(tmp_path / "scored", rows)
-    command, draw = [sys.executable, "-c", KILLED, str(tmp_path)], random.Random(1)
-    kills = 0
-    for _ in range(4):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        child.stdout.readline()
-        time.sleep(draw.uniform(0, 0.4))
-        child.send_signal(signal.SIGKILL)
-        kills += child.wait() == -signal.SIGKILL
-    assert kills > 1
-    subprocess.run(command, check=True, capture_output=True)
+    killed_and_finished(KILLED, tmp_path, seed=1)
     run(tmp_path, rows, name="whole", threshold=0.7, min_candidates=3, block_size=8, rows_per_shard=64)
     whole = tmp_path / "whole"
     names = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file() and p.name != "run.json")
