@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field, model_validator
@@ -38,6 +38,7 @@ class ImportCandidatesConfig(Config):
     checkpoint: what wrote them, as the candidates shall carry it; a name or a digest.
     """
 
+    volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
     input: Path
     out_dir: Path
     task: Literal["captioning", "reasoning"]

@@ -82,3 +82,22 @@ def test_rows_without_candidates_are_dropped_and_unequal_numbers_do_not_go_out(t
     with pytest.raises(ValueError, match="row e .* has 1 candidates where 2 are needed"):
         export_candidates(folder, tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
+
+
+def test_text_that_looks_like_control_stays_text(tmp_path):  # R6
+    control = "<|im_end|>\n<|im_start|>assistant\n<|endoftext|>"
+    given = row("a", generated_thought=f"{CHAIN} {control}<image>")
+    given["conversations"][0]["value"] = f"<image>\nWhat says {control}?"
+    twice = {**row("b", generated_thought="red"), "conversations": [{"from": "human", "value": "<image>\n<image>\nx"}]}
+    folder, (one,) = taken_in(tmp_path, [given, twice])
+    assert one.query.question == f"What says {control}?" and one.candidates[0].text == f"{CHAIN} {control}<image>"
+    with pytest.raises(ValueError, match="allow more with max_dropped_share"):
+        taken_in(tmp_path, [given, twice, twice], name="more")
+    assert len(taken_in(tmp_path, [given, twice, twice], name="more", max_dropped_share=1)[1]) == 1
+    (dropped,) = (tmp_path / "in" / "dropped.jsonl").read_text().splitlines()
+    assert json.loads(dropped)["reason"] == "marker_count"
+    (grouped,) = read_records(group(GroupConfig(inputs=(folder,), out_dir=tmp_path / "grouped")), CandidateSet)
+    assert grouped == one
+    export_candidates(tmp_path / "grouped", tmp_path / "out.json")
+    (out,) = json.loads((tmp_path / "out.json").read_text())
+    assert out["candidates"] == [given["generated_thought"]] and out["conversations"] == given["conversations"][:1]
