@@ -39,7 +39,7 @@ class Journal:
 
     def resume(self) -> list[dict[str, Any]]:
         """The entries of the blocks that are done; all else is cut off the files."""
-        lines = truncate_to_last_line(self.path, _is_json)
+        lines = truncate_to_last_line(self.path)
         sizes = {folder: _size(self._part(folder)) for folder in self.folders}
         done, ends = [], Counter[str]()
         for line in lines:
@@ -129,11 +129,3 @@ def write_rows(out_dir: Path, kind: str, journals: Iterable[Journal]) -> Counter
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return False
-    return True

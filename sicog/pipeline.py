@@ -122,6 +122,24 @@ class FolderSource(Generic[RecordT]):
         return Dropped(id=where.removeprefix(f"{self.folder}/"), step=self.step, reason=UNREADABLE, detail=detail)
 
 
+@dataclass(frozen=True)
+class Limit:
+    """Above `share` of all rows, dropped or failed (`kinds`) for one of `reasons` (None: any), a stage stops."""
+
+    share: float | None  # None: no limit
+    kinds: tuple[str, ...] = ("dropped", "failed")
+    reasons: frozenset[str] | None = None
+
+    def counted(self, found: Mapping[str, Counter[str]]) -> Counter[str]:
+        """How many rows count against the share, by reason; found: reasons by kind."""
+        every = sum((found[kind] for kind in self.kinds), Counter[str]())
+        return Counter({r: n for r, n in every.items() if self.reasons is None or r in self.reasons})
+
+    def is_exceeded(self, n_bad: int, n_rows: int) -> bool:
+        """One row may always be bad."""
+        return self.share is not None and n_bad > max(1.0, self.share * n_rows)
+
+
 @dataclass
 class ShardTask:
     """Task r writes shard r, whatever runs it."""
@@ -133,8 +151,7 @@ class ShardTask:
     outputs: dict[str, str]  # record type name -> sub-folder
     block_size: int
     rows_per_shard: int
-    max_dropped: float | None
-    limited: tuple[str, ...] = ("dropped", "failed")
+    limit: Limit
 
     def __call__(self, rank: int) -> None:
         start = rank * self.rows_per_shard
@@ -157,7 +174,7 @@ class ShardTask:
                 self._check_share(unusable)
 
     def _unusable(self, entry: dict[str, Any]) -> int:
-        return sum(len(entry[kind]) for kind in self.limited)
+        return self.limit.counted({k: Counter(row["reason"] for row in entry[k]) for k in self.limit.kinds}).total()
 
     def _entry(self, block: list[Any]) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
         """Process one block: its entry in the journal, and the lines of the kept records by output."""
@@ -184,11 +201,11 @@ class ShardTask:
 
     def _check_share(self, unusable: int) -> None:
         """Stop early when a shard alone has too many; its finished blocks stay, so that a larger share goes on."""
-        if self.max_dropped is not None and unusable > max(1.0, self.max_dropped * len(self.source)):
+        if self.limit.is_exceeded(unusable, len(self.source)):
             ranks = [int(p.stem.split("-")[1]) for p in sorted((self.out_dir / WORK).glob("journal-*.jsonl"))]
             journals = [Journal(self.out_dir, rank, ()) for rank in ranks]
-            reasons = sum((write_rows(self.out_dir, kind, journals) for kind in ("dropped", "failed")), Counter[str]())
-            raise ValueError(_too_many(self.step, reasons, len(self.source), self.max_dropped, self.out_dir))
+            found = {kind: write_rows(self.out_dir, kind, journals) for kind in ("dropped", "failed")}
+            raise ValueError(_too_many(self.step, self.limit, found, len(self.source), self.out_dir))
 
 
 def run_stage(
@@ -205,6 +222,7 @@ def run_stage(
     workers: int = 1,
     max_dropped_share: float | None = 0.05,
     limits_failed: bool = True,
+    limited_reasons: frozenset[str] | None = None,
     launch: LaunchConfig | None = None,
     share: tuple[int, int] | None = None,
     status: Callable[[], str] = lambda: "",
@@ -217,6 +235,7 @@ def run_stage(
     outputs: for record types that go to a sub-folder of their own, e.g. `{PreferencePair: "pairs"}`.
     max_dropped_share: above this share of dropped and failed rows the run stops with a `ValueError`; None: no limit.
     limits_failed: False where `process` itself stops at too many failed rows; the share is then of dropped ones alone.
+    limited_reasons: where dropping is what the stage is for, the reasons that count against the share; None: all.
     launch: where the shards are worked on; with SLURM the folder is finished when its jobs are, not on return.
     share: (rank, ranks) where processes that were launched together all make this call: each works off every ranks-th
         shard, and all return when the dataset is complete. They meet in `out_dir` alone, which they all must see.
@@ -239,9 +258,9 @@ def run_stage(
         raise ValueError(f"{step} was started by torchrun; start it as one process, with workers=N for several")
     n_rows, folders = len(source), {t.__name__: name for t, name in (outputs or {}).items()}
     n_shards = max(1, -(-n_rows // rows_per_shard))
-    limit = (max_dropped_share, ("dropped", "failed") if limits_failed else ("dropped",))
-    task = ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, *limit)
-    finish = Finish(step, out_dir, n_shards, n_rows, ("", *folders.values()), *limit)
+    limit = Limit(max_dropped_share, ("dropped", "failed") if limits_failed else ("dropped",), limited_reasons)
+    task = ShardTask(step, out_dir, source, process, folders, block_size, rows_per_shard, limit)
+    finish = Finish(step, out_dir, n_shards, n_rows, ("", *folders.values()), limit)
     if launch is not None and launch.on != "local":
         from sicog.cluster import launch_shards
 
@@ -320,8 +339,7 @@ class Finish:
     n_shards: int
     n_rows: int
     folders: tuple[str, ...]  # "" is out_dir itself
-    max_dropped: float | None
-    limited: tuple[str, ...] = ("dropped", "failed")
+    limit: Limit
 
     def __call__(self) -> None:
         out_dir, counts = self.out_dir, Counter[str]()
@@ -338,9 +356,9 @@ class Finish:
                 f"{self.step}: {self.n_rows} rows in, {dict(counts)}, {dropped.total()} dropped, "
                 f"{failed.total()} failed"
             )
-        limited = sum(({"dropped": dropped, "failed": failed}[kind] for kind in self.limited), Counter[str]())
-        if self.max_dropped is not None and limited.total() > max(1.0, self.max_dropped * self.n_rows):
-            raise ValueError(_too_many(self.step, limited, self.n_rows, self.max_dropped, out_dir))
+        found = {"dropped": dropped, "failed": failed}
+        if self.limit.is_exceeded(self.limit.counted(found).total(), self.n_rows):
+            raise ValueError(_too_many(self.step, self.limit, found, self.n_rows, out_dir))
         for folder in reversed(self.folders):
             names = rows_per_shard[folder]
             write_json(
@@ -363,11 +381,12 @@ class Finish:
         Console(stderr=True).print(told, highlight=False, markup=False, soft_wrap=True)
 
 
-def _too_many(step: str, reasons: Counter[str], n_rows: int, limit: float, out_dir: Path) -> str:
+def _too_many(step: str, limit: Limit, found: Mapping[str, Counter[str]], n_rows: int, out_dir: Path) -> str:
+    reasons = limit.counted(found)
     return (
-        f"{step}: {reasons.total()} of {n_rows} rows cannot be used ({_listed(reasons)}), more than {limit:.0%}. They "
-        f"are listed in {out_dir / 'dropped.jsonl'} and failed.jsonl. Mend the data and choose another output folder, "
-        f"or allow more with max_dropped_share and run again: what is finished is kept"
+        f"{step}: {reasons.total()} of {n_rows} rows cannot be used ({_listed(reasons)}), more than {limit.share:.0%}. "
+        f"They are listed in {out_dir / 'dropped.jsonl'} and failed.jsonl. Mend the data and choose another output "
+        f"folder, or allow more with max_dropped_share and run again: what is finished is kept"
     )
 
 

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -167,17 +167,25 @@ def shard_name(index: int) -> str:
     return f"shard-{index:05d}.jsonl"
 
 
-def truncate_to_last_line(path: Path, is_complete: Callable[[bytes], bool] = lambda line: True) -> list[bytes]:
-    """The complete lines of a file that was being appended to; a half-written tail is cut off the file."""
+def truncate_to_last_line(path: Path) -> list[bytes]:
+    """The whole lines of JSON at the beginning of a file that was being appended to; what follows is cut off."""
     if not path.exists():
         return []
     lines, size = [], 0
     with path.open("rb") as file:
         for line in file:
-            if not line.endswith(b"\n") or not is_complete(line):
+            if not line.endswith(b"\n") or not _is_json(line):
                 break
             lines.append(line)
             size += len(line)
     if size != path.stat().st_size:
         os.truncate(path, size)
     return lines
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True

@@ -29,13 +29,15 @@ class PairConfig(Config):
     chosen: folders of candidate sets (or globs), sampled from the images as they are; rejected: likewise, sampled with
     `corruptions`. Of each row one answer is drawn from `chosen`, and from `rejected` one to the same prompt that
     differs from it: in its text and, for reasoning, in the answer it comes to.
+    max_dropped_share: rows that cannot be read are dropped by name; above this share of them the run stops.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     chosen: Paths = Field(min_length=1)
     rejected: Paths = Field(min_length=1)
     out_dir: Path
     seed: int = 0
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     block_size: int = Field(default=256, ge=1)
     rows_per_shard: int = Field(default=1024, ge=1)
     workers: int = Field(default=1, ge=1)
@@ -57,7 +59,8 @@ def pair(config: PairConfig) -> Path:
         block_size=config.block_size,
         rows_per_shard=config.rows_per_shard,
         workers=config.workers,
-        max_dropped_share=None,  # where both answers agree there is no pair, which is no fault of the data
+        max_dropped_share=config.max_dropped_share,
+        limited_reasons=frozenset({UNREADABLE}),  # where both answers agree there is no pair: no fault of the data
     )
 
 

@@ -49,9 +49,10 @@ class SelectConfig(Config):
     exclude: datasets of `Dropped` (`sicog overlap` writes them): rows with their ids are dropped for their reasons.
     choose: `random` is the control: as many rows as `keep_rows_of` holds (all when null), drawn by the seed, and in
         each any candidate that could be compared, drawn likewise. It makes no pairs.
+    max_dropped_share: rows that cannot be read are dropped by name; above this share of them the run stops.
     """
 
-    volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     input: Path
     out_dir: Path
     by: By = "score"
@@ -64,6 +65,7 @@ class SelectConfig(Config):
     choose: Literal["best", "random"] = "best"
     keep_rows_of: Path | None = None
     seed: int = 0
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     block_size: int = Field(default=1024, ge=1)
     rows_per_shard: int = Field(default=8192, ge=1)
     workers: int = Field(default=1, ge=1)
@@ -119,7 +121,8 @@ def select(config: SelectConfig) -> Path:
         block_size=config.block_size,
         rows_per_shard=config.rows_per_shard,
         workers=config.workers,
-        max_dropped_share=None,  # dropping is what a threshold is for
+        max_dropped_share=config.max_dropped_share,
+        limited_reasons=frozenset({UNREADABLE}),  # other drops are what a threshold is for
     )
 
 

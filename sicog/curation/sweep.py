@@ -15,9 +15,10 @@ from sicog.config import Config
 from sicog.curation.columns import all_columns, columns_of
 from sicog.curation.threshold import PAPER_K, By, stated
 from sicog.curation.verdicts import Rule, Styles, verdicts
+from sicog.pipeline import FolderSource
 from sicog.provenance import digest_file, write_run_json
-from sicog.records import Query, ScoredSet
-from sicog.storage import MANIFEST, count_rows, read_records, write_json
+from sicog.records import Dropped, Query, ScoredSet
+from sicog.storage import MANIFEST, count_rows, write_json
 
 THRESHOLD_FILE = "threshold.json"
 Truth = Callable[[Query, str], float]  # how true a compared text is of its query, higher is truer
@@ -141,12 +142,16 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
     if (config.out_dir / MANIFEST).is_file():
         return path
     kinds, rows, dropped = set(), [], Counter[str]()
-    records = read_records(config.input, ScoredSet)
+    source = FolderSource(config.input, ScoredSet, step="sweep")
+    records = source.read(0, len(source))
     rule = Rule(config.by, None, config.styles, config.min_candidates)
     for part in all_columns(columns_of(config.input)):
         found = verdicts(part, rule, {})
         values = stated(found.agreement, config.threshold_k).tolist()
         for reason, chosen, value, row in zip(found.reasons, found.chosen.tolist(), values, records, strict=False):
+            if isinstance(row, Dropped):
+                dropped[row.reason] += 1
+                continue
             kinds.add((row.query.task, row.encoder))
             if reason:
                 dropped[reason] += 1

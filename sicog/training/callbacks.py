@@ -161,14 +161,6 @@ class ProgressBar(TrainerCallback):
 
 def cut_after(path: Path, step: int) -> None:
     """Cut a file of JSON lines after the line of that step; a half-written last line goes too."""
-    kept = b"".join(line for line in truncate_to_last_line(path, _is_json) if orjson.loads(line)["step"] <= step)
+    kept = b"".join(line for line in truncate_to_last_line(path) if orjson.loads(line)["step"] <= step)
     if path.exists():
         os.truncate(path, len(kept))
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return False
-    return True

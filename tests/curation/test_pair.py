@@ -79,7 +79,7 @@ def test_damaged_rows_of_either_side_are_named_and_the_rest_is_paired(tmp_path, 
         else:
             lines[5:7] = [lines[5].replace(b"blue", b"bl\xff"), b'{"id": "6"}\n']
         shard.write_bytes(b"".join(lines))
-    pairs, dropped = run(tmp_path, [], [])
+    pairs, dropped = run(tmp_path, [], [], max_dropped_share=0.5)
     assert list(pairs) == ["0", "3", "4", "7", "8"] and dropped == {"not_in_rejected": 1, "unreadable_row": 3}
     drops = [Dropped.model_validate_json(line) for line in (tmp_path / "pairs/dropped.jsonl").read_bytes().splitlines()]
     assert {d.id for d in drops} >= {"1", "5", "6"} and "query: " in next(d.detail for d in drops if d.id == "1")

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import signal
-import subprocess
-import sys
-import time
-
 import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kills import killed_and_finished
 
 from sicog.curation.encoders import EncoderConfig
 from sicog.curation.score import ScoreConfig, score
@@ -282,16 +277,7 @@ module.score(ScoreConfig(input=folder / "in", out_dir=folder / "out", scorer="an
 def test_kill_9_at_any_moment_gives_the_same_bytes(tmp_path, make):  # R1
     rows = [make.candidate_set(str(i), "reasoning", [("direct", a) for a in ANSWERS]) for i in range(400)]
     write_dataset(tmp_path / "in", rows)
-    command, draw = [sys.executable, "-c", KILLED, str(tmp_path)], random.Random(0)
-    kills = 0
-    for _ in range(4):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        child.stdout.readline()
-        time.sleep(draw.uniform(0, 0.4))
-        child.send_signal(signal.SIGKILL)
-        kills += child.wait() == -signal.SIGKILL
-    assert kills > 1
-    subprocess.run(command, check=True, capture_output=True)
+    killed_and_finished(KILLED, tmp_path, seed=0)
     options = {"scorer": "answer", "block_size": 8, "rows_per_shard": 64}
     whole = score(ScoreConfig(input=tmp_path / "in", out_dir=tmp_path / "whole", **options))
     names = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file() and p.name != "run.json")

@@ -134,3 +134,14 @@ def test_rows_of_two_encoders_are_refused(tmp_path, make):
     write_dataset(tmp_path / "dev", [rows[0], rows[1].model_copy(update={"encoder": "other"})])
     with pytest.raises(ValueError, match="one task and one encoder"):
         sweep_scored(SweepConfig(input=tmp_path / "dev", out_dir=tmp_path / "sweep"), is_red)
+
+
+def test_damaged_rows_decide_nothing(tmp_path, make):  # R3
+    write_dataset(tmp_path / "dev", rows_of(make))
+    shard = tmp_path / "dev" / "shard-00000.jsonl"
+    lines = shard.read_bytes().splitlines(keepends=True)
+    shard.write_bytes(b"".join([lines[0], b'{"id": 1}\n', b"\xff" + lines[2], *lines[3:-1], lines[-1][:70]]))
+    path = sweep_scored(SweepConfig(input=tmp_path / "dev", out_dir=tmp_path / "sweep"), is_red)
+    manifest = read_json(path.parent / "manifest.json")
+    assert (manifest["rows_in"], manifest["rows_out"], manifest["dropped"]) == (10, 7, {"unreadable_row": 3})
+    assert read_json(path)["rows"] == 7

@@ -211,7 +211,7 @@ def test_damaged_rows_cost_the_page_only_themselves(run_dir, tmp_path):  # R3
     lines = (scored / "shard-00000.jsonl").read_bytes().splitlines(keepends=True)
     lines[:3] = [b'{"id": 5}\n', b"\xff" + lines[1], lines[2][:99] + b"\n"]
     (scored / "shard-00000.jsonl").write_bytes(b"".join(lines))
-    select(SelectConfig(input=scored, out_dir=tmp_path / "kept", threshold=0.5))
+    select(SelectConfig(input=scored, out_dir=tmp_path / "kept", threshold=0.5, max_dropped_share=0.5))
     found = results(report_run(tmp_path / "kept"))
     (task,) = found["curation"].values()
     assert found["rows"] == 5 and task["rows"] == 8 and task["cuts"]["fixed"]["unreadable_row"] == 3

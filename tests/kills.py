@@ -1,0 +1,21 @@
+"""Kill a command at random moments, then let it end: what it leaves must be what one start would have left."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def killed_and_finished(script: str, folder: Path, seed: int, *, times: int = 4) -> None:
+    """Start `python -c script folder`, which prints a line when it begins, kill it within 0.4 s, again and again."""
+    command, draw, kills = [sys.executable, "-c", script, str(folder)], random.Random(seed), 0
+    for _ in range(times):
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        child.stdout.readline()
+        time.sleep(draw.uniform(0, 0.4))
+        child.send_signal(signal.SIGKILL)
+        kills += child.wait() == -signal.SIGKILL
+    assert kills > 1
+    subprocess.run(command, check=True, capture_output=True)
