@@ -100,6 +100,9 @@ def test_the_tables_of_the_page_are_those_of_the_kept_results() -> None:
     results = read_json(KEPT / "lab.json")
     assert markdown(results) in page
     assert scorers_markdown(read_json(KEPT / "lab-scorers.json")) in page
+    asked = {"full", "base", "control", "without-curation", "without-reasoning", "without-perception", "random-choice"}
+    for name in asked | {"threshold-none"}:
+        assert results["arms"][name]["seeds"] == [1, 2, 3]
     assert results["updates"] == load_lab(SHIPPED).updates.model_dump()
 
 
