@@ -52,6 +52,7 @@ def collect(lab: LabConfig) -> dict[str, Any]:
     return {
         "compare_with": lab.compare_with,
         "updates": lab.updates.model_dump(),
+        "order": list(arms),
         "arms": arms,
         "missing": {name: seeds for name, seeds in missing.items() if seeds},
     }
@@ -116,7 +117,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     less = f"less that of {reference}"
     head = ["arm", "what changes", "rows", "their truth", "accuracy", less, "caption F1", less]
     lines = [head, ["---", "---", *["---:"] * 6]]
-    for name, arm in results["arms"].items():
+    for name in results["order"]:
+        arm = results["arms"][name]
         truth = ", ".join(f"{_SHORT.get(task, task)} {value:.3f}" for task, value in arm["truth"].items())
         cells = [f"`{name}`", arm["says"], f"{arm['rows']:,}" if arm["rows"] else "", truth]
         for figure in FIGURES:

@@ -82,7 +82,9 @@ def test_results_are_paired_by_seed_and_question(lab: LabConfig) -> None:
     assert arms["control"]["caption_f1"]["difference"][0] == -0.125
     assert arms["base"]["accuracy"]["difference"] == [-0.25, None, None]
     assert results["missing"] == {"base": [2]}
-    text = markdown(results)
+    write_json(lab.run_dir / "lab.json", results)  # sorts keys
+    text = markdown(read_json(lab.run_dir / "lab.json"))
+    assert text.index("`full`") < text.index("`base`") < text.index("`control`")
     assert "| `control` |" in text and "+0.250 [" in text and "Not done yet: `base` (seed 2)." in text
 
 
@@ -98,6 +100,9 @@ def test_the_tables_of_the_page_are_those_of_the_kept_results() -> None:
     results = read_json(KEPT / "lab.json")
     assert markdown(results) in page
     assert scorers_markdown(read_json(KEPT / "lab-scorers.json")) in page
+    asked = {"full", "base", "control", "without-curation", "without-reasoning", "without-perception", "random-choice"}
+    for name in asked | {"threshold-none"}:
+        assert results["arms"][name]["seeds"] == [1, 2, 3]
     assert results["updates"] == load_lab(SHIPPED).updates.model_dump()
 
 
