@@ -26,7 +26,7 @@ from sicog.provenance import digest_path
 from sicog.records import Dropped, ScoredSet
 from sicog.storage import atomic_write, locked
 
-ROWS = 8192  # of a row group
+ROWS = 2048  # of a row group
 EXCLUDED = ("cut", "unparsed", "empty")
 _BUFFER = 1 << 20
 _OF = b"sicog.shards"

@@ -28,6 +28,7 @@ from sicog.storage import atomic_write
 Block = tuple[bytes, NDArray[Any]]  # the digests of N texts one after the other, and their vectors [N, D]
 _SUFFIXES = (".parquet", ".npz")
 _ROWS = 1024
+_PARTS, _CHUNK = 16, 65_536
 
 
 class FileVectors:
@@ -119,8 +120,8 @@ def _files(path: Path) -> list[Path]:
 
 def _bring(files: Sequence[Path], folder: Path) -> None:
     """Write digests.npy (sorted), rows.npy and vectors.npy (float32, of length 1, in the order of the files)."""
-    digests, n, width, total = bytearray(), 0, 0, sum(map(_count, files))
-    with (folder / "vectors.npy").open("wb") as to:
+    n, width, total = 0, 0, sum(map(_count, files))
+    with (folder / "vectors.npy").open("wb") as to, (folder / "digests").open("wb") as digests:
         for file in files:
             for some, vectors_ND in _blocks(file):
                 if not n:
@@ -130,17 +131,40 @@ def _bring(files: Sequence[Path], folder: Path) -> None:
                 if len(some) != DIGEST.itemsize * len(vectors_ND) or vectors_ND.shape[1] != width:
                     raise ValueError(f"{file}: texts and vectors differ in number, or vectors in their length")
                 to.write(unit(vectors_ND, f"row {{}} of {file}".format).tobytes())
-                digests += some
+                digests.write(some)
                 n += len(vectors_ND)
     if not n:
         raise ValueError(f"{files[0]} holds no vectors")
-    found_N = np.frombuffer(digests, dtype=DIGEST)
-    sorted_N, rows_N = np.unique(found_N, return_index=True)
-    if len(sorted_N) < len(found_N):
-        twice = int(np.setdiff1d(np.arange(len(found_N)), rows_N)[0])
+    twice = _sort(folder / "digests", n, folder)
+    (folder / "digests").unlink()
+    if twice is not None:
         raise ValueError(f"{files[0].parent}: row {twice} of the vectors has a text that another row has too")
-    np.save(folder / "digests.npy", sorted_N)
-    np.save(folder / "rows.npy", rows_N)
+
+
+def _sort(path: Path, n: int, folder: Path) -> int | None:
+    """Write digests.npy and rows.npy of the `n` digests in a file; returns a row whose digest another row has too.
+
+    By parts, those of equal first bits, so that memory holds one of them.
+    """
+    with (folder / "digests.npy").open("wb") as to_digests, (folder / "rows.npy").open("wb") as to_rows:
+        for file, dtype in ((to_digests, DIGEST), (to_rows, np.dtype(np.int64))):
+            np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": (n,)})
+        for part in range(_PARTS):
+            digests, rows = zip(*_of_part(path, n, part), strict=True)
+            digests_P, rows_P = np.concatenate(digests), np.concatenate(rows)
+            sorted_P, first = np.unique(digests_P, return_index=True)
+            if len(sorted_P) < len(digests_P):
+                return int(np.setdiff1d(rows_P, rows_P[first])[0])
+            to_digests.write(sorted_P.tobytes())
+            to_rows.write(rows_P[first].tobytes())
+    return None
+
+
+def _of_part(path: Path, n: int, part: int) -> Iterator[tuple[NDArray[np.bytes_], NDArray[np.int64]]]:
+    for start in range(0, n, _CHUNK):
+        digests_C = np.fromfile(path, DIGEST, count=_CHUNK, offset=start * DIGEST.itemsize)
+        here = np.flatnonzero(digests_C.view(np.uint8)[:: DIGEST.itemsize] // (256 // _PARTS) == part)
+        yield digests_C[here], start + here
 
 
 def _count(file: Path) -> int:
