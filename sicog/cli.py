@@ -15,6 +15,7 @@ from rich.console import Console
 
 from sicog.config import Config, load_config
 from sicog.lab.commands import app as lab_app
+from sicog.model.commands import app as model_app
 from sicog.verbs import VERBS, Verb
 
 # Threads of OpenMP that wait spin by default, and when another process has one of the cores, all wait for it: on two
@@ -240,43 +241,6 @@ def ask(
     ask_checkpoint(checkpoint, image, question, style=style, samples=samples, temperature=temperature, seed=seed)
 
 
-@app.command()
-def flops(
-    config: Annotated[Path, typer.Argument(help="a checkpoint folder, or a JSON or YAML file of SicogConfig fields")],
-    image: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels, or none")] = "1024x768",
-    text: Annotated[int, typer.Option(help="text tokens of a row")] = 500,
-    supervised: Annotated[int | None, typer.Option(help="those of them that are supervised; all by default")] = None,
-    devices: Annotated[int, typer.Option(help="devices that ZeRO divides among")] = 1,
-    long_side: Annotated[int | None, typer.Option(help="resize the image to this long side first")] = None,
-) -> None:
-    """Plan a training: tokens, FLOPs by part, parameters, and memory by stage and ZeRO stage."""
-    from sicog.model.plan import flops as print_flops
-
-    print_flops(config, image=image, text=text, supervised=supervised, devices=devices, long_side=long_side)
-
-
-@app.command("show-image")
-def show_image(
-    file: Annotated[Path, typer.Argument(help="an image file")],
-    out: Annotated[Path, typer.Option(help="the PNG to write")],
-    checkpoint: Annotated[Path | None, typer.Option(help="take the settings from this checkpoint")] = None,
-    scale: Annotated[int | None, typer.Option(help="a view covers about scale x scale pixels")] = None,
-    patch_size: Annotated[int | None, typer.Option(help="side of a patch in pixels")] = None,
-    max_slices: Annotated[int | None, typer.Option(help="slices of an image at most")] = None,
-    long_side: Annotated[int | None, typer.Option(help="resize the image to this long side first")] = None,
-    query_grid: Annotated[int | None, typer.Option(help="features a side of a view; 12 by default")] = None,
-) -> None:
-    """Draw what an image becomes: slices, thumbnail, the order and the number of its tokens."""
-    from sicog.model.show import show_image as show
-
-    settings = {"scale": scale, "patch_size": patch_size, "max_slices": max_slices, "long_side": long_side}
-    all_given = {**settings, "query_grid": query_grid}
-    if checkpoint is not None and (given := [name for name, value in all_given.items() if value is not None]):
-        raise ValueError(f"{', '.join(given)} come with the checkpoint; give either them or --checkpoint")
-    for line in show(file, out, checkpoint=checkpoint, query_grid=12 if query_grid is None else query_grid, **settings):
-        typer.echo(line)
-
-
 @app.command("export-candidates")
 def export_candidates(
     source: Annotated[Path, typer.Argument(help="a folder of candidate sets", metavar="SRC")],
@@ -301,6 +265,7 @@ def show_corruptions(
     show(image, out, seed=seed)
 
 
+app.add_typer(model_app)
 app.add_typer(lab_app, name="lab")
 data_app = typer.Typer(help="Look at training data.", no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -334,32 +299,6 @@ def reshard(
     from sicog.training.reshard import reshard as reshard_run
 
     reshard_run(run_dir, processes)
-
-
-@app.command("import-checkpoint")
-def import_checkpoint(
-    source: Annotated[Path, typer.Argument(help="a LLaVA-format folder, or a mm_projector.bin", metavar="SRC")],
-    target: Annotated[Path, typer.Argument(help="the folder to write; must not exist", metavar="DST")],
-    vision_tower: Annotated[str | None, typer.Option(help="the CLIP it was built on, if not one of OpenAI's")] = None,
-    turn_format: Annotated[str | None, typer.Option(help="chatml or llama3; chatml unless given")] = None,
-) -> None:
-    """Turn a checkpoint of the original (LLaVA's layout) into one of ours."""
-    from sicog.model.llava_checkpoint import import_checkpoint as import_from
-
-    import_from(source, target, vision_tower=vision_tower, turn_format=turn_format)
-
-
-@app.command("export-checkpoint")
-def export_checkpoint(
-    source: Annotated[Path, typer.Argument(help="a checkpoint folder", metavar="SRC")],
-    target: Annotated[Path, typer.Argument(help="the folder to write; must not exist", metavar="DST")],
-    vision_tower: Annotated[str | None, typer.Option(help="mm_vision_tower of the config.json written")] = None,
-) -> None:
-    """Write a checkpoint in LLaVA's layout, as the original's code loads it."""
-    from sicog.model.llava_checkpoint import CLIP
-    from sicog.model.llava_checkpoint import export_checkpoint as export_to
-
-    export_to(source, target, vision_tower=vision_tower or CLIP)
 
 
 @app.command("merge-lora")

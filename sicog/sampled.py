@@ -131,9 +131,8 @@ def _write_questions(benchmark: Benchmark, folder: Path) -> None:
     rows, queries = read_table(benchmark.table), []
     drawn = {str(row["index"]): row.get("image") for row in rows}
     for number, row in enumerate(rows):
-        row["image"] = drawn.get(
-            str(row.get("image")), row.get("image")
-        )  # the kit's tables name a row with the picture
+        # A cell of the kit's own tables may name the row that has the picture.
+        row["image"] = drawn.get(str(row.get("image")), row.get("image"))
         # One name whatever the picture's kind: what opens it goes by its content.
         (folder / "images" / f"{number}.png").write_bytes(_picture(row, benchmark.table))
         form = FORMS[benchmark.form]

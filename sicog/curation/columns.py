@@ -86,8 +86,8 @@ class Columns:
 
 
 def columns_of(folder: Path) -> Path:
-    """The file of columns of a scored folder, made when it is not there or is of other shards."""
-    path, shards = folder / "columns" / "scores.parquet", digest_path(folder).encode()
+    """The file of columns of a scored folder, made when it is not there, or is of other shards or row groups."""
+    path, shards = folder / "columns" / "scores.parquet", f"{digest_path(folder)} by {ROWS}".encode()
     if not _is_of(path, shards):
         with locked(path.with_name(".lock"), path):
             _write(folder, path, shards)

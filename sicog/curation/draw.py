@@ -170,7 +170,7 @@ class MixedRows:
         """Rows start..stop."""
         yield from self._drawn(start, min(stop, len(self.rows)))
         begin = max(0, start - len(self.rows))
-        yield from islice(self._dropped(), begin, max(begin, stop - len(self.rows)))
+        yield from self._dropped(begin, max(begin, stop - len(self.rows)))
 
     def _drawn(self, start: int, stop: int) -> Iterator[Drawn]:
         rows, repetitions = self.rows[start:stop], self.repetitions[start:stop].tolist()
@@ -193,9 +193,12 @@ class MixedRows:
         named = f"{self.names[source]}:{row_id}" if self.shared[row] else row_id
         return f"{named}#{repetition + 1}" if repetition else named
 
-    def _dropped(self) -> Iterator[Dropped]:
-        for row, reason, detail in self.left_out:
+    def _dropped(self, start: int, stop: int) -> Iterator[Dropped]:
+        """Numbers start..stop of what is left out: rows that may not be drawn, then those that could not be read."""
+        for row, reason, detail in self.left_out[start:stop]:
             (number,), (at,) = (found.tolist() for found in self._places(np.array([row])))
             row_id = self._id(next(iter(self.sources[number].read([at]))).id, row, number, 0)
             yield Dropped(id=row_id, step="build", reason=reason, detail=f"{self.names[number]}: {detail}")
-        yield from chain.from_iterable(source.dropped() for source in self.sources)
+        unread = chain.from_iterable(source.dropped() for source in self.sources)
+        first = len(self.left_out)
+        yield from islice(unread, max(0, start - first), max(0, stop - first))

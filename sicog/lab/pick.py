@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from sicog.config import Config
@@ -106,6 +104,4 @@ def drawn(n: int, k: int | None, seed: int, row_id: str) -> list[int]:
 
 def highest(values: Sequence[float], ids: Sequence[str], n: int, seed: int) -> list[int]:
     """The numbers of the n highest values; of equal ones those whose id's hash is lowest."""
-    values_R: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
-    order = sorted(range(len(ids)), key=lambda i: (-values_R[i], hashed(seed, "row", ids[i])))
-    return order[:n]
+    return sorted(range(len(ids)), key=lambda i: (-values[i], hashed(seed, "row", ids[i])))[:n]

@@ -6,22 +6,20 @@ interval of the paired difference in some measure; it need not be shown to be be
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 from pydantic import Field
 from rich.console import Console
 
 from sicog.config import Config
-from sicog.mini.intervals import Interval
+from sicog.mini.intervals import paired_difference_interval
 from sicog.provenance import RUN, digest_file, write_run_json
 from sicog.storage import MANIFEST, read_json, write_json
 
 PROMOTION = "promotion.json"
-_DRAWS_AT_ONCE = 256
 
 
 class Measure(Config):
@@ -47,7 +45,7 @@ class PromoteConfig(Config):
     """Two evaluations on the development split, and what decides between them.
 
     measures: those of the mini world's evaluation unless given. tolerance: a loss that is allowed for beyond the
-    interval, in units of the measures. resamples, seed: of the bootstrap.
+    interval, in units of the measures.
     """
 
     out_dir: Path
@@ -56,8 +54,6 @@ class PromoteConfig(Config):
     incumbent: Path
     measures: tuple[Measure, ...] = Field(default=MINI_MEASURES, min_length=1)
     tolerance: float = Field(default=0.0, ge=0)
-    resamples: int = Field(default=10_000, ge=100)
-    seed: int = 0
 
 
 def promote(config: PromoteConfig) -> Path:
@@ -86,28 +82,6 @@ def promote(config: PromoteConfig) -> Path:
     return config.out_dir
 
 
-def paired_bootstrap(
-    differences: Sequence[float], groups: Sequence[Hashable], *, resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """The mean of paired differences and its 95 % percentile interval, whole groups drawn with replacement.
-
-    A single group gives nan limits: nothing is known of how groups differ.
-    """
-    numbers: dict[Hashable, int] = {}
-    index = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
-    sums_G = np.bincount(index, weights=np.asarray(differences, dtype=np.float64))
-    sizes_G = np.bincount(index).astype(np.float64)
-    mean, n = float(sums_G.sum() / sizes_G.sum()), len(numbers)
-    if n < 2:
-        return Interval(mean, float("nan"), float("nan"))
-    random, means = np.random.default_rng(seed), []
-    for first in range(0, resamples, _DRAWS_AT_ONCE):
-        drawn_RG = random.multinomial(n, np.full(n, 1 / n), size=min(_DRAWS_AT_ONCE, resamples - first))
-        means.append((drawn_RG @ sums_G) / (drawn_RG @ sizes_G))
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Interval(mean, float(low), float(high))
-
-
 def _compared(config: PromoteConfig, measure: Measure) -> dict[str, Any]:
     ours, theirs = (_items(folder / measure.file, measure) for folder in (config.candidate, config.incumbent))
     if odd := sorted(ours.keys() ^ theirs.keys()):
@@ -115,16 +89,11 @@ def _compared(config: PromoteConfig, measure: Measure) -> dict[str, Any]:
             f"{measure.label}: candidate and incumbent were not measured on the same items (only one of them has "
             f"{odd[0]!r}); evaluate both on the same split"
         )
-    differences = [ours[i][0] - theirs[i][0] for i in ours]
-    found = paired_bootstrap(
-        differences, [group for _, group in ours.values()], resamples=config.resamples, seed=config.seed
-    )
-    means = {name: sum(v for v, _ in rows.values()) / len(rows) for name, rows in (("was", theirs), ("is", ours))}
-    return {"label": measure.label, "items": len(ours), **means, "difference": found.value, **_limits(found)}
-
-
-def _limits(interval: Interval) -> dict[str, float]:
-    return {"low": interval.low, "high": interval.high}
+    was, now = [theirs[i][0] for i in ours], [ours[i][0] for i in ours]
+    found = paired_difference_interval(was, now, [group for _, group in ours.values()])
+    means = {"was": sum(was) / len(was), "is": sum(now) / len(now)}
+    limits = {"difference": found.value, "low": found.low, "high": found.high}
+    return {"label": measure.label, "items": len(ours), **means, **limits}
 
 
 def _items(path: Path, measure: Measure) -> Mapping[str, tuple[float, Hashable]]:

@@ -159,6 +159,14 @@ def test_damaged_rows_of_a_dataset_are_named_and_the_rest_goes_on(folders):  # R
     assert list(dropped) == [f"shard-00001.jsonl:{n}" for n in (3, 4, 5, 7)]
     assert "turns must alternate" in dropped["shard-00001.jsonl:4"] and "turns: " in dropped["shard-00001.jsonl:5"]
     assert manifest["rows_in"] == 23 and manifest["dropped_by_source"]["captions"] == {"unreadable_row": 4}
+    drops = [Dropped(id=i, step="overlap", reason="near_duplicate") for i in ("0", "9", "19")]
+    write_dataset(folders / "found", drops)
+    sources[0]["exclude"] = [folders / "found"]  # "9" cannot be read
+    common = {"sources": sources, "max_dropped_share": 0.2}
+    whole, small = (built(folders, f"by{n}", rows_per_shard=n, **common)[2] for n in (8192, 3))
+    assert (whole / "dropped.jsonl").read_bytes() == (small / "dropped.jsonl").read_bytes()
+    assert len((whole / "dropped.jsonl").read_text().splitlines()) == 6
+    del sources[0]["exclude"]
     counted, _, _ = built(folders, "counted", sources=[{**sources[0], "count": 16}], max_dropped_share=0.2)
     assert len(counted) == 16  # exact: what cannot be read is never drawn
     listed = [Dropped(id="x", step="overlap", reason="near_duplicate")]

@@ -40,6 +40,13 @@ def test_any_range_is_read_over_row_groups(tmp_path, make, monkeypatch, group):
     assert [row.number for row in raw] == list(range(5, 15)) and b'"id":"14"' in raw[-1].line
 
 
+def test_those_of_other_row_groups_are_made_again(tmp_path, make, monkeypatch):
+    write_dataset(tmp_path / "scored", rows_of(make, 9))
+    columns_of(tmp_path / "scored")
+    monkeypatch.setattr(module, "ROWS", 4)
+    assert read_columns(columns_of(tmp_path / "scored"), 4, 9).ids == list("45678")
+
+
 def test_they_follow_the_shards(tmp_path, make):
     write_dataset(tmp_path / "scored", rows_of(make, 3))
     path = columns_of(tmp_path / "scored")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -88,7 +89,7 @@ def test_scores_from_a_file_and_a_list_of_what_it_lacks(tmp_path, make):
     with pytest.raises(ValueError, match="no vectors for 1 texts, such as 'a red cup'; all of them are in") as error:
         score(config)
     listed = str(error.value).split("are in ")[1].split(":")[0]
-    assert [json.loads(line) for line in open(listed)] == [{"text": "a red cup"}]  # noqa: PTH123, SIM115
+    assert [json.loads(line) for line in Path(listed).read_text().splitlines()] == [{"text": "a red cup"}]
     assert not (tmp_path / "out").exists()  # so that the same command goes on when the vectors are there
     npz(path, texts=np.array(TEXTS))
     (row,) = read_records(score(config), ScoredSet)

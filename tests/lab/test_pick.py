@@ -13,6 +13,11 @@ from sicog.storage import read_json, read_records, write_dataset
 from tests.lab.test_score import fake_embed
 
 
+@pytest.fixture(autouse=True)
+def _without_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "remembered", lambda task: fake_embed)
+
+
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
     turns = [{"role": "user", "text": "?"}, {"role": "assistant", "text": "!"}]
@@ -24,9 +29,7 @@ def test_a_scorers_best_row_and_candidate_are_kept(
     run_dir: Path,
     kept: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "remembered", lambda task: fake_embed)
     mine = tmp_path / "mine.py"
     mine.write_text(
         "def score(row, embed):\n    assert row.truths == ()\n    return [float(t == 'three') for t in row.texts]\n"
@@ -42,9 +45,7 @@ def test_with_k_the_scorer_sees_so_many_candidates(
     run_dir: Path,
     kept: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "remembered", lambda task: fake_embed)
     config = PickConfig(input=run_dir / "scored", out_dir=tmp_path / "out", keep_rows_of=kept, k=2)
     (row,) = read_records(pick(config), Example)
     assert row.extra["k"] == 2
@@ -53,9 +54,7 @@ def test_with_k_the_scorer_sees_so_many_candidates(
 def test_more_rows_than_have_a_choice_are_refused(
     run_dir: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "remembered", lambda task: fake_embed)
     config = PickConfig(input=run_dir / "scored", out_dir=tmp_path / "out", keep_rows_of=run_dir / "scored")
     with pytest.raises(ValueError, match="3 rows, but 2 of"):
         pick(config)

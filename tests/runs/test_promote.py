@@ -2,10 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
 
-from sicog.runs.promote import Measure, PromoteConfig, paired_bootstrap, promote
+from sicog.runs.promote import Measure, PromoteConfig, promote
 from sicog.runs.run import run
 from sicog.runs.status import show_status
 from sicog.storage import read_json
@@ -28,7 +27,6 @@ def config(tmp_path, before, after, **values):
         incumbent=evaluation(tmp_path / "before", before),
         candidate=evaluation(tmp_path / "after", after),
         measures=(RIGHT,),
-        resamples=1000,
         **values,
     )
 
@@ -84,16 +82,12 @@ def test_what_cannot_be_compared_is_said(tmp_path, after, says):
         promote(config(tmp_path, [1, 0], after))
 
 
-def test_the_bootstrap_draws_whole_groups():
-    random = np.random.default_rng(0)
-    by_group = random.normal(0.1, 1, 200)
-    found = paired_bootstrap(np.repeat(by_group, 5).tolist(), np.repeat(np.arange(200), 5).tolist(), resamples=4000)
-    half = 1.96 * by_group.std() / np.sqrt(200)  # of 200 groups, not of 1000 values
-    assert found.value == pytest.approx(by_group.mean())
-    assert found.high - found.value == pytest.approx(half, rel=0.1) and found.value - found.low == pytest.approx(
-        half, rel=0.1
+def test_the_interval_is_of_images_not_of_questions(tmp_path):
+    before, after = (
+        [1, 1, 0, 0] * 10,
+        [1, 1, 0, 0] * 5 + [0, 0, 0, 0] * 5,
     )
-    assert found == paired_bootstrap(
-        np.repeat(by_group, 5).tolist(), np.repeat(np.arange(200), 5).tolist(), resamples=4000
-    )
-    assert np.isnan(paired_bootstrap([1.0, 0.0], ["a", "a"]).low)
+    found = read_json(promote(config(tmp_path, before, after, tolerance=1)) / "promotion.json")["measures"][0]
+    assert found["difference"] == pytest.approx(-0.25)
+    half = 1.96 * (20 / 19 * 0.25 * 0.75 / 20) ** 0.5  # 20 images, 5 of which fall by one
+    assert (found["low"], found["high"]) == pytest.approx((-0.25 - half, -0.25 + half), abs=1e-4)
