@@ -1,40 +1,36 @@
-"""`sicog eval CHECKPOINT --samples K`: sample the questions of a suite's tables, then measure what K samples give.
+"""`sicog eval CHECKPOINT --samples K`: sample the questions of a suite, then measure what K samples give.
 
 It runs two steps in turn, `sample` and `eval-samples`, which meet on disk as in a recipe.
-OUT/BENCHMARK/questions, images/    the table as queries
-OUT/BENCHMARK/MODEL-KEY/            samples and, beside them, greedy answers
-OUT/BENCHMARK/curves/               what `eval-samples` writes
+OUT/DATA-DIGEST/questions-FORM, images/, answers.tsv    the table, the kit's or the user's, as queries
+OUT/DATA-DIGEST/MODEL-KEY/                              samples and, beside them, greedy answers
+OUT/DATA-DIGEST/curves-KEY/                             what `eval-samples` writes
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from rich.console import Console
 
 from sicog.config import Config
-from sicog.data.images import resolve_image
 from sicog.evaluation.config import Style
 from sicog.evaluation.forms import FORMS
-from sicog.evaluation.kit_files import read_table
+from sicog.evaluation.kit_tables import ANSWERS, data_root, table_file, unpack
 from sicog.evaluation.names import tails
 from sicog.evaluation.samples import DIRECT, CurveConfig, EvalSamplesConfig, Select, eval_samples
-from sicog.evaluation.suite import Benchmark, check_table, chosen, load_suite
+from sicog.evaluation.suite import OFFLINE, Benchmark, check_table, chosen, load_suite
 from sicog.generation.sample import SampleConfig, StyleCount, sample
 from sicog.model.precision import Precision
-from sicog.provenance import digest_path, digest_value
-from sicog.records import Query
-from sicog.storage import MANIFEST, write_dataset
+from sicog.provenance import digest_file, digest_path, digest_value
 from sicog.tasks import SHORT_ANSWER, STEP_BY_STEP
 
 
 class SampledConfig(Config):
     """checkpoints: the models, named by their folders, and by those above where two are called the same.
-    suite: its tables are asked, not the kit's own data sets.
+    suite: a shipped suite's name or a YAML; of its benchmarks `only` these. The kit's own data sets are read where the
+        kit keeps them, `data_root` ($LMUData, else ~/LMUData, by default).
 
     samples: of every question, model and style; select: how one of them is chosen (see `EvalSamplesConfig`).
     """
@@ -43,6 +39,7 @@ class SampledConfig(Config):
     suite: str
     only: tuple[str, ...] = ()
     out_dir: Path
+    data_root: Path | None = None
     samples: int = Field(default=8, ge=1)
     select: tuple[Select, ...] = ("greedy", "vote", "mbr", "oracle")
     styles: tuple[Style, ...] = Field(default=("direct", "cot"), min_length=1)
@@ -63,26 +60,52 @@ class SampledConfig(Config):
 
 
 def sampled_evaluation(config: SampledConfig) -> list[Path]:
-    """The curves' folder of each of the suite's tables. Raises `ValueError` when it has none."""
+    """The curves' folder of each benchmark. Without `only`, those that need a judge are left out, which is printed.
+
+    Raises `ValueError` for one that needs a judge where `only` names it, and for a table that is missing or no good.
+    """
+    wanted = _scored_as_strings(config)
+    root = data_root(config.data_root)
+    tables = [(benchmark, table_file(benchmark, root)) for benchmark in wanted]
+    for benchmark in wanted:
+        if benchmark.table:
+            check_table(benchmark)
+    # All tables are read before the first sample is drawn: a mistake in the last one shall not cost the others' hours.
+    unpacked = [(benchmark, *_unpacked(config, benchmark, table, root)) for benchmark, table in tables]
+    if theirs := [b.name for b in wanted if not b.table]:
+        _say(f"{', '.join(theirs)}: our own scores of each answer's string, not the kit's figure")
+    return [_one(config, *one) for one in unpacked]
+
+
+def _scored_as_strings(config: SampledConfig) -> list[Benchmark]:
     wanted = chosen(load_suite(config.suite), config.only)
-    tables = [b for b in wanted if b.table]
-    if not tables:
-        raise ValueError(f"{config.suite}: samples are drawn for tables; these benchmarks are the kit's own data sets")
-    for benchmark in tables:
-        check_table(benchmark)
-    return [_one(config, benchmark) for benchmark in tables]
+    judged = [b.name for b in wanted if b.form not in OFFLINE]
+    if judged and (config.only or len(judged) == len(wanted)):
+        raise ValueError(
+            f"{config.suite}: only a judge model can score {', '.join(judged)}, and samples are scored as strings; "
+            f"leave it out of only=[...], or run `sicog eval` without --samples"
+        )
+    if judged:
+        _say(f"{', '.join(judged)}: skipped; only a judge model can score them, and samples are scored as strings")
+    return [b for b in wanted if b.form in OFFLINE]
 
 
-def _one(config: SampledConfig, benchmark: Benchmark) -> Path:
-    folder = config.out_dir / benchmark.data_name
-    _write_questions(benchmark, folder)
+def _unpacked(config: SampledConfig, benchmark: Benchmark, table: Path, root: Path) -> tuple[Path, Path]:
+    """The benchmark's folder, named by the table's content, and that of its queries."""
+    name = benchmark.data_name if benchmark.table else f"{benchmark.dataset}_{digest_file(table)[:8]}"
+    questions, n_bare = unpack(benchmark, table, root, config.out_dir / name)
+    if n_bare:
+        _say(f"{benchmark.name}: {n_bare} rows have no picture and are left out, as by the kit")
+    return config.out_dir / name, questions
+
+
+def _one(config: SampledConfig, benchmark: Benchmark, folder: Path, questions: Path) -> Path:
     curves = []
     for checkpoint, name in zip(config.checkpoints, tails(config.checkpoints), strict=True):
-        runs = {kind: _sampled(config, benchmark, folder, checkpoint, kind) for kind in ("samples", "greedy")}
+        runs = {kind: _sampled(config, benchmark, questions, checkpoint, kind) for kind in ("samples", "greedy")}
         for style in config.styles:
             curves.append(CurveConfig(model=name, style=style, runs=(runs["samples"],), greedy=runs["greedy"]))
-    assert benchmark.table
-    values: dict[str, Any] = {"curves": tuple(curves), "answers": benchmark.table, "form": benchmark.form}
+    values: dict[str, Any] = {"curves": tuple(curves), "answers": folder / ANSWERS, "form": benchmark.form}
     values |= {"select": config.select, "seed": config.seed, "title": benchmark.name}
     described = EvalSamplesConfig(**values, out_dir=folder)
     inputs = [digest_path(run) for curve in curves for run in (*curve.runs, *((curve.greedy,) if curve.greedy else ()))]
@@ -91,16 +114,17 @@ def _one(config: SampledConfig, benchmark: Benchmark) -> Path:
 
 
 def _sampled(
-    config: SampledConfig, benchmark: Benchmark, folder: Path, checkpoint: Path, kind: Literal["samples", "greedy"]
+    config: SampledConfig, benchmark: Benchmark, questions: Path, checkpoint: Path, kind: Literal["samples", "greedy"]
 ) -> Path:
     """Draw the samples of all styles, or the greedy answers; what is there is not drawn again."""
     n, temperature = (config.samples, config.temperature) if kind == "samples" else (1, 0.0)
     shared = ("top_p", "max_new_tokens", "batch_size", "seed", "slicing", "device", "precision")
     values = {name: getattr(config, name) for name in shared}
     styles = tuple(StyleCount(style=style, n=n, prompt=_prompt(benchmark, style)) for style in config.styles)
+    folder = questions.parent
     given = SampleConfig(
         checkpoint=checkpoint,
-        input=folder / "questions",
+        input=questions,
         image_folder=folder,
         out_dir=folder,
         task="reasoning",
@@ -122,31 +146,5 @@ def _prompt(benchmark: Benchmark, style: Style) -> str | None:
     return None if words == usual else words
 
 
-def _write_questions(benchmark: Benchmark, folder: Path) -> None:
-    """The table's rows as queries, their pictures beside them."""
-    if (folder / "questions" / MANIFEST).is_file():
-        return
-    assert benchmark.table
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    rows, queries = read_table(benchmark.table), []
-    drawn = {str(row["index"]): row.get("image") for row in rows}
-    for number, row in enumerate(rows):
-        # A cell of the kit's own tables may name the row that has the picture.
-        row["image"] = drawn.get(str(row.get("image")), row.get("image"))
-        # One name whatever the picture's kind: what opens it goes by its content.
-        (folder / "images" / f"{number}.png").write_bytes(_picture(row, benchmark.table))
-        form = FORMS[benchmark.form]
-        # What stands before the form's own sentence: the question with its hint and its options.
-        question = form.prompt(row, DIRECT).removesuffix(form.template.rpartition("}")[2]).strip()
-        queries.append(Query(id=row["index"], task="reasoning", images=(f"images/{number}.png",), question=question))
-    write_dataset(folder / "questions", queries)
-
-
-def _picture(row: Mapping[str, Any], table: Path) -> bytes:
-    """The bytes of a row's one image, which is in the table or named by path. Raises `ValueError` naming the row."""
-    if not (cell := str(row.get("image") or "").strip()):
-        return resolve_image(table.parent, str(row["image_path"]).strip()).read_bytes()
-    try:
-        return base64.b64decode(cell, validate=True)
-    except binascii.Error:
-        raise ValueError(f"{table}, index {row['index']}: samples need one image, in base64 or by path") from None
+def _say(text: str) -> None:
+    Console(stderr=True).print(f"  {text}", highlight=False, markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from sicog.evaluation.config import EvalConfig
 from sicog.evaluation.families import FAMILIES
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.kit import ENVIRONMENT
+from sicog.evaluation.kit_tables import DATA_ROOT, data_root
 from sicog.evaluation.suite import Benchmark, check_table, chosen, identity, load_suite
 from sicog.evaluation.work_folder import (
     MODEL,
@@ -37,7 +38,6 @@ from sicog.provenance import digest_path
 from sicog.storage import locked, read_json, write_json
 
 LOG = "kit.log"
-_DATA_ROOT = "LMUData"  # the kit's name of the variable
 _SHOWN_LINES = 15  # of the log, when the kit breaks down
 
 
@@ -140,11 +140,11 @@ def _start(python: Path, job: Mapping[str, Any], config: EvalConfig, work: Path)
     (work / MODEL / "status.json").unlink(missing_ok=True)  # an error of an earlier start would stay in it
     for name in job["tables"]:
         Path(job["tables"][name]["images"]).mkdir(parents=True, exist_ok=True)
-    root = Path(config.data_root or os.environ.get(_DATA_ROOT) or Path.home() / "LMUData")
+    root = data_root(config.data_root)
     root.mkdir(parents=True, exist_ok=True)
     command = [str(python), *_launcher(config), "-m", "sicog.evaluation.kit", str((work / "job.json").absolute())]
     # The kit's results are read back as xlsx; progress bars and warnings go to the log as they come.
-    environment = {**os.environ, _DATA_ROOT: str(root.absolute()), "PRED_FORMAT": "xlsx", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, DATA_ROOT: str(root), "PRED_FORMAT": "xlsx", "PYTHONUNBUFFERED": "1"}
     with (work / LOG).open("ab") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
     if done.returncode != 0:

@@ -23,6 +23,7 @@ from sicog.evaluation.scorers import SCORERS
 from sicog.provenance import digest_file
 
 SUITES = Path(__file__).parent / "suites"
+OFFLINE = ("choice", "yes_no", *SCORERS)  # forms whose answers are scored as strings; others need a judge
 _COLUMNS = ("index", "question", "answer")
 _PICTURES = ("image", "image_path")
 
@@ -46,10 +47,8 @@ class Benchmark(Config):
             raise ValueError(f"benchmark {self.name!r} needs either dataset (a name of the kit's) or table (a TSV)")
         if self.form not in FORMS:
             raise ValueError(f"benchmark {self.name!r}: unknown form {self.form!r}; known: {', '.join(FORMS)}")
-        if self.table is not None and (self.family or self.form not in (*SCORERS, "choice", "yes_no")):
-            raise ValueError(
-                f"benchmark {self.name!r}: a table is scored by its form, one of choice, yes_no, {', '.join(SCORERS)}"
-            )
+        if self.table is not None and (self.family or self.form not in OFFLINE):
+            raise ValueError(f"benchmark {self.name!r}: a table is scored by its form, one of {', '.join(OFFLINE)}")
         if self.scored_as not in FAMILIES:
             raise ValueError(
                 f"benchmark {self.name!r} (form {self.form!r}) needs a family, one of {', '.join(FAMILIES)}"

@@ -135,21 +135,35 @@ def test_the_command_samples_and_measures_two_checkpoints(tiny_dir, tmp_path):
         (tmp_path / row["image_path"]).write_bytes(base64.b64decode(picture(row["index"])))
     rows[0]["image"], rows[2]["image"] = picture(), "0"  # that of row 0
     write_tsv(tmp_path / "choice.tsv", rows, drawn=False)
-    (tmp_path / "suite.yaml").write_text("benchmarks: [{name: picks, table: choice.tsv, form: choice}]")
+    claims = [{"index": i, "question": "Is it?", "answer": "No", "image": picture(i)} for i in (5, 6)]
+    claims[1]["image"] = str([picture(7), picture(8)])
+    write_tsv(tmp_path / "lmu" / "MME.tsv", claims)  # one of the kit's own data sets
+    (tmp_path / "suite.yaml").write_text(
+        "benchmarks:\n"
+        "  - {name: picks, table: choice.tsv, form: choice}\n"
+        "  - {name: MME, dataset: MME, form: yes_no, family: mme}\n"
+        "  - {name: MMVet, dataset: MMVet, form: open, family: mmvet}\n"
+    )
 
     def checkpoint_of(folder):
         return read_json(folder / "run.json")["input_paths"]["checkpoint"]
 
     command = ["eval", tiny_dir, "--suite", tmp_path / "suite.yaml", "--samples", "2", "--compare", other]
     command += ["--select", "greedy,vote", "--out", tmp_path / "out", "max_new_tokens=4"]
+    command += [f"data_root={tmp_path / 'lmu'}"]
     times = []
     for _ in range(2):
         done = CliRunner().invoke(app, list(map(str, command)))
         assert done.exit_code == 0, done.output
+        assert "MMVet: skipped; only a judge model can score" in done.output
+        assert "MME: our own scores of each answer's string, not the kit's figure" in done.output
         times.append([p.stat().st_mtime_ns for p in sorted(tmp_path.glob("out/*/*/shard-*.jsonl"))])
     assert times[0] == times[1]
-    shown = sorted(tmp_path.glob("out/*/images/*"))
-    assert len(shown) == 3 and shown[0].read_bytes() == shown[2].read_bytes() != shown[1].read_bytes()
+    assert len(list(tmp_path.glob("out/table_picks_*/images/*"))) == 2  # rows 0 and 2 share one
+    (curves,) = tmp_path.glob("out/MME_*/curves-*/curves.json")
+    assert read_json(curves)["questions"] == 2
+    (questions,) = tmp_path.glob("out/MME_*/questions-yes_no")
+    assert [len(query.images) for query in read_records(questions, Query)] == [1, 2]
     (curves,) = tmp_path.glob("out/table_picks_*/curves-*/curves.json")
     assert {p["model"] for p in read_json(curves)["points"]} == {
         f"{p.parent.name}/checkpoint" for p in (tiny_dir, other)
