@@ -163,6 +163,12 @@ VERBS: Mapping[str, Verb] = {
             "sicog.lab.pick:pick",
         ),
         Verb(
+            "lab-perfect",
+            "Rows made of a mini run's candidates, with the truth in place of what the model wrote.",
+            "sicog.lab.perfect:PerfectConfig",
+            "sicog.lab.perfect:perfect",
+        ),
+        Verb(
             "alarms",
             "Stop a round that keeps too little or repeats itself, before a model is trained on it.",
             "sicog.runs.alarms:AlarmsConfig",

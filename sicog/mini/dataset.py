@@ -94,6 +94,24 @@ def draw_split(config: MiniDataConfig, split: str) -> list[Scene]:
     return [draw_scene(config.seed, split, index, rules) for index in range(getattr(config, split))]
 
 
+def scenes_of(data: Path, split: str) -> dict[str, Scene]:
+    """The scenes of a finished folder's split by id, drawn again. Raises `ValueError` for a folder of another world."""
+    return {scene.id: scene for scene in draw_split(_written_config(data), split)}
+
+
+def asked_of(data: Path, split: str) -> dict[str, tuple[Scene, Question]]:
+    """Scene and question by the question's id, of a split without answers. Raises as `scenes_of`."""
+    config = _written_config(data)
+    return {key: (scene, question) for key, scene, question, _ in _asked(config, split, draw_split(config, split))}
+
+
+def _written_config(data: Path) -> MiniDataConfig:
+    settings = read_json(data / "config.json")
+    if (world := settings.pop("world")) != WORLD:
+        raise ValueError(f"{data} holds mini data of world {world}, and this is {WORLD}; make it again")
+    return MiniDataConfig(**settings)
+
+
 def image_path(scene: Scene) -> str:
     """The image's path, relative to the data folder."""
     split, _, index = scene.id.rpartition("-")
@@ -141,6 +159,12 @@ def _ask(scenes: Iterable[Scene], per_image: Callable[[int], int], *, name_held_
             asked.append((key, scene, question, question_text(question, key)))
             turn += 1
     return asked
+
+
+def _asked(config: MiniDataConfig, split: str, scenes: Iterable[Scene]) -> Asked:
+    """The questions of a split without answers."""
+    per_image = getattr(config, f"{split}_questions")
+    return _ask(scenes, lambda index: per_image, name_held_out=True)
 
 
 def _row(row_id: str, scene: Scene, *turns: str, marker: str = "<image>\n") -> Row:
@@ -211,8 +235,7 @@ def _write_warmup_reasoning(config: MiniDataConfig, split: str, scenes: list[Sce
 
 def _write_unlabelled(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
     """Queries without answers, and the truth beside them."""
-    per_image = getattr(config, f"{split}_questions")
-    asked = _ask(scenes, lambda index: per_image, name_held_out=True)
+    asked = _asked(config, split, scenes)
     _write_list(out_dir / f"{split}_images.json", [_row(s.id, s, CAPTION_QUESTION) for s in scenes])
     _write_list(out_dir / f"{split}_questions.json", [_row(key, s, words) for key, s, _, words in asked])
     truths: dict[str, list[QuestionTruth]] = {s.id: [] for s in scenes}

@@ -1,0 +1,55 @@
+"""`lab-perfect`: every row gets the truth of its image or question, in the style it is written in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sicog.lab.perfect import PerfectConfig, perfect
+from sicog.mini.dataset import MiniDataConfig, write_mini_data
+from sicog.mini.truth import caption_scores, read_truth
+from sicog.records import Example
+from sicog.storage import read_json, read_records, write_dataset, write_json
+from sicog.tasks import REASONING
+
+COUNTS = dict.fromkeys(("align", "sft", "warmup_captions", "warmup_reasoning", "dev", "test"), 1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_mini_data(MiniDataConfig(**COUNTS, unlabelled=4, seed=3), folder)
+    return folder
+
+
+def written(row_id: str, style: str) -> Example:
+    turns = [{"role": "user", "text": "?", "images_at": [0]}, {"role": "assistant", "text": "a guess"}]
+    return Example.model_validate({"id": row_id, "images": ["a.png"], "turns": turns, "extra": {"style": style}})
+
+
+def test_captions_and_answers_become_true_in_their_own_style(data: Path, tmp_path: Path) -> None:
+    truth = read_truth(data, "unlabelled")
+    scene = next(iter(truth.values()))
+    asked = [question for each in truth.values() for question in each.questions]
+    rows = [written(scene.scene.id, style) for style in ("cod", "dd")]
+    rows += [written(question.id, style) for question in asked for style in ("cot", "direct")]
+    write_dataset(tmp_path / "rows", rows)
+    made = list(
+        read_records(perfect(PerfectConfig(input=tmp_path / "rows", data=data, out_dir=tmp_path / "o")), Example)
+    )
+    assert [(row.id, row.images, row.turns[0]) for row in made] == [(row.id, row.images, row.turns[0]) for row in rows]
+    chain, description = (row.turns[-1].text for row in made[:2])
+    assert chain.startswith("Step 1:") and not description.startswith("Step")
+    assert [caption_scores(text, scene.scene).f1 for text in (chain, description)] == [1.0, 1.0]
+    answers = [REASONING.compared(row.turns[-1].text, str(row.extra["style"])) for row in made[2:]]
+    assert answers == [question.answer for question in asked for _ in range(2)]
+
+
+def test_rows_of_elsewhere_and_other_worlds_are_refused(data: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "rows", [written("train-00001", "dd")])
+    with pytest.raises(ValueError, match="row train-00001, style 'dd': the mini world knows no truth of it"):
+        perfect(PerfectConfig(input=tmp_path / "rows", data=data, out_dir=tmp_path / "o"))
+    write_json(tmp_path / "old" / "config.json", read_json(data / "config.json") | {"world": 1})
+    with pytest.raises(ValueError, match="mini data of world 1"):
+        perfect(PerfectConfig(input=tmp_path / "rows", data=tmp_path / "old", out_dir=tmp_path / "p"))
