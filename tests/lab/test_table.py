@@ -113,3 +113,5 @@ def test_rows_of_an_arm_come_with_their_truth(run_dir: Path, tmp_path: Path) -> 
 
     rows = [example(0, "two", {"style": "direct"}), example(1, "nine", {"style": "direct"}), example(2, "nine", {})]
     assert truth_of_examples(run_dir, rows) == {"reasoning": 0.5}
+    renamed = [row.model_copy(update={"id": f"short:{row.id}#2", "source": "short"}) for row in rows]
+    assert truth_of_examples(run_dir, renamed) == {"reasoning": 0.5}
