@@ -104,6 +104,9 @@ def test_the_tables_of_the_page_are_those_of_the_kept_results() -> None:
     for name in asked | {"threshold-none"}:
         assert results["arms"][name]["seeds"] == [1, 2, 3]
     assert results["updates"] == load_lab(SHIPPED).updates.model_dump()
+    longer = read_json(KEPT / "lab-long.json")
+    assert markdown(longer) in page
+    assert longer["updates"] == load_lab(SHIPPED.with_name("long.yaml")).updates.model_dump()
 
 
 def test_rows_of_an_arm_come_with_their_truth(run_dir: Path, tmp_path: Path) -> None:
