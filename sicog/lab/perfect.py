@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sicog.config import Config
-from sicog.mini.dataset import asked_of, scenes_of
+from sicog.mini.dataset import asked_of
 from sicog.mini.questions import Question
 from sicog.mini.reasoning import cot_text
 from sicog.mini.scene import Scene
 from sicog.mini.text import cod_caption, detailed_description
+from sicog.mini.truth import read_truth
 from sicog.pipeline import FolderSource, Outcome, run_stage
 from sicog.records import Example, Turn
 
@@ -34,11 +35,12 @@ def perfect(config: PerfectConfig) -> Path:
 
     Raises `ValueError` for a row that is of no unlabelled image or question of `data`, or has no style of the tasks'.
     """
+    scenes = {image: truth.scene for image, truth in read_truth(config.data, "unlabelled").items()}
     return run_stage(
         step=STEP,
         out_dir=config.out_dir,
         source=FolderSource(config.input, Example),
-        process=_Truth(scenes_of(config.data, "unlabelled"), asked_of(config.data, "unlabelled")),
+        process=_Truth(scenes, asked_of(config.data, "unlabelled")),
         config=config,
         inputs={"rows": config.input, "world": config.data / "config.json"},
     )

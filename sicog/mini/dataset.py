@@ -94,22 +94,14 @@ def draw_split(config: MiniDataConfig, split: str) -> list[Scene]:
     return [draw_scene(config.seed, split, index, rules) for index in range(getattr(config, split))]
 
 
-def scenes_of(data: Path, split: str) -> dict[str, Scene]:
-    """The scenes of a finished folder's split by id, drawn again. Raises `ValueError` for a folder of another world."""
-    return {scene.id: scene for scene in draw_split(_written_config(data), split)}
-
-
 def asked_of(data: Path, split: str) -> dict[str, tuple[Scene, Question]]:
-    """Scene and question by the question's id, of a split without answers. Raises as `scenes_of`."""
-    config = _written_config(data)
-    return {key: (scene, question) for key, scene, question, _ in _asked(config, split, draw_split(config, split))}
-
-
-def _written_config(data: Path) -> MiniDataConfig:
+    """Scene and question by the question's id, of a split without answers: drawn again, for the truth on disk has no
+    question's parts. Raises `ValueError` for a folder of another world."""
     settings = read_json(data / "config.json")
-    if (world := settings.pop("world")) != WORLD:
+    if (world := settings.pop("world", None)) != WORLD:
         raise ValueError(f"{data} holds mini data of world {world}, and this is {WORLD}; make it again")
-    return MiniDataConfig(**settings)
+    config = MiniDataConfig(**settings)
+    return {key: (scene, question) for key, scene, question, _ in _asked(config, split, draw_split(config, split))}
 
 
 def image_path(scene: Scene) -> str:

@@ -6,6 +6,7 @@ interval of the paired difference in some measure; it need not be shown to be be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,10 @@ def _compared(config: PromoteConfig, measure: Measure) -> dict[str, Any]:
         )
     was, now = [theirs[i][0] for i in ours], [ours[i][0] for i in ours]
     found = paired_difference_interval(was, now, [group for _, group in ours.values()])
+    if not math.isfinite(found.high):  # nothing would be below it: every model would be promoted
+        raise ValueError(
+            f"{measure.label}: all {len(ours)} items are of one image, which has no interval; measure more images"
+        )
     means = {"was": sum(was) / len(was), "is": sum(now) / len(now)}
     limits = {"difference": found.value, "low": found.low, "high": found.high}
     return {"label": measure.label, "items": len(ours), **means, **limits}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def test_rows_of_elsewhere_and_other_worlds_are_refused(data: Path, tmp_path: Pa
     write_dataset(tmp_path / "rows", [written("train-00001", "dd")])
     with pytest.raises(ValueError, match="row train-00001, style 'dd': the mini world knows no truth of it"):
         perfect(PerfectConfig(input=tmp_path / "rows", data=data, out_dir=tmp_path / "o"))
+    shutil.copytree(data, tmp_path / "old")
     write_json(tmp_path / "old" / "config.json", read_json(data / "config.json") | {"world": 1})
     with pytest.raises(ValueError, match="mini data of world 1"):
         perfect(PerfectConfig(input=tmp_path / "rows", data=tmp_path / "old", out_dir=tmp_path / "p"))

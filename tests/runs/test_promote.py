@@ -76,17 +76,17 @@ def test_the_test_split_decides_nothing(tmp_path):
         promote(wanted.model_copy(update={"candidate": tmp_path / "test"}))
 
 
-@pytest.mark.parametrize(("after", "says"), [([1], "only one of them has 'q1'"), ([], "is empty")])
+@pytest.mark.parametrize(
+    ("after", "says"),
+    [([1], "only one of them has 'q1'"), ([], "is empty"), ([1, 1], "accuracy: all 2 items are of one image")],
+)
 def test_what_cannot_be_compared_is_said(tmp_path, after, says):
     with pytest.raises(ValueError, match=says):
         promote(config(tmp_path, [1, 0], after))
 
 
 def test_the_interval_is_of_images_not_of_questions(tmp_path):
-    before, after = (
-        [1, 1, 0, 0] * 10,
-        [1, 1, 0, 0] * 5 + [0, 0, 0, 0] * 5,
-    )
+    before, after = [1, 1, 0, 0] * 10, [1, 1, 0, 0] * 5 + [0, 0, 0, 0] * 5
     found = read_json(promote(config(tmp_path, before, after, tolerance=1)) / "promotion.json")["measures"][0]
     assert found["difference"] == pytest.approx(-0.25)
     half = 1.96 * (20 / 19 * 0.25 * 0.75 / 20) ** 0.5  # 20 images, 5 of which fall by one
