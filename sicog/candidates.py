@@ -129,9 +129,9 @@ def merged(sets: Sequence[CandidateSet]) -> CandidateSet:
             f"group only runs of the same input"
         )
     candidates = tuple(candidate for one in sets for candidate in one.candidates)
-    keys = [(c.style, c.index, c.seed, c.checkpoint) for c in candidates]
+    keys = [(c.style, c.index, c.seed, c.checkpoint, c.window) for c in candidates]
     if repeated := next((k for k in keys if keys.count(k) > 1), None):
-        style, index, seed, checkpoint = repeated
+        style, index, seed, checkpoint, _ = repeated
         raise ValueError(
             f"row {first.id}: two candidates have style {style}, index {index}, seed {seed} and checkpoint "
             f"{checkpoint[:12]}; is a run given twice? Runs that shall be pooled need different seeds"

@@ -38,7 +38,7 @@ from sicog.runs.rounds import Scope, step_name
 from sicog.storage import MANIFEST
 from sicog.verbs import VERBS, Verb
 
-_GATES = ("alarms", "promote")  # verbs after which all waits, for they may end the run
+_GATES = ("alarms", "promote", "gap", "mini-gap")  # verbs after which all waits, for they may end the run
 _TRAINS = "train"
 _REMEMBERED = 1 << 26  # bytes from which a file's digest is kept beside its time and size
 

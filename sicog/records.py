@@ -92,7 +92,10 @@ class Corruption(BaseModel):
 
 
 class Candidate(BaseModel):
-    """One sampled answer with everything needed to draw it again. `corruptions`: one per image, or none."""
+    """One sampled answer with everything needed to draw it again. `corruptions`: one per image, or none.
+
+    window: where only a part of the image was shown, its box (left, top, right, bottom) in shares of width and height.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     query_id: str
@@ -105,6 +108,7 @@ class Candidate(BaseModel):
     n_tokens: int
     checkpoint: str  # digest of the checkpoint that wrote it
     corruptions: tuple[Corruption, ...] = ()
+    window: tuple[float, float, float, float] | None = None
 
 
 class CandidateSet(Record):
@@ -120,14 +124,34 @@ class CandidateSet(Record):
         return self
 
 
+class Claim(BaseModel):
+    """Something that a candidate's text states, read from its characters start to end.
+
+    Claims of one kind with one key say the same, or are their own sentence where similarity decides (`sentences`).
+    stated_by: the places in the set of the candidates that state it, its own among them. support: the share in [0, 1]
+    of the other candidates of the whole image that do, among those that could be compared; None where there are none.
+    seen: the largest share of the candidates of one window that state it; None where no window was shown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str
+    key: str
+    start: int
+    end: int
+    stated_by: tuple[int, ...]
+    support: float | None = None
+    seen: float | None = None
+
+
 class ScoredCandidate(BaseModel):
     """A candidate, the text that was compared, and its scores among the K candidates of its set that were compared.
 
     `compared` is None when the candidate cannot be chosen: `excluded` then says why (`cut` by the length limit,
-    `unparsed` chain, `empty`), and all marks are None.
+    `unparsed` chain, `empty`, `no_claims`, `window` for one that saw a part of the image only), and all marks are None.
     score: the mean cosine to all K, itself included, in [-1, 1]; agreement: the same without itself, None at K = 1.
     answer: the normalised final answer, None for captions; vote: the share in [0, 1] of the votes that it got;
     margin: that share less the largest share of another answer.
+    claims: what it states, where claims were read; score and agreement are then made of them (`curation.claims`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -139,6 +163,7 @@ class ScoredCandidate(BaseModel):
     answer: str | None = None
     vote: float | None = None
     margin: float | None = None
+    claims: tuple[Claim, ...] = ()
 
 
 class ScoredSet(Record):

@@ -50,6 +50,14 @@ class TaskSpec:
             raise ValueError(f"unknown {self.name} style {name!r}; known: {', '.join(self.styles)}")
         return self.styles[name]
 
+    @property
+    def plain_style(self) -> str:
+        """The first style without a chain: how the task is asked in the end. Raises `ValueError` when there is none."""
+        for name, style in self.styles.items():
+            if style.chain is None:
+                return name
+        raise ValueError(f"task {self.name} has chains only; name the style")
+
     def prompt(self, query: Query, style: str) -> str:
         """The user's text for this query in this style (without any image marker)."""
         spec = self.style(style)

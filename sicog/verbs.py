@@ -102,6 +102,18 @@ VERBS: Mapping[str, Verb] = {
             "sicog.curation.score:score",
         ),
         Verb(
+            "claims",
+            "What candidates state, and how many of the others state it too.",
+            "sicog.curation.claims.run:ClaimsConfig",
+            "sicog.curation.claims.run:claims",
+        ),
+        Verb(
+            "settle",
+            "Write one text of a row's claims: the best candidate pruned, or what enough candidates state.",
+            "sicog.curation.claims.settle:SettleConfig",
+            "sicog.curation.claims.settle:settle",
+        ),
+        Verb(
             "sweep",
             "Choose a threshold on the mini world's development split.",
             "sicog.mini.steps:MiniSweepConfig",
@@ -167,6 +179,18 @@ VERBS: Mapping[str, Verb] = {
             "Rows made of a mini run's candidates, with the truth in place of what the model wrote.",
             "sicog.lab.perfect:PerfectConfig",
             "sicog.lab.perfect:perfect",
+        ),
+        Verb(
+            "gap",
+            "What there is to learn from the kept rows; may stop a round before it trains.",
+            "sicog.runs.gap:GapConfig",
+            "sicog.runs.gap:gap",
+        ),
+        Verb(
+            "mini-gap",
+            "The same, measured by the truth of the mini world's development split.",
+            "sicog.mini.steps:MiniGapConfig",
+            "sicog.mini.steps:mini_gap",
         ),
         Verb(
             "alarms",

@@ -70,7 +70,7 @@ def test_two_rounds_run_to_their_end_after_a_kill(tmp_path):
         assert inputs(f"round-2/{step}")["checkpoint"] == str(run / "round-1" / "next")
     for number in (1, 2):  # candidates of all rounds
         rows = list(read_records(run / f"round-{number}" / "answers-pooled", CandidateSet))
-        assert {len(row.candidates) for row in rows} == {3 * number}
+        assert {len(row.candidates) for row in rows} == {8 * number}
         assert {len({c.checkpoint for c in row.candidates}) for row in rows} == {number}
     judged = inputs("round-2/promote")
     assert judged == {"candidate": str(run / "round-2/next-dev"), "incumbent": str(run / "round-1/next-dev")}

@@ -27,7 +27,7 @@ from sicog.records import Dropped, ScoredSet
 from sicog.storage import atomic_write, locked
 
 ROWS = 2048  # of a row group
-EXCLUDED = ("cut", "unparsed", "empty")
+EXCLUDED = ("cut", "unparsed", "empty", "no_claims", "window")
 _BUFFER = 1 << 20
 _OF = b"sicog.shards"
 _WORD = pa.dictionary(pa.int32(), pa.string())

@@ -31,7 +31,7 @@ class ScoreSets:
     checkpoints: frozenset[str] = frozenset()
 
     def __call__(self, block: Sequence[CandidateSet]) -> list[tuple[ScoredSet]]:
-        rows = [[self._compared(row, c) for c in row.candidates] for row in block]
+        rows = [[comparable(row, c, self.checkpoints) for c in row.candidates] for row in block]
         marks = self._similarities(block, rows)
         return [(self._scored(row, candidates, marks),) for row, candidates in zip(block, rows, strict=True)]
 
@@ -74,26 +74,32 @@ class ScoreSets:
         scored = tuple(c.model_copy(update=values) for c, values in zip(candidates, given, strict=True))
         return ScoredSet(id=row.id, query=row.query, candidates=scored, encoder=encoder)
 
-    def _compared(self, row: CandidateSet, candidate: Candidate) -> ScoredCandidate:
-        """The candidate with the text to compare, or with the reason why it cannot be chosen."""
-        if self.checkpoints and candidate.checkpoint not in self.checkpoints:
-            known = " or ".join(sorted(digest[:12] for digest in self.checkpoints))
-            raise ValueError(
-                f"row {row.id}: candidate {candidate.index} was written by checkpoint {candidate.checkpoint[:12]}, not "
-                f"by {known}, given as `checkpoint`"
-            )
-        task = TASKS[row.query.task]
-        if candidate.style not in task.styles:
-            raise ValueError(f"row {row.id}: {candidate.style!r} is no style of {task.name} ({', '.join(task.styles)})")
-        if candidate.finish_reason == "length":
-            return ScoredCandidate(candidate=candidate, compared=None, excluded="cut")
-        if not candidate.text.strip():
-            return ScoredCandidate(candidate=candidate, compared=None, excluded="empty")
-        try:
-            text = task.compared(candidate.text, candidate.style)
-        except ChainError:
-            return ScoredCandidate(candidate=candidate, compared=None, excluded="unparsed")
-        return ScoredCandidate(candidate=candidate, compared=text)
+
+def comparable(row: CandidateSet, candidate: Candidate, checkpoints: frozenset[str] = frozenset()) -> ScoredCandidate:
+    """The candidate with the text to compare, or with the reason why it cannot be chosen.
+
+    Raises `ValueError` for one of another checkpoint than these digests (unless empty), or of an unknown style.
+    """
+    if checkpoints and candidate.checkpoint not in checkpoints:
+        known = " or ".join(sorted(digest[:12] for digest in checkpoints))
+        raise ValueError(
+            f"row {row.id}: candidate {candidate.index} was written by checkpoint {candidate.checkpoint[:12]}, not "
+            f"by {known}, given as `checkpoint`"
+        )
+    task = TASKS[row.query.task]
+    if candidate.style not in task.styles:
+        raise ValueError(f"row {row.id}: {candidate.style!r} is no style of {task.name} ({', '.join(task.styles)})")
+    if candidate.window is not None:
+        return ScoredCandidate(candidate=candidate, compared=None, excluded="window")
+    if candidate.finish_reason == "length":
+        return ScoredCandidate(candidate=candidate, compared=None, excluded="cut")
+    if not candidate.text.strip():
+        return ScoredCandidate(candidate=candidate, compared=None, excluded="empty")
+    try:
+        text = task.compared(candidate.text, candidate.style)
+    except ChainError:
+        return ScoredCandidate(candidate=candidate, compared=None, excluded="unparsed")
+    return ScoredCandidate(candidate=candidate, compared=text)
 
 
 def _embedded(row: CandidateSet, candidate: ScoredCandidate) -> str | None:

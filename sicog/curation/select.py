@@ -27,8 +27,8 @@ from sicog.curation.threshold import PAPER_K, By, Threshold, read_threshold
 from sicog.curation.verdicts import KEPT, Reasons, Rule, Styles, Verdicts, verdicts
 from sicog.curation.words import folded
 from sicog.pipeline import UNREADABLE, FolderSource, Line, Outcome, run_stage
-from sicog.records import Dropped, PreferencePair, ScoredSet
-from sicog.storage import count_rows, read_records, shards
+from sicog.records import Dropped, PreferencePair, Query, ScoredSet
+from sicog.storage import MANIFEST, read_json, read_records, shards
 from sicog.tasks import TASKS
 
 PAIRS = "pairs"
@@ -46,6 +46,9 @@ class SelectConfig(Config):
         stated for, from what the sweep wrote.
     min_candidates: rows with fewer candidates that could be compared are dropped.
     styles: only candidates of these styles may be chosen (all of them still count in the scores); null for all.
+    styles_kept: `both` makes a second row of a kept chain, in the plain style of its task and with the body of the
+        last step as its answer: a chain that agrees teaches the bare answer too. Its id is `ID~STYLE`, and `extra.of`
+        the row's.
     exclude: datasets of `Dropped` (`sicog overlap` writes them): rows with their ids are dropped for their reasons.
     choose: `random` is the control: as many rows as `keep_rows_of` holds (all when null), drawn by the seed, and in
         each any candidate that could be compared, drawn likewise. It makes no pairs.
@@ -61,6 +64,7 @@ class SelectConfig(Config):
     threshold_k: int = Field(default=PAPER_K, ge=2)
     min_candidates: int = Field(default=3, ge=2)
     styles: Styles | None = None
+    styles_kept: Literal["chosen", "both"] = "chosen"
     exclude: tuple[Path, ...] = ()
     choose: Literal["best", "random"] = "best"
     keep_rows_of: Path | None = None
@@ -114,7 +118,7 @@ def select(config: SelectConfig) -> Path:
         step=STEP,
         out_dir=config.out_dir,
         source=RawRows(FolderSource(config.input, ScoredSet)),
-        process=SelectRows(columns, rule, exclude, config.seed, pick),
+        process=SelectRows(columns, rule, exclude, config.seed, config.styles_kept == "both", pick),
         config=config,
         inputs={name: path for name, path in given.items() if path},
         outputs={PreferencePair: PAIRS},
@@ -144,6 +148,7 @@ class SelectRows:
     rule: Rule
     exclude: Reasons
     seed: int
+    both: bool = False
     pick: Callable[[Columns, Verdicts], Verdicts] | None = None
 
     def __call__(self, block: Sequence[RawRow]) -> list[Outcome]:
@@ -165,6 +170,7 @@ class SelectRows:
             if row["id"] != row_id:
                 raise ValueError(f"its line is that of row {row['id']}")
             lines = [Line(_json(to_example(row, place, k)))]
+            lines += [Line(_json(plain)) for plain in [plain_example(row, place, k)] if self.both and plain]
             pair = None if self.pick else preference_pair(row, place, self.rule.by, self.seed)
         except (ValueError, KeyError, IndexError, TypeError) as error:  # the shard was damaged after it was scored
             return Dropped(id=row_id, step=STEP, reason=UNREADABLE, detail=f"not a ScoredSet ({error!r})")
@@ -202,6 +208,19 @@ def to_example(row: Mapping[str, Any], place: int, k: int) -> dict[str, Any]:
         "source": query["task"],
         "extra": given | marks,
     }
+
+
+def plain_example(row: Mapping[str, Any], place: int, k: int) -> dict[str, Any] | None:
+    """Of a chosen chain the example in the plain style of its task; None where the chosen text is no chain."""
+    picked, query = row["candidates"][place], row["query"]
+    task = TASKS[query["task"]]
+    if task.style(picked["candidate"]["style"]).chain is None:
+        return None
+    style = task.plain_style
+    made = {"style": style, "prompt": task.prompt(Query(**query), style), "text": picked["compared"]}
+    plain = {**picked, "candidate": {**picked["candidate"], **made}}
+    example = to_example({**row, "candidates": [plain]}, 0, k)
+    return {**example, "id": f"{row['id']}~{style}", "extra": {**example["extra"], "of": row["id"]}}
 
 
 def _user(query: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,11 +294,18 @@ def _row_hash(row_id: str, seed: int) -> int:
     return hashed(seed, "row", row_id)
 
 
+def _kept_rows(folder: Path) -> int:
+    """How many rows of its input a dataset keeps; `styles_kept: both` makes two examples of a row."""
+    shards(folder)
+    manifest = read_json(folder / MANIFEST)
+    return int(manifest.get("rows_kept", manifest["rows_out"]))
+
+
 def _last_hash(config: SelectConfig, columns: Path, rule: Rule, exclude: Reasons) -> int | None:
     """The hash up to which the control keeps rows, so that it keeps as many as `keep_rows_of` holds."""
     if config.keep_rows_of is None:
         return None
-    wanted = count_rows(config.keep_rows_of)
+    wanted = _kept_rows(config.keep_rows_of)
     hashes = (
         _row_hash(row_id, config.seed)
         for part in all_columns(columns)

@@ -51,7 +51,7 @@ def estimate(config: SampleConfig, console: Console | None = None) -> Estimate:
     n = len(source)
     if not n:
         raise ValueError(f"{config.input} holds no row to try")
-    per_query = sum(s.n for s in config.wanted_styles)
+    per_query = config.candidates_per_query
     n_trial = min(n, max(1, -(-_FILLS * config.batch_size // per_query)))
     rows = [row for i in range(n_trial) for row in source.read(i * n // n_trial, i * n // n_trial + 1)]
     queries = [row for row in rows if isinstance(row, Query)]

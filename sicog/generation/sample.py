@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 from pydantic import Field, model_validator
 
-from sicog.config import Config
 from sicog.data.images import ImageProblem, resolve_image
 from sicog.formats import read_queries
+from sicog.generation.closer import Box, CloserConfig, Share, StyleCount, shares, shown, shown_size, windows
 from sicog.generation.corruption import CorruptionName, apply, drawn, turns
 from sicog.generation.engine import Engine, load_engine
 from sicog.generation.sampling import Job, LongPromptError, Picture, Request, Sample, SamplingConfig, Unanswered
@@ -26,15 +26,6 @@ from sicog.provenance import digest_path
 from sicog.records import Candidate, CandidateSet, Corruption, Dropped, Failed, Query
 from sicog.remote.config import EndpointConfig
 from sicog.tasks import TASKS, TaskSpec, bare_question
-
-
-class StyleCount(Config):
-    """How many samples of a style. `prompt` is used instead of the style's own; it may hold `{question}`."""
-
-    style: str
-    n: int = Field(default=1, ge=1)
-    prompt: str | None = None
-
 
 # The paper's three candidates of a query.
 DEFAULT_STYLES: dict[str, tuple[StyleCount, ...]] = {
@@ -48,6 +39,7 @@ _SCRIPT_PROMPTS = {
     "text": {"default": "text"},
 }
 PAPER = "paper"
+Answer = list[Sample] | ValueError | Unanswered
 ANSWERS = ".answers"  # of a served model, beside what is made of them
 
 
@@ -77,6 +69,8 @@ class SampleConfig(SamplingConfig):
         that `styles` defaults to) instead of `styles`.
     image_roots: folders that links in the image folder may lead to.
     corruptions: one of these methods, drawn by (seed, id), spoils each image; for answers that shall be rejected.
+    closer: beside the whole image, windows of it are asked about one by one; their candidates vote in `sicog claims`,
+        and are never chosen. It needs rows with one image, and costs its windows times its styles.
     block_size: queries sampled together, which is also what a kill costs; None: enough to fill the slots 8 times.
     beams: above 1, every candidate is a beam search of Transformers' `generate`, one after another.
     slicing: whether images are cut into slices. device: "auto" takes a GPU when there is one.
@@ -100,6 +94,7 @@ class SampleConfig(SamplingConfig):
     image_folder: Path = Path()
     image_roots: tuple[Path, ...] = ()
     corruptions: tuple[CorruptionName, ...] = ()
+    closer: CloserConfig | None = None
     beams: int = Field(default=1, ge=1)
     slicing: bool = True
     block_size: int | None = Field(default=None, ge=1)
@@ -119,8 +114,10 @@ class SampleConfig(SamplingConfig):
         names = [s.style for s in self.wanted_styles]
         if repeated := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"style {repeated[0]!r} is listed twice; raise its n instead")
-        for name in names:
+        for name in [*names, *(s.style for s in (self.closer.styles if self.closer else ()))]:
             task.style(name)
+        if self.closer and self.corruptions:
+            raise ValueError("closer looks at clean images; leave out either closer or corruptions")
         self._check_engine()
         if self.workers > 1 and ":" in self.device:
             raise ValueError(f"device={self.device} is one GPU for {self.workers} workers; leave device out")
@@ -152,9 +149,15 @@ class SampleConfig(SamplingConfig):
         return self.styles or DEFAULT_STYLES[self.task]
 
     @property
+    def candidates_per_query(self) -> int:
+        """How many samples are drawn of a query, windows and all."""
+        in_windows = self.closer.columns * self.closer.rows * sum(s.n for s in self.closer.styles) if self.closer else 0
+        return sum(s.n for s in self.wanted_styles) + in_windows
+
+    @property
     def queries_per_block(self) -> int:
         """`block_size`, or its default. While a block ends, slots stand empty: it should fill them several times."""
-        return self.block_size or -(-8 * self.batch_size // sum(s.n for s in self.wanted_styles))
+        return self.block_size or -(-8 * self.batch_size // self.candidates_per_query)
 
     def sampling(self) -> SamplingConfig:
         """The sampling values alone."""
@@ -207,10 +210,17 @@ class SampleBlock:
     def __call__(self, queries: Sequence[Query]) -> list[Outcome]:
         pictures: dict[str, Picture] = {}  # rows about the same image share it, unless each spoils its own
         jobs = [self.job(query, {} if self.config.corruptions else pictures) for query in queries]
-        answers = iter(self.engine.run([job for job in jobs if isinstance(job, Job)]))
-        return [
-            job if isinstance(job, Dropped) else self._outcome(query, next(answers))
+        closer = [
+            [] if isinstance(job, Dropped) else self._closer(query, job)
             for query, job in zip(queries, jobs, strict=True)
+        ]
+        asked = [job for job in jobs if isinstance(job, Job)] + [look for looks in closer for _, look in looks]
+        answers = dict(zip(map(id, asked), self.engine.run(asked), strict=True))
+        return [
+            job
+            if isinstance(job, Dropped)
+            else self._outcome(query, answers[id(job)], [(share, answers[id(look)]) for share, look in looks])
+            for query, job, looks in zip(queries, jobs, closer, strict=True)
         ]
 
     @property
@@ -254,6 +264,8 @@ class SampleBlock:
         requests = [_request(query, wanted, TASKS[config.task]) for wanted in config.wanted_styles]
         if None in requests:
             return drop(reason="no_question", detail="a style asks the question of the row, and it has none")
+        if config.closer and len(query.images) != 1:
+            return drop(reason="not_one_image", detail=f"closer looks at one image, the row has {len(query.images)}")
         try:
             images = [self._picture(query, number, pictures) for number in range(len(query.images))]
             job = Job(query.id, images, [request for request in requests if request])
@@ -265,6 +277,19 @@ class SampleBlock:
         except ValueError as error:  # of the plan: the one thing left that can be wrong with an image's size
             return drop(reason="view_too_large", detail=str(error))
         return job
+
+    def _closer(self, query: Query, job: Job) -> list[tuple[Share, Job]]:
+        """A job for each window of the image, and the window's box as shares of the image."""
+        closer = self.config.closer
+        if closer is None:
+            return []
+        (picture,), task = job.images, TASKS[self.config.task]
+        requests = [r for wanted in closer.styles if (r := _request(query, wanted, task))]
+        looks = []
+        for number, box in enumerate(windows(picture.size, closer)):
+            window = Picture(shown_size(picture.size, box, closer), partial(_window, picture, box, closer))
+            looks.append((shares(box, picture.size), Job(f"{job.id}@{number}", [window], requests)))
+        return looks
 
     def _picture(self, query: Query, number: int, pictures: dict[str, Picture]) -> Picture:
         """The picture of an image of this row. Raises `ImageProblem` when its file or header is no good."""
@@ -290,14 +315,17 @@ class SampleBlock:
             return ()
         return tuple(drawn(config.corruptions, config.seed, f"{query.id}/{n}") for n in range(len(query.images)))
 
-    def _outcome(self, query: Query, answer: list[Sample] | ValueError | Unanswered) -> Outcome:
-        if isinstance(answer, Unanswered):
-            return Failed(id=query.id, step="sample", reason=answer.reason, detail=str(answer))
-        if isinstance(answer, ValueError):
-            return Dropped(id=query.id, step="sample", reason="image_broken", detail=str(answer))
-        return [self._candidate_set(query, answer)]
+    def _outcome(self, query: Query, answer: Answer, looks: Sequence[tuple[Share, Answer]]) -> Outcome:
+        samples: list[tuple[Share | None, Sample]] = []
+        for share, given in [(None, answer), *looks]:
+            if isinstance(given, Unanswered):
+                return Failed(id=query.id, step="sample", reason=given.reason, detail=str(given))
+            if isinstance(given, ValueError):
+                return Dropped(id=query.id, step="sample", reason="image_broken", detail=str(given))
+            samples += [(share, sample) for sample in given]
+        return [self._candidate_set(query, samples)]
 
-    def _candidate_set(self, query: Query, samples: Sequence[Sample]) -> CandidateSet:
+    def _candidate_set(self, query: Query, samples: Sequence[tuple[Share | None, Sample]]) -> CandidateSet:
         corruptions = self._corruptions(query)
         candidates = tuple(
             Candidate(
@@ -311,8 +339,9 @@ class SampleBlock:
                 n_tokens=s.n_tokens,
                 checkpoint=self._digest,
                 corruptions=corruptions,
+                window=share,
             )
-            for s in samples
+            for share, s in samples
         )
         return CandidateSet(id=query.id, query=query, candidates=candidates)
 
@@ -323,6 +352,10 @@ def _read(path: Path, spoilt: Corruption | None) -> Image.Image:
 
     image = load_image(path)
     return apply(image, spoilt) if spoilt else image
+
+
+def _window(picture: Picture, box: Box, closer: CloserConfig) -> Image.Image:
+    return shown(picture.read(), box, closer)
 
 
 def _request(query: Query, wanted: StyleCount, task: TaskSpec) -> Request | None:

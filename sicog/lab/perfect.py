@@ -64,9 +64,10 @@ class _Truth:
         style = row.extra.get("style")
         if row.id in self.scenes and style in ("cod", "dd"):
             return (cod_caption if style == "cod" else detailed_description)(self.scenes[row.id])
-        if row.id in self.asked and style in ("cot", "direct"):
-            scene, question = self.asked[row.id]
-            return cot_text(scene, question, row.id) if style == "cot" else question.answer
+        asked = self.asked.get(row.id.partition("~")[0])  # `ID~direct` is the bare answer of ID's chain
+        if asked and style in ("cot", "direct"):
+            scene, question = asked
+            return cot_text(scene, question) if style == "cot" else question.answer
         raise ValueError(
             f"row {row.id}, style {style!r}: the mini world knows no truth of it; was it made of this run?"
         )

@@ -77,7 +77,7 @@ def truth_of_examples(run_dir: Path, examples: Iterable[Example]) -> dict[str, f
         task = next((task for task in (CAPTIONING, REASONING) if style in task.styles), None)
         if task is not None:
             # As `build` names a row that several sources have, or that is drawn again: source:id#2.
-            original = row.id.removeprefix(f"{row.source}:").partition("#")[0]
+            original = row.id.removeprefix(f"{row.source}:").partition("#")[0].partition("~")[0]
             query = Query(id=original, task=task.name, question=questions.get(original, ""))
             found.setdefault(task.name, []).append(truth(query, task.compared(row.turns[-1].text, str(style))))
     return {task: sum(values) / len(values) for task, values in sorted(found.items())}

@@ -1,7 +1,7 @@
 """Write the mini world to disk in the published formats, so that the pipeline reads it as it reads a user's data.
 
 images/{split}/NNNNN.png    paths in the files below are relative to the data folder
-align.json, sft.json        LLaVA JSON: brief captions; detailed captions and short answers
+align.json, sft.json        LLaVA JSON: brief captions; short answers and some detailed captions
 warmup_captions.json        ALLaVA-like: `caption`, from which a teacher makes chains of description
 warmup_reasoning.jsonl      LLaVA-CoT-like: SUMMARY, CAPTION, REASONING and CONCLUSION in tags
 {unlabelled,dev,test}_{images,questions}.json    LLaVA JSON with a human turn only
@@ -27,13 +27,19 @@ from sicog.mini.questions import QUESTION_TYPES, BalancedDraw, Question, questio
 from sicog.mini.reasoning import cot_bodies
 from sicog.mini.render import render_scene
 from sicog.mini.scene import LABELLED, UNLABELLED, Scene, choose, draw_scene
-from sicog.mini.text import BRIEF_INSTRUCTIONS, CAPTION_QUESTION, brief_caption, detailed_description
+from sicog.mini.text import (
+    BRIEF_INSTRUCTIONS,
+    CAPTION_QUESTION,
+    PLACED_INSTRUCTIONS,
+    brief_caption,
+    detailed_description,
+)
 from sicog.mini.truth import QuestionTruth, SceneTruth, truth_file
 from sicog.records import Query
 from sicog.storage import MANIFEST, read_json, write_bytes, write_json
 from sicog.tasks import CAPTIONING, REASONING
 
-WORLD = 2  # raise it when scenes, pixels, words or formats change: finished folders of older worlds are then refused
+WORLD = 3  # raise it when scenes, pixels, words or formats change: finished folders of older worlds are then refused
 TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
 SLICED_ABOVE = 112 * 112  # pixels; only counted in the manifest, the processor decides
 Row = dict[str, Any]
@@ -148,7 +154,7 @@ def _ask(scenes: Iterable[Scene], per_image: Callable[[int], int], *, name_held_
         for k in range(per_image(index)):
             question = draw.draw(scene, QUESTION_TYPES[turn % len(QUESTION_TYPES)])
             key = f"{scene.id}-q{k}"
-            asked.append((key, scene, question, question_text(question, key)))
+            asked.append((key, scene, question, question_text(question)))
             turn += 1
     return asked
 
@@ -175,7 +181,12 @@ def _write_lines(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _write_align(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
-    rows = [_row(s.id, s, choose(BRIEF_INSTRUCTIONS, s.id, "instruction"), brief_caption(s)) for s in scenes]
+    """Brief captions, every other one with places: the projector is to learn those too."""
+    rows = []
+    for k, scene in enumerate(scenes):
+        placed = k % 2 == 1
+        prompt = choose(PLACED_INSTRUCTIONS if placed else BRIEF_INSTRUCTIONS, scene.id, "instruction")
+        rows.append(_row(scene.id, scene, prompt, brief_caption(scene, placed=placed)))
     _write_list(out_dir / "align.json", rows)
     return []
 
@@ -218,7 +229,7 @@ def _write_warmup_reasoning(config: MiniDataConfig, split: str, scenes: list[Sce
     asked = _ask(scenes, lambda index: 1, name_held_out=False)
     rows = []
     for key, scene, question, words in asked:
-        bodies = cot_bodies(scene, question, key)
+        bodies = cot_bodies(scene, question)
         tagged = "\n\n".join(f"<{tag}> {body} </{tag}>" for tag, body in zip(TAGS, bodies, strict=True))
         rows.append(_row(key, scene, words, tagged, marker=""))
     _write_lines(out_dir / "warmup_reasoning.jsonl", rows)

@@ -1,27 +1,30 @@
-"""How well the mini language model reads: greedy answers about fresh scenes against the truth."""
+"""How well the mini language model reads cells and reasons: greedy answers about fresh scenes against the truth."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from sicog.chains import ChainError
 from sicog.mini.parts_config import LanguagePartConfig
 from sicog.mini.parts_text import SPLIT, Conversation, Conversations
-from sicog.mini.scene import digest
-from sicog.mini.text import BRIEF_INSTRUCTIONS
+from sicog.mini.questions import QUESTION_TYPES, Question, question_text
+from sicog.mini.scene import Scene
 from sicog.mini.train_language import TextBatches, embed, plan_grid, text_processor
-from sicog.mini.truth import answer_is_right, caption_scores
+from sicog.mini.truth import answer_is_right, caption_scores, chance, form, places_right
 from sicog.model.processing import SicogProcessor
-from sicog.records import Turn
+from sicog.records import Query, Turn
 from sicog.tasks import CAPTIONING, REASONING
 
-_BATCH = 64
-_MOST_TOKENS = {"direct": 8, "cot": 160, "brief": 64, "dd": 120, "cod": 320}
+_BATCH = 50
+CAPTIONS = {"dd": 120, "cod": 320}  # styles with the most tokens of a text
+ANSWERS = {"direct": 8, "cot": 200}
 
 
 def measure_language(
@@ -30,48 +33,77 @@ def measure_language(
     config: LanguagePartConfig,
     seed: int,
     *,
-    items: int = 200,
-    styles: Sequence[str] = ("direct", "cot", "brief", "dd", "cod"),
-) -> dict[str, float]:
-    """Shares of right answers (`direct`, `cot`) and mean F1 of captions (`brief`, `dd`, `cod`) over `items` each.
+    items: int = 1000,
+    styles: Sequence[str] = ("dd", "cod", "direct", "cot"),
+) -> dict[str, Any]:
+    """From cells, over `items` fresh scenes a style, on the device where the model lies:
 
-    The model is measured on the device where it lies. A chain that does not parse counts as wrong.
+    captions by style: mean object F1, and `place`, the share of rightly named things whose stated region is right;
+    answers by style: the share that is right, whole and by type of question; a chain that does not parse is wrong.
+    `chance`, by type: the share of right answers of somebody who knows the question and not the image.
     """
     processor = text_processor(tokenizer, model.config.vocab_size, config.query_grid)
-    found: dict[str, float] = {}
+    conversations = Conversations(seed, f"{SPLIT}-test", config.query_grid, plan_grid(processor))
+    scenes = [conversations.scene(i) for i in range(items)]
+    questions = [conversations.questions.draw(s, QUESTION_TYPES[i % len(QUESTION_TYPES)]) for i, s in enumerate(scenes)]
+    found: dict[str, Any] = {"items": items, "captions": {}, "answers": {"chance": chance(_asked(questions))}}
     for style in styles:
-        conversations = Conversations(seed, f"{SPLIT}-test", config.query_grid, plan_grid(processor))
-        asked = [_ask(conversations, index, style) for index in range(items)]
-        texts = []
-        for start in range(0, items, _BATCH):
-            texts += generate(model, processor, asked[start : start + _BATCH], config, _MOST_TOKENS[style])
-        scores = [_score(conversations, i, style, asked[i], text) for i, text in enumerate(texts)]
-        for kind in ("cells", "words"):
-            part = [s for s, c in zip(scores, asked, strict=True) if bool(c.telling.cells) == (kind == "cells")]
-            found[f"{style}_{kind}"] = sum(part) / max(len(part), 1)
-        found[style] = sum(scores) / items
-    return {**found, "items": items}
+        prompts = [_prompt(question, style) for question in questions]
+        asked = [
+            Conversation(conversations.as_cells(s, random.Random(i)), ((prompt, ""),))
+            for i, (s, prompt) in enumerate(zip(scenes, prompts, strict=True))
+        ]
+        texts = _generate_all(model, processor, asked, config, style)
+        if style in CAPTIONS:
+            found["captions"][style] = _captions(scenes, texts)
+        else:
+            right = [_is_right(t, q, style) for t, q in zip(texts, questions, strict=True)]
+            found["answers"][style] = _by_type(questions, right)
+    return found
 
 
-def _ask(conversations: Conversations, index: int, style: str) -> Conversation:
-    """One task of that style about scene number `index`; its answer is the one that training would show."""
-    scene = conversations.scene(index)
-    rng = random.Random(digest("measure", style, index))
-    telling = conversations.tell(scene, rng)
-    if style in REASONING.styles:
-        return Conversation(telling, (conversations.question(scene, rng, style),))
-    prompt = rng.choice(BRIEF_INSTRUCTIONS) if style == "brief" else CAPTIONING.style(style).template
-    return Conversation(telling, ((prompt, ""),))
+def _asked(questions: Iterable[Question]) -> Iterator[tuple[str, str, str]]:
+    return ((q.type, form(q.type, q.kind), q.choice or q.answer) for q in questions)
 
 
-def _score(conversations: Conversations, index: int, style: str, asked: Conversation, text: str) -> float:
-    if style not in REASONING.styles:
-        return caption_scores(text, conversations.scene(index)).f1
+def _prompt(question: Question, style: str) -> str:
+    if style in CAPTIONS:
+        return CAPTIONING.style(style).template
+    return REASONING.prompt(Query(id="measured", task="reasoning", question=question_text(question)), style)
+
+
+def _captions(scenes: Sequence[Scene], texts: Sequence[str]) -> dict[str, float]:
+    pairs = list(zip(texts, scenes, strict=True))
+    named = [right for text, scene in pairs for right in places_right(text, scene)]
+    return {"f1": sum(caption_scores(t, s).f1 for t, s in pairs) / len(pairs), "place": sum(named) / max(1, len(named))}
+
+
+def _is_right(text: str, question: Question, style: str) -> bool:
     try:
-        truth, stated = (REASONING.compared(t, style) for t in (asked.tasks[0][1], text))
+        return answer_is_right(REASONING.compared(text, style), question.answer)
     except ChainError:
-        return 0.0
-    return float(answer_is_right(stated, truth))
+        return False
+
+
+def _by_type(questions: Sequence[Question], right: Sequence[bool]) -> dict[str, float]:
+    by_type: dict[str, list[bool]] = defaultdict(list)
+    for question, is_right in zip(questions, right, strict=True):
+        by_type[question.type].append(is_right)
+    return {"all": sum(right) / len(right), **{t: sum(v) / len(v) for t, v in sorted(by_type.items())}}
+
+
+def _generate_all(
+    model: Qwen2ForCausalLM,
+    processor: SicogProcessor,
+    asked: Sequence[Conversation],
+    config: LanguagePartConfig,
+    style: str,
+) -> list[str]:
+    most, texts = {**CAPTIONS, **ANSWERS}[style], []
+    starts = range(0, len(asked), _BATCH)
+    for start in tqdm(starts, desc=f"measure {style}", unit=f"{_BATCH} items", mininterval=2.0):
+        texts += generate(model, processor, asked[start : start + _BATCH], config, most)
+    return texts
 
 
 @torch.no_grad()

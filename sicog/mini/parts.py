@@ -31,9 +31,11 @@ from transformers.utils import logging
 from sicog.mini.fit import device
 from sicog.mini.measure_language import measure_language
 from sicog.mini.parts_config import MiniPartsConfig
+from sicog.mini.probe_tower import probe_tower
 from sicog.mini.tokenizer import train_tokenizer
 from sicog.mini.train_language import train_language
-from sicog.mini.train_vision import train_vision
+from sicog.mini.train_vision import SELECT_LAYER, train_vision
+from sicog.model.vision_tower import VisionTower
 from sicog.provenance import digest_file, write_run_json
 from sicog.storage import MANIFEST, read_json, write_json
 
@@ -67,11 +69,11 @@ def _train(config: MiniPartsConfig) -> dict[str, Any]:
     """Train and save both parts; returns what was measured. A part that an earlier start finished is kept."""
     console = Console(stderr=True)
     seen = _vision(config)
-    console.print("vision tower, accuracy on fresh scenes:", seen)
+    console.print("vision tower, linear probe on fresh scenes:", seen)
     tokenizer = train_tokenizer(config.seed, config.language.vocabulary)
     model = _language(config, tokenizer)
     read = measure_language(model, tokenizer, config.language, config.seed, items=config.language.measured)
-    console.print("language model, from text, on fresh scenes:", _rounded(read))
+    console.print("language model, from cells, on fresh scenes:", _rounded(read))
     return {VISION: seen, LANGUAGE: _rounded(read), "made_by": {"seed": config.seed, **_made_by(config)}}
 
 
@@ -79,17 +81,22 @@ def _vision(config: MiniPartsConfig) -> dict[str, float]:
     """Train and save the tower unless it is there; returns its figures."""
     if (found := _finished(config, VISION)) is not None:
         return found
-    tower, seen = train_vision(config.vision, config.seed, config.workers)
-    tower.save_pretrained(config.out_dir / VISION)
-    _finish(config, VISION, _rounded(seen))
-    return _rounded(seen)
+    clip = train_vision(config.vision, config.seed, config.out_dir / f"{VISION}.state.pt", config.workers)
+    tower = VisionTower(clip.config, SELECT_LAYER).eval()
+    tower.load_state_dict(clip.state_dict())
+    probed = {"fitted": 3 * config.vision.measured, "tested": config.vision.measured}
+    figures = _rounded(probe_tower(tower.to(device()), config.vision.scale, config.seed, **probed))
+    clip.save_pretrained(config.out_dir / VISION)
+    _finish(config, VISION, figures)
+    return figures
 
 
 def _language(config: MiniPartsConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
     """Train and save the language model unless it is there; returns it where it is to be measured."""
     folder = config.out_dir / LANGUAGE
     if _finished(config, LANGUAGE) is None:
-        model = train_language(config.language, tokenizer, config.seed, config.workers)
+        state = config.out_dir / f"{LANGUAGE}.state.pt"
+        model = train_language(config.language, tokenizer, config.seed, state, config.workers)
         _save_language_model(model, folder)
         tokenizer.save_pretrained(folder)
         _finish(config, LANGUAGE, {})
@@ -122,8 +129,8 @@ def _made_by(config: MiniPartsConfig) -> dict[str, dict[str, Any]]:
     return {VISION: config.vision.model_dump(), LANGUAGE: config.language.model_dump()}
 
 
-def _rounded(figures: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in figures.items()}
+def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
+    return {k: _rounded(v) if isinstance(v, dict) else round(v, 4) for k, v in figures.items()}
 
 
 def _save_language_model(model: Qwen2ForCausalLM, folder: Path) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from sicog.config import Config
 from sicog.provenance import digest_file
 
+Precision = Literal["float32", "bfloat16"]  # of the matrix products; weights are float32 either way
 SHIPPED_WEIGHTS = Path(__file__).parent / "parts" / "parts.safetensors"
 
 
@@ -23,6 +24,9 @@ class VisionPartConfig(Config):
     steps: int = Field(default=8000, ge=1)
     images_per_step: int = Field(default=12, ge=1)  # each gives all its views
     learning_rate: float = Field(default=1.2e-3, gt=0)
+    matrix_learning_rate: float | None = Field(default=None, gt=0)  # Muon's, for the layers' matrices; null: AdamW
+    precision: Precision = "float32"
+    measured: int = Field(default=1000, ge=1)  # fresh scenes that the trained tower is probed on
 
 
 class LanguagePartConfig(Config):
@@ -37,7 +41,9 @@ class LanguagePartConfig(Config):
     tokens_per_step: int = Field(default=3072, ge=512)
     learning_rate: float = Field(default=2e-3, gt=0)
     matrix_learning_rate: float | None = Field(default=None, gt=0)  # Muon's, for the layers' matrices; null: AdamW
-    measured: int = Field(default=300, ge=1)  # fresh items of each style that the trained model is measured on
+    precision: Precision = "float32"
+    compile: bool = False  # needs a C++ compiler
+    measured: int = Field(default=1000, ge=1)  # fresh items of each style that the trained model is measured on
 
 
 class MiniPartsConfig(Config):

@@ -1,9 +1,8 @@
 """What the mini language model learns to read and write: conversations about scenes that are told in words.
 
-A scene is told as a list of things, as a detailed description, as a grid of cells in words, or in the very layout of an
-image: one position for each visual feature, filled with the mean direction of the words that say what lies there
-(`Telling.cells`). A projector that maps features to such mixtures of words is understood at once.
-No pixel is involved, and scenes hold no held-out pair.
+A scene is told as a list of things, as a detailed description, or in the very layout of an image: one position for each
+visual feature, filled with the mean direction of the words that say what lies there (`Telling.cells`). A projector that
+maps features to such mixtures of words is understood at once. No pixel is involved.
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sicog.mini.cells import coverage
-from sicog.mini.questions import QUESTION_TYPES, BalancedDraw, question_text
+from sicog.mini.questions import BalancedDraw, question_text
 from sicog.mini.reasoning import cot_text
-from sicog.mini.scene import LABELLED, Scene, choose, digest, draw_scene
+from sicog.mini.scene import Scene, SceneRules, digest, draw_scene
 from sicog.mini.text import (
     BRIEF_INSTRUCTIONS,
+    PLACED_INSTRUCTIONS,
     a,
     brief_caption,
     cod_caption,
@@ -30,8 +30,8 @@ from sicog.records import Query, Turn
 from sicog.tasks import CAPTIONING, REASONING
 
 SPLIT = "parts-text"
+SCENES = SceneRules(held_out_share=0.35)  # about as many held-out pairs as a draw without rules would give
 SCALE = 112  # the slicing scale the layouts imitate
-NOTHING = "nothing"
 FAINT, FULL = 0.04, 0.4  # a thing with less of a cell is not in it; from this share on it is all that is in it
 
 Cell = tuple[tuple[str, float], ...]  # words with their weights
@@ -64,62 +64,76 @@ class Conversation:
         return turns
 
 
+# Kinds of questions in the order in which they enter the training; each is drawn twice as often while it is the newest.
+CURRICULUM = ("attribute", "count", "exist", "relation", "compare")
+NEXT_AFTER = 0.03  # of the training
+# Shares of the tasks from a share of the training on: first what is where, then what follows from it, which takes more.
+PHASES = (
+    (0.0, {"cod": 0.06, "dd": 0.3, "brief": 0.08, "cot": 0.16, "direct": 0.4}),
+    (0.14, {"cod": 0.04, "dd": 0.06, "brief": 0.02, "cot": 0.5, "direct": 0.38}),
+)
+
+
 class Conversations:
     """Conversation number `index` of a split; the answers of its questions are balanced over the calls."""
 
     def __init__(self, seed: int, split: str, query_grid: int, plan_grid: Callable[..., tuple[int, int]]) -> None:
         self.seed, self.split, self.query_grid, self.plan_grid = seed, split, query_grid, plan_grid
-        self.questions = BalancedDraw(name_held_out=False)
+        self.questions = BalancedDraw(name_held_out=True)
 
     def scene(self, index: int) -> Scene:
-        """The scene: none holds a held-out pair."""
-        return draw_scene(self.seed, self.split, index, LABELLED)
+        """The scene. It may hold held-out pairs: a language model knows all words; no labelled image shows one."""
+        return draw_scene(self.seed, self.split, index, SCENES)
 
-    def __call__(self, index: int) -> Conversation:
+    def __call__(self, index: int, progress: float = 1.0) -> Conversation:
+        """`progress`: the share of the training that is done, which decides what is asked."""
         scene, rng = self.scene(index), random.Random(digest(self.seed, self.split, index, "conversation"))
-        return Conversation(self.tell(scene, rng), tuple(self.tasks(scene, rng)))
+        return Conversation(self.tell(scene, rng, progress), tuple(self.tasks(scene, rng, progress)))
 
-    def tell(self, scene: Scene, rng: random.Random) -> Telling:
-        """Seven in ten as cells; the others in words."""
-        kind = rng.random()
-        if kind < 0.7:
-            # The thumbnail alone is what alignment shows of large images too.
-            grid = self.plan_grid(scene.width, scene.height) if rng.random() < 0.8 else (0, 0)
-            size = (scene.width, scene.height) if grid != (0, 0) else (SCALE, SCALE)
-            return Telling(size=size, cells=feature_cells(scene, grid, self.query_grid))
-        if kind < 0.8:
+    def tell(self, scene: Scene, rng: random.Random, progress: float) -> Telling:
+        """Nine in ten as cells, at the end fewer; the others in words."""
+        kind, in_cells = rng.random(), 0.9 if progress < PHASES[-1][0] else 0.75
+        if kind < in_cells:
+            return self.as_cells(scene, rng)
+        if kind < (1 + in_cells) / 2:
             return Telling(detailed_description(scene))
-        if kind < 0.9:
-            things = [f"{a(full_name(t))} {place(scene, t)}" for t in scene.things]
-            return Telling(f"{'; '.join(rng.sample(things, len(things)))}; {scene.background}")
-        return Telling(text_grid(scene, self.query_grid))
+        things = [f"{a(full_name(t))} {place(scene, t)}" for t in scene.things]
+        return Telling(f"{'; '.join(rng.sample(things, len(things)))}; {scene.background}")
 
-    def tasks(self, scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
-        """A chain of description, chains of thought, or bare answers, at times with a caption, in any order."""
-        kind = rng.random()
-        if kind < 0.1:
+    def as_cells(self, scene: Scene, rng: random.Random) -> Telling:
+        """In the layout of the image; at times the thumbnail alone, which is what alignment shows of large images."""
+        grid = self.plan_grid(scene.width, scene.height) if rng.random() < 0.8 else (0, 0)
+        size = (scene.width, scene.height) if grid != (0, 0) else (SCALE, SCALE)
+        return Telling(size=size, cells=feature_cells(scene, grid, self.query_grid))
+
+    def tasks(self, scene: Scene, rng: random.Random, progress: float) -> list[tuple[str, str]]:
+        """A caption of one kind, one or two chains of thought, or several bare answers."""
+        shares = next(shares for start, shares in reversed(PHASES) if progress >= start)
+        kind = rng.choices(list(shares), list(shares.values()))[0]
+        if kind == "cod":
             return [(CAPTIONING.style("cod").template, cod_caption(scene))]
-        if kind < 0.4:
-            return [self.question(scene, rng, "cot") for _ in range(rng.choice((1, 2, 3)))]
-        tasks = [self.question(scene, rng, "direct") for _ in range(rng.choice((4, 5, 6)))]
-        if kind < 0.55:
-            tasks.append((choose(BRIEF_INSTRUCTIONS, scene.id, "instruction"), brief_caption(scene)))
-        elif kind < 0.65:
-            tasks.append((CAPTIONING.style("dd").template, detailed_description(scene)))
-        return rng.sample(tasks, len(tasks))
+        if kind == "dd":
+            return [(CAPTIONING.style("dd").template, detailed_description(scene))]
+        if kind == "brief":
+            placed = rng.random() < 0.5
+            prompt = rng.choice(PLACED_INSTRUCTIONS if placed else BRIEF_INSTRUCTIONS)
+            return [(prompt, brief_caption(scene, placed=placed))]
+        known = CURRICULUM[: 1 + int(progress / NEXT_AFTER)]
+        types = (*known, known[-1]) if len(known) < len(CURRICULUM) else known
+        number = rng.choice((1, 2, 3)) if kind == "cot" else rng.choice((6, 8, 10))
+        return [self.question(scene, rng.choice(types), kind) for _ in range(number)]
 
-    def question(self, scene: Scene, rng: random.Random, style: str) -> tuple[str, str]:
-        """A question of any type in the prompt of the style, with its chain or its bare answer."""
-        question, key = self.questions.draw(scene, rng.choice(QUESTION_TYPES)), f"{scene.id}-{rng.random()}"
-        words = question_text(question, key)
-        prompt = REASONING.prompt(Query(id=key, task="reasoning", question=words), style)
-        return prompt, cot_text(scene, question, key) if style == "cot" else question.answer
+    def question(self, scene: Scene, type_: str, style: str) -> tuple[str, str]:
+        """A question of the type in the prompt of the style, with its chain or its bare answer."""
+        question = self.questions.draw(scene, type_)
+        prompt = REASONING.prompt(Query(id=scene.id, task="reasoning", question=question_text(question)), style)
+        return prompt, cot_text(scene, question) if style == "cot" else question.answer
 
 
 def feature_cells(scene: Scene, grid: tuple[int, int], query_grid: int) -> tuple[Cell, ...]:
     """The cells in the order of an image's features: the stitched slices (if any) row by row, then the thumbnail.
 
-    Slices do not show how large the whole image is, so they name no sizes.
+    Slices do not show how large the whole image is nor where they lie in it, so they name no sizes and no places.
     """
     columns, rows = grid
     slices = _cells(scene, columns * query_grid, rows * query_grid, sized=False) if columns * rows else ()
@@ -127,7 +141,7 @@ def feature_cells(scene: Scene, grid: tuple[int, int], query_grid: int) -> tuple
 
 
 def _cells(scene: Scene, columns: int, rows: int, *, sized: bool) -> tuple[Cell, ...]:
-    words = [t.attributes if sized else (t.colour, t.shape) for t in scene.things]
+    words = [(*t.attributes, *scene.region(t).split()) if sized else (t.colour, t.shape) for t in scene.things]
     ground = scene.background.split()
     cells = []
     for share in coverage(scene, columns, rows).reshape(columns * rows, -1):
@@ -137,12 +151,3 @@ def _cells(scene: Scene, columns: int, rows: int, *, sized: bool) -> tuple[Cell,
         cell += [(w, (1 - sum(weights) / total) / math.sqrt(3)) for w in ground]
         cells.append(tuple((word, weight) for word, weight in cell if weight > 0))
     return tuple(cells)
-
-
-def text_grid(scene: Scene, n: int) -> str:
-    """The scene as n rows of n cells in words, and its background."""
-    lines = []
-    for row in coverage(scene, n, n):
-        names = [full_name(scene.things[int(c.argmax())]) if c.max() >= FULL / 2 else NOTHING for c in row]
-        lines.append(", ".join(names))
-    return "\n".join([*lines, scene.background])

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 
-from sicog.mini.scene import COLOURS, HELD_OUT, SHAPES, Scene, Thing, choose
+from sicog.mini.scene import COLOURS, COLUMNS, HELD_OUT, ROWS, SHAPES, Scene, Thing, choose
 from sicog.mini.text import NUMBERS, a, name, plural
 
 QUESTION_TYPES = ("count", "exist", "attribute", "relation", "compare")
-SIDES = {"left": "on the left side", "right": "on the right side", "top": "at the top"}
+# "Which is ..., the A or the B?": in which order of rows or columns the first is the answer, and what it is asked as.
+WHICH = {"left": "further left", "right": "further right", "above": "higher", "below": "lower"}
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Question:
     answer: str
 
     @property
+    def choice(self) -> str:
+        """`first` or `second` where one of the two that are named is the answer, else nothing."""
+        return ("first", "second")[self.args.index(self.answer)] if self.answer in self.args else ""
+
+    @property
     def asks_of_held_out(self) -> bool:
         """Whether it names a held-out pair of colour and shape."""
         return any(colour in arg.split() and shape in arg.split() for arg in self.args for colour, shape in HELD_OUT)
-
-
-def yes_or_no(truth: bool) -> str:
-    """The answer to a yes/no question."""
-    return "yes" if truth else "no"
 
 
 def all_questions(scene: Scene, type_: str, *, name_held_out: bool) -> list[Question]:
@@ -65,44 +66,46 @@ class BalancedDraw:
         assert options, f"nothing of type {type_} to ask of {scene.id}"
         rarest = min(self._seen(q) for q in options)
         question = choose([q for q in options if self._seen(q) == rarest], scene.id, "draw", type_)
-        self.counts[type_, question.kind, question.answer] += 1
+        self.counts[self._last(question)] += 1
         self.counts[self._first(question)] += 1
         return question
 
-    def _first(self, question: Question) -> tuple[str, str]:
-        """What is balanced first: the answer of yes/no questions, the form of attribute questions."""
+    def _first(self, question: Question) -> tuple[str, ...]:
+        """What is balanced first: the answer of yes/no questions, else the form; of counts nothing."""
         if question.type == "count":
-            return question.type, ""
-        return question.type, question.kind if question.type == "attribute" else question.answer
+            return question.type, "", ""
+        return question.type, question.answer if question.type == "exist" else question.kind, ""
+
+    def _last(self, question: Question) -> tuple[str, ...]:
+        """Then the answer of each form; of a choice between two, which of them it is."""
+        return question.type, question.kind, question.choice or question.answer
 
     def _seen(self, question: Question) -> tuple[int, int]:
-        return self.counts[self._first(question)], self.counts[question.type, question.kind, question.answer]
+        return self.counts[self._first(question)], self.counts[self._last(question)]
 
 
-def question_text(question: Question, key: str) -> str:
-    """The question in words; the wording varies with the key (the question's id)."""
-    phrasings = _PHRASINGS[question.type, question.kind]
-    return choose(phrasings, key, "question").format(*question.args)
+def question_text(question: Question) -> str:
+    """The question in words."""
+    return _WORDS[question.type, question.kind].format(*question.args)
 
 
-_PHRASINGS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("count", "all"): ("How many things are there?", "How many things are in the image?"),
-    ("count", "color"): ("How many {0} things are there?", "How many {0} things are in the image?"),
-    ("count", "shape"): ("How many {0} are there?", "How many {0} are in the image?"),
-    ("exist", "present"): ("Is there {0}?", "Is there {0} in the image?"),
-    ("exist", "swapped"): ("Is there {0}?", "Is there {0} in the image?"),
-    ("exist", "near"): ("Is there {0}?", "Is there {0} in the image?"),
-    ("attribute", "color"): ("What color is the {0}?", "What is the color of the {0}?"),
-    ("attribute", "shape"): ("What shape is the {0}?", "What is the shape of the {0}?"),
-    ("attribute", "size"): ("What size is the {0}?", "What is the size of the {0}?"),
-    ("relation", "left"): ("Is the {0} to the left of the {1}?",),
-    ("relation", "right"): ("Is the {0} to the right of the {1}?",),
-    ("relation", "above"): ("Is the {0} above the {1}?",),
-    ("relation", "side"): ("Is the {0} {1} of the image?",),
-    ("compare", "more"): ("Are there more {0} than {1}?",),
-    ("compare", "larger"): ("Is the {0} larger than the {1}?",),
-    ("compare", "same color"): ("Are the {0} and the {1} the same color?",),
-    ("compare", "same shape"): ("Are the {0} and the {1} the same shape?",),
+_WORDS: dict[tuple[str, str], str] = {
+    ("count", "all"): "How many things are there?",
+    ("count", "color"): "How many {0} things are there?",
+    ("count", "shape"): "How many {0} are there?",
+    ("exist", "present"): "Is there {0}?",
+    ("exist", "near"): "Is there {0}?",
+    ("exist", "absent"): "Is there {0}?",
+    ("attribute", "color"): "What color is the {0}?",
+    ("attribute", "shape"): "What shape is the {0}?",
+    ("attribute", "size"): "What size is the {0}?",
+    ("attribute", "place"): "Where is the {0}?",
+    ("relation", "column"): "In which column is the {0}?",
+    ("relation", "row"): "In which row is the {0}?",
+    **{("relation", kind): f"Which is {words}, the {{0}} or the {{1}}?" for kind, words in WHICH.items()},
+    ("compare", "larger"): "Which is larger, the {0} or the {1}?",
+    ("compare", "smaller"): "Which is smaller, the {0} or the {1}?",
+    ("compare", "more"): "Which are there more of, {0} or {1}?",
 }
 
 
@@ -121,28 +124,29 @@ def _count(scene: Scene) -> Iterator[Question]:
 
 
 def _exist(scene: Scene) -> Iterator[Question]:
-    """Pairs of colour and shape. What is denied has its colour or its shape in the scene, or both apart."""
+    """Pairs of colour and shape. What is denied has its colour or its shape in the scene, or neither."""
     colours, shapes = {t.colour for t in scene.things}, {t.shape for t in scene.things}
     pairs = {(t.colour, t.shape) for t in scene.things}
     for colour in COLOURS:
         for shape in SHAPES:
             found = _indices(scene, lambda t, s=shape: t.shape == s)  # type: ignore[misc]
+            apart = (colour in colours) + (shape in shapes)
             if (colour, shape) in pairs:
                 yield Question("exist", "present", (a(f"{colour} {shape}"),), found, "yes")
-            elif colour in colours or shape in shapes:
-                kind = "swapped" if colour in colours and shape in shapes else "near"
-                yield Question("exist", kind, (a(f"{colour} {shape}"),), found, "no")
+            elif apart < 2:  # not both, on different things: telling what belongs together is what captions are for
+                yield Question("exist", ("absent", "near")[apart], (a(f"{colour} {shape}"),), found, "no")
 
 
 def _attribute(scene: Scene) -> Iterator[Question]:
-    """One attribute of a thing that the other words single out."""
+    """One attribute, or the place, of a thing that the other words single out."""
     for i, t in enumerate(scene.things):
         references = {
             "color": (t.shape, f"{t.size} {t.shape}", f"{t.size} thing"),
             "shape": (f"{t.colour} thing", f"{t.size} {t.colour} thing", f"{t.size} thing"),
             "size": (t.shape, f"{t.colour} {t.shape}", f"{t.colour} thing"),
+            "place": (t.shape, f"{t.colour} {t.shape}", f"{t.colour} thing"),
         }
-        truth = {"color": t.colour, "shape": t.shape, "size": t.size}
+        truth = {"color": t.colour, "shape": t.shape, "size": t.size, "place": scene.region(t)}
         for kind, options in references.items():
             for words in options:
                 if matching(scene, words) == (i,):
@@ -156,45 +160,33 @@ def matching(scene: Scene, reference: str) -> tuple[int, ...]:
 
 
 def _relation(scene: Scene) -> Iterator[Question]:
-    """Between two things that stand in different columns or rows; of a lone thing, its side of the image."""
-    if len(scene.things) == 1:
-        region = scene.region(scene.things[0]).split()
-        for side, words in SIDES.items():
-            yield Question("relation", "side", (name(scene, scene.things[0]), words), (0,), yes_or_no(side in region))
+    """A thing's column or row; which of two things in different columns or rows comes first."""
+    for i, t in enumerate(scene.things):
+        yield Question("relation", "column", (name(scene, t),), (i,), COLUMNS[scene.column(t)])
+        yield Question("relation", "row", (name(scene, t),), (i,), ROWS[scene.row(t)])
     for i, j in permutations(range(len(scene.things)), 2):
-        first, second = scene.things[i], scene.things[j]
-        names = (name(scene, first), name(scene, second))
-        if (columns := scene.column(second) - scene.column(first)) != 0:
-            yield Question("relation", "left", names, (i, j), yes_or_no(columns > 0))
-            yield Question("relation", "right", names, (i, j), yes_or_no(columns < 0))
-        if (rows := scene.row(second) - scene.row(first)) != 0:
-            yield Question("relation", "above", names, (i, j), yes_or_no(rows > 0))
+        names = (name(scene, scene.things[i]), name(scene, scene.things[j]))
+        columns = scene.column(scene.things[j]) - scene.column(scene.things[i])
+        rows = scene.row(scene.things[j]) - scene.row(scene.things[i])
+        for kind, ahead in (("left", columns), ("right", -columns), ("above", rows), ("below", -rows)):
+            if ahead:
+                yield Question("relation", kind, names, (i, j), names[ahead < 0])
 
 
 def _compare(scene: Scene) -> Iterator[Question]:
-    """Numbers of two shapes or colours of which at least one is present; sizes, colours, shapes of two things."""
-    groups: dict[str, tuple[int, ...]] = {}
-    for shape in SHAPES:
-        groups[plural(shape)] = _indices(scene, lambda t, s=shape: t.shape == s)  # type: ignore[misc]
-    for colour in COLOURS:
-        groups[f"{colour} things"] = _indices(scene, lambda t, c=colour: t.colour == c)  # type: ignore[misc]
-    for one, other in permutations(groups, 2):
-        same_sort = one.endswith(" things") == other.endswith(" things")
-        if same_sort and (groups[one] or groups[other]):
-            truth = len(groups[one]) > len(groups[other])
-            yield Question("compare", "more", (one, other), groups[one] + groups[other], yes_or_no(truth))
+    """Of two shapes the one with more things; of two things of different sizes the larger or the smaller one."""
+    groups = {plural(shape): _indices(scene, lambda t, s=shape: t.shape == s) for shape in SHAPES}  # type: ignore[misc]
+    for pair in permutations(groups, 2):
+        numbers = [len(groups[many]) for many in pair]
+        if numbers[0] != numbers[1]:
+            answer = pair[numbers[0] < numbers[1]]
+            yield Question("compare", "more", pair, groups[pair[0]] + groups[pair[1]], answer)
     for i, j in permutations(range(len(scene.things)), 2):
         first, second = scene.things[i], scene.things[j]
-        pair, things = (_sizeless(scene, first), _sizeless(scene, second)), (i, j)
-        if all(pair):
-            truth = (first.size, second.size) == ("large", "small")
-            yield Question("compare", "larger", pair, things, yes_or_no(truth))
-        for kind, names, truth in (
-            ("same color", (_colourless(scene, first), _colourless(scene, second)), first.colour == second.colour),
-            ("same shape", (_shapeless(scene, first), _shapeless(scene, second)), first.shape == second.shape),
-        ):
-            if all(names):
-                yield Question("compare", kind, names, things, yes_or_no(truth))
+        pair = (_sizeless(scene, first), _sizeless(scene, second))
+        if all(pair) and first.size != second.size:
+            for kind, size in (("larger", "large"), ("smaller", "small")):
+                yield Question("compare", kind, pair, (i, j), pair[first.size != size])
 
 
 def _first_unique(scene: Scene, *references: str) -> str:
@@ -204,14 +196,6 @@ def _first_unique(scene: Scene, *references: str) -> str:
 
 def _sizeless(scene: Scene, t: Thing) -> str:
     return _first_unique(scene, f"{t.colour} {t.shape}")
-
-
-def _colourless(scene: Scene, t: Thing) -> str:
-    return _first_unique(scene, t.shape, f"{t.size} {t.shape}")
-
-
-def _shapeless(scene: Scene, t: Thing) -> str:
-    return _first_unique(scene, f"{t.colour} thing", f"{t.size} {t.colour} thing")
 
 
 _FORMS: dict[str, Callable[[Scene], Iterator[Question]]] = {

@@ -1,43 +1,44 @@
-"""The 4-step chain of thought for a question: task, what is seen and where, the inference from it, the bare answer."""
+"""The 4-step chain of thought for a question: task, what is seen and where, the inference from it, the bare answer.
+
+Steps are small and local, for a model that can only do such ones: everything is listed before anything is decided, a
+list is walked thing by thing with the verdict beside each, and what is compared stands side by side.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sicog.chains import COT, render
-from sicog.mini.questions import Question, matching
-from sicog.mini.scene import Scene, Thing, choose
-from sicog.mini.text import NUMBERS, a, capital, full_name, join, name, place, plural
+from sicog.mini.questions import WHICH, Question, matching
+from sicog.mini.scene import COLUMNS, ROWS, Scene, Thing
+from sicog.mini.text import NUMBERS, capital, full_name, listing, name, place
 
 
-def cot_bodies(scene: Scene, question: Question, key: str) -> tuple[str, str, str, str]:
-    """The bodies of the four steps; the wording varies with the key (the question's id).
+def cot_bodies(scene: Scene, question: Question) -> tuple[str, str, str, str]:
+    """The bodies of the four steps. The third step follows from the first two alone."""
+    reason = _INFER[question.type](scene, question)
+    seen = f"There is {listing(scene)}."
+    return (
+        f"{capital(_task(question))}.",
+        seen,
+        f"{capital(reason)}, so the answer is {question.answer}.",
+        question.answer,
+    )
 
-    The third step follows from the second alone: what is counted or denied is listed there completely.
-    """
-    task = _task(question)
-    opening = choose((capital(f"{task}."), f"I must {task}."), key, "task")
-    seen, reason = _LOOK[question.type](scene, question)
-    return opening, seen, f"{capital(reason)}, so the answer is {question.answer}.", question.answer
 
-
-def cot_text(scene: Scene, question: Question, key: str) -> str:
+def cot_text(scene: Scene, question: Question) -> str:
     """The whole chain of thought."""
-    return render(COT, cot_bodies(scene, question, key))
+    return render(COT, cot_bodies(scene, question))
 
 
 _TASKS = {
     ("count", "all"): "count the things",
     ("count", "color"): "count the {0} things",
     ("count", "shape"): "count the {0}",
-    ("relation", "left"): "check if the {0} is left of the {1}",
-    ("relation", "right"): "check if the {0} is right of the {1}",
-    ("relation", "above"): "check if the {0} is above the {1}",
-    ("relation", "side"): "check if the {0} is {1}",
-    ("compare", "more"): "compare the numbers of {0} and {1}",
-    ("compare", "larger"): "compare the sizes of the {0} and the {1}",
-    ("compare", "same color"): "compare the colors of the {0} and the {1}",
-    ("compare", "same shape"): "compare the shapes of the {0} and the {1}",
+    ("relation", "column"): "find the column of the {0}",
+    ("relation", "row"): "find the row of the {0}",
+    **{("relation", kind): f"find which is {words}, the {{0}} or the {{1}}" for kind, words in WHICH.items()},
+    ("compare", "larger"): "find which is larger, the {0} or the {1}",
+    ("compare", "smaller"): "find which is smaller, the {0} or the {1}",
+    ("compare", "more"): "count the {0} and the {1}",
 }
 
 
@@ -49,88 +50,77 @@ def _task(question: Question) -> str:
     return _TASKS[question.type, question.kind].format(*question.args)
 
 
-def _all_of(scene: Scene, things: Sequence[Thing], one: str, many: str) -> str:
-    """A complete list of the things of a sort, also when there is none."""
-    listed = [f"the {name(scene, t)} {place(scene, t)}" for t in things]
-    if not listed:
-        return f"There is no {one}."
-    return f"The only {one} is {listed[0]}." if len(listed) == 1 else f"The {many} are {join(listed)}."
+_YES_NO = ("no", "yes")
 
 
 def _singular(many: str) -> str:
     return "cross" if many == "crosses" else many.removesuffix("s")
 
 
-def _look_count(scene: Scene, question: Question) -> tuple[str, str]:
-    things = [scene.things[i] for i in question.things]
-    many = {"all": "things", "color": "{0} things", "shape": "{0}"}[question.kind].format(*question.args)
-    counted = ", ".join(NUMBERS[1 : len(things) + 1])
-    reason = f"counting gives {counted}" if things else "there is nothing to count"
-    return _all_of(scene, things, _singular(many), many), reason
+def _bare(thing: Thing) -> str:
+    return f"{thing.colour} {thing.shape}"
 
 
-def _look_exist(scene: Scene, question: Question) -> tuple[str, str]:
-    _article, colour, shape = question.args[0].split()
-    things = [scene.things[i] for i in question.things]
-    seen = _all_of(scene, things, shape, plural(shape))
-    if not things:
-        return seen, f"without {a(shape)} there is no {colour} {shape}"
-    if question.answer == "yes":
-        return seen, f"there is {question.args[0]}"
-    return seen, f"it is not {colour}" if len(things) == 1 else f"none of them is {colour}"
+def _count(scene: Scene, question: Question) -> str:
+    """Each thing with the number so far: `look: red circle: yes, one; blue star: no, one`."""
+    walked, number = [], 0
+    for k, thing in enumerate(scene.things):
+        counts = k in question.things
+        number += counts
+        verdict = "" if question.kind == "all" else f"{_YES_NO[counts]}, "
+        walked.append(f"{_bare(thing)}: {verdict}{NUMBERS[number]}")
+    return f"look: {'; '.join(walked)}"
 
 
-def _look_attribute(scene: Scene, question: Question) -> tuple[str, str]:
+def _exist(scene: Scene, question: Question) -> str:
+    """Each thing up to the one that is asked for: `look: red circle: no; red star: yes`."""
+    walked = []
+    for thing in scene.things:
+        found = _bare(thing) in question.args[0]
+        walked.append(f"{_bare(thing)}: {_YES_NO[found]}")
+        if found:
+            break
+    return f"look: {'; '.join(walked)}"
+
+
+def _attribute(scene: Scene, question: Question) -> str:
     thing = scene.things[question.things[0]]
-    value = a(question.answer) if question.kind == "shape" else question.answer
-    seen = f"The {question.args[0]} is the {full_name(thing)} {place(scene, thing)}."
-    return seen, f"it is {value}"
+    return f"the {question.args[0]} is the {full_name(thing)} {place(scene, thing)}: {question.answer}"
 
 
-def _look_relation(scene: Scene, question: Question) -> tuple[str, str]:
+def _relation(scene: Scene, question: Question) -> str:
     things = [scene.things[i] for i in question.things]
-    seen = " ".join(f"The {name(scene, t)} is {place(scene, t)}." for t in things)
-    if question.kind == "side":
-        verb = "is" if question.answer == "yes" else "is not"
-        return seen, f"it {verb} {question.args[1]}"
-    ahead = {"left": "further left", "right": "further right", "above": "higher"}[question.kind]
-    if question.answer == "yes":
-        return seen, f"the {name(scene, things[0])} is {ahead}"
-    return seen, f"the {name(scene, things[0])} is not {ahead}"
+    stand = ", ".join(f"the {name(scene, t)} is {place(scene, t)}" for t in things)
+    in_rows = question.kind in ("row", "above", "below")
+    words = [ROWS[scene.row(t)] if in_rows else COLUMNS[scene.column(t)] for t in things]
+    return f"{stand}: {_picked(question, words)}"
 
 
-def _look_compare(scene: Scene, question: Question) -> tuple[str, str]:
+def _compare(scene: Scene, question: Question) -> str:
     if question.kind == "more":
-        return _look_more(scene, question)
-    first, second = (scene.things[i] for i in question.things)
-    x, y = {
-        "larger": (first.size, second.size),
-        "same color": (first.colour, second.colour),
-        "same shape": (a(first.shape), a(second.shape)),
-    }[question.kind]
-    seen = " ".join(
-        f"The {words} {place(scene, thing)} is {value}."
-        for words, thing, value in zip(question.args, (first, second), (x, y), strict=True)
-    )
-    if x == y:
-        return seen, f"both are {plural(first.shape) if question.kind == 'same shape' else x}"
-    relation = "larger than " if question.kind == "larger" else ""
-    return seen, f"{x} is {'' if question.answer == 'yes' else 'not '}{relation}{y}"
+        groups = [[scene.things[i].colour for i in matching(scene, _singular(many))] for many in question.args]
+        numbers = [NUMBERS[len(group)] for group in groups]
+        counted = "; ".join(
+            f"{many}: {', '.join([*group, number])}"
+            for many, group, number in zip(question.args, groups, numbers, strict=True)
+        )
+        return f"look: {counted}: {_picked(question, numbers)}"
+    sizes = [scene.things[i].size for i in question.things]
+    stated = ", ".join(f"the {words} is {size}" for words, size in zip(question.args, sizes, strict=True))
+    return f"{stated}: {_picked(question, sizes)}"
 
 
-def _look_more(scene: Scene, question: Question) -> tuple[str, str]:
-    groups = [[scene.things[i] for i in matching(scene, _singular(many))] for many in question.args]
-    seen = " ".join(
-        _all_of(scene, group, _singular(many), many) for many, group in zip(question.args, groups, strict=True)
-    )
-    x, y = (NUMBERS[len(group)] for group in groups)
-    return seen, f"{x} is {'' if question.answer == 'yes' else 'not '}more than {y}"
+def _picked(question: Question, words: list[str]) -> str:
+    """The words of both beside each other, and the one that decides: `left or center? left`."""
+    if len(words) == 1:
+        return words[0]
+    return f"{words[0]} or {words[1]}? {words[question.choice == 'second']}"
 
 
-_LOOK = {
-    "count": _look_count,
-    "exist": _look_exist,
-    "attribute": _look_attribute,
-    "relation": _look_relation,
-    "compare": _look_compare,
+_INFER = {
+    "count": _count,
+    "exist": _exist,
+    "attribute": _attribute,
+    "relation": _relation,
+    "compare": _compare,
 }

@@ -14,6 +14,10 @@ COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "black"
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 BACKGROUNDS = ("white", "gray", "beige", "pale blue", "pale green", "pale pink")
 
+ROWS = ("top", "middle", "bottom")
+COLUMNS = ("left", "center", "right")
+REGIONS = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
+
 # Pairs (colour, shape) that no labelled split ever shows or names: what the model can only learn by itself.
 HELD_OUT = (
     ("red", "star"),
@@ -88,9 +92,8 @@ class Scene:
         return min(2, int(3 * thing.centre[1] / self.height))
 
     def region(self, thing: Thing) -> str:
-        """The name of the thing's place: `top left`, `top`, ..., `center`, ..., `bottom right`."""
-        row, column = ("top", "", "bottom")[self.row(thing)], ("left", "", "right")[self.column(thing)]
-        return f"{row} {column}".strip() or "center"
+        """The name of the thing's place, its row and its column: `top left`, `middle center`, `bottom right`."""
+        return f"{ROWS[self.row(thing)]} {COLUMNS[self.column(thing)]}"
 
     @property
     def held_out(self) -> bool:
@@ -120,7 +123,7 @@ class SceneRules:
 
 
 LABELLED = SceneRules(0.0)
-UNLABELLED = SceneRules(0.5)
+UNLABELLED = SceneRules(0.2)
 
 
 def digest(*parts: object) -> int:

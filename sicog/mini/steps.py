@@ -22,6 +22,7 @@ from sicog.mini.dataset import MiniDataConfig, total_images, write_mini_data
 from sicog.mini.truth import SceneTruth, answer_is_right, caption_scores, read_truth, truth_file
 from sicog.provenance import write_run_json
 from sicog.records import Query
+from sicog.runs.gap import GapConfig, gap
 from sicog.storage import read_json
 
 
@@ -82,6 +83,24 @@ def mini_sweep(config: MiniSweepConfig) -> Path:
     path = sweep_scored(config.model_copy(update={"labels": labels}), truth)
     _say_when_out_of_bounds(config, read_json(path))
     return path
+
+
+class MiniGapConfig(GapConfig):
+    """A gap that is measured: by the truth of the development split of `data`, which no training reads."""
+
+    data: Path
+    split: Literal["dev"] = "dev"
+
+    def check(self) -> None:
+        """There is a truth."""
+
+
+def mini_gap(config: MiniGapConfig) -> Path:
+    """Measure the gap, by type of question; writes gap.json."""
+    truths = read_truth(config.data, config.split)
+    types = {question.id: question.type for scene in truths.values() for question in scene.questions}
+    file = truth_file(config.data, config.split)
+    return gap(config, truth_of(truths), lambda query: types.get(query.id, "caption"), truth_file=file)
 
 
 def _say_when_out_of_bounds(config: MiniSweepConfig, found: dict[str, Any]) -> None:

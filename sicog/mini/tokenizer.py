@@ -15,7 +15,7 @@ from transformers import AddedToken, Qwen2Tokenizer
 from sicog.mini.questions import QUESTION_TYPES, all_questions, question_text
 from sicog.mini.reasoning import cot_text
 from sicog.mini.scene import BACKGROUNDS, LABELLED, draw_scene
-from sicog.mini.text import BRIEF_INSTRUCTIONS, brief_caption, cod_caption, detailed_description
+from sicog.mini.text import BRIEF_INSTRUCTIONS, PLACED_INSTRUCTIONS, brief_caption, cod_caption, detailed_description
 from sicog.model.processing import CHATML
 from sicog.tasks import TASKS
 
@@ -52,19 +52,26 @@ def make_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Qwen
 
 def _corpus(seed: int) -> Iterator[str]:
     """Mini text as the language model will see it, with enough of every word for a token of its own."""
-    fixed = [CHATML.default_system or "", "system\n", "user\n", "assistant\n", *BRIEF_INSTRUCTIONS]
+    fixed = [
+        CHATML.default_system or "",
+        "system\n",
+        "user\n",
+        "assistant\n",
+        *BRIEF_INSTRUCTIONS,
+        *PLACED_INSTRUCTIONS,
+    ]
     fixed += [s.template.replace("{question}", "") for task in TASKS.values() for s in task.styles.values()]
     fixed += [f"The background is {b}." for b in BACKGROUNDS]
-    fixed += ["Here are the things: nothing, nothing; a\n"]
+    fixed += ["Here are the things: a\n"]
     yield from fixed * 100
     for index in range(_SCENES):
         scene = draw_scene(seed, "parts-tokenizer", index, LABELLED)
-        yield from (brief_caption(scene), detailed_description(scene), cod_caption(scene))
+        yield from (brief_caption(scene, placed=True), detailed_description(scene), cod_caption(scene))
         type_ = QUESTION_TYPES[index % len(QUESTION_TYPES)]
         for question in spread(all_questions(scene, type_, name_held_out=False), 3):
-            yield question_text(question, scene.id)
+            yield question_text(question)
             yield f" {question.answer}"
-            yield cot_text(scene, question, scene.id)
+            yield cot_text(scene, question)
 
 
 def spread(items: Iterable, most: int) -> list:

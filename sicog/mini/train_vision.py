@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,10 +17,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from sicog.mini.cells import coverage
-from sicog.mini.fit import adamw, device, fit
+from sicog.mini.fit import device, fit, optimizers
 from sicog.mini.parts_config import VisionPartConfig
 from sicog.mini.render import render_scene
-from sicog.mini.scene import BACKGROUNDS, COLOURS, LABELLED, SHAPES, SIZES, Scene, draw_scene
+from sicog.mini.scene import BACKGROUNDS, COLOURS, LABELLED, REGIONS, SHAPES, SIZES, Scene, draw_scene
 from sicog.model.image_processing import SicogImageProcessor
 from sicog.model.vision_tower import VisionTower
 
@@ -32,7 +33,13 @@ IGNORED = -100
 COVERED, BARE = 0.4, 0.05
 SEEN_ENOUGH = 0.5  # with less of a thing in the view, its shape is not asked for
 # What is asked of every patch, and of how many values. The value after the last name means: nothing lies here.
-HEADS = {"colour": len(COLOURS) + 1, "shape": len(SHAPES) + 1, "size": len(SIZES) + 1, "background": len(BACKGROUNDS)}
+HEADS = {
+    "colour": len(COLOURS) + 1,
+    "shape": len(SHAPES) + 1,
+    "size": len(SIZES) + 1,
+    "region": len(REGIONS) + 1,
+    "background": len(BACKGROUNDS),
+}
 
 
 @dataclass(frozen=True)
@@ -49,29 +56,38 @@ class PatchBatch:
         return PatchBatch(self.pixels.to(device), self.view_sizes, labels)
 
 
-def train_vision(config: VisionPartConfig, seed: int, workers: int = 0) -> tuple[CLIPVisionModel, dict[str, float]]:
-    """The trained tower as an ordinary CLIP vision model (on the CPU), and its accuracy on patches of fresh scenes."""
+def train_vision(config: VisionPartConfig, seed: int, state: Path, workers: int = 0) -> CLIPVisionModel:
+    """The trained tower as an ordinary CLIP vision model, on the CPU."""
     torch.manual_seed(seed)
     tower = VisionTower(vision_config(config), SELECT_LAYER).train()
     heads = nn.ModuleDict({name: nn.Linear(config.width, n) for name, n in HEADS.items()})
     on = device()  # the weights are drawn before they move: the same on every device
     tower, heads = tower.to(on), heads.to(on)
-    trained = [p for p in (*tower.parameters(), *heads.parameters()) if p.requires_grad]
+    parts = nn.ModuleDict({"tower": tower, "heads": heads})
 
     def loss_of(batch: PatchBatch) -> torch.Tensor:
         batch = batch.to(on)
-        features_PC = tower(batch.pixels, batch.view_sizes)
-        losses = (
-            nn.functional.cross_entropy(head(features_PC), batch.labels[name], ignore_index=IGNORED)
-            for name, head in heads.items()
-        )
-        return torch.stack(list(losses)).sum()
+        with torch.autocast(on.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            features_PC = tower(batch.pixels, batch.view_sizes)
+            losses = (
+                nn.functional.cross_entropy(head(features_PC), batch.labels[name], ignore_index=IGNORED)
+                for name, head in heads.items()
+            )
+            return torch.stack(list(losses)).sum()
 
     loader = DataLoader(SceneBatches(config, seed), batch_size=None, num_workers=workers)
-    fit([adamw(trained, config.learning_rate)], loader, loss_of, steps=config.steps, name="vision tower")
+    fit(
+        parts,
+        optimizers(parts.named_parameters(), config.learning_rate, config.matrix_learning_rate),
+        loader,
+        loss_of,
+        steps=config.steps,
+        name="vision tower",
+        state=state,
+    )
     clip = CLIPVisionModel(vision_config(config))
     clip.load_state_dict(tower.state_dict())  # copied, so on the CPU
-    return clip.eval(), patch_accuracy(tower.eval(), heads, config, seed)
+    return clip.eval()
 
 
 def vision_config(config: VisionPartConfig) -> CLIPVisionConfig:
@@ -88,23 +104,22 @@ def vision_config(config: VisionPartConfig) -> CLIPVisionConfig:
 
 
 class SceneBatches(IterableDataset):
-    """Batches of fresh scenes, `steps` of them from scene number `first` on: the same with any number of workers."""
+    """Batches of fresh scenes, `steps` of them: the same with any number of workers."""
 
-    def __init__(self, config: VisionPartConfig, seed: int, split: str = SPLIT, steps: int | None = None) -> None:
-        self.config, self.seed, self.split = config, seed, split
-        self.steps = config.steps if steps is None else steps
+    def __init__(self, config: VisionPartConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
         self.processor = SicogImageProcessor(scale=config.scale, patch_size=PATCH)
 
     def __iter__(self) -> Iterator[PatchBatch]:
         worker = torch.utils.data.get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in range(first, self.steps, stride):
+        for step in range(first, self.config.steps, stride):
             yield self.batch(step)
 
     def scenes(self, step: int) -> list[Scene]:
         """The scenes of a step: none holds a held-out pair."""
         n = self.config.images_per_step
-        return [draw_scene(self.seed, self.split, step * n + i, LABELLED) for i in range(n)]
+        return [draw_scene(self.seed, SPLIT, step * n + i, LABELLED) for i in range(n)]
 
     def batch(self, step: int) -> PatchBatch:
         """All views of a step's scenes: slices and thumbnail, as the model sees them."""
@@ -134,7 +149,7 @@ def view_labels(
             for c in range(columns):
                 part = whole[r * height : (r + 1) * height, c * width : (c + 1) * width]
                 seen = part.sum((0, 1)) / whole.sum((0, 1))
-                # A slice does not show how large the image is, so sizes are asked of thumbnails only.
+                # A slice shows neither how large the image is nor where it lies in it: thumbnails are asked.
                 found.append(_labels(scene, part, seen, sized=False))
     height, width = view_sizes[-1]
     found.append(_labels(scene, coverage(scene, width, height), np.ones(len(scene.things)), sized=True))
@@ -151,29 +166,11 @@ def _labels(scene: Scene, share: np.ndarray, seen: np.ndarray, *, sized: bool) -
 
     shapes = [SHAPES.index(t.shape) if s >= SEEN_ENOUGH else IGNORED for t, s in zip(scene.things, seen, strict=True)]
     sizes = [SIZES.index(t.size) if sized else IGNORED for t in scene.things]
+    regions = [REGIONS.index(scene.region(t)) if sized else IGNORED for t in scene.things]
     return {
         "colour": labels([COLOURS.index(t.colour) for t in scene.things], len(COLOURS)),
         "shape": labels(shapes, len(SHAPES)),
         "size": labels(sizes, len(SIZES)),
+        "region": labels(regions, len(REGIONS)),
         "background": np.full(len(owner), BACKGROUNDS.index(scene.background), dtype=np.int64),
     }
-
-
-@torch.no_grad()
-def patch_accuracy(
-    tower: VisionTower, heads: nn.ModuleDict, config: VisionPartConfig, seed: int, images: int = 480
-) -> dict[str, float]:
-    """Accuracy of each head on fresh scenes, on the patches of things (the background: on all patches)."""
-    steps = -(-images // config.images_per_step)
-    right, asked = dict.fromkeys(HEADS, 0), dict.fromkeys(HEADS, 0)
-    for batch in SceneBatches(config, seed, f"{SPLIT}-test", steps):
-        batch = batch.to(tower.device)
-        features_PC = tower(batch.pixels, batch.view_sizes)
-        for name, head in heads.items():
-            labels = batch.labels[name]
-            nothing = HEADS[name] - 1 if name != "background" else IGNORED
-            keep = (labels != IGNORED) & (labels != nothing)
-            right[name] += int((head(features_PC).argmax(-1) == labels)[keep].sum())
-            asked[name] += int(keep.sum())
-    shares = {name: right[name] / max(asked[name], 1) for name in HEADS}
-    return {**shares, "images": steps * config.images_per_step, "patches_of_things": asked["colour"]}

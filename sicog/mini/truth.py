@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +13,7 @@ import orjson
 
 from sicog.answers import final_answer
 from sicog.chains import COD, ChainError, parse
-from sicog.mini.scene import COLOURS, SHAPES, SIZES, Scene
+from sicog.mini.scene import COLOURS, COLUMNS, ROWS, SHAPES, SIZES, Scene
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,14 @@ class QuestionTruth:
     question: str
     answer: str
     held_out: bool
+
+    @property
+    def choice(self) -> str:
+        """`first` or `second` where the question names two answers, else the answer."""
+        words = self.question.rstrip("?")
+        if f" {self.answer} or " in words:
+            return "first"
+        return "second" if " or " in words and words.endswith(f" {self.answer}") else self.answer
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ def read_truth(folder: Path, split: str) -> dict[str, SceneTruth]:
 
 
 _MENTION = re.compile(rf"\b({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(?:s|es)?\b", re.IGNORECASE)
+_PLACED = re.compile(_MENTION.pattern + rf" at the ({'|'.join(ROWS)}) ({'|'.join(COLUMNS)})\b", re.IGNORECASE)
 _A_STEP = re.compile(r"^Step \d+:", re.MULTILINE)
 
 
@@ -75,13 +86,35 @@ def caption_things(text: str) -> list[tuple[str, str, str]]:
 
     Of a chain of description only the last step counts; of a chain that is cut or broken, nothing.
     """
-    if _A_STEP.search(text):
-        try:
-            text = parse(COD, text)[-1]
-        except ChainError:
-            return []
-    found = (m.groups() for m in _MENTION.finditer(text))
+    found = (m.groups() for m in _MENTION.finditer(_stated(text)))
     return list(dict.fromkeys((size.lower(), colour.lower(), shape.lower()) for size, colour, shape in found))
+
+
+def caption_places(text: str) -> dict[tuple[str, str, str], str]:
+    """The region that a caption first states for a (size, colour, shape), where it states one."""
+    places: dict[tuple[str, str, str], str] = {}
+    for m in _PLACED.finditer(_stated(text)):
+        size, colour, shape, row, column = (word.lower() for word in m.groups())
+        places.setdefault((size, colour, shape), f"{row} {column}")
+    return places
+
+
+def stated_span(text: str) -> tuple[int, int]:
+    """Start and end of what a caption states: all of it, of a chain of description its last step, of a broken chain
+    nothing."""
+    if not _A_STEP.search(text):
+        return 0, len(text)
+    try:
+        body = parse(COD, text)[-1]
+    except ChainError:
+        return 0, 0
+    start = text.rindex(body)
+    return start, start + len(body)
+
+
+def _stated(text: str) -> str:
+    start, end = stated_span(text)
+    return text[start:end]
 
 
 class CaptionScores(NamedTuple):
@@ -92,6 +125,13 @@ class CaptionScores(NamedTuple):
     f1: float
 
 
+def placed_f1(text: str, scene: Scene) -> float:
+    """F1 of the stated objects, each with its region; one that is named without a region or at another is wrong."""
+    stated = {(thing, caption_places(text).get(thing)) for thing in caption_things(text)}
+    true = {(t.attributes, scene.region(t)) for t in scene.things}
+    return 2 * len(stated & true) / max(1, len(stated) + len(true))
+
+
 def caption_scores(text: str, scene: Scene) -> CaptionScores:
     """Precision, recall and F1 of the stated objects; an object is size, colour and shape. Nothing stated gives 0."""
     stated, true = set(caption_things(text)), {t.attributes for t in scene.things}
@@ -99,6 +139,30 @@ def caption_scores(text: str, scene: Scene) -> CaptionScores:
     if not hits:
         return CaptionScores(0.0, 0.0, 0.0)
     return CaptionScores(hits / len(stated), hits / len(true), 2 * hits / (len(stated) + len(true)))
+
+
+def places_right(text: str, scene: Scene) -> list[bool]:
+    """For each thing of the scene that the caption names rightly: whether the region stated with it is right too."""
+    stated, at = caption_places(text), {t.attributes: scene.region(t) for t in scene.things}
+    return [stated.get(thing) == at[thing] for thing in caption_things(text) if thing in at]
+
+
+def chance(asked: Iterable[tuple[str, str, str]]) -> dict[str, float]:
+    """By type, and `all`: how often the commonest answer of a question's form is right, which needs no image.
+
+    asked: (type, form, answer) of each question; where two answers are named, which of them is right.
+    """
+    answers: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for type_, form, answer in asked:
+        answers[type_][form][answer] += 1
+    most = {t: sum(max(c.values()) for c in forms.values()) for t, forms in answers.items()}
+    total = {t: sum(c.total() for c in forms.values()) for t, forms in answers.items()}
+    return {"all": sum(most.values()) / sum(total.values()), **{t: most[t] / total[t] for t in sorted(total)}}
+
+
+def form(type_: str, kind: str) -> str:
+    """What the words of a question show of its kind: `exist` has three kinds that are asked alike."""
+    return type_ if type_ == "exist" else kind
 
 
 def answer_is_right(text: str, truth: str, question: str = "") -> bool:

@@ -109,7 +109,10 @@ class Selected:
     def read(cls, folder: Path) -> Selected:
         """Read the kept and the dropped rows; their texts are not kept in memory."""
         kept = read_records(folder, Example)
-        chosen = {e.id: tuple(e.extra.get(name) for name in ("style", "index", "seed", "checkpoint")) for e in kept}
+        names = ("style", "index", "seed", "checkpoint")
+        chosen = {
+            e.id: tuple(map(e.extra.get, names)) for e in kept if "of" not in e.extra
+        }  # a second row has the first's
         lines = read_lines(folder / "dropped.jsonl")
         return cls(chosen, {d["id"]: (d["reason"], d.get("detail") or "") for d in lines})
 

@@ -13,7 +13,7 @@ from sicog.storage import read_json
 
 NEXT = "next"
 OTHERS = ("base", "control")
-ITEM_FILES = {"questions": "answers.jsonl", "captions": "captions.jsonl"}
+ITEM_FILES = {"questions": "answers.jsonl", "chains": "chains.jsonl", "captions": "captions.jsonl"}
 HEADLINES = ("question accuracy", "caption F1")  # the measures that the verdict names
 Item = dict[str, Any]
 
@@ -37,6 +37,7 @@ class Measure:
     key: str  # the item's value
     counts: Callable[[Item], bool] = lambda item: True
     part: bool = False  # of the items that the line above it measures as a whole
+    optional: bool = False  # left out where an evaluation has not measured it
 
 
 def read_all(folders: Mapping[str, Path]) -> list[Evaluation]:
@@ -53,7 +54,7 @@ def _read(name: str, folder: Path) -> Evaluation:
     for kind in kinds:
         path = folder / ITEM_FILES[kind]
         items[kind] = {str(item.get("id", "")): item for item in read_lines(path)}
-        keys = {key for measure in _MEASURES[kind] for key in (measure.key, "held_out")}
+        keys = {key for measure in _MEASURES[kind] if not measure.optional for key in (measure.key, "held_out")}
         if broken := next((i for i, item in items[kind].items() if not i or not keys <= item.keys()), None):
             raise ValueError(f"evaluations.{name}: {path}: item {broken!r} lacks one of {', '.join(sorted(keys))}")
     return Evaluation(name, metrics, items)
@@ -73,10 +74,12 @@ _MEASURES: Mapping[str, tuple[Measure, ...]] = {
         Measure("seen combinations", "questions", ("questions", "seen"), "right", _seen, part=True),
         Measure("held-out combinations", "questions", ("questions", "held_out"), "right", _held_out, part=True),
     ),
+    "chains": (Measure("accuracy by chains", "chains", ("chains", "accuracy"), "right"),),
     "captions": (
         Measure("caption precision", "captions", ("captions", "precision"), "precision"),
         Measure("caption recall", "captions", ("captions", "recall"), "recall"),
         Measure("caption F1", "captions", ("captions", "f1"), "f1"),
+        Measure("F1 of things with places", "captions", ("captions", "placed_f1"), "placed_f1", optional=True),
         Measure("seen combinations", "captions", ("captions", "seen", "f1"), "f1", _seen, part=True),
         Measure("held-out combinations", "captions", ("captions", "held_out", "f1"), "f1", _held_out, part=True),
     ),
@@ -88,9 +91,13 @@ def measures(evaluations: list[Evaluation]) -> list[Measure]:
     found: list[Measure] = []
     for kind in ITEM_FILES:
         if all(kind in e.items for e in evaluations):
-            head, *tail = _MEASURES[kind]
+            head, *tail = (m for m in _MEASURES[kind] if not m.optional or all(_has(e, m) for e in evaluations))
             found += [head, *(_by_type(t) for t in _types(evaluations) if kind == "questions"), *tail]
     return found
+
+
+def _has(evaluation: Evaluation, measure: Measure) -> bool:
+    return all(measure.key in item for item in evaluation.items[measure.kind].values())
 
 
 def _types(evaluations: list[Evaluation]) -> list[str]:

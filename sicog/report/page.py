@@ -20,7 +20,7 @@ from sicog.report.safe import script_json
 WEB = Path(__file__).parent / "web"
 # One script, in this order: each file uses those before it.
 _SCRIPTS = ("dom", "slices", "words", "data", "filters", "row", "list", "browse", "threshold", "times", "page")
-_HEADS = {"questions": "Questions", "captions": "Captions"}
+_HEADS = {"questions": "Questions", "chains": "Questions, by chains of thought", "captions": "Captions"}
 _VALUES = {"score": "score", "vote": "vote"}
 
 

@@ -167,10 +167,13 @@ def _sampling(step: Step, rows: int, shapes: Shapes) -> Cost | None:
 
     size = None if config.task == "text" else image_size(assume.image)
     prompt = work_of(model, size, assume.prompt_tokens, slicing=config.slicing, supervised=0)
-    n = sum(style.n for style in config.wanted_styles)
+    n = config.candidates_per_query
     answer = min(assume.answer_tokens, config.max_new_tokens)
     tokens = rows * n * answer
-    prefill = rows * len(config.wanted_styles) * sum(forward_flops(model, prompt).values())
+    prompts = len(config.wanted_styles)
+    if config.closer:
+        prompts += config.closer.columns * config.closer.rows * len(config.closer.styles)
+    prefill = rows * prompts * sum(forward_flops(model, prompt).values())
     weights = parameters(model)
     cache = _cache_bytes(model) * config.batch_size * (prompt.positions + answer)
     bytes_moved = tokens / config.batch_size * (2 * weights["language_model"] + cache)

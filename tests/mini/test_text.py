@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +11,16 @@ from hypothesis import strategies as st
 from sicog.chains import COD, COT, parse
 from sicog.mini.questions import QUESTION_TYPES, BalancedDraw, all_questions, question_text
 from sicog.mini.reasoning import cot_bodies, cot_text
-from sicog.mini.scene import HELD_OUT, LABELLED, UNLABELLED, Scene, Thing, draw_scene
-from sicog.mini.text import brief_caption, cod_bodies, cod_caption, detailed_description, empty_corners
-from sicog.mini.truth import answer_is_right, caption_scores, caption_things
+from sicog.mini.scene import COLUMNS, HELD_OUT, LABELLED, ROWS, UNLABELLED, Scene, Thing, draw_scene
+from sicog.mini.text import NUMBERS, brief_caption, cod_bodies, cod_caption, detailed_description
+from sicog.mini.truth import (
+    answer_is_right,
+    caption_places,
+    caption_scores,
+    caption_things,
+    placed_f1,
+    places_right,
+)
 
 SCENES = [draw_scene(5, "text", i, UNLABELLED) for i in range(800)]
 seeds = st.tuples(st.integers(0, 2**40), st.integers(0, 10_000))
@@ -39,8 +45,9 @@ TWO = scene_of(("large", "red", "circle", 0, 0), ("small", "blue", "star", 2, 1)
 @given(seeds)
 def test_captions_state_exactly_the_scene(seed):
     scene = draw_scene(seed[0], "h", seed[1], UNLABELLED)
-    for text in (brief_caption(scene), detailed_description(scene), cod_caption(scene)):
+    for text in (detailed_description(scene), cod_caption(scene)):
         assert caption_scores(text, scene) == (1.0, 1.0, 1.0)
+        assert places_right(text, scene) == [True] * len(scene.things)
     assert parse(COD, cod_caption(scene)) == cod_bodies(scene)
     assert cod_bodies(scene)[-1] == detailed_description(scene)
 
@@ -60,12 +67,26 @@ def test_relations_and_attributes_in_the_chain_are_true():
 
 
 def test_text_of_a_scene_by_hand():
-    assert cod_bodies(TWO)[1] == "The red circle is large. The blue star is small."
-    assert cod_bodies(TWO)[3] == (
-        "The background is beige. The top right, bottom left and bottom right corners are empty."
+    assert cod_bodies(TWO) == (
+        "The image shows two things: a red circle and a blue star.",
+        "The red circle is large. The blue star is small.",
+        "The red circle is left of the blue star.",
+        "The background is beige.",
+        "The image shows a large red circle at the top left and a small blue star at the middle right on a beige "
+        "background.",
     )
-    assert empty_corners(TWO) == ["top right", "bottom left", "bottom right"]
-    assert "a large red circle at the top left and a small blue star at the right" in detailed_description(TWO)
+
+
+def test_a_brief_caption_names_one_or_two_things_and_no_size():
+    three = scene_of(("small", "red", "star", 0, 0), ("large", "blue", "cross", 1, 1), ("small", "red", "cross", 2, 2))
+    assert brief_caption(three) == "There is a red star and a blue cross."
+    assert brief_caption(three, placed=True) == (
+        "There is a red star at the top left and a blue cross at the middle center."
+    )
+    for scene in SCENES[:100]:
+        things = re.findall(r"an? (\w+) (\w+) at the (\w+ \w+)", brief_caption(scene, placed=True))
+        true = {(t.colour, t.shape, scene.region(t)) for t in scene.things}
+        assert set(things) <= true and len(things) == min(2, len(true))
 
 
 def test_things_alike_are_told_apart_by_size_or_place():
@@ -90,25 +111,57 @@ def the(scene, words):
     return only
 
 
+def third(scene, thing):
+    """(row, column), each 0, 1 or 2."""
+    x, y = thing.centre
+    return int(3 * y / scene.height), int(3 * x / scene.width)
+
+
+def region(scene, thing):
+    row, column = third(scene, thing)
+    return f"{['top', 'middle', 'bottom'][row]} {['left', 'center', 'right'][column]}"
+
+
+def side(scene, thing):
+    """Of the thing's box, in shares of the image's side."""
+    return (thing.box[2] - thing.box[0]) / (scene.width * scene.height) ** 0.5
+
+
+def first_by(value, *names):
+    """The name with the lower value; a tie would have no answer."""
+    values = [value(name) for name in names]
+    assert values[0] != values[1], names
+    return names[values[0] > values[1]]
+
+
 READINGS = (
-    (r"How many (.+) are (?:there|in the image)\?", lambda s, a: str(len(fits(s, a)))),
-    (r"Is there an? (.+?)(?: in the image)?\?", lambda s, a: bool(fits(s, a))),
-    (r"What (?:color is|is the color of) the (.+)\?", lambda s, a: the(s, a).colour),
-    (r"What (?:shape is|is the shape of) the (.+)\?", lambda s, a: the(s, a).shape),
-    (r"What (?:size is|is the size of) the (.+)\?", lambda s, a: the(s, a).size),
-    (r"Is the (.+) to the left of the (.+)\?", lambda s, a, b: the(s, a).centre[0] < the(s, b).centre[0]),
-    (r"Is the (.+) to the right of the (.+)\?", lambda s, a, b: the(s, a).centre[0] > the(s, b).centre[0]),
-    (r"Is the (.+) above the (.+)\?", lambda s, a, b: the(s, a).centre[1] < the(s, b).centre[1]),
-    (r"Is the (.+) on the left side of the image\?", lambda s, a: the(s, a).centre[0] < s.width / 3),
-    (r"Is the (.+) on the right side of the image\?", lambda s, a: the(s, a).centre[0] > s.width * 2 / 3),
-    (r"Is the (.+) at the top of the image\?", lambda s, a: the(s, a).centre[1] < s.height / 3),
-    (r"Are there more (.+) than (.+)\?", lambda s, a, b: len(fits(s, a)) > len(fits(s, b))),
+    (r"How many (.+) are there\?", lambda s, a: str(len(fits(s, a)))),
+    (r"Is there an? (.+)\?", lambda s, a: bool(fits(s, a))),
+    (r"What color is the (.+)\?", lambda s, a: the(s, a).colour),
+    (r"What shape is the (.+)\?", lambda s, a: the(s, a).shape),
+    (r"What size is the (.+)\?", lambda s, a: the(s, a).size),
+    (r"Where is the (.+)\?", lambda s, a: region(s, the(s, a))),
+    (r"In which column is the (.+)\?", lambda s, a: region(s, the(s, a)).split()[1]),
+    (r"In which row is the (.+)\?", lambda s, a: region(s, the(s, a)).split()[0]),
     (
-        r"Is the (.+) larger than the (.+)\?",
-        lambda s, a, b: the(s, a).box[2] - the(s, a).box[0] > 1.3 * (the(s, b).box[2] - the(s, b).box[0]),
+        r"Which is further left, the (.+) or the (.+)\?",
+        lambda s, a, b: first_by(lambda n: third(s, the(s, n))[1], a, b),
     ),
-    (r"Are the (.+) and the (.+) the same color\?", lambda s, a, b: the(s, a).colour == the(s, b).colour),
-    (r"Are the (.+) and the (.+) the same shape\?", lambda s, a, b: the(s, a).shape == the(s, b).shape),
+    (
+        r"Which is further right, the (.+) or the (.+)\?",
+        lambda s, a, b: first_by(lambda n: -third(s, the(s, n))[1], a, b),
+    ),
+    (r"Which is higher, the (.+) or the (.+)\?", lambda s, a, b: first_by(lambda n: third(s, the(s, n))[0], a, b)),
+    (r"Which is lower, the (.+) or the (.+)\?", lambda s, a, b: first_by(lambda n: -third(s, the(s, n))[0], a, b)),
+    (
+        r"Which is larger, the (.+) or the (.+)\?",
+        lambda s, a, b: first_by(lambda n: -round(side(s, the(s, n)), 1), a, b),
+    ),
+    (
+        r"Which is smaller, the (.+) or the (.+)\?",
+        lambda s, a, b: first_by(lambda n: round(side(s, the(s, n)), 1), a, b),
+    ),
+    (r"Which are there more of, (.+) or (.+)\?", lambda s, a, b: first_by(lambda n: -len(fits(s, n)), a, b)),
 )
 
 
@@ -128,8 +181,7 @@ def test_every_answer_is_right(seed):
         questions = all_questions(scene, type_, name_held_out=True)
         assert questions
         for q in questions:
-            for key in ("k1", "k2", "k3"):
-                assert answer_is_right(q.answer, read_answer(scene, question_text(q, key)))
+            assert answer_is_right(q.answer, read_answer(scene, question_text(q)))
 
 
 def asked(rules, name_held_out, n):
@@ -143,15 +195,15 @@ def asked(rules, name_held_out, n):
 def test_answers_are_balanced():
     drawn = [q for _, q in asked(UNLABELLED, True, 1500)]
     answers = Counter((q.type, q.answer) for q in drawn)
-    for type_ in ("exist", "relation", "compare"):
-        assert abs(answers[type_, "yes"] - answers[type_, "no"]) <= 2
-    forms = Counter((q.type, q.kind, q.answer) for q in drawn)
-    for type_, kind in {(t, k) for t, k, _ in forms if t in ("relation", "compare")}:
-        yes, no = forms[type_, kind, "yes"], forms[type_, kind, "no"]
-        assert abs(yes - no) <= 0.12 * (yes + no), (type_, kind, yes, no)
-    for kind in ("color", "shape", "size"):
-        counts = [n for (t, k, _), n in forms.items() if (t, k) == ("attribute", kind)]
-        assert max(counts) <= 1.3 * min(counts), (kind, counts)
+    assert abs(answers["exist", "yes"] - answers["exist", "no"]) <= 2
+    forms = Counter((q.type, q.kind, q.choice or q.answer) for q in drawn)
+    for type_, kind in {(t, k) for t, k, choice in forms if choice == "first"}:
+        first, second = forms[type_, kind, "first"], forms[type_, kind, "second"]
+        assert abs(first - second) <= 0.05 * (first + second), (type_, kind, first, second)
+    for type_, kinds in (("attribute", ("color", "shape", "size", "place")), ("relation", ("column", "row"))):
+        for kind in kinds:
+            counts = [n for (t, k, _), n in forms.items() if (t, k) == (type_, kind)]
+            assert max(counts) <= 1.3 * min(counts), (kind, counts)
     counts = {a: n / 1500 for (t, a), n in answers.items() if t == "count"}
     assert set(counts) == {"zero", "one", "two", "three", "four"}
     assert max(counts.values()) < 0.3 and min(counts.values()) > 0.07
@@ -159,7 +211,7 @@ def test_answers_are_balanced():
 
 def test_labelled_questions_never_name_a_held_out_pair():
     for _, q in asked(LABELLED, False, 300):
-        text = question_text(q, "key")
+        text = question_text(q)
         assert not any(re.search(rf"\b{colour} {shape}", text) for colour, shape in HELD_OUT), text
     assert any(q.asks_of_held_out for _, q in asked(UNLABELLED, True, 100))
 
@@ -167,59 +219,54 @@ def test_labelled_questions_never_name_a_held_out_pair():
 # --- chains of thought ----------------------------------------------------------------------------------------------
 
 
-def infer(question, seen):
-    """The answer from the second step's words alone."""
-    if question.type == "count":
-        return str(0 if seen.startswith("There is no") else len(re.findall(r"at the", seen)))
-    if question.type == "exist":
-        _, colour, shape = question.args[0].split()
-        return "yes" if re.search(rf"\b{colour} {shape}\b", seen) and "no " not in seen else "no"
-    if question.type == "attribute":
-        size, colour, shape = re.search(r"is the (\w+) (\w+) (\w+) at", seen).groups()
-        return {"color": colour, "shape": shape, "size": size}[question.kind]
-    regions = re.findall(r"is at the ([a-z ]+?)\.", seen)
-    if question.kind == "side":
-        side = {"on the left side": "left", "on the right side": "right", "at the top": "top"}[question.args[1]]
-        return "yes" if side in regions[0].split() else "no"
-    if question.type == "relation":
-        column, row = {"left": 0, "right": 2}, {"top": 0, "bottom": 2}
-        cells = [
-            (
-                next((column[w] for w in r.split() if w in column), 1),
-                next((row[w] for w in r.split() if w in row), 1),
-            )
-            for r in regions
-        ]
-        (ax, ay), (bx, by) = cells
-        return "yes" if {"left": ax < bx, "right": ax > bx, "above": ay < by}[question.kind] else "no"
-    if question.kind == "more":
-        first, second = (s for s in re.split(r"(?<=\.) ", seen))
-        numbers = [0 if s.startswith("There is no") else s.count(" at the ") for s in (first, second)]
-        return "yes" if numbers[0] > numbers[1] else "no"
-    x, y = re.findall(r" is (?:an? )?(\w+)\.", seen)
-    return "yes" if ((x, y) == ("large", "small") if question.kind == "larger" else x == y) else "no"
+def rebuilt(seen):
+    """A scene made of the second step's words alone."""
+    stated = re.findall(r"an? (\w+) (\w+) (\w+) at the (\w+) (\w+)", seen)
+    return scene_of(*((size, *kind, COLUMNS.index(column), ROWS.index(row)) for size, *kind, row, column in stated))
 
 
 def test_the_answer_follows_from_what_is_seen():
     drawn = list(asked(UNLABELLED, True, 400))
-    assert {q.kind for _, q in drawn} >= {"side", "more", "larger", "same color", "same shape", "swapped", "near"}
+    kinds = {"column", "left", "right", "above", "below", "more", "larger", "smaller", "near", "absent", "place"}
+    assert {q.kind for _, q in drawn} >= kinds
     for scene, q in drawn:
-        _, seen, reason, answer = cot_bodies(scene, q, "key")
+        _, seen, reason, answer = cot_bodies(scene, q)
         assert answer == q.answer and reason.endswith(f"so the answer is {q.answer}.")
-        assert answer_is_right(infer(q, seen), q.answer), (q, seen)
+        assert caption_scores(seen, scene) == (1, 1, 1) and all(places_right(seen, scene))
+        assert answer_is_right(read_answer(rebuilt(seen), question_text(q)), q.answer), (q, seen)
 
 
-def test_what_the_chain_of_thought_sees_is_in_the_scene():
-    for scene, q in asked(UNLABELLED, True, 150):
-        _, seen, _, _ = cot_bodies(scene, q, "key")
-        regions = re.findall(r"at the ((?:top |bottom )?(?:left|right)|top|bottom|center)\b", seen)
-        assert set(regions) <= {scene.region(t) for t in scene.things}
-        assert regions or seen.startswith("There is no")
+LOWEST = {"left": COLUMNS, "right": COLUMNS[::-1], "above": ROWS, "below": ROWS[::-1], "more": NUMBERS[::-1]}
+LOWEST |= {"larger": ("large", "small"), "smaller": ("small", "large")}
+
+
+def test_every_verdict_of_the_third_step_is_true_where_it_stands():
+    found = Counter()
+    for scene, q in asked(UNLABELLED, True, 300):
+        _, _, reason, answer = cot_bodies(scene, q)
+        if q.type in ("count", "exist"):
+            number, asked_for = 0, set(" ".join(q.args).replace("crosses", "cross").split())
+            for part in reason.removeprefix("Look: ").partition(", so the answer")[0].split("; "):
+                words, verdict = part.split(": ")
+                fits = bool({*words.split(), *(f"{w}s" for w in words.split())} & asked_for)
+                if q.type == "exist":
+                    fits = words in q.args[0]
+                    assert verdict == ("yes" if fits else "no"), (q, reason)
+                else:
+                    number += fits or q.kind == "all"
+                    counted = NUMBERS[number] if q.kind == "all" else f"{'yes' if fits else 'no'}, {NUMBERS[number]}"
+                    assert verdict == counted, (q, reason)
+                found[q.type] += 1
+        for x, y, verdict in re.findall(r": (\w+) or (\w+)\? (\w+)", reason):
+            assert verdict == min(x, y, key=LOWEST[q.kind].index), (q, reason)
+            assert answer == q.args[verdict == y], (q, reason)
+            found[q.kind] += 1
+    assert all(found[kind] > 20 for kind in ("count", "exist", *LOWEST)), found
 
 
 def test_chains_of_thought_parse_back():
     for scene, q in asked(LABELLED, False, 100):
-        assert parse(COT, cot_text(scene, q, "key")) == cot_bodies(scene, q, "key")
+        assert parse(COT, cot_text(scene, q)) == cot_bodies(scene, q)
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------------
@@ -229,18 +276,15 @@ def test_words_are_few_and_texts_short():
     vocabulary, lengths = set(), {}
     draw = BalancedDraw(name_held_out=True)
     for scene in SCENES:
-        texts = {"brief": brief_caption(scene), "dd": detailed_description(scene), "cod": cod_caption(scene)}
+        texts = {"brief": brief_caption(scene, placed=True), "dd": detailed_description(scene)}
+        texts["cod"] = cod_caption(scene)
         q = draw.draw(scene, QUESTION_TYPES[len(vocabulary) % 5])
-        texts |= {"q": question_text(q, scene.id), "cot": cot_text(scene, q, scene.id)}
+        texts |= {"q": question_text(q), "cot": cot_text(scene, q)}
         for kind, text in texts.items():
             vocabulary |= set(re.findall(r"[a-z]+", text.lower()))
             lengths.setdefault(kind, []).append(len(text.split()))
     assert len(vocabulary) < 250
-    assert np.mean(lengths["cod"]) < 130 and np.mean(lengths["cot"]) < 75 and max(lengths["dd"]) <= 45
-
-
-def test_wording_varies():
-    assert len({brief_caption(SimpleNamespace(id=f"x-{i}", things=TWO.things)) for i in range(20)}) == 3
+    assert np.mean(lengths["cod"]) < 130 and np.mean(lengths["cot"]) < 80 and max(lengths["dd"]) <= 45
 
 
 # --- what a model wrote ---------------------------------------------------------------------------------------------
@@ -252,6 +296,18 @@ def test_caption_things_reads_only_the_last_step():
     assert caption_things(chain[: chain.index("Step 5")]) == []
     assert caption_things("A large red circle, a large red circle and a Small Blue Star.") == caption_things(chain)
     assert caption_things("red circle, large") == []
+
+
+def test_places_are_read_with_the_things_that_they_are_stated_for():
+    text = "A Large Red Circle at the Top Left, a small blue star at the top center and a small red star."
+    assert caption_places(text) == {("large", "red", "circle"): "top left", ("small", "blue", "star"): "top center"}
+    assert places_right(text, TWO) == [True, False]  # of the two that are there; the star stands elsewhere
+    assert places_right("a large red circle", TWO) == [False]  # named without its place
+    assert placed_f1(text, TWO) == pytest.approx(2 / 5) and placed_f1("", TWO) == 0
+    assert placed_f1(detailed_description(TWO), TWO) == 1
+    chain = cod_caption(TWO)
+    assert places_right(chain, TWO) == [True, True]
+    assert places_right(chain[: chain.index("Step 5")], TWO) == []
 
 
 @pytest.mark.parametrize(

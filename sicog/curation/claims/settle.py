@@ -1,0 +1,241 @@
+"""Write one text of a row's claims (`sicog settle`): ScoredSet with claims -> Example, and pairs under `pairs/`.
+
+`prune` takes the best candidate and leaves out what too few others state; `merge` writes what enough candidates state
+as one text. What was decided from is in `extra`: the claims of the text with their supports.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from sicog.chains import ChainError
+from sicog.config import Config
+from sicog.curation.claims.readers import Grammar, load_grammar, pruned
+from sicog.curation.claims.run import MINI_GRAMMAR
+from sicog.curation.self_consistency import DECIMALS
+from sicog.curation.words import folded
+from sicog.pipeline import UNREADABLE, FolderSource, Outcome, run_stage
+from sicog.records import Claim, Dropped, Example, PreferencePair, ScoredCandidate, ScoredSet, Turn
+from sicog.tasks import TASKS
+
+STEP = "settle"
+PAIRS = "pairs"
+Least = float | dict[str, float]
+
+
+class SettleConfig(Config):
+    """Config of `sicog settle`.
+
+    how: `prune` keeps the best candidate without its unsupported claims, `merge` writes all supported claims as one.
+    grammar: whose texts these are, `module:NAME`; null for any text, whose claims are its sentences.
+    support: a claim is kept when it is at least so strong; one number, or one a kind (kinds that are not named: 0). The
+        strength of a claim is its support, the share of the other candidates that state it; where windows were shown
+        (`closer` of sampling), it is support + closer_weight x seen. quantile: instead, of each kind the claims up to
+        this quantile of the strengths found in `input` go, so that rare kinds keep their share.
+    min_candidates: rows with fewer candidates that could be compared are dropped. min_claims: so are rows of which
+        fewer claims are left. agreement: so are rows whose kept claims have a lower mean support.
+    style: of a merged text; null for the first of its task that is no chain.
+    """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
+    input: Path
+    out_dir: Path
+    how: Literal["prune", "merge"] = "merge"
+    grammar: str | None = MINI_GRAMMAR
+    support: Least | None = None
+    quantile: float | None = Field(default=None, ge=0, lt=1)
+    closer_weight: float = Field(default=0.5, ge=0)
+    min_candidates: int = Field(default=3, ge=2)
+    min_claims: int = Field(default=1, ge=1)
+    agreement: float = Field(default=0.0, ge=0, le=1)
+    style: str | None = None
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+    block_size: int = Field(default=256, ge=1)
+    rows_per_shard: int = Field(default=8192, ge=1)
+    workers: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _one_rule_for_claims(self) -> SettleConfig:
+        if (self.support is None) == (self.quantile is None):
+            raise ValueError("give either support or quantile")
+        least = self.support.values() if isinstance(self.support, dict) else [self.support or 0.0]
+        if any(not 0 <= value <= 1 + self.closer_weight for value in least):
+            raise ValueError(f"support is a strength, between 0 and {1 + self.closer_weight:g}")
+        if self.grammar is not None:
+            load_grammar(self.grammar)
+        return self
+
+
+def settle(config: SettleConfig) -> Path:
+    """Write the dataset `out_dir` of `Example`; returns it."""
+    source = FolderSource(config.input, ScoredSet, step=STEP)
+    least = (
+        config.support
+        if config.quantile is None
+        else quantiles(source.read(0, len(source)), config.quantile, config.closer_weight)
+    )
+    assert least is not None
+    return run_stage(
+        step=STEP,
+        out_dir=config.out_dir,
+        source=source,
+        process=SettleRows(config, least),
+        config=config,
+        inputs={"claims": config.input},
+        outputs={PreferencePair: PAIRS},
+        block_size=config.block_size,
+        rows_per_shard=config.rows_per_shard,
+        workers=config.workers,
+        max_dropped_share=config.max_dropped_share,
+        limited_reasons=frozenset({UNREADABLE}),  # other drops are what supports are for
+    )
+
+
+def strength(claim: Claim, closer_weight: float) -> float:
+    """support + closer_weight x seen; what is not known counts 0. Rounded to 1e-6."""
+    return round((claim.support or 0.0) + closer_weight * (claim.seen or 0.0), DECIMALS)
+
+
+def quantiles(rows: Any, share: float, closer_weight: float = 0.0) -> dict[str, float]:
+    """By kind the lowest strength above which at most 1 - share of the claims lie; strengths take few values."""
+    counts: dict[str, Counter[float]] = defaultdict(Counter)
+    for row in rows:
+        if isinstance(row, ScoredSet):
+            for claim in _all_claims(row):
+                if claim.support is not None:
+                    counts[claim.kind][strength(claim, closer_weight)] += 1
+    found = {}
+    for kind, values in counts.items():
+        below, total = 0, values.total()
+        for value in sorted(values):
+            below += values[value]
+            if below > share * total:
+                found[kind] = value
+                break
+    return found
+
+
+def _all_claims(row: ScoredSet) -> list[Claim]:
+    return [claim for candidate in row.candidates for claim in candidate.claims]
+
+
+@dataclass(frozen=True)
+class SettleRows:
+    """The process of the stage; least: the support from which a claim is kept."""
+
+    config: SettleConfig
+    least: Least
+
+    def __call__(self, block: Sequence[ScoredSet]) -> list[Outcome]:
+        grammar = load_grammar(self.config.grammar) if self.config.grammar else None
+        return [self._one(row, grammar) for row in block]
+
+    def _one(self, row: ScoredSet, grammar: Grammar | None) -> Outcome:
+        spoken = [(place, c) for place, c in enumerate(row.candidates) if c.claims]
+        usable = [(place, c) for place, c in spoken if c.excluded is None]
+        if len(usable) < self.config.min_candidates:
+            reasons = Counter(c.excluded or "compared" for c in row.candidates)
+            detail = f"{len(usable)} of {len(row.candidates)} state anything ({_counted(reasons)})"
+            return self._dropped(row, "no_claims" if not usable else "too_few_candidates", detail)
+        place, best = max(usable, key=lambda one: (one[1].agreement or 0.0, -one[0]))
+        if self.config.how == "prune":
+            kept = [c for c in best.claims if self._keeps(c)]
+            text = self._pruned(best, kept, grammar)
+            style = best.candidate.style
+        else:
+            kept = self._merged(spoken, place)
+            text = self._written(kept, grammar) if grammar else " ".join(c.key for c in kept)
+            style = self.config.style or TASKS[row.query.task].plain_style
+        if len(kept) < self.config.min_claims or not text:
+            return self._dropped(row, "too_few_claims", f"{len(kept)} claims have the support that is asked for")
+        mean = sum(self._strength(c) for c in kept) / len(kept)
+        if mean < self.config.agreement:
+            return self._dropped(row, "low_support", f"mean support {mean:.6g} < {self.config.agreement:g}")
+        try:
+            TASKS[row.query.task].compared(text, style)
+        except ChainError as error:
+            return self._dropped(row, "no_chain_left", f"without its unsupported claims the chain is broken: {error}")
+        return self._kept(row, style, text, kept, usable, mean)
+
+    def _kept(
+        self,
+        row: ScoredSet,
+        style: str,
+        text: str,
+        kept: Sequence[Claim],
+        usable: Sequence[tuple[int, ScoredCandidate]],
+        mean: float,
+    ) -> Outcome:
+        prompt = TASKS[row.query.task].prompt(row.query, style)
+        user = Turn(role="user", text=prompt, images_at=(0,) * len(row.query.images))
+        marks = {
+            "style": style,
+            "agreement": round(mean, 6),
+            "k": len(usable),
+            "checkpoint": ",".join(sorted({c.candidate.checkpoint for _, c in usable})),
+            "claims": [
+                c.model_dump(mode="json", include={"kind", "key", "support", "seen", "stated_by"}) for c in kept
+            ],
+        }
+        example = Example(
+            id=row.id,
+            images=row.query.images,
+            turns=(user, Turn(role="assistant", text=text)),
+            source=row.query.task,
+            extra={**{f"query.{k}" if k in marks else k: v for k, v in row.query.extra.items()}, **marks},
+        )
+        rejected = self._rejected(usable, style, text)
+        if rejected is None:
+            return (example,)
+        pair = PreferencePair(
+            id=row.id, images=row.query.images, prompt=(user,), chosen=text, rejected=rejected.candidate.text
+        )
+        return (example, pair)
+
+    def _rejected(self, usable: Sequence[tuple[int, ScoredCandidate]], style: str, text: str) -> ScoredCandidate | None:
+        """The candidate of that style with the most claims that too few others state; None where none has any."""
+        wrong = [
+            (sum(not self._keeps(claim) for claim in c.claims), -place, c)
+            for place, c in usable
+            if c.candidate.style == style and folded(c.candidate.text) != folded(text)
+        ]
+        most = max(wrong, key=lambda one: one[:2], default=None)
+        return most[2] if most and most[0] else None
+
+    def _keeps(self, claim: Claim) -> bool:
+        least = self.least.get(claim.kind, 0.0) if isinstance(self.least, Mapping) else self.least
+        return claim.support is not None and self._strength(claim) >= least
+
+    def _strength(self, claim: Claim) -> float:
+        return strength(claim, self.config.closer_weight)
+
+    def _written(self, kept: Sequence[Claim], grammar: Grammar) -> str | None:
+        return grammar.write([(claim, self._strength(claim)) for claim in kept])
+
+    def _pruned(self, best: ScoredCandidate, kept: Sequence[Claim], grammar: Grammar | None) -> str | None:
+        if grammar:
+            return self._written(kept, grammar)
+        return pruned(best.candidate.text, best.claims, [c in kept for c in best.claims])
+
+    def _merged(self, spoken: Sequence[tuple[int, ScoredCandidate]], best: int) -> list[Claim]:
+        """Supported claims from the best candidate on; of others only what none of those before states."""
+        order = sorted(spoken, key=lambda one: (one[0] != best, -(one[1].agreement or 0.0), one[0]))
+        kept: list[Claim] = []
+        seen: set[int] = set()
+        for place, candidate in order:
+            kept += [c for c in candidate.claims if self._keeps(c) and not seen & set(c.stated_by)]
+            seen.add(place)
+        return kept
+
+    def _dropped(self, row: ScoredSet, reason: str, detail: str) -> Dropped:
+        return Dropped(id=row.id, step=STEP, reason=reason, detail=detail)
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))

@@ -1,0 +1,227 @@
+"""`gap`: what there is to learn from the kept rows, looked for before a model is trained on them.
+
+A student learns nothing from labels that it would have written itself. The gap of a row is the quality of its label
+less the quality of the student's own greedy text on the same row. With a truth (`mini-gap`) both are measured. Without
+one the gap is guessed by a proxy: how far the labels made of two independent halves of the candidates agree with each
+other, less how far the label agrees with the greedy text. Labels that are right agree whoever makes them; where the
+greedy text departs from them, there is something to learn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+from rich.console import Console
+
+from sicog.answers import final_answer
+from sicog.chains import ChainError
+from sicog.config import Config
+from sicog.curation.claims.readers import GrammarReader, Reader, SentenceReader, Texts, load_grammar
+from sicog.curation.claims.support import agreements
+from sicog.curation.encoders import EncoderConfig
+from sicog.mini.intervals import Interval, mean_interval
+from sicog.provenance import digest_file, write_run_json
+from sicog.records import CandidateSet, Example, Query
+from sicog.storage import MANIFEST, read_records, write_json
+from sicog.tasks import TASKS
+
+GAP = "gap.json"
+Truth = Callable[[Query, str], float]  # how true a compared text is, in [0, 1]
+Kind = Callable[[Query], str]
+
+
+class GapConfig(Config):
+    """Config of `sicog gap`.
+
+    labels: kept rows, as `select` or `settle` wrote them. greedy: candidate sets of the student that is to be trained,
+        one greedy text a row, of the same input. halves: labels made in the same way of either half of the candidates
+        (`half` of `sicog claims`), for the proxy.
+    grammar, encoder, threshold: how captions are compared; without a grammar sentence by sentence, by the encoder.
+    require: the run stops unless the gap, or without a truth its proxy, is at least this and its interval above 0.
+    """
+
+    out_dir: Path
+    labels: Path
+    greedy: Path
+    halves: tuple[Path, ...] = Field(default=(), max_length=2)
+    grammar: str | None = None
+    encoder: EncoderConfig = EncoderConfig()
+    threshold: float = Field(default=0.65, gt=0, le=1)
+    require: float | None = Field(default=None, ge=-1, le=1)
+
+    @model_validator(mode="after")
+    def _halves_are_two(self) -> GapConfig:
+        if len(self.halves) == 1:
+            raise ValueError("halves are two folders, of labels made of either half of the candidates")
+        if self.grammar is not None:
+            load_grammar(self.grammar)
+        return self
+
+    def check(self) -> None:
+        """Raises `ValueError` when a gap is required and nothing could measure or guess it."""
+        if self.require is not None and not self.halves:
+            raise ValueError("require needs halves: without a truth the gap is guessed from them")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A label and the student's greedy text on the same row, both as they are compared; None for a broken chain."""
+
+    query: Query
+    kind: str
+    label: str
+    greedy: str | None
+
+
+def gap(config: GapConfig, truth: Truth | None = None, kind: Kind | None = None, **inputs: Path) -> Path:
+    """Write gap.json; returns the output folder. Raises `ValueError` when less than `require` is found.
+
+    truth, kind: of a world that knows them; inputs: the files that they rest on.
+    """
+    if truth is None:
+        config.check()
+    halves = {f"half-{n}": path for n, path in enumerate(config.halves)}
+    given = {"labels": config.labels, "greedy": config.greedy, **halves, **inputs}
+    write_run_json(config.out_dir, step="gap", config=config, inputs=given)
+    pairs = list(_pairs(config, kind))
+    if not pairs:
+        raise ValueError(f"no row of {config.labels} is in {config.greedy}: sample both from the same input")
+    groups = [pair.query.images[0] if pair.query.images else pair.query.id for pair in pairs]
+    found: dict[str, Any] = {"rows": len(pairs)}
+    if truth is not None:
+        label = [truth(p.query, p.label) for p in pairs]
+        greedy = [0.0 if p.greedy is None else truth(p.query, p.greedy) for p in pairs]
+        found |= {"label": _json(mean_interval(label, groups)), "greedy": _json(mean_interval(greedy, groups))}
+        values = [a - b for a, b in zip(label, greedy, strict=True)]
+        found["gap"] = _json(mean_interval(values, groups))
+        found["by_kind"] = _by_kind(pairs, values, groups)
+    if config.halves:
+        found["proxy"] = _proxy(config, pairs)
+    write_json(config.out_dir / GAP, found)
+    _say(config, found)
+    files = {GAP: digest_file(config.out_dir / GAP)}
+    _gate(config, found["gap"] if truth is not None else found.get("proxy"))
+    write_json(config.out_dir / MANIFEST, {"step": "gap", "rows_in": len(pairs), "files": files})
+    return config.out_dir
+
+
+def _pairs(config: GapConfig, kind: Kind | None) -> Iterator[Pair]:
+    sets = {row.id: row for row in read_records(config.greedy, CandidateSet)}
+    for example in read_records(config.labels, Example):
+        row = sets.get(example.id.partition("~")[0])
+        if row is None:
+            continue
+        label = _compared(row.query, example.turns[-1].text, str(example.extra.get("style", "")))
+        if label is None:
+            raise ValueError(f"row {example.id} of {config.labels} has no style, or its text is not of that style")
+        candidate = row.candidates[0]
+        style = str(example.extra["style"])
+        yield Pair(
+            row.query,
+            kind(row.query) if kind else style,
+            label,
+            _compared(row.query, candidate.text, candidate.style),
+        )
+
+
+def _compared(query: Query, text: str, style: str) -> str | None:
+    try:
+        return TASKS[query.task].compared(text, style)
+    except (ChainError, ValueError):
+        return None
+
+
+def _by_kind(pairs: Sequence[Pair], values: Sequence[float], groups: Sequence[str]) -> dict[str, Any]:
+    by: dict[str, list[int]] = defaultdict(list)
+    for number, pair in enumerate(pairs):
+        by[pair.kind].append(number)
+    return {
+        k: {**_json(mean_interval([values[i] for i in rows], [groups[i] for i in rows])), "rows": len(rows)}
+        for k, rows in sorted(by.items())
+    }
+
+
+def _proxy(config: GapConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Reliability (agreement of the halves' labels) less agreement of label and greedy text, over rows of all three."""
+    one, other = (dict(_texts(config, path)) for path in config.halves)
+    chosen = [p for p in pairs if p.query.id in one and p.query.id in other]
+    if not chosen:
+        raise ValueError(f"no row of {config.labels} is in both halves {config.halves[0]} and {config.halves[1]}")
+    agree = _agreement(config)
+    reliable = agree([(p.query, one[p.query.id], other[p.query.id]) for p in chosen])
+    greedy = agree([(p.query, p.label, p.greedy or "") for p in chosen])
+    groups = [p.query.images[0] if p.query.images else p.query.id for p in chosen]
+    return {
+        **_json(mean_interval([a - b for a, b in zip(reliable, greedy, strict=True)], groups)),
+        "reliability": sum(reliable) / len(chosen),
+        "agreement_with_greedy": sum(greedy) / len(chosen),
+        "rows": len(chosen),
+    }
+
+
+def _texts(config: GapConfig, folder: Path) -> Iterator[tuple[str, str]]:
+    for example in read_records(folder, Example):
+        query = Query(id=example.id, task=example.source, images=example.images)
+        text = _compared(query, example.turns[-1].text, str(example.extra.get("style", "")))
+        if text is not None:
+            yield example.id.partition("~")[0], text
+
+
+def _agreement(config: GapConfig) -> Callable[[Sequence[tuple[Query, str, str]]], list[float]]:
+    """How far two texts of a row agree, in [0, 1]: equal final answers where answers are short, else F1 of claims."""
+
+    def short(rows: Sequence[tuple[Query, str, str]]) -> list[float]:
+        return [float(final_answer(a, q.question) == final_answer(b, q.question)) for q, a, b in rows]
+
+    def long(rows: Sequence[tuple[Query, str, str]]) -> list[float]:
+        read = _reader(config).read([Texts(q, (a, b), (a, b), (None, None)) for q, a, b in rows])
+        found = [agreements(r.owner, r.stated, "f1")[0] for r in read]
+        return [0.0 if math.isnan(value) else float(value) for value in found]
+
+    return lambda rows: short(rows) if TASKS[rows[0][0].task].votes else long(rows)
+
+
+def _reader(config: GapConfig) -> Reader:
+    if config.grammar is not None:
+        return GrammarReader(config.grammar)
+    from sicog.curation.vectors import embedder_of
+
+    return SentenceReader(config.threshold, embedder=embedder_of(config.encoder))
+
+
+def _gate(config: GapConfig, found: Mapping[str, Any] | None) -> None:
+    if config.require is None:
+        return
+    assert found is not None
+    if not (found["value"] >= config.require and found["low"] > 0):
+        raise ValueError(
+            f"the round is stopped: the gap is {_shown(found)}, and at least {config.require:g} with an interval "
+            f"above 0 is required. The labels in {config.labels} are hardly better than what the student writes by "
+            f"itself; use more or other candidates (several checkpoints, a closer look), a higher support, or set "
+            f"require=null"
+        )
+
+
+def _say(config: GapConfig, found: Mapping[str, Any]) -> None:
+    parts = [
+        f"gap {_shown(found['gap'])}" if "gap" in found else "",
+        f"proxy {_shown(found['proxy'])}" if "proxy" in found else "",
+    ]
+    told = "; ".join(filter(None, parts)) or "nothing to measure it by: no truth, no halves"
+    Console(stderr=True).print(
+        f"  {config.out_dir.name}: {told} ({found['rows']} rows)", highlight=False, soft_wrap=True
+    )
+
+
+def _shown(value: Mapping[str, float]) -> str:
+    return f"{value['value']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
+
+
+def _json(interval: Interval) -> dict[str, float]:
+    return {k: round(v, 6) for k, v in interval._asdict().items()}
