@@ -294,7 +294,7 @@ def _row_hash(row_id: str, seed: int) -> int:
     return hashed(seed, "row", row_id)
 
 
-def _kept_rows(folder: Path) -> int:
+def kept_rows(folder: Path) -> int:
     """How many rows of its input a dataset keeps; `styles_kept: both` makes two examples of a row."""
     shards(folder)
     manifest = read_json(folder / MANIFEST)
@@ -305,7 +305,7 @@ def _last_hash(config: SelectConfig, columns: Path, rule: Rule, exclude: Reasons
     """The hash up to which the control keeps rows, so that it keeps as many as `keep_rows_of` holds."""
     if config.keep_rows_of is None:
         return None
-    wanted = _kept_rows(config.keep_rows_of)
+    wanted = kept_rows(config.keep_rows_of)
     hashes = (
         _row_hash(row_id, config.seed)
         for part in all_columns(columns)

@@ -9,14 +9,13 @@ from pathlib import Path
 from pydantic import Field
 
 from sicog.config import Config
-from sicog.curation.select import to_example
+from sicog.curation.select import kept_rows, to_example
 from sicog.curation.self_consistency import hashed
 from sicog.lab.rows import LabTask, read_rows
 from sicog.lab.score import remembered, scores_of
 from sicog.lab.scorers import SCORERS, load_scorer
 from sicog.pipeline import FolderSource, Outcome, run_stage
 from sicog.records import Dropped, Example, ScoredSet
-from sicog.storage import count_rows
 
 STEP = "lab-pick"
 
@@ -86,7 +85,7 @@ def picks(config: PickConfig) -> dict[str, Pick]:
     scorer = load_scorer(config.scorer) if config.scorer else SCORERS[name]
     embed = remembered(LabTask(name, config.input, looked_at, 0))
     scores = scores_of(name, scorer, looked_at, embed)
-    wanted = count_rows(config.keep_rows_of)
+    wanted = kept_rows(config.keep_rows_of)
     if wanted > len(rows):
         raise ValueError(f"{config.keep_rows_of} holds {wanted} rows, but {len(rows)} of {config.input} have a choice")
     found = {}
