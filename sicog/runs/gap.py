@@ -89,11 +89,11 @@ def gap(config: GapConfig, truth: Truth | None = None, kind: Kind | None = None,
     halves = {f"half-{n}": path for n, path in enumerate(config.halves)}
     given = {"labels": config.labels, "greedy": config.greedy, **halves, **inputs}
     write_run_json(config.out_dir, step="gap", config=config, inputs=given)
-    pairs = list(_pairs(config, kind))
+    pairs, missing = _pairs(config, kind)
     if not pairs:
         raise ValueError(f"no row of {config.labels} is in {config.greedy}: sample both from the same input")
     groups = [pair.query.images[0] if pair.query.images else pair.query.id for pair in pairs]
-    found: dict[str, Any] = {"rows": len(pairs)}
+    found: dict[str, Any] = {"rows": len(pairs), "labels_without_greedy_text": missing}
     if truth is not None:
         label = [truth(p.query, p.label) for p in pairs]
         greedy = [0.0 if p.greedy is None else truth(p.query, p.greedy) for p in pairs]
@@ -111,23 +111,24 @@ def gap(config: GapConfig, truth: Truth | None = None, kind: Kind | None = None,
     return config.out_dir
 
 
-def _pairs(config: GapConfig, kind: Kind | None) -> Iterator[Pair]:
+def _pairs(config: GapConfig, kind: Kind | None) -> tuple[list[Pair], int]:
+    """The rows of both, and how many labels have no greedy text."""
+    pairs: list[Pair] = []
+    missing = 0
     sets = {row.id: row for row in read_records(config.greedy, CandidateSet)}
     for example in read_records(config.labels, Example):
         row = sets.get(example.id.partition("~")[0])
         if row is None:
+            missing += 1
             continue
         label = _compared(row.query, example.turns[-1].text, str(example.extra.get("style", "")))
         if label is None:
             raise ValueError(f"row {example.id} of {config.labels} has no style, or its text is not of that style")
         candidate = row.candidates[0]
         style = str(example.extra["style"])
-        yield Pair(
-            row.query,
-            kind(row.query) if kind else style,
-            label,
-            _compared(row.query, candidate.text, candidate.style),
-        )
+        greedy = _compared(row.query, candidate.text, candidate.style)
+        pairs.append(Pair(row.query, kind(row.query) if kind else style, label, greedy))
+    return pairs, missing
 
 
 def _compared(query: Query, text: str, style: str) -> str | None:
@@ -214,9 +215,10 @@ def _say(config: GapConfig, found: Mapping[str, Any]) -> None:
         f"proxy {_shown(found['proxy'])}" if "proxy" in found else "",
     ]
     told = "; ".join(filter(None, parts)) or "nothing to measure it by: no truth, no halves"
-    Console(stderr=True).print(
-        f"  {config.out_dir.name}: {told} ({found['rows']} rows)", highlight=False, soft_wrap=True
-    )
+    missing = found["labels_without_greedy_text"]
+    left_out = f", {missing} labels without a greedy text" if missing else ""
+    rows = f"{found['rows']} rows{left_out}"
+    Console(stderr=True).print(f"  {config.out_dir.name}: {told} ({rows})", highlight=False, soft_wrap=True)
 
 
 def _shown(value: Mapping[str, float]) -> str:

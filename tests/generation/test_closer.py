@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sicog.curation.claims.readers import GrammarReader
-from sicog.curation.claims.run import MINI_GRAMMAR, ReadClaims
+from sicog.curation.claims.run import ReadClaims
 from sicog.curation.claims.settle import SettleConfig, SettleRows
 from sicog.generation.closer import CloserConfig, StyleCount, shares, shown, shown_size, windows
 from sicog.generation.sample import SampleConfig, sample
 from sicog.records import Candidate, CandidateSet, Query
 from sicog.storage import read_json, read_records
 
+MINI_GRAMMAR = "sicog.mini.grammar:GRAMMAR"
 DD = (StyleCount(style="dd"),)
 grids = st.builds(
     CloserConfig, columns=st.integers(1, 5), rows=st.integers(1, 5), margin=st.floats(0, 1), styles=st.just(DD)
@@ -109,5 +110,7 @@ def test_windows_vote_by_what_they_see_and_say_where_it_stands():
     assert found["place", f"{blue} at the top right"] == (0.0, 0.0)
     seen = {c.key: (c.support, c.seen) for c in scored.candidates[3].claims if c.kind == "place"}
     assert seen == {f"{blue} at the bottom right": (0.0, 1.0)}
-    ((example, *_),) = SettleRows(SettleConfig(input="i", out_dir="o", support=0.5, closer_weight=0.5), 0.5)([scored])
+    ((example, *_),) = SettleRows(
+        SettleConfig(input="i", out_dir="o", support=0.5, closer_weight=0.5, grammar=MINI_GRAMMAR), 0.5
+    )([scored])
     assert example.turns[1].text == caption(f"{red} at the top left", f"{blue} at the bottom right")

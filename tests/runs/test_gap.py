@@ -51,7 +51,7 @@ def test_with_a_truth_the_gap_is_label_less_greedy_on_the_same_rows(tmp_path):
     found = read_json(out / "gap.json")
     assert (found["rows"], found["label"]["value"], found["greedy"]["value"]) == (20, 1.0, 0.5)
     assert found["gap"]["value"] == 0.5 and 0.2 < found["gap"]["low"] < 0.5
-    assert found["by_kind"]["color"]["rows"] == 20 and "proxy" not in found
+    assert found["labels_without_greedy_text"] == 0 and found["by_kind"]["color"]["rows"] == 20 and "proxy" not in found
 
 
 def test_without_a_truth_reliable_labels_that_differ_from_the_greedy_text_have_a_gap(tmp_path):
@@ -83,6 +83,13 @@ def test_captions_agree_by_their_claims(tmp_path):
     config = GapConfig(out_dir=tmp_path / "gap", grammar="sicog.mini.grammar:GRAMMAR", **paths)
     found = read_json(gap(config) / "gap.json")["proxy"]
     assert found["reliability"] == 1.0 and found["agreement_with_greedy"] == pytest.approx(3 / 5, abs=1e-6)
+
+
+def test_labels_without_a_greedy_text_are_counted(tmp_path, capsys):
+    paths = folders(tmp_path, {"a": "red", "b": "red"}, {"b": "red", "c": "red"})
+    found = read_json(gap(GapConfig(out_dir=tmp_path / "gap", **paths), lambda *_: 1.0) / "gap.json")
+    assert (found["rows"], found["labels_without_greedy_text"]) == (1, 1)
+    assert "1 labels without a greedy text" in capsys.readouterr().err
 
 
 def test_what_cannot_be_compared_is_a_sentence(tmp_path):

@@ -44,7 +44,6 @@ from sicog.storage import MANIFEST
 from sicog.tasks import TASKS
 
 STEP = "claims"
-MINI_GRAMMAR = "sicog.mini.grammar:GRAMMAR"
 
 
 class ClaimsConfig(Config):
@@ -70,7 +69,7 @@ class ClaimsConfig(Config):
     threshold: float = Field(default=0.65, gt=0, le=1)
     encoder: EncoderConfig = EncoderConfig()
     nli: str | None = None
-    grammar: str = MINI_GRAMMAR
+    grammar: str | None = None
     half: Literal[0, 1] | None = None
     checkpoint: Paths = ()
     cache_dir: Path | None = None
@@ -81,7 +80,9 @@ class ClaimsConfig(Config):
 
     @model_validator(mode="after")
     def _the_reader_has_what_it_reads_with(self) -> ClaimsConfig:
-        if self.reader == "grammar":
+        if (self.reader == "grammar") != (self.grammar is not None):
+            raise ValueError("reader: grammar needs grammar=module:NAME, and no other reader takes one")
+        if self.grammar is not None:
             load_grammar(self.grammar)
         if self.nli is not None and self.reader != "sentences":
             raise ValueError(f"nli judges sentences; reader: {self.reader} has no use for it")
@@ -157,7 +158,7 @@ class Reading:
 def _reader(config: ClaimsConfig, embedder: Embedding | None) -> Reader:
     if config.reader == "answer":
         return AnswerReader()
-    if config.reader == "grammar":
+    if config.grammar is not None:
         return GrammarReader(config.grammar)
     if config.nli is not None:
         from sicog.curation.claims.entailment import CrossEncoderNli

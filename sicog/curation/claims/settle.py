@@ -17,7 +17,6 @@ from pydantic import Field, model_validator
 from sicog.chains import ChainError
 from sicog.config import Config
 from sicog.curation.claims.readers import Grammar, load_grammar, pruned
-from sicog.curation.claims.run import MINI_GRAMMAR
 from sicog.curation.self_consistency import DECIMALS
 from sicog.curation.words import folded
 from sicog.pipeline import UNREADABLE, FolderSource, Outcome, run_stage
@@ -40,14 +39,14 @@ class SettleConfig(Config):
         this quantile of the strengths found in `input` go, so that rare kinds keep their share.
     min_candidates: rows with fewer candidates that could be compared are dropped. min_claims: so are rows of which
         fewer claims are left. agreement: so are rows whose kept claims have a lower mean support.
-    style: of a merged text; null for the first of its task that is no chain.
+    style: of a merged text, and of what a grammar writes; null for the first of its task that is no chain.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     input: Path
     out_dir: Path
     how: Literal["prune", "merge"] = "merge"
-    grammar: str | None = MINI_GRAMMAR
+    grammar: str | None = None
     support: Least | None = None
     quantile: float | None = Field(default=None, ge=0, lt=1)
     closer_weight: float = Field(default=0.5, ge=0)
@@ -147,11 +146,11 @@ class SettleRows:
         if self.config.how == "prune":
             kept = [c for c in best.claims if self._keeps(c)]
             text = self._pruned(best, kept, grammar)
-            style = best.candidate.style
+            style = best.candidate.style if grammar is None else self._plain_style(row)  # a grammar writes no chains
         else:
             kept = self._merged(spoken, place)
             text = self._written(kept, grammar) if grammar else " ".join(c.key for c in kept)
-            style = self.config.style or TASKS[row.query.task].plain_style
+            style = self._plain_style(row)
         if len(kept) < self.config.min_claims or not text:
             return self._dropped(row, "too_few_claims", f"{len(kept)} claims have the support that is asked for")
         mean = sum(self._strength(c) for c in kept) / len(kept)
@@ -207,6 +206,9 @@ class SettleRows:
         ]
         most = max(wrong, key=lambda one: one[:2], default=None)
         return most[2] if most and most[0] else None
+
+    def _plain_style(self, row: ScoredSet) -> str:
+        return self.config.style or TASKS[row.query.task].plain_style
 
     def _keeps(self, claim: Claim) -> bool:
         least = self.least.get(claim.kind, 0.0) if isinstance(self.least, Mapping) else self.least

@@ -10,12 +10,13 @@ from kills import killed_and_finished
 
 from sicog.config import validate
 from sicog.curation.claims.readers import AnswerReader, GrammarReader, SentenceReader
-from sicog.curation.claims.run import MINI_GRAMMAR, ClaimsConfig, ReadClaims, claims
+from sicog.curation.claims.run import ClaimsConfig, ReadClaims, claims
 from sicog.curation.claims.sentences import sentences, without
 from sicog.curation.select import SelectConfig, select
 from sicog.records import Example, ScoredSet
 from sicog.storage import read_json, read_records, write_dataset
 
+MINI_GRAMMAR = "sicog.mini.grammar:GRAMMAR"
 DESCRIPTION = "The image shows a {} at the top left and a small blue star at the middle right on a white background."
 
 
@@ -191,13 +192,22 @@ def captions(make, n=6):
 
 def test_what_is_read_can_be_selected(tmp_path, make):
     write_dataset(tmp_path / "in", captions(make))
-    out = claims(ClaimsConfig(input=tmp_path / "in", out_dir=tmp_path / "claims", reader="grammar", measure="f1"))
+    out = claims(
+        ClaimsConfig(
+            input=tmp_path / "in", out_dir=tmp_path / "claims", reader="grammar", grammar=MINI_GRAMMAR, measure="f1"
+        )
+    )
     kept = select(SelectConfig(input=out, out_dir=tmp_path / "kept", threshold=0.0))
     rows = list(read_records(kept, Example))
     assert len(rows) == 6 and all("large red circle" in r.turns[1].text for r in rows)
     assert {r.encoder for r in read_records(out, ScoredSet)} == {"grammar mini world 3"}
     assert (
-        claims(ClaimsConfig(input=tmp_path / "in", out_dir=tmp_path / "claims", reader="grammar", measure="f1")) == out
+        claims(
+            ClaimsConfig(
+                input=tmp_path / "in", out_dir=tmp_path / "claims", reader="grammar", grammar=MINI_GRAMMAR, measure="f1"
+            )
+        )
+        == out
     )
 
 
@@ -221,6 +231,8 @@ def test_config_says_what_does_not_fit(tmp_path):
     for values, message in (
         ({"reader": "grammar", "grammar": "sicog.nowhere:X"}, "grammar: 'sicog.nowhere:X' cannot be loaded"),
         ({"reader": "grammar", "grammar": "sicog.tasks:TASKS"}, "without read, write and name"),
+        ({"reader": "grammar"}, "needs grammar=module:NAME"),
+        ({"grammar": MINI_GRAMMAR}, "no other reader takes one"),
         ({"reader": "answer", "nli": "some/model"}, "nli judges sentences"),
         ({"threshold": 1.5}, "threshold"),
     ):
@@ -234,14 +246,15 @@ from pathlib import Path
 from sicog.curation.claims.run import ClaimsConfig, claims
 folder = Path(sys.argv[1])
 print("begins", flush=True)
-claims(ClaimsConfig(input=folder / "in", out_dir=folder / "out", reader="grammar", block_size=8, rows_per_shard=256))
+options = {"reader": "grammar", "grammar": "sicog.mini.grammar:GRAMMAR", "block_size": 8, "rows_per_shard": 256}
+claims(ClaimsConfig(input=folder / "in", out_dir=folder / "out", **options))
 """
 
 
 def test_kill_9_at_any_moment_gives_the_same_bytes(tmp_path, make):
     write_dataset(tmp_path / "in", captions(make, 3000))
     killed_and_finished(KILLED, tmp_path, seed=3)
-    options = {"reader": "grammar", "block_size": 8, "rows_per_shard": 256}
+    options = {"reader": "grammar", "grammar": MINI_GRAMMAR, "block_size": 8, "rows_per_shard": 256}
     whole = claims(ClaimsConfig(input=tmp_path / "in", out_dir=tmp_path / "whole", **options))
     names = sorted(p.relative_to(whole) for p in whole.rglob("shard-*.jsonl"))
     assert len(names) > 8

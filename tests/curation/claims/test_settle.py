@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from sicog.config import validate
 from sicog.curation.claims.readers import GrammarReader, SentenceReader
-from sicog.curation.claims.run import MINI_GRAMMAR, ReadClaims
+from sicog.curation.claims.run import ReadClaims
 from sicog.curation.claims.settle import PAIRS, SettleConfig, SettleRows, quantiles, settle
 from sicog.mini.grammar import GRAMMAR
 from sicog.records import Dropped, Example, PreferencePair
 from sicog.storage import read_json, read_records, write_dataset
 
+MINI_GRAMMAR = "sicog.mini.grammar:GRAMMAR"
 TEMPLATE = "The image shows {} on a {} background."
 
 
@@ -43,7 +44,8 @@ def grammar_row(make, *texts):
 
 
 def settled(rows, tmp_path, **values):
-    config = validate(SettleConfig, {"input": str(tmp_path), "out_dir": str(tmp_path / "o"), **values}, "settle.yaml")
+    given = {"input": str(tmp_path), "out_dir": str(tmp_path / "o"), "grammar": MINI_GRAMMAR}
+    config = validate(SettleConfig, given | values, "settle.yaml")
     return SettleRows(config, config.support if config.quantile is None else quantiles(rows, config.quantile))(rows)
 
 
@@ -71,6 +73,13 @@ def test_a_pruned_chain_stays_a_chain_or_is_dropped(make, tmp_path):
     lonely = [make.cod(d) for d in ("A cup.", "A dog.", "A cat.")]  # the last step has no supported sentence
     (outcome,) = settled(sentence_rows(make, *lonely, style="cod"), tmp_path, how="prune", grammar=None, support=0.6)
     assert isinstance(outcome, Dropped) and outcome.reason == "no_chain_left"
+
+
+def test_a_grammar_prunes_a_chain_to_a_plain_description(make, tmp_path):
+    texts = [("cod", make.cod(caption(A, B))), ("cod", make.cod(caption(A))), ("dd", caption(A, C))]
+    ((row,),) = ReadClaims(GrammarReader(MINI_GRAMMAR), "f1")([make.candidate_set("r", "captioning", texts)])
+    (outcome,) = settled([row], tmp_path, how="prune", support=0.5)
+    assert outcome[0].turns[1].text == caption(A) and outcome[0].extra["style"] == "dd"
 
 
 def test_merging_writes_what_enough_candidates_state_each_once(make, tmp_path):
@@ -159,7 +168,7 @@ THINGS = [
 def test_what_is_merged_is_what_a_plain_loop_finds(make, sets, least):
     texts = [caption(*things) for things in sets]
     row = grammar_row(make, *texts)
-    config = SettleConfig(input="in", out_dir="out", support=least)
+    config = SettleConfig(input="in", out_dir="out", support=least, grammar=MINI_GRAMMAR)
     (outcome,) = SettleRows(config, least)([row])
     kept = {}
     for i, things in enumerate(sets):
@@ -184,7 +193,7 @@ def test_the_stage_counts_every_row_and_writes_pairs(make, tmp_path):
     rows = [r.model_copy(update={"query": r.query.model_copy(update={"id": r.id})}) for r in rows]
     silent = grammar_row(make, "x", "y", "z")
     write_dataset(tmp_path / "claims", [*rows, silent])
-    out = settle(SettleConfig(input=tmp_path / "claims", out_dir=tmp_path / "kept", support=0.5))
+    out = settle(SettleConfig(input=tmp_path / "claims", out_dir=tmp_path / "kept", support=0.5, grammar=MINI_GRAMMAR))
     manifest = read_json(out / "manifest.json")
     assert (manifest["rows_in"], manifest["dropped"]) == (6, {"no_claims": 1})
     assert [e.turns[1].text for e in read_records(out, Example)] == [caption(A, B)] * 5
