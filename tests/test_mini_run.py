@@ -89,6 +89,8 @@ def test_a_second_run_skips_all_in_seconds(undisturbed):
     output = done.communicate(timeout=120)[0]
     assert done.returncode == 0 and output.count(": done") == len(read_json(run_dir / "recipe.json"))
     assert time.monotonic() - begin < 30
+    planned = sicog("run", run_dir.parent / "run.yaml", "--dry-run")  # of what is finished, too
+    assert planned.returncode == 0, planned.stderr
     assert results(run_dir) == before
 
 

@@ -107,7 +107,7 @@ def gap(config: GapConfig, truth: Truth | None = None, kind: Kind | None = None,
     _say(config, found)
     files = {GAP: digest_file(config.out_dir / GAP)}
     _gate(config, found["gap"] if truth is not None else found.get("proxy"))
-    write_json(config.out_dir / MANIFEST, {"step": "gap", "rows_in": len(pairs), "files": files})
+    write_json(config.out_dir / MANIFEST, {"step": "gap", "files": files})
     return config.out_dir
 
 
