@@ -252,7 +252,7 @@ claims(ClaimsConfig(input=folder / "in", out_dir=folder / "out", **options))
 
 
 def test_kill_9_at_any_moment_gives_the_same_bytes(tmp_path, make):
-    write_dataset(tmp_path / "in", captions(make, 3000))
+    write_dataset(tmp_path / "in", captions(make, 20_000))
     killed_and_finished(KILLED, tmp_path, seed=3)
     options = {"reader": "grammar", "grammar": MINI_GRAMMAR, "block_size": 8, "rows_per_shard": 256}
     whole = claims(ClaimsConfig(input=tmp_path / "in", out_dir=tmp_path / "whole", **options))
