@@ -264,7 +264,7 @@ from sicog.curation.scoring import ScoreSets
 
 call = ScoreSets.__call__
 def slow(self, block):
-    time.sleep(0.01)
+    time.sleep(0.04)  # 50 blocks: 2 s
     return call(self, block)
 ScoreSets.__call__ = slow
 folder = Path(sys.argv[1])

@@ -316,7 +316,7 @@ from sicog.curation import select as module
 
 call = module.SelectRows.__call__
 def slow(self, block):
-    time.sleep(0.01)
+    time.sleep(0.04)  # 50 blocks: 2 s
     return call(self, block)
 module.SelectRows.__call__ = slow
 folder, options = Path(sys.argv[1]), {"threshold": 0.7, "block_size": 8, "rows_per_shard": 64}

@@ -241,20 +241,28 @@ def test_config_says_what_does_not_fit(tmp_path):
 
 
 KILLED = """
-import sys
+import sys, time
 from pathlib import Path
+from sicog.curation.claims import run as module
 from sicog.curation.claims.run import ClaimsConfig, claims
+
+call = module.ReadClaims.__call__
+def slow(self, block):
+    time.sleep(0.04)  # 50 blocks: 2 s
+    return call(self, block)
+module.ReadClaims.__call__ = slow
 folder = Path(sys.argv[1])
 print("begins", flush=True)
-options = {"reader": "grammar", "grammar": "sicog.mini.grammar:GRAMMAR", "block_size": 8, "rows_per_shard": 256}
+options = {"reader": "grammar", "grammar": "sicog.mini.grammar:GRAMMAR", "block_size": 8, "rows_per_shard": 32}
 claims(ClaimsConfig(input=folder / "in", out_dir=folder / "out", **options))
 """
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_gives_the_same_bytes(tmp_path, make):
-    write_dataset(tmp_path / "in", captions(make, 20_000))
+    write_dataset(tmp_path / "in", captions(make, 400))
     killed_and_finished(KILLED, tmp_path, seed=3)
-    options = {"reader": "grammar", "grammar": MINI_GRAMMAR, "block_size": 8, "rows_per_shard": 256}
+    options = {"reader": "grammar", "grammar": MINI_GRAMMAR, "block_size": 8, "rows_per_shard": 32}
     whole = claims(ClaimsConfig(input=tmp_path / "in", out_dir=tmp_path / "whole", **options))
     names = sorted(p.relative_to(whole) for p in whole.rglob("shard-*.jsonl"))
     assert len(names) > 8
