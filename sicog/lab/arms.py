@@ -44,10 +44,11 @@ class Arm(Config):
 
 
 class Updates(Config):
-    """How many updates each training makes: of every arm the same, so that all cost the same."""
+    """How many updates each training makes: of every arm the same, so that all cost the same; null for one pass over
+    the rows, however many they are."""
 
-    pretrain: int = Field(gt=0)
-    sft: int = Field(gt=0)
+    pretrain: int | None = Field(default=None, gt=0)
+    sft: int | None = Field(default=None, gt=0)
 
 
 class LabConfig(Config):
@@ -55,7 +56,8 @@ class LabConfig(Config):
 
     defaults: of all trainings. parts: the model before pre-training, as `train` takes it. shared: steps that arms name.
     scorer: the rows of an arm that tries a scorer, whose file is `${scorer}`. evaluate: what `mini-eval` is told beside
-    checkpoint and data, such as the split.
+    checkpoint and data, such as the split. curves: arms of the same kind by the name of their curve, from few rows to
+    many, for a picture. launcher: as in a recipe.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset()
@@ -73,6 +75,8 @@ class LabConfig(Config):
     arms: dict[str, Arm] = Field(min_length=1)
     scorer: dict[str, StepSpec] = {}
     shared: dict[str, StepSpec] = {}
+    curves: dict[str, tuple[str, ...]] = {}
+    launcher: dict[str, Any] = {}
 
     @field_validator("arms")
     @classmethod
@@ -92,6 +96,8 @@ class LabConfig(Config):
     def _it_is_compared_with_an_arm(self) -> LabConfig:
         if self.compare_with not in self.arms:
             raise ValueError(f"compare_with: {self.compare_with!r} is no arm; arms: {', '.join(self.arms)}")
+        if unknown := [arm for names in self.curves.values() for arm in names if arm not in self.arms]:
+            raise ValueError(f"curves: {unknown[0]!r} is no arm; arms: {', '.join(self.arms)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds holds one of them twice")
         return self
@@ -101,7 +107,8 @@ class LabConfig(Config):
         if unknown := [name for name in names if name not in self.arms]:
             raise ValueError(f"there is no arm {unknown[0]!r}; arms: {', '.join(self.arms)}")
         kept = {name: arm for name, arm in self.arms.items() if name in (self.compare_with, *names)}
-        return self.model_copy(update={"arms": kept})
+        curves = {curve: tuple(name for name in arms if name in kept) for curve, arms in self.curves.items()}
+        return self.model_copy(update={"arms": kept, "curves": curves})
 
     def with_scorer(self, file: Path) -> LabConfig:
         """The arm to compare with and one that a scorer's picks train, called as the file.
@@ -141,6 +148,7 @@ def write_recipe(lab: LabConfig) -> Path:
     """Write the arms as a recipe into the run's folder; returns its path."""
     recipe = {
         "run_dir": str(lab.run_dir),
+        "launcher": lab.launcher,
         "inputs": {name: given.model_dump(mode="json") for name, given in lab.inputs.items()},
         "steps": dict(steps(lab)),
     }
@@ -202,7 +210,7 @@ def _arm_steps(lab: LabConfig, name: str, arm: Arm, seed: int) -> Iterator[tuple
     yield eval_step(name, seed), {"run": "mini-eval", "config": values}
 
 
-def _train(lab: LabConfig, values: Values, updates: int, seed: int) -> Values:
+def _train(lab: LabConfig, values: Values, updates: int | None, seed: int) -> Values:
     own = {**values, "max_steps": updates, "seed": seed, "tensorboard": False}
     return {"run": "train", "config": merge(load_extended(lab.defaults), own)}
 

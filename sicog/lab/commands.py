@@ -9,6 +9,7 @@ import typer
 
 app = typer.Typer(help="Try another idea on a finished mini run.", no_args_is_help=True, pretty_exceptions_enable=False)
 ARMS = Path("recipes/lab/arms.yaml")
+CEILING = Path("recipes/lab/ceiling.yaml")
 LabFile = Annotated[Path, typer.Argument(help="the YAML of the arms", metavar="LAB")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value overrides, e.g. updates.sft=71", metavar="KEY=VALUE")
@@ -58,6 +59,17 @@ def run(
     from sicog.lab.run import lab_run
 
     lab_run(lab, overrides or [], only=names)
+
+
+@app.command("ceiling")
+def ceiling(
+    lab: LabFile = CEILING,
+    overrides: Overrides = None,
+    only: Annotated[str, typer.Option(help="arms to train, by commas; all by default")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
+) -> None:
+    """What there is to gain, before a round: curves of perfect rows, of mistaken ones, and of the run's own rows."""
+    run(lab, overrides, only=only, dry_run=dry_run)
 
 
 @app.command("table")

@@ -1,57 +1,142 @@
-"""`lab-perfect`: rows made of a mini run's candidates, with the truth in place of what the model wrote.
+"""`lab-perfect`: rows of a mini world's unlabelled images whose text is the truth, or mistaken at a given rate.
 
-Models trained on them show what the bench can show at most: no choice among candidates gives truer rows.
+Models trained on them show what can be gained at most: no choice among candidates gives truer rows. With mistakes at
+the rate that a run's own labels have, they show what of that its labels lose by being wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
 
 from sicog.config import Config
-from sicog.mini.dataset import asked_of
-from sicog.mini.questions import Question
+from sicog.curation.self_consistency import hashed
+from sicog.mini.dataset import asked_of, image_path
+from sicog.mini.mistakes import mistaken_answer, mistaken_scene
+from sicog.mini.questions import Question, question_text
 from sicog.mini.reasoning import cot_text
-from sicog.mini.scene import Scene
-from sicog.mini.text import cod_caption, detailed_description
+from sicog.mini.scene import Scene, digest
+from sicog.mini.text import CAPTION_QUESTION, cod_caption, detailed_description
 from sicog.mini.truth import read_truth
-from sicog.pipeline import FolderSource, Outcome, run_stage
-from sicog.records import Example, Turn
+from sicog.pipeline import FolderSource, Outcome, Source, run_stage
+from sicog.records import Example, Query, Turn
+from sicog.runs.gap import GAP
+from sicog.storage import read_json
+from sicog.tasks import CAPTIONING, REASONING, TASKS
 
 STEP = "lab-perfect"
+Task = Literal["captioning", "reasoning"]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class PerfectConfig(Config):
-    """Config of `lab-perfect`. input: examples that `select` made of candidates. data: the mini world's folder."""
+    """Config of `lab-perfect`. data: the mini world's folder.
 
-    input: Path
+    input: examples that `select` made of candidates, whose texts are replaced; None: a description of every unlabelled
+        image, a chain and a bare answer of every question about it.
+    n: only so many of these rows, drawn by the seed.
+    mistakes: by task, the share of things in captions and of answers that are wrong. mistakes_of: by task, the folder
+        of a `mini-gap` whose labels' measured rate is taken.
+    """
+
     data: Path
     out_dir: Path
+    input: Path | None = None
+    n: int | None = Field(default=None, ge=1)
+    mistakes: dict[Task, Share] = {}
+    mistakes_of: dict[Task, Path] = {}
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_rate_a_task(self) -> PerfectConfig:
+        if both := sorted(self.mistakes.keys() & self.mistakes_of.keys()):
+            raise ValueError(f"mistakes and mistakes_of both give a rate for {both[0]}; leave one out")
+        if self.n is not None and self.input is not None:
+            raise ValueError("n is of all rows of the world; rows of `input` are taken as they are")
+        return self
 
 
 def perfect(config: PerfectConfig) -> Path:
-    """Write the dataset `out_dir` of `Example`, row for row; returns it.
+    """Write the dataset `out_dir` of `Example`; returns it.
 
-    Raises `ValueError` for a row that is of no unlabelled image or question of `data`, or has no style of the tasks'.
+    Raises `ValueError` for a row that is of no unlabelled image or question of `data`, or has no style of the tasks',
+    for more rows than there are, and for a gap without a truth.
     """
     scenes = {image: truth.scene for image, truth in read_truth(config.data, "unlabelled").items()}
+    asked = asked_of(config.data, "unlabelled")
+    source: Source[Example] = (
+        FolderSource(config.input, Example) if config.input else _Drawn(_all_rows(scenes, asked), config.n, config.seed)
+    )
+    rates = {task: measured_rate(folder) for task, folder in config.mistakes_of.items()} | config.mistakes
+    inputs = {"world": config.data / "config.json"} | ({"rows": config.input} if config.input else {})
     return run_stage(
         step=STEP,
         out_dir=config.out_dir,
-        source=FolderSource(config.input, Example),
-        process=_Truth(scenes, asked_of(config.data, "unlabelled")),
+        source=source,
+        process=_Truth(scenes, asked, rates, config.seed),
         config=config,
-        inputs={"rows": config.input, "world": config.data / "config.json"},
+        inputs=inputs | {f"{task} gap": folder / GAP for task, folder in config.mistakes_of.items()},
     )
+
+
+def measured_rate(folder: Path) -> float:
+    """1 - the measured truth of the labels of a gap. Raises `ValueError` when it was measured without a truth."""
+    found = read_json(folder / GAP)
+    if "label" not in found:
+        raise ValueError(f"{folder / GAP} knows no truth of its labels; name the folder of a mini-gap step")
+    return max(0.0, 1.0 - float(found["label"]["value"]))
+
+
+def _all_rows(scenes: Mapping[str, Scene], asked: Mapping[str, tuple[Scene, Question]]) -> list[Example]:
+    """Every row without its text, in the order of the images."""
+    rows = [_row(key, scene, "captioning", "dd", CAPTION_QUESTION) for key, scene in scenes.items()]
+    for key, (scene, question) in asked.items():
+        words = question_text(question)
+        rows.append(_row(key, scene, "reasoning", "cot", words))
+        plain = REASONING.plain_style
+        rows.append(_row(f"{key}~{plain}", scene, "reasoning", plain, words))
+    return rows
+
+
+def _row(row_id: str, scene: Scene, task: Task, style: str, question: str) -> Example:
+    query = Query(id=row_id, task=task, question=question, images=(image_path(scene),))
+    turns = (
+        Turn(role="user", text=TASKS[task].prompt(query, style), images_at=(0,)),
+        Turn(role="assistant", text=""),
+    )
+    return Example(id=row_id, images=query.images, turns=turns, source=task, extra={"style": style})
+
+
+class _Drawn(Source[Example]):
+    """So many of the rows, those whose hash is lowest, in their own order."""
+
+    def __init__(self, rows: Sequence[Example], n: int | None, seed: int) -> None:
+        if n is not None and n > len(rows):
+            raise ValueError(f"n: {n} rows are wanted, the unlabelled split of this world gives {len(rows)}")
+        order = sorted(range(len(rows)), key=lambda i: hashed(seed, "perfect", rows[i].id))
+        self.rows = [rows[i] for i in sorted(order[:n])]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, start: int, stop: int) -> Iterator[Example]:
+        """The rows from start to stop."""
+        yield from self.rows[start:stop]
 
 
 @dataclass(frozen=True)
 class _Truth:
-    """The process of the stage: scenes by id, and scene and question by the question's id."""
+    """The process of the stage: scenes by id, scene and question by the question's id, rates of mistakes by task."""
 
     scenes: Mapping[str, Scene]
     asked: Mapping[str, tuple[Scene, Question]]
+    rates: Mapping[Task, float]
+    seed: int
 
     def __call__(self, block: Sequence[Example]) -> list[Outcome]:
         return [(self._one(row),) for row in block]
@@ -62,11 +147,16 @@ class _Truth:
 
     def _text(self, row: Example) -> str:
         style = row.extra.get("style")
-        if row.id in self.scenes and style in ("cod", "dd"):
-            return (cod_caption if style == "cod" else detailed_description)(self.scenes[row.id])
-        asked = self.asked.get(row.id.partition("~")[0])  # `ID~direct` is the bare answer of ID's chain
-        if asked and style in ("cot", "direct"):
-            scene, question = asked
+        of = row.id.partition("~")[0]  # `ID~direct` is the bare answer of ID's chain, and errs where that does
+        rng = random.Random(digest(self.seed, "mistakes", of))
+        if row.id in self.scenes and style in CAPTIONING.styles:
+            scene = mistaken_scene(self.scenes[row.id], self.rates.get("captioning", 0.0), rng)
+            return (cod_caption if style == "cod" else detailed_description)(scene)
+        found = self.asked.get(of)
+        if found and style in REASONING.styles:
+            scene, question = found
+            if rng.random() < self.rates.get("reasoning", 0.0):
+                scene, question = mistaken_answer(scene, question, rng)
             return cot_text(scene, question) if style == "cot" else question.answer
         raise ValueError(
             f"row {row.id}, style {style!r}: the mini world knows no truth of it; was it made of this run?"

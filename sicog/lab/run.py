@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from sicog.lab.arms import LabConfig, load_lab, write_recipe
-from sicog.lab.table import RESULTS, TABLE, collect, markdown
+from sicog.lab.picture import draw_arms, draw_curves
+from sicog.lab.table import CURVES, PICTURE, RESULTS, TABLE, collect, markdown
 from sicog.runs.run import run
 from sicog.storage import write_bytes, write_json
 
@@ -27,7 +28,7 @@ def lab_run(path: Path, overrides: Sequence[str] = (), *, only: Sequence[str] = 
 
 
 def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
-    """Write the results so far to `out` (the run's folder unless given) and print their table."""
+    """Write the results so far with their pictures to `out` (the run's folder unless given) and print their table."""
     results = collect(lab)
     if not results["arms"]:
         raise ValueError(f"{lab.run_dir} holds no result yet; sicog lab run makes them")
@@ -35,6 +36,9 @@ def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
     folder = out or lab.run_dir
     write_json(folder / RESULTS, results)
     write_bytes(folder / TABLE, text.encode())
+    write_bytes(folder / PICTURE, draw_arms(results).encode())
+    if lab.curves:
+        write_bytes(folder / CURVES, draw_curves(results, lab.curves).encode())
     console = Console(width=None if Console().is_terminal else 200)
     console.print(Markdown(text))
     return results

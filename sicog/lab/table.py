@@ -20,13 +20,17 @@ from sicog.mini.intervals import Interval
 from sicog.records import Example
 from sicog.storage import MANIFEST, count_rows, read_records
 
-RESULTS, TABLE = "lab.json", "lab.md"
+RESULTS, TABLE, PICTURE, CURVES = "lab.json", "lab.md", "lab.svg", "curves.svg"
 DRAWS = 50_000
 # name of a figure -> file of the evaluation, key of an item's value, key of what items share
 FIGURES: Mapping[str, tuple[str, str, str]] = {
     "accuracy": ("answers.jsonl", "right", "image"),
     "caption_f1": ("captions.jsonl", "f1", "id"),
+    "chains": ("chains.jsonl", "right", "image"),
+    "placed_f1": ("captions.jsonl", "placed_f1", "id"),
 }
+MAIN = ("accuracy", "caption_f1")  # that every evaluation has, and that a table shows seed by seed
+_HEADS = {"accuracy": "accuracy", "caption_f1": "caption F1", "chains": "by chains", "placed_f1": "F1 with places"}
 _SHORT = {"captioning": "captions", "reasoning": "answers"}
 Items = tuple[list[str], list[str], list[float]]  # ids, groups, values
 
@@ -40,12 +44,15 @@ def collect(lab: LabConfig) -> dict[str, Any]:
         if not done:
             continue
         arms[name] = {"says": arm.says, "seeds": done, **_rows(lab, name, done[0])}
-        for figure in FIGURES:
+        for figure in FIGURES if all(items.keys() == FIGURES.keys() for items in found[name] if items) else MAIN:
             values = [float(np.mean(items[figure][2])) for items in found[name] if items]
             arms[name][figure] = {"mean": _round(float(np.mean(values))), "by_seed": [_round(v) for v in values]}
+            arms[name][figure]["interval"] = [_round(v) for v in _of_arm([i[figure] for i in found[name] if i])[1:]]
             if name != lab.compare_with:
                 both = [
-                    (a[figure], b[figure]) for a, b in zip(found[lab.compare_with], found[name], strict=True) if a and b
+                    (a[figure], b[figure])
+                    for a, b in zip(found[lab.compare_with], found[name], strict=True)
+                    if figure in a and figure in b
                 ]
                 arms[name][figure]["difference"] = [_round(v) for v in _difference(both)] if both else None
     missing = {name: [s for s, items in zip(lab.seeds, found[name], strict=True) if not items] for name in lab.arms}
@@ -63,7 +70,11 @@ def _read(lab: LabConfig, arm: str, seed: int) -> dict[str, Items]:
     folder = lab.run_dir / eval_step(arm, seed)
     if not (folder / MANIFEST).is_file():
         return {}
-    return {name: _items(folder / file, value, group) for name, (file, value, group) in FIGURES.items()}
+    return {
+        name: _items(folder / file, value, group)
+        for name, (file, value, group) in FIGURES.items()
+        if (folder / file).is_file()
+    }
 
 
 def _items(path: Path, value: str, group: str) -> Items:
@@ -78,6 +89,12 @@ def _rows(lab: LabConfig, arm: str, seed: int) -> dict[str, Any]:
     folder = lab.run_dir / rows_step(arm, seed)
     truth = truth_of_examples(Path(lab.inputs[RUN].path), read_records(folder, Example))
     return {"rows": count_rows(folder), "truth": {task: _round(value) for task, value in truth.items()}}
+
+
+def _of_arm(seeds: Sequence[Items]) -> Interval:
+    if any(items[0] != seeds[0][0] for items in seeds):
+        raise ValueError("evaluations of the lab are of different questions; run it again, it repeats what has changed")
+    return crossed_interval(np.array([items[2] for items in seeds]), seeds[0][1])
 
 
 def _difference(both: Sequence[tuple[Items, Items]]) -> Interval:
@@ -115,15 +132,19 @@ def markdown(results: Mapping[str, Any]) -> str:
     """The results as a Markdown table, ending in a newline; what is missing is said below it."""
     reference = results["compare_with"]
     less = f"less that of {reference}"
-    head = ["arm", "what changes", "rows", "their truth", "accuracy", less, "caption F1", less]
-    lines = [head, ["---", "---", *["---:"] * 6]]
+    others = [figure for figure in FIGURES if figure not in MAIN and any(figure in a for a in results["arms"].values())]
+    head = ["arm", "what changes", "rows", "their truth"]
+    for figure in MAIN:
+        head += [_HEADS[figure], less]
+    head += [_HEADS[figure] for figure in others]
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     for name in results["order"]:
         arm = results["arms"][name]
         truth = ", ".join(f"{_SHORT.get(task, task)} {value:.3f}" for task, value in arm["truth"].items())
         cells = [f"`{name}`", arm["says"], f"{arm['rows']:,}" if arm["rows"] else "", truth]
-        for figure in FIGURES:
+        for figure in MAIN:
             cells += [_mean(arm[figure]), _signed(arm[figure].get("difference"))]
-        lines.append(cells)
+        lines.append(cells + [_both(arm.get(figure)) for figure in others])
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
     missing = [_left(name, seeds, name in results["arms"]) for name, seeds in results["missing"].items()]
     return text + (f"\nNot done yet: {', '.join(missing)}.\n" if missing else "")
@@ -136,6 +157,14 @@ def _left(arm: str, seeds: Sequence[int], is_begun: bool) -> str:
 def _mean(figure: Mapping[str, Any]) -> str:
     low, high = min(figure["by_seed"]), max(figure["by_seed"])
     return f"{figure['mean']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _both(figure: Mapping[str, Any] | None) -> str:
+    """A mean, and the difference after it."""
+    if figure is None:
+        return ""
+    difference = _signed(figure.get("difference"))
+    return f"{figure['mean']:.3f}" + (f" ({difference})" if difference else "")
 
 
 def _signed(difference: Sequence[float | None] | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sicog.config import Config
 
@@ -40,15 +40,24 @@ class LauncherConfig(Config):
     on: `local` runs step after step in this process; `torchrun` the same, but a training as `processes` processes of
         this machine (default: as many as it has GPUs); `slurm` submits every step as a job that waits for those it
         needs, and returns.
+    jobs: with `local`, so many steps that do not wait for each other run at once, in processes of their own that share
+        the cores; what they print is in `.steps/NAME.log` of the run.
     train, data: the jobs of trainings and of other steps; a step's own `job` overrides them key by key.
     array_tasks: of the array that samples, a task with a GPU of its own each.
     """
 
     on: Literal["local", "torchrun", "slurm"] = "local"
     processes: int | None = Field(default=None, ge=1)
+    jobs: int = Field(default=1, ge=1)
     train: JobConfig = JobConfig(gpus=8)
     data: JobConfig = JobConfig()
     array_tasks: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _side_by_side_is_local(self) -> LauncherConfig:
+        if self.jobs > 1 and self.on != "local":
+            raise ValueError(f"jobs: {self.jobs} is for on: local; {self.on} shares the machine in its own way")
+        return self
 
     def job(self, *, trains: bool, own: dict[str, Any]) -> JobConfig:
         """The job of a step. Raises pydantic's error for keys that are none."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ _SAVING_S = "600"  # a stopped training has so long to save, of torchrun's patie
 
 def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) -> Path:
     """Run a recipe to its end (or up to the step `until`); returns the run's folder."""
-    console = Console(stderr=True)
+    console, began = Console(stderr=True), time.monotonic()
     recipe = load_recipe(path, overrides)
     steps = recipe.until(until)
     if missing := recipe.missing(steps):  # now, not after the hours that come before
@@ -47,9 +48,11 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) 
 
             submit(recipe, steps, console)
             return recipe.run_dir
+        if recipe.launcher.jobs > 1:
+            _side_by_side(recipe, steps, console)
         for number, step in enumerate(steps, 1):
             _run_step(step, f"[{number}/{len(steps)}] {step.name}", recipe, console)
-    _print_times(steps, console)
+    _print_times(steps, began, console)
     return recipe.run_dir
 
 
@@ -99,12 +102,21 @@ def put_aside(step: Step) -> Path | None:
     return aside
 
 
-def _run_step(step: Step, title: str, recipe: Recipe, console: Console) -> None:
-    if is_done(step):
-        console.print(f"{title}: done", style="dim", highlight=False)
-        if step.verb.shows:
-            step.verb.run(step.config)
-        return
+def _side_by_side(recipe: Recipe, steps: Sequence[Step], console: Console) -> None:
+    """All steps that are not done, but for those that show something, which come when the others are done."""
+    from sicog.runs.side_by_side import run_side_by_side
+
+    shown = {step.name for step in steps if step.verb.shows}
+    left = [step for step in steps if not is_done(step) and step.name not in shown]
+    if late := [step.name for step in left if shown & {*step.depends_on, *step.after}]:
+        raise ValueError(f"step {late[0]!r} reads what is only shown; run this recipe with launcher.jobs=1")
+    for step in left:
+        _begin(step, step.name, console)
+    run_side_by_side(left, recipe.launcher.jobs, console)
+
+
+def _begin(step: Step, title: str, console: Console) -> None:
+    """Refuse a step that a job works on, and move its old output aside."""
     job = read_job(step.run_dir, step.name)
     if job and job_is_alive(job.job):
         raise ValueError(
@@ -113,6 +125,15 @@ def _run_step(step: Step, title: str, recipe: Recipe, console: Console) -> None:
         )
     if aside := put_aside(step):
         console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)
+
+
+def _run_step(step: Step, title: str, recipe: Recipe, console: Console) -> None:
+    if is_done(step):
+        console.print(f"{title}: done", style="dim", highlight=False)
+        if step.verb.shows:
+            step.verb.run(step.config)
+        return
+    _begin(step, title, console)
     console.print(f"{title}: {step.verb.name}", style="bold", highlight=False)
     n = _processes(recipe.launcher) if step.verb.name == "train" else 1
     if n > 1:
@@ -148,7 +169,7 @@ def _by_torchrun(step: Step, processes: int) -> None:
     )
 
 
-def _print_times(steps: Sequence[Step], console: Console) -> None:
+def _print_times(steps: Sequence[Step], began: float, console: Console) -> None:
     table = Table("step", "verb", "seconds", title=f"{steps[0].run_dir}", title_justify="left")
     states = [read_state(step.run_dir, step.name) for step in steps]
     seconds = [state.seconds if state else 0.0 for state in states]
@@ -156,3 +177,6 @@ def _print_times(steps: Sequence[Step], console: Console) -> None:
         table.add_row(step.name, step.verb.name, f"{spent:.1f}")
     table.add_row("all", "", f"{sum(seconds):.1f}", style="bold")
     console.print(table)
+    console.print(
+        f"  {time.monotonic() - began:.0f} s on the clock, steps that were done before left out", highlight=False
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import orjson
 import pytest
 
 from sicog.lab.arms import LabConfig, eval_step, load_lab
+from sicog.lab.picture import draw_arms, draw_curves
 from sicog.lab.rows import truth_of_examples
 from sicog.lab.score import markdown as scorers_markdown
 from sicog.lab.table import collect, crossed_interval, markdown
@@ -61,11 +63,14 @@ def lab(tmp_path: Path) -> LabConfig:
     return lab.model_copy(update={"arms": no_rows})
 
 
-def put(lab: LabConfig, arm: str, seed: int, right: list[int], f1: list[float], first: int = 0) -> None:
+def put(
+    lab: LabConfig, arm: str, seed: int, right: list[int], f1: list[float], first: int = 0, *, chains: bool = True
+) -> None:
     folder = lab.run_dir / eval_step(arm, seed)
     answers = [{"id": f"q{first + i}", "image": f"i{i // 2}", "right": bool(r)} for i, r in enumerate(right)]
-    captions = [{"id": f"i{i}", "f1": value} for i, value in enumerate(f1)]
-    write_bytes(folder / "answers.jsonl", b"".join(orjson.dumps(a) + b"\n" for a in answers))
+    captions = [{"id": f"i{i}", "f1": value, "placed_f1": value / 2} for i, value in enumerate(f1)]
+    for name in ("answers", *(["chains"] if chains else [])):
+        write_bytes(folder / f"{name}.jsonl", b"".join(orjson.dumps(a) + b"\n" for a in answers))
     write_bytes(folder / "captions.jsonl", b"".join(orjson.dumps(c) + b"\n" for c in captions))
     write_json(folder / "manifest.json", {})
 
@@ -77,7 +82,10 @@ def test_results_are_paired_by_seed_and_question(lab: LabConfig) -> None:
     put(lab, "base", 1, [0, 0, 1, 0], [0.0, 0.5])
     results = collect(lab)
     arms = results["arms"]
-    assert arms["full"]["accuracy"] == {"mean": 0.5, "by_seed": [0.5, 0.5]}
+    assert (arms["full"]["accuracy"]["mean"], arms["full"]["accuracy"]["by_seed"]) == (0.5, [0.5, 0.5])
+    low, high = arms["control"]["accuracy"]["interval"]
+    assert low < 0.75 < high and arms["base"]["accuracy"]["interval"] == [None, None]
+    assert (arms["control"]["chains"]["mean"], arms["control"]["placed_f1"]["mean"]) == (0.75, 0.1875)
     assert arms["control"]["accuracy"]["difference"][0] == 0.25
     assert arms["control"]["caption_f1"]["difference"][0] == -0.125
     assert arms["base"]["accuracy"]["difference"] == [-0.25, None, None]
@@ -86,6 +94,25 @@ def test_results_are_paired_by_seed_and_question(lab: LabConfig) -> None:
     text = markdown(read_json(lab.run_dir / "lab.json"))
     assert text.index("`full`") < text.index("`base`") < text.index("`control`")
     assert "| `control` |" in text and "+0.250 [" in text and "Not done yet: `base` (seed 2)." in text
+
+
+def test_a_figure_that_not_all_evaluations_have_is_left_out(lab: LabConfig) -> None:
+    put(lab, "full", 1, [1, 0], [0.5], chains=False)
+    results = collect(lab)
+    assert set(results["arms"]["full"]) >= {"accuracy", "caption_f1"} and "chains" not in results["arms"]["full"]
+    assert "by chains" not in markdown(results)
+
+
+def test_pictures_show_every_arm_and_every_curve(lab: LabConfig) -> None:
+    for seed in (1, 2):
+        put(lab, "full", seed, [1, 0, 1, 0], [0.5, 0.25])
+        put(lab, "control", seed, [1, 1, 1, 0], [0.25, 0.5])
+    results = collect(lab)
+    for svg in (draw_arms(results), draw_curves(results, {"own rows": ("full", "control"), "none": ("base",)})):
+        root = ElementTree.fromstring(svg)
+        told = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
+        assert len(told) == 4 and all("[" in text for text in told) and "question accuracy" in svg
+    assert "full, caption F1: 0.375 [" in "".join(ElementTree.fromstring(draw_arms(results)).itertext())
 
 
 def test_evaluations_of_other_questions_are_not_compared(lab: LabConfig) -> None:

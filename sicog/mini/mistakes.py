@@ -1,0 +1,72 @@
+"""Scenes and answers with mistakes in them, at a given rate: what a label costs that is wrong."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from sicog.mini.questions import Question, all_questions, question_text
+from sicog.mini.scene import COLOURS, COLUMNS, REGIONS, ROWS, SHAPES, SIZES, Scene, Thing
+
+_TRIES = 200
+
+
+def mistaken_scene(scene: Scene, rate: float, rng: random.Random) -> Scene:
+    """The scene with each thing mistaken at that rate: one of its attributes is another one. At the same rate, and
+    apart from that, a thing stands in another free region."""
+    things: list[Thing] = []
+    for thing in scene.things:
+        seen = _other_attribute(thing, rng) if rng.random() < rate else thing
+        if rng.random() < rate:
+            taken = {scene.region(t) for t in (*things, *scene.things)}
+            seen = replace(seen, box=_box(scene, rng.choice([r for r in REGIONS if r not in taken])))
+        things.append(seen)
+    return replace(scene, things=tuple(sorted(things, key=lambda t: (scene.row(t), scene.column(t)))))
+
+
+def mistaken_answer(scene: Scene, question: Question, rng: random.Random) -> tuple[Scene, Question]:
+    """The same words asked of a mistaken scene that gives them another answer, so that the chain to it is whole.
+
+    Raises `ValueError` when no such scene is found, which the forms of questions make all but impossible.
+    """
+    words, named = question_text(question), set(" ".join(question.args).split())
+    for attempt in range(_TRIES):
+        seen = _changed(scene, max(0.3, attempt / _TRIES), named, rng)
+        for other in all_questions(seen, question.type, name_held_out=True):
+            if question_text(other) == words and other.answer != question.answer:
+                return seen, other
+    raise ValueError(f"{scene.id}: no mistake gives {words!r} another answer than {question.answer!r}")
+
+
+def _changed(scene: Scene, rate: float, named: set[str], rng: random.Random) -> Scene:
+    """A mistaken scene; besides, a thing may be missed, or taken for the one that the question names."""
+    seen = mistaken_scene(scene, rate, rng)
+    one, kind = rng.randrange(len(seen.things)), rng.random()
+    things = list(seen.things)
+    if kind < 0.3 and len(things) > 1:
+        del things[one]
+    elif kind < 0.6:
+        for what, known in _ATTRIBUTES.items():
+            for word in sorted(named & set(known)):
+                things[one] = _with(things[one], what, word)
+    return replace(seen, things=tuple(things))
+
+
+_ATTRIBUTES = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}
+
+
+def _other_attribute(thing: Thing, rng: random.Random) -> Thing:
+    what = rng.choice(tuple(_ATTRIBUTES))
+    return _with(thing, what, rng.choice([word for word in _ATTRIBUTES[what] if word != getattr(thing, what)]))
+
+
+def _with(thing: Thing, what: str, word: str) -> Thing:
+    return replace(thing, **{what: word})  # type: ignore[arg-type]
+
+
+def _box(scene: Scene, region: str) -> tuple[int, int, int, int]:
+    """A box in the middle of the region: it decides where the thing is said to be."""
+    row, column = region.split()
+    x = round((COLUMNS.index(column) + 0.5) / 3 * scene.width)
+    y = round((ROWS.index(row) + 0.5) / 3 * scene.height)
+    return x - 1, y - 1, x + 1, y + 1

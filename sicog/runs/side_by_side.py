@@ -1,0 +1,128 @@
+"""`launcher.jobs`: steps that do not wait for each other run at once, each in a process with its share of the cores.
+
+On processors two jobs of one thread do about one and a half times the work of one job of two.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from sicog.recipe import Step
+from sicog.runs.states import is_done, read_state, state_file
+from sicog.runs.status import progress_of
+
+# What most steps import: once, by the process that the others are copies of. They are seconds of every step.
+_PRELOADED = ("sicog.runs.run", "sicog.training.trainer", "sicog.generation.sample", "sicog.training.run")
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class _Running:
+    step: Step
+    title: str
+    process: BaseProcess
+    since: float
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
+
+
+def log_file(step: Step) -> Path:
+    """Where a step that runs beside others writes what it would have printed."""
+    return state_file(step.run_dir, step.name).with_suffix(".log")
+
+
+def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None:
+    """Run these steps, at most `jobs` at once, each as soon as those that it needs are done, in their order.
+
+    A step that fails lets those beside it come to their end, and no other begin. Raises `ValueError` with its error.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(_PRELOADED))
+    titles = {step.name: f"[{k}/{len(steps)}] {step.name}" for k, step in enumerate(steps, 1)}
+    waiting, running, failed = list(steps), list[_Running](), list[Step]()
+    try:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            while running or (waiting and not failed):
+                for step in [] if failed else _ready(waiting, jobs - len(running)):
+                    waiting.remove(step)
+                    console.print(f"{titles[step.name]}: {step.verb.name}", style="bold", highlight=False)
+                    log_file(step).parent.mkdir(parents=True, exist_ok=True)
+                    process = context.Process(target=_work, args=(step.run_dir, step.name, step.key, log_file(step)))
+                    process.start()
+                    running.append(_Running(step, titles[step.name], process, time.monotonic()))
+                ended = [one for one in running if not one.process.is_alive()]
+                running = [one for one in running if one not in ended]
+                for one in ended:
+                    failed += [] if is_done(one.step) else [one.step]
+                    how = "done" if is_done(one.step) else "failed"
+                    console.print(f"{one.title}: {how} after {one.seconds:.0f} s", style="dim", highlight=False)
+                if not running and waiting and not failed and not _ready(waiting, jobs):
+                    raise AssertionError(f"nothing can begin of {', '.join(step.name for step in waiting)}")
+                live.update(_table(running), refresh=True)
+                if not ended:
+                    time.sleep(_LOOK_S)
+    except BaseException:  # Ctrl-C reaches them too; what is stopped alone passes it on, and trainings save
+        for one in running:
+            one.process.terminate()
+        for one in running:
+            one.process.join()
+        raise
+    if failed:
+        raise ValueError("; ".join(_error(step) for step in failed))
+
+
+def _ready(waiting: Sequence[Step], free: int) -> list[Step]:
+    """The first steps that can begin: what they need is not waiting or at work any more, but done."""
+    known = {step.name: step for step in waiting}
+    ready: list[Step] = []
+    for step in waiting:
+        needed = (*step.depends_on, *step.after)
+        if len(ready) < free and not any(name in known for name in needed) and _all_done(step, needed):
+            ready.append(step)
+    return ready
+
+
+def _all_done(step: Step, needed: Sequence[str]) -> bool:
+    states = [read_state(step.run_dir, name) for name in needed]
+    return all(state is not None and state.state == "done" for state in states)
+
+
+def _work(run_dir: Path, name: str, key: str, log: Path) -> None:
+    """In the new process: what is printed goes to the step's log."""
+    from sicog.runs.run import run_planned
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    run_planned(run_dir, name, key)
+
+
+def _table(running: Sequence[_Running]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for one in running:
+        progress = progress_of(one.step, one.seconds) if one.step.folder.is_dir() else None
+        table.add_row(f"  {one.step.name}", str(progress or ""), f"{one.seconds:.0f} s")
+    return table
+
+
+def _error(step: Step) -> str:
+    state = read_state(step.run_dir, step.name)
+    said = state.error if state and state.key == step.key and state.error else "it ended without a word"
+    return f"step {step.name!r} failed: {escape(said)} (all that it printed: {log_file(step)})"

@@ -1,0 +1,67 @@
+"""`launcher.jobs`: steps that do not wait for each other run at once, and a failing one loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sicog.runs.run import run
+from sicog.runs.side_by_side import log_file
+from sicog.runs.states import read_state
+from sicog.runs.status import status_of
+
+COUNTS = "align: 2, sft: 1, warmup_captions: 1, warmup_reasoning: 2, unlabelled: 1, dev: 1, test: 1"
+RECIPE = """
+run_dir: {folder}/run
+launcher: {{jobs: 2}}
+steps:
+  one: {{run: mini-data, config: {{{counts}}}}}
+  two: {{run: mini-data, config: {{{counts}, seed: 2}}}}
+  rows: {{run: annotate, config: {{task: reasoning, input: "${{one}}/warmup_reasoning.jsonl"}}}}
+  broken: {{run: annotate, config: {{task: reasoning, input: "${{one}}/{file}"}}}}
+  after: {{run: build, config: {{sources: [{{name: broken, path: "${{broken}}/chain"}}]}}}}
+"""
+
+
+def written(folder: Path, file: str) -> Path:
+    path = folder / "r.yaml"
+    path.write_text(RECIPE.format(folder=folder, counts=COUNTS, file=file))
+    return path
+
+
+@pytest.mark.slow
+def test_what_fails_stops_what_needs_it_and_nothing_else(tmp_path, capfd):
+    with pytest.raises(
+        ValueError, match=r"step 'broken' failed: .*missing\.jsonl.* \(all that it printed: .*broken\.log\)"
+    ):
+        run(written(tmp_path, "missing.jsonl"))
+    standing = {line.step.name: line.standing for line in status_of(tmp_path / "run")}
+    assert standing.pop("rows") in ("done", "waiting")  # whether it had begun when the other failed
+    assert standing == {"one": "done", "two": "done", "broken": "failed", "after": "waiting"}
+    began = {name: read_state(tmp_path / "run", name).since for name in ("one", "two", "broken")}
+    assert began["two"] < began["one"] + read_state(tmp_path / "run", "one").seconds  # side by side
+    assert "images per split" in log_file(status_of(tmp_path / "run")[0].step).read_text()
+    run(written(tmp_path, "warmup_reasoning.jsonl"))
+    assert {line.standing for line in status_of(tmp_path / "run")} == {"done"}
+    again = {name: read_state(tmp_path / "run", name).since for name in ("one", "two")}
+    assert again == {name: began[name] for name in again}
+    assert "[2/5] two: done" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_same_bytes_as_one_after_the_other(tmp_path):
+    path = written(tmp_path, "warmup_reasoning.jsonl")
+    run(path)
+    run(path, ["launcher.jobs=1", f"run_dir={tmp_path}/single"])
+    files = sorted(
+        p.relative_to(tmp_path / "run") for p in (tmp_path / "run").rglob("*.json*") if p.parent.name != ".steps"
+    )
+    files = [file for file in files if file.name not in ("run.json", "recipe.json")]
+    assert len(files) > 10
+    assert all((tmp_path / "run" / f).read_bytes() == (tmp_path / "single" / f).read_bytes() for f in files)
+
+
+def test_jobs_are_of_this_machine(tmp_path):
+    with pytest.raises(ValueError, match=r"jobs: 2 is for on: local; slurm shares the machine in its own way"):
+        run(written(tmp_path, "x"), ["launcher.on=slurm"])
