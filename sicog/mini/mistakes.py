@@ -6,9 +6,22 @@ import random
 from dataclasses import replace
 
 from sicog.mini.questions import Question, all_questions, question_text
-from sicog.mini.scene import COLOURS, COLUMNS, REGIONS, ROWS, SHAPES, SIZES, Scene, Thing
+from sicog.mini.scene import (
+    COLOURS,
+    COLUMNS,
+    NUMBERS_OF_THINGS,
+    REGIONS,
+    ROWS,
+    SHAPES,
+    SIZES,
+    Scene,
+    Thing,
+    in_reading_order,
+)
+from sicog.mini.text import singular
 
-_TRIES = 200
+_TRIES = 400
+MOST_THINGS = max(number for number, _ in NUMBERS_OF_THINGS)
 
 
 def mistaken_scene(scene: Scene, rate: float, rng: random.Random) -> Scene:
@@ -21,7 +34,7 @@ def mistaken_scene(scene: Scene, rate: float, rng: random.Random) -> Scene:
             taken = {scene.region(t) for t in (*things, *scene.things)}
             seen = replace(seen, box=_box(scene, rng.choice([r for r in REGIONS if r not in taken])))
         things.append(seen)
-    return replace(scene, things=tuple(sorted(things, key=lambda t: (scene.row(t), scene.column(t)))))
+    return in_reading_order(replace(scene, things=tuple(things)))
 
 
 def mistaken_answer(scene: Scene, question: Question, rng: random.Random) -> tuple[Scene, Question]:
@@ -29,7 +42,7 @@ def mistaken_answer(scene: Scene, question: Question, rng: random.Random) -> tup
 
     Raises `ValueError` when no such scene is found, which the forms of questions make all but impossible.
     """
-    words, named = question_text(question), set(" ".join(question.args).split())
+    words, named = question_text(question), {singular(word) for arg in question.args for word in arg.split()}
     for attempt in range(_TRIES):
         seen = _changed(scene, max(0.3, attempt / _TRIES), named, rng)
         for other in all_questions(seen, question.type, name_held_out=True):
@@ -39,17 +52,27 @@ def mistaken_answer(scene: Scene, question: Question, rng: random.Random) -> tup
 
 
 def _changed(scene: Scene, rate: float, named: set[str], rng: random.Random) -> Scene:
-    """A mistaken scene; besides, a thing may be missed, or taken for the one that the question names."""
+    """A mistaken scene; besides, a thing may be missed, made up, or taken for one that the question names."""
     seen = mistaken_scene(scene, rate, rng)
-    one, kind = rng.randrange(len(seen.things)), rng.random()
-    things = list(seen.things)
-    if kind < 0.3 and len(things) > 1:
-        del things[one]
-    elif kind < 0.6:
-        for what, known in _ATTRIBUTES.items():
-            for word in sorted(named & set(known)):
-                things[one] = _with(things[one], what, word)
-    return replace(seen, things=tuple(things))
+    things, kind = list(seen.things), rng.random()
+    if kind < 0.25 and len(things) > 1:
+        del things[rng.randrange(len(things))]
+    elif kind < 0.5 and len(things) < MOST_THINGS:
+        free = [r for r in REGIONS if r not in {seen.region(t) for t in things}]
+        thing = Thing(rng.choice(SIZES), rng.choice(COLOURS), rng.choice(SHAPES), _box(scene, rng.choice(free)))
+        things.append(_named(thing, named, rng))
+    elif kind < 0.75:
+        one = rng.randrange(len(things))
+        things[one] = _named(things[one], named, rng)
+    return in_reading_order(replace(seen, things=tuple(things)))
+
+
+def _named(thing: Thing, named: set[str], rng: random.Random) -> Thing:
+    """The thing with the attributes that are named, of several of a kind one."""
+    for what, known in _ATTRIBUTES.items():
+        if words := sorted(named & set(known)):
+            thing = _with(thing, what, rng.choice(words))
+    return thing
 
 
 _ATTRIBUTES = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}

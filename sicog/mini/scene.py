@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 SIZES = ("small", "large")
@@ -148,10 +148,13 @@ def draw_scene(seed: int, split: str, index: int, rules: SceneRules) -> Scene:
         attributes = _draw_attributes(rng, number, with_held_out)
         sizes = [size for size, _, _ in attributes]
         boxes = next((b for _ in range(40) if (b := _place(rng, width, height, sizes))), None)
-    things = [Thing(*a, box) for a, box in zip(attributes, boxes, strict=True)]
-    scene = Scene(f"{split}-{index:05d}", width, height, background, tuple(things))
-    things.sort(key=lambda t: (scene.row(t), scene.column(t)))
-    return Scene(scene.id, width, height, background, tuple(things))
+    things = tuple(Thing(*a, box) for a, box in zip(attributes, boxes, strict=True))
+    return in_reading_order(Scene(f"{split}-{index:05d}", width, height, background, things))
+
+
+def in_reading_order(scene: Scene) -> Scene:
+    """The scene with its things row by row, from left to right."""
+    return replace(scene, things=tuple(sorted(scene.things, key=lambda t: (scene.row(t), scene.column(t)))))
 
 
 def _weighted(rng: random.Random, table: Sequence[tuple[T, float]]) -> T:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sicog.chains import COD, render
-from sicog.mini.scene import Scene, Thing
+from sicog.mini.scene import SHAPES, Scene, Thing
 from sicog.tasks import CAPTIONING
 
 NUMBERS = ("zero", "one", "two", "three", "four")
@@ -38,6 +38,11 @@ def capital(sentence: str) -> str:
 def plural(shape: str) -> str:
     """The shape's plural."""
     return "crosses" if shape == "cross" else f"{shape}s"
+
+
+def singular(word: str) -> str:
+    """The shape of its plural; other words as they are."""
+    return "cross" if word == "crosses" else word.removesuffix("s") if word.removesuffix("s") in SHAPES else word
 
 
 def full_name(thing: Thing) -> str:
