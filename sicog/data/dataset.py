@@ -11,10 +11,14 @@ import numpy as np
 
 from sicog.data.image_folder import ImageFolder, load_images
 from sicog.data.lengths import RowLengths
+from sicog.data.noise import RowNoise, exchanged
 from sicog.data.sources import PlacedRow
 from sicog.data.table import RowTable
+from sicog.records import Example
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from sicog.model.processing import Encoded, SicogProcessor
 
 
@@ -48,6 +52,7 @@ class ExampleDataset:
         *,
         slicing: bool,
         cache: Path,
+        noise: RowNoise | None = None,
     ) -> None:
         assert len(selection) == len(lengths), f"{len(selection)} rows but {len(lengths)} lengths"
         self.tables = tables
@@ -57,6 +62,7 @@ class ExampleDataset:
         self.images = images
         self.slicing = slicing
         self.cache = cache
+        self.noise = noise
 
     def __len__(self) -> int:
         return len(self.selection)
@@ -66,7 +72,7 @@ class ExampleDataset:
         example = row[0]
         try:
             images = load_images(table, row, self.images)
-            encoded = self.processor.encode(example.turns, images, slicing=self.slicing)
+            encoded = self._encoded(example, images, int(self.lengths.tokens[index]))
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"row {example.id} could be read before training and cannot now: {error}. Was the image changed? "
@@ -79,6 +85,17 @@ class ExampleDataset:
                 f"changed since. Put it back, or remove {self.cache / 'lengths'} to have all rows measured again"
             )
         return example.id, encoded
+
+    def _encoded(self, example: Example, images: Sequence[Image.Image], tokens: int) -> Encoded:
+        if self.noise is None:
+            return self.processor.encode(example.turns, images, slicing=self.slicing)
+        if self.noise.mirrors(example.id):
+            seen = self.noise.images(example.id, images, mirrored=True)
+            encoded = self.processor.encode(exchanged(example.turns), seen, slicing=self.slicing)
+            if len(encoded.input_ids) == tokens:  # else the tokenizer splits the exchanged words otherwise
+                return encoded
+        seen = self.noise.images(example.id, images, mirrored=False)
+        return self.processor.encode(example.turns, seen, slicing=self.slicing)
 
     def ids(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """The ids of some rows."""

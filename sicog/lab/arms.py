@@ -26,20 +26,22 @@ class Arm(Config):
     """One thing changed.
 
     rows: what pre-training reads, by name: folders or files of rows, or steps that make them. None: no pre-training.
-    weight: so many times these rows, drawn by the seed. preferences: the step that makes pairs; DPO then follows.
+    weight: so many times these rows, drawn by the seed. train: values of pre-training, over the lab's. preferences: the
+    step that makes pairs; DPO then follows.
     """
 
     says: str
     rows: dict[str, str | StepSpec] | None = Field(default=None, min_length=1)
     weight: float | None = Field(default=None, gt=0)
+    train: Values = {}
     preferences: StepSpec | None = None
 
     @model_validator(mode="after")
     def _one_kind_of_training(self) -> Arm:
         if self.rows and self.preferences:
             raise ValueError("an arm has rows for pre-training or preferences for DPO, not both")
-        if self.weight and not self.rows:
-            raise ValueError("weight is of rows, and there are none")
+        if (self.weight or self.train) and not self.rows:
+            raise ValueError("weight and train are of pre-training rows, and there are none")
         return self
 
 
@@ -195,7 +197,7 @@ def _arm_steps(lab: LabConfig, name: str, arm: Arm, seed: int) -> Iterator[tuple
             sources.append({"name": key, "path": path} | ({"weight": arm.weight} if arm.weight else {}))
         rows = rows_step(name, seed)
         yield rows, {"run": "build", "config": {"sources": sources, "seed": seed, "llava_json": False}}
-        values = {"stage": "pretrain", "model": begin, "data": {**data, "path": f"${{{rows}}}"}}
+        values = merge({"stage": "pretrain", "model": begin, "data": {**data, "path": f"${{{rows}}}"}}, arm.train)
         yield f"{name}-{seed}-pretrain", _train(lab, values, lab.updates.pretrain, seed)
         begin = {"checkpoint": f"${{{name}-{seed}-pretrain}}"}
     yield last, _train(lab, {"stage": "sft", "model": begin, "data": labelled}, lab.updates.sft, seed)

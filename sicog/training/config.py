@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from sicog.config import Config
 from sicog.data.batching import accumulation_steps
 from sicog.data.config import DataConfig
+from sicog.data.noise import NoiseConfig
 from sicog.model.hub import local_model
 from sicog.model.kernels import Attention, Kernels
 from sicog.model.precision import Precision
@@ -136,6 +137,8 @@ class TrainConfig(Config):
     conversations. The accumulation of packed rows follows from these limits;
     what `accumulation` says counts rows only.
 
+    noise: what the images of training are shown with, see `sicog.data.noise`.
+
     save_total_limit: the newest so many checkpoints are kept; keep_every: and those whose step is a multiple of it,
     also when the run is finished.
     """
@@ -165,6 +168,7 @@ class TrainConfig(Config):
     data: DataConfig
     trainable: tuple[Part, ...] = PARTS
     slicing: bool = True
+    noise: NoiseConfig = NoiseConfig()
 
     learning_rate: float = Field(gt=0)
     learning_rates: dict[Part, Annotated[float, Field(gt=0)]] = {}
@@ -220,6 +224,12 @@ class TrainConfig(Config):
             raise ValueError(f"stage dpo and objective dpo go together; got {self.stage} and {self.objective}")
         if self.objective != "dpo" and self.dpo != DpoConfig():
             raise ValueError("values of dpo are for objective: dpo")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_is_of_rows(self) -> TrainConfig:
+        if self.objective == "dpo" and self.noise != NoiseConfig():
+            raise ValueError("noise is for objective next_token; pairs for dpo differ by what is done to their images")
         return self
 
     @model_validator(mode="after")

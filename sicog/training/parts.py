@@ -25,6 +25,16 @@ def set_trainable(model: SicogForConditionalGeneration, trainable: Collection[st
     model.vision_tower.freeze_unused()
 
 
+def drop_features(model: SicogForConditionalGeneration, share: float) -> None:
+    """In training, set this share of the numbers that the language model is shown of images to 0, and scale the rest
+    by 1 / (1 - share)."""
+    from torch.nn import functional
+
+    model.resampler.register_forward_hook(
+        lambda module, _inputs, features_VQE: functional.dropout(features_VQE, share, module.training)
+    )
+
+
 def parts(model: SicogForConditionalGeneration) -> dict[str, nn.Module]:
     """The model's parts by name."""
     return {"vision_tower": model.vision_tower, "projector": model.resampler, "language_model": model.language_model}

@@ -84,7 +84,7 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     from sicog.training.dpo import DpoObjective
     from sicog.training.lora import add_adapters
     from sicog.training.memory_check import MemoryCheck
-    from sicog.training.parts import set_trainable
+    from sicog.training.parts import drop_features, set_trainable
     from sicog.training.reference import reference_log_probs
     from sicog.training.signals import StopSignal, leave
     from sicog.training.speed import Meter, flops_and_peak
@@ -103,6 +103,8 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     if config.compile:
         compile_blocks(model)
     set_trainable(model, config.trainable)
+    if config.noise.dropout:
+        drop_features(model, config.noise.dropout)
     read = load_pairs(config, processor, *referenced) if referenced else load_rows(config, processor)
     plan = plan_updates(config, read.lengths, model.config, _world_size())
     meter = Meter(plan, read.lengths, *flops_and_peak(model.config, config.whole_parts, read.lengths, _world_size()))
@@ -180,6 +182,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
     from sicog.data.image_folder import ImageFolder
     from sicog.data.measure import TokenMeasure
     from sicog.data.mixture_rows import measure_mixture
+    from sicog.data.noise import RowNoise
 
     data, cache = config.data, cache_folder(config.data.cache_dir)
     mixture = read_mixture(data.chosen_sources(), config.seed, cache)
@@ -187,7 +190,14 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
     measure = TokenMeasure(processor, config.slicing)
     usable = measure_mixture(mixture, measure, images, max_length=config.max_length, cache=cache)
     dataset = ExampleDataset(
-        mixture.tables, usable.selection, usable.lengths, processor, images, slicing=config.slicing, cache=cache
+        mixture.tables,
+        usable.selection,
+        usable.lengths,
+        processor,
+        images,
+        slicing=config.slicing,
+        cache=cache,
+        noise=RowNoise(config.noise, config.seed) if config.noise.of_images else None,
     )
     n_rows = len(mixture.selection) + mixture.n_dropped
     dropped = Counter(row.reason for row in usable.dropped())

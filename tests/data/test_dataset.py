@@ -23,6 +23,7 @@ from sicog.data.images import ImageProblem, resolve_image
 from sicog.data.measure import TokenMeasure
 from sicog.data.mixture import Source, read_mixture
 from sicog.data.mixture_rows import measure_mixture
+from sicog.data.noise import NoiseConfig, RowNoise
 from sicog.formats import read_llava
 from sicog.model import load_checkpoint
 from sicog.model.image_processing import load_image
@@ -300,3 +301,18 @@ def test_a_measuring_process_ends_when_its_parent_was_killed() -> None:
     ready, _, _ = select.select([reader], [], [], 20)
     assert ready and os.read(reader, 1) == b""  # nobody holds the other end any more
     os.close(reader)
+
+
+def test_noise_shows_a_row_otherwise_and_exchanges_its_sides(load: Loader, images: Path) -> None:
+    halves = Image.new("RGB", (40, 30), (250, 250, 250))
+    halves.paste((10, 10, 200), (0, 0, 20, 30))
+    halves.save(images / "halves.png")
+    examples = [row("left", "halves.png", answer="left, not right"), row("text")]
+    plain, _ = load(examples, images)
+    noisy, _ = load(examples, images)
+    noisy.noise = RowNoise(NoiseConfig(mirror=1.0), 0)
+    (_, seen), (_, shown) = plain[0], noisy[0]
+    assert not np.array_equal(seen.pixel_values, shown.pixel_values)
+    decode = load.processor.tokenizer.decode
+    assert decode(shown.input_ids) == decode(seen.input_ids).replace("left, not right", "right, not left")
+    assert np.array_equal(plain[1][1].input_ids, noisy[1][1].input_ids)

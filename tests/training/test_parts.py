@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from sicog.model import SicogForConditionalGeneration, load_checkpoint
-from sicog.training.parts import set_trainable
+from sicog.training.parts import drop_features, set_trainable
 
 
 @pytest.fixture
@@ -38,3 +39,14 @@ def test_the_last_vision_layer_stays_frozen(model: SicogForConditionalGeneration
 def test_an_unknown_part_is_an_error(model: SicogForConditionalGeneration) -> None:
     with pytest.raises(ValueError, match="unknown parts to train: head"):
         set_trainable(model, ["head"])
+
+
+def test_features_are_dropped_in_training_alone(model: SicogForConditionalGeneration) -> None:
+    features, sizes = torch.randn(12, model.config.vision_config.hidden_size), torch.tensor([[3, 4]])
+    whole = model.resampler.eval()(features, sizes)
+    drop_features(model, 0.25)
+    assert torch.equal(model.resampler(features, sizes), whole)
+    shown = model.resampler.train()(features, sizes)
+    kept = shown != 0
+    assert 0.6 < kept.float().mean() < 0.9
+    assert torch.allclose(shown[kept], (whole / 0.75)[kept])

@@ -55,6 +55,16 @@ def test_a_finished_run_returns_at_once_and_another_config_is_refused(config: Ma
         train(config(learning_rate=2e-3))
 
 
+def test_noise_changes_what_is_learnt_and_not_what_is_counted(config: MakeConfig, tmp_path: Path) -> None:
+    plain = metrics(train(config(run_dir=tmp_path / "plain")))
+    for name, noise in (("image", {"jitter": 0.5, "mirror": 0.5}), ("features", {"dropout": 0.3})):
+        noisy = metrics(train(config(run_dir=tmp_path / name, noise=noise)))
+        assert noisy == metrics(train(config(run_dir=tmp_path / f"{name}-again", noise=noise)))
+        assert [line["loss"] for line in noisy] != [line["loss"] for line in plain]
+    with pytest.raises(ValueError, match="noise is for objective next_token"):
+        config(stage="dpo", objective="dpo", noise={"jitter": 0.1})
+
+
 def test_accumulation_gives_the_update_of_the_full_batch(config: MakeConfig, tmp_path: Path) -> None:
     """Rows differ much in supervised tokens, so a mean of means would be another loss."""
     runs = [

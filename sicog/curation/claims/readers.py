@@ -1,7 +1,8 @@
 """Readers: what claims a candidate's text makes, and which other candidates state them too.
 
 A reader is declared, never guessed: `sentences` reads any text and compares by an encoder or an NLI model, `answer`
-takes the normalised final answer, `grammar` parses texts of a world whose grammar is known.
+takes the normalised final answer, `grammar` parses texts of a world whose grammar is known, `endpoint` has a served
+model extract and check (`sicog.curation.claims.served`).
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class ReadSet:
         return np.repeat(np.arange(len(self.claims)), [len(own) for own in self.claims])
 
 
+class UnreadableError(ValueError):
+    """One set cannot be read; others can."""
+
+
 class Reader(Protocol):
     """Reads a block of sets at once; what it makes of a set depends on that set alone."""
 
@@ -64,8 +69,8 @@ class Reader(Protocol):
     def description(self) -> str:
         """What decides its claims: supports of two descriptions cannot be compared."""
 
-    def read(self, block: Sequence[Texts]) -> list[ReadSet]:
-        """The claims of each set."""
+    def read(self, block: Sequence[Texts]) -> Sequence[ReadSet | UnreadableError]:
+        """The claims of each set, or why it cannot be read."""
 
 
 @runtime_checkable
@@ -114,7 +119,8 @@ class AnswerReader:
 
 @dataclass(frozen=True)
 class GrammarReader:
-    """What a grammar reads; claims are the same where kind and key are."""
+    """What a grammar reads; claims are the same where kind and key are. A text on which it raises `ValueError` makes
+    its set unreadable."""
 
     name: str
 
@@ -128,13 +134,16 @@ class GrammarReader:
         """The grammar's own name."""
         return f"grammar {self.grammar.name}"
 
-    def read(self, block: Sequence[Texts]) -> list[ReadSet]:
+    def read(self, block: Sequence[Texts]) -> list[ReadSet | UnreadableError]:
         """The claims of each set."""
         grammar = self.grammar
-        return [
-            _by_key([tuple(grammar.read(text, at)) for text, at in zip(row.texts, row.windows, strict=True)])
-            for row in block
-        ]
+        return [self._one(grammar, row) for row in block]
+
+    def _one(self, grammar: Grammar, row: Texts) -> ReadSet | UnreadableError:
+        try:
+            return _by_key([tuple(grammar.read(text, at)) for text, at in zip(row.texts, row.windows, strict=True)])
+        except ValueError as error:
+            return UnreadableError(f"grammar {grammar.name}: {error}")
 
 
 class Entailment(Protocol):

@@ -27,8 +27,10 @@ from sicog.curation.claims.readers import (
     ReadSet,
     SentenceReader,
     Texts,
+    UnreadableError,
     load_grammar,
 )
+from sicog.curation.claims.served import ServedModel, ServedReader
 from sicog.curation.claims.support import Measure, agreements, seen, supports
 from sicog.curation.columns import columns_of
 from sicog.curation.encoders import EncoderConfig
@@ -37,13 +39,14 @@ from sicog.curation.scoring import comparable
 from sicog.curation.self_consistency import DECIMALS, votes
 from sicog.curation.vector_cache import Embedding
 from sicog.curation.vectors import encoder_files, when_embedded
-from sicog.pipeline import FolderSource, Source, run_stage
+from sicog.pipeline import FolderSource, Outcome, Source, run_stage
 from sicog.provenance import digest_path, write_run_json
 from sicog.records import CandidateSet, Claim, Dropped, ScoredCandidate, ScoredSet
+from sicog.remote.config import EndpointConfig
 from sicog.storage import MANIFEST
 from sicog.tasks import TASKS
 
-STEP = "claims"
+STEP, ANSWERS = "claims", "answers"
 
 
 class ClaimsConfig(Config):
@@ -52,24 +55,27 @@ class ClaimsConfig(Config):
     input: a folder of candidate sets, or several folders or globs of them, which are grouped by id.
     reader: `sentences` (any text; compared by `encoder`, or by the NLI cross-encoder `nli`, at `threshold`), `answer`
         (the normalised final answer; tasks with short answers), `grammar` (texts of a world whose grammar is
-        `module:NAME`).
+        `module:NAME`), `endpoint` (a served model extracts claims and checks them: for a row of K candidates 2 K
+        requests, whose answers are stored and asked for once).
     measure: what a candidate's agreement is: `support`, the mean support of its claims, or `f1`, its expected F1
         against the other candidates.
     threshold: cosine, or probability of entailment, from which a sentence counts as stated.
     half: 0 or 1 reads every other candidate only, to see how far labels depend on the draw (`sicog gap`).
     checkpoint: when given, a candidate of another checkpoint is an error.
-    max_dropped_share: rows that cannot be read are dropped by file and line; above this share the run stops.
+    max_dropped_share: rows that cannot be read are dropped, by file and line or with what the reader says; above this
+        share the run stops.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "cache_dir", "max_dropped_share"})
     input: Paths = Field(min_length=1)
     out_dir: Path
-    reader: Literal["sentences", "answer", "grammar"] = "sentences"
+    reader: Literal["sentences", "answer", "grammar", "endpoint"] = "sentences"
     measure: Measure = "support"
     threshold: float = Field(default=0.65, gt=0, le=1)
     encoder: EncoderConfig = EncoderConfig()
     nli: str | None = None
     grammar: str | None = None
+    endpoint: EndpointConfig | None = None
     half: Literal[0, 1] | None = None
     checkpoint: Paths = ()
     cache_dir: Path | None = None
@@ -84,6 +90,10 @@ class ClaimsConfig(Config):
             raise ValueError("reader: grammar needs grammar=module:NAME, and no other reader takes one")
         if self.grammar is not None:
             load_grammar(self.grammar)
+        if (self.reader == "endpoint") != (self.endpoint is not None):
+            raise ValueError("reader: endpoint needs endpoint={model: ...}, and no other reader takes one")
+        if self.endpoint is not None and self.workers > 1:
+            raise ValueError("an endpoint is asked by one process; raise endpoint.concurrency instead of workers")
         if self.nli is not None and self.reader != "sentences":
             raise ValueError(f"nli judges sentences; reader: {self.reader} has no use for it")
         return self
@@ -104,7 +114,10 @@ def claims(config: ClaimsConfig) -> Path:
     source: Source[CandidateSet] = (
         RunsSource(folders, step=STEP) if len(folders) > 1 else FolderSource(folders[0], CandidateSet, step=STEP)
     )
-    reading = Reading(config, source, inputs, frozenset(map(digest_path, config.checkpoint)))
+    served = (
+        ServedModel(config.endpoint, config.endpoint.answers or config.out_dir / ANSWERS) if config.endpoint else None
+    )
+    reading = Reading(config, source, inputs, frozenset(map(digest_path, config.checkpoint)), served)
     if embeds:
         when_embedded(
             config.encoder,
@@ -115,7 +128,11 @@ def claims(config: ClaimsConfig) -> Path:
             workers=config.workers,
         )
     else:
-        reading(None)
+        try:
+            reading(None)
+        finally:
+            if served is not None:
+                served.close()
     return config.out_dir
 
 
@@ -127,10 +144,12 @@ class Reading:
     source: Source[CandidateSet]
     inputs: Mapping[str, Path]
     checkpoints: frozenset[str]
+    served: ServedModel | None = None
 
     def process(self, embedder: Embedding | None) -> ReadClaims:
         """What reads a block."""
-        return ReadClaims(_reader(self.config, embedder), self.config.measure, self.checkpoints, self.config.half)
+        reader = ServedReader(self.served) if self.served else _reader(self.config, embedder)
+        return ReadClaims(reader, self.config.measure, self.checkpoints, self.config.half)
 
     def ask(self, embedder: Embedding) -> None:
         """Let this embedder see every sentence, in the order of the rows."""
@@ -176,13 +195,20 @@ class ReadClaims:
     checkpoints: frozenset[str] = frozenset()
     half: int | None = None
 
-    def __call__(self, block: Sequence[CandidateSet]) -> list[tuple[ScoredSet]]:
+    def __call__(self, block: Sequence[CandidateSet]) -> list[Outcome]:
         block = [_half(row, self.half) for row in block]
         rows = [[comparable(row, c, self.checkpoints) for c in row.candidates] for row in block]
         if isinstance(self.reader, AnswerReader):
             _check_short_answers(block)
         read = self.reader.read([_texts(row, candidates) for row, candidates in zip(block, rows, strict=True)])
-        return [(self._scored(row, c, found),) for row, c, found in zip(block, rows, read, strict=True)]
+        return [self._outcome(row, c, found) for row, c, found in zip(block, rows, read, strict=True)]
+
+    def _outcome(
+        self, row: CandidateSet, candidates: Sequence[ScoredCandidate], found: ReadSet | UnreadableError
+    ) -> Outcome:
+        if isinstance(found, UnreadableError):
+            return Dropped(id=row.id, step=STEP, reason="unreadable_claims", detail=str(found))
+        return (self._scored(row, candidates, found),)
 
     def _scored(self, row: CandidateSet, candidates: Sequence[ScoredCandidate], found: ReadSet) -> ScoredSet:
         """With the claims of every text, and the marks of those that are about the whole image."""

@@ -16,15 +16,19 @@ from pydantic import Field, model_validator
 
 from sicog.chains import ChainError
 from sicog.config import Config
-from sicog.curation.claims.readers import Grammar, load_grammar, pruned
+from sicog.curation.claims.readers import Grammar, UnreadableError, load_grammar, pruned
+from sicog.curation.claims.served import ServedModel, ServedWriter
 from sicog.curation.self_consistency import DECIMALS
 from sicog.curation.words import folded
 from sicog.pipeline import UNREADABLE, FolderSource, Outcome, run_stage
+from sicog.provenance import write_run_json
 from sicog.records import Claim, Dropped, Example, PreferencePair, ScoredCandidate, ScoredSet, Turn
+from sicog.remote.config import EndpointConfig
 from sicog.tasks import TASKS
 
 STEP = "settle"
 PAIRS = "pairs"
+UNWRITTEN = "unwritten"
 Least = float | dict[str, float]
 
 
@@ -40,6 +44,8 @@ class SettleConfig(Config):
     min_candidates: rows with fewer candidates that could be compared are dropped. min_claims: so are rows of which
         fewer claims are left. agreement: so are rows whose kept claims have a lower mean support.
     style: of a merged text, and of what a grammar writes; null for the first of its task that is no chain.
+    endpoint: a served model that writes the merged text from the claims, instead of a grammar or of putting the
+        sentences one after another; its answers are stored and asked for once.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
@@ -54,6 +60,7 @@ class SettleConfig(Config):
     min_claims: int = Field(default=1, ge=1)
     agreement: float = Field(default=0.0, ge=0, le=1)
     style: str | None = None
+    endpoint: EndpointConfig | None = None
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     block_size: int = Field(default=256, ge=1)
     rows_per_shard: int = Field(default=8192, ge=1)
@@ -68,6 +75,8 @@ class SettleConfig(Config):
             raise ValueError(f"support is a strength, between 0 and {1 + self.closer_weight:g}")
         if self.grammar is not None:
             load_grammar(self.grammar)
+        if self.endpoint is not None and (self.how != "merge" or self.grammar is not None or self.workers > 1):
+            raise ValueError("an endpoint writes merged texts: how=merge, no grammar, one worker")
         return self
 
 
@@ -80,20 +89,29 @@ def settle(config: SettleConfig) -> Path:
         else quantiles(source.read(0, len(source)), config.quantile, config.closer_weight)
     )
     assert least is not None
-    return run_stage(
-        step=STEP,
-        out_dir=config.out_dir,
-        source=source,
-        process=SettleRows(config, least),
-        config=config,
-        inputs={"claims": config.input},
-        outputs={PreferencePair: PAIRS},
-        block_size=config.block_size,
-        rows_per_shard=config.rows_per_shard,
-        workers=config.workers,
-        max_dropped_share=config.max_dropped_share,
-        limited_reasons=frozenset({UNREADABLE}),  # other drops are what supports are for
-    )
+    inputs = {"claims": config.input}
+    served = None
+    if config.endpoint is not None:
+        write_run_json(config.out_dir, step=STEP, config=config, inputs=inputs)
+        served = ServedModel(config.endpoint, config.endpoint.answers or config.out_dir / "answers")
+    try:
+        return run_stage(
+            step=STEP,
+            out_dir=config.out_dir,
+            source=source,
+            process=SettleRows(config, least, ServedWriter(served) if served else None),
+            config=config,
+            inputs=inputs,
+            outputs={PreferencePair: PAIRS},
+            block_size=config.block_size,
+            rows_per_shard=config.rows_per_shard,
+            workers=config.workers,
+            max_dropped_share=config.max_dropped_share,
+            limited_reasons=frozenset({UNREADABLE, UNWRITTEN}),  # other drops are what supports are for
+        )
+    finally:
+        if served is not None:
+            served.close()
 
 
 def strength(claim: Claim, closer_weight: float) -> float:
@@ -126,30 +144,45 @@ def _all_claims(row: ScoredSet) -> list[Claim]:
 
 @dataclass(frozen=True)
 class SettleRows:
-    """The process of the stage; least: the support from which a claim is kept."""
+    """The process of the stage; least: the support from which a claim is kept; writer: instead of a grammar."""
 
     config: SettleConfig
     least: Least
+    writer: ServedWriter | None = None
 
     def __call__(self, block: Sequence[ScoredSet]) -> list[Outcome]:
         grammar = load_grammar(self.config.grammar) if self.config.grammar else None
-        return [self._one(row, grammar) for row in block]
+        written = self._asked_for(block) if self.writer else {}
+        return [self._one(row, grammar, written.get(number)) for number, row in enumerate(block)]
 
-    def _one(self, row: ScoredSet, grammar: Grammar | None) -> Outcome:
-        spoken = [(place, c) for place, c in enumerate(row.candidates) if c.claims]
-        usable = [(place, c) for place, c in spoken if c.excluded is None]
+    def _asked_for(self, block: Sequence[ScoredSet]) -> dict[int, str | UnreadableError]:
+        """What the endpoint writes of each row of the block that has enough candidates and claims."""
+        assert self.writer is not None
+        wanted: dict[int, list[str]] = {}
+        for number, row in enumerate(block):
+            spoken, usable = _spoken(row)
+            if len(usable) >= self.config.min_candidates:
+                kept = self._merged(spoken, _best(usable)[0])
+                if len(kept) >= self.config.min_claims:
+                    wanted[number] = [claim.key for claim in kept]
+        return dict(zip(wanted, self.writer.write(list(wanted.values())), strict=True))
+
+    def _one(self, row: ScoredSet, grammar: Grammar | None, asked_for: str | UnreadableError | None) -> Outcome:
+        spoken, usable = _spoken(row)
         if len(usable) < self.config.min_candidates:
             reasons = Counter(c.excluded or "compared" for c in row.candidates)
             detail = f"{len(usable)} of {len(row.candidates)} state anything ({_counted(reasons)})"
             return self._dropped(row, "no_claims" if not usable else "too_few_candidates", detail)
-        place, best = max(usable, key=lambda one: (one[1].agreement or 0.0, -one[0]))
+        if isinstance(asked_for, UnreadableError):
+            return self._dropped(row, UNWRITTEN, str(asked_for))
+        place, best = _best(usable)
         if self.config.how == "prune":
             kept = [c for c in best.claims if self._keeps(c)]
             text = self._pruned(best, kept, grammar)
             style = best.candidate.style if grammar is None else self._plain_style(row)  # a grammar writes no chains
         else:
             kept = self._merged(spoken, place)
-            text = self._written(kept, grammar) if grammar else " ".join(c.key for c in kept)
+            text = self._written(kept, grammar) if grammar else asked_for or " ".join(c.key for c in kept)
             style = self._plain_style(row)
         if len(kept) < self.config.min_claims or not text:
             return self._dropped(row, "too_few_claims", f"{len(kept)} claims have the support that is asked for")
@@ -237,6 +270,19 @@ class SettleRows:
 
     def _dropped(self, row: ScoredSet, reason: str, detail: str) -> Dropped:
         return Dropped(id=row.id, step=STEP, reason=reason, detail=detail)
+
+
+Placed = tuple[int, ScoredCandidate]
+
+
+def _spoken(row: ScoredSet) -> tuple[list[Placed], list[Placed]]:
+    """The candidates that state something, with their places, and those of them that are about the whole image."""
+    spoken = [(place, c) for place, c in enumerate(row.candidates) if c.claims]
+    return spoken, [(place, c) for place, c in spoken if c.excluded is None]
+
+
+def _best(usable: Sequence[Placed]) -> Placed:
+    return max(usable, key=lambda one: (one[1].agreement or 0.0, -one[0]))
 
 
 def _counted(reasons: Counter[str]) -> str:

@@ -1,0 +1,202 @@
+"""A served model that reads claims out of texts, says which of them another text states, and writes texts from claims.
+
+It is asked to quote and to number, and both are checked: a claim whose quotation is not in the text is none, and a
+number that no claim has makes the answer unusable. One that cannot be used is asked for once more; then the row goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from sicog.curation.claims.readers import ReadSet, Stated, Texts, UnreadableError
+from sicog.remote.client import BadImage, Client, Message, NoAnswer, Request, connected
+from sicog.remote.config import EndpointConfig
+
+VERSION = "claims-1"
+_MAX_TOKENS = 1024
+_EXTRACT = """List every separate fact that the text below states, each as a short sentence that can be understood by \
+itself. Quote the words of the text that state it exactly as they stand there. Answer with a JSON array and nothing \
+else: [{{"claim": "...", "quote": "..."}}]
+
+Text:
+{text}"""
+_CHECK = """Which of the numbered statements does the text below say, or clearly imply? Answer with a JSON array of \
+their numbers and nothing else, [] for none.
+
+Text:
+{text}
+
+Statements:
+{claims}"""
+_WRITE = """Write one plain description, as running text, that states exactly the facts below: all of them, and \
+nothing else. Answer with the description alone.
+
+{claims}"""
+_AGAIN = "This answer cannot be used: {reason}. Answer again, in the form that was asked for and nothing else."
+_ARRAY = re.compile(r"\[.*\]", re.DOTALL)
+
+
+class _Unusable(Exception):  # noqa: N818 - handled here
+    """An answer that is not what was asked for."""
+
+
+@dataclass
+class ServedModel:
+    """The endpoint, connected at the first question. Answers are stored in `answers` and asked for once."""
+
+    endpoint: EndpointConfig
+    answers: Path
+    _open: ExitStack = field(default_factory=ExitStack, repr=False)
+    _client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """Raises `ValueError` when address, key or package is missing."""
+        if self._client is None:
+            self._client = self._open.enter_context(connected(self.endpoint, self.answers))
+        return self._client
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._open.close()
+        self._client = None
+
+    async def ask(self, prompt: str, read: Any, what: str) -> Any:
+        """What `read` makes of the answer's text. Raises `UnreadableError` when a second answer is no better."""
+        first = Message("user", (prompt,))
+        request = Request((first,), 0.0, _MAX_TOKENS, VERSION)
+        try:
+            answer = await self.client.ask(request)
+            try:
+                return read(_whole(answer.text, answer.finish_reason, refused=answer.refusal))
+            except _Unusable as error:
+                said = Message("assistant", (answer.text.strip() or "(no answer)",))
+                told = Message("user", (_AGAIN.format(reason=error),))
+                second = await self.client.ask(Request((first, said, told), 0.0, _MAX_TOKENS, VERSION))
+                return read(_whole(second.text, second.finish_reason, refused=second.refusal))
+        except (_Unusable, NoAnswer, BadImage) as error:
+            raise UnreadableError(f"{self.endpoint.model} gave no usable {what}: {error}") from None
+
+
+@dataclass
+class ServedReader:
+    """Claims as a served model extracts them; another text states a claim when the model says so."""
+
+    model: ServedModel
+
+    @property
+    def description(self) -> str:
+        """The model, and the version of what it is asked."""
+        return f"{VERSION} by {self.model.endpoint.model}"
+
+    def read(self, block: Sequence[Texts]) -> list[ReadSet | UnreadableError]:
+        """The claims of each set; of one that the model fails on, why."""
+        return self.model.client.run([self._one(row) for row in block])
+
+    async def _one(self, row: Texts) -> ReadSet | UnreadableError:
+        try:
+            claims = await asyncio.gather(*map(self._extract, row.texts))
+            stated = await asyncio.gather(*(self._stated(text, claims, k) for k, text in enumerate(row.texts)))
+        except UnreadableError as error:
+            return error
+        return ReadSet(tuple(claims), np.stack(stated, axis=1) if stated else np.zeros((0, 0), dtype=bool))
+
+    async def _extract(self, text: str) -> tuple[Stated, ...]:
+        if not text.strip():
+            return ()
+        found: tuple[Stated, ...] = await self.model.ask(
+            _EXTRACT.format(text=text), partial(_quoted, text), "list of claims"
+        )
+        return found
+
+    async def _stated(self, text: str, claims: Sequence[tuple[Stated, ...]], k: int) -> NDArray[np.bool_]:
+        """bool [C]: whether text k states each claim; its own ones it does."""
+        owner_C = np.repeat(np.arange(len(claims)), [len(own) for own in claims])
+        others = [claim.key for number, own in enumerate(claims) for claim in own if number != k]
+        stated_C = owner_C == k
+        distinct = list(dict.fromkeys(others))
+        if distinct and text.strip():
+            listed = "\n".join(f"{number}. {key}" for number, key in enumerate(distinct, 1))
+            prompt = _CHECK.format(text=text, claims=listed)
+            numbers = await self.model.ask(prompt, partial(_numbers, len(distinct)), "list of numbers")
+            said = {distinct[number - 1] for number in numbers}
+            stated_C[owner_C != k] = [key in said for key in others]
+        return stated_C
+
+
+@dataclass
+class ServedWriter:
+    """Writes one text from claims."""
+
+    model: ServedModel
+
+    def write(self, rows: Sequence[Sequence[str]]) -> list[str | UnreadableError]:
+        """A text for each list of claims; of one that the model fails on, why."""
+        return self.model.client.run([self._one(claims) for claims in rows])
+
+    async def _one(self, claims: Sequence[str]) -> str | UnreadableError:
+        listed = "\n".join(f"- {claim}" for claim in claims)
+        try:
+            text: str = await self.model.ask(_WRITE.format(claims=listed), _written, "text")
+        except UnreadableError as error:
+            return error
+        return text
+
+
+def _whole(text: str, finish_reason: str, *, refused: bool) -> str:
+    if refused:
+        raise _Unusable(f"it refuses: {text[:100]!r}")
+    if finish_reason == "length":
+        raise _Unusable("it is longer than it may be and was cut off")
+    return text
+
+
+def _array(text: str) -> list[Any]:
+    found = _ARRAY.search(text)
+    try:
+        value = orjson.loads(found[0]) if found else None
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, list):
+        raise _Unusable(f"it holds no JSON array: {text[:100]!r}")
+    return value
+
+
+def _quoted(text: str, answer: str) -> tuple[Stated, ...]:
+    """The claims whose quotation stands in the text, each once."""
+    value, found = _array(answer), dict[str, Stated]()
+    for one in value:
+        claim, quote = (one.get("claim"), one.get("quote")) if isinstance(one, dict) else (None, None)
+        if not isinstance(claim, str) or not isinstance(quote, str) or not claim.strip() or not quote.strip():
+            raise _Unusable(f'{str(one)[:80]!r} is no {{"claim": ..., "quote": ...}}')
+        start = text.find(quote.strip())
+        if start >= 0:
+            key = " ".join(claim.split())
+            found.setdefault(key, Stated(key, "fact", start, start + len(quote.strip())))
+    if value and not found:
+        raise _Unusable("none of its quotations stands in the text")
+    return tuple(sorted(found.values(), key=lambda claim: (claim.start, claim.end)))
+
+
+def _numbers(n: int, answer: str) -> list[int]:
+    value = _array(answer)
+    if wrong := [one for one in value if not isinstance(one, int) or isinstance(one, bool) or not 1 <= one <= n]:
+        raise _Unusable(f"{wrong[0]!r} is no number of a statement, 1 to {n}")
+    return value
+
+
+def _written(answer: str) -> str:
+    if not answer.strip():
+        raise _Unusable("it is empty")
+    return " ".join(answer.split())

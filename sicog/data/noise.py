@@ -1,0 +1,105 @@
+"""Noise for the student: training images shown a little otherwise than the model saw that labelled them.
+
+What a label's model saw and what its student sees then differ, so that the student cannot only repeat it (noisy
+student: Xie et al. 2020, arXiv 1911.04252). Sizes do not change, so neither do the slices nor the number of tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+from pydantic import Field
+
+from sicog.config import Config
+from sicog.generation.sampling import stream_key
+from sicog.records import Turn
+
+_SIDES = re.compile(r"\b(left|right)(?=most\b|-hand\b|ward\b|wards\b|\b)", re.IGNORECASE)
+
+
+class NoiseConfig(Config):
+    """Each is drawn by the training's seed and the row's id; a row looks the same in every epoch. All are off at 0.
+
+    jitter: brightness, contrast and saturation are scaled by 1 - jitter to 1 + jitter; hues stay, for they are labels.
+    scale: the image is shrunk by up to this share of its sides and put somewhere on its own canvas.
+    cutout: up to this share of the area, a rectangle, is covered with the mean colour.
+    mirror: so many of the rows have their images mirrored, and `left` and `right` exchanged in all their texts. Not for
+        rows in which images hold writing, or `right` means correct.
+    dropout: of the features that the language model is shown.
+    """
+
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    cutout: float = Field(default=0.0, ge=0, lt=1)
+    mirror: float = Field(default=0.0, ge=0, le=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def of_images(self) -> bool:
+        """Whether any of it is done to images."""
+        return any((self.jitter, self.scale, self.cutout, self.mirror))
+
+
+@dataclass(frozen=True)
+class RowNoise:
+    """The noise of a training, for one row after the other."""
+
+    config: NoiseConfig
+    seed: int
+
+    def mirrors(self, row_id: str) -> bool:
+        """Whether the row is drawn to be mirrored."""
+        return bool(self._rng("mirror", row_id).random() < self.config.mirror)
+
+    def images(self, row_id: str, images: Sequence[Image.Image], *, mirrored: bool) -> list[Image.Image]:
+        """The row's RGB images, each of its old size."""
+        return [self._one(image, self._rng(f"image-{k}", row_id), mirrored) for k, image in enumerate(images)]
+
+    def _rng(self, what: str, row_id: str) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=stream_key(f"noise-{what}", self.seed, row_id)))
+
+    def _one(self, image: Image.Image, rng: np.random.Generator, mirrored: bool) -> Image.Image:
+        if mirrored:
+            image = ImageOps.mirror(image)
+        if self.config.jitter:
+            for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+                image = enhance(image).enhance(float(rng.uniform(1 - self.config.jitter, 1 + self.config.jitter)))
+        if self.config.scale:
+            image = _shrunk(image, 1 - float(rng.uniform(0, self.config.scale)), rng)
+        if self.config.cutout:
+            image = _cut_out(image, float(rng.uniform(0, self.config.cutout)), rng)
+        return image
+
+
+def exchanged(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The turns with `left` and `right` exchanged, also in words such as leftmost; capitals stay where they are."""
+    return tuple(turn.model_copy(update={"text": _SIDES.sub(_other_side, turn.text)}) for turn in turns)
+
+
+def _other_side(found: re.Match[str]) -> str:
+    word = found[0]
+    other = "right" if word.lower() == "left" else "left"
+    return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+
+
+def _shrunk(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+    """The image at this share of its sides, somewhere on a canvas of its size and its median colour."""
+    width, height = (max(1, round(side * share)) for side in image.size)
+    median = np.median(np.asarray(image).reshape(-1, 3), axis=0)
+    canvas = Image.new("RGB", image.size, tuple(int(v) for v in median))
+    place = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
+    canvas.paste(image.resize((width, height), Image.Resampling.BICUBIC), place)
+    return canvas
+
+
+def _cut_out(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+    """A rectangle of the image's shape over this share of its area, filled with the mean colour."""
+    width, height = (round(side * share**0.5) for side in image.size)
+    left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
+    pixels = np.array(image)
+    pixels[top : top + height, left : left + width] = pixels.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
+    return Image.fromarray(pixels)
