@@ -31,7 +31,7 @@ class Columns:
         self.ids: list[str] = []
         self._names: dict[str, dict[str, int]] = {c: {} for c in ("set", "task", "state", "reason", "style")}
         self._codes = {column: bytearray() for column in self._names}
-        self._value, self._truth = array("f"), array("f")
+        self._value, self._truth, self._support = array("f"), array("f"), array("f")
         self._words, self._k, self._truest = array("H"), bytearray(), bytearray()
 
     def add(self, facts: Facts) -> None:
@@ -44,6 +44,7 @@ class Columns:
             self._codes[column].append(code)
         self._value.append(facts.value)
         self._truth.append(facts.truth)
+        self._support.append(facts.support)
         self._words.append(min(facts.words, 65535))
         self._k.append(min(facts.k, 255))
         self._truest.append(_NO_CODE if facts.truest is None else int(facts.truest))
@@ -52,6 +53,7 @@ class Columns:
         """What page.js reads: names, ids, and each column in base64."""
         columns: dict[str, bytes | bytearray] = {**self._codes, "k": self._k, "truest": self._truest}
         columns |= {"value": self._value.tobytes(), "truth": self._truth.tobytes(), "words": self._words.tobytes()}
+        columns["support"] = self._support.tobytes()
         names: dict[str, list[str]] = {}
         for column, codes in self._names.items():
             names[column] = [name for name, _ in sorted(codes.items(), key=lambda item: item[1])][:_NO_CODE]

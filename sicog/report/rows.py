@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ class UnknownRowsError(ValueError):
 
 
 class Facts(NamedTuple):
-    """What a row is found by. `value`: nan where there is none; `words`: of the chosen text; `truest`: None unknown."""
+    """What a row is found by. `value`: nan where there is none; `words`: of the chosen text; `truest`: None unknown;
+    `support`: of the least supported claim of the chosen text, nan without claims."""
 
     id: str
     set: str
@@ -36,6 +37,7 @@ class Facts(NamedTuple):
     words: int = 0
     truth: float = math.nan
     truest: bool | None = None
+    support: float = math.nan
 
 
 def of_scored(
@@ -59,6 +61,7 @@ def of_scored(
         words=len(chosen.candidate.text.split()) if chosen else 0,
         truth=of_chosen,
         truest=None if math.isnan(of_chosen) else of_chosen == marks.truest,
+        support=_weakest([claim.support for claim in chosen.claims] if chosen else []),
     )
     return facts, text
 
@@ -78,15 +81,22 @@ def of_example(name: str, row: Example) -> tuple[Facts, Text]:
     text = _question(name, row.source, row.id, row.images, "")
     text["turns"] = [[turn.role, turn.text] for turn in row.turns]
     if row.extra:
-        text["extra"] = row.extra
+        text["extra"] = {key: value for key, value in row.extra.items() if key != "claims"}
+    if claims := row.extra.get("claims"):
+        text["claims"] = [[claim["key"], claim.get("support"), claim.get("seen")] for claim in claims]
     facts = Facts(
         *(row.id, name, row.source),
         style=str(row.extra["style"]) if row.extra.get("style") else None,
         image=row.images[0] if row.images else None,
         value=level_of(row.extra),
         words=sum(len(turn.text.split()) for turn in row.turns if turn.role == "assistant"),
+        support=_weakest([claim.get("support") for claim in claims or []]),
     )
     return facts, text
+
+
+def _weakest(supports: Sequence[float | None]) -> float:
+    return min((value for value in supports if value is not None), default=math.nan)
 
 
 def of_pair(name: str, row: PreferencePair) -> tuple[Facts, Text]:
@@ -157,6 +167,17 @@ def _scored(scored: ScoredCandidate, row: ScoredSet, truth: Truth | None) -> Tex
     text |= {mark: value for mark in marks if (value := getattr(scored, mark)) is not None}
     if scored.compared is not None and scored.compared != scored.candidate.text:
         text["compared"] = scored.compared
+    if scored.claims:
+        text["claims"] = _claims(scored)
     if truth and scored.compared is not None:
         text["truth"] = round(truth.of(row.query, scored.compared), 6)
     return text
+
+
+def _claims(scored: ScoredCandidate) -> list[list[Any]]:
+    """[start, end, support, seen] of each claim, in the text that is shown: what was compared, else the whole one."""
+    text = scored.candidate.text
+    shown = scored.compared if scored.compared is not None else text
+    offset = max(0, text.rfind(shown))
+    inside = [(c, c.start - offset, c.end - offset) for c in scored.claims]
+    return [[start, end, c.support, c.seen] for c, start, end in inside if 0 <= start < end <= len(shown)]

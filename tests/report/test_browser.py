@@ -14,7 +14,7 @@ from report.fake_run import fake_run
 
 from sicog.curation.select import SelectConfig, select
 from sicog.model.slicing import plan_slices
-from sicog.records import Candidate, Query, ScoredCandidate, ScoredSet
+from sicog.records import Candidate, Claim, Example, Query, ScoredCandidate, ScoredSet
 from sicog.report.build import ReportConfig, report
 from sicog.report.discover import report_run
 from sicog.storage import read_json, read_records, write_dataset
@@ -170,6 +170,47 @@ def test_differing_words_are_marked_and_steps_are_folded(chromium, run):
     folded = "return [...document.querySelectorAll('.candidate details')].map((d) => d.open)"
     assert chromium.do(folded) and not any(chromium.do(folded))
     assert "4 steps before it" in chromium.words(".candidate details summary")
+
+
+def test_claims_are_coloured_by_support_and_rows_found_by_their_weakest(chromium, tmp_path):
+    text = "A red car stands here. A dog runs."
+    spans = ((0, 22, (1.0, 0.5)), (23, 34, (0.0, 0.5)), (2, 9, (0.25, 0.5)))
+
+    def scored(row_id, number):
+        claims = tuple(
+            Claim(kind="x", key=text[a:b], start=a, end=b, stated_by=(0,), support=s[number]) for a, b, s in spans
+        )
+        row = scored_set(row_id, None, [text] * 3)
+        return row.model_copy(
+            update={"candidates": tuple(c.model_copy(update={"claims": claims}) for c in row.candidates)}
+        )
+
+    write_dataset(tmp_path / "scored", [scored("weak", 0), scored("even", 1)])
+    claims = [{"kind": "x", "key": "A dog runs.", "support": 0.0, "seen": None, "stated_by": [0]}]
+    turns = [{"role": "user", "text": "?"}, {"role": "assistant", "text": "A dog runs."}]
+    merged = {"id": "weak", "turns": turns, "extra": {"style": "dd", "claims": claims}}
+    write_dataset(tmp_path / "merged", [Example.model_validate(merged)])
+    config = ReportConfig(
+        captions={"scored": tmp_path / "scored"}, rows={"merged": tmp_path / "merged"}, out_dir=tmp_path / "r"
+    )
+    opened(chromium, report(config) / "report.html", "#row=weak&set=captions")
+    pieces = chromium.do(
+        "return [...document.querySelectorAll('.candidate.best .claim')].map((e) => [e.textContent, e.title])"
+    )
+    assert pieces[:4] == [
+        ["A ", "stated by 100 % of the others"],
+        ["red car", "stated by 25 % of the others"],
+        [" stands here.", "stated by 100 % of the others"],
+        ["A dog runs.", "stated by 0 % of the others"],
+    ]
+    colour = "return getComputedStyle(document.querySelectorAll('.candidate.best .claim')[{}]).backgroundColor"
+    assert chromium.do(colour.format(0)) != chromium.do(colour.format(3))
+    chromium.choose("filter-weakest", "0.4")
+    chromium.until("return document.querySelector('.told-rows').textContent.startsWith('2 of')")
+    chromium.choose("filter-weakest", "0.6")
+    chromium.until("return document.querySelector('.told-rows').textContent.startsWith('All 3')")
+    opened(chromium, tmp_path / "r" / "report.html", "#row=weak&set=merged")
+    assert chromium.words(".claims") == "A dog runs."
 
 
 def test_slices_are_planned_as_the_model_plans_them(chromium, run):

@@ -1,6 +1,6 @@
 // The browser of rows: filters above, the list beside the row that is looked at, keys, and a link to each row.
 
-const EMPTY = { words: "", set: "", style: "", state: "", reason: "", truest: "", low: null, high: null, order: "order" };
+const EMPTY = { words: "", set: "", style: "", state: "", reason: "", truest: "", low: null, high: null, weakest: null, order: "order" };
 const TEXTS_AT_ONCE = 20; // files: a search through more of them waits for the Enter key
 
 /** Fill #browser; returns {look}, which shows rows by other wishes. */
@@ -160,10 +160,10 @@ function filterFields(want, changed, search) {
     return el("label", {}, el("span", {}, label), select);
   };
   const names = (column, all) => [["", all], ...index.names[column].map((name) => [name, worded(name)])];
-  const number = (name, label) => {
+  const number = (name, label, of = "score") => {
     const value = want[name] ?? "";
     const input = (event) => put(name, event.target.value === "" ? null : Number(event.target.value));
-    return el("input", { type: "number", step: "any", id: `filter-${name}`, placeholder: label, "aria-label": `score ${label}`, value, oninput: input });
+    return el("input", { type: "number", step: "any", id: `filter-${name}`, placeholder: label, "aria-label": `${of} ${label}`, value, oninput: input });
   };
 
   function fill() {
@@ -181,7 +181,8 @@ function filterFields(want, changed, search) {
       index.names.reason.length ? choice("reason", "dropped for", names("reason", "any reason")) : null,
       index.hasTruth ? choice("truest", "chosen one is", [["", "any"], ["1", "the truest"], ["0", "not the truest"]]) : null,
       el("div", { class: "range" }, el("span", {}, "score"), number("low", "from"), number("high", "to")),
-      choice("order", "sort by", Object.entries(ORDERS).map(([name, [label]]) => [name, label])),
+      index.hasSupport ? el("div", { class: "range" }, el("span", {}, "a claim supported by less than"), number("weakest", "0 to 1", "weakest claim")) : null,
+      choice("order", "sort by", Object.entries(ORDERS).filter(([name]) => name !== "support-up" || index.hasSupport).map(([name, [label]]) => [name, label])),
     ];
     const reset = () => {
       Object.assign(want, EMPTY);

@@ -10,10 +10,11 @@ let index = decodedIndex(page.sample.index, page.sample.places);
 
 /** Columns of rows: names, ids, typed arrays, and the place of each row among all (`places` null: its own number). */
 function decodedIndex({ ids, names, columns }, places) {
-  const types = { value: Float32Array, truth: Float32Array, words: Uint16Array };
+  const types = { value: Float32Array, truth: Float32Array, support: Float32Array, words: Uint16Array };
   const found = { ids, names, places, size: ids.length };
   for (const [name, data] of Object.entries(columns)) found[name] = decoded(data, types[name] ?? Uint8Array);
   found.hasTruth = found.truest.some((code) => code !== 255);
+  found.hasSupport = found.support.some((value) => !Number.isNaN(value));
   return found;
 }
 

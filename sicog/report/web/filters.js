@@ -7,6 +7,7 @@ const ORDERS = {
   "score-up": ["score, lowest first", (a, b) => order(index.value[a], index.value[b], a, b)],
   "words-down": ["longest first", (a, b) => index.words[b] - index.words[a] || a - b],
   "words-up": ["shortest first", (a, b) => index.words[a] - index.words[b] || a - b],
+  "support-up": ["support of the weakest claim, lowest first", (a, b) => known(index.support, a, b) || index.support[a] - index.support[b] || a - b],
   id: ["id", (a, b) => (index.ids[a] < index.ids[b] ? -1 : index.ids[a] > index.ids[b] ? 1 : a - b)],
 };
 
@@ -16,6 +17,11 @@ function order(first, second, a, b) {
     return Number.isNaN(index.value[a]) - Number.isNaN(index.value[b]) || a - b;
   }
   return first - second || a - b;
+}
+
+/** Rows with a value before those without. */
+function known(column, a, b) {
+  return Number.isNaN(column[a]) - Number.isNaN(column[b]);
 }
 
 /** The rows that `want` asks for, sorted. `hits`: for each row whether a text search found it, or null. */
@@ -32,6 +38,7 @@ function matching(want, hits) {
   for (let row = 0; row < index.size; row++) {
     if (hits && !hits[row]) continue;
     if (ranged && !(index.value[row] >= low - 1e-7 && index.value[row] <= high + 1e-7)) continue;
+    if (want.weakest !== null && !(index.support[row] < want.weakest - 1e-7)) continue;
     if (truest !== null && index.truest[row] !== truest) continue;
     if (codes.every(([column, code]) => column[row] === code)) found[n++] = row;
   }

@@ -77,6 +77,7 @@ function candidatesShown(text) {
   return [
     shown,
     shown.querySelector("mark") ? el("p", { class: "quiet key-line" }, el("mark", {}, "marked"), " words differ from the chosen candidate") : null,
+    shown.querySelector(".claim") ? supportKey() : null,
   ];
 }
 
@@ -85,7 +86,8 @@ function candidateShown(candidate, chosen, text) {
   const compared = candidate.compared ?? candidate.text;
   const against = chosen ? (chosen.compared ?? chosen.text) : null;
   const label = best ? { kept: "chosen", dropped: "best, yet dropped", open: "best" }[text.state] ?? "chosen" : null;
-  const words = el("p", { class: "words" }, best || against === null ? compared : marked(compared, against));
+  const told = candidate.claims ? supported(compared, candidate.claims) : best || against === null ? compared : marked(compared, against);
+  const words = el("p", { class: "words" }, told);
   return el(
     "article",
     { class: `candidate${best ? " best" : ""}${candidate.excluded ? " out" : ""}` },
@@ -112,6 +114,19 @@ function marksShown(candidate, text) {
     add(asked ? "truth" : "truth (F1)", asked ? (candidate.truth ? "right" : "wrong") : score(candidate.truth, 2), css);
   }
   return shown.length ? el("dl", { class: "marks" }, shown) : null;
+}
+
+/** What the colours of claims say. */
+function supportKey() {
+  const step = (support) => el("span", { class: "claim", style: shade(support) }, score(support, 2));
+  return el("p", { class: "quiet key-line" }, "share of the other candidates that state it: ", [0, 0.25, 0.5, 0.75, 1].flatMap((s) => [step(s), " "]));
+}
+
+/** The claims of a row that was written from claims, each with its support. */
+function claimsListed(text) {
+  if (!text.claims) return null;
+  const one = ([key, support, seen]) => el("li", {}, el("span", { class: "claim", style: shade(support), title: claimTold(support, seen) }, key));
+  return [el("ul", { class: "claims" }, text.claims.map(one)), supportKey()];
 }
 
 /** The steps before the last one, folded: what was compared stands above them. */
@@ -142,7 +157,7 @@ function turnsShown(text) {
     return el("div", { class: `turn ${role === "assistant" ? "assistant" : "user"}` },
       el("span", { class: "role" }, role), el("p", { class: "words" }, last), stepsShown({ text: words, compared: last }));
   };
-  return el("div", { class: "turns" }, text.turns.map(turn));
+  return el("div", { class: "turns" }, text.turns.map(turn), claimsListed(text));
 }
 
 function extraShown(text) {

@@ -53,3 +53,25 @@ function chainSteps(text) {
     return [heading.trim(), body.join("\n").trim()];
   });
 }
+
+/** The text with its claims, [start, end, support, seen] each, coloured by support; where they overlap, by the shortest. */
+function supported(text, claims) {
+  const cuts = [...new Set([0, text.length, ...claims.flatMap(([start, end]) => [start, end])])].sort((a, b) => a - b);
+  return cuts.slice(0, -1).map((from, i) => {
+    const piece = text.slice(from, cuts[i + 1]);
+    const over = claims.filter(([start, end]) => start <= from && from < end);
+    if (!over.length) return piece;
+    const [, , support, seen] = over.reduce((a, b) => (b[1] - b[0] < a[1] - a[0] ? b : a));
+    return el("span", { class: "claim", style: shade(support), title: claimTold(support, seen) }, piece);
+  });
+}
+
+/** From the colour of what nobody else states to that of what all do. */
+function shade(support) {
+  return support === null || support === undefined ? "" : `--support: ${Math.round(support * 100)}%`;
+}
+
+function claimTold(support, seen) {
+  const others = support === null || support === undefined ? "nobody else could have stated it" : `stated by ${Math.round(support * 100)} % of the others`;
+  return seen === null || seen === undefined ? others : `${others}; at best by ${Math.round(seen * 100)} % of those that were shown one window`;
+}
