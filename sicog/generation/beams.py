@@ -70,7 +70,7 @@ class BeamSearch:
     @torch.no_grad()
     def _answer(self, job: Job, images: Sequence[Image.Image], request: Request, index: int) -> Sample:
         encoded = self.processor.encode(
-            user_turns(request.prompt, len(images)), list(images), slicing=self.slicing, add_generation_prompt=True
+            user_turns(request.shown, len(images)), list(images), slicing=self.slicing, add_generation_prompt=True
         )
         batch = self.processor.collate([encoded], padding_side="left", with_labels=False)
         n_prompt = batch["input_ids"].shape[1]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from sicog.data.images import ImageProblem, resolve_image
 from sicog.formats import read_queries
 from sicog.generation.closer import Box, CloserConfig, Share, StyleCount, shares, shown, shown_size, windows
+from sicog.generation.context import ContextConfig, read_contexts
 from sicog.generation.corruption import CorruptionName, apply, drawn, turns
 from sicog.generation.engine import Engine, load_engine
 from sicog.generation.sampling import Job, LongPromptError, Picture, Request, Sample, SamplingConfig, Unanswered
@@ -71,6 +72,8 @@ class SampleConfig(SamplingConfig):
     corruptions: one of these methods, drawn by (seed, id), spoils each image; for answers that shall be rejected.
     closer: beside the whole image, windows of it are asked about one by one; their candidates vote in `sicog claims`,
         and are never chosen. It needs rows with one image, and costs its windows times its styles.
+    context: what is known of the images already, which the model reads before each prompt. Candidates hold the prompt
+        alone, so that a student learns to do without (context distillation, Snell et al. 2022, arXiv 2209.15189).
     block_size: queries sampled together, which is also what a kill costs; None: enough to fill the slots 8 times.
     beams: above 1, every candidate is a beam search of Transformers' `generate`, one after another.
     slicing: whether images are cut into slices. device: "auto" takes a GPU when there is one.
@@ -95,6 +98,7 @@ class SampleConfig(SamplingConfig):
     image_roots: tuple[Path, ...] = ()
     corruptions: tuple[CorruptionName, ...] = ()
     closer: CloserConfig | None = None
+    context: ContextConfig | None = None
     beams: int = Field(default=1, ge=1)
     slicing: bool = True
     block_size: int | None = Field(default=None, ge=1)
@@ -116,6 +120,8 @@ class SampleConfig(SamplingConfig):
             raise ValueError(f"style {repeated[0]!r} is listed twice; raise its n instead")
         for name in [*names, *(s.style for s in (self.closer.styles if self.closer else ()))]:
             task.style(name)
+        if self.context and (self.closer or self.corruptions):
+            raise ValueError("a context is of the clean and whole image; leave out closer and corruptions")
         if self.closer and self.corruptions:
             raise ValueError("closer looks at clean images; leave out either closer or corruptions")
         self._check_engine()
@@ -173,6 +179,7 @@ def sample(config: SampleConfig) -> Path:
         settings = {"precision": settled(config.precision, config.device), "checkpoint": checkpoint}
         config = config.model_copy(update=settings)
     answering = {"checkpoint": config.checkpoint} if config.checkpoint else {}
+    answering |= {"context": config.context.path} if config.context else {}
     with closing(SampleBlock(config)) as process:
         return run_stage(
             step="sample",
@@ -223,6 +230,11 @@ class SampleBlock:
             for query, job, looks in zip(queries, jobs, closer, strict=True)
         ]
 
+    @cached_property
+    def contexts(self) -> Mapping[str, str]:
+        """What the context says of each image, by its name."""
+        return read_contexts(self.config.context.path) if self.config.context else {}
+
     @property
     def engine(self) -> Engine:
         """The loaded model, ready to answer."""
@@ -261,13 +273,15 @@ class SampleBlock:
         if query.task != config.task:
             raise ValueError(f"query {query.id} of {config.input} is for {query.task}, but task is {config.task}")
         drop = partial(Dropped, id=query.id, step="sample")
-        requests = [_request(query, wanted, TASKS[config.task]) for wanted in config.wanted_styles]
+        context = self.contexts.get(query.images[0], "") if query.images else ""
+        requests = [_request(query, wanted, TASKS[config.task], context) for wanted in config.wanted_styles]
         if None in requests:
             return drop(reason="no_question", detail="a style asks the question of the row, and it has none")
         if config.closer and len(query.images) != 1:
             return drop(reason="not_one_image", detail=f"closer looks at one image, the row has {len(query.images)}")
         try:
-            images = [self._picture(query, number, pictures) for number in range(len(query.images))]
+            blind = context and config.context and not config.context.show_images
+            images = [] if blind else [self._picture(query, number, pictures) for number in range(len(query.images))]
             job = Job(query.id, images, [request for request in requests if request])
             self.engine.check(job)
         except ImageProblem as error:
@@ -358,7 +372,7 @@ def _window(picture: Picture, box: Box, closer: CloserConfig) -> Image.Image:
     return shown(picture.read(), box, closer)
 
 
-def _request(query: Query, wanted: StyleCount, task: TaskSpec) -> Request | None:
+def _request(query: Query, wanted: StyleCount, task: TaskSpec, context: str = "") -> Request | None:
     """What to ask; None when the style needs a question and the row has none."""
     style = task.style(wanted.style)
     if wanted.prompt is not None:
@@ -366,4 +380,4 @@ def _request(query: Query, wanted: StyleCount, task: TaskSpec) -> Request | None
     if "{question}" in style.template and not bare_question(query.question):
         return None
     asking = replace(task, styles={style.name: style})
-    return Request(style.name, asking.prompt(query, style.name), wanted.n)
+    return Request(style.name, asking.prompt(query, style.name), wanted.n, context)

@@ -118,7 +118,7 @@ class Sampler:
         sizes = [image.size for image in job.images]
         rows = []
         for request in job.requests:
-            turns = user_turns(request.prompt, len(job.images))
+            turns = user_turns(request.shown, len(job.images))
             ids, _ = self.processor.encode_text(turns, sizes, slicing=self.slicing, add_generation_prompt=True)
             if len(ids) >= self.max_positions:
                 raise LongPromptError(

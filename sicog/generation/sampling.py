@@ -50,11 +50,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt about a job's images, and how many samples of it."""
+    """One prompt about a job's images, and how many samples of it. context: a text that the model reads before it."""
 
     style: str
     prompt: str
     n: int = 1
+    context: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What the model reads."""
+        return f"{self.context}\n{self.prompt}" if self.context else self.prompt
 
 
 @dataclass(frozen=True)

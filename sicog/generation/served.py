@@ -63,7 +63,7 @@ class ServedModel:
     async def _answer(self, job: Job, request: Request, index: int) -> Sample | ValueError | Unanswered:
         seed = stream_key("served", self.sampling.seed, job.id, request.style, index) % 2**31
         chat = ChatRequest(
-            (Message("user", (*(_Sent(image, self.max_side) for image in job.images), request.prompt)),),
+            (Message("user", (*(_Sent(image, self.max_side) for image in job.images), request.shown)),),
             temperature=self.sampling.temperature,
             max_tokens=self.sampling.max_new_tokens,
             options=(("seed", seed), ("top_p", self.sampling.top_p)),

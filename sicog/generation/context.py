@@ -1,0 +1,39 @@
+"""What is known of an image before it is asked about: rows that describe it, such as captions that curation kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sicog.chains import ChainError
+from sicog.config import Config
+from sicog.records import Example
+from sicog.storage import read_records
+from sicog.tasks import TASKS
+
+
+class ContextConfig(Config):
+    """path: a dataset of `Example`; the last answer of the first row of an image, without the steps of a chain, is its
+    context. Images without one are asked about as ever.
+
+    show_images: whether the model also sees the image of a row that has a context.
+    """
+
+    path: Path
+    show_images: bool = True
+
+
+def read_contexts(path: Path) -> dict[str, str]:
+    """The context of each image, by the name of a row's first image."""
+    found: dict[str, str] = {}
+    for row in read_records(path, Example):
+        if row.images and row.images[0] not in found:
+            found[row.images[0]] = _plain(row)
+    return found
+
+
+def _plain(row: Example) -> str:
+    text, task, style = row.turns[-1].text, TASKS.get(row.source), str(row.extra.get("style", ""))
+    try:
+        return task.compared(text, style) if task is not None and style in task.styles else text
+    except ChainError:
+        return text
