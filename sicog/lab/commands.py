@@ -72,6 +72,17 @@ def ceiling(
     run(lab, overrides, only=only, dry_run=dry_run)
 
 
+@app.command("gap")
+def gap(
+    run_dir: Annotated[Path, typer.Option("--run", help="a finished mini run")] = Path("runs/mini"),
+    out: Annotated[Path | None, typer.Option(help="write the figures as JSON to this file")] = None,
+) -> None:
+    """Whether the proxy of the gap, which needs no truth, says what the truth of the development split says."""
+    from sicog.lab.gap import lab_gap
+
+    lab_gap(run_dir, out)
+
+
 @app.command("table")
 def table(
     lab: LabFile = ARMS,

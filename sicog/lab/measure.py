@@ -23,6 +23,8 @@ class Worth:
     truest: the share of rows whose pick is as true as the truest candidate.
     auroc: the chance that a right pick has a higher score than a wrong one (0.5: the scores say nothing).
     risk: for each share of rows kept, best scores first, 1 - the mean truth of the kept; aurc is its mean.
+    gap: truth of the picks on the development split less that of the student's own greedy texts; None where a run has
+    measured none.
     Intervals are of 95 %, rows of one image taken together.
     """
 
@@ -32,6 +34,7 @@ class Worth:
     auroc: Interval
     aurc: float
     risk: tuple[tuple[float, float], ...]
+    gap: Interval | None = None
 
 
 def worth(rows: Sequence[LabRow], scores: Sequence[Sequence[float]], *, resamples: int = 500, seed: int = 0) -> Worth:

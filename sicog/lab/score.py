@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from rich.table import Table
 from sicog.curation.encoders import EncoderConfig
 from sicog.curation.vector_cache import Embedding
 from sicog.curation.vectors import embedder_of
+from sicog.lab.gap import GapTask, gap_of_picks, read_gap_tasks
 from sicog.lab.measure import Worth, worth
-from sicog.lab.rows import LabRow, LabTask, encoder_of, read_tasks
+from sicog.lab.rows import LabRow, LabTask, encoder_of, read_rows, read_tasks
 from sicog.lab.scorers import SCORERS, Embed, Scorer, load_scorer
 from sicog.mini.intervals import Interval
 from sicog.storage import write_bytes, write_json
 
 _FIGURES = ("truth", "over_random", "truest", "auroc")
+TASK_NAMES = {"captions": "captioning", "reasoning": "reasoning"}  # of a report and of rows
 
 
 def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> dict[str, dict[str, Worth]]:
@@ -41,11 +43,16 @@ def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> 
             raise ValueError(f"{path}: there is a scorer {path.stem!r} already; give the file another name")
         scorers[path.stem] = load_scorer(path)
     tasks = read_tasks(run_dir)
+    measured = {task.name: task for task in read_gap_tasks(run_dir)}
     found: dict[str, dict[str, Worth]] = {}
     for task in tasks:
         embed = remembered(task)
+        on_dev = measured.get(TASK_NAMES[task.name])
         found[task.name] = {
-            name: worth(task.rows, scores_of(name, scorer, task.rows, embed))
+            name: replace(
+                worth(task.rows, scores_of(name, scorer, task.rows, embed)),
+                gap=_gap(name, scorer, on_dev, embed) if on_dev else None,
+            )
             for name, scorer in track(
                 scorers.items(), f"{task.name}, {len(task.rows)} rows", console=Console(stderr=True), transient=True
             )
@@ -58,14 +65,25 @@ def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> 
     return found
 
 
+def _gap(name: str, scorer: Scorer, task: GapTask, embed: Embed) -> Interval:
+    """Truth of the scorer's picks on the development split less that of the student's greedy texts."""
+    rows = read_rows(task.scored, None)
+    picks = {}
+    for row, scores in zip(rows, scores_of(name, scorer, rows, embed), strict=True):
+        picks[row.query.id] = row.texts[scores.index(max(scores))]
+    return gap_of_picks(task, picks)
+
+
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The figures that `lab_score` writes as one Markdown table; the best scorer of each task first."""
     head = ["task", "scorer", "truth of picks", "over random", "truest picked", "AUROC", "AURC"]
-    lines = [head, ["---", "---", *["---:"] * 5]]
+    has_gap = any(w.get("gap") for by_scorer in found.values() for w in by_scorer.values())
+    lines = [head + ["gap"] * has_gap, ["---", "---", *["---:"] * (5 + has_gap)]]
     for task, by_scorer in found.items():
         for name, w in sorted(by_scorer.items(), key=lambda item: -item[1]["truth"]["value"]):
             figures = [_figure(Interval(**w[key]), "+" * (key == "over_random")) for key in _FIGURES]
-            lines.append([task, f"`{name}`", *figures, f"{w['aurc']:.3f}"])
+            gap = [_figure(Interval(**w["gap"]), "+") if w.get("gap") else ""] * has_gap
+            lines.append([task, f"`{name}`", *figures, f"{w['aurc']:.3f}", *gap])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -107,11 +125,11 @@ def _show(task: LabTask, by_scorer: Mapping[str, Worth]) -> None:
     title = f"{task.name}: {len(task.rows)} rows with a choice, {task.without_choice} without"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("scorer")
-    for column in ("truth of picks", "over random", "truest picked", "AUROC", "AURC"):
+    for column in ("truth of picks", "over random", "truest picked", "AUROC", "AURC", "gap on dev"):
         table.add_column(column, justify="right")
     for name, w in sorted(by_scorer.items(), key=lambda item: -item[1].truth.value):
-        over = _figure(w.over_random, "+")
-        table.add_row(escape(name), _figure(w.truth), over, _figure(w.truest), _figure(w.auroc), f"{w.aurc:.3f}")
+        over, gap = _figure(w.over_random, "+"), _figure(w.gap, "+") if w.gap else ""
+        table.add_row(escape(name), _figure(w.truth), over, _figure(w.truest), _figure(w.auroc), f"{w.aurc:.3f}", gap)
     console.print(table, highlight=False)
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from sicog.answers import final_answer
 from sicog.chains import ChainError
 from sicog.config import Config
-from sicog.curation.claims.readers import GrammarReader, Reader, SentenceReader, Texts, load_grammar
+from sicog.curation.claims.readers import GrammarReader, Reader, SentenceReader, Texts, UnreadableError, load_grammar
 from sicog.curation.claims.support import agreements
 from sicog.curation.encoders import EncoderConfig
 from sicog.mini.intervals import Interval, mean_interval
@@ -154,7 +154,7 @@ def _proxy(config: GapConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
     chosen = [p for p in pairs if p.query.id in one and p.query.id in other]
     if not chosen:
         raise ValueError(f"no row of {config.labels} is in both halves {config.halves[0]} and {config.halves[1]}")
-    agree = _agreement(config)
+    agree = agreement(config)
     reliable = agree([(p.query, one[p.query.id], other[p.query.id]) for p in chosen])
     greedy = agree([(p.query, p.label, p.greedy or "") for p in chosen])
     groups = [p.query.images[0] if p.query.images else p.query.id for p in chosen]
@@ -174,7 +174,7 @@ def _texts(config: GapConfig, folder: Path) -> Iterator[tuple[str, str]]:
             yield example.id.partition("~")[0], text
 
 
-def _agreement(config: GapConfig) -> Callable[[Sequence[tuple[Query, str, str]]], list[float]]:
+def agreement(config: GapConfig) -> Callable[[Sequence[tuple[Query, str, str]]], list[float]]:
     """How far two texts of a row agree, in [0, 1]: equal final answers where answers are short, else F1 of claims."""
 
     def short(rows: Sequence[tuple[Query, str, str]]) -> list[float]:
@@ -182,7 +182,7 @@ def _agreement(config: GapConfig) -> Callable[[Sequence[tuple[Query, str, str]]]
 
     def long(rows: Sequence[tuple[Query, str, str]]) -> list[float]:
         read = _reader(config).read([Texts(q, (a, b), (a, b), (None, None)) for q, a, b in rows])
-        found = [agreements(r.owner, r.stated, "f1")[0] for r in read]
+        found = [math.nan if isinstance(r, UnreadableError) else agreements(r.owner, r.stated, "f1")[0] for r in read]
         return [0.0 if math.isnan(value) else float(value) for value in found]
 
     return lambda rows: short(rows) if TASKS[rows[0][0].task].votes else long(rows)
