@@ -40,16 +40,19 @@ from sicog.verbs import VERBS, Verb
 
 _GATES = ("alarms", "promote", "gap", "mini-gap")  # verbs after which all waits, for they may end the run
 _TRAINS = "train"
+_STEP = re.compile(r"\$\{(?:all\.)?([a-z0-9-]+)[}/]")
 _REMEMBERED = 1 << 26  # bytes from which a file's digest is kept beside its time and size
 
 
 class StepSpec(Config):
-    """A step as the recipe writes it. job: what SLURM is asked for it, over the launcher's."""
+    """A step as the recipe writes it. job: what SLURM is asked for it, over the launcher's. after: steps that it waits
+    for beside those that its config names, such as a gate of a recipe that extends this one."""
 
     run: str
     defaults: Path | None = None
     config: dict[str, Any] = {}
     job: dict[str, Any] = {}
+    after: tuple[str, ...] = ()
 
 
 class RecipeSpec(Config):
@@ -174,16 +177,33 @@ class _Written:
 
 
 def _in_order(spec: RecipeSpec) -> Iterator[_Written]:
-    for name, step in spec.steps.items():
-        if step is not None:
-            yield _Written(name, step)
+    for name, step in _sorted(spec.steps):
+        yield _Written(name, step)
     for number in range(1, (spec.rounds or 0) + 1):
-        for name, step in spec.each_round.items():
-            if step is not None:
-                yield _Written(step_name(number, name), step, number)
-    for name, step in spec.then.items():
-        if step is not None:
-            yield _Written(name, step, spec.rounds or 0, after_all=True)
+        for name, step in _sorted(spec.each_round):
+            yield _Written(step_name(number, name), step, number)
+    for name, step in _sorted(spec.then):
+        yield _Written(name, step, spec.rounds or 0, after_all=True)
+
+
+def _sorted(steps: Mapping[str, StepSpec | None]) -> list[tuple[str, StepSpec]]:
+    """The steps as they are written, each after those that it names: a recipe that extends another one can only write
+    its own steps behind all of that one's."""
+    found: dict[str, StepSpec] = {}
+
+    def put(name: str, waiting: tuple[str, ...]) -> None:
+        step = steps[name]
+        if step is None or name in found or name in waiting:  # of a circle the first is refused when it is resolved
+            return
+        named = (other for text in texts_of(step.config) for other in _STEP.findall(text))
+        for other in (*named, *step.after):
+            if other in steps:
+                put(other, (*waiting, name))
+        found[name] = step
+
+    for name in steps:
+        put(name, ())
+    return list(found.items())
 
 
 def _resolve(written: _Written, spec: RecipeSpec, earlier: Mapping[str, Step], recipe: Path) -> Step:
@@ -210,8 +230,18 @@ def _resolve(written: _Written, spec: RecipeSpec, earlier: Mapping[str, Step], r
     config = validate(verb.config_type(), values, where)
     depends_on = tuple(s for s in earlier if s in scope.used)
     gates = [s.name for s in earlier.values() if s.verb.name in _GATES]  # each waits for the one before it
-    after = tuple(gate for gate in gates[-1:] if gate not in depends_on)
+    own = [_earlier(other, written, earlier, where) for other in step.after]
+    after = tuple(dict.fromkeys(other for other in (*own, *gates[-1:]) if other not in depends_on))
     return Step(name, verb, config, run_dir, depends_on, after, _key(verb, config, run_dir, depends_on, earlier), job)
+
+
+def _earlier(name: str, written: _Written, earlier: Mapping[str, Step], where: str) -> str:
+    """The step of this name, of the same round where it is one of a round."""
+    of_round = step_name(written.number, name) if written.number and not written.after_all else name
+    found = next((known for known in (of_round, name) if known in earlier), None)
+    if found is None:
+        raise ValueError(f"{where}: after: {name!r} is no earlier step; earlier: {', '.join(earlier)}")
+    return found
 
 
 def _job(step: StepSpec, launcher: LauncherConfig, where: str) -> JobConfig:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sicog.recipe import load_recipe
 from sicog.records import Example
@@ -193,3 +194,34 @@ def test_the_report_of_an_unfinished_run_shows_what_there_is(tmp_path):
     assert (tmp_path / "run" / "report-so-far").is_dir()
     run(path)
     assert report_run(tmp_path / "run") == tmp_path / "run" / "report"
+
+
+COUNTS = {"align": 2, "sft": 1, "warmup_captions": 1, "warmup_reasoning": 2, "unlabelled": 1, "dev": 1, "test": 1}
+
+
+def written_recipe(tmp_path, steps, **more):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({"run_dir": str(tmp_path / "run"), "steps": steps, **more}, sort_keys=False))
+    return path
+
+
+def test_a_step_comes_after_those_that_it_names_wherever_they_are_written(tmp_path):
+    rows = {"run": "annotate", "config": {"task": "reasoning", "input": "${data}/warmup_reasoning.jsonl"}}
+    kept = {"run": "build", "config": {"sources": [{"name": "a", "path": "${rows}/chain"}]}}
+    data, other = ({"run": "mini-data", "config": {**COUNTS, "seed": seed}} for seed in (1, 2))
+    path = written_recipe(tmp_path, {"kept": {**kept, "after": ["other"]}, "rows": rows, "data": data, "other": other})
+    recipe = load_recipe(path)
+    assert [step.name for step in recipe.steps] == ["data", "rows", "other", "kept"]
+    assert recipe.steps[-1].depends_on == ("rows",) and recipe.steps[-1].after == ("other",)
+    as_written = load_recipe(written_recipe(tmp_path, {"data": data, "other": other, "rows": rows}))
+    assert [step.name for step in as_written.steps] == ["data", "other", "rows"]
+
+
+def test_circles_and_strangers_are_refused(tmp_path):
+    def build(of):
+        return {"run": "build", "config": {"sources": [{"name": "x", "path": f"${{{of}}}/chain"}]}}
+
+    with pytest.raises(ValueError, match=r"\$\{a\} is no earlier step"):
+        load_recipe(written_recipe(tmp_path, {"a": build("b"), "b": build("a")}))
+    with pytest.raises(ValueError, match="after: 'nobody' is no earlier step"):
+        load_recipe(written_recipe(tmp_path, {"data": {"run": "mini-data", "config": COUNTS, "after": ["nobody"]}}))

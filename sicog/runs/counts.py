@@ -140,7 +140,7 @@ def _sample(counts: Counts, step: Step) -> InAndOut:
 
 
 def _group(counts: Counts, step: Step) -> InAndOut:
-    """`group` and `score`: folders of the same queries."""
+    """`group`, `score` and `claims`: folders of the same queries."""
     config: Any = step.config
     folders = config.inputs if step.verb.name == "group" else config.input
     found = [rows for rows in map(counts.at, folders) if rows]
@@ -210,7 +210,9 @@ _KNOWN: Mapping[str, Callable[[Counts, Step], InAndOut]] = {
     "sample": _sample,
     "group": _group,
     "score": _group,
+    "claims": _group,
     "select": _select,
+    "settle": _sample,
     "build": _build,
     "mix": _mix,
     "train": _train,

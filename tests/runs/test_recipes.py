@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sicog.config import load_yaml
+from sicog.data.noise import NoiseConfig
 from sicog.evaluation.config import EvalConfig
 from sicog.recipe import load_recipe, texts_of
 from sicog.runs.costs import Cost, most_disk
@@ -147,3 +148,13 @@ steps:
     cells = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
     assert "7 (not as expected)" in cells["images"] and " 8 " in cells["images"]
     assert " 7 " in cells["asked"] and "<= 7" in cells["kept"] and "~ 4" in cells["kept"]
+
+
+def test_the_levers_that_the_paper_does_not_have(tmp_path):
+    main, claims = steps("sicog-7b"), steps("sicog-7b-claims")
+    assert main["captions"].closer is None and main["answers"].context is None
+    assert main["next-pretrain"].noise == NoiseConfig()
+    assert claims["captions"].candidates_per_query == 10 and claims["answers"].candidates_per_query == 7
+    assert claims["answers"].context.path.name == "captions-settled"
+    by_name = {step.name: step for step in load_recipe(RECIPES / "sicog-7b-claims.yaml").steps}
+    assert "captions-gap" in by_name["next-pretrain"].after
