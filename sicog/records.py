@@ -131,6 +131,7 @@ class Claim(BaseModel):
     stated_by: the places in the set of the candidates that state it, its own among them. support: the share in [0, 1]
     of the other candidates of the whole image that do, among those that could be compared; None where there are none.
     seen: the largest share of the candidates of one window that state it; None where no window was shown.
+    checked: the share of the answers to a question about it that confirm it; None where nothing was asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -141,6 +142,7 @@ class Claim(BaseModel):
     stated_by: tuple[int, ...]
     support: float | None = None
     seen: float | None = None
+    checked: float | None = None
 
 
 class ScoredCandidate(BaseModel):

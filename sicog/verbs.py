@@ -108,6 +108,18 @@ VERBS: Mapping[str, Verb] = {
             "sicog.curation.claims.run:claims",
         ),
         Verb(
+            "ask-claims",
+            "Questions to a model about what candidates state.",
+            "sicog.curation.claims.check:AskConfig",
+            "sicog.curation.claims.check:ask_claims",
+        ),
+        Verb(
+            "check-claims",
+            "Count the answers that confirm what candidates state.",
+            "sicog.curation.claims.check:CheckConfig",
+            "sicog.curation.claims.check:check_claims",
+        ),
+        Verb(
             "settle",
             "Write one text of a row's claims: the best candidate pruned, or what enough candidates state.",
             "sicog.curation.claims.settle:SettleConfig",

@@ -20,7 +20,7 @@ _GROUND = re.compile(rf"\b({'|'.join(BACKGROUNDS)}) background\b")
 class MiniGrammar:
     """`thing`: `large red circle`; `place`: `large red circle at the top left`; `background`: `white`."""
 
-    name = "mini world 3"
+    name = "mini world 4"
 
     def read(self, text: str, window: Window | None) -> list[Stated]:
         """What the text states, of a chain of description its last step; each key once.
@@ -38,6 +38,14 @@ class MiniGrammar:
         for m in _GROUND.finditer(text, start, stop):
             found.setdefault(("background", m.group(1)), Stated(m.group(1), "background", m.start(), m.end()))
         return list(found.values())
+
+    def ask(self, claim: Claim) -> tuple[str, str] | None:
+        """A question whose answer confirms the claim: whether there is such a thing, where it is."""
+        if claim.kind == "background":
+            return None
+        thing, _, region = claim.key.partition(" at the ")
+        _, _, pair = thing.partition(" ")
+        return (f"Where is the {pair}?", region) if region else (f"Is there {a(pair)}?", "yes")
 
     def write(self, claims: Sequence[tuple[Claim, float]]) -> str | None:
         """A detailed description of the things, each at its strongest place.

@@ -39,7 +39,8 @@ class SettleConfig(Config):
     grammar: whose texts these are, `module:NAME`; null for any text, whose claims are its sentences.
     support: a claim is kept when it is at least so strong; one number, or one a kind (kinds that are not named: 0). The
         strength of a claim is its support, the share of the other candidates that state it; where windows were shown
-        (`closer` of sampling), it is support + closer_weight x seen. quantile: instead, of each kind the claims up to
+        (`closer` of sampling) or questions asked (`check-claims`), it is support + closer_weight x seen + check_weight
+        x checked. quantile: instead, of each kind the claims up to
         this quantile of the strengths found in `input` go, so that rare kinds keep their share.
     min_candidates: rows with fewer candidates that could be compared are dropped. min_claims: so are rows of which
         fewer claims are left. agreement: so are rows whose kept claims have a lower mean support.
@@ -56,6 +57,7 @@ class SettleConfig(Config):
     support: Least | None = None
     quantile: float | None = Field(default=None, ge=0, lt=1)
     closer_weight: float = Field(default=0.5, ge=0)
+    check_weight: float = Field(default=0.5, ge=0)
     min_candidates: int = Field(default=3, ge=2)
     min_claims: int = Field(default=1, ge=1)
     agreement: float = Field(default=0.0, ge=0, le=1)
@@ -71,8 +73,9 @@ class SettleConfig(Config):
         if (self.support is None) == (self.quantile is None):
             raise ValueError("give either support or quantile")
         least = self.support.values() if isinstance(self.support, dict) else [self.support or 0.0]
-        if any(not 0 <= value <= 1 + self.closer_weight for value in least):
-            raise ValueError(f"support is a strength, between 0 and {1 + self.closer_weight:g}")
+        most = 1 + self.closer_weight + self.check_weight
+        if any(not 0 <= value <= most for value in least):
+            raise ValueError(f"support is a strength, between 0 and {most:g}")
         if self.grammar is not None:
             load_grammar(self.grammar)
         if self.endpoint is not None and (self.how != "merge" or self.grammar is not None or self.workers > 1):
@@ -86,7 +89,7 @@ def settle(config: SettleConfig) -> Path:
     least = (
         config.support
         if config.quantile is None
-        else quantiles(source.read(0, len(source)), config.quantile, config.closer_weight)
+        else quantiles(source.read(0, len(source)), config.quantile, config.closer_weight, config.check_weight)
     )
     assert least is not None
     inputs = {"claims": config.input}
@@ -114,19 +117,20 @@ def settle(config: SettleConfig) -> Path:
             served.close()
 
 
-def strength(claim: Claim, closer_weight: float) -> float:
-    """support + closer_weight x seen; what is not known counts 0. Rounded to 1e-6."""
-    return round((claim.support or 0.0) + closer_weight * (claim.seen or 0.0), DECIMALS)
+def strength(claim: Claim, closer_weight: float, check_weight: float = 0.0) -> float:
+    """support + closer_weight x seen + check_weight x checked; what is not known counts 0. Rounded to 1e-6."""
+    beside = closer_weight * (claim.seen or 0.0) + check_weight * (claim.checked or 0.0)
+    return round((claim.support or 0.0) + beside, DECIMALS)
 
 
-def quantiles(rows: Any, share: float, closer_weight: float = 0.0) -> dict[str, float]:
+def quantiles(rows: Any, share: float, closer_weight: float = 0.0, check_weight: float = 0.0) -> dict[str, float]:
     """By kind the lowest strength above which at most 1 - share of the claims lie; strengths take few values."""
     counts: dict[str, Counter[float]] = defaultdict(Counter)
     for row in rows:
         if isinstance(row, ScoredSet):
             for claim in _all_claims(row):
                 if claim.support is not None:
-                    counts[claim.kind][strength(claim, closer_weight)] += 1
+                    counts[claim.kind][strength(claim, closer_weight, check_weight)] += 1
     found = {}
     for kind, values in counts.items():
         below, total = 0, values.total()
@@ -212,7 +216,8 @@ class SettleRows:
             "k": len(usable),
             "checkpoint": ",".join(sorted({c.candidate.checkpoint for _, c in usable})),
             "claims": [
-                c.model_dump(mode="json", include={"kind", "key", "support", "seen", "stated_by"}) for c in kept
+                c.model_dump(mode="json", include={"kind", "key", "support", "seen", "checked", "stated_by"})
+                for c in kept
             ],
         }
         example = Example(
@@ -248,7 +253,7 @@ class SettleRows:
         return claim.support is not None and self._strength(claim) >= least
 
     def _strength(self, claim: Claim) -> float:
-        return strength(claim, self.config.closer_weight)
+        return strength(claim, self.config.closer_weight, self.config.check_weight)
 
     def _written(self, kept: Sequence[Claim], grammar: Grammar) -> str | None:
         return grammar.write([(claim, self._strength(claim)) for claim in kept])

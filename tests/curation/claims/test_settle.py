@@ -206,7 +206,7 @@ def test_config_says_what_does_not_fit(tmp_path):
     for values, message in (
         ({}, "give either support or quantile"),
         ({"support": 0.5, "quantile": 0.2}, "give either support or quantile"),
-        ({"support": {"thing": 1.7}}, "support is a strength"),
+        ({"support": {"thing": 2.1}}, "support is a strength, between 0 and 2"),
         ({"support": 0.5, "grammar": "x:y"}, "cannot be loaded"),
     ):
         with pytest.raises(ValueError, match=message):
