@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sicog.records import CandidateSet, Example
+from sicog.records import Example, ScoredSet
 from sicog.storage import read_json, read_records
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def test_two_rounds_run_to_their_end_after_a_kill(tmp_path):
             assert killed.poll() is None and time.monotonic() < deadline, killed.stdout.read()
             time.sleep(0.05)
         code, table = status(run)
-        assert code == 0 and "running" in table  # it only looks; the run goes on
+        assert code == 0 and "running" in table, table  # it only looks; the run goes on
     finally:
         os.killpg(killed.pid, signal.SIGKILL)
         killed.wait()
@@ -69,9 +69,10 @@ def test_two_rounds_run_to_their_end_after_a_kill(tmp_path):
     for step in ("captions", "answers", "dev-captions", "dev-answers"):  # the next model is the sampler
         assert inputs(f"round-2/{step}")["checkpoint"] == str(run / "round-1" / "next")
     for number in (1, 2):  # candidates of all rounds
-        rows = list(read_records(run / f"round-{number}" / "answers-pooled", CandidateSet))
-        assert {len(row.candidates) for row in rows} == {8 * number}
-        assert {len({c.checkpoint for c in row.candidates}) for row in rows} == {number}
+        for scored, k in (("answers-scored", 8), ("captions-scored", 4)):
+            rows = list(read_records(run / f"round-{number}" / scored, ScoredSet))
+            assert {len(row.candidates) for row in rows} == {k * number}
+            assert {len({c.candidate.checkpoint for c in row.candidates}) for row in rows} == {number}
     judged = inputs("round-2/promote")
     assert judged == {"candidate": str(run / "round-2/next-dev"), "incumbent": str(run / "round-1/next-dev")}
     splits = {name: read_json(run / name / "run.json")["config"]["split"] for name in ("round-2/next-dev", "eval-last")}

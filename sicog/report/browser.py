@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import heapq
+import math
 from array import array
 from itertools import zip_longest
 from pathlib import Path
@@ -53,7 +54,8 @@ class Columns:
         """What page.js reads: names, ids, and each column in base64."""
         columns: dict[str, bytes | bytearray] = {**self._codes, "k": self._k, "truest": self._truest}
         columns |= {"value": self._value.tobytes(), "truth": self._truth.tobytes(), "words": self._words.tobytes()}
-        columns["support"] = self._support.tobytes()
+        if not all(map(math.isnan, self._support)):  # of no use to rows without claims
+            columns["support"] = self._support.tobytes()
         names: dict[str, list[str]] = {}
         for column, codes in self._names.items():
             names[column] = [name for name, _ in sorted(codes.items(), key=lambda item: item[1])][:_NO_CODE]

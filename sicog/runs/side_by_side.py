@@ -6,7 +6,9 @@ On processors two jobs of one thread do about one and a half times the work of o
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sicog.recipe import Step
-from sicog.runs.states import is_done, read_state, state_file
+from sicog.runs.states import is_done, lives, read_state, state_file
 from sicog.runs.status import progress_of
 
 # What most steps import: once, by the process that the others are copies of. They are seconds of every step.
@@ -50,7 +52,7 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
 
     A step that fails lets those beside it come to their end, and no other begin. Raises `ValueError` with its error.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
     context = get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
     titles = {step.name: f"[{k}/{len(steps)}] {step.name}" for k, step in enumerate(steps, 1)}
@@ -62,7 +64,8 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
                     waiting.remove(step)
                     console.print(f"{titles[step.name]}: {step.verb.name}", style="bold", highlight=False)
                     log_file(step).parent.mkdir(parents=True, exist_ok=True)
-                    process = context.Process(target=_work, args=(step.run_dir, step.name, step.key, log_file(step)))
+                    given = (os.getpid(), threads, step.run_dir, step.name, step.key, log_file(step))
+                    process = context.Process(target=_work, args=given)
                     process.start()
                     running.append(_Running(step, titles[step.name], process, time.monotonic()))
                 ended = [one for one in running if not one.process.is_alive()]
@@ -102,9 +105,15 @@ def _all_done(step: Step, needed: Sequence[str]) -> bool:
     return all(state is not None and state.state == "done" for state in states)
 
 
-def _work(run_dir: Path, name: str, key: str, log: Path) -> None:
-    """In the new process: what is printed goes to the step's log."""
+def _work(run: int, threads: str, run_dir: Path, name: str, key: str, log: Path) -> None:
+    """In the new process: what is printed goes to the step's log, and the process ends when the run does."""
+    import torch
+
     from sicog.runs.run import run_planned
+
+    os.environ["OMP_NUM_THREADS"] = threads  # of processes that it starts itself
+    torch.set_num_threads(int(threads))
+    threading.Thread(target=_end_with, args=(run,), daemon=True).start()
 
     sys.stdout.flush()
     sys.stderr.flush()
@@ -112,6 +121,13 @@ def _work(run_dir: Path, name: str, key: str, log: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     run_planned(run_dir, name, key)
+
+
+def _end_with(run: int) -> None:
+    """Stop this process as a signal does when that of the run is gone: a run that was killed leaves nothing at work."""
+    while lives(run):
+        time.sleep(_LOOK_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _table(running: Sequence[_Running]) -> Table:

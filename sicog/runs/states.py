@@ -123,14 +123,25 @@ def _is_running(state: State, job: Job | None) -> bool:
         alive = job_is_alive(job.job) if job else None
         return alive if alive is not None else True
     assert state.pid is not None
+    if not lives(state.pid):
+        return False
+    started = _process_started(state.pid)
+    return started is None or started <= state.since + 1  # else the number was given to another process since
+
+
+def lives(pid: int) -> bool:
+    """Whether a process of this machine is at work: one that has ended is not, even where nobody has asked how, as in a
+    container without an init."""
     try:
-        os.kill(state.pid, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
-    started = _process_started(state.pid)
-    return started is None or started <= state.since + 1  # else the number was given to another process since
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:  # no such folder on this system, or it has ended since
+        return not Path("/proc/self").exists()
 
 
 def job_is_alive(job: str) -> bool | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,29 @@ def test_the_same_bytes_as_one_after_the_other(tmp_path):
     files = [file for file in files if file.name not in ("run.json", "recipe.json")]
     assert len(files) > 10
     assert all((tmp_path / "run" / f).read_bytes() == (tmp_path / "single" / f).read_bytes() for f in files)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_nothing_at_work(tmp_path):
+    counts = COUNTS.replace("unlabelled: 1", "unlabelled: 20000")
+    path = tmp_path / "r.yaml"
+    steps = "".join(
+        f"  {name}: {{run: mini-data, config: {{{counts}, seed: {k}}}}}\n" for k, name in enumerate(("a", "b"))
+    )
+    path.write_text(f"run_dir: {tmp_path}/run\nlauncher: {{jobs: 2}}\nsteps:\n{steps}")
+    command = [sys.executable, "-m", "sicog", "run", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+        wait_for(lambda: [read_state(tmp_path / "run", name) for name in "ab"].count(None) == 0)
+        assert [line.standing for line in status_of(tmp_path / "run")] == ["running", "running"]
+        killed.kill()
+    wait_for(lambda: [line.standing for line in status_of(tmp_path / "run")] == ["stopped", "stopped"])
+
+
+def wait_for(happens, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_jobs_are_of_this_machine(tmp_path):

@@ -14,7 +14,7 @@ function decodedIndex({ ids, names, columns }, places) {
   const found = { ids, names, places, size: ids.length };
   for (const [name, data] of Object.entries(columns)) found[name] = decoded(data, types[name] ?? Uint8Array);
   found.hasTruth = found.truest.some((code) => code !== 255);
-  found.hasSupport = found.support.some((value) => !Number.isNaN(value));
+  found.hasSupport = found.support !== undefined;
   return found;
 }
 
