@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -55,12 +55,13 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
     context = get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
+    known = {step.name: step for step in steps}
     titles = {step.name: f"[{k}/{len(steps)}] {step.name}" for k, step in enumerate(steps, 1)}
     waiting, running, failed = list(steps), list[_Running](), list[Step]()
     try:
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while running or (waiting and not failed):
-                for step in [] if failed else _ready(waiting, jobs - len(running)):
+                for step in [] if failed else _ready(waiting, known, jobs - len(running)):
                     waiting.remove(step)
                     console.print(f"{titles[step.name]}: {step.verb.name}", style="bold", highlight=False)
                     log_file(step).parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
                     failed += [] if is_done(one.step) else [one.step]
                     how = "done" if is_done(one.step) else "failed"
                     console.print(f"{one.title}: {how} after {one.seconds:.0f} s", style="dim", highlight=False)
-                if not running and waiting and not failed and not _ready(waiting, jobs):
+                if not running and waiting and not failed and not _ready(waiting, known, jobs):
                     raise AssertionError(f"nothing can begin of {', '.join(step.name for step in waiting)}")
                 live.update(_table(running), refresh=True)
                 if not ended:
@@ -89,20 +90,13 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
         raise ValueError("; ".join(_error(step) for step in failed))
 
 
-def _ready(waiting: Sequence[Step], free: int) -> list[Step]:
-    """The first steps that can begin: what they need is not waiting or at work any more, but done."""
-    known = {step.name: step for step in waiting}
-    ready: list[Step] = []
-    for step in waiting:
-        needed = (*step.depends_on, *step.after)
-        if len(ready) < free and not any(name in known for name in needed) and _all_done(step, needed):
-            ready.append(step)
-    return ready
+def _ready(waiting: Sequence[Step], known: Mapping[str, Step], free: int) -> list[Step]:
+    """The first steps that can begin. What they need is done, of its present key, or was so before all began."""
 
+    def can_begin(step: Step) -> bool:
+        return all(name not in known or is_done(known[name]) for name in (*step.depends_on, *step.after))
 
-def _all_done(step: Step, needed: Sequence[str]) -> bool:
-    states = [read_state(step.run_dir, name) for name in needed]
-    return all(state is not None and state.state == "done" for state in states)
+    return [step for step in waiting if can_begin(step)][: max(0, free)]
 
 
 def _work(run: int, threads: str, run_dir: Path, name: str, key: str, log: Path) -> None:
@@ -140,5 +134,7 @@ def _table(running: Sequence[_Running]) -> Table:
 
 def _error(step: Step) -> str:
     state = read_state(step.run_dir, step.name)
-    said = state.error if state and state.key == step.key and state.error else "it ended without a word"
+    of_state = state.error if state and state.key == step.key else None
+    lines = log_file(step).read_text(errors="replace").split("\n") if log_file(step).is_file() else []
+    said = of_state or next((line for line in reversed(lines) if line.strip()), "it ended without a word")
     return f"step {step.name!r} failed: {escape(said)} (all that it printed: {log_file(step)})"

@@ -53,6 +53,16 @@ def test_what_fails_stops_what_needs_it_and_nothing_else(tmp_path, capfd):
 
 
 @pytest.mark.slow
+def test_what_is_done_of_an_older_config_is_not_taken_for_done(tmp_path):
+    path = written(tmp_path, "warmup_reasoning.jsonl")
+    run(path)
+    run(path, ["steps.one.config.seed=5"])
+    assert {line.standing for line in status_of(tmp_path / "run")} == {"done"}
+    since = {line.step.name: read_state(tmp_path / "run", line.step.name).since for line in status_of(tmp_path / "run")}
+    assert since["one"] < since["rows"] and since["one"] < since["broken"] < since["after"]
+
+
+@pytest.mark.slow
 def test_the_same_bytes_as_one_after_the_other(tmp_path):
     path = written(tmp_path, "warmup_reasoning.jsonl")
     run(path)
