@@ -34,6 +34,19 @@ _BUCKET = 200_000_000
 _KEPT_WHOLE = 10_000  # elements: norms and biases are not worth a gather each
 
 
+def leave_together() -> None:
+    """Let no process go while another is still at work, and close what joined them.
+
+    A process that ends with an open group now and then aborts in the threads of its backend, after all work was done;
+    the launcher then ends the others.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def settled_parallel(config: TrainConfig) -> Parallel:
     """What `parallel` stands for here. `auto` goes on with what a run in this folder began with.
 

@@ -125,11 +125,13 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
         metrics.close()
         bar.close()
     if stop.stopped is not None:
+        parallel.leave_together()
         leave(config.stage, stop.stopped, plan.n_steps)
     with checkpoints.writing(config.run_dir / _FINAL):
         _save_final(trainer, config)
     if _is_main():
         _write_manifest(trainer, config, read)
+    parallel.leave_together()
     return _tidy(config)
 
 
