@@ -19,6 +19,9 @@ class BuildSource(Config):
     name: becomes the `source` of its rows.
     Of the rows that are left after all drops, at most one of: count: so many; weight: so many times all of them (0.5
     for half, 2 for each twice); share: so much of the config's `total`; at_most: all, but no more than so many.
+    weight_by: a number in the rows' `extra`, such as `agreement`, the support of a row's claims: rows are drawn in
+        proportion to it, the same number of them in all. At twice the mean a row is there twice; at half of it, every
+        second such row.
     exclude: datasets of `Dropped` (of `sicog overlap`): rows with these ids are left out.
     """
 
@@ -28,6 +31,7 @@ class BuildSource(Config):
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     share: float | None = Field(default=None, gt=0, le=1)
     at_most: int | None = Field(default=None, ge=0)
+    weight_by: str | None = None
     exclude: tuple[Path, ...] = ()
 
     @model_validator(mode="after")

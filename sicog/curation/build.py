@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from sicog.config import Config
 from sicog.curation.amounts import BuildSource, WhenShort, amounts
-from sicog.curation.draw import Ids, MixedRows, draw_rows
+from sicog.curation.draw import Ids, MixedRows, draw_by_weight, draw_rows, marks
 from sicog.curation.examine import DecontaminateConfig, DeduplicateConfig, Examination, Verdicts
 from sicog.curation.origin import Finish, MultiTurnConfig, Origin
 from sicog.curation.pictures import Pictures
@@ -139,11 +139,16 @@ def _mixed(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:
     stays = verdicts.reason_of == 0
     by_source = [np.flatnonzero(stays[a:b]) + a for a, b in zip(starts[:-1], starts[1:], strict=True)]
     wanted = amounts(config.sources, [len(rows) for rows in by_source], config.total, config.when_short)
-    parts = [part for rows, n in zip(by_source, wanted, strict=True) for part in draw_rows(ids, rows, n)]
+    parts: list[tuple[np.ndarray, int, np.ndarray]] = []
+    for k, (rows, n) in enumerate(zip(by_source, wanted, strict=True)):
+        if (name := config.sources[k].weight_by) is None:
+            parts += draw_rows(ids, rows, n)
+        elif len(rows):
+            parts += draw_by_weight(ids, rows, marks(sources[k], (rows - starts[k]).tolist(), name), n)
     order = np.argsort(np.concatenate([np.zeros(0, np.uint64), *(keys for _, _, keys in parts)]), kind="stable")
-    rows = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _, _ in parts)])[order]
+    drawn = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _, _ in parts)])[order]
     repetitions = np.concatenate([np.zeros(0, np.uint16), *(np.full(len(r), k, np.uint16) for r, k, _ in parts)])
-    mixed = MixedRows(names, sources, rows, repetitions[order], ids.shared(), tuple(verdicts.dropped()))
+    mixed = MixedRows(names, sources, drawn, repetitions[order], ids.shared(), tuple(verdicts.dropped()))
     mixed.check_ids()
     return mixed, pictures
 

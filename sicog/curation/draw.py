@@ -120,6 +120,37 @@ def draw_rows(ids: Ids, rows: Numbers, wanted: int) -> Iterator[tuple[Numbers, i
         wanted, repetition = wanted - len(rows), repetition + 1
 
 
+def draw_by_weight(ids: Ids, rows: Numbers, weights: np.ndarray, wanted: int) -> Iterator[tuple[Numbers, int, Hashes]]:
+    """`wanted` of the rows in proportion to their weights, float64 [rows]. Yields (rows, repetition, order keys).
+
+    Systematic sampling: the rows stand in a drawn order on a line, each as long as its weight, and one is taken at
+    every `1/wanted` of the line. So a row is there as often as its share asks for, rounded down or up.
+    """
+    order = np.argsort(ids.draw[rows], kind="stable")
+    rows, ends = rows[order], np.cumsum(weights[order])
+    times = np.diff(np.floor(ends * (wanted / ends[-1]) + 0.5), prepend=0.0) if wanted else np.zeros(len(rows))
+    for repetition in range(int(times.max(initial=0))):
+        some = rows[times > repetition]
+        salt = scrambled(np.array([repetition], dtype=np.uint64))
+        yield some, repetition, scrambled(ids.order[some] ^ salt) if repetition else ids.order[some]
+
+
+def marks(source: Rows, numbers: Sequence[int], name: str) -> np.ndarray:
+    """float64, the number `name` in the `extra` of these rows. Raises `ValueError` for a row without one above 0."""
+    found = np.zeros(len(numbers))
+    for place, row in enumerate(source.read(numbers)):
+        assert isinstance(row, Example)
+        value = row.extra.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            there = ", ".join(sorted(row.extra)) or "nothing"
+            raise ValueError(
+                f"weight_by {name}: row {row.id} of {source.path} has {value!r}, and a number above 0 is needed; its "
+                f"extra holds {there}"
+            )
+        found[place] = value
+    return found
+
+
 @dataclass(frozen=True)
 class MixedRows:
     """What `build` reads: the drawn rows in their order, then all that were left out as `Dropped`.

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,30 @@ def test_counts_and_weights(folders):
     assert {i.split(":")[-1] for i in by_source["captions"]} < {
         r.id.split(":")[-1] for r in more if r.source == "captions"
     }
+
+
+def test_rows_come_in_proportion_to_a_mark(tmp_path):
+    given = {str(i): 0.1 + (i % 5) for i in range(200)}
+    rows = [example(i, "a").model_copy(update={"extra": {"agreement": m}}) for i, m in given.items()]
+    write_dataset(tmp_path / "a", rows)
+    for name, amount in (("all", {}), ("half", {"weight": 0.5}), ("thrice", {"weight": 3.0}), ("ten", {"count": 10})):
+        drawn = run(tmp_path, name=name, a={**amount, "weight_by": "agreement"})
+        wanted = amount.get("count") or 200 * amount.get("weight", 1)
+        assert len(drawn) == wanted == len({r.id for r in drawn})
+        times = Counter(r.id.split("#")[0] for r in drawn)
+        for i, m in given.items():  # as often as its share asks for, rounded down or up
+            assert abs(times[i] - wanted * m / sum(given.values())) < 1
+    again = [r.id for r in run(tmp_path, name="again", a={"weight_by": "agreement"})]
+    assert again == [r.id for r in read_records(tmp_path / "all", Example)]
+
+
+@pytest.mark.parametrize(
+    "mark", [{}, {"agreement": None}, {"agreement": -1.0}, {"agreement": "high"}, {"agreement": 0}]
+)
+def test_a_row_without_the_mark_is_named(tmp_path, mark):
+    write_dataset(tmp_path / "a", [example("x", "a").model_copy(update={"extra": mark})])
+    with pytest.raises(ValueError, match="weight_by agreement: row x of .*a number above 0 is needed"):
+        run(tmp_path, a={"weight_by": "agreement"})
 
 
 def test_mistakes_are_sentences(folders):
