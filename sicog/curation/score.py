@@ -20,7 +20,7 @@ from sicog.curation.scoring import Scorer, ScoreSets
 from sicog.curation.vector_cache import Embedding
 from sicog.curation.vectors import encoder_files, spent, when_embedded
 from sicog.launch import LaunchConfig
-from sicog.pipeline import FolderSource, Source, run_stage
+from sicog.pipeline import FolderSource, Process, Source, run_stage
 from sicog.provenance import digest_path, write_run_json
 from sicog.records import CandidateSet, Dropped
 from sicog.storage import MANIFEST
@@ -28,7 +28,21 @@ from sicog.storage import MANIFEST
 Paths = Annotated[tuple[Path, ...], BeforeValidator(lambda v: (v,) if isinstance(v, (str, Path)) else v)]
 
 
-class ScoreConfig(Config):
+class SetsConfig(Config):
+    """What everything that scores candidate sets says: see `ScoreConfig`."""
+
+    input: Paths = Field(min_length=1)
+    out_dir: Path
+    encoder: EncoderConfig = EncoderConfig()
+    checkpoint: Paths = ()
+    cache_dir: Path | None = None
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+    block_size: int = Field(default=64, ge=1)
+    rows_per_shard: int = Field(default=1024, ge=1)
+    workers: int = Field(default=1, ge=1)
+
+
+class ScoreConfig(SetsConfig):
     """Config of `sicog score`.
 
     input: a folder of candidate sets, or several folders or globs of them, which are grouped by id.
@@ -42,16 +56,7 @@ class ScoreConfig(Config):
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir", "max_dropped_share"})
-    input: Paths = Field(min_length=1)
-    out_dir: Path
     scorer: Scorer = "embedding"
-    encoder: EncoderConfig = EncoderConfig()
-    checkpoint: Paths = ()
-    cache_dir: Path | None = None
-    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
-    block_size: int = Field(default=64, ge=1)
-    rows_per_shard: int = Field(default=1024, ge=1)
-    workers: int = Field(default=1, ge=1)
     launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")
@@ -110,21 +115,22 @@ def _with_columns(out_dir: Path, then: Callable[[], object]) -> None:
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """Scores all sets with the vectors that it is given: what follows the embedding, here or in its last job."""
+class SetsStage:
+    """What is done to all sets with the vectors that it is given; it follows the embedding, here or in its last job."""
 
-    config: ScoreConfig
+    step: ClassVar[str]
+    config: SetsConfig
     source: Source[CandidateSet]
     inputs: Mapping[str, Path]
     checkpoints: frozenset[str]
     then: Callable[[], object]
 
-    def process(self, embedder: Embedding | None) -> ScoreSets:
-        """What scores a block, with vectors of this embedder."""
-        return ScoreSets(embedder, self.config.scorer, self.checkpoints)
+    def process(self, embedder: Embedding | None) -> Process:
+        """What works on a block, with vectors of this embedder."""
+        raise NotImplementedError
 
     def ask(self, embedder: Embedding) -> None:
-        """Let this embedder see every text that is to be scored, in the order of the rows."""
+        """Let this embedder see every text that is to have a vector, in the order of the rows."""
         process, rows = self.process(embedder), self.source.read(0, len(self.source))
         while block := list(islice(rows, self.config.block_size)):
             process([row for row in block if not isinstance(row, Dropped)])
@@ -132,7 +138,7 @@ class Scoring:
     def __call__(self, embedder: Embedding | None) -> None:
         config = self.config
         run_stage(
-            step="score",
+            step=self.step,
             out_dir=config.out_dir,
             source=self.source,
             process=self.process(embedder),
@@ -144,3 +150,15 @@ class Scoring:
             max_dropped_share=config.max_dropped_share,
             then=self.then,
         )
+
+
+@dataclass(frozen=True)
+class Scoring(SetsStage):
+    """Scores all sets."""
+
+    step: ClassVar[str] = "score"
+    config: ScoreConfig
+
+    def process(self, embedder: Embedding | None) -> ScoreSets:
+        """What scores a block, with vectors of this embedder."""
+        return ScoreSets(embedder, self.config.scorer, self.checkpoints)

@@ -52,3 +52,26 @@ class DataConfig(Config):
         found = {f"data.path.{i}": path for i, path in enumerate(behind) if path != self.path}
         # Rows, or a mixture; `prefix{a,b}.json` is neither.
         return {**found, "data.path": self.path} if self.path in behind or self.path.is_file() else found
+
+
+class NoiseConfig(Config):
+    """Each is drawn by the training's seed and the row's id; a row looks the same in every epoch. All are off at 0.
+
+    jitter: brightness, contrast and saturation are scaled by 1 - jitter to 1 + jitter; hues stay, for they are labels.
+    scale: the image is shrunk by up to this share of its sides and put somewhere on its own canvas.
+    cutout: up to this share of the area, a rectangle, is covered with the mean colour.
+    mirror: so many of the rows with images have them mirrored, and `left` and `right` exchanged in all their texts. Not
+        for rows whose images hold writing, or in which `right` means correct.
+    dropout: of the features that the language model is shown.
+    """
+
+    jitter: float = Field(default=0.0, ge=0, lt=1)
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    cutout: float = Field(default=0.0, ge=0, lt=1)
+    mirror: float = Field(default=0.0, ge=0, le=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def of_images(self) -> bool:
+        """Whether any of it is done to images."""
+        return any((self.jitter, self.scale, self.cutout, self.mirror))

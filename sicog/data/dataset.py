@@ -89,7 +89,7 @@ class ExampleDataset:
     def _encoded(self, example: Example, images: Sequence[Image.Image], tokens: int) -> Encoded:
         if self.noise is None:
             return self.processor.encode(example.turns, images, slicing=self.slicing)
-        if self.noise.mirrors(example.id):
+        if images and self.noise.mirrors(example.id):  # without a picture the words mean something else
             seen = self.noise.images(example.id, images, mirrored=True)
             encoded = self.processor.encode(exchanged(example.turns), seen, slicing=self.slicing)
             if len(encoded.input_ids) == tokens:  # else the tokenizer splits the exchanged words otherwise

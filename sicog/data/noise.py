@@ -12,36 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
-from pydantic import Field
 
-from sicog.config import Config
+from sicog.data.config import NoiseConfig
 from sicog.generation.sampling import stream_key
 from sicog.records import Turn
 
 _SIDES = re.compile(r"\b(left|right)(?=most\b|-hand\b|ward\b|wards\b|\b)", re.IGNORECASE)
-
-
-class NoiseConfig(Config):
-    """Each is drawn by the training's seed and the row's id; a row looks the same in every epoch. All are off at 0.
-
-    jitter: brightness, contrast and saturation are scaled by 1 - jitter to 1 + jitter; hues stay, for they are labels.
-    scale: the image is shrunk by up to this share of its sides and put somewhere on its own canvas.
-    cutout: up to this share of the area, a rectangle, is covered with the mean colour.
-    mirror: so many of the rows have their images mirrored, and `left` and `right` exchanged in all their texts. Not for
-        rows in which images hold writing, or `right` means correct.
-    dropout: of the features that the language model is shown.
-    """
-
-    jitter: float = Field(default=0.0, ge=0, lt=1)
-    scale: float = Field(default=0.0, ge=0, lt=1)
-    cutout: float = Field(default=0.0, ge=0, lt=1)
-    mirror: float = Field(default=0.0, ge=0, le=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-    @property
-    def of_images(self) -> bool:
-        """Whether any of it is done to images."""
-        return any((self.jitter, self.scale, self.cutout, self.mirror))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 from sicog.report.plots import Frame, number, ticks
 
 _WIDE, _HIGH, _LEGEND = 300, 240, 22
-_COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#7048e8", "#0b7285", "#a61e4d")
+COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#7048e8", "#0b7285", "#a61e4d")
 _TITLES = {"vote": "majority vote", "mbr": "minimum Bayes risk", "oracle": "any is right (pass@K)", "greedy": "greedy"}
-_STYLE = """
+STYLE = """
 text { font: 11px system-ui, sans-serif; fill: #444 } .head { font-weight: 600; font-size: 12px; fill: #111 }
 .end { text-anchor: end } .middle { text-anchor: middle } line { stroke: #e4e4e4 } .axis { stroke: #888 }
 polyline { fill: none; stroke-width: 1.8 } .whisker { stroke-width: 1; opacity: 0.45 }
@@ -26,7 +26,7 @@ def draw(points: Sequence[Point], probe: Sequence[Mapping[str, Any]], *, title: 
     points: model, style, select, k, value, low, high in percent. probe: for each model its `gap` by k.
     """
     models = list(dict.fromkeys(p["model"] for p in points))
-    colours = {model: _COLOURS[i % len(_COLOURS)] for i, model in enumerate(models)}
+    colours = {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(models)}
     curves = [p for p in points if p["select"] != "greedy"]
     greedy = [p for p in points if p["select"] == "greedy"]
     selects = list(dict.fromkeys(p["select"] for p in curves)) or ["greedy"]
@@ -41,7 +41,7 @@ def draw(points: Sequence[Point], probe: Sequence[Mapping[str, Any]], *, title: 
     words = escape(title or "accuracy against the number of samples")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{words}">'
-        f'<style>{_STYLE}</style><rect width="{width}" height="{height}" fill="#fff"/>{heading}{body}{legend}</svg>\n'
+        f'<style>{STYLE}</style><rect width="{width}" height="{height}" fill="#fff"/>{heading}{body}{legend}</svg>\n'
     )
 
 

@@ -23,17 +23,17 @@ class ContextConfig(Config):
 
 
 def read_contexts(path: Path) -> dict[str, str]:
-    """The context of each image, by the name of a row's first image."""
+    """The context of each image, by the name of a row's first image. Raises `ValueError` for a broken chain."""
     found: dict[str, str] = {}
     for row in read_records(path, Example):
         if row.images and row.images[0] not in found:
-            found[row.images[0]] = _plain(row)
+            found[row.images[0]] = _plain(row, path)
     return found
 
 
-def _plain(row: Example) -> str:
+def _plain(row: Example, path: Path) -> str:
     text, task, style = row.turns[-1].text, TASKS.get(row.source), str(row.extra.get("style", ""))
     try:
         return task.compared(text, style) if task is not None and style in task.styles else text
-    except ChainError:
-        return text
+    except ChainError as error:
+        raise ValueError(f"context: row {row.id} of {path} is no whole chain of style {style!r}: {error}") from None

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich import box
@@ -21,21 +21,22 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog.answers import final_answer
-from sicog.chains import ChainError
 from sicog.config import validate
 from sicog.curation.claims.readers import GrammarReader
 from sicog.curation.claims.run import ReadClaims
 from sicog.curation.claims.settle import SettleConfig, SettleRows
+from sicog.lab.measure import ranks
 from sicog.mini.intervals import Interval, mean_interval, paired_difference_interval
 from sicog.mini.steps import truth_of
 from sicog.mini.truth import read_truth
-from sicog.records import CandidateSet, Example, Query
-from sicog.runs.gap import GapConfig, agreement
+from sicog.pipeline import Outcome
+from sicog.records import CandidateSet, Example, Query, Record, ScoredSet
+from sicog.runs.gap import GapConfig, agreement, compared
 from sicog.runs.states import read_plan
 from sicog.storage import read_records, write_bytes, write_json
-from sicog.tasks import TASKS
 
 FEWEST_ROWS = 20  # of a kind, to have a line of its own
+RecordT = TypeVar("RecordT", bound=Record)
 Truth = Callable[[Query, str], float]
 Label = Callable[[Sequence[CandidateSet]], list[str | None]]
 
@@ -95,16 +96,17 @@ def _task(config: Mapping[str, Any], labels: Mapping[str, Any], scored: Mapping[
     label = _merged(labels["config"], scored["config"]) if labels["verb"] == "settle" else _voted
     plain = {key: value for key, value in config.items() if key in GapConfig.model_fields}
     name = sets[0].query.task if sets else "no rows"
-    kind = lambda query: types.get(query.id, "caption")  # noqa: E731
+
+    def kind(query: Query) -> str:
+        return types.get(query.id, "caption")
+
     settings = validate(GapConfig, plain | {"halves": [], "require": None}, "gap")
     return GapTask(name, Path(scored["config"]["out_dir"]), sets, label, greedy, truth_of(truths), kind, settings)
 
 
 def _compared(row: CandidateSet, place: int) -> str | None:
-    try:
-        return TASKS[row.query.task].compared(row.candidates[place].text, row.candidates[place].style)
-    except (ChainError, ValueError):
-        return None
+    candidate = row.candidates[place]
+    return compared(row.query, candidate.text, candidate.style)
 
 
 def _voted(sets: Sequence[CandidateSet]) -> list[str | None]:
@@ -113,7 +115,7 @@ def _voted(sets: Sequence[CandidateSet]) -> list[str | None]:
     for row in sets:
         texts = [text for k in range(len(row.candidates)) if (text := _compared(row, k)) is not None]
         counts = Counter(final_answer(text, row.query.question) for text in texts)
-        found.append(max(counts, key=lambda answer: counts[answer]) if counts else None)
+        found.append(counts.most_common(1)[0][0] if counts else None)
     return found
 
 
@@ -126,13 +128,17 @@ def _merged(settle: Mapping[str, Any], claims: Mapping[str, Any]) -> Label:
     rows = SettleRows(config, config.support)
 
     def label(sets: Sequence[CandidateSet]) -> list[str | None]:
-        found: list[str | None] = []
-        for (scored,) in reading(sets):
-            (first, *_) = rows([scored])[0]  # type: ignore[list-item]
-            found.append(first.turns[-1].text if isinstance(first, Example) else None)
-        return found
+        scored = [_first(outcome, ScoredSet) for outcome in reading(sets)]
+        kept = [_first(rows([one])[0], Example) if one else None for one in scored]
+        return [example.turns[-1].text if example else None for example in kept]
 
     return label
+
+
+def _first(outcome: Outcome, kind: type[RecordT]) -> RecordT | None:
+    """The record of this kind that a row became; None where it was dropped."""
+    records = outcome if isinstance(outcome, Sequence) else ()
+    return next((record for record in records if isinstance(record, kind)), None)
 
 
 def cells(task: GapTask) -> list[Cell]:
@@ -144,6 +150,8 @@ def cells(task: GapTask) -> list[Cell]:
         whole, one, other = ([_some(row, k, part) for row in task.sets] for part in (None, 0, 1))
         labels = zip(task.sets, task.label(whole), task.label(one), task.label(other), strict=True)
         known = [(row.query, a, b, c) for row, a, b, c in labels if a is not None and b is not None and c is not None]
+        if not known:
+            continue
         queries = [query for query, *_ in known]
         gaps = [task.truth(query, label) - task.greedy_truth(query) for query, label, _, _ in known]
         reliable = agree([(query, first, second) for query, _, first, second in known])
@@ -172,15 +180,8 @@ def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
     """Spearman's, ties with their mean rank; nan for fewer than three points, or where all are equal."""
     if len(xs) < 3:
         return math.nan
-    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (xs, ys)]
-    if any(float(r.std()) == 0 for r in ranks):
-        return math.nan
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    one, other = (ranks(np.asarray(values, dtype=np.float64)) for values in (xs, ys))
+    return float(np.corrcoef(one, other)[0, 1]) if one.std() > 0 and other.std() > 0 else math.nan
 
 
 def gap_of_picks(task: GapTask, picks: Mapping[str, str]) -> Interval:

@@ -61,9 +61,14 @@ def auroc(values_R: NDArray[np.float64], right_R: NDArray[np.bool_]) -> float:
     n_right, n_wrong = int(right_R.sum()), int((~right_R).sum())
     if not n_right or not n_wrong:
         return float("nan")
+    return float((ranks(values_R)[right_R].sum() - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
+
+
+def ranks(values_R: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 for the lowest, equal ones their mean rank."""
     _, inverse, counts = np.unique(values_R, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((ranks[right_R].sum() - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
+    found: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return found
 
 
 def _auroc_interval(

@@ -6,15 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from sicog.evaluation.picture import COLOURS, STYLE
 from sicog.report.plots import Frame, number, ticks
 
-_COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#7048e8", "#0b7285", "#a61e4d")
 _TITLES = {"accuracy": "question accuracy", "caption_f1": "caption F1"}
-_STYLE = """
-text { font: 11px system-ui, sans-serif; fill: #444 } .head { font-weight: 600; font-size: 12px; fill: #111 }
-.end { text-anchor: end } .middle { text-anchor: middle } line { stroke: #e4e4e4 } .axis { stroke: #888 }
-polyline { fill: none; stroke-width: 1.8 } .whisker { stroke-width: 1.5; opacity: 0.6 }
-"""
 _WIDE, _STEP = 330, 21
 Results = Mapping[str, Any]
 
@@ -31,7 +26,7 @@ def draw_arms(results: Results) -> str:
         parts = [_across(frame, title)]
         for k, (name, one) in enumerate(zip(names, shown, strict=True)):
             y = frame.top + _STEP * (k + 0.5)
-            colour = _COLOURS[0] if name == results["compare_with"] else "#555"
+            colour = COLOURS[0] if name == results["compare_with"] else "#555"
             if place == 0:
                 parts.append(f'<text class="end" x="{frame.left - 8}" y="{y + 4:.1f}">{escape(name)}</text>')
             parts += _dots(frame, one, y, colour, f"{name}, {title}")
@@ -50,7 +45,7 @@ def draw_curves(results: Results, curves: Mapping[str, Sequence[str]]) -> str:
         frame = Frame((0, max(*rows, 1) * 1.03), _range(shown), _WIDE, height, left=46, top=26, bottom=56)
         parts = [_both_axes(frame, title)]
         for number_, (curve, names) in enumerate(known.items()):
-            colour = _COLOURS[number_ % len(_COLOURS)]
+            colour = COLOURS[number_ % len(COLOURS)]
             arms = sorted((results["arms"][name] for name in names), key=lambda arm: arm["rows"])
             points = [(arm["rows"], arm[figure]) for arm in arms]
             line = " ".join(f"{frame.x(x):.1f},{frame.y(one['mean']):.1f}" for x, one in points)
@@ -69,7 +64,7 @@ def _svg(panels: Sequence[str], height: int, label: str) -> str:
     body = "".join(f'<g transform="translate({_WIDE * k} 0)">{panel}</g>' for k, panel in enumerate(panels))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
-        f'<style>{_STYLE}</style><rect width="{width}" height="{height}" fill="#fff"/>{body}</svg>\n'
+        f'<style>{STYLE}</style><rect width="{width}" height="{height}" fill="#fff"/>{body}</svg>\n'
     )
 
 

@@ -67,24 +67,25 @@ def _changed(scene: Scene, rate: float, named: set[str], rng: random.Random) -> 
     return in_reading_order(replace(seen, things=tuple(things)))
 
 
+_ATTRIBUTES = (SIZES, COLOURS, SHAPES)  # in the order of `Thing.attributes`
+
+
 def _named(thing: Thing, named: set[str], rng: random.Random) -> Thing:
     """The thing with the attributes that are named, of several of a kind one."""
-    for what, known in _ATTRIBUTES.items():
+    for place, known in enumerate(_ATTRIBUTES):
         if words := sorted(named & set(known)):
-            thing = _with(thing, what, rng.choice(words))
+            thing = _with(thing, place, rng.choice(words))
     return thing
 
 
-_ATTRIBUTES = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}
-
-
 def _other_attribute(thing: Thing, rng: random.Random) -> Thing:
-    what = rng.choice(tuple(_ATTRIBUTES))
-    return _with(thing, what, rng.choice([word for word in _ATTRIBUTES[what] if word != getattr(thing, what)]))
+    place = rng.randrange(len(_ATTRIBUTES))
+    return _with(thing, place, rng.choice([word for word in _ATTRIBUTES[place] if word != thing.attributes[place]]))
 
 
-def _with(thing: Thing, what: str, word: str) -> Thing:
-    return replace(thing, **{what: word})  # type: ignore[arg-type]
+def _with(thing: Thing, place: int, word: str) -> Thing:
+    size, colour, shape = (word if k == place else own for k, own in enumerate(thing.attributes))
+    return Thing(size, colour, shape, thing.box)
 
 
 def _box(scene: Scene, region: str) -> tuple[int, int, int, int]:

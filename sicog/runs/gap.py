@@ -121,17 +121,18 @@ def _pairs(config: GapConfig, kind: Kind | None) -> tuple[list[Pair], int]:
         if row is None:
             missing += 1
             continue
-        label = _compared(row.query, example.turns[-1].text, str(example.extra.get("style", "")))
+        label = compared(row.query, example.turns[-1].text, str(example.extra.get("style", "")))
         if label is None:
             raise ValueError(f"row {example.id} of {config.labels} has no style, or its text is not of that style")
         candidate = row.candidates[0]
         style = str(example.extra["style"])
-        greedy = _compared(row.query, candidate.text, candidate.style)
+        greedy = compared(row.query, candidate.text, candidate.style)
         pairs.append(Pair(row.query, kind(row.query) if kind else style, label, greedy))
     return pairs, missing
 
 
-def _compared(query: Query, text: str, style: str) -> str | None:
+def compared(query: Query, text: str, style: str) -> str | None:
+    """What of a text is compared; None for a broken chain, or one of no style of its task."""
     try:
         return TASKS[query.task].compared(text, style)
     except (ChainError, ValueError):
@@ -169,7 +170,7 @@ def _proxy(config: GapConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
 def _texts(config: GapConfig, folder: Path) -> Iterator[tuple[str, str]]:
     for example in read_records(folder, Example):
         query = Query(id=example.id, task=example.source, images=example.images)
-        text = _compared(query, example.turns[-1].text, str(example.extra.get("style", "")))
+        text = compared(query, example.turns[-1].text, str(example.extra.get("style", "")))
         if text is not None:
             yield example.id.partition("~")[0], text
 

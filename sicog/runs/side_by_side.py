@@ -1,6 +1,6 @@
 """`launcher.jobs`: steps that do not wait for each other run at once, each in a process with its share of the cores.
 
-On processors two jobs of one thread do about one and a half times the work of one job of two.
+On a processor two jobs of one thread do more work than one job of two threads, which wait for each other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -24,6 +24,7 @@ from rich.table import Table
 from sicog.recipe import Step
 from sicog.runs.states import is_done, lives, read_state, state_file
 from sicog.runs.status import progress_of
+from sicog.training.time_limit import TO_BE_CONTINUED
 
 # What most steps import: once, by the process that the others are copies of. They are seconds of every step.
 _PRELOADED = ("sicog.runs.run", "sicog.training.trainer", "sicog.generation.sample", "sicog.training.run")
@@ -50,18 +51,19 @@ def log_file(step: Step) -> Path:
 def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None:
     """Run these steps, at most `jobs` at once, each as soon as those that it needs are done, in their order.
 
-    A step that fails lets those beside it come to their end, and no other begin. Raises `ValueError` with its error.
+    A step that fails lets those beside it come to their end, and no other begin. Raises `ValueError` with its error;
+    ends with code 75, as a training does, where one was stopped and has saved.
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
     context = get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
-    known = {step.name: step for step in steps}
+    known = {step.name for step in steps}
     titles = {step.name: f"[{k}/{len(steps)}] {step.name}" for k, step in enumerate(steps, 1)}
-    waiting, running, failed = list(steps), list[_Running](), list[Step]()
+    waiting, running, failed, done = list(steps), list[_Running](), list[Step](), set[str]()
     try:
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while running or (waiting and not failed):
-                for step in [] if failed else _ready(waiting, known, jobs - len(running)):
+                for step in [] if failed else _ready(waiting, known - done, jobs - len(running)):
                     waiting.remove(step)
                     console.print(f"{titles[step.name]}: {step.verb.name}", style="bold", highlight=False)
                     log_file(step).parent.mkdir(parents=True, exist_ok=True)
@@ -72,11 +74,12 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
                 ended = [one for one in running if not one.process.is_alive()]
                 running = [one for one in running if one not in ended]
                 for one in ended:
-                    failed += [] if is_done(one.step) else [one.step]
                     how = "done" if is_done(one.step) else "failed"
+                    if how == "done":
+                        done.add(one.step.name)
+                    else:
+                        failed.append(one.step)
                     console.print(f"{one.title}: {how} after {one.seconds:.0f} s", style="dim", highlight=False)
-                if not running and waiting and not failed and not _ready(waiting, known, jobs):
-                    raise AssertionError(f"nothing can begin of {', '.join(step.name for step in waiting)}")
                 live.update(_table(running), refresh=True)
                 if not ended:
                     time.sleep(_LOOK_S)
@@ -87,16 +90,15 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
             one.process.join()
         raise
     if failed:
+        states = [read_state(step.run_dir, step.name) for step in failed]
+        if all(state is not None and state.state == "stopped" for state in states):
+            raise SystemExit(TO_BE_CONTINUED)
         raise ValueError("; ".join(_error(step) for step in failed))
 
 
-def _ready(waiting: Sequence[Step], known: Mapping[str, Step], free: int) -> list[Step]:
-    """The first steps that can begin. What they need is done, of its present key, or was so before all began."""
-
-    def can_begin(step: Step) -> bool:
-        return all(name not in known or is_done(known[name]) for name in (*step.depends_on, *step.after))
-
-    return [step for step in waiting if can_begin(step)][: max(0, free)]
+def _ready(waiting: Sequence[Step], undone: Set[str], free: int) -> list[Step]:
+    """The first steps that need nothing that is still to be done."""
+    return [step for step in waiting if undone.isdisjoint((*step.depends_on, *step.after))][: max(0, free)]
 
 
 def _work(run: int, threads: str, run_dir: Path, name: str, key: str, log: Path) -> None:

@@ -9,8 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sicog.config import Config
 from sicog.data.batching import accumulation_steps
-from sicog.data.config import DataConfig
-from sicog.data.noise import NoiseConfig
+from sicog.data.config import DataConfig, NoiseConfig
 from sicog.model.hub import local_model
 from sicog.model.kernels import Attention, Kernels
 from sicog.model.precision import Precision

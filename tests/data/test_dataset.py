@@ -17,13 +17,14 @@ from PIL import Image
 
 from sicog.data import measure as measuring
 from sicog.data.collator import PaddedCollator
+from sicog.data.config import NoiseConfig
 from sicog.data.dataset import ExampleDataset
 from sicog.data.image_folder import ImageFolder
 from sicog.data.images import ImageProblem, resolve_image
 from sicog.data.measure import TokenMeasure
 from sicog.data.mixture import Source, read_mixture
 from sicog.data.mixture_rows import measure_mixture
-from sicog.data.noise import NoiseConfig, RowNoise
+from sicog.data.noise import RowNoise
 from sicog.formats import read_llava
 from sicog.model import load_checkpoint
 from sicog.model.image_processing import load_image
@@ -307,7 +308,7 @@ def test_noise_shows_a_row_otherwise_and_exchanges_its_sides(load: Loader, image
     halves = Image.new("RGB", (40, 30), (250, 250, 250))
     halves.paste((10, 10, 200), (0, 0, 20, 30))
     halves.save(images / "halves.png")
-    examples = [row("left", "halves.png", answer="left, not right"), row("text")]
+    examples = [row("left", "halves.png", answer="left, not right"), row("text", answer="left, not right")]
     plain, _ = load(examples, images)
     noisy, _ = load(examples, images)
     noisy.noise = RowNoise(NoiseConfig(mirror=1.0), 0)

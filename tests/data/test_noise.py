@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sicog.data.noise import NoiseConfig, RowNoise, exchanged
+from sicog.data.config import NoiseConfig
+from sicog.data.noise import RowNoise, exchanged
 from sicog.records import Turn
 
 GRADIENT = np.stack([np.tile(np.arange(64), (48, 1)) * 4, np.full((48, 64), 90), np.full((48, 64), 30)], axis=-1)

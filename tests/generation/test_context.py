@@ -7,6 +7,7 @@ import json
 import pytest
 from PIL import Image
 
+from sicog.chains import COD, render
 from sicog.generation.context import read_contexts
 from sicog.generation.sample import SampleBlock, SampleConfig, sample
 from sicog.records import CandidateSet, Example, Query
@@ -33,9 +34,13 @@ def values(tiny_dir, tmp_path):
 
 
 def test_the_first_row_of_an_image_is_its_context_without_the_steps_of_a_chain(tmp_path):
-    chain = "\n\n".join(f"Step {k}: {h}\n{b}" for k, (h, b) in enumerate([("Look.", "x")], 1))
-    write_dataset(tmp_path / "rows", [described("1", "a.png", "A dog."), described("2", "b.png", chain, "cod")])
-    assert read_contexts(tmp_path / "rows") == {"a.png": "A dog.", "b.png": chain}  # a broken chain is kept whole
+    chain = render(COD, ("A dog.", "On a mat.", "By a door.", "It sleeps.", "A dog sleeps on a mat."))
+    rows = [described("1", "a.png", "A dog."), described("2", "a.png", "A cat."), described("3", "b.png", chain, "cod")]
+    write_dataset(tmp_path / "rows", rows)
+    assert read_contexts(tmp_path / "rows") == {"a.png": "A dog.", "b.png": "A dog sleeps on a mat."}
+    write_dataset(tmp_path / "broken", [described("4", "c.png", "Step 1: Look.", "cod")])
+    with pytest.raises(ValueError, match="context: row 4 of .*broken is no whole chain of style 'cod'"):
+        read_contexts(tmp_path / "broken")
 
 
 def test_the_model_reads_it_and_the_candidate_does_not_hold_it(values, tmp_path):

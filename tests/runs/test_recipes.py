@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sicog.config import load_yaml
-from sicog.data.noise import NoiseConfig
+from sicog.data.config import NoiseConfig
 from sicog.evaluation.config import EvalConfig
 from sicog.recipe import load_recipe, texts_of
 from sicog.runs.costs import Cost, most_disk

@@ -7,10 +7,9 @@ settle` writes texts from the claims themselves.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from sicog.candidates import RunsSource, find_runs
-from sicog.config import Config
 from sicog.curation.claims.readers import (
     AnswerReader,
     GrammarReader,
@@ -33,13 +31,12 @@ from sicog.curation.claims.readers import (
 from sicog.curation.claims.served import ServedModel, ServedReader
 from sicog.curation.claims.support import Measure, agreements, seen, supports
 from sicog.curation.columns import columns_of
-from sicog.curation.encoders import EncoderConfig
-from sicog.curation.score import Paths
+from sicog.curation.score import SetsConfig, SetsStage
 from sicog.curation.scoring import comparable
 from sicog.curation.self_consistency import DECIMALS, votes
 from sicog.curation.vector_cache import Embedding
 from sicog.curation.vectors import encoder_files, when_embedded
-from sicog.pipeline import FolderSource, Outcome, Source, run_stage
+from sicog.pipeline import FolderSource, Outcome, Source
 from sicog.provenance import digest_path, write_run_json
 from sicog.records import CandidateSet, Claim, Dropped, ScoredCandidate, ScoredSet
 from sicog.remote.config import EndpointConfig
@@ -49,7 +46,7 @@ from sicog.tasks import TASKS
 STEP, ANSWERS = "claims", "answers"
 
 
-class ClaimsConfig(Config):
+class ClaimsConfig(SetsConfig):
     """Config of `sicog claims`.
 
     input: a folder of candidate sets, or several folders or globs of them, which are grouped by id.
@@ -67,22 +64,13 @@ class ClaimsConfig(Config):
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "cache_dir", "max_dropped_share"})
-    input: Paths = Field(min_length=1)
-    out_dir: Path
     reader: Literal["sentences", "answer", "grammar", "endpoint"] = "sentences"
     measure: Measure = "support"
     threshold: float = Field(default=0.65, gt=0, le=1)
-    encoder: EncoderConfig = EncoderConfig()
     nli: str | None = None
     grammar: str | None = None
     endpoint: EndpointConfig | None = None
     half: Literal[0, 1] | None = None
-    checkpoint: Paths = ()
-    cache_dir: Path | None = None
-    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
-    block_size: int = Field(default=64, ge=1)
-    rows_per_shard: int = Field(default=1024, ge=1)
-    workers: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _the_reader_has_what_it_reads_with(self) -> ClaimsConfig:
@@ -117,7 +105,14 @@ def claims(config: ClaimsConfig) -> Path:
     served = (
         ServedModel(config.endpoint, config.endpoint.answers or config.out_dir / ANSWERS) if config.endpoint else None
     )
-    reading = Reading(config, source, inputs, frozenset(map(digest_path, config.checkpoint)), served)
+    reading = Reading(
+        config,
+        source=source,
+        inputs=inputs,
+        checkpoints=frozenset(map(digest_path, config.checkpoint)),
+        then=partial(columns_of, config.out_dir),
+        served=served,
+    )
     if embeds:
         when_embedded(
             config.encoder,
@@ -137,41 +132,17 @@ def claims(config: ClaimsConfig) -> Path:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Reads all sets with the vectors that it is given, or without any."""
+class Reading(SetsStage):
+    """Reads the claims of all sets."""
 
+    step: ClassVar[str] = STEP
     config: ClaimsConfig
-    source: Source[CandidateSet]
-    inputs: Mapping[str, Path]
-    checkpoints: frozenset[str]
     served: ServedModel | None = None
 
     def process(self, embedder: Embedding | None) -> ReadClaims:
         """What reads a block."""
         reader = ServedReader(self.served) if self.served else _reader(self.config, embedder)
         return ReadClaims(reader, self.config.measure, self.checkpoints, self.config.half)
-
-    def ask(self, embedder: Embedding) -> None:
-        """Let this embedder see every sentence, in the order of the rows."""
-        process, rows = self.process(embedder), self.source.read(0, len(self.source))
-        while block := list(islice(rows, self.config.block_size)):
-            process([row for row in block if not isinstance(row, Dropped)])
-
-    def __call__(self, embedder: Embedding | None) -> None:
-        config = self.config
-        run_stage(
-            step=STEP,
-            out_dir=config.out_dir,
-            source=self.source,
-            process=self.process(embedder),
-            config=config,
-            inputs=self.inputs,
-            block_size=config.block_size,
-            rows_per_shard=config.rows_per_shard,
-            workers=config.workers,
-            max_dropped_share=config.max_dropped_share,
-            then=partial(columns_of, config.out_dir),
-        )
 
 
 def _reader(config: ClaimsConfig, embedder: Embedding | None) -> Reader:

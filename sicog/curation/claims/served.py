@@ -47,7 +47,7 @@ _AGAIN = "This answer cannot be used: {reason}. Answer again, in the form that w
 _ARRAY = re.compile(r"\[.*\]", re.DOTALL)
 
 
-class _Unusable(Exception):  # noqa: N818 - handled here
+class _UnusableError(Exception):
     """An answer that is not what was asked for."""
 
 
@@ -80,12 +80,12 @@ class ServedModel:
             answer = await self.client.ask(request)
             try:
                 return read(_whole(answer.text, answer.finish_reason, refused=answer.refusal))
-            except _Unusable as error:
+            except _UnusableError as error:
                 said = Message("assistant", (answer.text.strip() or "(no answer)",))
                 told = Message("user", (_AGAIN.format(reason=error),))
                 second = await self.client.ask(Request((first, said, told), 0.0, _MAX_TOKENS, VERSION))
                 return read(_whole(second.text, second.finish_reason, refused=second.refusal))
-        except (_Unusable, NoAnswer, BadImage) as error:
+        except (_UnusableError, NoAnswer, BadImage) as error:
             raise UnreadableError(f"{self.endpoint.model} gave no usable {what}: {error}") from None
 
 
@@ -156,9 +156,9 @@ class ServedWriter:
 
 def _whole(text: str, finish_reason: str, *, refused: bool) -> str:
     if refused:
-        raise _Unusable(f"it refuses: {text[:100]!r}")
+        raise _UnusableError(f"it refuses: {text[:100]!r}")
     if finish_reason == "length":
-        raise _Unusable("it is longer than it may be and was cut off")
+        raise _UnusableError("it is longer than it may be and was cut off")
     return text
 
 
@@ -169,7 +169,7 @@ def _array(text: str) -> list[Any]:
     except orjson.JSONDecodeError:
         value = None
     if not isinstance(value, list):
-        raise _Unusable(f"it holds no JSON array: {text[:100]!r}")
+        raise _UnusableError(f"it holds no JSON array: {text[:100]!r}")
     return value
 
 
@@ -179,24 +179,24 @@ def _quoted(text: str, answer: str) -> tuple[Stated, ...]:
     for one in value:
         claim, quote = (one.get("claim"), one.get("quote")) if isinstance(one, dict) else (None, None)
         if not isinstance(claim, str) or not isinstance(quote, str) or not claim.strip() or not quote.strip():
-            raise _Unusable(f'{str(one)[:80]!r} is no {{"claim": ..., "quote": ...}}')
+            raise _UnusableError(f'{str(one)[:80]!r} is no {{"claim": ..., "quote": ...}}')
         start = text.find(quote.strip())
         if start >= 0:
             key = " ".join(claim.split())
             found.setdefault(key, Stated(key, "fact", start, start + len(quote.strip())))
     if value and not found:
-        raise _Unusable("none of its quotations stands in the text")
+        raise _UnusableError("none of its quotations stands in the text")
     return tuple(sorted(found.values(), key=lambda claim: (claim.start, claim.end)))
 
 
 def _numbers(n: int, answer: str) -> list[int]:
     value = _array(answer)
     if wrong := [one for one in value if not isinstance(one, int) or isinstance(one, bool) or not 1 <= one <= n]:
-        raise _Unusable(f"{wrong[0]!r} is no number of a statement, 1 to {n}")
+        raise _UnusableError(f"{wrong[0]!r} is no number of a statement, 1 to {n}")
     return value
 
 
 def _written(answer: str) -> str:
     if not answer.strip():
-        raise _Unusable("it is empty")
+        raise _UnusableError("it is empty")
     return " ".join(answer.split())

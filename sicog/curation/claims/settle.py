@@ -21,7 +21,6 @@ from sicog.curation.claims.served import ServedModel, ServedWriter
 from sicog.curation.self_consistency import DECIMALS
 from sicog.curation.words import folded
 from sicog.pipeline import UNREADABLE, FolderSource, Outcome, run_stage
-from sicog.provenance import write_run_json
 from sicog.records import Claim, Dropped, Example, PreferencePair, ScoredCandidate, ScoredSet, Turn
 from sicog.remote.config import EndpointConfig
 from sicog.tasks import TASKS
@@ -93,10 +92,9 @@ def settle(config: SettleConfig) -> Path:
     )
     assert least is not None
     inputs = {"claims": config.input}
-    served = None
-    if config.endpoint is not None:
-        write_run_json(config.out_dir, step=STEP, config=config, inputs=inputs)
-        served = ServedModel(config.endpoint, config.endpoint.answers or config.out_dir / "answers")
+    served = (
+        ServedModel(config.endpoint, config.endpoint.answers or config.out_dir / "answers") if config.endpoint else None
+    )
     try:
         return run_stage(
             step=STEP,
