@@ -1,17 +1,28 @@
-"""The precision of computation: `auto` is bfloat16 on a GPU and float32 on a CPU. Needs no torch until it is asked."""
+"""The precision of computation: `auto` is bfloat16 on a GPU and float32 on a CPU, `native` bfloat16 also on a CPU that
+computes in it. Needs no torch until it is asked."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "native"]
+_WITH_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # by torch's names of what a CPU can do
 
 
 def settled(precision: Precision, device: str = "auto") -> Precision:
-    """The precision that `auto` stands for on this device (`auto`: a GPU when there is one); others as they are."""
-    if precision != "auto":
+    """What `auto` and `native` stand for on this device (`auto`: a GPU when there is one); others as they are."""
+    if precision not in ("auto", "native"):
         return precision
-    return "float32" if chosen_device(device).startswith("cpu") else "bfloat16"
+    on_cpu = chosen_device(device).startswith("cpu")
+    return "float32" if on_cpu and not (precision == "native" and _computes_in_bfloat16()) else "bfloat16"
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself; where torch cannot tell (before 2.13), no."""
+    import torch
+
+    can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(can.get(name) for name in _WITH_BFLOAT16)
 
 
 def chosen_device(device: str = "auto") -> str:

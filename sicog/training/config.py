@@ -114,12 +114,12 @@ class TrainConfig(Config):
     global_batch is the number of rows of an update over all processes; accumulation is derived from it. For those who
     count the other way, `accumulation` alone makes it device_batch x accumulation x processes; with neither it is the
     paper's, 256 for align and 128 else. `max_steps`, when set, replaces `epochs`. precision `auto`: bfloat16 autocast
-    on a GPU, float32 on a CPU; the weights are kept and saved in float32 either way. parallel: how processes share the
-    training (`training.parallel`), `auto` is zero2 with several GPUs and deepspeed installed, else ddp; under zero2 and
-    zero3 bfloat16 holds for the weights and the checkpoint too, beside float32 ones in the optimizer's shards. offload:
-    the optimizer's states, and with zero3 the weights, lie in the CPU's memory. workers: data loading processes, by
-    default 0 on a CPU and 4 on a GPU. report_to: trackers of the Trainer that get every update too, such as wandb or
-    mlflow; they are set up by their own variables.
+    on a GPU, float32 on a CPU (`native`: bfloat16 also on a CPU that computes in it); the weights are kept and saved in
+    float32 either way. parallel: how processes share the training (`training.parallel`), `auto` is zero2 with several
+    GPUs and deepspeed installed, else ddp; under zero2 and zero3 bfloat16 holds for the weights and the checkpoint too,
+    beside float32 ones in the optimizer's shards. offload: the optimizer's states, and with zero3 the weights, lie in
+    the CPU's memory. workers: data loading processes, by default 0 on a CPU and 4 on a GPU. report_to: trackers of the
+    Trainer that get every update too, such as wandb or mlflow; they are set up by their own variables.
 
     gradient_checkpointing: for memory, what the layers computed is not kept but computed again in the backward pass;
     of `full` layers everything, of `selective` ones all but the results of matrix products and attention, see
@@ -213,6 +213,8 @@ class TrainConfig(Config):
     def _packing_needs_no_grouping(self) -> TrainConfig:
         if self.packing != "off" and self.group_by_length:
             raise ValueError("group_by_length saves padding, and packed rows have none; set one of the two off")
+        if self.packing != "off" and self.attention == "eager":
+            raise ValueError("packed rows have an attention of their own; leave attention at auto, or packing off")
         if self.packing == "off" and (self.pack_tokens or self.pack_views):
             raise ValueError("pack_tokens and pack_views are limits of packing: step or epoch; leave them out")
         return self

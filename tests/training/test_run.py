@@ -175,6 +175,23 @@ def test_auto_precision_is_settled_in_run_json(config: MakeConfig) -> None:
         train(config(precision="float32" if here == "bfloat16" else "bfloat16", max_steps=1))
 
 
+def test_native_precision_and_plain_attention_train_nearly_the_same(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {}
+    for name, can in (("bfloat16", {"avx512_bf16": True}), ("float32", {"amx_bf16": False, "avx512_bf16": False})):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can, raising=False)
+        run_dir = train(config(precision="native", attention="eager", max_steps=3, run_dir=tmp_path / name))
+        expected = "bfloat16" if torch.cuda.is_available() else name
+        assert read_json(run_dir / "run.json")["identity"]["precision"] == expected
+        losses[name] = [row["loss"] for row in metrics(run_dir)]
+        assert {tensor.dtype for tensor in load_file(run_dir / "model.safetensors").values()} == {torch.float32}
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["bfloat16"] != losses["float32"] or torch.cuda.is_available()
+    with pytest.raises(ValueError, match="packed rows have an attention of their own"):
+        config(packing="step", attention="eager")
+
+
 def test_a_batch_that_does_not_divide_stops_before_anything_is_written(config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="device_batch 3"):
         train(config(device_batch=3))
