@@ -39,7 +39,7 @@ from sicog.records import Query
 from sicog.storage import MANIFEST, read_json, write_bytes, write_json
 from sicog.tasks import CAPTIONING, REASONING
 
-WORLD = 3  # raise it when scenes, pixels, words or formats change: finished folders of older worlds are then refused
+WORLD = 4  # raise it when scenes, pixels, words or formats change: finished folders of older worlds are then refused
 TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
 SLICED_ABOVE = 112 * 112  # pixels; only counted in the manifest, the processor decides
 Row = dict[str, Any]

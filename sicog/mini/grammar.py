@@ -20,7 +20,7 @@ _GROUND = re.compile(rf"\b({'|'.join(BACKGROUNDS)}) background\b")
 class MiniGrammar:
     """`thing`: `large red circle`; `place`: `large red circle at the top left`; `background`: `white`."""
 
-    name = "mini world 3"
+    name = "mini world 4"
 
     def read(self, text: str, window: Window | None) -> list[Stated]:
         """What the text states, of a chain of description its last step; each key once.

@@ -70,7 +70,7 @@ NEXT_AFTER = 0.03  # of the training
 # Shares of the tasks from a share of the training on: first what is where, then what follows from it, which takes more.
 PHASES = (
     (0.0, {"cod": 0.06, "dd": 0.3, "brief": 0.08, "cot": 0.16, "direct": 0.4}),
-    (0.14, {"cod": 0.04, "dd": 0.06, "brief": 0.02, "cot": 0.5, "direct": 0.38}),
+    (0.14, {"cod": 0.04, "dd": 0.06, "brief": 0.02, "cot": 0.64, "direct": 0.24}),
 )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from sicog.mini.scene import COLOURS, COLUMNS, HELD_OUT, ROWS, SHAPES, Scene, Thing, choose
-from sicog.mini.text import NUMBERS, a, name, plural
+from sicog.mini.text import NUMBERS, a, full_name, plural
 
 QUESTION_TYPES = ("count", "exist", "attribute", "relation", "compare")
 # "Which is ..., the A or the B?": in which order of rows or columns the first is the answer, and what it is asked as.
@@ -138,19 +138,23 @@ def _exist(scene: Scene) -> Iterator[Question]:
 
 
 def _attribute(scene: Scene) -> Iterator[Question]:
-    """One attribute, or the place, of a thing that the other words single out."""
+    """One attribute, or the place, of a thing that the other words single out: the fewest that do."""
     for i, t in enumerate(scene.things):
         references = {
             "color": (t.shape, f"{t.size} {t.shape}", f"{t.size} thing"),
             "shape": (f"{t.colour} thing", f"{t.size} {t.colour} thing", f"{t.size} thing"),
-            "size": (t.shape, f"{t.colour} {t.shape}", f"{t.colour} thing"),
-            "place": (t.shape, f"{t.colour} {t.shape}", f"{t.colour} thing"),
+            "size": _sizeless_references(t),
+            "place": _sizeless_references(t),
         }
         truth = {"color": t.colour, "shape": t.shape, "size": t.size, "place": scene.region(t)}
         for kind, options in references.items():
-            for words in options:
-                if matching(scene, words) == (i,):
-                    yield Question("attribute", kind, (words,), (i,), truth[kind])
+            if words := first_unique(scene, *options):
+                yield Question("attribute", kind, (words,), (i,), truth[kind])
+
+
+def _sizeless_references(t: Thing) -> tuple[str, str, str]:
+    """From short to long: a small model matches one word with certainty, and two hardly."""
+    return t.shape, f"{t.colour} thing", f"{t.colour} {t.shape}"
 
 
 def matching(scene: Scene, reference: str) -> tuple[int, ...]:
@@ -161,16 +165,17 @@ def matching(scene: Scene, reference: str) -> tuple[int, ...]:
 
 def _relation(scene: Scene) -> Iterator[Question]:
     """A thing's column or row; which of two things in different columns or rows comes first."""
+    names = [first_unique(scene, *_sizeless_references(t), full_name(t)) for t in scene.things]
     for i, t in enumerate(scene.things):
-        yield Question("relation", "column", (name(scene, t),), (i,), COLUMNS[scene.column(t)])
-        yield Question("relation", "row", (name(scene, t),), (i,), ROWS[scene.row(t)])
+        yield Question("relation", "column", (names[i],), (i,), COLUMNS[scene.column(t)])
+        yield Question("relation", "row", (names[i],), (i,), ROWS[scene.row(t)])
     for i, j in permutations(range(len(scene.things)), 2):
-        names = (name(scene, scene.things[i]), name(scene, scene.things[j]))
+        pair = (names[i], names[j])
         columns = scene.column(scene.things[j]) - scene.column(scene.things[i])
         rows = scene.row(scene.things[j]) - scene.row(scene.things[i])
         for kind, ahead in (("left", columns), ("right", -columns), ("above", rows), ("below", -rows)):
             if ahead:
-                yield Question("relation", kind, names, (i, j), names[ahead < 0])
+                yield Question("relation", kind, pair, (i, j), pair[ahead < 0])
 
 
 def _compare(scene: Scene) -> Iterator[Question]:
@@ -181,21 +186,17 @@ def _compare(scene: Scene) -> Iterator[Question]:
         if numbers[0] != numbers[1]:
             answer = pair[numbers[0] < numbers[1]]
             yield Question("compare", "more", pair, groups[pair[0]] + groups[pair[1]], answer)
+    names = [first_unique(scene, *_sizeless_references(t)) for t in scene.things]
     for i, j in permutations(range(len(scene.things)), 2):
-        first, second = scene.things[i], scene.things[j]
-        pair = (_sizeless(scene, first), _sizeless(scene, second))
+        first, second, pair = scene.things[i], scene.things[j], (names[i], names[j])
         if all(pair) and first.size != second.size:
             for kind, size in (("larger", "large"), ("smaller", "small")):
                 yield Question("compare", kind, pair, (i, j), pair[first.size != size])
 
 
-def _first_unique(scene: Scene, *references: str) -> str:
+def first_unique(scene: Scene, *references: str) -> str:
     """The first reference that fits exactly one thing, or nothing."""
     return next((r for r in references if len(matching(scene, r)) == 1), "")
-
-
-def _sizeless(scene: Scene, t: Thing) -> str:
-    return _first_unique(scene, f"{t.colour} {t.shape}")
 
 
 _FORMS: dict[str, Callable[[Scene], Iterator[Question]]] = {

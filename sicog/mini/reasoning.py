@@ -6,10 +6,12 @@ list is walked thing by thing with the verdict beside each, and what is compared
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from sicog.chains import COT, render
 from sicog.mini.questions import WHICH, Question, matching
 from sicog.mini.scene import COLUMNS, ROWS, Scene, Thing
-from sicog.mini.text import NUMBERS, capital, full_name, listing, name, place
+from sicog.mini.text import NUMBERS, capital, full_name, listing, place, singular
 
 
 def cot_bodies(scene: Scene, question: Question) -> tuple[str, str, str, str]:
@@ -50,11 +52,14 @@ def _task(question: Question) -> str:
     return _TASKS[question.type, question.kind].format(*question.args)
 
 
-_YES_NO = ("no", "yes")
+def _walk(scene: Scene, said: Mapping[int, str]) -> str:
+    """Each thing with what is said of it, up to the last one of which something is: `look: red circle: no; ...`."""
+    last = max(said, default=len(scene.things) - 1)
+    walked = [f"{_bare(thing)}: {said.get(k, _NO)}" for k, thing in enumerate(scene.things[: last + 1])]
+    return f"look: {'; '.join(walked)}"
 
 
-def _singular(many: str) -> str:
-    return "cross" if many == "crosses" else many.removesuffix("s")
+_YES, _NO = "yes", "no"
 
 
 def _bare(thing: Thing) -> str:
@@ -63,58 +68,72 @@ def _bare(thing: Thing) -> str:
 
 def _count(scene: Scene, question: Question) -> str:
     """Each thing with the number so far: `look: red circle: yes, one; blue star: no, one`."""
-    walked, number = [], 0
-    for k, thing in enumerate(scene.things):
+    number, said = 0, {}
+    for k in range(len(scene.things)):
         counts = k in question.things
         number += counts
-        verdict = "" if question.kind == "all" else f"{_YES_NO[counts]}, "
-        walked.append(f"{_bare(thing)}: {verdict}{NUMBERS[number]}")
-    return f"look: {'; '.join(walked)}"
+        said[k] = NUMBERS[number] if question.kind == "all" else f"{_YES if counts else _NO}, {NUMBERS[number]}"
+    return _walk(scene, said)
 
 
 def _exist(scene: Scene, question: Question) -> str:
     """Each thing up to the one that is asked for: `look: red circle: no; red star: yes`."""
-    walked = []
-    for thing in scene.things:
-        found = _bare(thing) in question.args[0]
-        walked.append(f"{_bare(thing)}: {_YES_NO[found]}")
-        if found:
-            break
-    return f"look: {'; '.join(walked)}"
+    fits = [k for k, thing in enumerate(scene.things) if _bare(thing) in question.args[0]]
+    return _walk(scene, dict.fromkeys(fits[:1], _YES))
+
+
+def _found(scene: Scene, question: Question) -> list[str]:
+    """Of each thing that the question names: `the star is the large red star at the top left`."""
+    things = [scene.things[k] for k in question.things]
+    return [
+        f"the {name} is the {full_name(thing)} {place(scene, thing)}"
+        for name, thing in zip(question.args, things, strict=True)
+    ]
 
 
 def _attribute(scene: Scene, question: Question) -> str:
-    thing = scene.things[question.things[0]]
-    return f"the {question.args[0]} is the {full_name(thing)} {place(scene, thing)}: {question.answer}"
+    """`the star is the large red star at the top left: red`."""
+    return f"{_found(scene, question)[0]}: {question.answer}"
 
 
 def _relation(scene: Scene, question: Question) -> str:
-    things = [scene.things[i] for i in question.things]
-    stand = ", ".join(f"the {name(scene, t)} is {place(scene, t)}" for t in things)
+    """`the star is the large red star at the top left: left`, and of two things the choice."""
+    things = [scene.things[k] for k in question.things]
     in_rows = question.kind in ("row", "above", "below")
     words = [ROWS[scene.row(t)] if in_rows else COLUMNS[scene.column(t)] for t in things]
-    return f"{stand}: {_picked(question, words)}"
+    return _chosen(scene, question, words) if question.choice else f"{_found(scene, question)[0]}: {words[0]}"
 
 
 def _compare(scene: Scene, question: Question) -> str:
-    if question.kind == "more":
-        groups = [[scene.things[i].colour for i in matching(scene, _singular(many))] for many in question.args]
-        numbers = [NUMBERS[len(group)] for group in groups]
-        counted = "; ".join(
-            f"{many}: {', '.join([*group, number])}"
-            for many, group, number in zip(question.args, groups, numbers, strict=True)
-        )
-        return f"look: {counted}: {_picked(question, numbers)}"
-    sizes = [scene.things[i].size for i in question.things]
-    stated = ", ".join(f"the {words} is {size}" for words, size in zip(question.args, sizes, strict=True))
-    return f"{stated}: {_picked(question, sizes)}"
+    if question.kind != "more":
+        return _chosen(scene, question, [scene.things[k].size for k in question.things])
+    groups = [[scene.things[k].colour for k in matching(scene, singular(many))] for many in question.args]
+    numbers = [NUMBERS[len(group)] for group in groups]
+    counted = [
+        f"{many}: {', '.join([*group, number])} {many}"
+        for many, group, number in zip(question.args, groups, numbers, strict=True)
+    ]
+    return f"look: {'; '.join(counted)}: {_decided(question, numbers)}"
 
 
-def _picked(question: Question, words: list[str]) -> str:
-    """The words of both beside each other, and the one that decides: `left or center? left`."""
-    if len(words) == 1:
-        return words[0]
-    return f"{words[0]} or {words[1]}? {words[question.choice == 'second']}"
+def _chosen(scene: Scene, question: Question, words: Sequence[str]) -> str:
+    """Both things with their words, then the choice: `the star is the ...: left star; the circle is the ...: right
+    circle: further left, left star or right circle? left star`."""
+    told = zip(_found(scene, question), words, question.args, strict=True)
+    stated = "; ".join(f"{found}: {word} {name}" for found, word, name in told)
+    return f"{stated}: {_decided(question, words)}"
+
+
+def _decided(question: Question, words: Sequence[str]) -> str:
+    """What decides, the words of both with whose they are, then the choice: `further left, left star or right circle?
+    left star`.
+
+    A name always stands right behind its word, so that it can be copied from where the word stood before: a small model
+    copies what follows a word well, and finds what stood before it hardly at all.
+    """
+    first, second = (f"{word} {name}" for word, name in zip(words, question.args, strict=True))
+    chosen = words[question.choice == "second"]
+    return f"{WHICH.get(question.kind, question.kind)}, {first} or {second}? {chosen} {question.answer}"
 
 
 _INFER = {

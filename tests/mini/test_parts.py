@@ -151,15 +151,14 @@ def test_shipped_language_model_reads_cells_and_reasons(model_and_processor):
     found = measure_language(model.language_model, processor.tokenizer, LanguagePartConfig(), 21, items=100)
     answers = found["answers"]
     assert found["captions"]["dd"]["f1"] > 0.93 and found["captions"]["dd"]["place"] > 0.93
-    assert min(answers["direct"]["all"], answers["cot"]["all"]) > 0.75 > 0.6 > answers["chance"]["all"]
+    assert answers["direct"]["all"] > 0.8 and answers["cot"]["all"] > 0.9 and answers["chance"]["all"] < 0.6
     shipped = read_json(SHIPPED / FIGURES)[LANGUAGE]
     assert shipped["items"] >= 1000
     for caption in shipped["captions"].values():
         assert caption["f1"] >= 0.95 and caption["place"] >= 0.95
     bare, chains = shipped["answers"]["direct"], shipped["answers"]["cot"]
     assert bare["all"] >= 0.85 and set(chains) == {"all", *QUESTION_TYPES}
-    # Chains are to reach 0.92, and 0.75 in every kind; what ships has 0.87, and 0.61 in questions of relation.
-    assert chains["all"] >= 0.87 and min(v for k, v in chains.items() if k != "relation") >= 0.84
+    assert chains["all"] >= max(0.92, bare["all"] + 0.05) and min(chains.values()) >= 0.75
 
 
 def test_chance_knows_the_form_of_the_question_alone():

@@ -200,7 +200,7 @@ def test_what_is_read_can_be_selected(tmp_path, make):
     kept = select(SelectConfig(input=out, out_dir=tmp_path / "kept", threshold=0.0))
     rows = list(read_records(kept, Example))
     assert len(rows) == 6 and all("large red circle" in r.turns[1].text for r in rows)
-    assert {r.encoder for r in read_records(out, ScoredSet)} == {"grammar mini world 3"}
+    assert {r.encoder for r in read_records(out, ScoredSet)} == {"grammar mini world 4"}
     assert (
         claims(
             ClaimsConfig(
