@@ -76,7 +76,7 @@ def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
     from sicog.mini.parts import SHIPPED, unpack
     from sicog.mini.teacher_server import teacher_server
 
-    counts = {"align": 8, "sft": 8, "warmup_captions": 8, "warmup_reasoning": 8, "unlabelled": 6, "dev": 1, "test": 1}
+    counts = {"align": 8, "sft": 8, "warmup_captions": 8, "warmup_reasoning": 8, "unlabelled": 40, "dev": 1, "test": 1}
     write_mini_data(MiniDataConfig(**counts), tmp_path / "images")
     for name in ("align.json", "sft.json", "unlabelled_images.json", "unlabelled_questions.json"):
         (tmp_path / "images" / name).rename(tmp_path / name)
@@ -120,7 +120,7 @@ def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
     assert inputs("runs/next/stage2")["model.checkpoint"] == "runs/next/stage15"
     assert inputs("runs/reasoner/stage0")["model.checkpoint"] == "runs/base/stage2"
     assert inputs("runs/sicog/answers-cot-default")["checkpoint"] == "runs/reasoner/stage0"
-    for task, rows in (("captions", 6), ("answers", 12)):
+    for task, rows in (("captions", 40), ("answers", 80)):
         scored = read_json(tmp_path / "data" / f"kept-{task}" / "scored" / "manifest.json")
         assert scored["rows_in"] == rows and scored["rows_kept"] > 0
     curated = read_json(tmp_path / "data" / "curated" / "manifest.json")
