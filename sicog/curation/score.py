@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -115,7 +116,7 @@ def _with_columns(out_dir: Path, then: Callable[[], object]) -> None:
 
 
 @dataclass(frozen=True)
-class SetsStage:
+class SetsStage(ABC):
     """What is done to all sets with the vectors that it is given; it follows the embedding, here or in its last job."""
 
     step: ClassVar[str]
@@ -125,9 +126,9 @@ class SetsStage:
     checkpoints: frozenset[str]
     then: Callable[[], object]
 
+    @abstractmethod
     def process(self, embedder: Embedding | None) -> Process:
         """What works on a block, with vectors of this embedder."""
-        raise NotImplementedError
 
     def ask(self, embedder: Embedding) -> None:
         """Let this embedder see every text that is to have a vector, in the order of the rows."""

@@ -90,6 +90,8 @@ def gap(config: GapConfig, truth: Truth | None = None, kind: Kind | None = None,
     given = {"labels": config.labels, "greedy": config.greedy, **halves, **inputs}
     write_run_json(config.out_dir, step="gap", config=config, inputs=given)
     pairs, missing = _pairs(config, kind)
+    if not pairs and not missing:
+        raise ValueError(f"{config.labels} holds no label; its dropped.jsonl says why none was kept")
     if not pairs:
         raise ValueError(f"no row of {config.labels} is in {config.greedy}: sample both from the same input")
     groups = [pair.query.images[0] if pair.query.images else pair.query.id for pair in pairs]

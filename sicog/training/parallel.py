@@ -37,8 +37,8 @@ _KEPT_WHOLE = 10_000  # elements: norms and biases are not worth a gather each
 def leave_together() -> None:
     """Let no process go while another is still at work, and close what joined them.
 
-    A process that ends with an open group now and then aborts in the threads of its backend, after all work was done;
-    the launcher then ends the others.
+    One that ends with its group open may abort in the backend's threads after all work was done, and then the launcher
+    ends the others too.
     """
     import torch.distributed as dist
 

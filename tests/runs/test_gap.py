@@ -96,6 +96,9 @@ def test_what_cannot_be_compared_is_a_sentence(tmp_path):
     paths = folders(tmp_path, {"a": "red"}, {"b": "red"})
     with pytest.raises(ValueError, match="no row of .*labels is in .*greedy"):
         gap(GapConfig(out_dir=tmp_path / "gap", **paths))
+    empty = folders(tmp_path / "empty", {}, {"b": "red"})
+    with pytest.raises(ValueError, match=r"labels holds no label; its dropped\.jsonl says why"):
+        gap(GapConfig(out_dir=tmp_path / "gap-of-none", **empty))
     with pytest.raises(ValueError, match="require needs halves"):
         gap(GapConfig(out_dir=tmp_path / "other", require=0.1, **paths))
     with pytest.raises(ValueError, match="halves are two folders"):
