@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -65,14 +66,14 @@ def test_two_rounds_run_to_their_end_after_a_kill(tmp_path):
     def inputs(step):
         return read_json(run / step / "run.json")["input_paths"]
 
-    assert inputs("round-1/captions")["checkpoint"] == str(run / "perception")
-    for step in ("captions", "answers", "dev-captions", "dev-answers"):  # the next model is the sampler
-        assert inputs(f"round-2/{step}")["checkpoint"] == str(run / "round-1" / "next")
+    for step, one in product(("captions", "answers", "dev-captions", "dev-answers"), (1, 2)):
+        assert inputs(f"round-1/{step}-{one}")["checkpoint"] == str(run / f"warmup-{one}")
+        assert inputs(f"round-2/{step}-{one}")["checkpoint"] == str(run / "round-1" / "next")  # it is the sampler
     for number in (1, 2):  # candidates of all rounds
-        for scored, k in (("answers-scored", 8), ("captions-scored", 4)):
+        for scored, k in (("answers-scored", 6), ("captions-scored", 8)):
             rows = list(read_records(run / f"round-{number}" / scored, ScoredSet))
             assert {len(row.candidates) for row in rows} == {k * number}
-            assert {len({c.candidate.checkpoint for c in row.candidates}) for row in rows} == {number}
+            assert {len({c.candidate.checkpoint for c in row.candidates}) for row in rows} == {1 + number}
     judged = inputs("round-2/promote")
     assert judged == {"candidate": str(run / "round-2/next-dev"), "incumbent": str(run / "round-1/next-dev")}
     splits = {name: read_json(run / name / "run.json")["config"]["split"] for name in ("round-2/next-dev", "eval-last")}

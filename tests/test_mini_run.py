@@ -69,7 +69,7 @@ def test_a_run_ends_with_results_and_a_page(undisturbed):
         metrics = read_json(run_dir / f"eval-{name}" / "metrics.json")
         assert metrics["questions"]["n"] == 36 and metrics["captions"]["n"] == 12
         assert 0 <= metrics["questions"]["accuracy"]["value"] <= 1
-    for step in ("captions", "answers", "captions-scored", "answers-scored", "captions-merged", "answers-selected"):
+    for step in ("captions-1", "answers-2", "captions-scored", "answers-scored", "captions-merged", "answers-selected"):
         manifest = read_json(run_dir / step / "manifest.json")
         counted = manifest["rows_kept"] + sum(manifest["dropped"].values()) + sum(manifest["failed"].values())
         assert manifest["rows_in"] == counted, step
@@ -100,7 +100,7 @@ def test_ask_and_report_as_the_readme_shows_them(undisturbed):
     run_dir, _ = undisturbed
     image = next((run_dir / "data" / "images").rglob("*.png"))
     options = ["--style", "cot", "--samples", "5"]
-    asked = sicog("ask", run_dir / "reasoner", image, "How many circles are there?", *options)
+    asked = sicog("ask", run_dir / "warmup-1", image, "How many circles are there?", *options)
     assert asked.returncode == 0, asked.stderr
     assert "of 5" in asked.stdout
     reported = sicog("report", run_dir)
@@ -154,9 +154,9 @@ KILLED_IN = {
     "data": 0.3,
     "align": 4,
     "warmup-captions": 1,
-    "perception": 3,
-    "dev-answers": 3,
-    "captions": 3,
+    "warmup-1": 3,
+    "dev-answers-1": 3,
+    "captions-1": 3,
     "answers-scored": 0.3,
     "captions-scored": 0.2,
     "captions-merged": 0,

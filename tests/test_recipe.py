@@ -177,7 +177,7 @@ def test_dry_run_of_the_shipped_recipes_needs_no_torch_and_writes_nothing(tmp_pa
     )
     done = subprocess.run([sys.executable, "-c", code, recipe], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "perception: train (to do, after" in done.stdout
+    assert "warmup-1: train (to do, after" in done.stdout
     assert "learning_rate:" in done.stdout
     assert not list(tmp_path.iterdir())
 

@@ -56,7 +56,8 @@ class Updates(Config):
 class LabConfig(Config):
     """The arms, and what they share; see `recipes/lab/arms.yaml`. compare_with: the arm that others are held against.
 
-    defaults: of all trainings. parts: the model before pre-training, as `train` takes it. shared: steps that arms name.
+    defaults: of all trainings; sft, dpo: what theirs have besides. parts: the model before pre-training, as `train`
+    takes it. shared: steps that arms name.
     scorer: the rows of an arm that tries a scorer, whose file is `${scorer}`. evaluate: what `mini-eval` is told beside
     checkpoint and data, such as the split. curves: arms of the same kind by the name of their curve, from few rows to
     many, for a picture. launcher: as in a recipe.
@@ -72,6 +73,7 @@ class LabConfig(Config):
     parts: Values
     image_folder: str
     labelled: str
+    sft: Values = {}
     dpo: Values = {}
     evaluate: Values = {}
     arms: dict[str, Arm] = Field(min_length=1)
@@ -200,7 +202,8 @@ def _arm_steps(lab: LabConfig, name: str, arm: Arm, seed: int) -> Iterator[tuple
         values = merge({"stage": "pretrain", "model": begin, "data": {**data, "path": f"${{{rows}}}"}}, arm.train)
         yield f"{name}-{seed}-pretrain", _train(lab, values, lab.updates.pretrain, seed)
         begin = {"checkpoint": f"${{{name}-{seed}-pretrain}}"}
-    yield last, _train(lab, {"stage": "sft", "model": begin, "data": labelled}, lab.updates.sft, seed)
+    values = {"stage": "sft", "model": begin, "data": labelled, **lab.sft}
+    yield last, _train(lab, values, lab.updates.sft, seed)
     if arm.preferences:
         pairs, values = _of_seed(f"{name}-pairs", arm.preferences, seed)
         yield pairs, values

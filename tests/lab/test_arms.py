@@ -34,7 +34,7 @@ def test_every_arm_trains_the_same_number_of_updates(lab: LabConfig) -> None:
     assert set(trained) == set(lab.arms)
     for arm, stages in trained.items():
         updates = sorted(n for _, n, _ in stages)
-        assert updates == sorted([*([400] if arm != "base" else []), 30] * 2), arm
+        assert updates == sorted([*([1000] if arm != "base" else []), 240] * 2), arm
         assert {batch for *_, batch in stages} == {8}
     assert {stage for stage, *_ in trained["dpo"]} == {"sft", "dpo"}
 
@@ -68,10 +68,10 @@ def test_a_step_that_names_no_seed_runs_once_and_one_that_does_for_each(lab: Lab
 
 
 def test_shared_steps_come_once_before_the_first_arm_that_needs_them(lab: LabConfig) -> None:
-    names = list(of(lab, "k-8"))
-    assert names.count("captions-8-scored") == 1
-    assert names.index("captions-more") < names.index("captions-8") < names.index("k-8-captions")
-    assert "captions-more" not in of(lab, "control")
+    names = list(of(lab, "one-sampler"))
+    assert names.count("captions-one-merged") == 1
+    assert names.index("captions-one") < names.index("captions-one-merged") < names.index("one-sampler-1-rows")
+    assert "captions-one" not in of(lab, "control")
 
 
 def test_an_amount_is_drawn_by_the_seed(lab: LabConfig) -> None:
