@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog.answers import final_answer
+from sicog.candidates import RunsSource, find_runs
 from sicog.config import validate
 from sicog.curation.claims.readers import GrammarReader
 from sicog.curation.claims.run import ReadClaims
@@ -90,9 +91,9 @@ def read_gap_tasks(run_dir: Path) -> list[GapTask]:
 def _task(config: Mapping[str, Any], labels: Mapping[str, Any], scored: Mapping[str, Any]) -> GapTask:
     truths = read_truth(Path(config["data"]), "dev")
     types = {question.id: question.type for scene in truths.values() for question in scene.questions}
-    (folder,) = scored["config"]["input"]
     greedy = {row.id: _compared(row, 0) for row in read_records(Path(config["greedy"]), CandidateSet)}
-    sets = tuple(row for row in read_records(Path(folder), CandidateSet) if row.id in greedy)
+    pooled = RunsSource(find_runs(scored["config"]["input"]))
+    sets = tuple(row for row in pooled.read(0, len(pooled)) if isinstance(row, CandidateSet) and row.id in greedy)
     label = _merged(labels["config"], scored["config"]) if labels["verb"] == "settle" else _voted
     plain = {key: value for key, value in config.items() if key in GapConfig.model_fields}
     name = sets[0].query.task if sets else "no rows"

@@ -46,11 +46,16 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = []
     for name, rows in sets.items():
         write_dataset(run / name, rows)
+    for part, places in (("captions-1", slice(0, 4)), ("captions-2", slice(4, 6))):  # pooled, as two samplers' are
+        write_dataset(
+            run / part, [row.model_copy(update={"candidates": row.candidates[places]}) for row in sets["captions"]]
+        )
     grammar = "sicog.mini.grammar:GRAMMAR"
     for name, score, kept in (("captions", "claims", "settle"), ("answers", "score", "select")):
         scored, labels = str(run / f"{name}-scored"), str(run / f"{name}-kept")
         write_json(run / f"{name}-kept" / "manifest.json", {})
-        scoring = {"out_dir": scored, "input": [str(run / name)], "grammar": grammar, "measure": "f1"}
+        given = [run / "captions-1", run / "captions-2"] if name == "captions" else [run / name]
+        scoring = {"out_dir": scored, "input": [str(path) for path in given], "grammar": grammar, "measure": "f1"}
         settling = {"out_dir": labels, "input": scored, "how": "merge", "support": 0.3, "grammar": grammar}
         gap = {"labels": labels, "greedy": str(run / f"{name}-base"), "data": str(run / "data"), "out_dir": "x"}
         gap |= {"grammar": grammar} if name == "captions" else {}
