@@ -127,9 +127,9 @@ def test_the_tables_of_the_page_are_those_of_the_kept_results() -> None:
     results = read_json(KEPT / "lab.json")
     assert markdown(results) in page
     assert scorers_markdown(read_json(KEPT / "lab-scorers.json")) in page
-    for name in ("full", "base", "control", "annotated", "random-choice", "perfect"):
+    for name in ("full", "base", "annotated", "random-choice", "perfect"):
         assert results["arms"][name]["seeds"] == [1, 2, 3]
-    assert f"{results['updates']['pretrain']} updates of 8 rows" in page
+    assert f"{results['updates']['pretrain']:,} updates of 8 rows" in page
     assert (ROOT / "docs" / "lab.svg").read_text() == draw_arms(results)
 
 
