@@ -390,7 +390,7 @@ class Finish:
         drops = f", {dropped.total()} dropped ({_listed(dropped)})" if dropped else ""
         fails = f", {failed.total()} failed ({_listed(failed)})" if failed else ""
         told = f"  {self.step}: {self.n_rows} rows in, {counts['kept']} kept{drops}{fails}"
-        Console(stderr=True).print(told, highlight=False, markup=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _too_many(step: str, limit: Limit, found: Mapping[str, Counter[str]], n_rows: int, out_dir: Path) -> str:

@@ -204,7 +204,7 @@ def lab_gap(run_dir: Path, out: Path | None = None) -> list[Cell]:
     table = Table("task", "kind", "K", "rows", "gap", "proxy", box=box.SIMPLE_HEAD)
     for c in found:
         table.add_row(c.task, c.kind, str(c.k), str(c.rows), _shown(c.gap), _shown(c.proxy))
-    console = Console(width=None if Console().is_terminal else 100)
+    console = Console(emoji=False, width=None if Console(emoji=False).is_terminal else 100)
     console.print(table, highlight=False)
     console.print(f"rank correlation of gap and proxy over these {len(found)}: {whole:.2f}", highlight=False)
     if out is not None:
