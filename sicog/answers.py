@@ -28,15 +28,27 @@ _MARKER = re.compile(
 )
 _LEAD_IN = re.compile(r"^\s*(?:(?:so|thus|hence|therefore|finally),?\s+)?(?:(?:the|my)\s+)?" + _MARKER.pattern, re.I)
 _CONNECTIVE = re.compile(r"^(?:so|thus|hence|therefore|finally|in conclusion|overall)\b,?\s+")
-_REASON = re.compile(r",?\s+(?:because|since)\s.*$", re.DOTALL)
+_REASON = re.compile(r",?\s+(?:because|since)\s.*$|,\s+(?:which|so|in total|altogether|in all)\b.*$", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<!\bno)[.!?;](?=\s|$)|(?<=\bno)[.](?=\s+[^\d\s]|\s*$)")
 _YES_NO = re.compile(
     r"^(yes|no|yeah|yep|nope)"
-    r"(?:$|\s*[,;:!]|\s*\.(?!\s*\d)|\s+(?:it|there|they|he|she|this|that|these|those|the)\b)"
+    r"(?:$|\s*[,;:!\n]|\s*\.(?!\s*\d)|\s+-\s|"
+    r"\s+(?:it|there|they|he|she|this|that|these|those|the|i|we|you|because|since)\b)"
 )
-_YES_NO_QUESTION = re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have|had|will|would|should)\b")
+_VERBS = r"(?:is|are|was|were|do|does|did|can|could|has|have|had|will|would|should)\b"
+# Also behind what leads in (`In the image, is there a cat?`), or at the end (`..., right?`), but not after another word
+# of asking (`Which is larger, is it the cat?`).
+_YES_NO_QUESTION = re.compile(
+    rf"^{_VERBS}|^(?!(?:what|which|where|who|whom|whose|why|how|when)\b)(?:.*(?:[,:;.?\n]\s*){_VERBS}|.*,\s*(?:right|correct)\?$)|"
+    r".*\byes or no\b",
+    re.DOTALL,
+)
 _LETTER = re.compile(r"^(?:option |choice |letter )?[(\[]?([a-z])[)\].:]?$")
 _LETTER_AND_TEXT = re.compile(r"^(?:option |choice )?[(\[]?([a-z])(?:[)\]][.:]?|[.:]|\s[-:])\s+(\S.*)$", re.DOTALL)
+_LETTER_IS_RIGHT = re.compile(
+    r"^(?:option |choice )?[(\[]?([a-z])[)\]]?\s+is\s+(?:the\s+)?"
+    r"(?:(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?|answer)$"
+)
 _LISTED = re.compile(r"(?:^|[\s(\[,;])([A-Z])(?:[)\]][.:]?|[.:])\s+", re.MULTILINE)
 _PRONOUN = re.compile(r"^(?:it|this|that|they|these|those|he|she)(?:'s|'re|\s+is|\s+are|\s+was|\s+were)\s+(?=\S)")
 _THERE = re.compile(r"^there(?:'s|\s+is|\s+are|\s+was|\s+were)\s+(?=\S)")
@@ -89,11 +101,16 @@ def final_answer(text: str, question: str = "") -> str:
     """
     plain, choices = _plain(text), _choices(question)
     asked = _plain(_LISTED.split(question, maxsplit=1)[0] if choices else question)
-    stated = _stated(plain)
+    stated, announced = _stated(plain)
     for said in (stated, _clause(stated)):
         if letter := _choice(said, choices):
             return letter
+    first = stated.split("\n")[0].strip(" .")
+    if choices and _LETTER.match(first) and (letter := _choice(first, choices)):  # the explanation stands below
+        return letter
     if match := _LETTER_AND_TEXT.match(stated):  # of a choice that is not listed, or is listed with another text
+        if announced and match.group(1) in choices and _sentence_of_no_choice(match.group(2), choices):
+            return match.group(1)
         return f"{match.group(1)}: {final_answer(match.group(2))}"
     said = _clause(stated)
     if yes := _yes_no(stated, asked):
@@ -119,12 +136,18 @@ def without_boilerplate(text: str) -> str:
 def _plain(text: str) -> str:
     """Lower case, one kind of quotes, dashes, digits and spaces; `2½` and `10²` do not become `21/2` and `102`."""
     spread = "".join(_spread(before, char) for before, char in zip(" " + text, text, strict=False))
-    plain = unicodedata.normalize("NFKC", spread).translate(_SIGNS).casefold()
+    plain = _MILLIONS.sub(r"\1 million", unicodedata.normalize("NFKC", spread).translate(_SIGNS)).casefold()
+    plain = _IN_DOLLARS.sub(r"\1\2", _FRACTION.sub(r"\1/\2", plain)).replace("\\text", " ")
+    plain = re.sub(r"\\[()\[\]]", " ", plain)
     plain = plain.replace("\\boxed", " ").replace("**", "").replace("__", "").replace("`", "")
     plain = re.sub(r"[{}]", " ", plain)
     return re.sub(r"[^\S\n]+", " ", plain).strip()
 
 
+_TAGGED = re.compile(r"<answer>\s*(\S.*?)\s*</answer>", re.DOTALL)
+_MILLIONS = re.compile(r"(\d)M\b")  # told from metres by its case alone
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}")
+_IN_DOLLARS = re.compile(r"\$\s*(\\boxed\s*\{[^{}$]*\})\s*\$|^\s*\$([^$]+)\$(?=[.\s]*$)")
 _SIGNS = str.maketrans("’‘“”–—−⁄", "''\"\"---/")
 
 
@@ -135,11 +158,18 @@ def _spread(before: str, char: str) -> str:
     return "^" + char if kind.startswith("<super>") and not before.isspace() else char
 
 
-def _stated(plain: str) -> str:
-    """What follows the last `answer is`, to the end of its line; else all of it, without `So,`."""
+def _sentence_of_no_choice(text: str, choices: dict[str, str]) -> bool:
+    """Whether what follows `The answer is B.` goes on about it (`It barks.`), and is not the text of a choice."""
+    return final_answer(text) not in choices.values() and len(text.split()) > 1
+
+
+def _stated(plain: str) -> tuple[str, bool]:
+    """What follows the last `answer is`, to the end of its line, and that it does; else all of it, without `So,`."""
+    if tagged := _TAGGED.findall(plain):
+        return tagged[-1].strip(" \n\"'*"), True
     marks = [m for m in _MARKER.finditer(plain) if m.end() < len(plain)]
     stated = plain[marks[-1].end() :].strip().split("\n")[0] if marks else plain
-    return _CONNECTIVE.sub("", stated.strip()).strip(" \"'*")
+    return _CONNECTIVE.sub("", stated.strip()).strip(" \"'*"), bool(marks)
 
 
 def _clause(stated: str) -> str:
@@ -160,7 +190,8 @@ def _choices(question: str) -> dict[str, str]:
 
 def _choice(said: str, choices: dict[str, str]) -> str | None:
     """The letter that is meant, if any. A letter with a text is that choice only if the text is the listed one."""
-    if match := _LETTER.match(said.strip(" .\"'*")):
+    bare = said.strip(" .\"'*")
+    if match := _LETTER.match(bare) or (_LETTER_IS_RIGHT.match(bare) if choices else None):
         letter = match.group(1)
         return letter if letter in choices or not choices else None
     if not choices:
@@ -221,10 +252,11 @@ def _with_unit(words: list[str], asked: set[str], units: set[str]) -> str | None
     approximate = 1 if words[:1] in (["about"], ["approximately"], ["exactly"]) else 0
     words = words[approximate:]
     sign_first = words[0] if words and words[0] in ("$", "€") else None
-    found = number_at_start(words[1:] if sign_first else words)
+    negative = words[:1] in (["minus"], ["negative"])
+    found = number_at_start(words[1:] if sign_first or negative else words)
     if found is None:
         return None
-    value, length = found
+    value, length = (-found[0], found[1] + 1) if negative else found
     rest = [sign_first] if sign_first else []
     rest += words[length + len(rest) :]
     if len(rest) == 1 and rest[0] in _UNITS:

@@ -329,7 +329,7 @@ def _guarded(main: Callable[[], None]) -> None:
             raise
         text = _escaped(str(error) if isinstance(error, ValueError) else _refusal(error))
         _leave_first_word_to_main(error)
-        Console(stderr=True).print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

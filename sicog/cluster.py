@@ -98,7 +98,7 @@ def launch_shards(
     )
     finishing.run()
     write_json(logs / JOBS, {"shards": shards.job_id, "finish": finishing.job_id})
-    Console(stderr=True).print(
+    Console(stderr=True, emoji=False).print(
         f"  {task.step}: submitted job {finishing.job_id}, which finishes {task.out_dir} after its tasks; their output "
         f"is in {logs}. Run the same command again if tasks were lost: only what is missing is submitted",
         highlight=False,

@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 
 class Config(BaseModel):
@@ -22,12 +22,29 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
     volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _home_is_meant(cls, value: Any) -> Any:
+        """A shell writes `~` out where it begins a word; in YAML and behind `=` nobody does."""
+        return _at_home(value)
+
     def identity(self) -> dict[str, Any]:
         """What decides the output: all values but paths and volatile ones, ready for JSON."""
         return _without_paths(self)
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, Path) and str(value).startswith("~"):
+        try:
+            return value.expanduser()
+        except RuntimeError:  # of no user: a file that is called so
+            return value
+    if isinstance(value, tuple) and any(isinstance(v, (Path, tuple)) for v in value):
+        return tuple(map(_at_home, value))
+    return {k: _at_home(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _without_paths(value: Any) -> Any:
@@ -58,11 +75,20 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def load_extended(path: Path) -> dict[str, Any]:
-    """A YAML's values over those of the YAML that it `extends`, whose path is relative to it. Raises as `load_yaml`."""
-    values = load_yaml(path)
+def load_extended(path: Path, extended_by: Sequence[Path] = ()) -> dict[str, Any]:
+    """A YAML's values over those of the YAML that it `extends`, whose path is relative to it.
+
+    extended_by: the files that came before. Raises as `load_yaml`, and for `extends` in a circle.
+    """
+    values, chain = load_yaml(path), [*extended_by, path.resolve()]
     base = values.pop("extends", None)
-    return merge(load_extended(path.parent / base), values) if base else values
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: extends is the path of one YAML file, got {base!r:.100}")
+    if (path.parent / base).resolve() in chain:
+        raise ValueError(f"{path}: extends goes in a circle: {' -> '.join(p.name for p in chain)} -> {base}")
+    return merge(load_extended(path.parent / base, chain), values)
 
 
 def merge(below: Any, above: Any) -> Any:

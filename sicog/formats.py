@@ -6,14 +6,17 @@ In a human turn `<image>` is the marker of an image; in an assistant turn it is 
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic
+from typing import IO, Any, Generic
 
 import ijson
 import orjson
@@ -26,6 +29,11 @@ from sicog.tasks import TASKS
 
 MARKER = "<image>"
 _VIDEO_MARKER = "<video>"
+_BOM = b"\xef\xbb\xbf"
+_MANY_DIGITS = re.compile(rb"\d{19}")
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 _ROW_KEYS = frozenset({"id", "image", "images", "conversations", "messages"})
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 Row = dict[str, Any]
@@ -67,12 +75,11 @@ class FileSource(Generic[RecordT]):
         cursor, self._cursor = self._cursor, None  # taken, so that two readers never share one
         index, rows = cursor if cursor and cursor[0] <= start else (0, self._raw())
         index += sum(1 for _ in islice(rows, start - index))
-        while stop is None or index < stop:
-            if (raw := next(rows, None)) is None:
-                return
+        for raw in islice(rows, None if stop is None else max(0, stop - index)):
             yield self._record(index, raw)
             index += 1
-        self._cursor = (index, rows)
+        if index == stop:
+            self._cursor = (index, rows)
 
     @cached_property
     def _scan(self) -> tuple[int, frozenset[int]]:
@@ -107,19 +114,69 @@ class FileSource(Generic[RecordT]):
             yield from self._list_items()
             return
         with self.path.open("rb") as file:
+            file.seek(_begins(file))
             yield from (line for line in file if line.strip())
 
     def _list_items(self) -> Iterator[Row]:
         n = 0
         try:
-            with self.path.open("rb") as file:
-                for n, item in enumerate(ijson.items(file, "item", use_float=True), 1):  # noqa: B007
-                    yield item
+            for n, item in enumerate(_items(self.path), 1):  # noqa: B007
+                yield item
         except (ijson.JSONError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{self.path} is cut or broken after row {n}: {error}. A JSON list cannot be read past such a place: "
                 f"mend the file, or write it as JSONL, where only the broken row is dropped"
             ) from error
+
+
+def _begins(file: IO[bytes]) -> int:
+    """Where the text of a file begins: behind a byte order mark, which editors of Windows and Excel write."""
+    return len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+
+
+def _items(path: Path) -> Iterator[Any]:
+    """The items of a JSON list, numbers and texts as JSONL has them."""
+    n = 0
+    with path.open("rb") as file:
+        begin = _begins(file)
+        file.seek(begin)
+        if _has_half_a_pair(path):
+            # The fast reader writes "?" for half of a surrogate pair; the slow one leaves it, and the row is refused.
+            yield from map(_plain, ijson.get_backend("python").items(file, "item"))
+            return
+        try:
+            for n, item in enumerate(ijson.items(file, "item", use_float=True), 1):  # noqa: B007
+                yield item
+            return
+        except ijson.JSONError as error:
+            if "overflow" not in str(error):
+                raise
+        # A number that is too large for the fast way: from here all are read as decimals.
+        file.seek(begin)
+        yield from map(_plain, islice(ijson.items(file, "item"), n, None))
+
+
+def _has_half_a_pair(path: Path) -> bool:
+    """Whether a lone surrogate is written anywhere in the file."""
+    rest = b""
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            text = rest + chunk
+            if (b"\\ud" in text or b"\\uD" in text) and _LONE_SURROGATE.search(text):
+                return True
+            rest = chunk[-16:]
+    return False
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as JSON text can hold them and be read by anyone: integers beyond 64 bit as text, decimals as floats."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, Decimal):
+        return number if math.isfinite(number := float(value)) else value  # refused when the row is stored
+    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
 
 
 def parse_row(
@@ -209,11 +266,19 @@ def other_keys(row: Row, *used: str) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k not in _ROW_KEYS and k not in used}
 
 
+def given(row: Mapping[str, Any], *keys: str) -> Any:
+    """The value of the first of these keys that says something, else None.
+
+    A key with null or an empty list is as good as absent: `Dataset.to_json` gives every row every key of all rows.
+    """
+    return next((row[key] for key in keys if row.get(key) is not None and row[key] != []), None)
+
+
 def image_names(row: Row) -> tuple[str, ...]:
     """The row's image paths: key `image` or `images`, one string or a list of strings, or none. No videos."""
     if row.get("video") or row.get("videos"):
         raise RowError("video", "the row has a video, which is not supported")
-    value = row.get("image", row.get("images"))
+    value = given(row, "image", "images")
     names = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(n, str) and n for n in names):
         raise RowError("malformed_image", f"image must be a path or a list of paths, got {value!r:.100}")
@@ -297,19 +362,26 @@ def tagged_sections(text: str, tags: Iterable[str]) -> tuple[str, ...]:
 def _decode(raw: Row | bytes) -> Row:
     if isinstance(raw, bytes):
         try:
-            raw = orjson.loads(raw)
+            found = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             raise RowError("malformed_row", f"not valid JSON ({error})") from None
+        # orjson reads integers beyond 64 bit as floats, which makes different ids the same.
+        raw = _plain(json.loads(raw)) if _MANY_DIGITS.search(raw) else found
     if not isinstance(raw, dict):
         raise RowError("malformed_row", f"expected an object, got {type(raw).__name__}")
     return raw
 
 
 def _row_id(row: Row, index: int) -> str:
-    given = index if row.get("id") is None else row["id"]
-    if not isinstance(given, (str, int, float)):
-        raise RowError("malformed_id", f"id must be a text or a number, got a {type(given).__name__}")
-    return str(given)
+    value = index if row.get("id") is None else row["id"]
+    if not isinstance(value, (str, int, float)):
+        raise RowError("malformed_id", f"id must be a text or a number, got a {type(value).__name__}")
+    try:
+        id_ = str(value)
+        id_.encode()
+    except UnicodeEncodeError:
+        raise RowError("malformed_id", f"id holds half of a surrogate pair: {value!r}") from None
+    return id_
 
 
 def _check_depth(row: Row) -> None:
@@ -326,21 +398,21 @@ def _check_depth(row: Row) -> None:
 def _is_list(path: Path) -> bool:
     with path.open("rb") as file:
         while chunk := file.read(256):
-            if text := chunk.lstrip(b"\xef\xbb\xbf \t\r\n"):
+            if text := chunk.lstrip(_BOM + b" \t\r\n"):
                 return text.startswith(b"[")
     return False
 
 
 def _turns(row: Row, *, required: bool = True) -> list[tuple[str, str]]:
-    turns = row.get("conversations", row.get("messages"))
-    if not required and turns in (None, []):
+    turns = given(row, "conversations", "messages")
+    if not required and turns is None:
         return []
     if not isinstance(turns, list) or not turns:
         raise RowError("no_turns", "the row has no list of turns under 'conversations'")
     found = []
     for number, turn in enumerate(turns, 1):
-        role = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else None
-        text = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
+        role = given(turn, "from", "role") if isinstance(turn, Mapping) else None
+        text = given(turn, "value", "content") if isinstance(turn, Mapping) else None
         if not isinstance(role, str) or role not in _ROLES or not isinstance(text, str):
             raise RowError(
                 "malformed_turn", f"turn {number} needs from (human or gpt) and value (a text), got {turn!r:.100}"

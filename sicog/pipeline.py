@@ -167,11 +167,23 @@ class ShardTask:
         unusable = sum(map(self._unusable, done))
         with ExitStack() as stack:
             files = journal.opened(stack)
-            for block in _blocks(self.source, start + len(done) * self.block_size, stop, self.block_size):
+            n_read = start + len(done) * self.block_size
+            for block in _blocks(self.source, n_read, stop, self.block_size):
+                n_read += len(block)
+                if len(block) < self.block_size:  # else it would be noted down as done without its missing rows
+                    self._check_read(n_read, stop)
                 entry, records = self._entry(block)
                 files.append(entry, records)
                 unusable += self._unusable(entry)
                 self._check_share(unusable)
+            self._check_read(n_read, stop)
+
+    def _check_read(self, n_read: int, stop: int) -> None:
+        if n_read < stop:
+            raise ValueError(
+                f"{self.step}: the input gave {n_read:,} rows where {stop:,} were counted: it has changed since the "
+                f"step began. Put it back, or start the step again in another out_dir"
+            )
 
     def _unusable(self, entry: dict[str, Any]) -> int:
         return self.limit.counted({k: Counter(row["reason"] for row in entry[k]) for k in self.limit.kinds}).total()
@@ -378,7 +390,7 @@ class Finish:
         drops = f", {dropped.total()} dropped ({_listed(dropped)})" if dropped else ""
         fails = f", {failed.total()} failed ({_listed(failed)})" if failed else ""
         told = f"  {self.step}: {self.n_rows} rows in, {counts['kept']} kept{drops}{fails}"
-        Console(stderr=True).print(told, highlight=False, markup=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _too_many(step: str, limit: Limit, found: Mapping[str, Counter[str]], n_rows: int, out_dir: Path) -> str:

@@ -19,7 +19,7 @@ class Progressing:
 
     def __init__(self, step: str, work: Path, n_rows: int, status: Callable[[], str]) -> None:
         self.step, self.work, self.n_rows, self.status = step, work, n_rows, status
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, emoji=False)
         self.watched = sys.stderr.isatty()
         self.bar = Progress(
             TextColumn(f"  {step}"),

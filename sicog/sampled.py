@@ -147,4 +147,4 @@ def _prompt(benchmark: Benchmark, style: Style) -> str | None:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(f"  {text}", highlight=False, markup=False, soft_wrap=True)

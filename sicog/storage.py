@@ -45,6 +45,16 @@ def locked(path: Path, what: Path, *, of_forks: bool = True) -> Iterator[None]:
 
 
 @contextmanager
+def opened_table(path: Path) -> Iterator[IO[str]]:
+    """The text of a TSV or CSV, behind the mark that Excel begins it with. Raises `ValueError` unless it is UTF-8."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+@contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; on success it replaces `path`, on any error nothing is left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)

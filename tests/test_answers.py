@@ -19,14 +19,23 @@ LINES = "Pick one.\nA. blue\nB. dark red\nC: 2 cups\nAnswer with the letter."
 # One answer a line: the question, and the texts that give it.
 SAME = [
     ("", ["1000", "1,000", "1000.0", "one thousand", "a thousand", "1e3", "The answer is 1,000."]),
-    ("", ["0.5", ".5", "1/2", "one half", "a half", "½", "Half."]),
+    ("", ["0.5", ".5", "1/2", "one half", "a half", "½", "Half.", "\\frac{1}{2}"]),
     ("", ["2.5", "2½", "2 1/2", "5/2"]),
     ("", ["50%", "50 %", "50 percent", "fifty percent", "50 per cent"]),
-    ("", ["21", "twenty-one", "Twenty one", "**21**", "\\boxed{21}"]),
+    ("", ["21", "twenty-one", "Twenty one", "**21**", "\\boxed{21}", "$21$", "\\(21\\)", "\\text{21}"]),
     ("", ["205", "two hundred and five", "Two hundred five."]),
-    ("", ["1500000", "1.5 million", "1,500,000"]),
-    ("", ["-3", "−3", "minus three"]),
-    ("", ["12", "twelve", "a dozen"]),
+    ("", ["1500000", "1.5 million", "1,500,000", "1.5M"]),
+    ("", ["-3", "−3", "minus three", "minus 3", "negative 3"]),
+    (
+        "",
+        [
+            "12",
+            "twelve",
+            "a dozen",
+            "The answer is 12, which is the total.",
+            "The answer is 12, in total, so she is right.",
+        ],
+    ),
     ("", ["5 cm", "5cm", "5 centimeters", "five centimetres", "It is 5 cm."]),
     ("How long is it in cm?", ["5 cm", "5", "five centimeters"]),
     ("How long is it in m?", ["5 m", "5", "five metres"]),
@@ -35,11 +44,19 @@ SAME = [
     ("How many cats are in the image?", ["3", "three", "3 cats", "There are three cats.", "Three cats in the image"]),
     ("", ["A", "a", "(A)", "A.", "a)", "Answer: A", "The answer is (A).", "Option A", "The correct option is A."]),
     (LISTED, ["A", "(A)", "A. blue", "(A) blue", "A: Blue.", "blue", "The answer is A.", "The answer is blue."]),
-    (LISTED, ["B", "dark red", "B) dark red", "Dark red."]),
+    (
+        LISTED,
+        ["B", "dark red", "B) dark red", "Dark red.", "The correct answer is B. It barks.", "B is correct."]
+        + ["The correct answer is B. Here's why: a long story.", "$\\boxed{B}$", "<answer>B</answer>"]
+        + ["Option B is the right answer.", "B\nExplanation: it is dark."],
+    ),
     (LISTED, ["C", "1000", "one thousand", "C. 1000"]),
     (LINES, ["C", "2 cups", "two cups", "C. two cups"]),
     ("", ["yes", "Yes.", "Yes, it is.", "Yes, the cup is red.", "The answer is yes.", "Yeah"]),
     ("Is it red?", ["no", "No.", "No, it is not.", "No it is blue"]),
+    ("In the image, is there a cat?", ["yes", "Yes, there is.", "Yes - a cat", "Yes I can see it."]),
+    ("The image shows a cat, right?", ["no", "No, it does not."]),
+    ("Please answer yes or no: is it a cat?", ["yes", "Yes, it is."]),
     ("", ["blue", "Blue.", "It is blue", "It's blue.", "So, it is blue.", '"blue"', "The final answer is: blue"]),
     (COLOR, ["blue", "The color is blue.", "The colour of the cup is blue", "The cup is blue", "It is blue."]),
     ("Where is the cup?", ["on the table", "The cup is on the table.", "It is on table"]),
@@ -47,7 +64,15 @@ SAME = [
     ("", ["red circle", "a red circle", "The red circle."]),
     ("", ["gray", "grey"]),
     ("", ["t-shirt", "T shirt", "a T-shirt"]),
-    ("", ["3", "The answer is 3 because there are three cups.", "Answer: 3\nIt was easy."]),
+    (
+        "",
+        [
+            "3",
+            "The answer is 3 because there are three cups.",
+            "Answer: 3\nIt was easy.",
+            "It says 4. <answer> 3 </answer>",
+        ],
+    ),
 ]
 DIFFERENT = [
     ("", ["5 cm", "5 m", "5", "5%", "5 kg"]),
@@ -66,6 +91,9 @@ DIFFERENT = [
     ("Is the cup red?", ["yes", "no", "The cup is red"]),
     ("", ["A", "B", "not A"]),
     (LISTED, ["A", "B", "A. dark red", "D", "none", "E"]),
+    (LISTED, ["A", "The answer is A. dark red", "B"]),
+    ("", ["1.5 m", "1.5M"]),
+    ("Which is larger, is it the cat?", ["yes", "Yes, the cat"]),
     ("", ["two three", "23", "5", "6"]),
     ("", ["cat", "cats", "two cats"]),
     ("", ["left", "right", "left of the cup"]),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sicog.config import Config, apply_overrides, load_config, load_yaml
+from sicog.config import Config, apply_overrides, load_config, load_extended, load_yaml
 from sicog.training.config import TrainConfig
 
 
@@ -108,3 +108,33 @@ def test_a_bare_key_on_is_a_key(tmp_path):
     (tmp_path / "c.yaml").write_text("launch: [{on: slurm}]\n")
     assert load_yaml(tmp_path / "c.yaml") == {"launch": [{"on": "slurm"}]}
     assert apply_overrides({}, ["launch={on: slurm}"]) == {"launch": {"on": "slurm"}}
+
+
+class Paths(Config):
+    out_dir: Path = Path()
+    inputs: tuple[Path, ...] = ()
+    by_name: dict[str, Path] = {}
+    text: str = "~/x"
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = Paths.model_validate({"out_dir": "~/mix", "inputs": ["~/a", "b"], "by_name": {"x": "~/c"}})
+    assert (config.out_dir, config.inputs) == (Path("/home/me/mix"), (Path("/home/me/a"), Path("b")))
+    assert config.by_name == {"x": Path("/home/me/c")} and config.text == "~/x"
+    assert Paths(out_dir=Path("~no-such-user/x")).out_dir == Path("~no-such-user/x")
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"a.yaml": "extends: a.yaml"}, r"circle: a\.yaml -> a\.yaml"),
+        ({"a.yaml": "extends: b.yaml", "b.yaml": "extends: ./a.yaml"}, r"b\.yaml: extends goes in a circle"),
+        ({"a.yaml": "extends: [b.yaml]"}, "extends is the path of one YAML file"),
+    ],
+)
+def test_extends_in_a_circle_or_of_no_path_is_a_sentence(tmp_path, files, says):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=says):
+        load_extended(tmp_path / "a.yaml")

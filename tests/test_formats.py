@@ -338,3 +338,84 @@ def test_tagged_sections():
 def test_missing_repeated_nested_or_empty_tags_are_refused(edit):  # D-C2
     with pytest.raises(RowError):
         tagged_sections(edit(TEXT), TAGS)
+
+
+TURNS = {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}
+
+
+def written(path, *rows):
+    """JSON texts as a list or as lines."""
+    path.write_text("[" + ",\n".join(rows) + "]" if path.suffix == ".json" else "\n".join(rows))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_null_among_the_rows_is_one_dropped_row(tmp_path, suffix, place):
+    rows = [json.dumps({"id": f"r{i}", **TURNS}) for i in range(3)]
+    rows.insert(place, "null")
+    source = read_llava(written(tmp_path / f"x{suffix}", *rows))
+    found = list(source)
+    assert len(source) == len(found) == 4 and isinstance(found[place], Dropped)
+    assert found[place].detail.endswith("expected an object, got NoneType")
+    assert [r.id for r in found if isinstance(r, Example)] == ["r0", "r1", "r2"]
+    assert list(source.read(place, None))[1:] == found[place + 1 :]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_integers_beyond_64_bits_are_kept_as_they_are_written(tmp_path, suffix):
+    texts = [
+        f'{{"id": 123456789012345678901, {json.dumps(TURNS)[1:]}',
+        f'{{"id": 123456789012345678902, "n": 99999999999999999999, "x": 1.5, {json.dumps(TURNS)[1:]}',
+        f'{{"id": 3, "n": 9223372036854775808, {json.dumps(TURNS)[1:]}',
+        f'{{"id": 4, "n": 1e400, {json.dumps(TURNS)[1:]}',
+        f'{{"id": 5, {json.dumps(TURNS)[1:]}',
+    ]
+    found = list(FileSource(written(tmp_path / f"x{suffix}", *texts), parse_example))
+    assert [r.id for r in found if isinstance(r, Example)] == [
+        "123456789012345678901",
+        "123456789012345678902",
+        "3",
+        "5",
+    ]
+    assert found[1].extra == {"n": "99999999999999999999", "x": 1.5} and found[2].extra == {"n": 2**63}
+    assert found[3].reason == "malformed_row"
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path, suffix):
+    path = written(tmp_path / f"x{suffix}", *(json.dumps({"id": i, **TURNS}) for i in range(2)))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [r.id for r in read_llava(path)] == ["0", "1"]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_half_of_a_surrogate_pair_drops_its_row_and_a_whole_one_is_a_letter(tmp_path, suffix):
+    odd = [r"\ud800", r"\ud83d\ude00", r"\udc00 \ud800"]
+    texts = [f'{{"id": {i}, "z": "{text}", {json.dumps(TURNS)[1:]}' for i, text in enumerate(odd)]
+    found = list(read_llava(written(tmp_path / f"x{suffix}", *texts)))
+    assert [type(r) for r in found] == [Dropped, Example, Dropped] and found[1].extra == {"z": "\U0001f600"}
+    lone = list(read_llava(written(tmp_path / f"id{suffix}", f'{{"id": "\\ud800", {json.dumps(TURNS)[1:]}')))
+    assert [type(r) for r in lone] == [Dropped]
+
+
+NULLS = [
+    {"id": 1, "image": "a.png", "images": None, **row(image="")},
+    {"id": 2, "image": None, "images": ["a.png"], **row(image="")},
+    {"id": 3, "image": [], "images": ["a.png"], **row(image="")},
+    {"id": 4, "image": "a.png", "conversations": None}
+    | {"messages": [{"role": "user", "content": "<image>\nWhat?"}, {"role": "assistant", "content": "That."}]},
+    {"id": 5, "image": "a.png", "messages": None}
+    | {
+        "conversations": [
+            {"from": None, "value": None, "role": "user", "content": "<image>\nWhat?"},
+            {"from": "gpt", "value": "That.", "role": None, "content": None},
+        ]
+    },
+]
+
+
+@pytest.mark.parametrize("odd", NULLS)
+def test_a_key_with_null_or_an_empty_list_hides_no_other_spelling(odd):
+    plain = parse_example(row(), "7")
+    assert parse_example(odd, "7") == plain

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -435,3 +436,38 @@ def test_a_damaged_dataset_is_named_by_file_and_line(tmp_path):  # R3
 
 
 ROWS = (("shard-00000.jsonl", 33), ("shard-00001.jsonl", 33), ("shard-00002.jsonl", 33), ("shard-00003.jsonl", 1))
+
+
+class Shrinking:
+    """A source that loses rows after it was counted."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return 20
+
+    def read(self, start: int, stop: int) -> Iterator[Query]:
+        yield from (Query(id=str(i), task="reasoning", question="q?") for i in range(start, min(stop, self.n)))
+
+
+@pytest.mark.parametrize("n", [0, 3, 8, 19])
+def test_a_source_that_gives_fewer_rows_than_it_counted_is_an_error_and_never_a_wait(tmp_path, n):
+    prepare(tmp_path, 1)
+
+    def attempt(rows: int) -> Path:
+        out_dir = tmp_path / "out"
+        return run_stage(
+            step="s",
+            out_dir=out_dir,
+            source=Shrinking(rows),
+            process=process,
+            config=StageConfig(out_dir=out_dir),
+            inputs={"rows": tmp_path / "in"},
+            block_size=8,
+            max_dropped_share=1.0,
+        )
+
+    with pytest.raises(ValueError, match=f"gave {n} rows where 20 were counted"):
+        attempt(n)
+    assert read_json(attempt(20) / "manifest.json")["rows_in"] == 20  # put back, it goes on and has them all

@@ -1,13 +1,17 @@
 """storage.py: atomic writes, and only finished datasets are read."""
 
+import csv
 import errno
+import os
 
 import pytest
 
+from sicog.provenance import digest_path
 from sicog.records import Example, Query
 from sicog.storage import (
     atomic_write,
     count_rows,
+    opened_table,
     read_records,
     shards,
     truncate_to_last_line,
@@ -63,3 +67,19 @@ def test_a_half_written_tail_is_cut_off(tmp_path, cut):
     lines = truncate_to_last_line(path)
     assert lines == [b'{"a":1}\n'][: 0 if cut > 8 else 1]
     assert path.read_bytes() == b"".join(lines)
+
+
+def test_a_table_of_excel_is_read_behind_its_mark_and_another_encoding_is_named(tmp_path):
+    (tmp_path / "a.tsv").write_bytes(b"\xef\xbb\xbfindex\tanswer\n1\tcaf\xc3\xa9\n")
+    with opened_table(tmp_path / "a.tsv") as file:
+        assert list(csv.DictReader(file, delimiter="\t")) == [{"index": "1", "answer": "caf\u00e9"}]
+    (tmp_path / "b.tsv").write_bytes(b"index\tanswer\n1\tcaf\xe9\n")
+    with pytest.raises(ValueError, match=r"b\.tsv is not UTF-8"), opened_table(tmp_path / "b.tsv") as file:
+        list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_a_folder_with_a_name_that_is_not_utf_8_has_a_digest(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("x")
+    first = digest_path(tmp_path)
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).rename(tmp_path / os.fsdecode(b"caf\xe8.txt"))
+    assert digest_path(tmp_path) != first

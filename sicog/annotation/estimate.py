@@ -88,7 +88,7 @@ def estimate(
     with open_store(answers) if (answers / "answers.sqlite").is_file() else nullcontext() as store:
         if store and (mean := store.mean_output(config.endpoint.model)):
             found.answer_tokens, found.measured_on = mean, store.count(config.endpoint.model)
-        with Console(stderr=True).status(f"measuring {input_file.name}"):
+        with Console(stderr=True, emoji=False).status(f"measuring {input_file.name}"):
             for row in source:
                 found.rows += 1
                 if isinstance(row, Dropped):

@@ -140,7 +140,7 @@ class _Entries:
 
     def _tsv(self) -> Iterator[Entry | Dropped]:
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images are fields of megabytes
-        with self.path.open(encoding="utf-8", errors="replace", newline="") as file, closing(file):
+        with self.path.open(encoding="utf-8-sig", errors="replace", newline="") as file, closing(file):
             rows = csv.DictReader(file, delimiter="\t")
             if "index" not in (rows.fieldnames or ()):
                 raise ValueError(f"{self.path}: no column `index`; is it a TSV of VLMEvalKit?")

@@ -187,7 +187,7 @@ def _write_plan(folder: Path, notes: _Notes, cache: VectorCache) -> None:
         np.save(folder / f"{name}.npy", values)
     about = {"distinct": len(digests_M), "texts_per_part": TEXTS_PER_PART, "folders": names + parts, "parts": parts}
     write_json(folder / "plan.json", about)
-    Console(stderr=True).print(
+    Console(stderr=True, emoji=False).print(
         f"  score: {notes.n_asked} texts, {len(digests_M)} distinct, {len(digests_M) - len(new_U)} in the cache, "
         f"{len(new_U)} to embed in {len(parts)} parts",
         highlight=False,

@@ -130,4 +130,4 @@ def _show(found: dict[str, Any], config: ThresholdsConfig) -> None:
             *("-" if mean is None else f"{mean:.4f}" for mean in means),
             *(f"{100 * line['styles'].get(style, 0.0):.1f} %" for style in styles),
         )
-    Console(width=None if Console().is_terminal else 120).print(shown, highlight=False)
+    Console(emoji=False, width=None if Console(emoji=False).is_terminal else 120).print(shown, highlight=False)

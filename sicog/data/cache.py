@@ -177,6 +177,6 @@ class _Waiting:
         minutes = int((time.monotonic() - self._start + 55) // 60)  # after 5 seconds, then every minute
         if minutes > max(self._said, 0):
             self._said = minutes
-            Console(stderr=True).print(
+            Console(stderr=True, emoji=False).print(
                 f"  waiting for another process to make {self.what} (it holds {self.lock.path})", highlight=False
             )

@@ -55,7 +55,7 @@ def check(config: CheckConfig, out: Path | None = None) -> bool:
     unit, measure, max_length = _measure(config)
     usable = measure_mixture(mixture, measure, images, max_length=max_length, cache=cache)
     report = _report(mixture, usable, unit)
-    _print(report, Console())
+    _print(report, Console(emoji=False))
     if out is not None:
         write_json(out, report)
     return not report["dropped"]

@@ -16,7 +16,7 @@ from sicog.model.slicing import Size
 MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte of RGB
 # What Pillow's decoders raise on broken files, as found by feeding them such.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
-_EXIF_ORIENTATION = 0x0112
+_EXIF_ORIENTATION, _TIFF_WIDTH = 0x0112, 0x0100
 
 
 def load_image(source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -39,10 +39,16 @@ def image_size(source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) 
     name = source if isinstance(source, str | Path) else getattr(source, "name", "image")
     with _open(source, name, max_pixels) as image:
         try:
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8) and not _is_upright(image)
         except _DECODE_ERRORS:
             turned = False
         return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def _is_upright(image: Image.Image) -> bool:
+    """Whether Pillow gives the size of what is shown already, as it does of a TIFF that is to be turned."""
+    stored = getattr(image, "tag_v2", {}).get(_TIFF_WIDTH) if image.format == "TIFF" else None
+    return stored is not None and image.width != stored
 
 
 def _open(source: str | Path | IO[bytes], name: Any, max_pixels: int) -> Image.Image:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sicog.data.mixture import Source, chosen_rows
-from sicog.formats import MARKER, FileSource, Row, RowError, ensure_marker, image_names, parse_example
+from sicog.formats import MARKER, FileSource, Row, RowError, ensure_marker, given, image_names, parse_example
 from sicog.pipeline import FolderSource
 from sicog.pipeline import Source as Rows
 from sicog.records import Dropped, PreferencePair
@@ -85,7 +85,7 @@ def _open(source: Source) -> Rows[PreferencePair]:
 
 def _three_parts(row: Row) -> tuple[list[Message], str, str]:
     """The prompt's messages, the chosen and the rejected text."""
-    if {"output_1", "output_2"} <= row.keys():
+    if given(row, "output_1") is not None and given(row, "output_2") is not None:
         if row.get("preference") not in (1, 2):
             raise RowError("no_preference", f"preference must be 1 or 2, got {row.get('preference')!r:.100}")
         names = ("output_1", "output_2") if row["preference"] == 1 else ("output_2", "output_1")
@@ -96,7 +96,7 @@ def _three_parts(row: Row) -> tuple[list[Message], str, str]:
         raise RowError("prompts_differ", f"{names[0]} and {names[1]} must answer the same conversation")
     if chosen[-1]["from"] not in _ANSWERS or rejected[-1]["from"] not in _ANSWERS:
         raise RowError("turn_order", f"{names[0]} and {names[1]} must end with the assistant's turn")
-    prompt = next((_messages(row[key], key, "user") for key in _PROMPT_KEYS if row.get(key) is not None), [])
+    prompt = next((_messages(row[key], key, "user") for key in _PROMPT_KEYS if given(row, key) not in (None, "")), [])
     if chosen[:-1] and chosen[0]["from"] not in _ANSWERS:
         prompt = chosen[:-1]  # the whole prompt stands in both answers
     elif chosen[:-1]:
@@ -117,9 +117,15 @@ def _messages(value: Any, name: str, role: str) -> list[Message]:
 def _message(item: Any, name: str, role: str) -> Message:
     if isinstance(item, str):
         item = {"role": role, "content": item}
-    content = item.get("content", item.get("value")) if isinstance(item, Mapping) else None
+    content = given(item, "content", "value") if isinstance(item, Mapping) else None
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):  # TRL: texts and images
-        content = "".join(MARKER if p.get("type") == "image" else str(p.get("text", "")) for p in content)
+        content = "".join(map(_part, content))
     if not isinstance(content, str):
         raise RowError("malformed_turn", f"{name} needs a text where it has {item!r:.100}")
-    return {"from": str(item.get("role", item.get("from", role))), "value": content}
+    return {"from": str(given(item, "role", "from") or role), "value": content}
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    """A part of a message: the marker of an image, or its text."""
+    text = given(part, "text")
+    return MARKER if part.get("type") in ("image", "image_url") else "" if text is None else str(text)

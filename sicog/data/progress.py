@@ -25,7 +25,7 @@ class Counter:
             BarColumn(),
             TextColumn("{task.fields[counts]}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(stderr=True, emoji=False),
             transient=True,
             disable=not sys.stderr.isatty(),
         )
@@ -45,7 +45,7 @@ class Counter:
         if self._bar.disable:
             if now - self._last > _LINE_EVERY_S:
                 self._last = now
-                Console(stderr=True).print(f"  {self.what}: {self._counts(now)}", highlight=False)
+                Console(stderr=True, emoji=False).print(f"  {self.what}: {self._counts(now)}", highlight=False)
         elif now - self._last > 0.1:
             self._last = now
             self._bar.update(self._task, completed=self.n, counts=self._counts(now))

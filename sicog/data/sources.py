@@ -5,19 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from sicog.data.tar_files import Member, members
-from sicog.formats import parse_example, parse_row, read_llava
+from sicog.formats import given, parse_example, parse_row, read_llava
 from sicog.provenance import RUN
 from sicog.records import Dropped, Example
 from sicog.storage import MANIFEST, read_records, shards
 
 Kind = Literal["dataset", "json", "parquet", "tar"]
-_KINDS: dict[str, Kind] = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".tar": "tar"}
-_IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
+_KINDS: dict[str, Kind] = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+    ".tar": "tar",
+}
+# What is nearly a shard: passing over it would lose its rows without a word.
+_UNREAD = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tgz", ".csv", ".tsv", ".arrow", ".feather"})
+# Of pictures, also those that no decoder here may know: they are then refused by name.
+_IMAGE_SUFFIXES = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jp2"}
+    | {"j2k", "jpx", "ico", "ppm", "pgm", "pbm", "pnm", "tga"}
+)
 _ROWS_AT_ONCE = 32  # of parquet, whose rows may hold whole images
 
 
@@ -47,26 +61,41 @@ class SourceFiles:
 def find_files(path: Path) -> SourceFiles:
     """The files of a source. Raises `ValueError` when there are none, or it is not a source."""
     if not path.is_dir():
-        if path.suffix not in _KINDS:
+        if path.suffix.lower() not in _KINDS:
             raise ValueError(
                 f"{path} is no data source: give a dataset folder, a folder of shards, a .json, .jsonl, .parquet or "
                 f".tar file, or a .yaml mixture"
             )
         if not path.is_file():
             raise ValueError(f"{path}: no such file")
-        return SourceFiles(path, _KINDS[path.suffix], (path,))
+        return SourceFiles(path, _KINDS[path.suffix.lower()], (path,))
     # run.json is written first and manifest.json last, so a folder with one of them is a step's.
     if (path / RUN).is_file() or ((path / MANIFEST).is_file() and next(path.glob("shard-*.jsonl"), None)):
         return SourceFiles(path, "dataset", tuple(shards(path)))
-    files = sorted(p for p in path.iterdir() if p.suffix in _KINDS and p.name[0] != "." and p.name != MANIFEST)
-    kinds = {_KINDS[p.suffix] for p in files}
+    seen = sorted(p for p in path.iterdir() if p.name[0] != "." and p.name != MANIFEST)
+    files = [p for p in seen if p.suffix.lower() in _KINDS and p.is_file()]
+    kinds = {_KINDS[p.suffix.lower()] for p in files}
     if not kinds:
         raise ValueError(f"{path} is no data source: it holds no .json, .jsonl, .parquet or .tar files, nor {MANIFEST}")
     if len(kinds) > 1:
         raise ValueError(
             f"{path} holds files of several kinds ({', '.join(sorted(kinds))}); name one file, or use YAML"
         )
+    if unread := [p.name for p in seen if _is_unread(p)]:
+        raise ValueError(
+            f"{path} also holds {', '.join(unread[:5])}{', ...' if len(unread) > 5 else ''}, which a folder of shards "
+            f"does not read: unpack or convert what is packed, name folders in a .yaml mixture, or move it away"
+        )
     return SourceFiles(path, kinds.pop(), tuple(files))
+
+
+def _is_unread(path: Path) -> bool:
+    """Whether a file or folder beside shards holds rows that are not read."""
+    if path.is_dir():
+        return any(
+            p.suffix.lower() in _KINDS or p.suffix.lower() in _UNREAD for p in path.iterdir() if p.name[0] != "."
+        )
+    return path.suffix.lower() in _UNREAD
 
 
 def read_rows(source: SourceFiles, copies: IO[bytes]) -> Iterator[PlacedRow | Dropped]:
@@ -101,9 +130,11 @@ def _parquet_rows(path: Path, copies: IO[bytes]) -> Iterator[PlacedRow | Dropped
 
 
 def _parquet_row(row: Any, index: int, path: Path, copies: IO[bytes]) -> PlacedRow | Dropped:
-    row = _without_nulls(row)  # Arrow gives every row every key
-    given = row.pop("images", None) if "image" not in row else row.pop("image")
-    values = [] if given is None else given if isinstance(given, list) else [given]
+    row = _readable(_without_nulls(row))  # Arrow gives every row every key
+    shown = given(row, "image", "images")
+    row = {key: value for key, value in row.items() if key not in ("image", "images")}
+    # A text alone, beside rows with images, has an image of nothing.
+    values = [value for value in (shown if isinstance(shown, list) else [shown]) if value not in (None, {})]
     names: list[Any] = []
     contents: list[bytes | None] = []
     for number, value in enumerate(values):
@@ -132,6 +163,19 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_nulls(v) for k, v in value.items() if v is not None}
     return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with all but its images as JSON has it: decimals and durations as text; bytes cannot be, and go."""
+    return {key: value if key in ("image", "images") else _as_json(value) for key, value in row.items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _as_json(v) for k, v in value.items() if not isinstance(v, bytes)}
+    if isinstance(value, list):
+        return [_as_json(v) for v in value if not isinstance(v, bytes)]
+    return str(value) if isinstance(value, (Decimal, timedelta)) else None if isinstance(value, bytes) else value
 
 
 def _tar_rows(path: Path, number: int) -> Iterator[PlacedRow | Dropped]:

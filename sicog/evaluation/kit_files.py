@@ -17,7 +17,7 @@ from sicog.evaluation.families import FAMILIES, Question
 from sicog.evaluation.names import tails
 from sicog.evaluation.suite import Suite
 from sicog.evaluation.work_folder import MODEL, SCORES
-from sicog.storage import read_json
+from sicog.storage import opened_table, read_json
 
 STATUS = "status.json"
 _KINDS = (".xlsx", ".tsv", ".json", ".csv")  # what the kit writes by its PRED_FORMAT, its default first
@@ -133,7 +133,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         return content
     if path.suffix in (".csv", ".tsv"):
         csv.field_size_limit(sys.maxsize)
-        with path.open(newline="", encoding="utf-8") as file:
+        with opened_table(path) as file:
             return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
     try:
         from openpyxl import load_workbook

@@ -22,7 +22,7 @@ from sicog.evaluation.forms import FORMS
 from sicog.evaluation.suite import Benchmark
 from sicog.provenance import digest_bytes
 from sicog.records import Query
-from sicog.storage import MANIFEST, write_bytes, write_dataset
+from sicog.storage import MANIFEST, opened_table, write_bytes, write_dataset
 
 DATA_ROOT = "LMUData"  # the kit's name of the variable
 ANSWERS = "answers.tsv"
@@ -123,7 +123,7 @@ def _read(
 def _rows(table: Path) -> Iterator[dict[str, str]]:
     """Rows with all that a question needs. Tables may be larger than memory, for their pictures."""
     csv.field_size_limit(sys.maxsize)  # pictures are cells
-    with table.open(newline="", encoding="utf-8") as file:
+    with opened_table(table) as file:
         rows = csv.DictReader(file, delimiter="\t")
         columns = rows.fieldnames or []
         missing = [name for name in ("index", "question", "answer") if name not in columns]

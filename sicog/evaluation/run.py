@@ -217,4 +217,4 @@ def _report(scores: Mapping[str, Any], benchmarks: Sequence[Benchmark], work: Pa
 
 
 def _say(text: str, style: str | None = None) -> None:
-    Console(stderr=True).print(f"  {text}", style=style, highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(f"  {text}", style=style, highlight=False, markup=False, soft_wrap=True)

@@ -219,7 +219,7 @@ def _csv(points: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _say(found: Mapping[str, Any], folder: Path) -> None:
-    console, points, probe = Console(stderr=True), found["points"], found["probe"]
+    console, points, probe = Console(stderr=True, emoji=False), found["points"], found["probe"]
     largest = max(p["k"] for p in points)
     for p in points:
         if p["k"] == largest or p["select"] == "greedy":

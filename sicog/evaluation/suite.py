@@ -21,6 +21,7 @@ from sicog.evaluation.families import FAMILIES, OF_FORM
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.scorers import SCORERS
 from sicog.provenance import digest_file
+from sicog.storage import opened_table
 
 SUITES = Path(__file__).parent / "suites"
 OFFLINE = ("choice", "yes_no", *SCORERS)  # forms whose answers are scored as strings; others need a judge
@@ -115,7 +116,7 @@ def check_table(benchmark: Benchmark) -> int:
     if not path.is_file():
         raise ValueError(f"benchmark {benchmark.name!r}: its table {path} does not exist")
     csv.field_size_limit(sys.maxsize)  # pictures are cells
-    with path.open(newline="", encoding="utf-8") as file:
+    with opened_table(path) as file:
         rows = csv.DictReader(file, delimiter="\t")
         columns = rows.fieldnames or []
         wanted = (*_COLUMNS, *(("A", "B") if benchmark.form == "choice" else ()))

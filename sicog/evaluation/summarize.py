@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from sicog.evaluation.kit_files import Result, Run, find_runs
 from sicog.evaluation.statistics import Difference, Estimate, difference, estimate
 from sicog.evaluation.suite import load_suite
 from sicog.storage import atomic_write, write_bytes, write_json
+
+log = logging.getLogger(__name__)
 
 _AGREES = 0.02  # in the unit: the kit's figure and that of its rows may differ by rounding
 _MISSING = "-"
@@ -41,8 +44,8 @@ def results(folders: Sequence[Path], out_dir: Path, *, baseline: str | None = No
     text = _markdown(header, lines, notes)
     write_bytes(out_dir / "results.md", text.encode())
     write_bytes(out_dir / "results.csv", _csv(header, lines))
-    _write_xlsx(out_dir / "results.xlsx", header, lines, notes)
     write_json(out_dir / "results.json", {"baseline": base.name, "benchmarks": rows, "notes": notes})
+    _write_xlsx(out_dir / "results.xlsx", header, lines, notes)
     return text
 
 
@@ -154,8 +157,12 @@ def _csv(header: Sequence[str], lines: Sequence[Sequence[str]]) -> bytes:
 
 
 def _write_xlsx(path: Path, header: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
-    from openpyxl import Workbook
-    from openpyxl.styles import Font
+    try:
+        from openpyxl import Workbook
+        from openpyxl.styles import Font
+    except ImportError:
+        log.warning("%s is left out: it needs openpyxl (pip install 'sicog[eval]')", path)
+        return
 
     book = Workbook()
     sheet = book.worksheets[0]

@@ -83,7 +83,7 @@ class LocalOpen(_Table, ImageBaseDataset):
 
 def read_table(path: Path) -> pd.DataFrame:
     """A TSV as text, only empty cells missing."""
-    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=[""])
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
 
 
 def register_tables(tables: Mapping[str, Mapping[str, str]]) -> None:

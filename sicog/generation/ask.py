@@ -66,7 +66,7 @@ def ask(
     if isinstance(drawn, ValueError):
         raise drawn
     answer = chosen(drawn, task, style, question)
-    show(answer, prompt, console or Console())
+    show(answer, prompt, console or Console(emoji=False))
     return answer
 
 

@@ -74,7 +74,7 @@ def estimate(config: SampleConfig, console: Console | None = None) -> Estimate:
         hours=machine_hours / workers,
         money=None if config.price_per_hour is None else machine_hours * config.price_per_hour,
     )
-    _show(found, workers, console or Console())
+    _show(found, workers, console or Console(emoji=False))
     return found
 
 

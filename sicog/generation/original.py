@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from sicog.chains import ChainError, parse
 from sicog.config import Config
-from sicog.formats import MARKER, FileSource, QueryParser, Row, RowError, other_keys
+from sicog.formats import MARKER, FileSource, QueryParser, Row, RowError, given, other_keys
 from sicog.pipeline import run_stage
 from sicog.records import Candidate, CandidateSet, Query
 from sicog.storage import atomic_write, read_records
@@ -92,7 +92,7 @@ class _Parser:
         return CandidateSet(id=row_id, query=query, candidates=tuple(candidates))
 
     def _texts(self, row: Row) -> list[str]:
-        found = row.get(LIST, row.get(GENERATED[self.config.task]))
+        found = given(row, LIST, GENERATED[self.config.task])
         texts = [found] if isinstance(found, str) else found
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             keys = f"{GENERATED[self.config.task]} (a text) or {LIST} (a list of texts)"

@@ -33,7 +33,7 @@ def show_corruptions(file: Path, out: Path, *, seed: int = 0, console: Console |
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
     for corruption in done:
-        (console or Console()).print(_words(corruption).replace("\n", "  "), highlight=False)
+        (console or Console(emoji=False)).print(_words(corruption).replace("\n", "  "), highlight=False)
     return done
 
 

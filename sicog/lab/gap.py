@@ -27,13 +27,13 @@ from sicog.curation.claims.readers import GrammarReader
 from sicog.curation.claims.run import ReadClaims
 from sicog.curation.claims.settle import SettleConfig, SettleRows
 from sicog.lab.measure import ranks
+from sicog.lab.rows import plan_of
 from sicog.mini.intervals import Interval, mean_interval, paired_difference_interval
 from sicog.mini.steps import truth_of
 from sicog.mini.truth import read_truth
 from sicog.pipeline import Outcome
 from sicog.records import CandidateSet, Example, Query, Record, ScoredSet
 from sicog.runs.gap import GapConfig, agreement, compared
-from sicog.runs.states import read_plan
 from sicog.storage import read_records, write_bytes, write_json
 
 FEWEST_ROWS = 20  # of a kind, to have a line of its own
@@ -76,7 +76,7 @@ class Cell:
 
 def read_gap_tasks(run_dir: Path) -> list[GapTask]:
     """The tasks of a mini run whose gap was measured; none where the run has no such steps, or has not come so far."""
-    plan = read_plan(run_dir)
+    plan = plan_of(run_dir)
     by_folder = {str(step["config"].get("out_dir")): step for step in plan}
     found = []
     for step in plan:
@@ -204,7 +204,7 @@ def lab_gap(run_dir: Path, out: Path | None = None) -> list[Cell]:
     table = Table("task", "kind", "K", "rows", "gap", "proxy", box=box.SIMPLE_HEAD)
     for c in found:
         table.add_row(c.task, c.kind, str(c.k), str(c.rows), _shown(c.gap), _shown(c.proxy))
-    console = Console(width=None if Console().is_terminal else 100)
+    console = Console(emoji=False, width=None if Console(emoji=False).is_terminal else 100)
     console.print(table, highlight=False)
     console.print(f"rank correlation of gap and proxy over these {len(found)}: {whole:.2f}", highlight=False)
     if out is not None:

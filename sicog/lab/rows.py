@@ -83,8 +83,30 @@ def truth_of_examples(run_dir: Path, examples: Iterable[Example]) -> dict[str, f
     return {task: sum(values) / len(values) for task, values in sorted(found.items())}
 
 
+def plan_of(run_dir: Path) -> list[dict[str, Any]]:
+    """The steps of a run, their paths as its folder lies now: it may be a copy, or have been started elsewhere.
+
+    Raises `ValueError` when there was no run in this folder.
+    """
+    plan = read_plan(run_dir)
+    reports = [step["config"] for step in plan if step["verb"] == "report" and "out_dir" in step["config"]]
+    if not reports:
+        return plan
+    then = str(reports[-1].get("run_dir") or Path(reports[-1]["out_dir"]).parent)
+
+    def found(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: found(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return list(map(found, value))
+        inside = isinstance(value, str) and (value == then or value.startswith(f"{then}/"))
+        return str(run_dir / value[len(then) :].lstrip("/")) if inside else value
+
+    return [{**step, "config": found(step["config"])} for step in plan]
+
+
 def _report(run_dir: Path) -> dict[str, Any]:
-    reports: list[dict[str, Any]] = [step["config"] for step in read_plan(run_dir) if step["verb"] == "report"]
+    reports: list[dict[str, Any]] = [step["config"] for step in plan_of(run_dir) if step["verb"] == "report"]
     if not reports or not reports[-1]["truth"]:
         raise ValueError(f"{run_dir} is no run of the mini world: its recipe has no report with a truth; run make mini")
     return reports[-1]

@@ -39,7 +39,7 @@ def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
     write_bytes(folder / PICTURE, draw_arms(results).encode())
     if lab.curves:
         write_bytes(folder / CURVES, draw_curves(results, lab.curves).encode())
-    console = Console(width=None if Console().is_terminal else 200)
+    console = Console(emoji=False, width=None if Console(emoji=False).is_terminal else 200)
     console.print(Markdown(text))
     return results
 
@@ -56,7 +56,7 @@ def lab_train(path: Path, file: Path, overrides: Sequence[str] = ()) -> dict[str
     accuracy = results["arms"][name]["accuracy"]
     value, low, high = (math.nan if v is None else v for v in accuracy["difference"])
     verdict = "better" if low > 0 else "worse" if high < 0 else "not to be told apart"
-    Console(stderr=True).print(
+    Console(stderr=True, emoji=False).print(
         f"  {name} against {lab.compare_with}: {verdict} ({value:+.3f} [{low:+.3f}, {high:+.3f}])"
     )
     return results

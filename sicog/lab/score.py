@@ -54,7 +54,10 @@ def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> 
                 gap=_gap(name, scorer, on_dev, embed) if on_dev else None,
             )
             for name, scorer in track(
-                scorers.items(), f"{task.name}, {len(task.rows)} rows", console=Console(stderr=True), transient=True
+                scorers.items(),
+                f"{task.name}, {len(task.rows)} rows",
+                console=Console(stderr=True, emoji=False),
+                transient=True,
             )
         }
         _show(task, found[task.name])
@@ -121,7 +124,7 @@ def scores_of(name: str, scorer: Scorer, rows: Sequence[LabRow], embed: Embed) -
 
 
 def _show(task: LabTask, by_scorer: Mapping[str, Worth]) -> None:
-    console = Console(width=None if Console().is_terminal else 100)
+    console = Console(emoji=False, width=None if Console(emoji=False).is_terminal else 100)
     title = f"{task.name}: {len(task.rows)} rows with a choice, {task.without_choice} without"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("scorer")

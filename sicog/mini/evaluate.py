@@ -102,7 +102,7 @@ def mini_eval(config: MiniEvalConfig) -> Path:
     files = {name: digest_file(config.out_dir / name) for name in names}
     counts = _counts([config.out_dir / task for task in ("reasoning", "captioning")], len(answers) + len(captions))
     write_json(config.out_dir / MANIFEST, {"step": "mini-eval", **counts, "files": files})
-    Console(stderr=True).print(
+    Console(stderr=True, emoji=False).print(
         f"  {config.name}: question accuracy {_shown(metrics['questions']['accuracy'])}, "
         f"caption F1 {_shown(metrics['captions']['f1'])}, places {_shown(metrics['captions']['place'])}",
         highlight=False,

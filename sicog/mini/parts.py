@@ -67,7 +67,7 @@ def mini_parts(config: MiniPartsConfig) -> Path:
 
 def _train(config: MiniPartsConfig) -> dict[str, Any]:
     """Train and save both parts; returns what was measured. A part that an earlier start finished is kept."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     seen = _vision(config)
     console.print("vision tower, linear probe on fresh scenes:", seen)
     tokenizer = train_tokenizer(config.seed, config.language.vocabulary)

@@ -36,7 +36,7 @@ def mini_data(config: MiniDataStep) -> Path:
     """Write the mini world's data folder; a finished one of the same config is left as it is."""
     write_run_json(config.out_dir, step="mini-data", config=config, inputs={})
     settings = MiniDataConfig(**config.model_dump(exclude={"out_dir"}))
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     with progress(console) as bar:
         task = bar.add_task("", total=total_images(settings))
         manifest = write_mini_data(settings, config.out_dir, lambda: bar.advance(task))
@@ -106,7 +106,7 @@ def mini_gap(config: MiniGapConfig) -> Path:
 def _say_when_out_of_bounds(config: MiniSweepConfig, found: dict[str, Any]) -> None:
     if not found["within_bounds"]:
         low, high = (f"{100 * share:.0f}" for share in config.keep_share)
-        Console(stderr=True).print(
+        Console(stderr=True, emoji=False).print(
             f"  {config.out_dir.name}: no threshold keeps {low} to {high} % of the rows; the nearest, "
             f"{found['threshold']:.4g}, keeps {100 * found['share_kept']:.0f} %",
             style="yellow",

@@ -58,7 +58,7 @@ def mini_tsv(config: MiniTsvConfig) -> Path:
     digests = {name: digest_file(config.out_dir / name) for name in files}
     write_json(config.out_dir / MANIFEST, {"step": "mini-tsv", "rows": counts, "files": digests})
     shown = ", ".join(f"{form} {n}" for form, n in counts.items())
-    Console(stderr=True).print(f"  mini-tsv: rows per table: {shown}", highlight=False)
+    Console(stderr=True, emoji=False).print(f"  mini-tsv: rows per table: {shown}", highlight=False)
     return config.out_dir
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, G
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sicog.model.configuration import SicogConfig, mistakes_of
+from sicog.model.hub import local_model
 from sicog.model.mlp_projector import MlpProjector
 from sicog.model.modeling import SicogForConditionalGeneration
 from sicog.model.processing import SHARED_WITH_CONFIG, SicogProcessor
@@ -130,7 +131,7 @@ def load_projector(model: SicogForConditionalGeneration, path: str | Path) -> No
     model.resampler.load_state_dict({name: load_tensor(stored) for name, stored in found.items()})
     is_original = any(stored.file.suffix == ".bin" and _ORIGINALS in stored.name for stored in found.values())
     if is_original and getattr(model.resampler, "regions_dtype", None) == "float32":
-        Console(stderr=True).print(
+        Console(stderr=True, emoji=False).print(
             f"  {path}: the original rounded the borders of its regions to bfloat16; "
             f"to do the same, set regions_dtype=bfloat16 (in a training: model.config.regions_dtype)",
             highlight=False,
@@ -198,15 +199,20 @@ def _fresh_projector(shell: Resampler | MlpProjector, dtype: torch.dtype) -> Res
 
 def read_config_dict(name: str) -> dict[str, Any]:
     """The values of a config.json. Raises `ValueError` when there is none, or it is none."""
-    cause = None
+    cause, folder = None, _here(name)
     try:
-        if values := PreTrainedConfig.get_config_dict(name)[0]:
+        if values := PreTrainedConfig.get_config_dict(folder)[0]:
             return values
     except OSError as error:
         cause = error
-    if (file := Path(name) / "config.json").is_file():
+    if (file := Path(folder) / "config.json").is_file():
         raise ValueError(f"{file} holds no JSON object with a model's configuration") from cause
     raise ValueError(f"{name} is neither a folder with a config.json nor a model id on the hub") from cause
+
+
+def _here(name: str) -> str:
+    """The folder of a model: its own, or that of the local cache. Nothing is downloaded, nor is the hub asked."""
+    return str(local_model(Path(name), "checkpoint"))
 
 
 def read_processor(name: str) -> SicogProcessor:
@@ -221,7 +227,7 @@ def _read(kind: Any, name: str, files: Sequence[str] = ()) -> Any:
     if Path(name).is_dir() and (missing := [file for file in files if not (Path(name) / file).is_file()]):
         raise ValueError(f"{name} is incomplete: {', '.join(missing)} missing")
     try:
-        return kind.from_pretrained(name)
+        return kind.from_pretrained(_here(name))
     except UNREADABLE as error:
         raise ValueError(f"{name}, its tokenizer or processor: {unreadable(error)}") from error
 
@@ -232,7 +238,7 @@ def clip_vision_config(name: str) -> Any:
 
     if (model_type := read_config_dict(name).get("model_type")) not in _CLIP_TYPES:
         raise ValueError(f"{name} is a model of type {model_type!r}, not a CLIP vision model; check vision_tower")
-    return CLIPVisionConfig.from_pretrained(name)
+    return CLIPVisionConfig.from_pretrained(_here(name))
 
 
 def _require_causal(name: str) -> None:

@@ -203,4 +203,4 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(text, highlight=False, markup=False, soft_wrap=True)

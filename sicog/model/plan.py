@@ -59,7 +59,7 @@ def flops(
     """
     if text < 1 or devices < 1 or not 0 <= (text if supervised is None else supervised) <= text:
         raise ValueError("text and devices must be at least 1, and supervised at most text")
-    config, size, console = read_config(config_path), image_size(image), Console()
+    config, size, console = read_config(config_path), image_size(image), Console(emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)  # a pipe has no width, and figures must not be cut
     processor = _image_processor(config_path, config, long_side)

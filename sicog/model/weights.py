@@ -19,7 +19,8 @@ _SHOWN = 8
 def pretrained(kind: Any, name: str, **kwargs: Any) -> Any:
     """`kind.from_pretrained(name)` with every tensor from the files. Raises `ValueError` naming files and tensors."""
     try:
-        model, info = kind.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+        options = {"output_loading_info": True, "ignore_mismatched_sizes": True, "local_files_only": True, **kwargs}
+        model, info = kind.from_pretrained(name, **options)
     except UNREADABLE as error:
         raise ValueError(f"{', '.join(_damaged(Path(name))) or name}: {unreadable(error)}") from error
     if others := sorted(info["mismatched_keys"]):

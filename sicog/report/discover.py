@@ -44,7 +44,9 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
         except ValueError as error:  # the recipe was changed, and the report not made again
             why = f"its report no longer fits: {error}"
     if stale or not out_dir:
-        Console(stderr=True).print(f"{escape(f'{folder}: {why}; what there is')}:", highlight=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(
+            f"{escape(f'{folder}: {why}; what there is')}:", highlight=False, soft_wrap=True
+        )
     so_far = _so_far(config, [config.steps_dir / name for name in stale])
     return _made_anew(so_far.model_copy(update={"out_dir": out_dir or config.steps_dir / SO_FAR}))
 

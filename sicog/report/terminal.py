@@ -16,9 +16,9 @@ WIDTH = 108  # where no terminal tells its own: a table of three models fits
 
 def show(results: Mapping[str, Any], page: Path, console: Console | None = None) -> None:
     """Print what was measured, the differences, the verdict and, last, the path of the page."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     if not console.is_terminal:
-        console = Console(file=console.file, width=max(console.width, WIDTH))
+        console = Console(emoji=False, file=console.file, width=max(console.width, WIDTH))
     if evaluation := results["evaluation"]:
         console.print(_values(evaluation))
         if evaluation["compared_with"]:

@@ -74,7 +74,7 @@ def alarms(config: AlarmsConfig) -> Path:
         raised += [f"{name}: {alarm}" for alarm in alarms_of(watched, figures[-1], figures[0] if figures[1:] else None)]
     write_json(config.out_dir / ALARMS, {"figures": found, "alarms": raised})
     for alarm in raised:
-        Console(stderr=True).print(f"  ALARM {alarm}", style="bold red", highlight=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(f"  ALARM {alarm}", style="bold red", highlight=False, soft_wrap=True)
     if raised and config.stop:
         raise ValueError(
             f"the round is stopped by {len(raised)} alarm(s): {'; '.join(raised)}. Look at the rows in "

@@ -221,7 +221,9 @@ def _say(config: GapConfig, found: Mapping[str, Any]) -> None:
     missing = found["labels_without_greedy_text"]
     left_out = f", {missing} labels without a greedy text" if missing else ""
     rows = f"{found['rows']} rows{left_out}"
-    Console(stderr=True).print(f"  {config.out_dir.name}: {told} ({rows})", highlight=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(
+        f"  {config.out_dir.name}: {told} ({rows})", highlight=False, soft_wrap=True
+    )
 
 
 def _shown(value: Mapping[str, float]) -> str:

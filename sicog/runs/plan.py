@@ -20,7 +20,7 @@ _WIDTH = 150
 
 def show_plan(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) -> bool:
     """Print the plan of a recipe; nothing is written. Returns whether all that it reads from outside is there."""
-    console = Console()
+    console = Console(emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)  # a pipe has no width, and figures must not be cut
     recipe = load_recipe(path, overrides)

@@ -71,7 +71,7 @@ def promote(config: PromoteConfig) -> Path:
     value = {"name": config.name, "promoted": not worse, "measures": found}
     write_json(config.out_dir / PROMOTION, value)
     for f in found:
-        Console(stderr=True).print(f"  {config.name}: {_said(f)}", highlight=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(f"  {config.name}: {_said(f)}", highlight=False, soft_wrap=True)
     if worse:
         raise ValueError(
             f"{config.name} is not promoted: on the development split it is worse than the model before it in "

@@ -61,7 +61,7 @@ def status_of(run_dir: Path) -> list[StepStatus]:
 
 def show_status(run_dir: Path) -> bool:
     """Print the table; returns whether the run is finished or something works on it, and no step has failed."""
-    console, found = Console(), status_of(run_dir)
+    console, found = Console(emoji=False), status_of(run_dir)
     table = Table("step", "verb", "", "progress", "spent", "left", title=f"{run_dir}", title_justify="left")
     for line in found:
         style = _STYLES.get(line.standing, "dim")

@@ -116,7 +116,7 @@ class ProgressBar(TrainerCallback):
     def __init__(self, stage: str, meter: Meter) -> None:
         self.stage = stage
         self.meter = meter
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, emoji=False)
         self.bar = Progress(
             TextColumn(f"  {stage}"),
             BarColumn(),

@@ -45,7 +45,7 @@ def reshard(run_dir: Path, processes: int) -> Path:
     (new / _UNIVERSAL_TAG).write_text(tag, encoding="utf-8")
     checkpoints.mark_complete(new, processes=processes)
     checkpoints.remove(old)
-    Console(stderr=True).print(
+    Console(stderr=True, emoji=False).print(
         f"  {new.name}: {processes} processes can go on from it", highlight=False, soft_wrap=True
     )
     return new

@@ -219,7 +219,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
     if _is_main():
         drops = f", {dropped.total()} dropped ({reasons})" if dropped else ""
         left = f", {mixture.left} left out by take or weight" if mixture.left else ""
-        Console(stderr=True).print(f"  {config.stage}: {len(dataset)} rows{drops}{left}", highlight=False)
+        Console(stderr=True, emoji=False).print(f"  {config.stage}: {len(dataset)} rows{drops}{left}", highlight=False)
     return RowsRead(n_rows, mixture.left, dataset, dropped)
 
 
@@ -247,7 +247,7 @@ def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
     if _is_main():
         checkpoints.remove_incomplete(config.run_dir)
         if resume is not None:
-            Console(stderr=True).print(f"  {config.stage}: going on from {resume.name}", highlight=False)
+            Console(stderr=True, emoji=False).print(f"  {config.stage}: going on from {resume.name}", highlight=False)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
 

@@ -24,7 +24,7 @@ def show_opening(
     """Print the table. batch: the line of `batch_line`, of the config as the user gave it."""
     from sicog.training.parts import parts
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     console.print(_parts_table(parts(model), config))
     run = f"run: {plan.n_steps:,} updates of {len(plan.rows):,} rows in all"
     if config.packing != "off":

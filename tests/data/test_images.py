@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from sicog.data.image_files import image_size, load_image
 from sicog.data.images import ImageProblem, resolve_image
 
 
@@ -73,3 +75,12 @@ def test_a_loop_of_links_and_a_name_that_no_file_can_have_are_refused(folder: Pa
         with pytest.raises(ImageProblem) as caught:
             resolve_image(folder, name)
         assert caught.value.reason == "image_refused"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["tif", "png", "jpg", "webp"])
+def test_the_size_in_the_header_is_that_of_the_picture(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 10), "red").save(tmp_path / f"a.{suffix}", exif=exif)
+    assert image_size(tmp_path / f"a.{suffix}") == load_image(tmp_path / f"a.{suffix}").size

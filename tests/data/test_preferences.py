@@ -18,6 +18,11 @@ USER = {"role": "user", "content": "How many?"}
 TWO, THREE = {"role": "assistant", "content": "two"}, {"role": "assistant", "content": "three"}
 PLAIN = (Turn(role="user", text="How many?", images_at=(0,)),)
 PARTS = [{"type": "image"}, {"type": "text", "text": "How many?"}]
+URLS = [
+    {"type": "image_url", "image_url": {"url": "a.png"}, "text": None},
+    {"type": "text", "text": None},
+    {"type": "text", "text": "How many?"},
+]
 FORMS: dict[str, dict[str, Any]] = {
     "texts": {"prompt": "How many?", "chosen": "two", "rejected": "three"},
     "a marker": {"prompt": "<image>\nHow many?", "chosen": "two", "rejected": "three"},
@@ -26,6 +31,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "parts": {"prompt": [{"role": "user", "content": PARTS}], "chosen": [TWO], "rejected": [THREE]},
     "the prompt in both": {"chosen": [USER, TWO], "rejected": [USER, THREE]},
     "the prompt in all": {"prompt": "How many?", "chosen": [USER, TWO], "rejected": [USER, THREE]},
+    "nulls": {"prompt": "", "question": "How many?", "conversations": None, "chosen": "two", "rejected": "three"}
+    | {"image": None, "images": ["a.png"], "output_1": None, "output_2": None, "preference": None},
+    "parts with nulls": {"prompt": [{"role": "user", "content": URLS}], "chosen": [TWO], "rejected": [THREE]},
     "LLaVA-RLHF": {
         "conversations": [{"from": "human", "value": "<image>\nHow many?"}],
         "output_1": {"from": "llm", "value": "three"},
@@ -37,7 +45,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("row", FORMS.values(), ids=FORMS.keys())
 def test_published_forms(row: dict[str, Any]) -> None:
-    pair = parse_pair({**row, "image": "a.png"}, "7")
+    pair = parse_pair({"image": "a.png", **row}, "7")
     assert pair == PreferencePair(id="7", images=("a.png",), prompt=PLAIN, chosen="two", rejected="three")
 
 

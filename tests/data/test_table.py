@@ -6,6 +6,8 @@ import io
 import json
 import os
 import tarfile
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -163,14 +165,27 @@ def test_digests_are_remembered_by_size_and_time(tmp_path: Path, cache: Path, mo
     [
         ({}, "no data source"),
         ({"a.json": "[]", "b.parquet": ""}, "several kinds"),
+        ({"a.jsonl": "", "b.jsonl.gz": ""}, r"also holds b\.jsonl\.gz, which a folder of shards does not read"),
+        ({"a.jsonl": "", "c.tgz": "", "d.csv": ""}, r"also holds c\.tgz, d\.csv"),
+        ({"a.jsonl": "", "sub/b.jsonl": ""}, "also holds sub"),
         ({"run.json": "{}", "shard-00000.jsonl": ""}, "has no manifest.json"),  # a step of ours that has not finished
     ],
 )
 def test_folders_that_are_no_source(tmp_path: Path, cache: Path, files: dict[str, str], message: str) -> None:
     for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         open_table(tmp_path, cache)
+
+
+def test_shards_in_capitals_and_of_other_names_are_read(tmp_path: Path, cache: Path) -> None:
+    for number, name in enumerate(("a.jsonl", "b.JSONL", "c.ndjson", "d.JSON")):
+        (tmp_path / name).write_text(json.dumps(row(number)) if name != "d.JSON" else json.dumps([row(number)]))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(picture("red"))
+    assert [example.id for example in examples(tmp_path, cache)] == ["0", "1", "2", "3"]
+    assert len(examples(tmp_path / "d.JSON", cache)) == 1
 
 
 def test_damaged_files_are_named(tmp_path: Path, cache: Path) -> None:
@@ -203,6 +218,23 @@ def test_images_from_parquet_columns(tmp_path: Path, cache: Path) -> None:
     binary = [{**row(0, "x"), "image": picture("blue")}, {**row(1), "image": None}]
     pq.write_table(pa.Table.from_pylist(binary), tmp_path / "binary.parquet")
     assert colours(tmp_path / "binary.parquet", cache, folder) == [[BLUE], []]
+
+
+def test_columns_that_no_json_holds_lose_no_row(tmp_path: Path, cache: Path) -> None:
+    odd = {"price": Decimal("1.50"), "raw": b"x", "took": timedelta(seconds=3), "notes": [{"raw": b"x", "n": 1}]}
+    nothing = {**row(1), "image": {"bytes": None, "path": None}}
+    shown = {**row(0, "x"), "image": {"bytes": picture("red"), "path": None}}
+    pq.write_table(pa.Table.from_pylist([{**shown, **odd}, {**nothing, **odd}]), tmp_path / "odd.parquet")
+    first, second = examples(tmp_path / "odd.parquet", cache)
+    assert first.extra == second.extra == {"price": "1.50", "raw": None, "took": "0:00:03", "notes": [{"n": 1}]}
+    assert (len(first.images), len(second.images)) == (1, 0)
+
+
+def test_pictures_of_any_kind_are_taken_for_pictures(tmp_path: Path, cache: Path) -> None:
+    for number, suffix in enumerate(("avif", "jfif", "heic", "jp2", "PNG")):
+        text = json.dumps(row(number, "x")).encode()
+        write_tar(tmp_path / f"{number}.tar", {"a.json": text, f"a.{suffix}": picture("red")})
+        assert [len(example.images) for example in examples(tmp_path / f"{number}.tar", cache)] == [1], suffix
 
 
 def test_images_from_webdataset_shards(tmp_path: Path, cache: Path) -> None:

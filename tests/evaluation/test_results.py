@@ -1,6 +1,7 @@
 """`sicog results`: one table from files as the kit writes them, of our work folders and of the kit's own."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,14 @@ def test_mistakes(tmp_path):
     (run / "base_MMStar_exact_matching_result.json").write_text(json.dumps([{"index": 0}]))
     with pytest.raises(ValueError, match="is not what the kit writes for 'choice'"):
         results([run], tmp_path / "out", suite="paper")
+
+
+def test_without_openpyxl_all_but_the_sheet_is_written(tmp_path, monkeypatch, caplog):
+    entries = {"MMStar": {"metrics": {"split=none|Overall": 0.5}, "judge_model": "exact_matching"}}
+    write_json(tmp_path / "m" / "status.json", {"model_name": "m", "datasets": entries})
+    hits = "index\thit\n" + "".join(f"{i}\t{i % 2}\n" for i in range(N))
+    (tmp_path / "m" / "m_MMStar_exact_matching_result.tsv").write_text(hits)
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    assert "MMStar" in results([tmp_path / "m"], tmp_path / "out", suite="paper")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["results.csv", "results.json", "results.md"]
+    assert "results.xlsx is left out: it needs openpyxl" in caplog.text

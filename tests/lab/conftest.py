@@ -40,6 +40,7 @@ def run_dir(tmp_path: Path) -> Path:
         sets.append(ScoredSet(id=query.id, query=query, candidates=scored, encoder="none"))
     write_dataset(tmp_path / "scored", sets)
     report = {"captions": None, "reasoning": {"scored": str(tmp_path / "scored")}, "truth": str(truth)}
+    report["out_dir"] = str(tmp_path / "report")
     write_json(tmp_path / "recipe.json", [{"name": "report", "verb": "report", "config": report}])
     write_json(tmp_path / "scored" / "run.json", {"config": {}})
     return tmp_path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,19 @@ def test_a_folder_that_is_no_mini_run_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "recipe.json", [{"name": "train", "verb": "train", "config": {}}])
     with pytest.raises(ValueError, match="no run of the mini world"):
         read_tasks(tmp_path)
+
+
+def test_a_copy_of_a_run_is_read_itself_from_wherever_one_stands(
+    run_dir: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path_factory.mktemp("copy") / "run"
+    shutil.copytree(run_dir, copy)
+    monkeypatch.chdir(copy.parent)
+    (task,) = read_tasks(Path("run"))
+    assert task.scored == Path("run/scored")
+    (copy / "truth.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"run.truth\.jsonl does not exist"):
+        read_tasks(Path("run"))
 
 
 def test_the_shipped_scorers_rank_agreement_above_dissent() -> None:
