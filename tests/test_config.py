@@ -117,11 +117,11 @@ class Paths(Config):
     text: str = "~/x"
 
 
-def test_a_tilde_is_the_home_folder(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     config = Paths.model_validate({"out_dir": "~/mix", "inputs": ["~/a", "b"], "by_name": {"x": "~/c"}})
-    assert (config.out_dir, config.inputs) == (Path("/home/me/mix"), (Path("/home/me/a"), Path("b")))
-    assert config.by_name == {"x": Path("/home/me/c")} and config.text == "~/x"
+    assert (config.out_dir, config.inputs) == (tmp_path / "mix", (tmp_path / "a", Path("b")))
+    assert config.by_name == {"x": tmp_path / "c"} and config.text == "~/x"
     assert Paths(out_dir=Path("~no-such-user/x")).out_dir == Path("~no-such-user/x")
 
 
