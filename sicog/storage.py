@@ -57,6 +57,8 @@ def opened_table(path: Path) -> Iterator[IO[str]]:
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; on success it replaces `path`, on any error nothing is left behind."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the path of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")  # always the same: what a kill leaves is overwritten by the next try
     try:

@@ -16,6 +16,7 @@ from sicog.storage import (
     shards,
     truncate_to_last_line,
     write_dataset,
+    write_json,
     write_records,
 )
 
@@ -83,3 +84,10 @@ def test_a_folder_with_a_name_that_is_not_utf_8_has_a_digest(tmp_path):
     first = digest_path(tmp_path)
     (tmp_path / os.fsdecode(b"caf\xe9.txt")).rename(tmp_path / os.fsdecode(b"caf\xe8.txt"))
     assert digest_path(tmp_path) != first
+
+
+def test_an_output_that_is_a_folder_is_said_with_the_users_name(tmp_path):
+    (tmp_path / "out.json").mkdir()
+    with pytest.raises(ValueError, match=r"out\.json is a folder; give the path of a file"):
+        write_json(tmp_path / "out.json", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["out.json"]

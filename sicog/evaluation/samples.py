@@ -218,12 +218,17 @@ def _csv(points: Sequence[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
+def _interval(of: Mapping[str, Any], form: str) -> str:
+    """` [low, high]`; nothing where there is none, as when all rows share one picture."""
+    return "" if of["low"] != of["low"] else f" [{of['low']:{form}}, {of['high']:{form}}]"
+
+
 def _say(found: Mapping[str, Any], folder: Path) -> None:
     console, points, probe = Console(stderr=True, emoji=False), found["points"], found["probe"]
     largest = max(p["k"] for p in points)
     for p in points:
         if p["k"] == largest or p["select"] == "greedy":
-            limits = f"{p['value']:.1f} [{p['low']:.1f}, {p['high']:.1f}] %"
+            limits = f"{p['value']:.1f}{_interval(p, '.1f')} %"
             console.print(
                 f"  {p['model']}, {p['style']}, {p['select']} of {p['k']}: {limits}", highlight=False, markup=False
             )
@@ -240,8 +245,8 @@ def _say(found: Mapping[str, Any], folder: Path) -> None:
     for one in probe:
         last = one["gap"][-1]
         console.print(
-            f"  {one['model']}: pass@{last['k']} with chains less without {last['value']:+.1f} "
-            f"[{last['low']:+.1f}, {last['high']:+.1f}], unlocked {one['unlocked']:.1f} %, lost {one['lost']:.1f} %",
+            f"  {one['model']}: pass@{last['k']} with chains less without {last['value']:+.1f}"
+            f"{_interval(last, '+.1f')}, unlocked {one['unlocked']:.1f} %, lost {one['lost']:.1f} %",
             highlight=False,
             markup=False,
         )

@@ -24,8 +24,11 @@ def show_image(
     """Draw the image to `out` (PNG) and return the lines that say its numbers.
 
     checkpoint: a folder whose processor is used; else `settings` are those of `SicogImageProcessor`.
-    Raises `ValueError` for a broken image, one with a view above `max_patches`, or a folder without a processor.
+    Raises `ValueError` for a broken image, one with a view above `max_patches`, a folder without a processor, or an
+    `out` that is no .png.
     """
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"{out} must end in .png: it is written as one")
     processor = SicogImageProcessor(**{k: v for k, v in settings.items() if v is not None})
     if checkpoint is not None:
         from sicog.model.checkpoints import read_processor

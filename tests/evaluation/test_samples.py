@@ -173,3 +173,10 @@ def test_the_command_samples_and_measures_two_checkpoints(tiny_dir, tmp_path):
     assert [c.style for c in first.candidates] == ["direct"] * 2 + ["cot"] * 2
     assert first.candidates[0].prompt.splitlines()[-3:-1] == ["A. red", "B. blue"]
     assert "option's letter" in first.candidates[0].prompt and "step-by-step" in first.candidates[2].prompt
+
+
+def test_an_interval_that_is_none_is_not_printed():
+    from sicog.evaluation.samples import _interval
+
+    assert _interval({"low": float("nan"), "high": float("nan")}, ".1f") == ""
+    assert _interval({"low": 1, "high": 2.26}, "+.1f") == " [+1.0, +2.3]"

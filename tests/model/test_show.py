@@ -119,3 +119,10 @@ def test_the_page_names_what_exists():
     root = DOCS.parent
     for path in re.findall(r"`(sicog/[\w/.]+|benchmarks/[\w/.]*|tests/[\w/.]+)`", PAGE):
         assert (root / path).exists(), path
+
+
+def test_only_a_png_is_written(tmp_path):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    for name in ("b.jpg", "b.xyz", "b"):
+        with pytest.raises(ValueError, match=r"must end in \.png"):
+            show_image(tmp_path / "a.png", tmp_path / name)
