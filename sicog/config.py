@@ -128,10 +128,14 @@ def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Con
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        lines = []
+        lines, places = [], [item["loc"] for item in error.errors()]
         for item in error.errors():
-            key = ".".join(str(p) for p in item["loc"])
-            if item["type"] == "extra_forbidden":
+            key, depth = ".".join(str(p) for p in item["loc"]), len(item["loc"])
+            if item["type"] == "too_short" and any(p[:depth] == item["loc"] and len(p) > depth for p in places):
+                continue  # the list is short of the items that are mistaken, which is said already
+            if item["type"] in ("tuple_type", "list_type"):
+                lines.append(f"{key}: give a list in brackets, such as {key}=[{item['input']}], got {item['input']!r}")
+            elif item["type"] == "extra_forbidden":
                 lines.append(f"unknown key {key!r}{_nearest(model, item['loc'])}")
             else:
                 # What is wrong with several keys together is said in the sentence; all of them would bury it.

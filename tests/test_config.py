@@ -1,10 +1,12 @@
 """config.py: overrides, types, and unknown keys named with their nearest neighbour."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from pydantic import Field
 
-from sicog.config import Config, apply_overrides, load_config, load_extended, load_yaml
+from sicog.config import Config, apply_overrides, load_config, load_extended, load_yaml, validate
 from sicog.training.config import TrainConfig
 
 
@@ -108,6 +110,28 @@ def test_a_bare_key_on_is_a_key(tmp_path):
     (tmp_path / "c.yaml").write_text("launch: [{on: slurm}]\n")
     assert load_yaml(tmp_path / "c.yaml") == {"launch": [{"on": "slurm"}]}
     assert apply_overrides({}, ["launch={on: slurm}"]) == {"launch": {"on": "slurm"}}
+
+
+class Item(Config):
+    n: int
+
+
+class Lists(Config):
+    words: tuple[Literal["a", "b"], ...] = ()
+    items: tuple[Item, ...] = Field(default=(), min_length=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"words": "a"}, r"words: give a list in brackets, such as words=\[a\], got 'a'$"),
+        ({"items": [{"n": "x"}]}, r"^x: items\.0\.n: Input should be a valid integer[^;]*$"),
+        ({"items": []}, "items: Tuple should have at least 1 item"),
+    ],
+)
+def test_a_mistake_in_a_list_is_said_once_and_brackets_are_asked_for(values, says):
+    with pytest.raises(ValueError, match=says):
+        validate(Lists, values, "x")
 
 
 class Paths(Config):
