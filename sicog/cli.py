@@ -327,10 +327,22 @@ def _guarded(main: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SICOG_TRACEBACK"):
             raise
-        text = _escaped(str(error) if isinstance(error, ValueError) else _refusal(error))
+        text = _escaped(_sentence(error))
         _leave_first_word_to_main(error)
         Console(stderr=True, emoji=False).print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _sentence(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError):
+        return _refusal(error)
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    from sicog.config import told
+
+    return told(error)
 
 
 def _leave_first_word_to_main(error: Exception) -> None:

@@ -19,13 +19,18 @@ class Config(BaseModel):
     `identity`: a path's content counts instead, through the digests of the step's inputs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
     volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
 
     @field_validator("*", mode="after")
     @classmethod
-    def _home_is_meant(cls, value: Any) -> Any:
-        """A shell writes `~` out where it begins a word; in YAML and behind `=` nobody does."""
+    def _as_it_is_meant(cls, value: Any) -> Any:
+        """A shell writes `~` out where it begins a word; in YAML and behind `=` nobody does.
+
+        An integer beyond 64 bits could not be written into run.json.
+        """
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("must be a number of at most 64 bits")
         return _at_home(value)
 
     def identity(self) -> dict[str, Any]:
@@ -128,21 +133,26 @@ def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Con
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        lines, places = [], [item["loc"] for item in error.errors()]
-        for item in error.errors():
-            key, depth = ".".join(str(p) for p in item["loc"]), len(item["loc"])
-            if item["type"] == "too_short" and any(p[:depth] == item["loc"] and len(p) > depth for p in places):
-                continue  # the list is short of the items that are mistaken, which is said already
-            if item["type"] in ("tuple_type", "list_type"):
-                lines.append(f"{key}: give a list in brackets, such as {key}=[{item['input']}], got {item['input']!r}")
-            elif item["type"] == "extra_forbidden":
-                lines.append(f"unknown key {key!r}{_nearest(model, item['loc'])}")
-            else:
-                # What is wrong with several keys together is said in the sentence; all of them would bury it.
-                whole = isinstance(item["input"], (Mapping, BaseModel))
-                given = "" if whole or item["type"] == "missing" else f", got {item['input']!r}"
-                lines.append(f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{given}")
-        raise ValueError(f"{where}: " + "; ".join(lines)) from None
+        raise ValueError(f"{where}: {told(error, model)}") from None
+
+
+def told(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """What is wrong with the values of a config, key by key, in one sentence without pydantic's addresses."""
+    lines, places = [], [item["loc"] for item in error.errors()]
+    for item in error.errors():
+        key, depth = ".".join(str(p) for p in item["loc"]), len(item["loc"])
+        if item["type"] == "too_short" and any(p[:depth] == item["loc"] and len(p) > depth for p in places):
+            continue  # the list is short of the items that are mistaken, which is said already
+        if item["type"] in ("tuple_type", "list_type"):
+            lines.append(f"{key}: give a list in brackets, such as {key}=[{item['input']}], got {item['input']!r}")
+        elif item["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key!r}{_nearest(model, item['loc']) if model else ''}")
+        else:
+            # What is wrong with several keys together is said in the sentence; all of them would bury it.
+            whole = isinstance(item["input"], (Mapping, BaseModel))
+            given = "" if whole or item["type"] == "missing" else f", got {item['input']!r}"
+            lines.append(f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{given}")
+    return "; ".join(lines)
 
 
 def load_config(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ()) -> ConfigT:

@@ -82,3 +82,11 @@ def test_a_checkpoint_that_is_nowhere_is_said_without_asking_the_hub(tmp_path, a
     done = sicog(*arguments, *more, cwd=tmp_path)
     assert done.returncode == 2 and "nothere does not exist" in " ".join(done.stderr.split())
     assert "Retrying" not in done.stderr and time.monotonic() - begin < 60
+
+
+def test_a_setting_out_of_range_is_a_sentence_without_an_address(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    done = sicog("ask", tmp_path, "a.png", "Q?", "--temperature", "-1", cwd=tmp_path)
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 2 and "temperature: Input should be greater than or equal to 0" in said
+    assert "http" not in said and "Traceback" not in said

@@ -162,3 +162,22 @@ def test_extends_in_a_circle_or_of_no_path_is_a_sentence(tmp_path, files, says):
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=says):
         load_extended(tmp_path / "a.yaml")
+
+
+class Numbers(Config):
+    rate: float = 0.0
+    seed: int = 0
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("rate=.inf", "rate: Input should be a finite number"),
+        ("rate=.nan", "rate: Input should be a finite number"),
+        ("seed=123456789012345678901", "seed: must be a number of at most 64 bits"),
+    ],
+)
+def test_numbers_that_nothing_can_be_done_with_are_refused(override, says):
+    with pytest.raises(ValueError, match=says):
+        load_config(Numbers, None, [override])
+    assert load_config(Numbers, None, [f"seed={2**63 - 1}"]).seed == 2**63 - 1

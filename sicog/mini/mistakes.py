@@ -52,7 +52,7 @@ def mistaken_answer(scene: Scene, question: Question, rng: random.Random) -> tup
 
 
 def _changed(scene: Scene, rate: float, named: set[str], rng: random.Random) -> Scene:
-    """A mistaken scene; besides, a thing may be missed, made up, or taken for one that the question names."""
+    """A mistaken scene; besides, a thing may be missed, made up, or taken for one that is named or for another."""
     seen = mistaken_scene(scene, rate, rng)
     things, kind = list(seen.things), rng.random()
     if kind < 0.25 and len(things) > 1:
@@ -64,6 +64,13 @@ def _changed(scene: Scene, rate: float, named: set[str], rng: random.Random) -> 
     elif kind < 0.75:
         one = rng.randrange(len(things))
         things[one] = _named(things[one], named, rng)
+    elif len(things) > 1:  # two are taken for one another, in size or place: what comparing questions turn on
+        one, other = rng.sample(range(len(things)), 2)
+        a, b = things[one], things[other]
+        if rng.random() < 0.5:
+            things[one], things[other] = replace(a, box=b.box), replace(b, box=a.box)
+        else:
+            things[one], things[other] = _with(a, 0, b.attributes[0]), _with(b, 0, a.attributes[0])
     return in_reading_order(replace(seen, things=tuple(things)))
 
 

@@ -3,9 +3,11 @@ computes in it. Needs no torch until it is asked."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 Precision = Literal["auto", "float32", "bfloat16", "native"]
+_DEVICES = ("cpu", "cuda", "xpu", "mps", "npu", "meta")
 _WITH_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # by torch's names of what a CPU can do
 
 
@@ -28,6 +30,8 @@ def _computes_in_bfloat16() -> bool:
 def chosen_device(device: str = "auto") -> str:
     """The device that `auto` stands for on this machine; others as they are."""
     if device != "auto":
+        if not re.fullmatch(rf"({'|'.join(_DEVICES)})(:\d+)?", device):
+            raise ValueError(f"device={device}: give auto, cpu, cuda, or one GPU such as cuda:0")
         return device
     import torch
 

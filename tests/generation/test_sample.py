@@ -191,6 +191,9 @@ def test_precision(tiny_dir, world, tmp_path):
         assert read_json(folder / "run.json")["identity"]["precision"] == str(dtype).removeprefix("torch.")
         assert len(_sets(folder)) == 7
     assert settled("auto", "cuda:1") == "bfloat16"
+    for device in ("gpu", "CPU", "cuda:x", ""):
+        with pytest.raises(ValueError, match="give auto, cpu, cuda"):
+            settled("auto", device)
     sample(_config(tiny_dir, world, tmp_path / "auto", precision="float32", max_new_tokens=4))  # the same run
     with pytest.raises(ValueError, match="precision was"):
         sample(_config(tiny_dir, world, tmp_path / "auto", precision="bfloat16", max_new_tokens=4))

@@ -38,3 +38,11 @@ def test_every_question_can_be_answered_wrongly(type_):
         seen, wrong = mistaken_answer(scene, question, rng)
         assert question_text(wrong) == question_text(question) and wrong.answer != question.answer
         assert parse(COT, cot_text(seen, wrong))[-1] == wrong.answer
+
+
+def test_a_comparison_of_things_that_are_named_in_part_can_be_turned_round():
+    """Of two things among many, a mistake must touch just these two: taking one for the other does."""
+    rng = random.Random(2)
+    for scene in SCENES:
+        for question in all_questions(scene, "compare", name_held_out=True)[:4]:
+            assert mistaken_answer(scene, question, rng)[1].answer != question.answer
