@@ -17,7 +17,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 help:
 	@echo "make mini          run the whole method on this machine (about 15 minutes; QUICK=1: a smoke run)"
-	@echo "make lab           ablations on the candidates of make mini, three seeds each (about four hours; see docs/lab.md)"
+	@echo "make lab           ablations on the candidates of make mini, three seeds each (hours; see docs/lab.md)"
 	@echo "make test          run the tests"
 	@echo "make check         lint, types, shell checks, then the tests"
 	@echo "make docs          build the documentation as a site in build/site, without a warning"

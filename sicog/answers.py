@@ -28,7 +28,7 @@ _MARKER = re.compile(
 )
 _LEAD_IN = re.compile(r"^\s*(?:(?:so|thus|hence|therefore|finally),?\s+)?(?:(?:the|my)\s+)?" + _MARKER.pattern, re.I)
 _CONNECTIVE = re.compile(r"^(?:so|thus|hence|therefore|finally|in conclusion|overall)\b,?\s+")
-_REASON = re.compile(r",?\s+(?:because|since)\s.*$|,\s+(?:which|so|in total|altogether|in all)\b.*$", re.DOTALL)
+_REASON = re.compile(r",?\s+(?:because|since)\s.*$|(?<=\d),\s+(?:which|so|in total|altogether|in all)\b.*$", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<!\bno)[.!?;](?=\s|$)|(?<=\bno)[.](?=\s+[^\d\s]|\s*$)")
 _YES_NO = re.compile(
     r"^(yes|no|yeah|yep|nope)"
@@ -39,8 +39,9 @@ _VERBS = r"(?:is|are|was|were|do|does|did|can|could|has|have|had|will|would|shou
 # Also behind what leads in (`In the image, is there a cat?`), or at the end (`..., right?`), but not after another word
 # of asking (`Which is larger, is it the cat?`).
 _YES_NO_QUESTION = re.compile(
-    rf"^{_VERBS}|^(?!(?:what|which|where|who|whom|whose|why|how|when)\b)(?:.*(?:[,:;.?\n]\s*){_VERBS}|.*,\s*(?:right|correct)\?$)|"
-    r".*\byes or no\b",
+    rf"^{_VERBS}|.*\byes or no\b|"
+    r"^(?!(?:what|which|where|who|whom|whose|why|how|when)\b)"
+    rf"(?:.*[,:;.?\n]\s*{_VERBS}|.*,\s*(?:right|correct)\?$)",
     re.DOTALL,
 )
 _LETTER = re.compile(r"^(?:option |choice |letter )?[(\[]?([a-z])[)\].:]?$")

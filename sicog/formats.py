@@ -6,22 +6,19 @@ In a human turn `<image>` is the marker of an image; in an assistant turn it is 
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Generic
+from typing import Any, Generic
 
-import ijson
 import orjson
 from pydantic import ValidationError
 
+from sicog import json_rows
 from sicog.records import Dropped, Example, Query, RecordT, Turn
 from sicog.scratch import Scratch, id_digest
 from sicog.storage import atomic_write
@@ -29,11 +26,6 @@ from sicog.tasks import TASKS
 
 MARKER = "<image>"
 _VIDEO_MARKER = "<video>"
-_BOM = b"\xef\xbb\xbf"
-_MANY_DIGITS = re.compile(rb"\d{19}")
-_LONE_SURROGATE = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-)
 _ROW_KEYS = frozenset({"id", "image", "images", "conversations", "messages"})
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 Row = dict[str, Any]
@@ -61,6 +53,10 @@ class FileSource(Generic[RecordT]):
     # Where the last read ended: (index of the next row, the rows from there).
     _cursor: tuple[int, Iterator[Row | bytes]] | None = field(default=None, init=False, repr=False, compare=False)
 
+    @cached_property
+    def _raw(self) -> json_rows.JsonRows:
+        return json_rows.JsonRows(self.path)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cursor": None}  # an open file stays in its process
 
@@ -73,7 +69,7 @@ class FileSource(Generic[RecordT]):
     def read(self, start: int, stop: int | None) -> Iterator[RecordT | Dropped]:
         """Rows start..stop, in file order. A read that begins where the last one ended does not begin anew."""
         cursor, self._cursor = self._cursor, None  # taken, so that two readers never share one
-        index, rows = cursor if cursor and cursor[0] <= start else (0, self._raw())
+        index, rows = cursor if cursor and cursor[0] <= start else (0, iter(self._raw))
         index += sum(1 for _ in islice(rows, start - index))
         for raw in islice(rows, None if stop is None else max(0, stop - index)):
             yield self._record(index, raw)
@@ -88,12 +84,12 @@ class FileSource(Generic[RecordT]):
         The whole file decides, so a range read alone (after a restart, by another process) drops the same rows.
         """
         if not self.unique_ids:
-            return sum(1 for _ in self._raw()), frozenset()
+            return sum(1 for _ in self._raw), frozenset()
         n = 0
 
         def ids() -> Iterator[tuple[bytes, int]]:
             nonlocal n
-            for n, raw in enumerate(self._raw(), 1):
+            for n, raw in enumerate(self._raw, 1):
                 with suppress(RowError):  # such a row is dropped as it is, and takes no id
                     yield id_digest(_row_id(_decode(raw), n - 1)), n - 1
 
@@ -106,77 +102,6 @@ class FileSource(Generic[RecordT]):
         return parse_row(
             raw, index, self.parse, where=f"{self.path.name}:{index + 1}", step=self.step, repeated=repeated
         )
-
-    def _raw(self) -> Iterator[Row | bytes]:
-        if not self.path.is_file():
-            raise ValueError(f"{self.path}: no such file")
-        if _is_list(self.path):
-            yield from self._list_items()
-            return
-        with self.path.open("rb") as file:
-            file.seek(_begins(file))
-            yield from (line for line in file if line.strip())
-
-    def _list_items(self) -> Iterator[Row]:
-        n = 0
-        try:
-            for n, item in enumerate(_items(self.path), 1):  # noqa: B007
-                yield item
-        except (ijson.JSONError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{self.path} is cut or broken after row {n}: {error}. A JSON list cannot be read past such a place: "
-                f"mend the file, or write it as JSONL, where only the broken row is dropped"
-            ) from error
-
-
-def _begins(file: IO[bytes]) -> int:
-    """Where the text of a file begins: behind a byte order mark, which editors of Windows and Excel write."""
-    return len(_BOM) if file.read(len(_BOM)) == _BOM else 0
-
-
-def _items(path: Path) -> Iterator[Any]:
-    """The items of a JSON list, numbers and texts as JSONL has them."""
-    n = 0
-    with path.open("rb") as file:
-        begin = _begins(file)
-        file.seek(begin)
-        if _has_half_a_pair(path):
-            # The fast reader writes "?" for half of a surrogate pair; the slow one leaves it, and the row is refused.
-            yield from map(_plain, ijson.get_backend("python").items(file, "item"))
-            return
-        try:
-            for n, item in enumerate(ijson.items(file, "item", use_float=True), 1):  # noqa: B007
-                yield item
-            return
-        except ijson.JSONError as error:
-            if "overflow" not in str(error):
-                raise
-        # A number that is too large for the fast way: from here all are read as decimals.
-        file.seek(begin)
-        yield from map(_plain, islice(ijson.items(file, "item"), n, None))
-
-
-def _has_half_a_pair(path: Path) -> bool:
-    """Whether a lone surrogate is written anywhere in the file."""
-    rest = b""
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            text = rest + chunk
-            if (b"\\ud" in text or b"\\uD" in text) and _LONE_SURROGATE.search(text):
-                return True
-            rest = chunk[-16:]
-    return False
-
-
-def _plain(value: Any) -> Any:
-    """Numbers as JSON text can hold them and be read by anyone: integers beyond 64 bit as text, decimals as floats."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    if isinstance(value, Decimal):
-        return number if math.isfinite(number := float(value)) else value  # refused when the row is stored
-    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
 
 
 def parse_row(
@@ -362,11 +287,9 @@ def tagged_sections(text: str, tags: Iterable[str]) -> tuple[str, ...]:
 def _decode(raw: Row | bytes) -> Row:
     if isinstance(raw, bytes):
         try:
-            found = orjson.loads(raw)
+            raw = json_rows.loads(raw)
         except orjson.JSONDecodeError as error:
             raise RowError("malformed_row", f"not valid JSON ({error})") from None
-        # orjson reads integers beyond 64 bit as floats, which makes different ids the same.
-        raw = _plain(json.loads(raw)) if _MANY_DIGITS.search(raw) else found
     if not isinstance(raw, dict):
         raise RowError("malformed_row", f"expected an object, got {type(raw).__name__}")
     return raw
@@ -393,14 +316,6 @@ def _check_depth(row: Row) -> None:
         orjson.dumps(nested)
     except orjson.JSONEncodeError as error:
         raise RowError("malformed_row", f"cannot be stored as JSON ({error})") from None
-
-
-def _is_list(path: Path) -> bool:
-    with path.open("rb") as file:
-        while chunk := file.read(256):
-            if text := chunk.lstrip(_BOM + b" \t\r\n"):
-                return text.startswith(b"[")
-    return False
 
 
 def _turns(row: Row, *, required: bool = True) -> list[tuple[str, str]]:

@@ -94,6 +94,7 @@ DIFFERENT = [
     (LISTED, ["A", "The answer is A. dark red", "B"]),
     ("", ["1.5 m", "1.5M"]),
     ("Which is larger, is it the cat?", ["yes", "Yes, the cat"]),
+    ("Which is larger?", ["The cup, which is red", "The cup, which is blue", "The cup"]),
     ("", ["two three", "23", "5", "6"]),
     ("", ["cat", "cats", "two cats"]),
     ("", ["left", "right", "left of the cup"]),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -32,6 +32,7 @@ _IMAGE_SUFFIXES = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jp2"}
     | {"j2k", "jpx", "ico", "ppm", "pgm", "pbm", "pnm", "tga"}
 )
+_LOOKED_AT = 1_000  # names of a folder beside shards
 _ROWS_AT_ONCE = 32  # of parquet, whose rows may hold whole images
 
 
@@ -81,21 +82,22 @@ def find_files(path: Path) -> SourceFiles:
         raise ValueError(
             f"{path} holds files of several kinds ({', '.join(sorted(kinds))}); name one file, or use YAML"
         )
-    if unread := [p.name for p in seen if _is_unread(p)]:
+    if unread := [p.name for p in seen if _is_unread(p, kinds)]:
         raise ValueError(
             f"{path} also holds {', '.join(unread[:5])}{', ...' if len(unread) > 5 else ''}, which a folder of shards "
-            f"does not read: unpack or convert what is packed, name folders in a .yaml mixture, or move it away"
+            f"does not read: name the files or folders one by one (in a .yaml mixture), or move it away"
         )
     return SourceFiles(path, kinds.pop(), tuple(files))
 
 
-def _is_unread(path: Path) -> bool:
-    """Whether a file or folder beside shards holds rows that are not read."""
-    if path.is_dir():
-        return any(
-            p.suffix.lower() in _KINDS or p.suffix.lower() in _UNREAD for p in path.iterdir() if p.name[0] != "."
-        )
-    return path.suffix.lower() in _UNREAD
+def _is_unread(path: Path, kinds: set[Kind]) -> bool:
+    """Whether a file or folder beside shards of these kinds holds rows that are not read.
+
+    Of a folder the first names decide, for it may hold a million pictures; tars beside JSON may hold pictures too.
+    """
+    if not path.is_dir():
+        return path.suffix.lower() in _UNREAD
+    return any(_KINDS.get(p.suffix.lower()) in kinds for p in islice(path.iterdir(), _LOOKED_AT))
 
 
 def read_rows(source: SourceFiles, copies: IO[bytes]) -> Iterator[PlacedRow | Dropped]:
@@ -166,15 +168,15 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with all but its images as JSON has it: decimals and durations as text; bytes cannot be, and go."""
+    """The row with all but its images as JSON has it: decimals and durations as text, bytes as null."""
     return {key: value if key in ("image", "images") else _as_json(value) for key, value in row.items()}
 
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): _as_json(v) for k, v in value.items() if not isinstance(v, bytes)}
+        return {str(k): _as_json(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_as_json(v) for v in value if not isinstance(v, bytes)]
+        return [_as_json(v) for v in value]
     return str(value) if isinstance(value, (Decimal, timedelta)) else None if isinstance(value, bytes) else value
 
 

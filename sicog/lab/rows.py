@@ -13,7 +13,7 @@ from sicog.mini.steps import truth_of
 from sicog.mini.truth import SceneTruth
 from sicog.provenance import RUN
 from sicog.records import Candidate, Example, Query, ScoredSet
-from sicog.runs.states import read_plan
+from sicog.runs.states import lies_now, read_plan
 from sicog.storage import count_rows, read_json, read_records
 from sicog.tasks import CAPTIONING, REASONING
 
@@ -92,15 +92,15 @@ def plan_of(run_dir: Path) -> list[dict[str, Any]]:
     reports = [step["config"] for step in plan if step["verb"] == "report" and "out_dir" in step["config"]]
     if not reports:
         return plan
-    then = str(reports[-1].get("run_dir") or Path(reports[-1]["out_dir"]).parent)
+    then = Path(reports[-1].get("run_dir") or Path(reports[-1]["out_dir"]).parent)
 
     def found(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: found(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return list(map(found, value))
-        inside = isinstance(value, str) and (value == then or value.startswith(f"{then}/"))
-        return str(run_dir / value[len(then) :].lstrip("/")) if inside else value
+        inside = isinstance(value, str) and Path(value).is_relative_to(then)  # then it is a path for sure
+        return str(lies_now(Path(value), then, run_dir)) if inside else value
 
     return [{**step, "config": found(step["config"])} for step in plan]
 

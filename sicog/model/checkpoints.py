@@ -212,7 +212,7 @@ def read_config_dict(name: str) -> dict[str, Any]:
 
 def _here(name: str) -> str:
     """The folder of a model: its own, or that of the local cache. Nothing is downloaded, nor is the hub asked."""
-    return str(local_model(Path(name), "checkpoint"))
+    return str(local_model(Path(name), "model"))
 
 
 def read_processor(name: str) -> SicogProcessor:

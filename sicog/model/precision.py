@@ -28,7 +28,7 @@ def _computes_in_bfloat16() -> bool:
 
 
 def chosen_device(device: str = "auto") -> str:
-    """The device that `auto` stands for on this machine; others as they are."""
+    """The device that `auto` stands for on this machine; others as they are. Raises `ValueError` for what is none."""
     if device != "auto":
         if not re.fullmatch(rf"({'|'.join(_DEVICES)})(:\d+)?", device):
             raise ValueError(f"device={device}: give auto, cpu, cuda, or one GPU such as cuda:0")

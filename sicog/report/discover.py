@@ -53,20 +53,16 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
 
 def _from_here(config: ReportConfig, folder: Path) -> ReportConfig:
     """The config of a run as its folder lies now: it may have been moved, or started from another folder than this."""
-    then, now = config.steps_dir, folder.resolve()
-    if then.resolve() == now:
+    from sicog.runs.states import lies_now
+
+    then = config.steps_dir
+    if then.resolve() == folder.resolve():
         return config
-    n_parts = len(then.parts)
-    started_in = now.parents[n_parts - 1] if not then.is_absolute() and now.parts[-n_parts:] == then.parts else None
 
     def found(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: found(inner) for key, inner in value.items()}
-        if not isinstance(value, Path):
-            return value
-        if value.is_relative_to(then):
-            return folder / value.relative_to(then)
-        return started_in / value if started_in and not value.is_absolute() else value
+        return lies_now(value, then, folder) if isinstance(value, Path) else value
 
     return ReportConfig.model_validate(found(config.model_dump()))
 

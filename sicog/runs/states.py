@@ -153,6 +153,16 @@ def job_is_alive(job: str) -> bool | None:
     return found.returncode == 0 and bool(found.stdout.strip())
 
 
+def lies_now(path: Path, then: Path, folder: Path) -> Path:
+    """A path of a run that was written into `then`, as `folder` lies now: a run may be moved, copied or read from
+    another folder than it was started in."""
+    now, n_parts = folder.resolve(), len(then.parts)
+    if path.is_relative_to(then):
+        return folder / path.relative_to(then)
+    started_here = not then.is_absolute() and now.parts[-n_parts:] == then.parts
+    return now.parents[n_parts - 1] / path if started_here and not path.is_absolute() else path
+
+
 def write_plan(run_dir: Path, steps: Sequence[Step]) -> None:
     """Note the steps of the whole run; a file that says the same is left alone."""
     plan = [_planned(step) for step in steps]
