@@ -28,7 +28,7 @@ from sicog.config import Config
 from sicog.journal import WORK, Journal, write_rows
 from sicog.launch import LaunchConfig, gpus
 from sicog.progress import Progressing
-from sicog.provenance import RUN, digest_file, write_run_json
+from sicog.provenance import described, digest_file, holds_nothing, is_claimed, write_run_json
 from sicog.records import Dropped, Failed, Record, RecordT
 from sicog.storage import (
     MANIFEST,
@@ -260,7 +260,8 @@ def run_stage(
         rows_per_shard = -(-rows_per_shard // block_size) * block_size
     rank, n_ranks = share or (0, 1)
     if rank:
-        _wait_for((out_dir / RUN).is_file)
+        claim = described(step=step, config=config, inputs=inputs)
+        _wait_for(lambda: is_claimed(out_dir, claim) or not holds_nothing(out_dir))
     if not (rank and (out_dir / MANIFEST).is_file()):
         write_run_json(out_dir, step=step, config=config, inputs=inputs)
     if (out_dir / MANIFEST).is_file():

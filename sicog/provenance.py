@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,9 +14,13 @@ import orjson
 
 from sicog import __version__
 from sicog.config import Config
-from sicog.storage import MANIFEST, read_json, write_json
+from sicog.storage import MANIFEST, is_locked, read_json, write_json
 
 RUN = "run.json"
+_LOCKS = frozenset({"lock", ".lock"})
+# What a stage writes before its first block, and a training before its first checkpoint.
+_OF_A_START = _LOCKS | {RUN, "stage.json", "dropped.jsonl", "failed.jsonl", "metrics.jsonl", "speed.jsonl", "plan.json"}
+log = logging.getLogger(__name__)
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -79,6 +84,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def described(
+    *, step: str, config: Config, inputs: Mapping[str, Path], of_file: Callable[[Path], str] = digest_file
+) -> dict[str, Any]:
+    """What an output folder belongs to: the step, the identity of its config, and the digests of its inputs."""
+    digests = {name: digest_path(Path(path), of_file) for name, path in sorted(inputs.items())}
+    return {"step": step, "identity": config.identity(), "inputs": digests}
+
+
+def is_claimed(folder: Path, description: Mapping[str, Any]) -> bool:
+    """Whether the folder belongs to what `described` says."""
+    return (folder / RUN).is_file() and not _differences_from(folder, description)
+
+
 def write_run_json(
     folder: Path,
     *,
@@ -87,24 +105,23 @@ def write_run_json(
     inputs: Mapping[str, Path],
     of_file: Callable[[Path], str] = digest_file,
 ) -> None:
-    """Claim an output folder for this step, config and inputs; a folder of another one is refused.
+    """Claim an output folder for this step, config and inputs; a folder that holds work of another one is refused.
 
+    A folder in which another start was refused before it made anything belongs to nobody, and is taken over.
     Raises `ValueError` naming what differs, so that nothing of another run is overwritten.
     """
-    description = {
-        "step": step,
-        "identity": config.identity(),
-        "inputs": {name: digest_path(Path(path), of_file) for name, path in sorted(inputs.items())},
-    }
+    description = described(step=step, config=config, inputs=inputs, of_file=of_file)
     if (folder / RUN).is_file():
-        before = read_json(folder / RUN)
-        if differences := _differences({k: before.get(k) for k in description}, description):
+        differences = _differences_from(folder, description)
+        if not differences:
+            return
+        if not holds_nothing(folder):
             raise ValueError(
                 f"{folder} belongs to another run ({'; '.join(differences[:5])}); "
                 f"choose another output folder, or remove this one"
             )
-        return
-    if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        _take_over(folder, differences)
+    elif folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no {RUN}; choose another output folder")
     paths = {name: str(path) for name, path in sorted(inputs.items())}
     resolved = config.model_dump(mode="json")
@@ -113,6 +130,39 @@ def write_run_json(
         write_json(folder / RUN, {**description, "config": resolved, "input_paths": paths, "versions": versions()})
     except OSError as error:
         raise ValueError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether all that lies in an output folder is what a start writes before its first work is done.
+
+    A checkpoint, a finished block or any file that is not known here makes the folder its run's.
+    """
+    return not any(map(_is_work, _files(folder)))
+
+
+def _is_work(path: Path) -> bool:
+    if path.parent.name == ".work" and path.name.startswith("journal-"):
+        return path.stat().st_size > 0  # a line for each finished block
+    of_a_block = ".work" in path.parts and "parts" in path.parts
+    return not (path.name in _OF_A_START or path.parent.name == "tensorboard" or of_a_block)
+
+
+def _take_over(folder: Path, differences: list[str]) -> None:
+    """Remove what a refused start has left. Raises `ValueError` where it is still at work."""
+    if any(is_locked(path) for path in _files(folder) if path.name in _LOCKS):
+        raise ValueError(f"{folder} is being written by another process; wait for it to end, or stop it")
+    for path in _files(folder):
+        path.unlink(missing_ok=True)  # other processes of the same start may be at it too
+    log.warning("%s held only a start that did no work (%s); it begins anew", folder, "; ".join(differences[:5]))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def _differences_from(folder: Path, description: Mapping[str, Any]) -> list[str]:
+    before = read_json(folder / RUN)
+    return _differences({k: before.get(k) for k in description}, dict(description))
 
 
 def _differences(before: Any, after: Any, where: str = "") -> list[str]:

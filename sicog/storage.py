@@ -44,6 +44,19 @@ def locked(path: Path, what: Path, *, of_forks: bool = True) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock file `path`, in either of the two ways of `locked`."""
+    with path.open("a") as file:
+        for lock in (fcntl.flock, fcntl.lockf):
+            try:
+                lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                return True
+            except OSError:  # a file system without locks
+                return False
+    return False
+
+
 @contextmanager
 def opened_table(path: Path) -> Iterator[IO[str]]:
     """The text of a TSV or CSV, behind the mark that Excel begins it with. Raises `ValueError` unless it is UTF-8."""

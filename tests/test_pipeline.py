@@ -471,3 +471,50 @@ def test_a_source_that_gives_fewer_rows_than_it_counted_is_an_error_and_never_a_
     with pytest.raises(ValueError, match=f"gave {n} rows where 20 were counted"):
         attempt(n)
     assert read_json(attempt(20) / "manifest.json")["rows_in"] == 20  # put back, it goes on and has them all
+
+
+def refuses(*, after):
+    """A process that stops the stage, as a model that cannot be loaded does, before or after its first block."""
+    blocks = []
+
+    def stopping(block):
+        blocks.append(block)
+        if len(blocks) > after:
+            raise ValueError("no such model")
+        return list(process(block))
+
+    return stopping
+
+
+def test_a_start_that_was_refused_leaves_the_folder_to_the_corrected_one(tmp_path, caplog):
+    prepare(tmp_path)
+    with pytest.raises(ValueError, match="no such model"):
+        run(tmp_path, process=refuses(after=0))
+    run(tmp_path, k=2)
+    assert "did no work (k was 1, now 2); it begins anew" in caplog.text
+    assert read_json(tmp_path / "out" / "run.json")["identity"] == {"k": 2}
+    assert files(tmp_path / "out") == files(run(tmp_path, "fresh", k=2))
+
+
+def test_one_finished_block_makes_the_folder_its_own(tmp_path):
+    prepare(tmp_path)
+    with pytest.raises(ValueError, match="no such model"):
+        run(tmp_path, process=refuses(after=1))
+    with pytest.raises(ValueError, match=r"belongs to another run \(k was 1, now 2\)"):
+        run(tmp_path, k=2)
+    run(tmp_path)
+
+
+def test_a_start_that_is_still_at_work_keeps_its_folder(tmp_path):
+    prepare(tmp_path)
+    with pytest.raises(ValueError, match="no such model"):
+        run(tmp_path, process=refuses(after=0))
+    lock = (
+        f"import fcntl, sys; f = open(r'{tmp_path}/out/.work/lock', 'a'); fcntl.flock(f, 2); print(flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", lock], stdin=-1, stdout=-1) as other:
+        other.stdout.readline()
+        with pytest.raises(ValueError, match="is being written by another process"):
+            run(tmp_path, k=2)
+        other.communicate(b"\n")
+    run(tmp_path, k=2)

@@ -25,6 +25,9 @@ from sicog.training.run import load_model, train
 MakeConfig = Callable[..., TrainConfig]
 
 
+QA = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A red circle."}]
+
+
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
@@ -53,6 +56,23 @@ def test_a_finished_run_returns_at_once_and_another_config_is_refused(config: Ma
     assert (run_dir / "manifest.json").stat().st_mtime_ns == written
     with pytest.raises(ValueError, match=r"learning_rate was 0\.001, now 0\.002"):
         train(config(learning_rate=2e-3))
+
+
+def test_a_refused_start_leaves_the_folder_to_the_corrected_one(
+    config: MakeConfig, data_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="fewer than global_batch 128"):
+        train(config(global_batch=128))
+    broken = tmp_path / "rows.json"
+    rows = [{"id": str(i), "image": f"{i if i > 4 else 'none'}.png", "conversations": QA} for i in range(1, 21)]
+    broken.write_text(json.dumps(rows))
+    data = {"path": broken, "image_folder": data_dir / "images"}
+    with pytest.raises(ValueError, match="4 of 20 rows cannot be used"):
+        train(config(data=data))
+    broken.write_text(json.dumps(rows[4:]))
+    assert read_json(train(config(data=data, learning_rate=2e-3)) / "manifest.json")["rows_in"] == 16
+    with pytest.raises(ValueError, match="belongs to another run"):
+        train(config())
 
 
 def test_noise_changes_what_is_learnt_and_not_what_is_counted(config: MakeConfig, tmp_path: Path) -> None:
