@@ -48,7 +48,7 @@ def _add_verb(verb: Verb) -> None:
     ) -> None:
         resolved = _resolved(verb, config, overrides)
         if dry_run:
-            _echo_config(resolved)
+            _show_dry_run(verb, resolved)
         elif estimate:
             verb.estimate(resolved)
         else:
@@ -69,6 +69,20 @@ def _resolved(verb: Verb, config: str, overrides: list[str] | None) -> Config:
     if "=" in config:  # `sicog VERB key=value`: all from defaults
         config, items = "-", [config, *items]
     return load_config(verb.config_type(), None if config == "-" else Path(config), items)
+
+
+def _show_dry_run(verb: Verb, config: Config) -> None:
+    """The resolved config, and what a start would be refused for; the exit code says whether it would."""
+    from sicog.preflight import is_finished, problems
+
+    _echo_config(config)
+    found = problems(verb, config)
+    for problem in found:
+        typer.echo(f"a start would be refused: {problem}", err=True)
+    if found:
+        raise typer.Exit(1)
+    if is_finished(verb, config):
+        typer.echo("finished already: a start would do nothing", err=True)
 
 
 def _echo_config(config: Config) -> None:
@@ -101,9 +115,12 @@ def train(
     if device_tflops <= 0 or not 0 < utilisation <= 1:
         raise ValueError("device-tflops must be above 0, and utilisation above 0 and at most 1")
     command = ["train", config, *(overrides or [])]
-    for line in plan_lines(resolved, command, os.environ, Assumed(device_tflops, utilisation)):
+    plan = plan_lines(resolved, command, os.environ, Assumed(device_tflops, utilisation))
+    for line in plan.lines:
         typer.echo(f"# {line}")
     _echo_config(resolved)
+    if not plan.would_start:
+        raise typer.Exit(1)
 
 
 @app.command("mini-data", help=VERBS["mini-data"].help)
@@ -117,7 +134,7 @@ def mini_data(
     verb = VERBS["mini-data"]
     resolved = load_config(verb.config_type(), None, [f"out_dir={out}", f"seed={seed}", *(overrides or [])])
     if dry_run:
-        _echo_config(resolved)
+        _show_dry_run(verb, resolved)
         return
     verb.run(resolved)
 
@@ -156,7 +173,7 @@ def evaluate(
     given = [f"checkpoint={checkpoint}", f"suite={suite}", f"out_dir={out}", f"judge={judge}"]
     resolved = load_config(verb.config_type(), None, [*given, *(overrides or [])])
     if dry_run:
-        _echo_config(resolved)
+        _show_dry_run(verb, resolved)
         return
     verb.run(resolved)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import glob
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -37,6 +38,18 @@ class Config(BaseModel):
         """What decides the output: all values but paths and volatile ones, ready for JSON."""
         return _without_paths(self)
 
+    def settled(self, processes: int = 1) -> Self:
+        """What run.json holds: with a value in place of each `auto` that this machine, or so many processes, decide."""
+        return self
+
+    def problems(self, processes: int = 1) -> list[str]:
+        """Sentences for what a start on so many processes would be refused for here, beside missing files.
+
+        Looks in its first second: nothing is loaded and nothing written. By default what the configs within it say.
+        """
+        within = _configs(getattr(self, name) for name in type(self).model_fields)
+        return [problem for config in within for problem in config.problems()]
+
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -50,6 +63,28 @@ def _at_home(value: Any) -> Any:
     if isinstance(value, tuple) and any(isinstance(v, (Path, tuple)) for v in value):
         return tuple(map(_at_home, value))
     return {k: _at_home(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _configs(values: Iterable[Any]) -> Iterator[Config]:
+    for value in values:
+        if isinstance(value, Config):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _configs(value.values())
+        elif isinstance(value, (list, tuple)):
+            yield from _configs(value)
+
+
+def paths_of(value: Any) -> list[Path]:
+    """The paths in a config that decide its result, those of a pattern that there are instead of the pattern."""
+    if isinstance(value, Path):
+        return [value] if value.exists() else [Path(p) for p in sorted(glob.glob(str(value)))] or [value]  # noqa: PTH207
+    if isinstance(value, Config):
+        fields = [name for name in type(value).model_fields if name not in value.volatile]
+        return [p for name in fields for p in paths_of(getattr(value, name))]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [p for v in value for p in paths_of(v)] if isinstance(value, (list, tuple)) else []
 
 
 def _without_paths(value: Any) -> Any:

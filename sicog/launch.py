@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from sicog.config import Config
+from sicog.packages import lacking
 
 
 class LaunchConfig(Config):
@@ -33,6 +34,10 @@ class LaunchConfig(Config):
     time: str = "24:00:00"
     partition: str | None = None
     options: dict[str, str] = {}
+
+    def problems(self, processes: int = 1) -> list[str]:
+        """datatrove hands the shards to other machines."""
+        return [*super().problems(), *(lacking("datatrove", f"launch.on {self.on}") if self.on != "local" else [])]
 
 
 def gpus() -> list[str]:

@@ -92,6 +92,11 @@ def described(
     return {"step": step, "identity": config.identity(), "inputs": digests}
 
 
+def identity_differences(run: Mapping[str, Any], config: Config) -> list[str]:
+    """In what the identity of a config differs from that of a run.json; inputs are not looked at."""
+    return _differences(run.get("identity"), config.identity())
+
+
 def is_claimed(folder: Path, description: Mapping[str, Any]) -> bool:
     """Whether the folder belongs to what `described` says."""
     return (folder / RUN).is_file() and not _differences_from(folder, description)
@@ -116,12 +121,9 @@ def write_run_json(
         if not differences:
             return
         if not holds_nothing(folder):
-            raise ValueError(
-                f"{folder} belongs to another run ({'; '.join(differences[:5])}); "
-                f"choose another output folder, or remove this one"
-            )
+            raise ValueError(another_run(folder, differences))
         _take_over(folder, differences)
-    elif folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
+    elif holds_strangers(folder):
         raise ValueError(f"{folder} is not empty and holds no {RUN}; choose another output folder")
     paths = {name: str(path) for name, path in sorted(inputs.items())}
     resolved = config.model_dump(mode="json")
@@ -145,6 +147,17 @@ def _is_work(path: Path) -> bool:
         return path.stat().st_size > 0  # a line for each finished block
     of_a_block = ".work" in path.parts and "parts" in path.parts
     return not (path.name in _OF_A_START or path.parent.name == "tensorboard" or of_a_block)
+
+
+def another_run(folder: Path, differences: list[str]) -> str:
+    """The sentence for a folder that is not ours to write."""
+    shown = "; ".join(differences[:5])
+    return f"{folder} belongs to another run ({shown}); choose another output folder, or remove this one"
+
+
+def holds_strangers(folder: Path) -> bool:
+    """Whether a folder without a run.json holds files of which nobody knows what made them."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def _take_over(folder: Path, differences: list[str]) -> None:

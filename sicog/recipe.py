@@ -18,7 +18,6 @@ resolved config and the keys of the steps it depends on (and the content of outs
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sicog import __version__
-from sicog.config import Config, apply_overrides, load_extended, load_yaml, merge, validate
+from sicog.config import Config, apply_overrides, load_extended, load_yaml, merge, paths_of, validate
 from sicog.data.cache import cache_folder
 from sicog.data.table import digest_source_file
 from sicog.model.hub import find_model
@@ -163,7 +162,7 @@ def texts_of(value: Any) -> Iterator[str]:
 
 def outside_paths(step: Step) -> list[Path]:
     """What a step reads that no step of the run writes."""
-    return [path for path in _paths(step.config) if step.run_dir not in (path, *path.parents)]
+    return [path for path in paths_of(step.config) if step.run_dir not in (path, *path.parents)]
 
 
 @dataclass(frozen=True)
@@ -260,7 +259,7 @@ def _array(job: JobConfig, launcher: LauncherConfig) -> dict[str, Any]:
 
 def _key(verb: Verb, config: Config, run_dir: Path, depends_on: Sequence[str], earlier: Mapping[str, Step]) -> str:
     outside: dict[str, str] = {}
-    for path in _paths(config):
+    for path in paths_of(config):
         found = None if run_dir in (path, *path.parents) else find_model(path)
         if found is not None and _is_small(found):
             outside[str(path)] = digest_path(found, _digest)
@@ -269,7 +268,7 @@ def _key(verb: Verb, config: Config, run_dir: Path, depends_on: Sequence[str], e
             "sicog": __version__,
             "verb": verb.name,
             "config": config.identity(),
-            "paths": sorted(str(p.relative_to(run_dir)) for p in _paths(config) if run_dir in p.parents),
+            "paths": sorted(str(p.relative_to(run_dir)) for p in paths_of(config) if run_dir in p.parents),
             "inputs": [earlier[d].key for d in depends_on],
             "outside": outside,
         }
@@ -294,17 +293,6 @@ def _extended(path: Path) -> dict[str, Any]:
         assume["model"] = str(path.parent / model)
     base = values.pop("extends", None)
     return merge(_extended(path.parent / base), values) if base else values
-
-
-def _paths(value: Any) -> list[Path]:
-    if isinstance(value, Path):
-        return [value] if value.exists() else [Path(p) for p in sorted(glob.glob(str(value)))] or [value]  # noqa: PTH207
-    if isinstance(value, Config):
-        fields = [name for name in type(value).model_fields if name not in value.volatile]
-        return [p for name in fields for p in _paths(getattr(value, name))]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [p for v in value for p in _paths(v)] if isinstance(value, (list, tuple)) else []
 
 
 def _is_small(path: Path) -> bool:

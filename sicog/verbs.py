@@ -21,6 +21,7 @@ class Verb:
     function: str
     outputs: Mapping[str, str] = field(default_factory=lambda: {"out_dir": ""})  # config key -> sub-folder of the step
     shows: bool = False  # run again when done: it only prints what it made
+    claims: bool = True  # each output folder with a run.json of its own; else what lies there belongs to several starts
     estimator: str | None = None  # `module:function` that prints what the work would take, and does none of it
 
     def config_type(self) -> type[Config]:
@@ -143,6 +144,7 @@ VERBS: Mapping[str, Verb] = {
             "sicog.curation.thresholds:ThresholdsConfig",
             "sicog.curation.thresholds:thresholds",
             {"out": "thresholds.json"},
+            claims=False,
         ),
         Verb(
             "pair",
@@ -155,6 +157,7 @@ VERBS: Mapping[str, Verb] = {
             "Score and select in one go.",
             "sicog.curation.curate:CurateConfig",
             "sicog.curation.curate:curate",
+            claims=False,
         ),
         Verb(
             "overlap",
@@ -227,6 +230,7 @@ VERBS: Mapping[str, Verb] = {
             "Evaluate a checkpoint on a suite of benchmarks through VLMEvalKit.",
             "sicog.evaluation.config:EvalConfig",
             "sicog.evaluation.run:evaluate",
+            claims=False,
         ),
         Verb(
             "eval-samples",

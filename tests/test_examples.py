@@ -108,8 +108,9 @@ def test_a_new_task_is_on_the_command_line(tmp_path):
         "new_task", "sample", "task=titles", "styles=[{style: title}]", "checkpoint=c", "input=rows.json",
         f"out_dir={tmp_path}/out", "--dry-run",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "task: titles" in done.stdout
+    assert done.returncode == 1 and "task: titles" in done.stdout
+    said = "a start would be refused:"
+    assert done.stderr.splitlines() == [f"{said} c does not exist", f"{said} rows.json does not exist"]
     unknown = start("new_corruption", "sample", "task=titles", "checkpoint=c", "input=r.json", "out_dir=o", "--dry-run")
     assert unknown.returncode == 2 and "unknown task 'titles'" in unknown.stderr
 

@@ -138,6 +138,18 @@ class EncoderConfig(Config):
         if self.trust_remote_code and not self.revision and not local:
             raise ValueError(f"trust_remote_code runs code of {self.name}: pin it with revision (a commit)")
 
+    def problems(self, processes: int = 1) -> list[str]:
+        """An encoder that is not on this machine."""
+        from sicog.curation.embedder import encoder_folder  # which imports this module
+
+        found = super().problems()
+        if self.kind == "sentence-transformers":
+            try:
+                encoder_folder(self)
+            except ValueError as error:
+                found.append(str(error))
+        return found
+
     def _preset(self) -> Preset:
         model = self.endpoint.model if self.endpoint else self.name
         return presets().get(self.preset or model, Preset())

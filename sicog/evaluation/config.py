@@ -59,6 +59,16 @@ class EvalConfig(Config):
     kit: Path | None = None
     data_root: Path | None = None
 
+    def problems(self, processes: int = 1) -> list[str]:
+        """No environment of the kit."""
+        from sicog.evaluation.run import kit_python
+
+        try:
+            kit_python(self)
+        except ValueError as error:
+            return [*super().problems(), str(error)]
+        return super().problems()
+
     @property
     def shown_name(self) -> str:
         """The checkpoint's name in tables."""

@@ -17,6 +17,7 @@ from sicog.evaluation.families import FAMILIES, Question
 from sicog.evaluation.names import tails
 from sicog.evaluation.suite import Suite
 from sicog.evaluation.work_folder import MODEL, SCORES
+from sicog.packages import imported
 from sicog.storage import opened_table, read_json
 
 STATUS = "status.json"
@@ -135,11 +136,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         csv.field_size_limit(sys.maxsize)
         with opened_table(path) as file:
             return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-    try:
-        from openpyxl import load_workbook
-    except ImportError:
-        raise ValueError(f"{path} needs openpyxl to be read: pip install 'sicog[eval]'") from None
-    workbook = load_workbook(path, read_only=True)
+    workbook = imported("openpyxl", str(path)).load_workbook(path, read_only=True)
     try:
         header, *rows = workbook.worksheets[0].iter_rows(values_only=True)
     finally:

@@ -143,6 +143,12 @@ class SampleConfig(SamplingConfig):
         if self.workers > 1 or self.launch.on != "local":
             raise ValueError("engine: openai is one process; raise endpoint.concurrency instead of workers or launch")
 
+    def settled(self, processes: int = 1) -> SampleConfig:
+        """A run that is resumed elsewhere must not mix the answers of two precisions."""
+        if self.engine != "transformers":
+            return self
+        return self.model_copy(update={"precision": settled(self.precision, self.device)})
+
     @property
     def wanted_styles(self) -> tuple[StyleCount, ...]:
         """The styles after defaults and script names are resolved."""
@@ -172,12 +178,8 @@ class SampleConfig(SamplingConfig):
 
 def sample(config: SampleConfig) -> Path:
     """Write one `CandidateSet` for every query whose images can be read; returns the output folder."""
-    # Settled in run.json: a run that goes on elsewhere must not mix the answers of two precisions.
-    if config.engine == "transformers":
-        assert config.checkpoint is not None
-        checkpoint = local_model(config.checkpoint, "checkpoint")
-        settings = {"precision": settled(config.precision, config.device), "checkpoint": checkpoint}
-        config = config.model_copy(update=settings)
+    if config.checkpoint:
+        config = config.model_copy(update={"checkpoint": local_model(config.checkpoint, "checkpoint")}).settled()
     answering = {"checkpoint": config.checkpoint} if config.checkpoint else {}
     answering |= {"context": config.context.path} if config.context else {}
     with closing(SampleBlock(config)) as process:

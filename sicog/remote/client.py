@@ -19,9 +19,10 @@ from weakref import WeakValueDictionary
 
 import orjson
 
+from sicog.packages import imported
 from sicog.provenance import digest_value
 from sicog.remote.budget import Purse
-from sicog.remote.config import EndpointConfig, text_tokens
+from sicog.remote.config import ASKING, EndpointConfig, text_tokens
 from sicog.remote.limits import Clock, RateLimit
 from sicog.remote.pictures import SentPicture
 from sicog.remote.retry import back_off_s, retry_after_s
@@ -348,10 +349,7 @@ def connected(config: EndpointConfig, answers: Path, clock: Clock | None = None)
     Raises `ValueError` when the address, the key or the `openai` package is missing, before anything is written.
     """
     url, key = config.url(), config.key()
-    try:
-        import openai
-    except ImportError:
-        raise ValueError("asking an endpoint needs the package openai: pip install 'sicog[annotate]'") from None
+    openai = imported("openai", ASKING)
     # A proxy of the environment cannot reach a server of this machine.
     direct = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     http = openai.DefaultAsyncHttpxClient(trust_env=not direct)

@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from sicog.config import Config
+from sicog.packages import lacking
+
+ASKING = "asking an endpoint"
 
 _BASE_URL, _BASE_URL_ENV = "https://api.openai.com/v1", "OPENAI_BASE_URL"
 _BYTES_PER_TOKEN = 4
@@ -95,6 +98,15 @@ class EndpointConfig(Config):
                 f"or say api_key_env=null for a server that needs none"
             )
         return key
+
+    def problems(self, processes: int = 1) -> list[str]:
+        """No package to ask with, an address that is none, or no key."""
+        found = [*super().problems(), *lacking("openai", ASKING)]
+        try:
+            self.check()
+        except ValueError as error:
+            found.append(str(error))
+        return found
 
     def check(self) -> None:
         """Raise `ValueError` when the address or the key is missing or wrong."""

@@ -117,7 +117,7 @@ def _training(step: Step, rows: int, shapes: Shapes) -> Cost | None:
     from sicog.model.plan import image_size
     from sicog.training.plan import heaviest
 
-    devices = _devices(step, shapes.recipe)
+    devices = devices_of(step, shapes.recipe)
     size, text = image_size(assume.image), assume.prompt_tokens + assume.answer_tokens
     work = work_of(model, size, text, slicing=config.slicing, supervised=assume.answer_tokens)
     again = config.gradient_checkpointing == "full"
@@ -184,7 +184,7 @@ def _sampling(step: Step, rows: int, shapes: Shapes) -> Cost | None:
         disk=tokens * _BYTES_PER_TOKEN,
         left=tokens * _BYTES_PER_TOKEN,
         memory=2 * sum(weights.values()) + cache,
-        devices=_devices(step, shapes.recipe),
+        devices=devices_of(step, shapes.recipe),
         per_row=f"{n} candidates of {answer} tokens a row",
     )
 
@@ -200,7 +200,7 @@ def _cache_bytes(model: SicogConfig) -> int:
     return int(2 * text.num_hidden_layers * text.num_key_value_heads * width * 2)
 
 
-def _devices(step: Step, recipe: Recipe) -> int:
+def devices_of(step: Step, recipe: Recipe) -> int:
     """How many devices work on a step: trainings' by the launcher, of other steps their workers or array tasks."""
     from sicog.launch import gpus
 

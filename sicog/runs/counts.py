@@ -157,6 +157,14 @@ def _select(counts: Counts, step: Step) -> InAndOut:
     return _through(counts, step, rows, kept)
 
 
+def _curate(counts: Counts, step: Step) -> InAndOut:
+    config: Any = step.config
+    found = [rows for rows in map(counts.at, config.input) if rows]
+    rows = max(found, key=lambda r: r.n) if found else None
+    kept = rows.times(counts.recipe.assume.keep_share, "assumed") if rows else None
+    return _through(counts, step, rows, kept, "selected")
+
+
 def _build(counts: Counts, step: Step) -> InAndOut:
     config: Any = step.config
     total = getattr(config, "total", None)
@@ -212,6 +220,7 @@ _KNOWN: Mapping[str, Callable[[Counts, Step], InAndOut]] = {
     "score": _group,
     "claims": _group,
     "select": _select,
+    "curate": _curate,
     "settle": _sample,
     "build": _build,
     "mix": _mix,

@@ -13,13 +13,14 @@ from sicog.model.hub import find_model
 from sicog.recipe import Recipe, Step, load_recipe
 from sicog.runs.costs import Cost, Shapes, cost_of, most_disk
 from sicog.runs.counts import Counts
+from sicog.runs.refusals import refusals
 from sicog.runs.states import is_done
 
 _WIDTH = 150
 
 
 def show_plan(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) -> bool:
-    """Print the plan of a recipe; nothing is written. Returns whether all that it reads from outside is there."""
+    """Print the plan of a recipe; nothing is written. Returns whether a start would not be refused."""
     console = Console(emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)  # a pipe has no width, and figures must not be cut
@@ -32,10 +33,10 @@ def show_plan(path: Path, overrides: Sequence[str] = (), *, until: str | None = 
     for line in _notes(recipe):
         console.print(line, highlight=False, markup=False)
     _print_configs(steps, console)
-    missing = recipe.missing(steps)
-    for line in missing:
-        console.print(f"MISSING {line}", highlight=False, markup=False, soft_wrap=True)
-    return not missing
+    missing, refused = recipe.missing(steps), refusals(recipe, steps, counts)
+    for line in [*(f"MISSING {m}" for m in missing), *(f"REFUSED {r}" for r in refused)]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return not missing and not refused
 
 
 def _inputs(recipe: Recipe, counts: Counts) -> Table:

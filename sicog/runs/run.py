@@ -16,6 +16,8 @@ from rich.table import Table
 from sicog.launch import gpus
 from sicog.recipe import Recipe, Step, load_recipe
 from sicog.runs.config import LauncherConfig
+from sicog.runs.counts import Counts
+from sicog.runs.refusals import refusals
 from sicog.runs.states import (
     STATES,
     begun,
@@ -39,8 +41,8 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) 
     console, began = Console(stderr=True, emoji=False), time.monotonic()
     recipe = load_recipe(path, overrides)
     steps = recipe.until(until)
-    if missing := recipe.missing(steps):  # now, not after the hours that come before
-        raise ValueError("; ".join(missing))
+    if found := [*recipe.missing(steps), *refusals(recipe, steps, Counts(recipe))]:
+        raise ValueError("; ".join(found))  # now, not after the hours that come before
     with locked(recipe.run_dir / STATES / "lock", recipe.run_dir):
         write_plan(recipe.run_dir, recipe.steps)  # of the whole run, so that a page can be made of a part of it
         if recipe.launcher.on == "slurm":

@@ -13,6 +13,7 @@ from sicog.data.config import DataConfig, NoiseConfig
 from sicog.model.hub import local_model
 from sicog.model.kernels import Attention, Kernels
 from sicog.model.precision import Precision
+from sicog.packages import lacking
 
 Part = Literal["vision_tower", "projector", "language_model"]
 Checkpointing = Literal["none", "selective", "full"]
@@ -293,6 +294,37 @@ class TrainConfig(Config):
                 f"{self.accumulation} x {world_size} processes = {batch}; leave accumulation out to have it derived"
             )
         return batch
+
+    def settled(self, processes: int = 1) -> TrainConfig:
+        """The same accumulation on other processes, or `auto` on another kind of device, would be another run."""
+        from sicog.model.precision import settled
+        from sicog.training.parallel import settled_parallel
+
+        return self.model_copy(
+            update={
+                "global_batch": self.rows_per_update(processes),
+                "accumulation": None,
+                "precision": settled(self.precision),
+                "parallel": settled_parallel(self),
+            }
+        )
+
+    def problems(self, processes: int = 1) -> list[str]:
+        """Sizes that do not agree, and packages that are not installed."""
+        found = super().problems()
+        try:
+            self.rows_per_update(processes)
+        except ValueError as error:
+            found.append(str(error))
+        needed = {
+            "peft": self.lora is not None and "lora",
+            "deepspeed": self.parallel in ("zero2", "zero3") and f"parallel {self.parallel}",
+            "bitsandbytes": self.optimizer == "adamw_8bit" and "optimizer adamw_8bit",
+            "flash_attn": self.attention == "flash" and "attention flash",
+            "liger_kernel": self.kernels == "liger" and "kernels liger",
+        } | {tracker: f"report_to {tracker}" for tracker in self.report_to}
+        wanted = {module: what for module, what in needed.items() if what}
+        return found + [p for module, what in wanted.items() for p in lacking(module, what, module.replace("_", "-"))]
 
     def inputs(self) -> dict[str, Path]:
         """The inputs whose content decides the result, by name, for run.json."""

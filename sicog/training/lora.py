@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sicog.model.precision import Precision, settled
+from sicog.packages import imported
 from sicog.provenance import RUN
 from sicog.storage import read_json
 from sicog.training.config import LoraSettings, ModelSource
@@ -151,8 +152,4 @@ def _linear_layers(model: SicogForConditionalGeneration) -> set[str]:
 
 
 def _peft() -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise ValueError("lora needs the package peft: pip install 'sicog[train]'") from None
-    return peft
+    return imported("peft", "lora")

@@ -19,11 +19,13 @@ from sicog.data.lengths import RowLengths
 from sicog.data.mixture import read_mixture
 from sicog.data.preferences import PairSource
 from sicog.model.hub import find_model
+from sicog.preflight import is_finished, refusals
 from sicog.records import Dropped
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.nodes import planned_nodes
 from sicog.training.planning import pack_limits
 from sicog.training.table import batch_line, how_line
+from sicog.verbs import VERBS
 
 if TYPE_CHECKING:
     from sicog.data.image_folder import ImageFolder
@@ -44,9 +46,15 @@ class Assumed:
     utilisation: float = ASSUMED_UTILISATION
 
 
-def plan_lines(
-    config: TrainConfig, arguments: Sequence[str], environment: Mapping[str, str], assumed: Assumed
-) -> list[str]:
+@dataclass(frozen=True)
+class Plan:
+    """What a dry run shows. would_start: whether nothing is known for which a start would be refused."""
+
+    lines: list[str]
+    would_start: bool
+
+
+def plan_lines(config: TrainConfig, arguments: Sequence[str], environment: Mapping[str, str], assumed: Assumed) -> Plan:
     """The plan of a run. arguments: those of `sicog` that would start it. Raises `ValueError` for a batch that is none.
 
     What cannot be known because an input is missing is left out, and the input named.
@@ -54,18 +62,25 @@ def plan_lines(
     nodes = planned_nodes(environment)
     lines = [*nodes.commands(arguments), *batch_line(config, nodes.world_size).split("\n"), how_line(config)]
     gone = missing(config)
-    lines += [f"MISSING {name}: {path} does not exist" for name, path in gone.items()]
+    bad = [f"MISSING {name}: {path} does not exist" for name, path in gone.items()]
+    bad += [f"REFUSED {problem}" for problem in refusals(VERBS["train"], config, nodes.world_size)]
+    lines += bad
+    if not bad and is_finished(VERBS["train"], config, nodes.world_size):
+        lines.append(f"finished already: {config.run_dir} holds this training, and a start would do nothing")
     if any(name.startswith("model.") for name in gone):
-        return [*lines, "memory and time: not known before the model's folders are there"]
+        return Plan([*lines, "memory and time: not known before the model's folders are there"], would_start=False)
     model_config, processor = read_shapes(config.model.located())
     lines += _memory_lines(config, model_config, nodes.world_size)
     if any(name.startswith("data.") for name in gone):
-        return [*lines, "time: not known before the data is there"]
+        return Plan([*lines, "time: not known before the data is there"], would_start=False)
     n_rows, known, unusable = sample_rows(config, processor)
     if not len(known):
-        return [*lines, f"rows: {n_rows:,}; of {unusable} looked at, none could be used: time is not known"]
+        lines.append(f"rows: {n_rows:,}; of {unusable} looked at, none could be used: time is not known")
+        return Plan(lines, would_start=False)
+    enough = n_rows >= config.rows_per_update(nodes.world_size)
     lines.append(_rows_line(n_rows, known, unusable))
-    return [*lines, *_time_lines(config, model_config, n_rows, known, nodes.world_size, assumed)]
+    lines += _time_lines(config, model_config, n_rows, known, nodes.world_size, assumed)
+    return Plan(lines, would_start=enough and not bad)
 
 
 def missing(config: TrainConfig) -> dict[str, Path]:

@@ -16,7 +16,6 @@ from rich.console import Console
 from sicog.data.batching import RunPlan
 from sicog.data.cache import cache_folder
 from sicog.data.mixture import read_mixture
-from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
 from sicog.storage import MANIFEST, locked, read_json, write_json, write_records
 from sicog.training import checkpoints, parallel
@@ -49,19 +48,10 @@ def train(config: TrainConfig) -> Path:
 
 
 def _train(config: TrainConfig) -> Path:
-    global_batch = config.rows_per_update(_world_size())  # before anything is loaded
     batch = batch_line(config, _world_size())
-    config = config.model_copy(update={"model": config.model.located()})
-    # Settled in run.json: the same accumulation on another number of processes, or `auto` on another kind of device,
-    # would be another run.
-    config = config.model_copy(
-        update={
-            "global_batch": global_batch,
-            "accumulation": None,
-            "precision": settled(config.precision),
-            "parallel": parallel.settled_parallel(config),
-        }
-    )
+    if found := config.problems(_world_size()):  # before anything is loaded or written
+        raise ValueError("; ".join(found))
+    config = config.model_copy(update={"model": config.model.located()}).settled(_world_size())
     if _is_main():
         from sicog.data.table import digest_source_file
 

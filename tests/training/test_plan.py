@@ -25,7 +25,7 @@ MakeConfig = Callable[..., TrainConfig]
 
 
 def lines(config: TrainConfig, assumed: Assumed = Assumed(), **environment: str) -> str:
-    return "\n".join(plan_lines(config, ["train", "c.yaml"], environment, assumed))
+    return "\n".join(plan_lines(config, ["train", "c.yaml"], environment, assumed).lines)
 
 
 def test_the_plan_of_a_run(config: MakeConfig, tiny_dir: Path, tmp_path: Path) -> None:
