@@ -6,9 +6,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import orjson
+
 from sicog.config import Config
+from sicog.storage import MANIFEST, read_json
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Verb:
     outputs: Mapping[str, str] = field(default_factory=lambda: {"out_dir": ""})  # config key -> sub-folder of the step
     shows: bool = False  # run again when done: it only prints what it made
     claims: bool = True  # each output folder with a run.json of its own; else what lies there belongs to several starts
+    may_be_empty: bool = False  # keeping none of its rows is a result
     estimator: str | None = None  # `module:function` that prints what the work would take, and does none of it
 
     def config_type(self) -> type[Config]:
@@ -29,13 +34,32 @@ class Verb:
         return _load(self.config)
 
     def run(self, config: Config) -> Any:
-        """Do the work."""
-        return _load(self.function)(config)
+        """Do the work. Raises `ValueError` when rows went in and none was kept: what comes next would have nothing."""
+        result = _load(self.function)(config)
+        if not self.may_be_empty:
+            for folder in result if isinstance(result, tuple) else (result,):
+                if isinstance(folder, Path) and (folder / MANIFEST).is_file():
+                    _check_kept(folder)
+        return result
 
     def estimate(self, config: Config) -> None:
         """Print what the work would take."""
         assert self.estimator
         _load(self.estimator)(config)
+
+
+def _check_kept(folder: Path) -> None:
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("rows_kept") != 0 or not manifest.get("rows_in"):
+        return
+    reasons = ", ".join(f"{reason} {n}" for kind in ("dropped", "failed") for reason, n in manifest[kind].items())
+    file = folder / ("dropped.jsonl" if manifest["dropped"] else "failed.jsonl")
+    with file.open("rb") as lines:
+        first = orjson.loads(lines.readline())
+    raise ValueError(
+        f"{manifest['step']}: none of {manifest['rows_in']} rows was kept ({reasons}), such as {first['id']}: "
+        f"{first['detail'] or first['reason']}. {file} says why of each row"
+    )
 
 
 def _load(name: str) -> Any:
@@ -113,6 +137,7 @@ VERBS: Mapping[str, Verb] = {
             "Questions to a model about what candidates state.",
             "sicog.curation.claims.check:AskConfig",
             "sicog.curation.claims.check:ask_claims",
+            may_be_empty=True,
         ),
         Verb(
             "check-claims",
@@ -164,6 +189,7 @@ VERBS: Mapping[str, Verb] = {
             "Find near-duplicates and rows that overlap with benchmarks.",
             "sicog.curation.overlap:OverlapConfig",
             "sicog.curation.overlap:overlap",
+            may_be_empty=True,
         ),
         Verb(
             "build",

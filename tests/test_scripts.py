@@ -132,14 +132,14 @@ def test_dpo_from_corrupted_images(script, world, tiny_dir, tmp_path):
     from sicog.model import load_checkpoint
 
     common = {"EXPERIMENT_NAME": "exp", "IMAGE_FOLDER": world}
-    asked = {"MODEL_PATH": tiny_dir, "DATA_PATH": world / "unlabelled_questions.json", "PROMPT": "default"}
+    asked = {"MODEL_PATH": tiny_dir, "DATA_PATH": world / "unlabelled_questions.json", "PROMPT": "direct"}
     options = ["max_new_tokens=1000", "temperature=3.0"]  # hot enough that the tiny checkpoint ends its answers
     for split, more in (
         ("clean", {}),
         ("spoilt", {"AUGMENT_METHODS": "gaussian_blur,color_jitter,mirror_rotation,mask"}),
     ):
         succeeded(script("recap_scripts/reasoning_inference.sh", *options, SPLIT=split, **asked, **more, **common))
-    answers = {split: f"runs/exp/answers-default-{split}" for split in ("clean", "spoilt")}
+    answers = {split: f"runs/exp/answers-direct-{split}" for split in ("clean", "spoilt")}
     made = [f"chosen={answers['clean']}", f"rejected={answers['spoilt']}", "out_dir=my pairs"]
     succeeded(script("training_scripts/launch.sh", "pair", *made))
     pairs = list(read_records(tmp_path / "my pairs", PreferencePair))

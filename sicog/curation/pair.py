@@ -27,8 +27,8 @@ class PairConfig(Config):
     """Config of `sicog pair`.
 
     chosen: folders of candidate sets (or globs), sampled from the images as they are; rejected: likewise, sampled with
-    `corruptions`. Of each row one answer is drawn from `chosen`, and from `rejected` one to the same prompt that
-    differs from it: in its text and, for reasoning, in the answer it comes to.
+    `corruptions`. Of each row one answer to a prompt of both is drawn from `chosen`, and from `rejected` one to the
+    same prompt that differs from it: in its text and, for reasoning, in the answer it comes to.
     max_dropped_share: rows that cannot be read are dropped by name; above this share of them the run stops.
     """
 
@@ -89,15 +89,25 @@ class PairSets:
             raise ValueError(
                 f"row {row.id}: chosen and rejected were made from different queries; sample both from one input"
             )
-        usable = list(_usable(row))
-        if not usable:
-            return Dropped(id=row.id, step=STEP, reason="no_chosen", detail="every answer is cut or does not parse")
-        chosen, answer = usable[draw(len(usable), self.seed, "chosen", row.id)]
-        others = [c for c, a in _usable(other) if c.prompt == chosen.prompt and c.text != chosen.text and a != answer]
+        usable, rejected = list(_usable(row)), list(_usable(other))
+        for reason, found in (("no_chosen", usable), ("no_rejected", rejected)):
+            if not found:
+                return Dropped(id=row.id, step=STEP, reason=reason, detail="every answer is cut or does not parse")
+        asked = {candidate.prompt for candidate, _ in rejected}
+        meeting = [(candidate, answer) for candidate, answer in usable if candidate.prompt in asked]
+        if not meeting:
+            detail = f"the prompts of chosen ({_styles(usable)}) and rejected ({_styles(rejected)}) never meet"
+            return Dropped(id=row.id, step=STEP, reason="other_prompts", detail=detail)
+        chosen, answer = meeting[draw(len(meeting), self.seed, "chosen", row.id)]
+        others = [c for c, a in rejected if c.prompt == chosen.prompt and c.text != chosen.text and a != answer]
         if not others:
-            detail = "no whole answer to the same prompt that says something else"
-            return Dropped(id=row.id, step=STEP, reason="no_rejected", detail=detail)
+            detail = "every rejected answer to the same prompt says the same as the chosen one"
+            return Dropped(id=row.id, step=STEP, reason="same_answer", detail=detail)
         return (_pair(row, chosen, others[draw(len(others), self.seed, "rejected", row.id)]),)
+
+
+def _styles(candidates: Sequence[tuple[Candidate, str]]) -> str:
+    return ", ".join(sorted({candidate.style for candidate, _ in candidates}))
 
 
 def _usable(row: CandidateSet) -> Iterator[tuple[Candidate, str]]:

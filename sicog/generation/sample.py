@@ -47,9 +47,9 @@ ANSWERS = ".answers"  # of a served model, beside what is made of them
 def styles_for_prompt(task: str, name: str) -> tuple[StyleCount, ...]:
     """The styles of the scripts' PROMPT names: one sample, as in the original; for `paper` its whole set.
 
-    Raises `ValueError` naming the known ones.
+    The name of a style draws one sample of it. Raises `ValueError` naming the known ones.
     """
-    known = _SCRIPT_PROMPTS.get(task, {})
+    known = _SCRIPT_PROMPTS.get(task, {}) | {style: style for style in TASKS[task].styles}
     if name == PAPER and task in DEFAULT_STYLES:
         return DEFAULT_STYLES[task]
     if name not in known:
@@ -66,8 +66,8 @@ class SampleConfig(SamplingConfig):
     task: captioning (an image each), reasoning (a question each, with images or without), text (an instruction each),
         or one that was added (`tasks.add_task`), whose `styles` must be given.
     styles: the samples of every query; empty: 2 cod + 1 dd for captions, 2 cot + 1 direct for reasoning, 3 for text.
-    prompt: one of the scripts' prompt names (cod-default, cod-conv, cot-default, default: one sample; paper: the set
-        that `styles` defaults to) instead of `styles`.
+    prompt: one of the scripts' prompt names (cod-default, cod-conv, cot-default, default, or a style: one sample;
+        paper: the set that `styles` defaults to) instead of `styles`.
     image_roots: folders that links in the image folder may lead to.
     corruptions: one of these methods, drawn by (seed, id), spoils each image; for answers that shall be rejected.
     closer: beside the whole image, windows of it are asked about one by one; their candidates vote in `sicog claims`,

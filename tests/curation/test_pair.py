@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from sicog.config import load_config
 from sicog.curation.pair import PairConfig, pair
 from sicog.records import Dropped, PreferencePair, Turn
 from sicog.storage import read_json, read_records, write_dataset
+from sicog.verbs import VERBS
 
 
 def run(tmp_path, clean, corrupted, name="pairs", **options):
@@ -17,6 +21,10 @@ def run(tmp_path, clean, corrupted, name="pairs", **options):
     values = {"chosen": tmp_path / "clean", "rejected": tmp_path / "corrupted", "out_dir": tmp_path / name}
     out = pair(PairConfig.model_validate(values | options))
     return {p.id: p for p in read_records(out, PreferencePair)}, read_json(out / "manifest.json")["dropped"]
+
+
+def dropped_rows(folder):
+    return {row.id: row for line in (folder / "dropped.jsonl").open() for row in [Dropped.model_validate_json(line)]}
 
 
 def test_both_answers_are_full_texts_to_the_prompt_of_the_chosen_one(tmp_path, make):  # D-C14
@@ -45,8 +53,41 @@ def test_rows_without_a_pair_are_dropped_with_the_reason(tmp_path, make):  # D-C
     corrupted = [make.candidate_set(name, "reasoning", [bad]) for name, (_, bad) in answers.items() if bad]
     clean.append(make.candidate_set("spaced", "captioning", [("dd", "A red cup.")]))
     corrupted.append(make.candidate_set("spaced", "captioning", [("dd", "a red  cup.")]))
+    pairs, _ = run(tmp_path, clean, corrupted)
+    assert not pairs
+    reasons = {name: row.reason for name, row in dropped_rows(tmp_path / "pairs").items()}
+    assert reasons == {
+        "same_answer": "same_answer",
+        "same_text": "same_answer",
+        "other_prompt": "other_prompts",
+        "cut": "no_rejected",
+        "chosen_broken": "no_chosen",
+        "alone": "not_in_rejected",
+        "spaced": "same_answer",
+    }
+
+
+def test_prompts_that_never_meet_are_named(tmp_path, make):
+    clean = [make.candidate_set("1", "reasoning", [("direct", "red"), ("cot", make.cot("red"))])]
+    corrupted = [make.candidate_set("1", "reasoning", [("plain", "blue")])]
+    run(tmp_path, clean, corrupted)
+    never = "the prompts of chosen (cot, direct) and rejected (plain) never meet"
+    assert dropped_rows(tmp_path / "pairs")["1"].detail == never
+    paths = [f"chosen={tmp_path}/clean", f"rejected={tmp_path}/corrupted", f"out_dir={tmp_path}/pairs"]
+    for _ in range(2):  # a finished folder too
+        with pytest.raises(
+            ValueError, match=r"none of 1 rows was kept \(other_prompts 1\), such as 1: " + re.escape(never)
+        ):
+            VERBS["pair"].run(load_config(PairConfig, None, paths))
+
+
+def test_an_answer_is_chosen_whose_prompt_the_rejected_ones_have(tmp_path, make):
+    """Of the paper's three candidates only one was asked for spoilt images: no row is lost by the draw of another."""
+    three = [("cot", make.cot("red")), ("cot", make.cot("red")), ("direct", "red")]
+    clean = [make.candidate_set(str(i), "reasoning", three) for i in range(9)]
+    corrupted = [make.candidate_set(str(i), "reasoning", [("direct", "blue")]) for i in range(9)]
     pairs, dropped = run(tmp_path, clean, corrupted)
-    assert not pairs and dropped == {"no_rejected": 5, "no_chosen": 1, "not_in_rejected": 1}
+    assert len(pairs) == 9 and not dropped and {p.chosen for p in pairs.values()} == {"red"}
 
 
 def test_the_draw_depends_on_the_seed_and_the_id_alone(tmp_path, make):
