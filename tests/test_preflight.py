@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from sicog import cli
 from sicog.config import load_config
+from sicog.model.precision import chosen_device
 from sicog.packages import imported, lacking
 from sicog.preflight import is_finished, problems
 from sicog.records import CandidateSet, Example, Query, Turn
@@ -162,3 +163,15 @@ def test_candidates_of_a_curate_step_are_counted(here: Path) -> None:
     planned = load_recipe(here / "r.yaml")
     counts = Counts(planned)
     assert [str(counts.of(step).gives) for step in planned.steps] == ["~ 3", "~ 3"]
+
+
+@pytest.mark.parametrize("device", ["cuda:91", "mps", "xpu:3"])
+def test_a_device_that_is_not_there_is_said_before_a_model_is_loaded(device: str) -> None:
+    with pytest.raises(ValueError, match=rf"^device={device} is not on this machine \(.+\); leave device at auto$"):
+        chosen_device(device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:", "cuda:x"])
+def test_what_is_no_device_is_said(device: str) -> None:
+    with pytest.raises(ValueError, match=f"^device={device}: give auto, cpu, cuda, or one GPU such as cuda:0$"):
+        chosen_device(device)

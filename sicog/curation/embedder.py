@@ -12,6 +12,7 @@ import numpy as np
 
 from sicog.curation.encoders import PACKAGE, EncoderConfig, Settings
 from sicog.curation.vector_cache import Encoded
+from sicog.model.precision import chosen_device
 from sicog.provenance import digest_file, digest_value
 
 
@@ -131,7 +132,7 @@ def _load(folder: Path, config: EncoderConfig) -> Any:
         model = SentenceTransformer(
             str(folder),
             trust_remote_code=config.trust_remote_code,
-            device=config.device,
+            device=chosen_device(config.device) if config.device else None,
             local_files_only=True,
             model_kwargs={"dtype": settings.dtype},
         )

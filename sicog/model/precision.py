@@ -15,7 +15,8 @@ def settled(precision: Precision, device: str = "auto") -> Precision:
     """What `auto` and `native` stand for on this device (`auto`: a GPU when there is one); others as they are."""
     if precision not in ("auto", "native"):
         return precision
-    on_cpu = chosen_device(device).startswith("cpu")
+    _check_name(device)  # not that it is here: the work may be done on another machine
+    on_cpu = (chosen_device() if device == "auto" else device).startswith("cpu")
     return "float32" if on_cpu and not (precision == "native" and _computes_in_bfloat16()) else "bfloat16"
 
 
@@ -28,11 +29,25 @@ def _computes_in_bfloat16() -> bool:
 
 
 def chosen_device(device: str = "auto") -> str:
-    """The device that `auto` stands for on this machine; others as they are. Raises `ValueError` for what is none."""
-    if device != "auto":
-        if not re.fullmatch(rf"({'|'.join(_DEVICES)})(:\d+)?", device):
-            raise ValueError(f"device={device}: give auto, cpu, cuda, or one GPU such as cuda:0")
+    """The device that `auto` stands for on this machine; others as they are.
+
+    Raises `ValueError` for what is no device, and for one that this machine does not have.
+    """
+    _check_name(device)
+    if device == "cpu":
         return device
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={device} is not on this machine ({reason}); leave device at auto") from None
+    return device
+
+
+def _check_name(device: str) -> None:
+    if device != "auto" and not re.fullmatch(rf"({'|'.join(_DEVICES)})(:\d+)?", device):
+        raise ValueError(f"device={device}: give auto, cpu, cuda, or one GPU such as cuda:0")

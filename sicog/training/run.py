@@ -117,6 +117,7 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     if stop.stopped is not None:
         parallel.leave_together()
         leave(config.stage, stop.stopped, plan.n_steps)
+    trainer.stop_unless_weights_are_finite()
     with checkpoints.writing(config.run_dir / _FINAL):
         _save_final(trainer, config)
     if _is_main():

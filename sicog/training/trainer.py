@@ -177,6 +177,7 @@ class SicogTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save the whole state, then mark it complete, then let go of older checkpoints."""
         folder = self.config.run_dir / f"checkpoint-{self.state.global_step}"
+        self.stop_unless_weights_are_finite()
         with checkpoints.writing(folder):
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
@@ -189,6 +190,18 @@ class SicogTrainer(Trainer):
     def listed_ids(self) -> str:
         """The rows of the update in progress, the first of them."""
         return _listed(self.ids_of_update)
+
+    def stop_unless_weights_are_finite(self) -> None:
+        """Raise `ValueError` before broken weights are saved: no loss looks at what the last update did."""
+        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]  # type: ignore[union-attr]
+        # Under ZeRO-3 a process holds its shard of each.
+        bad = [name for name, p in trained if not bool(torch.isfinite(getattr(p, "ds_tensor", p)).all())]
+        if bad:
+            raise ValueError(
+                f"after update {self.state.global_step} {len(bad)} of {len(trained)} trained tensors hold NaN or "
+                f"infinity, such as {bad[0]}; they were not saved. Lower the learning rate and start again: the run "
+                f"resumes from its last checkpoint, if it has one"
+            )
 
     def _stop_unless_finite(self, value: float, what: str) -> None:
         if not math.isfinite(value):

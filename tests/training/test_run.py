@@ -232,6 +232,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_ids(config: MakeConfig, tiny_d
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
 
 
+def test_weights_that_the_last_update_broke_are_not_saved(config: MakeConfig) -> None:
+    with pytest.raises(ValueError, match=r"after update 1 \d+ of \d+ trained tensors hold NaN or infinity, such as "):
+        train(config(learning_rate=1e39, max_steps=1, warmup_ratio=0))
+    left = config().run_dir
+    assert not (left / "manifest.json").exists() and not list(left.rglob("*.safetensors"))
+
+
 def test_a_gradient_that_is_not_finite_stops_before_the_update(
     config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
