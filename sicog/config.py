@@ -19,7 +19,9 @@ class Config(BaseModel):
     `identity`: a path's content counts instead, through the digests of the step's inputs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
+    )
     volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
 
     @field_validator("*", mode="after")

@@ -45,26 +45,37 @@ _REMEMBERED = 1 << 26  # bytes from which a file's digest is kept beside its tim
 
 
 class StepSpec(Config):
-    """A step as the recipe writes it. job: what SLURM is asked for it, over the launcher's. after: steps that it waits
-    for beside those that its config names, such as a gate of a recipe that extends this one."""
+    """A step as the recipe writes it."""
 
     run: str
+    """The verb."""
     defaults: Path | None = None
+    """A YAML whose values `config` overrides; its path is relative to the recipe."""
     config: dict[str, Any] = {}
+    """The verb's keys; see `sicog VERB --help`."""
     job: dict[str, Any] = {}
+    """What SLURM is asked for this step, over the launcher's."""
     after: tuple[str, ...] = ()
+    """Steps that it waits for beside those that its config names, such as a gate of a recipe that extends this one."""
 
 
 class RecipeSpec(Config):
     """A recipe as it is written."""
 
     run_dir: Path
+    """Folder to write; each step has a folder in it."""
     inputs: dict[str, InputSpec] = {}
+    """What comes from outside, by name."""
     steps: dict[str, StepSpec | None] = Field(min_length=1)
+    """The steps, in order; null removes a step of the recipe that this one extends."""
     rounds: int | None = Field(default=None, ge=1)
+    """How often `each_round` is run."""
     each_round: dict[str, StepSpec | None] = {}
+    """Steps of every round."""
     then: dict[str, StepSpec | None] = {}
+    """Steps after all rounds."""
     launcher: LauncherConfig = LauncherConfig()
+    """How steps are started; a name alone is its `on`."""
     assume: Assumed = Assumed()
 
     @field_validator("launcher", mode="before")

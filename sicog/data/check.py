@@ -31,16 +31,18 @@ _BAR = 40
 
 
 class CheckConfig(Config):
-    """What is checked: `data`, `slicing`, `max_length` and `seed` as of `sicog train`.
-
-    checkpoint: whose processor measures tokens; without one, words are counted, and views as the full-size model's.
-    """
+    """What is checked."""
 
     data: DataConfig
+    """The rows, as of `sicog train`."""
     checkpoint: Path | None = None
+    """Its processor measures tokens; null: words are counted, and views as the full-size model's."""
     slicing: bool = True
+    """Whether images are cut into slices; false: the thumbnail alone."""
     max_length: int = Field(default=4096, gt=0)
+    """Tokens of a row at most, with the features of its images."""
     seed: int = Field(default=42, ge=0)
+    """Seed of the draws of a mixture."""
 
 
 def check(config: CheckConfig, out: Path | None = None) -> bool:

@@ -14,12 +14,10 @@ from sicog.records import CandidateSet
 
 
 class GroupConfig(Config):
-    """What `sicog group` does.
-
-    inputs: folders of candidate sets, or globs of such folders; the order of ids and of candidates is theirs.
-    """
+    """What `sicog group` does."""
 
     inputs: tuple[Path, ...] = Field(min_length=1)
+    """Folders of candidate sets, or globs of such folders; ids and candidates keep this order."""
     out_dir: Path
     block_size: int = Field(default=256, ge=1)
 
