@@ -15,6 +15,7 @@ from rich.console import Console
 
 from sicog import __version__
 from sicog.config import Config, load_config, load_yaml
+from sicog.generation.commands import app as generation_app
 from sicog.help import GroupedCommands, lists_keys, verb_keys
 from sicog.lab.commands import app as lab_app
 from sicog.model.commands import app as model_app
@@ -88,7 +89,23 @@ def _resolved(verb: Verb, config: str, overrides: list[str] | None) -> Config:
     items = overrides or []
     if "=" in config:  # `sicog VERB key=value`: all from defaults
         config, items = "-", [config, *items]
-    return load_config(verb.config_type(), None if config == "-" else Path(config), items)
+    if config == "-":
+        return load_config(verb.config_type(), None, items)
+    _check_first_word(verb, Path(config))
+    return load_config(verb.config_type(), Path(config), items)
+
+
+def _check_first_word(verb: Verb, path: Path) -> None:
+    """Raise `ValueError` when it is no YAML of keys, saying where data belong: people put them there first."""
+    try:
+        load_yaml(path)
+    except ValueError as error:
+        inputs = [name for name in ("input", "inputs") if name in verb.config_type().model_fields]
+        if not inputs or not path.exists() or path.suffix in (".yaml", ".yml"):
+            meant = f"`sicog {verb.name} --help` shows an example"
+        else:
+            meant = f"did you mean {inputs[0]}={path}?"
+        raise ValueError(f"{error}. The first word is a YAML of keys; {meant}") from None
 
 
 def _echo_config(config: Config) -> None:
@@ -249,46 +266,7 @@ def status(run_dir: Annotated[Path, typer.Argument(help="the folder of a run")])
         raise typer.Exit(1)
 
 
-@app.command()
-def ask(
-    checkpoint: Annotated[Path, typer.Argument(help="a checkpoint folder")],
-    image: Annotated[Path, typer.Argument(help="an image file")],
-    question: Annotated[str, typer.Argument(help="what to ask; may be empty for captions")] = "",
-    style: Annotated[str, typer.Option(help="cot, direct, cod or dd")] = "cot",
-    samples: Annotated[int, typer.Option(help="answers to draw")] = 5,
-    temperature: float = 0.7,
-    seed: int = 0,
-) -> None:
-    """Ask a checkpoint about an image: the answer, its steps, and how far the samples agree."""
-    from sicog.generation.ask import ask as ask_checkpoint
-
-    ask_checkpoint(checkpoint, image, question, style=style, samples=samples, temperature=temperature, seed=seed)
-
-
-@app.command("export-candidates")
-def export_candidates(
-    source: Annotated[Path, typer.Argument(help="a folder of candidate sets", metavar="SRC")],
-    target: Annotated[Path, typer.Argument(help="the JSON file to write", metavar="DST")],
-    generated: Annotated[bool, typer.Option("--generated", help="one candidate a row, as sampling writes it")] = False,
-) -> None:
-    """Write candidates as the original's files: for its curation, or with --generated as its sampling."""
-    from sicog.generation.original import export_candidates as export_to
-
-    export_to(source, target, form="generated" if generated else "candidates")
-
-
-@app.command("show-corruptions")
-def show_corruptions(
-    image: Annotated[Path, typer.Argument(help="an image file")],
-    out: Annotated[Path, typer.Option(help="the PNG to write")],
-    seed: Annotated[int, typer.Option(help="of the parameters")] = 0,
-) -> None:
-    """Draw an image under each of the corruptions that answers to reject are sampled from."""
-    from sicog.generation.show_corruptions import show_corruptions as show
-
-    show(image, out, seed=seed)
-
-
+app.add_typer(generation_app)
 app.add_typer(model_app)
 app.add_typer(lab_app, name="lab")
 data_app = typer.Typer(help="Look at training data.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -341,6 +319,14 @@ def merge_lora(
     merge(source, target, base=base)
 
 
+@app.command("script-help", hidden=True)
+def script_help(script: Annotated[Path, typer.Argument(help="a script of the project")]) -> None:
+    """What `SCRIPT.sh --help` prints."""
+    from sicog.script_help import describe
+
+    typer.echo(describe(script))
+
+
 def _guarded(main: Callable[[], None]) -> None:
     """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose.
 
@@ -364,7 +350,7 @@ def _sentence(error: ValueError | OSError) -> str:
 
     if not isinstance(error, ValidationError):
         return str(error)
-    from sicog.config import told
+    from sicog.validation import told
 
     return told(error)
 

@@ -72,6 +72,7 @@ class Key:
 class Section:
     """The keys of one config class. places: all keys whose value it is; none of the outermost."""
 
+    config: type[BaseModel]
     places: tuple[str, ...]
     says: str
     keys: tuple[Key, ...]
@@ -84,12 +85,13 @@ def sections(model: type[BaseModel]) -> list[Section]:
     for config in found:  # which grows
         prefix = f"{places[config][0]}." if places[config] else ""
         for name, field in config.model_fields.items():
-            for place, inner in _configs(f"{prefix}{name}", field.annotation):
+            for place, inner in configs(f"{prefix}{name}", field.annotation):
                 if inner not in places:
                     found.append(inner)
                     places[inner] = []
                 places[inner].append(place)
-    return [_section(config, tuple(places[config])) for config in found]
+    also = {key: name for name, key in getattr(model, "also", {}).items()}
+    return [_section(config, tuple(places[config]), also) for config in found]
 
 
 def as_text(listed: Sequence[Section], width: int) -> str:
@@ -109,52 +111,58 @@ def as_text(listed: Sequence[Section], width: int) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(listed: Sequence[Section]) -> str:
-    """For a page: a table for each section."""
-    lines: list[str] = []
-    for section in listed:
-        if section.places:
-            lines += ["", f"{', '.join(f'`{place}`' for place in section.places)}: {_cell(section.says)}"]
-        lines += ["", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-        for key in section.keys:
-            default = key.default if key.default in ("", _REQUIRED) else f"`{_bare(key.default)}`"
-            lines.append(f"| `{key.name}` | {_cell(key.type)} | {default} | {_cell(key.comment)} |")
+def as_table(section: Section) -> str:
+    """One section for a page: a table of Markdown, of keys within a config by their names there."""
+    lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    above = f"{section.places[0]}." if section.places else ""
+    for key in section.keys:
+        default = key.default if key.default in ("", _REQUIRED) else f"`{_bare(key.default)}`"
+        lines.append(
+            f"| `{key.name.removeprefix(above)}` | {_cell(key.type)} | {default} | {_cell(key.comment)} |",
+        )
     return "\n".join(lines)
 
 
 def comment_of(name: str, field: FieldInfo) -> str:
     """The comment of a key in one line: its own, else what the key means everywhere, else what its config is."""
-    inner = next((config for _, config in _configs("", field.annotation)), None)
+    inner = next((config for _, config in configs("", field.annotation)), None)
     return _one_line(field.description or COMMON.get(name) or (_summary(inner) if inner else ""))
 
 
 def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """What a value may be, in words: `integer, at least 1`, `a | b`, `list of paths`, `number or null, 0 to 1`."""
-    options = [option for option in _options(annotation) if option is not NoneType]
+    options = members(annotation)
     words = [_one(option) for option in options] + ["null"] * (len(options) < len(_options(annotation)))
     return " or ".join(words) + _bounds(metadata)
 
 
-def _section(config: type[BaseModel], places: tuple[str, ...]) -> Section:
+def _section(config: type[BaseModel], places: tuple[str, ...], also: Mapping[str, str]) -> Section:
     prefix = f"{places[0]}." if places else ""
-    keys = [
-        Key(f"{prefix}{name}", type_text(f.annotation, f.metadata), _default(f), comment_of(name, f))
-        for name, f in config.model_fields.items()
-    ]
+    keys = []
+    for name, field in config.model_fields.items():
+        place, comment = f"{prefix}{name}", comment_of(name, field)
+        if place in also:
+            comment += f" `{also[place]}` is understood too."
+        keys.append(Key(place, type_text(field.annotation, field.metadata), _default(field), comment))
     keys.sort(key=lambda key: key.default != _REQUIRED)
-    return Section(places, _summary(config), tuple(keys))
+    return Section(config, places, _summary(config), tuple(keys))
 
 
-def _configs(place: str, annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
+def configs(place: str, annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
     """The configs that a value holds, and where: below NAME in a mapping, [] in a list."""
     for option in _options(annotation):
         origin, inner = get_origin(option), get_args(option)
         if isinstance(option, type) and issubclass(option, BaseModel):
             yield place, option
         elif origin in (tuple, list):
-            yield from _configs(f"{place}[]", inner[0])
+            yield from configs(f"{place}[]", inner[0])
         elif inner and origin is not Literal:
-            yield from _configs(f"{place}.NAME", inner[-1])
+            yield from configs(f"{place}.NAME", inner[-1])
+
+
+def members(annotation: Any) -> list[Any]:
+    """The types that an annotation allows, without None."""
+    return [option for option in _options(annotation) if option is not NoneType]
 
 
 def _options(annotation: Any) -> list[Any]:
@@ -182,7 +190,7 @@ def _one(option: Any, *, several: bool = False) -> str:
 
 
 def _items(annotation: Any) -> str:
-    options = [option for option in _options(annotation) if option is not NoneType]
+    options = members(annotation)
     return " or ".join(_one(option, several=True) for option in options) + _bounds(_metadata(annotation))
 
 

@@ -36,6 +36,7 @@ from sicog.provenance import digest_file, digest_path, digest_value
 from sicog.runs.config import Assumed, InputSpec, JobConfig, LauncherConfig
 from sicog.runs.rounds import Scope, step_name
 from sicog.storage import MANIFEST
+from sicog.validation import told
 from sicog.verbs import VERBS, Verb
 
 _GATES = ("alarms", "promote", "gap", "mini-gap")  # verbs after which all waits, for they may end the run
@@ -259,8 +260,7 @@ def _job(step: StepSpec, launcher: LauncherConfig, where: str) -> JobConfig:
     try:
         return launcher.job(trains=step.run == _TRAINS, own=step.job)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{where}: job.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(f"{where}: job: {told(error, JobConfig)}") from None
 
 
 def _array(job: JobConfig, launcher: LauncherConfig) -> dict[str, Any]:

@@ -270,7 +270,7 @@ VERBS: Mapping[str, Verb] = {
         Verb(
             "eval-samples",
             "Accuracy against the number of samples, from what was sampled.",
-            "'curves=[{model: next, style: cot, runs: [runs/answers]}]' answers=test.tsv out_dir=runs/curves",
+            "'curves=[{model: next, style: cot, runs: [runs/answers]}]' answers=test.tsv select=[vote] out_dir=curves",
             "sicog.evaluation.samples:EvalSamplesConfig",
             "sicog.evaluation.samples:eval_samples",
         ),

@@ -36,6 +36,7 @@ from sicog.records import AnnotatedRow, Dropped, Example, Query, Turn
 from sicog.remote.client import connected
 from sicog.storage import MANIFEST
 from sicog.tasks import CAPTIONING, REASONING, bare_question
+from sicog.validation import first_told
 
 COT_TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
 _ANNOTATIONS = ("cod_caption", "dd_caption")
@@ -178,8 +179,7 @@ class _Annotated:
             except RowError as error:
                 yield Dropped(id=row.id, step=self.step, reason=error.reason, detail=str(error))
             except ValidationError as error:
-                detail = error.errors()[0]["msg"]
-                yield Dropped(id=row.id, step=self.step, reason="malformed_row", detail=detail)
+                yield Dropped(id=row.id, step=self.step, reason="malformed_row", detail=first_told(error))
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,12 @@ class SelectConfig(Config):
     @model_validator(mode="after")
     def _one_rule_for_keeping(self) -> SelectConfig:
         cuts = [self.threshold is not None, self.threshold_file is not None]
-        if self.choose == "best" and (sum(cuts) != 1 or self.keep_rows_of):
-            raise ValueError(
-                "choose: best needs either threshold or threshold_file (threshold=null takes a config's away), and no "
-                "keep_rows_of"
-            )
+        if self.choose == "best" and not any(cuts):
+            raise ValueError("no threshold is given; give threshold, such as 0.85, or threshold_file")
+        if self.choose == "best" and all(cuts):
+            raise ValueError("give threshold or threshold_file, not both; threshold=null takes a config's away")
+        if self.choose == "best" and self.keep_rows_of:
+            raise ValueError("keep_rows_of is for choose: random; leave it out, or set choose")
         if self.choose == "random" and any(cuts):
             raise ValueError("choose: random takes no threshold; keep_rows_of says how many rows it keeps")
         return self

@@ -6,9 +6,9 @@ With a checkpoint the rows are measured as training measures them, and kept in t
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -33,6 +33,7 @@ _BAR = 40
 class CheckConfig(Config):
     """What is checked."""
 
+    also: ClassVar[Mapping[str, str]] = {"image_folder": "data.image_folder"}
     data: DataConfig
     """The rows, as of `sicog train`."""
     checkpoint: Path | None = None

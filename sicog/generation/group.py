@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -16,6 +17,7 @@ from sicog.records import CandidateSet
 class GroupConfig(Config):
     """What `sicog group` does."""
 
+    also: ClassVar[Mapping[str, str]] = {"input": "inputs"}
     inputs: tuple[Path, ...] = Field(min_length=1)
     """Folders of candidate sets, or globs of such folders; ids and candidates keep this order."""
     out_dir: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -133,6 +134,12 @@ class TrainConfig(Config):
             "check_memory",
         }
     )
+
+    also: ClassVar[Mapping[str, str]] = {
+        "out_dir": "run_dir",
+        "input": "data.path",
+        "image_folder": "data.image_folder",
+    }
 
     stage: Literal["warmup", "align", "pretrain", "sft", "dpo"]
     """Which stage of the method this is."""
