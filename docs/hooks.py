@@ -1,11 +1,18 @@
-"""For mkdocs: a link to a file of the repository that is no page of the site becomes the file's path, as text."""
+"""For mkdocs: a link to a file of the repository that is no page of the site becomes the file's path, as text; the page
+of keys is filled in from the config classes, which need no torch."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sicog.help import GROUPS
+from sicog.keys import Section, as_table, sections
+from sicog.verbs import VERBS
+
+_KEYS = "<!-- the keys of all verbs -->"
 _LINK = re.compile(r"\[([^\]]*)\]\((\.\./[^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -20,4 +27,33 @@ def on_page_markdown(markdown: str, *, config: Any, page: Any, **_: Any) -> str:
         path = target.relative_to(root).as_posix()
         return f"`{path}`" if path.endswith(text.strip("`").rstrip("/")) else f"{text} (`{path}`)"
 
-    return _LINK.sub(named, markdown)
+    return _LINK.sub(named, markdown.replace(_KEYS, keys_of_all_verbs()) if _KEYS in markdown else markdown)
+
+
+def keys_of_all_verbs() -> str:
+    """A section for each verb by the groups of `sicog --help`; configs within several verbs come once, at the end."""
+    listed = {name: sections(verb.config_type()) for name, verb in VERBS.items()}
+    uses = Counter(section.config for found in listed.values() for section in found)
+    shared: dict[type, Section] = {}
+    lines: list[str] = []
+    for title, names in GROUPS.items():
+        lines += ["", f"## {title}"]
+        for name in (name for name in names if name in VERBS):
+            own, *inner = listed[name]
+            example = f"```text\nsicog {name} {VERBS[name].example}\n```"
+            lines += ["", f"### sicog {name}", "", VERBS[name].help, "", example, "", as_table(own)]
+            for section in inner:
+                if uses[section.config] > 1:
+                    shared.setdefault(section.config, section)
+                lines += ["", _places(section, linked=uses[section.config] > 1)]
+                lines += ["", as_table(section)] if uses[section.config] == 1 else []
+    lines += ["", "## Configs within several verbs"]
+    for config, section in shared.items():
+        lines += ["", f"### {config.__name__}", "", section.says, "", as_table(section)]
+    return "\n".join(lines)
+
+
+def _places(section: Section, *, linked: bool) -> str:
+    where = ", ".join(f"`{place}`" for place in section.places)
+    name = section.config.__name__
+    return f"{where}: see [{name}](#{name.lower()})." if linked else f"{where}: {section.says}"

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Step 2, reasoning: sample one answer per question in the style of PROMPT; AUGMENT_METHODS corrupts the images (for DPO).
+# SPLIT: reads ${DATA_PATH}_$SPLIT.json when it exists; the output's name ends with it
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's relative paths stay theirs
+[[ " $* " != *" --help "* ]] || exec "$root/training_scripts/launch.sh" script-help "${BASH_SOURCE[0]}"
 : "${EXPERIMENT_NAME:?name of the run}" "${MODEL_PATH:?reasoning checkpoint}" "${DATA_PATH:?unlabelled questions (LLaVA JSON)}"
 input="$DATA_PATH" name="answers-${PROMPT:-cot-default}${SPLIT:+-$SPLIT}"
 if [ -n "${SPLIT:-}" ] && [ -f "${DATA_PATH}_$SPLIT.json" ]; then input="${DATA_PATH}_$SPLIT.json"; fi

@@ -13,7 +13,10 @@ import typer
 import yaml
 from rich.console import Console
 
-from sicog.config import Config, load_config
+from sicog import __version__
+from sicog.config import Config, load_config, load_yaml
+from sicog.generation.commands import app as generation_app
+from sicog.help import GroupedCommands, lists_keys, verb_keys
 from sicog.lab.commands import app as lab_app
 from sicog.model.commands import app as model_app
 from sicog.verbs import VERBS, Verb
@@ -23,20 +26,38 @@ from sicog.verbs import VERBS, Verb
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
-    help="Self-improving cognition: develop, generate, curate, construct. Each verb takes one YAML and key=value.",
+    cls=GroupedCommands,
+    help="Self-improving cognition: develop, generate, curate, construct. Most commands take one YAML and key=value; "
+    "`sicog COMMAND --help` lists all keys.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 _SECONDS_FOR_MAIN = 3
+_RECIPE = "Keys of the recipe, of its YAML or as KEY=VALUE"
 
-YamlFile = Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")]
+YamlFile = Annotated[str, typer.Argument(help="a YAML file of keys; left out or '-': defaults")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value overrides, e.g. data.path=x.json", metavar="KEY=VALUE")
+    list[str] | None, typer.Argument(help="values of keys, over those of the YAML", metavar="KEY=VALUE")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")]
 Estimate = Annotated[bool, typer.Option("--estimate", help="Measure what it would take, and do none of it.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sicog {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def _add_verb(verb: Verb) -> None:
@@ -61,14 +82,30 @@ def _add_verb(verb: Verb) -> None:
     ) -> None:
         command(config, overrides, dry_run)
 
-    app.command(verb.name, help=verb.help)(command if verb.estimator else without_estimate)
+    app.command(verb.name, help=verb.help, cls=verb_keys(verb.name))(command if verb.estimator else without_estimate)
 
 
 def _resolved(verb: Verb, config: str, overrides: list[str] | None) -> Config:
     items = overrides or []
     if "=" in config:  # `sicog VERB key=value`: all from defaults
         config, items = "-", [config, *items]
-    return load_config(verb.config_type(), None if config == "-" else Path(config), items)
+    if config == "-":
+        return load_config(verb.config_type(), None, items)
+    _check_first_word(verb, Path(config))
+    return load_config(verb.config_type(), Path(config), items)
+
+
+def _check_first_word(verb: Verb, path: Path) -> None:
+    """Raise `ValueError` when it is no YAML of keys, saying where data belong: people put them there first."""
+    try:
+        load_yaml(path)
+    except ValueError as error:
+        inputs = [name for name in ("input", "inputs") if name in verb.config_type().model_fields]
+        if not inputs or not path.exists() or path.suffix in (".yaml", ".yml"):
+            meant = f"`sicog {verb.name} --help` shows an example"
+        else:
+            meant = f"did you mean {inputs[0]}={path}?"
+        raise ValueError(f"{error}. The first word is a YAML of keys; {meant}") from None
 
 
 def _show_dry_run(verb: Verb, config: Config) -> None:
@@ -94,9 +131,9 @@ for _verb in VERBS.values():
         _add_verb(_verb)
 
 
-@app.command("train", help=VERBS["train"].help)
+@app.command("train", help=VERBS["train"].help, cls=verb_keys("train"))
 def train(
-    config: Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")] = "-",
+    config: YamlFile = "-",
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print commands and a plan.")] = False,
     device_tflops: Annotated[float, typer.Option(help="--dry-run: a device's dense bfloat16 TFLOP/s")] = 312.0,
@@ -123,23 +160,24 @@ def train(
         raise typer.Exit(1)
 
 
-@app.command("mini-data", help=VERBS["mini-data"].help)
+@app.command("mini-data", help=VERBS["mini-data"].help, cls=verb_keys("mini-data"))
 def mini_data(
-    out: Annotated[Path, typer.Option(help="folder to write")],
-    seed: Annotated[int, typer.Option(help="seed of the world")] = 1,
+    out: Annotated[Path | None, typer.Option(help="folder to write, or out_dir=")] = None,
+    seed: Annotated[int, typer.Option(help="seed of the world, or seed=")] = 1,
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Draw the mini world; counts are key=value, e.g. `test_images=100`."""
+    """Draw the mini world; counts are key=value, e.g. `test=100`."""
     verb = VERBS["mini-data"]
-    resolved = load_config(verb.config_type(), None, [f"out_dir={out}", f"seed={seed}", *(overrides or [])])
+    named = [f"out_dir={out}"] if out else []
+    resolved = load_config(verb.config_type(), None, [*named, f"seed={seed}", *(overrides or [])])
     if dry_run:
         _show_dry_run(verb, resolved)
         return
     verb.run(resolved)
 
 
-@app.command("eval", help=VERBS["eval"].help)
+@app.command("eval", help=VERBS["eval"].help, cls=verb_keys("eval"))
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="a checkpoint folder")],
     overrides: Overrides = None,
@@ -191,7 +229,10 @@ def show_results(
     typer.echo(results(folders, out, baseline=baseline, suite=suite), nl=False)
 
 
-@app.command(help=VERBS["report"].help)
+@app.command(
+    help=VERBS["report"].help,
+    cls=lists_keys(VERBS["report"].config, "report runs/mini", "Keys of a step `report` of a recipe"),
+)
 def report(
     run_dir: Annotated[Path, typer.Argument(help="the folder of a run or of one of its steps, finished or not")],
     out: Annotated[Path | None, typer.Option(help="write the page to this folder, not within the run's")] = None,
@@ -202,7 +243,7 @@ def report(
     report_run(run_dir, out)
 
 
-@app.command()
+@app.command(cls=lists_keys("sicog.recipe:RecipeSpec", "run recipes/mini.yaml run_dir=runs/mine", _RECIPE))
 def run(
     recipe: Annotated[Path, typer.Argument(help="the recipe's YAML")],
     overrides: Overrides = None,
@@ -242,53 +283,14 @@ def status(run_dir: Annotated[Path, typer.Argument(help="the folder of a run")])
         raise typer.Exit(1)
 
 
-@app.command()
-def ask(
-    checkpoint: Annotated[Path, typer.Argument(help="a checkpoint folder")],
-    image: Annotated[Path, typer.Argument(help="an image file")],
-    question: Annotated[str, typer.Argument(help="what to ask; may be empty for captions")] = "",
-    style: Annotated[str, typer.Option(help="cot, direct, cod or dd")] = "cot",
-    samples: Annotated[int, typer.Option(help="answers to draw")] = 5,
-    temperature: float = 0.7,
-    seed: int = 0,
-) -> None:
-    """Ask a checkpoint about an image: the answer, its steps, and how far the samples agree."""
-    from sicog.generation.ask import ask as ask_checkpoint
-
-    ask_checkpoint(checkpoint, image, question, style=style, samples=samples, temperature=temperature, seed=seed)
-
-
-@app.command("export-candidates")
-def export_candidates(
-    source: Annotated[Path, typer.Argument(help="a folder of candidate sets", metavar="SRC")],
-    target: Annotated[Path, typer.Argument(help="the JSON file to write", metavar="DST")],
-    generated: Annotated[bool, typer.Option("--generated", help="one candidate a row, as sampling writes it")] = False,
-) -> None:
-    """Write candidates as the original's files: for its curation, or with --generated as its sampling."""
-    from sicog.generation.original import export_candidates as export_to
-
-    export_to(source, target, form="generated" if generated else "candidates")
-
-
-@app.command("show-corruptions")
-def show_corruptions(
-    image: Annotated[Path, typer.Argument(help="an image file")],
-    out: Annotated[Path, typer.Option(help="the PNG to write")],
-    seed: Annotated[int, typer.Option(help="of the parameters")] = 0,
-) -> None:
-    """Draw an image under each of the corruptions that answers to reject are sampled from."""
-    from sicog.generation.show_corruptions import show_corruptions as show
-
-    show(image, out, seed=seed)
-
-
+app.add_typer(generation_app)
 app.add_typer(model_app)
 app.add_typer(lab_app, name="lab")
 data_app = typer.Typer(help="Look at training data.", no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 
 
-@data_app.command("check")
+@data_app.command("check", cls=lists_keys("sicog.data.check:CheckConfig", "data check sft.json --image-folder images"))
 def data_check(
     data: Annotated[str, typer.Argument(help="a dataset, a user's file or folder of shards, or a YAML mixture")],
     overrides: Overrides = None,
@@ -334,6 +336,14 @@ def merge_lora(
     merge(source, target, base=base)
 
 
+@app.command("script-help", hidden=True)
+def script_help(script: Annotated[Path, typer.Argument(help="a script of the project")]) -> None:
+    """What `SCRIPT.sh --help` prints."""
+    from sicog.script_help import describe
+
+    typer.echo(describe(script))
+
+
 def _guarded(main: Callable[[], None]) -> None:
     """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose.
 
@@ -357,7 +367,7 @@ def _sentence(error: ValueError | OSError) -> str:
 
     if not isinstance(error, ValidationError):
         return str(error)
-    from sicog.config import told
+    from sicog.validation import told
 
     return told(error)
 

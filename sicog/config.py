@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from sicog.keys import members
+from sicog.validation import told
 
 
 class Config(BaseModel):
@@ -18,10 +19,20 @@ class Config(BaseModel):
 
     Fields typed `Path` and those named in `volatile` do not change what a step computes, so they are left out of
     `identity`: a path's content counts instead, through the digests of the step's inputs.
+    also: further names by which keys may be given, with the keys that they stand for. Where a config names its input or
+    output otherwise than most do, the usual name is understood too; what is recorded is the key.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
+    )
     volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
+    also: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_key(cls, values: Any) -> Any:
+        return by_its_key(cls.also, values) if isinstance(values, Mapping) else values
 
     @field_validator("*", mode="after")
     @classmethod
@@ -98,12 +109,30 @@ def _without_paths(value: Any) -> Any:
     return value
 
 
+def by_its_key(also: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values with each key by its own name. Raises `ValueError` when one is given by both of its names."""
+    if not (given := [name for name in also if name in values]):
+        return values
+    result = _copy(values)
+    for name in given:
+        *parents, leaf = also[name].split(".")
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        if not isinstance(node, dict) or leaf in node:
+            raise ValueError(f"{name} is another name of {also[name]}; give one of them")
+        node[leaf] = result.pop(name)
+    return result
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises `ValueError` naming the file and, where the parser knows it, the line."""
     try:
         value = _keys_as_written(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such config file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, not a YAML file") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -146,11 +175,13 @@ def apply_overrides(
     Where `model` says that a key is a path or a text, the value is taken as it stands, whatever it holds; for a list of
     them it is cut at commas (or is YAML in brackets).
     """
-    result = _copy(values)
+    also: Mapping[str, str] = getattr(model, "also", {})
+    result = _copy(by_its_key(also, values))
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:
             raise ValueError(f"override {item!r} is not of the form key=value")
+        key = also.get(key, key)
         *parents, leaf = key.split(".")
         node = result
         for parent in parents:
@@ -169,25 +200,6 @@ def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Con
         return model.model_validate(dict(values))
     except ValidationError as error:
         raise ValueError(f"{where}: {told(error, model)}") from None
-
-
-def told(error: ValidationError, model: type[BaseModel] | None = None) -> str:
-    """What is wrong with the values of a config, key by key, in one sentence without pydantic's addresses."""
-    lines, places = [], [item["loc"] for item in error.errors()]
-    for item in error.errors():
-        key, depth = ".".join(str(p) for p in item["loc"]), len(item["loc"])
-        if item["type"] == "too_short" and any(p[:depth] == item["loc"] and len(p) > depth for p in places):
-            continue  # the list is short of the items that are mistaken, which is said already
-        if item["type"] in ("tuple_type", "list_type"):
-            lines.append(f"{key}: give a list in brackets, such as {key}=[{item['input']}], got {item['input']!r}")
-        elif item["type"] == "extra_forbidden":
-            lines.append(f"unknown key {key!r}{_nearest(model, item['loc']) if model else ''}")
-        else:
-            # What is wrong with several keys together is said in the sentence; all of them would bury it.
-            whole = isinstance(item["input"], (Mapping, BaseModel))
-            given = "" if whole or item["type"] == "missing" else f", got {item['input']!r}"
-            lines.append(f"{key or 'config'}: {item['msg'].removeprefix('Value error, ')}{given}")
-    return "; ".join(lines)
 
 
 def load_config(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ()) -> ConfigT:
@@ -227,40 +239,19 @@ def _kind(model: Any, keys: Sequence[str]) -> str | None:
     annotation = model
     for key in keys:
         fields: Mapping[str, Any] = next(
-            (t.model_fields for t in _options(annotation) if hasattr(t, "model_fields")), {}
+            (t.model_fields for t in members(annotation) if hasattr(t, "model_fields")), {}
         )
         if key not in fields:
             return None
         annotation = fields[key].annotation
-    options = _options(annotation)
+    options = set(members(annotation))
     if options <= {Path, str}:
         return "text"
-    listed = [_options(get_args(t)[0]) for t in options if get_origin(t) in (tuple, list) and get_args(t)]
+    listed = [set(members(get_args(t)[0])) for t in options if get_origin(t) in (tuple, list) and get_args(t)]
     return "texts" if len(listed) == len(options) == 1 and listed[0] <= {Path, str} else None
-
-
-def _options(annotation: Any) -> set[Any]:
-    """The types that an annotation allows, None left out."""
-    if get_origin(annotation) is Annotated:
-        return _options(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return set().union(*(_options(t) for t in get_args(annotation))) - {NoneType}
-    return {annotation}
 
 
 def _copy(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _copy(v) for k, v in value.items()}
     return [_copy(v) for v in value] if isinstance(value, list) else value
-
-
-def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    node: Any = model
-    for part in location[:-1]:
-        field = getattr(node, "model_fields", {}).get(part)
-        node = field.annotation if field else None
-    names = list(getattr(node, "model_fields", {}))
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    if close:
-        return f" (did you mean {close[0]!r}?)"
-    return f" (known: {', '.join(names)})" if names else ""

@@ -23,6 +23,7 @@ from sicog.records import Dropped, Example, Query, RecordT, Turn
 from sicog.scratch import Scratch, id_digest
 from sicog.storage import atomic_write
 from sicog.tasks import TASKS
+from sicog.validation import first_told
 
 MARKER = "<image>"
 _VIDEO_MARKER = "<video>"
@@ -129,7 +130,7 @@ def parse_row(
     except RowError as error:
         return Dropped(id=row_id, step=step, reason=error.reason, detail=f"{where}: {error}")
     except ValidationError as error:
-        detail = f"{where}: {error.errors()[0]['msg']}"
+        detail = f"{where}: {first_told(error)}"
         return Dropped(id=row_id, step=step, reason="malformed_row", detail=detail)
 
 

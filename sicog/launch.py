@@ -14,23 +14,22 @@ from sicog.packages import lacking
 
 
 class LaunchConfig(Config):
-    """Past one machine. The shards, and so the results, are the same everywhere.
-
-    on: `local` is this machine (`workers` processes); `slurm` submits a job array and returns; `ray` runs on the
-        cluster that this process is connected to, and waits. The last two need the extra `cluster` (datatrove), and
-        input, checkpoint and output folder where all machines see them.
-    wait: with slurm, return only when the folder is finished, for a script whose next line reads it; fail if it is not.
-    tasks: how many tasks of the array run, the shards divided among them; with Ray how many shards at once.
-    gpus, cpus, memory_gb: of one task; memory is per CPU. time, partition: of the job array.
-    options: further options of sbatch without their dashes, e.g. `{account: mine, constraint: a100}`.
-    """
+    """Where the workers run: on this machine, or beyond it. The shards, and so the results, are the same everywhere."""
 
     on: Literal["local", "slurm", "ray"] = "local"
+    """`local` is this machine (`workers` processes); `slurm` submits a job array and returns; `ray` runs on the cluster
+    that this process is connected to, and waits. The last two need the extra `cluster` (datatrove), and input,
+    checkpoint and output folder where all machines see them."""
     wait: bool = False
+    """With slurm: return only when the folder is finished, for a script whose next line reads it; fail if it is not."""
     tasks: int = Field(default=8, ge=1)
+    """Tasks of the array, which share the shards; with Ray the shards that run at once."""
     gpus: int = Field(default=1, ge=0)
+    """GPUs of one task."""
     cpus: int = Field(default=8, ge=1)
+    """CPU cores of one task."""
     memory_gb: int = Field(default=4, ge=1)
+    """Memory of one task in GB for each CPU core."""
     time: str = "24:00:00"
     partition: str | None = None
     options: dict[str, str] = {}

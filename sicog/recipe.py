@@ -35,6 +35,7 @@ from sicog.provenance import digest_file, digest_path, digest_value
 from sicog.runs.config import Assumed, InputSpec, JobConfig, LauncherConfig
 from sicog.runs.rounds import Scope, step_name
 from sicog.storage import MANIFEST
+from sicog.validation import told
 from sicog.verbs import VERBS, Verb
 
 _GATES = ("alarms", "promote", "gap", "mini-gap")  # verbs after which all waits, for they may end the run
@@ -44,26 +45,37 @@ _REMEMBERED = 1 << 26  # bytes from which a file's digest is kept beside its tim
 
 
 class StepSpec(Config):
-    """A step as the recipe writes it. job: what SLURM is asked for it, over the launcher's. after: steps that it waits
-    for beside those that its config names, such as a gate of a recipe that extends this one."""
+    """A step as the recipe writes it."""
 
     run: str
+    """The verb."""
     defaults: Path | None = None
+    """A YAML whose values `config` overrides; its path is relative to the recipe."""
     config: dict[str, Any] = {}
+    """The verb's keys; see `sicog VERB --help`."""
     job: dict[str, Any] = {}
+    """What SLURM is asked for this step, over the launcher's."""
     after: tuple[str, ...] = ()
+    """Steps that it waits for beside those that its config names, such as a gate of a recipe that extends this one."""
 
 
 class RecipeSpec(Config):
     """A recipe as it is written."""
 
     run_dir: Path
+    """Folder to write; each step has a folder in it."""
     inputs: dict[str, InputSpec] = {}
+    """What comes from outside, by name."""
     steps: dict[str, StepSpec | None] = Field(min_length=1)
+    """The steps, in order; null removes a step of the recipe that this one extends."""
     rounds: int | None = Field(default=None, ge=1)
+    """How often `each_round` is run."""
     each_round: dict[str, StepSpec | None] = {}
+    """Steps of every round."""
     then: dict[str, StepSpec | None] = {}
+    """Steps after all rounds."""
     launcher: LauncherConfig = LauncherConfig()
+    """How steps are started; a name alone is its `on`."""
     assume: Assumed = Assumed()
 
     @field_validator("launcher", mode="before")
@@ -247,8 +259,7 @@ def _job(step: StepSpec, launcher: LauncherConfig, where: str) -> JobConfig:
     try:
         return launcher.job(trains=step.run == _TRAINS, own=step.job)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{where}: job.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(f"{where}: job: {told(error, JobConfig)}") from None
 
 
 def _array(job: JobConfig, launcher: LauncherConfig) -> dict[str, Any]:

@@ -28,21 +28,23 @@ from sicog.tasks import SHORT_ANSWER, STEP_BY_STEP
 
 
 class SampledConfig(Config):
-    """checkpoints: the models, named by their folders, and by those above where two are called the same.
-    suite: a shipped suite's name or a YAML; of its benchmarks `only` these. The kit's own data sets are read where the
-        kit keeps them, `data_root` ($LMUData, else ~/LMUData, by default).
-
-    samples: of every question, model and style; select: how one of them is chosen (see `EvalSamplesConfig`).
-    """
+    """What `sicog eval --samples` does."""
 
     checkpoints: tuple[Path, ...] = Field(min_length=1)
+    """The models, named by their folders, and by those above where two are called the same."""
     suite: str
+    """Name of a shipped suite, or a YAML."""
     only: tuple[str, ...] = ()
+    """Some of the suite's benchmarks; empty: all."""
     out_dir: Path
     data_root: Path | None = None
+    """Where the kit keeps its own data sets; null: $LMUData, else ~/LMUData."""
     samples: int = Field(default=8, ge=1)
+    """Samples of every question, model and style."""
     select: tuple[Select, ...] = ("greedy", "vote", "mbr", "oracle")
+    """How one of the samples is chosen; see `sicog eval-samples --help`."""
     styles: tuple[Style, ...] = Field(default=("direct", "cot"), min_length=1)
+    """Styles that are asked in."""
     temperature: float = Field(default=0.7, gt=0)
     top_p: float = Field(default=0.9, gt=0, le=1)
     max_new_tokens: int = Field(default=1200, ge=1)

@@ -20,6 +20,7 @@ import orjson
 from pydantic import ValidationError
 
 from sicog.records import Record, RecordT
+from sicog.validation import first_told
 
 MANIFEST = "manifest.json"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of the machine, or of the user's share of it
@@ -158,8 +159,7 @@ def what_is_wrong(error: ValueError) -> str:
     """Why a line is no record, in one line: the first field that does not fit, without the field's value."""
     if not isinstance(error, ValidationError):
         return str(error).splitlines()[0]
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"
+    return first_told(error)
 
 
 def count_rows(folder: Path) -> int:

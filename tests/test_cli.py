@@ -1,13 +1,20 @@
 """cli.py: help without torch, one sentence and exit code 2 for a user's mistake."""
 
 import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
+from typer.testing import CliRunner
+
+from sicog import __version__, cli
+from sicog.help import GROUPS
+from sicog.verbs import VERBS
 
 
 def sicog(*arguments, cwd=None):
@@ -23,6 +30,14 @@ def sicog(*arguments, cwd=None):
         (("annotate", "task=captioning", "inptu=x"), "unknown key 'inptu' (did you mean 'input'?)"),
         (("select", "threshold"), "no such config file"),
         (("report", "nowhere"), "is no folder; name a run's folder"),
+        (("select", ".."), ".. is a folder, not a YAML file. The first word is a YAML of keys; did you mean input=..?"),
+        (("group", ".."), "did you mean inputs=..?"),
+        (("train", ".."), "The first word is a YAML of keys; `sicog train --help` shows an example"),
+        (("run", ".."), ".. is a folder, not a YAML file"),
+        (("status", ".."), ".. is no run of a recipe: it holds no recipe.json, which `sicog run` writes."),
+        (("status", ".."), "`sicog report ..` shows what any folder holds"),
+        (("status", "nowhere"), "nowhere does not exist; name the run_dir of a recipe"),
+        (("mini-data",), "out_dir is missing"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, arguments, says):
@@ -53,10 +68,80 @@ def test_mini_data_and_dry_run(tmp_path):
 
 
 def test_help_and_plans_need_no_torch():
-    code = "import sys, sicog.cli, sicog.recipe; assert 'torch' not in sys.modules"
-    for verb in ("sicog.cli", "sicog.training.config", "sicog.generation.sample", "sicog.curation.score"):
-        code += f"; import {verb}; assert 'torch' not in sys.modules, {verb!r}"
+    code = "import sys, sicog.cli, sicog.recipe, sicog.verbs; assert 'torch' not in sys.modules\n"
+    code += "for verb in sicog.verbs.VERBS.values():\n"
+    code += "    verb.config_type(); assert 'torch' not in sys.modules, verb.name"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_printed():
+    done = CliRunner().invoke(cli.app, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"sicog {__version__}\n")
+
+
+def test_the_help_has_every_command_in_one_group_and_the_mini_world_last():
+    group = typer.main.get_command(cli.app)
+    named = [name for names in GROUPS.values() for name in names]
+    assert sorted(group.list_commands(None)) == sorted(group.commands)
+    assert len(named) == len(set(named)) and VERBS.keys() <= set(named)
+    output = CliRunner().invoke(cli.app, ["--help"]).output
+    assert output.index("1 Develop") < output.index("2 Generate") < output.index("3 Curate") < output.index("4 Constr")
+    assert output.index("Evaluate") < output.index(" mini-data ") and "script-help" not in output
+    assert [n for n in named if n.startswith(("mini-", "lab"))] == [
+        name for name in list(GROUPS.values())[-1] if name != "sweep"
+    ]
+
+
+def test_help_has_an_example_and_all_keys_and_is_quick():
+    begin = time.monotonic()
+    done = sicog("select", "--help")
+    assert done.returncode == 0 and time.monotonic() - begin < 30
+    assert "sicog select input=data/scored threshold=0.85 out_dir=data/kept" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "out_dir (path, required) Folder to write." in said
+    assert "min_candidates = 3 (integer, at least 2) Rows with fewer candidates" in said
+    assert "data.path" not in said
+
+
+@pytest.mark.parametrize("command", ["report", "run", "data check", "lab run", "lab ceiling", "lab table"])
+def test_help_of_other_commands_lists_the_keys_that_they_take(command):
+    done = CliRunner().invoke(cli.app, [*command.split(), "--help"])
+    assert done.exit_code == 0 and f"sicog {command}" in done.output
+    key = {"report": "threshold_file", "run": "steps.NAME.run", "data check": "data.check_images"}
+    assert key.get(command, "updates.sft") in done.output
+
+
+@pytest.mark.parametrize("name", [*VERBS])
+def test_the_example_of_a_verb_is_true(name, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    command = typer.main.get_command(cli.app).get_command(None, name)
+    given = command.make_context(name, shlex.split(VERBS[name].example)).params
+    if "config" in given:
+        assert cli._resolved(VERBS[name], given["config"], given["overrides"])
+    for key in re.findall(r"(?:^| )\W?([\w.]+)=", VERBS[name].example):
+        assert key.split(".")[0] in VERBS[name].config_type().model_fields
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("GLOBAL_BATCH=32", "export GLOBAL_BATCH=32, or write global_batch=32)"),
+        ("FINETUNE_BATCH=2", "export FINETUNE_BATCH=2; `SCRIPT.sh --help` shows the key of each variable)"),
+    ],
+)
+def test_a_scripts_variable_given_as_a_key_is_explained(override, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        cli._resolved(VERBS["train"], override, [])
+
+
+def test_the_first_word_may_be_rows_by_mistake(tmp_path):
+    rows, broken = tmp_path / "rows.jsonl", tmp_path / "mine.yaml"
+    rows.write_text('{"id": 1}\n{"id": 2}\n')
+    broken.write_text("a: [")
+    with pytest.raises(ValueError, match=r"did you mean input=.*rows\.jsonl\?"):
+        cli._resolved(VERBS["score"], str(rows), None)
+    with pytest.raises(ValueError, match=r"(?s)not valid YAML.*`sicog score --help` shows an example"):
+        cli._resolved(VERBS["score"], str(broken), None)
 
 
 def test_what_users_write_is_printed_as_they_wrote_it():
@@ -88,5 +173,5 @@ def test_a_setting_out_of_range_is_a_sentence_without_an_address(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     done = sicog("ask", tmp_path, "a.png", "Q?", "--temperature", "-1", cwd=tmp_path)
     said = " ".join(done.stderr.split())
-    assert done.returncode == 2 and "temperature: Input should be greater than or equal to 0" in said
+    assert done.returncode == 2 and "temperature: must be at least 0" in said
     assert "http" not in said and "Traceback" not in said

@@ -114,7 +114,7 @@ def test_extends_and_overrides_and_until(tmp_path):
         (("${captions}", "${capsions}"), r"step 'all': \$\{capsions\} is no earlier step; earlier: data, captions"),
         (("seed: 0", "sede: 0"), r"step 'all': unknown key 'sede' \(did you mean 'seed'\?\)"),
         (("  all:", "  All!:"), "lower-case letters"),
-        (("task: captioning,", "task: singing,"), "step 'captions': task: Input should be 'captioning' or 'reasoning'"),
+        (("task: captioning,", "task: singing,"), "step 'captions': task: must be 'captioning' or 'reasoning'"),
         (("seed: 0", "seed: 0\n      out_dir: x"), "step 'all': out_dir is not for the recipe to say"),
         (("${data}/warmup_reasoning.jsonl", "nowhere.jsonl"), "step 'reasoning' reads nowhere.jsonl, which does not"),
     ],
@@ -130,10 +130,10 @@ def test_mistakes_name_the_step_and_the_key(tmp_path, edit, says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("run_dir: x\nsteps: {}", "steps: Dictionary should have at least 1 item"),
-        ("run_dir: x\nsteps: [a]", "steps: Input should be a valid dictionary"),
-        ("run_dir: x\nsteps: {a: b}", "steps.a: Input should be a valid dictionary"),
-        ("steps: {}", "run_dir: Field required"),
+        ("run_dir: x\nsteps: {}", "steps: must hold at least 1"),
+        ("run_dir: x\nsteps: [a]", "steps: must be a mapping"),
+        ("run_dir: x\nsteps: {a: b}", "steps.a: must be a mapping"),
+        ("steps: {}", "run_dir is missing"),
     ],
 )
 def test_a_recipe_that_is_none_is_said(tmp_path, text, says):

@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
 # Step 1, captions: a teacher rewrites them as Chains-of-Description; CoD and detailed-description examples come of it.
+# TEACHER_MODEL: the teacher's name; its address and key are read from OPENAI_BASE_URL and OPENAI_API_KEY
+# IMAGE_DIR: what image paths are relative to; IMAGE_FOLDER is understood too
+# IMAGE_FOLDER: another name of IMAGE_DIR
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's relative paths stay theirs
+[[ " $* " != *" --help "* ]] || exec "$root/training_scripts/launch.sh" script-help "${BASH_SOURCE[0]}"
 : "${ORIGINAL_CAPTION_FILE:?rows with image, caption and conversations (ALLaVA form); without TEACHER_MODEL also cod_caption}"
 : "${OUTPUT_COD_DIR:?folder for the Chain-of-Description examples}" "${OUTPUT_DD_DIR:?folder for the detailed descriptions}"
 config=captioning teacher=()
-if [ -n "${TEACHER_MODEL:-}" ]; then      # its address and key are read from OPENAI_BASE_URL and OPENAI_API_KEY
+if [ -n "${TEACHER_MODEL:-}" ]; then
     config=teacher teacher=(teacher.endpoint.model="$TEACHER_MODEL")
 fi
 exec "$root/training_scripts/launch.sh" annotate "$root/training_data_annotation/configs/$config.yaml" \

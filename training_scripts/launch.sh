@@ -4,7 +4,7 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 sicog="$(command -v sicog || echo "$root/.venv/bin/sicog")"
 [ -x "$sicog" ] || { echo "sicog is not installed: run 'make setup' in $root, or install it in your environment" >&2; exit 2; }
-if [[ " $* " == *" --dry-run "* ]] || [ -z "${DISTRIBUTED_ARGS:-}" ]; then
+if [[ " $* " == *" --dry-run "* || "$1" == script-help ]] || [ -z "${DISTRIBUTED_ARGS:-}" ]; then
     exec "$sicog" "$@"
 fi
 if [ "$1" != train ]; then

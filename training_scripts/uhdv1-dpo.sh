@@ -2,6 +2,7 @@
 # DPO: prefer chosen to rejected answers, such as those to corrupted images (`sicog pair` makes the pairs).
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's relative paths stay theirs
+[[ " $* " != *" --help "* ]] || exec "$root/training_scripts/launch.sh" script-help "${BASH_SOURCE[0]}"
 : "${EXPERIMENT_NAME:?name of the run}" "${DATA_PATH:?preference pairs}" "${PREV_STAGE_CHECKPOINT:?checkpoint to train, also the reference model}"
 exec "$root/training_scripts/launch.sh" train "$root/training_scripts/configs/dpo.yaml" \
     run_dir="${OUTPUT_DIR:-runs/$EXPERIMENT_NAME/dpo}" model.checkpoint="$PREV_STAGE_CHECKPOINT" \

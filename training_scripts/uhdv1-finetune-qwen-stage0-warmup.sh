@@ -2,6 +2,7 @@
 # Stage 0: warm up the perception or the reasoning model on a few annotated rows.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's relative paths stay theirs
+[[ " $* " != *" --help "* ]] || exec "$root/training_scripts/launch.sh" script-help "${BASH_SOURCE[0]}"
 : "${EXPERIMENT_NAME:?name of the run}" "${DATA_PATH:?warm-up data}" "${PREV_STAGE_CHECKPOINT:?checkpoint to warm up}"
 exec "$root/training_scripts/launch.sh" train "$root/training_scripts/configs/warmup.yaml" \
     run_dir="${OUTPUT_DIR:-runs/$EXPERIMENT_NAME/stage0}" model.checkpoint="$PREV_STAGE_CHECKPOINT" \

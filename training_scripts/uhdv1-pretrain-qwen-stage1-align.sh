@@ -2,6 +2,7 @@
 # Stage 1: align. Only the projector learns, on the thumbnail of each image.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's relative paths stay theirs
+[[ " $* " != *" --help "* ]] || exec "$root/training_scripts/launch.sh" script-help "${BASH_SOURCE[0]}"
 : "${EXPERIMENT_NAME:?name of the run}" "${DATA_PATH:?image-caption data}"
 : "${CLIP_CKPT_DIR:?folder of CLIP-ViT-L/14-336}" "${LLM_CKPT_DIR:?folder of the language model}"
 exec "$root/training_scripts/launch.sh" train "$root/training_scripts/configs/align.yaml" \

@@ -36,30 +36,34 @@ from sicog.records import AnnotatedRow, Dropped, Example, Query, Turn
 from sicog.remote.client import connected
 from sicog.storage import MANIFEST
 from sicog.tasks import CAPTIONING, REASONING, bare_question
+from sicog.validation import first_told
 
 COT_TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
 _ANNOTATIONS = ("cod_caption", "dd_caption")
 
 
 class ReviseConfig(Config):
-    """Where captions or annotated rows lie and where their two kinds of examples go.
-
-    teacher: who writes the `cod_caption` of each row; null when the rows have it already.
-    teacher_dir: where the teacher's rows go, beside the stored answers; by default `chain_dir` with "-teacher".
-    """
+    """Annotated rows, or captions with a teacher, to two kinds of examples: chains and plain answers."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     task: Literal["captioning", "reasoning"]
+    """`captioning` reads captions, `reasoning` LLaVA-CoT rows."""
     input: Path
-    chain_dir: Path  # Chain-of-Description or Chain-of-Thought examples
-    plain_dir: Path  # detailed descriptions or short answers
-    image_folder: Path | None = None  # when given, a row whose image cannot be used is dropped now
-    image_roots: tuple[Path, ...] = ()  # folders that links in the image folder may lead to
-    # "task": the prompts that generation uses. "row": the row's own question (step-by-step added for a chain).
+    """The rows: a JSON list, or JSONL."""
+    chain_dir: Path
+    """Folder to write: Chain-of-Description or Chain-of-Thought examples."""
+    plain_dir: Path
+    """Folder to write: detailed descriptions or short answers."""
+    image_folder: Path | None = None
+    """Folder of the images. When given, a row whose image cannot be used is dropped now."""
+    image_roots: tuple[Path, ...] = ()
     prompts: Literal["task", "row"] = "task"
+    """`task`: the prompts that generation uses. `row`: the row's own question (step-by-step added for a chain)."""
     max_dropped_share: float = 0.05
     teacher: TeacherConfig | None = None
+    """The model that writes the `cod_caption` of each row; null when the rows have it already."""
     teacher_dir: Path | None = None
+    """Folder of the teacher's rows, beside the stored answers; null: `chain_dir` with "-teacher"."""
 
     @model_validator(mode="after")
     def _a_teacher_sees_images(self) -> ReviseConfig:
@@ -175,8 +179,7 @@ class _Annotated:
             except RowError as error:
                 yield Dropped(id=row.id, step=self.step, reason=error.reason, detail=str(error))
             except ValidationError as error:
-                detail = error.errors()[0]["msg"]
-                yield Dropped(id=row.id, step=self.step, reason="malformed_row", detail=detail)
+                yield Dropped(id=row.id, step=self.step, reason="malformed_row", detail=first_told(error))
 
 
 @dataclass(frozen=True)

@@ -40,25 +40,29 @@ _REFUSAL = re.compile(
 
 
 class TeacherConfig(Config):
-    """Who annotates, what it is asked, and which answers are taken.
-
-    prompt: a version of our prompt, by the name of its file in sicog/annotation/prompts.
-    max_side: of an image, in pixels; larger ones are sent smaller. chars: of the five texts together.
-    max_failed_share: the run stops when more of its rows so far fail (the first 200 count as 200 from the start).
-    """
+    """The model that annotates, what it is asked, and which answers are accepted."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_failed_share", "expected_answer_tokens"})
     endpoint: EndpointConfig
     prompt: str = "cod-v1"
+    """Version of the prompt: the name of its file in sicog/annotation/prompts."""
     temperature: float = Field(default=0.2, ge=0)
     max_tokens: int = Field(default=2048, ge=1)
+    """Tokens of an answer at most."""
     max_side: int = Field(default=1024, ge=1)
+    """Pixels of an image's longer side at most; larger images are sent smaller."""
     min_step_chars: int = Field(default=8, ge=1)
+    """Characters of each step at least; else the answer is refused."""
     max_step_chars: int = Field(default=3000, ge=1)
+    """Characters of each step at most."""
     min_chars: int = Field(default=80, ge=1)
+    """Characters of all five steps together at least."""
     max_chars: int = Field(default=8000, ge=1)
+    """Characters of all five steps together at most."""
     max_failed_share: float = Field(default=0.1, ge=0, le=1)
-    expected_answer_tokens: int = Field(default=600, ge=1)  # for --estimate, until answers are stored
+    """Above this share of failed rows the run stops (the first 200 rows count as 200 from the start)."""
+    expected_answer_tokens: int = Field(default=600, ge=1)
+    """Tokens of an answer that `--estimate` assumes until answers are stored."""
 
 
 class Prompt(Config):

@@ -14,24 +14,27 @@ WhenShort = Literal["error", "take_all"]
 
 
 class BuildSource(Config):
-    """Rows to take from: a dataset of examples, or a user's LLaVA or ShareGPT file or folder of files.
+    """Rows to take from one source.
 
-    name: becomes the `source` of its rows.
-    Of the rows that are left after all drops, at most one of: count: so many; weight: so many times all of them (0.5
-    for half, 2 for each twice); share: so much of the config's `total`; at_most: all, but no more than so many.
-    weight_by: a number in the rows' `extra`, such as `agreement`, the support of a row's claims: rows are drawn in
-        proportion to it, the same number of them in all. At twice the mean a row is there twice; at half of it, every
-        second such row.
-    exclude: datasets of `Dropped` (of `sicog overlap`): rows with these ids are left out.
+    Of the rows that remain after all drops, at most one of count, weight, share and at_most says how many are taken.
     """
 
     name: str = Field(min_length=1)
+    """Becomes the `source` of its rows."""
     path: Path
+    """A dataset of examples, or a user's LLaVA or ShareGPT file or folder of files."""
     count: int | None = Field(default=None, ge=0)
+    """So many rows."""
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """So many times all of them: 0.5 for half, 2 for each twice."""
     share: float | None = Field(default=None, gt=0, le=1)
+    """This share of the config's `total`."""
     at_most: int | None = Field(default=None, ge=0)
+    """All rows, but no more than so many."""
     weight_by: str | None = None
+    """A number in the rows' `extra`, such as `agreement`, the support of a row's claims: rows are drawn in proportion
+    to it, the same number of them in all. A row at twice the mean is there twice; at half of it, every second such row
+    is."""
     exclude: tuple[Path, ...] = ()
 
     @model_validator(mode="after")

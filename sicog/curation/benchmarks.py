@@ -48,10 +48,12 @@ log = logging.getLogger(__name__)
 
 
 class Benchmark(Config):
-    """One benchmark: the name that drops are told by, and its file or folder of images."""
+    """One benchmark."""
 
     name: str = Field(min_length=1)
+    """Its name in the reasons of drops."""
     path: Path
+    """Its file, or its folder of images."""
 
 
 class Entry(Record):

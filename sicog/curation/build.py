@@ -37,34 +37,34 @@ _TOTALS = "rows_by_source"
 
 
 class BuildConfig(Config):
-    """Config of the build: the sources, what is left out of them, and the seed of the draws and of the order.
-
-    total: the rows of the set, where sources give shares of it. when_short: whether a source with fewer rows than its
-        count or share is an error, or gives what it has; the others then give no more than their own.
-    image_folder: where the images lie. Given, every image is read once: rows whose image is missing or broken are
-        dropped, the others' provenance has its digest. Needed to deduplicate or decontaminate rows with images.
-    image_roots: folders outside `image_folder` into which its links may lead.
-    deduplicate, decontaminate: see there; null for not at all. per_image: so many rows with the same image at most.
-    multi_turn: which chains of description are told as conversations; null for none.
-    max_dropped_share: above this share of rows that cannot be read, or whose image cannot, the build stops.
-    llava_json: whether to write `llava.json` too.
-    cache_dir: where tables of users' files and hashes of images are kept, as for training.
-    """
+    """Config of the build: the sources, what is removed from them, and the seed of the draws and of the order."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     sources: tuple[BuildSource, ...] = Field(min_length=1)
+    """The sources of the set."""
     out_dir: Path
     total: int | None = Field(default=None, ge=1)
+    """Rows of the set, where sources give shares of it."""
     when_short: WhenShort = "error"
+    """What a source with fewer rows than its count or share is: an `error`, or it gives all it has (`take_all`); the
+    others then give no more than their own."""
     seed: int = 0
     image_folder: Path | None = None
+    """Folder of the images. When given, every image is read once: rows whose image is missing or broken are dropped,
+    and the others' provenance has its digest. Needed to deduplicate or decontaminate rows with images."""
     image_roots: tuple[Path, ...] = ()
     deduplicate: DeduplicateConfig | None = None
+    """Drop near-duplicates; null for not at all."""
     decontaminate: DecontaminateConfig | None = None
+    """Drop rows that overlap with benchmarks; null for not at all."""
     per_image: int | None = Field(default=None, ge=1)
+    """Rows with the same image at most."""
     multi_turn: MultiTurnConfig | None = None
+    """Which chains of description are told as conversations; null for none."""
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+    """Above this share of rows that cannot be read, or whose image cannot, the build stops."""
     llava_json: bool = True
+    """Whether to write `llava.json` too."""
     rows_per_shard: int = Field(default=8192, ge=1)
     workers: int = Field(default=1, ge=1)
     cache_dir: Path | None = None

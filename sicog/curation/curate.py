@@ -19,28 +19,32 @@ from sicog.launch import LaunchConfig
 
 
 class CurateConfig(Config):
-    """Config of score and select; the keys mean what they mean there.
-
-    out_dir: holds `scored/` and `selected/`. Another threshold needs a new `selected` name only; scores are kept.
-    """
+    """Config of score and select in one; a key without a comment here means what it means there."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir", "max_dropped_share"})
     input: Paths = Field(min_length=1)
+    """A folder of candidate sets, or several folders or globs of them, which are grouped by id."""
     out_dir: Path
+    """Folder to write; it holds `scored/` and `selected/`."""
     scorer: Scorer = "embedding"
+    """`embedding`, `answer` or `both`; see `sicog score --help`."""
     encoder: EncoderConfig = EncoderConfig()
     checkpoint: Paths = ()
+    """The checkpoint that wrote the candidates. When given, a candidate of another checkpoint is an error."""
     cache_dir: Path | None = None
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     by: By = "score"
     threshold: float | None = Field(default=None, ge=-1, le=1)
+    """Keep a row when its chosen candidate reaches it; see `sicog select --help`."""
     threshold_file: Path | None = None
+    """Instead of `threshold`: read it from what the sweep wrote."""
     threshold_k: int = Field(default=PAPER_K, ge=2)
     min_candidates: int = Field(default=3, ge=2)
     exclude: tuple[Path, ...] = ()
     styles: Styles | None = None
     seed: int = 0
     selected: str = Field(default="selected", pattern=r"^\w[\w.-]*$")
+    """Name of the folder of kept rows. Another threshold needs a new name only; scores are kept."""
     workers: int = Field(default=1, ge=1)
     launch: LaunchConfig = LaunchConfig()
 

@@ -66,40 +66,47 @@ def presets() -> Mapping[str, Preset]:
 
 
 class EncoderConfig(Config):
-    """Which sentence encoder, and how it is run.
-
-    kind: `sentence-transformers` runs it here; `endpoint` asks a server's `/embeddings`; `file` takes vectors that were
-        made elsewhere.
-    name: `package:NAME` for an encoder that ships inside an installed Python package (the default: a real MiniLM), a
-        folder, or the name of a Hugging Face model that is already in the local cache; nothing is downloaded. With an
-        endpoint: the model's name, unless `endpoint.model` says another.
-    preset: the row of `encoders.yaml` whose settings apply; without it the row of that very `name`, if there is one.
-    texts: what is compared, where a preset's limit differs.
-    revision: of a Hugging Face model (without it `trust_remote_code` is refused, for its code could change); with an
-        endpoint any word that tells versions of its model apart.
-    endpoint: of kind `endpoint`; texts_per_request: of one request to it. path: of kind `file` (see `vector_files`).
-    max_tokens, dtype, padding_side, prefix, suffix, task: settings that win over the preset's.
-    tokens_per_batch: padded tokens of one batch.
-    """
+    """Which sentence encoder, and how it is run."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"device", "texts_per_request"})
     kind: Literal["sentence-transformers", "endpoint", "file"] = "sentence-transformers"
+    """`sentence-transformers` runs it here; `endpoint` asks a server's `/embeddings`; `file` reads vectors that were
+    made elsewhere."""
     name: str = MINILM
+    """`package:NAME` for an encoder that ships inside an installed Python package (the default: a real MiniLM), a
+    folder, or the name of a Hugging Face model that is already in the local cache; nothing is downloaded. With an
+    endpoint: the model's name, unless `endpoint.model` says another."""
     preset: str | None = None
+    """The row of `encoders.yaml` whose settings apply; null: the row of that very `name`, if there is one."""
     texts: Texts = "captions"
+    """What is compared, where a preset's limit differs."""
     revision: str | None = None
+    """Revision of a Hugging Face model (without it `trust_remote_code` is refused, since the code could change); with
+    an endpoint any word that tells versions of its model apart."""
     trust_remote_code: bool = False
+    """Whether the model's own code may run."""
     endpoint: EndpointConfig | None = None
+    """The server, with kind `endpoint`."""
     texts_per_request: int = Field(default=32, ge=1)
+    """Texts of one request to the endpoint."""
     path: Path | None = None
+    """The vectors, with kind `file`; see `sicog.curation.vector_files`."""
     max_tokens: int | None = Field(default=None, ge=8)
+    """Tokens of a text that are read; null: the preset's."""
     dtype: Dtype | None = None
+    """Precision of the encoder; null: the preset's."""
     padding_side: Side | None = None
+    """Side of the padding; null: the preset's."""
     prefix: str | None = None
+    """Text put before each text; null: the preset's."""
     suffix: str | None = None
+    """Text put after each text; null: the preset's."""
     task: str | None = None
+    """Task name of an encoder that takes one; null: the preset's."""
     tokens_per_batch: int = Field(default=16_384, ge=512)
+    """Padded tokens of one batch."""
     device: str | None = None
+    """Device of the encoder; null: a GPU when there is one."""
 
     @model_validator(mode="before")
     @classmethod

@@ -37,14 +37,13 @@ _TEXTS_AT_ONCE = 64
 
 
 class DeduplicateConfig(Config):
-    """What near means.
-
-    image_distance: in so many of the 64 lowest bits two images may differ, in four times as many of the 192 others.
-    text_similarity: the share of runs of five words that two texts have in common; 1 for the same words only.
-    """
+    """How near two rows must be to be duplicates."""
 
     image_distance: int = Field(default=6, ge=0, le=MAX_DISTANCE)
+    """Two images may differ in so many of the 64 lowest bits of their hashes, and in four times as many of the 192
+    others."""
     text_similarity: float = Field(default=0.8, gt=0, le=1)
+    """Share of runs of five words that two texts have in common; 1 for the same words only."""
 
 
 class DecontaminateConfig(Config):
@@ -55,8 +54,11 @@ class DecontaminateConfig(Config):
     """
 
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
+    """The benchmarks."""
     image_distance: int = Field(default=6, ge=0, le=MAX_DISTANCE)
+    """As for duplicates; a row with an image that is near one of a benchmark's is dropped."""
     ngram: int = Field(default=13, ge=5)
+    """So many consecutive words in a row shared with a text of a benchmark are an overlap."""
 
 
 @dataclass

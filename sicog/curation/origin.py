@@ -21,14 +21,13 @@ MULTI_TURN = "multi_turn"  # the key in `extra`
 
 
 class MultiTurnConfig(Config):
-    """Chains of description told step by step: a turn for each step, the image in the first.
-
-    share: of the chains that qualify, drawn by the seed and the row's id; min_score: they qualify from this score on,
-        a threshold like that of `select`: stated for three candidates, compared as agreement.
-    """
+    """Chains of description told step by step: a turn for each step, the image in the first."""
 
     share: float = Field(gt=0, le=1)
+    """Share of the chains that qualify, drawn by the seed and the row's id."""
     min_score: float | None = Field(default=None, ge=-1, le=1)
+    """Chains qualify from this score on, a threshold like that of `select`: stated for three candidates, compared as
+    agreement. null: all qualify."""
 
 
 class Origin(Record):

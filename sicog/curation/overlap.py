@@ -29,21 +29,20 @@ _EXAMINED = "rows_examined"
 
 
 class OverlapConfig(Config):
-    """Config of `sicog overlap`.
-
-    input: a dataset of examples, queries, candidate sets or scored sets, or a user's file of examples. Of a set of
-        candidates the best one is compared, by score or else by vote; without either the first.
-    image_folder: where the images lie; needed when rows have images. image_roots: folders outside it into which its
-        links may lead. cache_dir: where hashes of images are kept.
-    """
+    """Config of `sicog overlap`."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     input: Path
+    """A dataset of examples, queries, candidate sets or scored sets, or a user's file of examples. Of a set of
+    candidates the best one is compared, by score or else by vote; without either the first."""
     out_dir: Path
     image_folder: Path | None = None
+    """Folder of the images; needed when rows have images."""
     image_roots: tuple[Path, ...] = ()
     deduplicate: DeduplicateConfig | None = None
+    """Find near-duplicates among the rows; null for not at all."""
     decontaminate: DecontaminateConfig | None = None
+    """Find rows that overlap with benchmarks; null for not at all."""
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     workers: int = Field(default=1, ge=1)
     cache_dir: Path | None = None

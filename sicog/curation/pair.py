@@ -26,15 +26,16 @@ STEP = "pair"
 class PairConfig(Config):
     """Config of `sicog pair`.
 
-    chosen: folders of candidate sets (or globs), sampled from the images as they are; rejected: likewise, sampled with
-    `corruptions`. Of each row one answer to a prompt of both is drawn from `chosen`, and from `rejected` one to the
-    same prompt that differs from it: in its text and, for reasoning, in the answer it comes to.
-    max_dropped_share: rows that cannot be read are dropped by name; above this share of them the run stops.
+    Of each row one answer to a prompt of both is drawn from `chosen`, and from `rejected` one to the same prompt that
+    differs from it: in its text and, for reasoning, in the answer it comes to. Rows that cannot be read are dropped by
+    name.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     chosen: Paths = Field(min_length=1)
+    """Folders of candidate sets (or globs), sampled from the images as they are."""
     rejected: Paths = Field(min_length=1)
+    """The same, sampled with `corruptions`."""
     out_dir: Path
     seed: int = 0
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)

@@ -30,12 +30,15 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(lambda v: (v,) if isinstance
 
 
 class SetsConfig(Config):
-    """What everything that scores candidate sets says: see `ScoreConfig`."""
+    """The keys of every step that scores candidate sets."""
 
     input: Paths = Field(min_length=1)
+    """A folder of candidate sets, or several folders or globs of them, which are grouped by id."""
     out_dir: Path
     encoder: EncoderConfig = EncoderConfig()
     checkpoint: Paths = ()
+    """The checkpoint that wrote the candidates, or all of them where several are pooled. When given, a candidate of
+    another checkpoint is an error."""
     cache_dir: Path | None = None
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     block_size: int = Field(default=64, ge=1)
@@ -44,21 +47,14 @@ class SetsConfig(Config):
 
 
 class ScoreConfig(SetsConfig):
-    """Config of `sicog score`.
-
-    input: a folder of candidate sets, or several folders or globs of them, which are grouped by id.
-    scorer: `embedding` compares the last steps by the encoder, as in the paper; `answer` counts equal final answers
-        (reasoning only), without an encoder; `both` does both and weighs each vote by its candidate's agreement.
-    checkpoint: when given (one, or all whose candidates are pooled), a candidate of another checkpoint is an error.
-    cache_dir: where vectors are kept for later runs; $SICOG_CACHE, else ~/.cache/sicog.
-    max_dropped_share: rows that cannot be read are dropped by file and line; above this share the run stops.
-    workers: processes on this machine, each with a GPU of its own where there are GPUs. launch: past this machine; what
-        is launched embeds the texts, and scoring follows in its last job.
-    """
+    """Config of `sicog score`. Rows that cannot be read are dropped by file and line."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir", "max_dropped_share"})
     scorer: Scorer = "embedding"
+    """`embedding` compares the last steps by the encoder, as in the paper; `answer` counts equal final answers
+    (reasoning only), without an encoder; `both` does both and weighs each vote by its candidate's agreement."""
     launch: LaunchConfig = LaunchConfig()
+    """Where the workers run; the launched jobs embed the texts, and the last of them scores."""
 
     @model_validator(mode="after")
     def _one_process_asks(self) -> ScoreConfig:

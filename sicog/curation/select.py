@@ -36,38 +36,31 @@ STEP = "select"
 
 
 class SelectConfig(Config):
-    """Config of `sicog select`.
-
-    by: `score` ranks candidates by their self-consistency score; `vote` by their answer's share of the votes
-        (reasoning only), then by score. Ties go to the lowest index.
-    threshold: keep a query when its chosen candidate reaches it. It is stated for `threshold_k` candidates and
-        compared as agreement without self, (K t - 1) / (K - 1): at 3, the paper's cuts 0.80, 0.85 and 0.90 ask for
-        0.70, 0.775 and 0.85, whatever the number of candidates of a row. `threshold_file` reads it, and the K it is
-        stated for, from what the sweep wrote.
-    min_candidates: rows with fewer candidates that could be compared are dropped.
-    styles: only candidates of these styles may be chosen (all of them still count in the scores); null for all.
-    styles_kept: `both` makes a second row of a kept chain, in the plain style of its task and with the body of the
-        last step as its answer: a chain that agrees teaches the bare answer too. Its id is `ID~STYLE`, and `extra.of`
-        the row's.
-    exclude: datasets of `Dropped` (`sicog overlap` writes them): rows with their ids are dropped for their reasons.
-    choose: `random` is the control: as many rows as `keep_rows_of` holds (all when null), drawn by the seed, and in
-        each any candidate that could be compared, drawn likewise. It makes no pairs.
-    max_dropped_share: rows that cannot be read are dropped by name; above this share of them the run stops.
-    """
+    """Config of `sicog select`. Rows that cannot be read are dropped by name."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     input: Path
+    """A folder of scored sets."""
     out_dir: Path
     by: By = "score"
     threshold: float | None = Field(default=None, ge=-1, le=1)
+    """Keep a row when its chosen candidate reaches it. It is stated for `threshold_k` candidates and compared as
+    agreement without self, (K t - 1) / (K - 1): at 3, the paper's cuts 0.80, 0.85 and 0.90 ask for 0.70, 0.775 and
+    0.85, whatever the number of candidates of a row."""
     threshold_file: Path | None = None
+    """Instead of `threshold`: read it, and the K it is stated for, from what the sweep wrote."""
     threshold_k: int = Field(default=PAPER_K, ge=2)
     min_candidates: int = Field(default=3, ge=2)
     styles: Styles | None = None
     styles_kept: Literal["chosen", "both"] = "chosen"
+    """`both` makes a second row of a kept chain, in the plain style of its task and with the body of the last step as
+    its answer: a chain that agrees teaches the bare answer too. Its id is `ID~STYLE`, and `extra.of` the row's."""
     exclude: tuple[Path, ...] = ()
     choose: Literal["best", "random"] = "best"
+    """`random` is the control: as many rows as `keep_rows_of` holds, drawn by the seed, and in each any candidate that
+    could be compared. It makes no pairs."""
     keep_rows_of: Path | None = None
+    """With `choose: random`: the dataset whose number of rows is kept; null: all rows."""
     seed: int = 0
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     block_size: int = Field(default=1024, ge=1)
@@ -77,11 +70,12 @@ class SelectConfig(Config):
     @model_validator(mode="after")
     def _one_rule_for_keeping(self) -> SelectConfig:
         cuts = [self.threshold is not None, self.threshold_file is not None]
-        if self.choose == "best" and (sum(cuts) != 1 or self.keep_rows_of):
-            raise ValueError(
-                "choose: best needs either threshold or threshold_file (threshold=null takes a config's away), and no "
-                "keep_rows_of"
-            )
+        if self.choose == "best" and not any(cuts):
+            raise ValueError("no threshold is given; give threshold, such as 0.85, or threshold_file")
+        if self.choose == "best" and all(cuts):
+            raise ValueError("give threshold or threshold_file, not both; threshold=null takes a config's away")
+        if self.choose == "best" and self.keep_rows_of:
+            raise ValueError("keep_rows_of is for choose: random; leave it out, or set choose")
         if self.choose == "random" and any(cuts):
             raise ValueError("choose: random takes no threshold; keep_rows_of says how many rows it keeps")
         return self

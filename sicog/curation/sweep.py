@@ -25,22 +25,20 @@ Truth = Callable[[Query, str], float]  # how true a compared text is of its quer
 
 
 class SweepConfig(Config):
-    """Config of the sweep.
-
-    keep_share: the smallest and the largest share of rows that the threshold may keep.
-    labels: the file or folder that the truth comes from; its digest is recorded.
-    by, styles, min_candidates: as in `SelectConfig`, and to be the same there.
-    threshold_k: the number of candidates that the threshold is stated for; select reads it from the file.
-    """
+    """Config of the sweep. by, styles, min_candidates: the same as in `select`."""
 
     input: Path
+    """Scored sets."""
     out_dir: Path
     by: By = "score"
     styles: Styles | None = None
     min_candidates: int = Field(default=3, ge=2)
     threshold_k: int = Field(default=PAPER_K, ge=2)
+    """Number of candidates that the threshold is stated for; select reads it from the file."""
     keep_share: tuple[float, float] = (0.3, 0.7)
+    """Smallest and largest share of rows that the threshold may keep."""
     labels: Path | None = None
+    """The file or folder that the truth comes from; its digest is recorded."""
 
     @model_validator(mode="after")
     def _shares_are_in_order(self) -> SweepConfig:

@@ -29,19 +29,19 @@ CUTS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
 
 class ThresholdsConfig(Config):
-    """Config of `sicog thresholds`. input, by, threshold_k, min_candidates, styles, exclude: as in `SelectConfig`.
-
-    cuts: the thresholds to try. out: a JSON file to write the table to, replaced if it is there.
-    """
+    """Config of `sicog thresholds`."""
 
     input: Path
+    """A folder of scored sets."""
     by: By = "score"
     cuts: tuple[Annotated[float, Field(ge=-1, le=1)], ...] = Field(default=CUTS, min_length=1)
+    """The thresholds to try."""
     threshold_k: int = Field(default=PAPER_K, ge=2)
     min_candidates: int = Field(default=3, ge=2)
     styles: Styles | None = None
     exclude: tuple[Path, ...] = ()
     out: Path | None = None
+    """JSON file to write the table to; it is replaced if it exists."""
 
 
 def thresholds(config: ThresholdsConfig) -> dict[str, Any]:

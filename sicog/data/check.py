@@ -6,9 +6,9 @@ With a checkpoint the rows are measured as training measures them, and kept in t
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -31,16 +31,19 @@ _BAR = 40
 
 
 class CheckConfig(Config):
-    """What is checked: `data`, `slicing`, `max_length` and `seed` as of `sicog train`.
+    """What is checked."""
 
-    checkpoint: whose processor measures tokens; without one, words are counted, and views as the full-size model's.
-    """
-
+    also: ClassVar[Mapping[str, str]] = {"image_folder": "data.image_folder"}
     data: DataConfig
+    """The rows, as of `sicog train`."""
     checkpoint: Path | None = None
+    """Its processor measures tokens; null: words are counted, and views as the full-size model's."""
     slicing: bool = True
+    """Whether images are cut into slices; false: the thumbnail alone."""
     max_length: int = Field(default=4096, gt=0)
+    """Tokens of a row at most, with the features of its images."""
     seed: int = Field(default=42, ge=0)
+    """Seed of the draws of a mixture."""
 
 
 def check(config: CheckConfig, out: Path | None = None) -> bool:

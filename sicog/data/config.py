@@ -12,27 +12,25 @@ from sicog.data.mixture import Source, load_sources
 
 
 class DataConfig(Config):
-    """Which rows, and where their images lie.
-
-    max_dropped_share: above this share of unusable rows the run stops; a larger one may go on in the same folder.
-    path: a dataset folder, a folder of shards, a .json, .jsonl, .parquet or .tar file, `prefix{a,b}.json`, or a .yaml
-    mixture; or `sources`, the same as a mixture in place.
-    image_folder: a folder, whose .tar files are looked into too, or one .tar file.
-    image_roots: folders outside `image_folder` into which its links may lead.
-    cache_dir: where the rows are kept as tables with their lengths; $SICOG_CACHE, else ~/.cache/sicog.
-    check_images: `decode` reads every image once before training, so that a damaged one is a drop and not a stop in
-    the middle of the run; `header` reads only sizes.
-    """
+    """Which rows, and where their images lie."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
 
     path: Path | None = None
+    """A dataset folder, a folder of shards, a .json, .jsonl, .parquet or .tar file, `prefix{a,b}.json`, or a .yaml
+    mixture."""
     sources: tuple[Source, ...] = ()
+    """Instead of `path`: the sources of a mixture."""
     image_folder: Path | None = None
+    """What image paths are relative to: a folder, whose .tar files are searched too, or one .tar file."""
     image_roots: tuple[Path, ...] = ()
     cache_dir: Path | None = None
     check_images: Literal["decode", "header"] = "decode"
+    """`decode` reads every image once before training, so that a damaged one is a drop and does not stop the run later;
+    `header` reads only sizes."""
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+    """Above this share of rows that cannot be used the run stops; with a larger one it may resume in the same folder.
+    """
 
     @model_validator(mode="after")
     def _one_origin(self) -> DataConfig:
@@ -55,21 +53,20 @@ class DataConfig(Config):
 
 
 class NoiseConfig(Config):
-    """Each is drawn by the training's seed and the row's id; a row looks the same in every epoch. All are off at 0.
-
-    jitter: brightness, contrast and saturation are scaled by 1 - jitter to 1 + jitter; hues stay, for they are labels.
-    scale: the image is shrunk by up to this share of its sides and put somewhere on its own canvas.
-    cutout: up to this share of the area, a rectangle, is covered with the mean colour.
-    mirror: so many of the rows with images have them mirrored, and `left` and `right` exchanged in all their texts. Not
-        for rows whose images hold writing, or in which `right` means correct.
-    dropout: of the features that the language model is shown.
-    """
+    """Changes to the images of training. Each is drawn by the training's seed and the row's id; a row looks the same in
+    every epoch. All are off at 0."""
 
     jitter: float = Field(default=0.0, ge=0, lt=1)
+    """Brightness, contrast and saturation are scaled by 1 - jitter to 1 + jitter. Hues stay, since they are labels."""
     scale: float = Field(default=0.0, ge=0, lt=1)
+    """The image is shrunk by up to this share of its sides and put somewhere on its own canvas."""
     cutout: float = Field(default=0.0, ge=0, lt=1)
+    """A rectangle of up to this share of the area is covered with the mean colour."""
     mirror: float = Field(default=0.0, ge=0, le=1)
+    """Share of the rows with images that are mirrored, with `left` and `right` exchanged in all their texts. Not for
+    rows whose images hold writing, or in which `right` means correct."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the image features that are zeroed before the language model sees them."""
 
     @property
     def of_images(self) -> bool:

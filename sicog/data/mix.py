@@ -24,16 +24,15 @@ from sicog.storage import MANIFEST, read_json, write_json
 
 
 class MixConfig(Config):
-    """The sources of a mixture, the seed of their draws, and the dataset folder to write.
-
-    cache_dir: where tables of the sources are kept, as for training.
-    """
+    """Sources to mix into one dataset."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share", "cache_dir"})
     sources: tuple[Source, ...] = Field(min_length=1)
+    """The sources of the mixture."""
     out_dir: Path
     seed: int = 0
-    max_dropped_share: float = 0.05  # of users' rows that cannot be read
+    max_dropped_share: float = 0.05
+    """Above this share of users' rows that cannot be read the run stops."""
     cache_dir: Path | None = None
 
 

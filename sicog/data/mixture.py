@@ -35,11 +35,15 @@ _TAKE = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 
 
 class Source(Config):
-    """Rows (a dataset folder, a folder of shards, or a file), the part of them to take, and how often to take it."""
+    """Rows of one source of a mixture."""
 
     path: Path
+    """A dataset folder, a folder of shards, or a file."""
     take: str = "all"
+    """Which of the rows: `all`, `first:N`, `end:N`, or `random:N`, where N is a number of rows or a share such as 10%.
+    """
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """How often the rows are taken: 2 is twice, 2.25 is twice and a random quarter once more."""
 
     @field_validator("take")
     @classmethod

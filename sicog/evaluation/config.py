@@ -15,37 +15,36 @@ EXACT = "exact_matching"
 
 
 class EvalConfig(Config):
-    """Evaluate a checkpoint on a suite of benchmarks through VLMEvalKit, in the kit's own environment.
-
-    name: what tables call the checkpoint; its folder's name by default.
-    format: `llava` for a checkpoint in the original's layout, which is imported first (vision_tower, turn_format as
-        for `sicog import-checkpoint`).
-    suite: a shipped suite's name or a YAML. only: some of its benchmarks.
-    judge: exact_matching asks nobody; else the kit's name of a judge model, asked at `judge_base_url` (its key in
-        OPENAI_API_KEY). Benchmarks that only a judge can score are answered without one, and left unscored.
-    style: `direct`, or `cot`: chains of thought, of which the conclusion is scored.
-    batch_size: rows answered together. max_new_tokens: instead of the forms' own limits. temperature: 0 is greedy.
-    limit: only so many rows of each benchmark, to see whether all works.
-    verify_data: whether the kit compares the digests of its own data files and downloads those that differ.
-    python: of the kit's environment; by default $SICOG_EVAL_PYTHON, else the one that `make eval-env` made.
-    kit: a checkout of VLMEvalKit instead of the installed package. data_root: where the kit keeps its data; by default
-        $LMUData, else ~/LMUData. devices: processes, one for each GPU; by default all GPUs, or one on the CPU.
-    """
+    """Evaluate a checkpoint on a suite of benchmarks through VLMEvalKit, in the kit's own environment."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"name", "batch_size", "devices", "python", "data_root"})
     checkpoint: Path
+    """The checkpoint to evaluate."""
     out_dir: Path
+    """Folder of results; each checkpoint gets one in it."""
     name: str = ""
+    """Name of the checkpoint in tables; empty: its folder's name."""
     format: Literal["sicog", "llava"] = "sicog"
+    """`llava` for a checkpoint in the original's layout, which is imported first."""
     vision_tower: str | None = None
+    """With format `llava`: as for `sicog import-checkpoint`."""
     turn_format: str | None = None
+    """With format `llava`: as for `sicog import-checkpoint`."""
     suite: str = "paper"
+    """Name of a shipped suite, or a YAML."""
     only: tuple[str, ...] = ()
+    """Some of the suite's benchmarks; empty: all."""
     judge: str = EXACT
+    """exact_matching asks nobody; else the kit's name of a judge model. Benchmarks that only a judge can score are
+    answered without one, and left unscored."""
     judge_base_url: str | None = None
+    """Address where the judge is asked (its key in OPENAI_API_KEY)."""
     style: Style = "direct"
+    """`direct`, or `cot`: chains of thought, of which the conclusion is scored."""
     batch_size: int = Field(default=16, ge=1)
+    """Rows answered together."""
     max_new_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of an answer at most, instead of the forms' own limits."""
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
@@ -53,11 +52,17 @@ class EvalConfig(Config):
     precision: Precision = "auto"
     device: str = "auto"
     devices: int | None = Field(default=None, ge=1)
+    """Processes, one for each GPU; null: all GPUs, or one process on the CPU."""
     limit: int | None = Field(default=None, ge=1)
+    """Only so many rows of each benchmark, to see whether all works."""
     verify_data: bool = True
+    """Whether the kit compares the digests of its own data files and downloads those that differ."""
     python: Path | None = None
+    """Python of the kit's environment; null: $SICOG_EVAL_PYTHON, else the one that `make eval-env` made."""
     kit: Path | None = None
+    """A checkout of VLMEvalKit instead of the installed package."""
     data_root: Path | None = None
+    """Where the kit keeps its data; null: $LMUData, else ~/LMUData."""
 
     def problems(self, processes: int = 1) -> list[str]:
         """No environment of the kit."""

@@ -36,32 +36,38 @@ DIRECT: Style = "direct"
 
 
 class CurveConfig(Config):
-    """One line: a model's samples in one style. runs: folders of `sicog sample`; greedy: one at temperature 0."""
+    """One line: a model's samples in one style."""
 
     model: str
+    """Name of the model in the table."""
     style: str
+    """Style of the samples."""
     runs: tuple[Path, ...] = Field(min_length=1)
+    """Folders of `sicog sample`."""
     greedy: Path | None = None
+    """A folder of `sicog sample` at temperature 0."""
 
 
 class EvalSamplesConfig(Config):
-    """curves: the lines. answers: a TSV with index, answer, and where known category and group (what rows share).
-
-    form: how answers are scored: short (exact), document, chart, ocr, as in a suite; yes_no is exact too, and so is the
-        letter of choice, whose options stand in columns A, B, ...
-    select: how one of K samples is chosen (greedy: the run at temperature 0; oracle: any is right, pass@K).
-    ks: numbers of samples; by default powers of two up to all. subsets: drawn for each K below that.
-    """
+    """Accuracy against the number of samples, a line for each model and style."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"title"})
     curves: tuple[CurveConfig, ...] = Field(min_length=1)
+    """The lines."""
     answers: Path
+    """A TSV with index, answer, and where known category and group (what rows share)."""
     form: Literal["short", "document", "chart", "ocr", "choice", "yes_no"] = "short"
+    """How answers are scored: short (exact), document, chart, ocr, as in a suite; yes_no is exact too, and so is the
+    letter of choice, whose options stand in columns A, B, ..."""
     select: tuple[Select, ...] = ("greedy", "vote", "mbr", "oracle")
+    """How one of K samples is chosen (greedy: the run at temperature 0; oracle: any is right, pass@K)."""
     ks: tuple[int, ...] = ()
+    """Numbers of samples; empty: powers of two up to all."""
     subsets: int = Field(default=20, ge=1)
+    """Subsets drawn for each K below all."""
     seed: int = Field(default=0, ge=0)
     title: str = ""
+    """Title of the picture."""
     out_dir: Path
 
     @model_validator(mode="after")

@@ -17,6 +17,8 @@ from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingCon
 from sicog.records import Query
 from sicog.tasks import TASKS, TaskSpec
 
+ANSWER, DESCRIPTION = "direct", "dd"  # the styles that are asked in unless another is named
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -40,7 +42,7 @@ def ask(
     image: Path,
     question: str = "",
     *,
-    style: str = "cot",
+    style: str | None = None,
     samples: int = 5,
     temperature: float = 0.7,
     top_p: float = 0.9,
@@ -49,9 +51,15 @@ def ask(
     slicing: bool = True,
     console: Console | None = None,
 ) -> Answer:
-    """Ask, print and return the answer. Raises `ValueError` for an unknown style, a broken image or no question."""
+    """Ask, print and return the answer.
+
+    style: None asks for the bare answer to a question, without a question for a description: what every model can
+    answer, also one that was never warmed up on chains.
+    Raises `ValueError` for an unknown style, a broken image or no question.
+    """
     from sicog.model.image_processing import load_image
 
+    style = style or (ANSWER if question else DESCRIPTION)
     task = task_of(style)
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
@@ -115,9 +123,11 @@ def show(answer: Answer, prompt: str, console: Console) -> None:
         say(f"[bold]no answer: {n_read} of {n} samples could be read[/] (cut off, or not in the steps of the style)")
         say(f"[dim]the text of the first, as it is:[/]\n{escape(answer.samples[0])}")
         return
-    for number, (heading, body) in enumerate(answer.steps, 1):
+    for number, (heading, body) in enumerate(answer.steps[:-1], 1):
         say(f"[dim]Step {number}: {escape(heading)}[/]\n{escape(body)}")
-    say(f"[bold]{escape(answer.text)}[/]")
+    if answer.steps:  # the last step is the answer
+        say(f"[dim]Step {len(answer.steps)}: {escape(answer.steps[-1][0])}[/]")
+    say(f"answer: [bold]{escape(answer.text)}[/]")
     read = f"{n_read} of {n} samples could be read"
     if answer.agreement is not None:
         say(f"agreement: {round(answer.agreement * n)} of {n} samples give this answer; {read}")

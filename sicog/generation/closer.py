@@ -18,25 +18,31 @@ Share = tuple[float, float, float, float]  # the same as shares of the width and
 
 
 class StyleCount(Config):
-    """How many samples of a style. `prompt` is used instead of the style's own; it may hold `{question}`."""
+    """How many samples of a style."""
 
     style: str
+    """Name of the style, such as cod, dd, cot or direct."""
     n: int = Field(default=1, ge=1)
+    """Samples of it."""
     prompt: str | None = None
+    """Instead of the style's own prompt; may hold `{question}`."""
 
 
 class CloserConfig(Config):
-    """Windows in `columns` x `rows`, each wider by `margin` of its side at every edge.
-
-    show: `crop` gives the window alone, so that the model sees it enlarged; `spotlight` keeps its place and scale and
-        fills the rest with the image's median colour. styles: what is asked of each window.
-    """
+    """Windows of an image, which are asked about one by one beside the whole image. Their candidates vote in `sicog
+    claims` and are never chosen. It needs rows with one image, and costs its windows times its styles."""
 
     columns: int = Field(default=3, ge=1, le=8)
+    """Windows beside each other."""
     rows: int = Field(default=3, ge=1, le=8)
+    """Windows above each other."""
     margin: float = Field(default=0.25, ge=0, le=1)
+    """Each window is wider by this share of its side at every edge."""
     show: Literal["crop", "spotlight"] = "crop"
+    """`crop` gives the window alone, so that the model sees it enlarged; `spotlight` keeps its place and scale and
+    fills the rest with the image's median colour."""
     styles: tuple[StyleCount, ...] = Field(min_length=1)
+    """What is asked of each window."""
 
 
 def windows(size: tuple[int, int], closer: CloserConfig) -> list[Box]:

@@ -12,14 +12,14 @@ from sicog.tasks import TASKS
 
 
 class ContextConfig(Config):
-    """path: a dataset of `Example`; the last answer of the first row of an image, without the steps of a chain, is its
-    context. Images without one are asked about as ever.
-
-    show_images: whether the model also sees the image of a row that has a context.
-    """
+    """What is known of the images already, which the model reads before each prompt. Candidates hold the prompt alone,
+    so that a student learns to do without (context distillation, Snell et al. 2022, arXiv 2209.15189)."""
 
     path: Path
+    """A dataset of `Example`. The last answer of the first row of an image, without the steps of a chain, is its
+    context. Images without one are asked about without context."""
     show_images: bool = True
+    """Whether the model also sees the image of a row that has a context."""
 
 
 def read_contexts(path: Path) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -14,12 +15,11 @@ from sicog.records import CandidateSet
 
 
 class GroupConfig(Config):
-    """What `sicog group` does.
+    """What `sicog group` does."""
 
-    inputs: folders of candidate sets, or globs of such folders; the order of ids and of candidates is theirs.
-    """
-
+    also: ClassVar[Mapping[str, str]] = {"input": "inputs"}
     inputs: tuple[Path, ...] = Field(min_length=1)
+    """Folders of candidate sets, or globs of such folders; ids and candidates keep this order."""
     out_dir: Path
     block_size: int = Field(default=256, ge=1)
 

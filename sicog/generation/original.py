@@ -30,21 +30,20 @@ _STYLES = {"captioning": ("cod", "dd"), "reasoning": ("cot", "plain")}
 
 
 class ImportCandidatesConfig(Config):
-    """What `sicog import-candidates` does.
-
-    input: a JSON list or JSONL of the original, with `generated_caption`, `generated_thought` or `candidates`.
-    style: of all its texts; null: the task's chain (cod, cot) for texts in its steps, else dd or plain.
-    seed: tells runs apart that are grouped afterwards; give each file its own.
-    checkpoint: what wrote them, as the candidates shall carry it; a name or a digest.
-    """
+    """What `sicog import-candidates` does."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
     input: Path
+    """A JSON list or JSONL of the original, with `generated_caption`, `generated_thought` or `candidates`."""
     out_dir: Path
     task: Literal["captioning", "reasoning"]
+    """Which task the texts are of."""
     style: str | None = None
+    """Style of all texts; null: the task's chain (cod, cot) for texts in its steps, else dd or plain."""
     seed: int = Field(default=0, ge=0)
+    """Tells runs apart that are grouped afterwards; give each file its own."""
     checkpoint: str = "unknown"
+    """The model that wrote them, as the candidates shall carry it: a name or a digest."""
     block_size: int = Field(default=256, ge=1)
     max_dropped_share: float | None = Field(default=0.05, ge=0, le=1)
 

@@ -58,55 +58,48 @@ def styles_for_prompt(task: str, name: str) -> tuple[StyleCount, ...]:
 
 
 class SampleConfig(SamplingConfig):
-    """What `sicog sample` does.
-
-    engine: `transformers` samples from `checkpoint`; `openai` asks the model that `endpoint` names, with images of at
-        most `max_side` pixels a side. Its answers are stored in `endpoint.answers`, by default beside the output.
-    input: a folder of our `Query` records, or a LLaVA JSON / JSONL file, whose ids are kept.
-    task: captioning (an image each), reasoning (a question each, with images or without), text (an instruction each),
-        or one that was added (`tasks.add_task`), whose `styles` must be given.
-    styles: the samples of every query; empty: 2 cod + 1 dd for captions, 2 cot + 1 direct for reasoning, 3 for text.
-    prompt: one of the scripts' prompt names (cod-default, cod-conv, cot-default, default, or a style: one sample;
-        paper: the set that `styles` defaults to) instead of `styles`.
-    image_roots: folders that links in the image folder may lead to.
-    corruptions: one of these methods, drawn by (seed, id), spoils each image; for answers that shall be rejected.
-    closer: beside the whole image, windows of it are asked about one by one; their candidates vote in `sicog claims`,
-        and are never chosen. It needs rows with one image, and costs its windows times its styles.
-    context: what is known of the images already, which the model reads before each prompt. Candidates hold the prompt
-        alone, so that a student learns to do without (context distillation, Snell et al. 2022, arXiv 2209.15189).
-    block_size: queries sampled together, which is also what a kill costs; None: enough to fill the slots 8 times.
-    beams: above 1, every candidate is a beam search of Transformers' `generate`, one after another.
-    slicing: whether images are cut into slices. device: "auto" takes a GPU when there is one.
-    precision: of the weights and of all computation; "auto" is bfloat16 on a GPU and float32 on a CPU.
-    workers: processes on this machine, each with a GPU of its own where there are GPUs. launch: past this machine.
-    price_per_hour: of one worker, for `--estimate`, in any currency.
-    """
+    """What `sicog sample` does."""
 
     volatile: ClassVar[frozenset[str]] = frozenset(
         {"workers", "device", "max_dropped_share", "launch", "price_per_hour"}
     )
     engine: Literal["transformers", "openai"] = "transformers"
+    """`transformers` samples from `checkpoint`; `openai` asks the model that `endpoint` names."""
     checkpoint: Path | None = None
+    """The model to sample from, with engine `transformers`."""
     endpoint: EndpointConfig | None = None
+    """The model to ask, with engine `openai`. Its answers are stored in `endpoint.answers`, by default beside the
+    output."""
     max_side: int = Field(default=1024, ge=1)
+    """With an endpoint: pixels of an image's longer side at most; larger images are sent smaller."""
     input: Path
+    """A folder of our `Query` records, or a LLaVA .json or .jsonl file, whose ids are kept."""
     task: str
+    """`captioning` (an image each), `reasoning` (a question each, with or without images), `text` (an instruction
+    each), or one that was added (`tasks.add_task`), whose `styles` must be given."""
     out_dir: Path
     styles: tuple[StyleCount, ...] = ()
+    """Samples of every query. Empty: 2 cod + 1 dd for captions, 2 cot + 1 direct for reasoning, 3 for text."""
     prompt: str | None = None
+    """Instead of `styles`, a PROMPT of the scripts: cod-default, cod-conv, cot-default or default (one sample), or
+    paper (the set that `styles` defaults to)."""
     image_folder: Path = Path()
     image_roots: tuple[Path, ...] = ()
     corruptions: tuple[CorruptionName, ...] = ()
+    """One of these methods, drawn by seed and id, corrupts each image; for answers that shall be rejected."""
     closer: CloserConfig | None = None
     context: ContextConfig | None = None
     beams: int = Field(default=1, ge=1)
+    """Above 1, every candidate is a beam search of Transformers' `generate`, one after another."""
     slicing: bool = True
     block_size: int | None = Field(default=None, ge=1)
+    """Queries sampled together; an interruption loses at most one block. null: enough to fill the slots 8 times."""
     rows_per_shard: int = Field(default=1024, ge=1)
     max_dropped_share: float | None = Field(default=0.05, ge=0, le=1)
     workers: int = Field(default=1, ge=1)
     launch: LaunchConfig = LaunchConfig()
     price_per_hour: float | None = Field(default=None, ge=0)
+    """Price of one worker, in any currency, for `--estimate`."""
     device: str = "auto"
     precision: Precision = "auto"
 

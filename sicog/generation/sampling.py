@@ -16,17 +16,16 @@ from sicog.records import FinishReason, Turn
 
 
 class SamplingConfig(Config):
-    """All sampling values, each of them explicit: nothing is read from a checkpoint's `generation_config.json`.
-
-    temperature: 0 is greedy. top_p: 1 is off. top_k: 0 is off. repetition_penalty: on generated tokens only, 1 is off.
-    batch_size: sequences decoded together.
-    """
+    """All sampling values, each of them explicit: nothing is read from a checkpoint's `generation_config.json`."""
 
     temperature: float = Field(default=0.7, ge=0)
     top_p: float = Field(default=0.9, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
+    """Only the k likeliest tokens are sampled from; 0 is off."""
     repetition_penalty: float = Field(default=1.0, gt=0)
+    """Penalty on tokens that were generated already; 1 is off."""
     max_new_tokens: int = Field(default=1200, ge=1)
+    """Tokens of an answer at most."""
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=64, ge=1)
 

@@ -23,18 +23,18 @@ Values = dict[str, Any]
 
 
 class Arm(Config):
-    """One thing changed.
-
-    rows: what pre-training reads, by name: folders or files of rows, or steps that make them. None: no pre-training.
-    weight: so many times these rows, drawn by the seed. train: values of pre-training, over the lab's. preferences: the
-    step that makes pairs; DPO then follows.
-    """
+    """One thing changed."""
 
     says: str
+    """What the arm is, in the table."""
     rows: dict[str, str | StepSpec] | None = Field(default=None, min_length=1)
+    """What pre-training reads, by name: folders or files of rows, or steps that make them. null: no pre-training."""
     weight: float | None = Field(default=None, gt=0)
+    """So many times these rows, drawn by the seed."""
     train: Values = {}
+    """Values of pre-training, over the lab's."""
     preferences: StepSpec | None = None
+    """The step that makes pairs; DPO then follows."""
 
     @model_validator(mode="after")
     def _one_kind_of_training(self) -> Arm:
@@ -46,41 +46,52 @@ class Arm(Config):
 
 
 class Updates(Config):
-    """How many updates each training makes: of every arm the same, so that all cost the same; null for one pass over
-    the rows, however many they are."""
+    """How many updates each training makes: the same for every arm, so that all cost the same."""
 
     pretrain: int | None = Field(default=None, gt=0)
+    """Updates of pre-training; null: one pass over the rows, however many they are."""
     sft: int | None = Field(default=None, gt=0)
+    """Updates of instruction tuning; null: one pass over the rows."""
 
 
 class LabConfig(Config):
-    """The arms, and what they share; see `recipes/lab/arms.yaml`. compare_with: the arm that others are held against.
-
-    defaults: of all trainings; sft, dpo: what theirs have besides. parts: the model before pre-training, as `train`
-    takes it. shared: steps that arms name.
-    scorer: the rows of an arm that tries a scorer, whose file is `${scorer}`. evaluate: what `mini-eval` is told beside
-    checkpoint and data, such as the split. curves: arms of the same kind by the name of their curve, from few rows to
-    many, for a picture. launcher: as in a recipe.
-    """
+    """The arms, and what they share; see `recipes/lab/arms.yaml`."""
 
     volatile: ClassVar[frozenset[str]] = frozenset()
     inputs: dict[str, InputSpec]
+    """What comes from outside, by name."""
     run_dir: Path
+    """Folder to write."""
     seeds: tuple[int, ...] = Field(min_length=1)
+    """Seeds that every arm is trained with."""
     updates: Updates
+    """Updates of each training."""
     compare_with: str
+    """The arm that others are compared with."""
     defaults: Path
+    """A YAML of values of all trainings."""
     parts: Values
+    """The model before pre-training, as `train` takes it."""
     image_folder: str
+    """What the images of the rows are relative to."""
     labelled: str
+    """Labelled rows of instruction tuning."""
     sft: Values = {}
+    """Further values of instruction tuning."""
     dpo: Values = {}
+    """Further values of DPO."""
     evaluate: Values = {}
+    """Values of `mini-eval` beside checkpoint and data, such as the split."""
     arms: dict[str, Arm] = Field(min_length=1)
+    """The arms by name."""
     scorer: dict[str, StepSpec] = {}
+    """The rows of an arm that tries a scorer, whose file is `${scorer}`."""
     shared: dict[str, StepSpec] = {}
+    """Steps that arms name."""
     curves: dict[str, tuple[str, ...]] = {}
+    """Arms of the same kind by the name of their curve, from few rows to many, for a picture."""
     launcher: dict[str, Any] = {}
+    """How steps are started, as in a recipe."""
 
     @field_validator("arms")
     @classmethod

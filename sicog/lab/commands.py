@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from sicog.help import lists_keys
+
 app = typer.Typer(help="Try another idea on a finished mini run.", no_args_is_help=True, pretty_exceptions_enable=False)
+_LAB = "sicog.lab.arms:LabConfig"
 ARMS = Path("recipes/lab/arms.yaml")
 CEILING = Path("recipes/lab/ceiling.yaml")
 LabFile = Annotated[Path, typer.Argument(help="the YAML of the arms", metavar="LAB")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value overrides, e.g. updates.sft=71", metavar="KEY=VALUE")
+    list[str] | None, typer.Argument(help="values of keys, over those of the YAML", metavar="KEY=VALUE")
 ]
 
 
@@ -39,7 +42,7 @@ def score(
             lab_train(lab, file, [f"inputs.run.path={run_dir}"])
 
 
-@app.command("run")
+@app.command("run", cls=lists_keys(_LAB, "lab run updates.sft=71"))
 def run(
     lab: LabFile = ARMS,
     overrides: Overrides = None,
@@ -61,7 +64,7 @@ def run(
     lab_run(lab, overrides or [], only=names)
 
 
-@app.command("ceiling")
+@app.command("ceiling", cls=lists_keys(_LAB, "lab ceiling updates.sft=71"))
 def ceiling(
     lab: LabFile = CEILING,
     overrides: Overrides = None,
@@ -83,7 +86,7 @@ def gap(
     lab_gap(run_dir, out)
 
 
-@app.command("table")
+@app.command("table", cls=lists_keys(_LAB, "lab table updates.sft=71"))
 def table(
     lab: LabFile = ARMS,
     overrides: Overrides = None,

@@ -35,21 +35,20 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class PerfectConfig(Config):
-    """Config of `lab-perfect`. data: the mini world's folder.
-
-    input: examples that `select` made of candidates, whose texts are replaced; None: a description of every unlabelled
-        image, a chain and a bare answer of every question about it.
-    n: only so many of these rows, drawn by the seed.
-    mistakes: by task, the share of things in captions and of answers that are wrong. mistakes_of: by task, the folder
-        of a `mini-gap` whose labels' measured rate is taken.
-    """
+    """Config of `lab-perfect`."""
 
     data: Path
+    """The mini world's folder."""
     out_dir: Path
     input: Path | None = None
+    """Examples that `select` made of candidates, whose texts are replaced; null: a description of every unlabelled
+    image, a chain and a bare answer of every question about it."""
     n: int | None = Field(default=None, ge=1)
+    """Only so many of these rows, drawn by the seed; null: all."""
     mistakes: dict[Task, Share] = {}
+    """By task, the share of things in captions and of answers that are wrong."""
     mistakes_of: dict[Task, Path] = {}
+    """By task, the folder of a `mini-gap` whose labels' measured rate is taken."""
     seed: int = 0
 
     @model_validator(mode="after")

@@ -21,18 +21,18 @@ STEP = "lab-pick"
 
 
 class PickConfig(Config):
-    """Config of `lab-pick`.
-
-    input: scored sets. scorer: a Python file with `score(row, embed)`; None: the method's own. keep_rows_of: a dataset;
-    as many rows are kept, those whose pick has the highest number, equal ones in an order drawn by the seed.
-    k: only so many candidates of each row are looked at, drawn by the seed and the row's id; None: all.
-    """
+    """Config of `lab-pick`."""
 
     input: Path
+    """Scored sets."""
     out_dir: Path
     keep_rows_of: Path
+    """A dataset; as many rows are kept, those whose pick has the highest number, equal ones in an order drawn by the
+    seed."""
     scorer: Path | None = None
+    """A Python file with `score(row, embed)`; null: the method's own."""
     k: int | None = Field(default=None, ge=2)
+    """Only so many candidates of each row are looked at, drawn by the seed and the row's id; null: all."""
     seed: int = 0
 
 

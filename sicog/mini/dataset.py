@@ -49,17 +49,29 @@ class MiniDataConfig(Config):
     """Numbers of images per split, and questions per image where the split has questions."""
 
     seed: int = Field(0, ge=0)
+    """Seed of the world: of its scenes and questions."""
     align: int = Field(3000, ge=1)
+    """Images with a caption for alignment."""
     sft: int = Field(2500, ge=1)
+    """Images for instruction tuning."""
     warmup_captions: int = Field(600, ge=1)
+    """Images with an annotated caption for the perception warm-up."""
     warmup_reasoning: int = Field(600, ge=1)
+    """Questions with an annotated chain for the reasoning warm-up."""
     unlabelled: int = Field(1500, ge=1)
+    """Images without labels, which candidates are sampled for."""
     unlabelled_questions: int = Field(2, ge=1, le=len(QUESTION_TYPES))
+    """Questions for each unlabelled image."""
     dev: int = Field(200, ge=1)
+    """Images of the development split."""
     dev_questions: int = Field(4, ge=1, le=len(QUESTION_TYPES))
+    """Questions for each image of the development split."""
     test: int = Field(400, ge=1)
+    """Images of the test split."""
     test_questions: int = Field(5, ge=1, le=len(QUESTION_TYPES))
-    sft_caption_every: int = Field(3, ge=1)  # every so many images of sft have a caption, the others questions
+    """Questions for each image of the test split."""
+    sft_caption_every: int = Field(3, ge=1)
+    """Every so many images of sft have a caption; the others have questions."""
 
 
 Splits = tuple[str, ...]

@@ -33,19 +33,26 @@ from sicog.tasks import REASONING
 
 
 class MiniEvalConfig(Config):
-    """What to evaluate. name: how the report calls it. Questions are asked in `question_style`, captions in
-    `caption_style`; of the questions the first `chain_questions` are also answered in `chain_style` (0: none)."""
+    """What to evaluate, and in which styles."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"name"})
     name: str
+    """Name of the evaluation in the report."""
     checkpoint: Path
+    """The checkpoint to evaluate."""
     data: Path
+    """The mini world's folder."""
     out_dir: Path
     split: Literal["test", "dev"] = "test"
+    """Split that is asked about."""
     question_style: str = "direct"
+    """Style in which all questions are asked."""
     chain_style: str = "cot"
+    """Style of the answers with chains."""
     chain_questions: int = Field(default=600, ge=0)
+    """So many of the questions, the first, are also answered in `chain_style`; 0: none."""
     caption_style: str = "dd"
+    """Style in which captions are asked for."""
     max_new_tokens: int = 256
     batch_size: int = 128
 

@@ -67,13 +67,12 @@ class _Rate(ProgressColumn):
 
 
 class MiniSweepConfig(SweepConfig):
-    """A sweep whose truth is the mini world's. data: its folder; split: the split that the scored sets are of.
-
-    It is the development split and no other: the truth of what is trained or tested on decides no threshold.
-    """
+    """A sweep whose truth is the mini world's."""
 
     data: Path
+    """The mini world's folder."""
     split: Literal["dev"] = "dev"
+    """The development split and no other: the truth of rows that are trained or tested on decides no threshold."""
 
 
 def mini_sweep(config: MiniSweepConfig) -> Path:
@@ -89,7 +88,9 @@ class MiniGapConfig(GapConfig):
     """A gap that is measured: by the truth of the development split of `data`, which no training reads."""
 
     data: Path
+    """The mini world's folder."""
     split: Literal["dev"] = "dev"
+    """The development split, which no training reads."""
 
     def check(self) -> None:
         """There is a truth."""

@@ -29,11 +29,13 @@ _LETTERS = "ABCD"
 
 
 class MiniTsvConfig(Config):
-    """data: the mini world's folder; split: whose questions become tables."""
+    """Which questions become tables."""
 
     data: Path
+    """The mini world's folder."""
     out_dir: Path
     split: Literal["test", "dev"] = "test"
+    """Split whose questions become tables."""
 
 
 def mini_tsv(config: MiniTsvConfig) -> Path:

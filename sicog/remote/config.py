@@ -24,7 +24,9 @@ class Prices(Config):
     """US dollars for a million tokens."""
 
     input: float = Field(ge=0)
+    """Of the tokens that are sent."""
     output: float = Field(ge=0)
+    """Of the tokens that are answered."""
 
     def usd(self, input_tokens: float, output_tokens: float) -> float:
         """What so many tokens cost."""
@@ -32,39 +34,46 @@ class Prices(Config):
 
 
 class Budget(Config):
-    """What may be spent on the answers of one store, over all restarts; None means no cap."""
+    """What may be spent on the answers of one store, over all restarts; null means no cap."""
 
     usd: float | None = Field(default=None, gt=0)
+    """US dollars at most."""
     tokens: int | None = Field(default=None, gt=0)
+    """Tokens at most, sent and answered."""
 
 
 class EndpointConfig(Config):
-    """One model behind one endpoint. Only the model decides an answer: all else may change between restarts.
-
-    base_url: null reads OPENAI_BASE_URL, else OpenAI's own. It holds no user, password or query: a secret is a key.
-    api_key_env: the NAME of the environment variable that holds the key; null for a server that needs none.
-    requests_per_minute, tokens_per_minute: no 60 seconds hold more; null means no limit.
-    timeout_s: for a whole answer. attempts: how often one request is sent before its row fails.
-    pixels_per_token: an image of W x H pixels is counted as ceil(W * H / this) tokens before the endpoint says more.
-    answers: folder of the stored answers; null lets the step choose one beside its output.
-    """
+    """One model behind one OpenAI-compatible endpoint. Only the model decides an answer: all else may change between
+    restarts."""
 
     volatile: ClassVar[frozenset[str]] = frozenset(
         {"base_url", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "attempts"}
         | {"prices", "budget", "pixels_per_token", "answers"}
     )
     model: str = Field(min_length=1)
+    """The model's name at the endpoint."""
     base_url: str | None = None
+    """Address of the endpoint; null reads OPENAI_BASE_URL, else OpenAI's own. It holds no user, password or query: a
+    secret is a key."""
     api_key_env: str | None = "OPENAI_API_KEY"
+    """NAME of the environment variable that holds the key; null for a server that needs none."""
     concurrency: int = Field(default=16, ge=1, le=256)
+    """Requests at once."""
     requests_per_minute: int | None = Field(default=None, ge=1)
+    """No 60 seconds hold more requests; null means no limit."""
     tokens_per_minute: int | None = Field(default=None, ge=1)
+    """No 60 seconds hold more tokens; null means no limit."""
     timeout_s: float = Field(default=180, gt=0)
+    """Seconds for a whole answer."""
     attempts: int = Field(default=6, ge=1)
+    """How often one request is sent before its row fails."""
     prices: Prices | None = None
+    """Prices of the model, for estimates and for a budget in US dollars."""
     budget: Budget = Budget()
     pixels_per_token: float = Field(default=784, gt=0)
+    """An image of W x H pixels is counted as ceil(W * H / this) tokens before the endpoint says more."""
     answers: Path | None = None
+    """Folder of the stored answers; null lets the step choose one beside its output."""
 
     @model_validator(mode="after")
     def _money_needs_prices(self) -> EndpointConfig:

@@ -29,48 +29,53 @@ PAGE, RESULTS = "report.html", "results.json"
 
 
 class SlicingConfig(Config):
-    """How images are cut: what sicog/model/slicing.py plans with. The default is the full-size model's."""
+    """How images are cut, as sicog/model/slicing.py plans it. The default is the full-size model's."""
 
     scale: int = Field(336, ge=1)
+    """A slice has about scale x scale pixels."""
     patch_size: int = Field(14, ge=1)
+    """Side of a patch in pixels."""
     max_slices: int = Field(7, ge=1)
+    """Slices of an image at most."""
 
 
 class ReportConfig(Config):
-    """Config of `sicog report`.
-
-    run_dir: a recipe's run folder; the folder above `out_dir` when not given.
-    funnel, training: names of steps, which are folders of `run_dir`, in the order to show.
-    evaluations: evaluation steps by name, in the order to show. `next` is compared with `base` and `control`.
-    sets: further curated tasks, by the name to show.
-    rows: other folders of records to look at (candidates, examples, preference pairs), by the name to show.
-    benchmarks: the folder of `sicog results`: benchmarks of several checkpoints in one table.
-    truth: the mini world's truth/unlabelled.jsonl.
-    image_folder: what the images of the records are relative to; without it rows are shown without images.
-    slicing: for the slices that are drawn on an image; that of the checkpoint which wrote the rows when not given.
-    speed: also how fast the training steps were, which is another each time.
-    times: steps whose time and cost to show, in order; all of the recipe when not given.
-    examples: how many rows the page itself holds, pictures and all, for when it is passed on alone; `seed` draws them.
-        All others lie beside it. 0 leaves the rows out.
-    """
+    """Config of the report of a recipe, step `report`."""
 
     out_dir: Path
     run_dir: Path | None = None
+    """A recipe's run folder; null: the folder above `out_dir`."""
     title: str = "A self-improvement run"
+    """Title of the page."""
     funnel: tuple[str, ...] = ()
+    """Names of steps, which are folders of `run_dir`, whose rows in and out are shown, in this order."""
     training: tuple[str, ...] = ()
+    """Names of training steps, in the order to show."""
     speed: bool = False
+    """Also how fast the training steps were, which differs each time."""
     captions: CuratedConfig | None = None
+    """The curated captions."""
     reasoning: CuratedConfig | None = None
+    """The curated reasoning."""
     sets: Mapping[str, CuratedConfig] = {}
+    """Further curated tasks, by the name to show."""
     rows: Mapping[str, Path] = {}
+    """Other folders of records to look at (candidates, examples, preference pairs), by the name to show."""
     truth: Path | None = None
+    """The mini world's truth/unlabelled.jsonl."""
     image_folder: Path | None = None
+    """What the images of the records are relative to; null: rows are shown without images."""
     slicing: SlicingConfig | None = None
+    """For the slices that are drawn on an image; null: that of the checkpoint which wrote the rows."""
     evaluations: Mapping[str, Path] = {}
+    """Evaluation steps by name, in the order to show. `next` is compared with `base` and `control`."""
     times: tuple[str, ...] = ()
+    """Steps whose time and cost to show, in order; empty: all of the recipe."""
     benchmarks: Path | None = None
+    """The folder of `sicog results`: benchmarks of several checkpoints in one table."""
     examples: int = Field(24, ge=0)
+    """Rows that the page itself holds, pictures and all, for when it is passed on alone; `seed` draws them. All others
+    are in files beside it. 0 leaves the rows out."""
     seed: int = 0
 
     @property

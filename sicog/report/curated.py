@@ -28,11 +28,14 @@ FEWEST = 3  # candidates that could be compared: `select` drops rows with fewer,
 
 
 class CuratedConfig(Config):
-    """The folders of one task: what `score` wrote, what `select` kept of it, the sweep's file if there was one."""
+    """The folders of one task."""
 
     scored: Path
+    """What `score` wrote."""
     selected: Path | None = None
+    """What `select` kept of it."""
     threshold_file: Path | None = None
+    """The sweep's file, if there was a sweep."""
 
 
 @dataclass(frozen=True)

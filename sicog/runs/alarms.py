@@ -26,29 +26,30 @@ ALARMS = "alarms.json"
 
 
 class Watched(Config):
-    """The kept rows of one task, and what is alarming in them.
-
-    selected: folders that `select` wrote, of all rounds so far: the last is looked at, the one before it compared with.
-    share_kept: of the rows that came to `select`, at least and at most. min_rows: kept.
-    max_duplicates: the share of rows whose prompt and answer are both those of an earlier row.
-    length_ratio: mean words of an answer over those of the round before, at least and at most.
-    max_answer_share: of the commonest final answer, where answers are short.
-    """
+    """The kept rows of one task, and what is alarming in them."""
 
     selected: tuple[Path, ...] = Field(min_length=1)
+    """Folders that `select` wrote, of all rounds so far: the last is looked at, the one before it compared with."""
     share_kept: tuple[float, float] = (0.1, 0.95)
+    """Share of the rows that came to `select` which is kept, at least and at most."""
     min_rows: int = Field(default=1, ge=0)
+    """Kept rows at least."""
     max_duplicates: float = Field(default=0.5, ge=0, le=1)
+    """Share of rows whose prompt and answer are both those of an earlier row, at most."""
     length_ratio: tuple[float, float] = (0.5, 2.0)
+    """Mean words of an answer over those of the round before, at least and at most."""
     max_answer_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the commonest final answer at most, where answers are short."""
 
 
 class AlarmsConfig(Config):
-    """What to look at, by name. stop: whether an alarm ends the run, or is only said and written down."""
+    """What to look at, by name."""
 
     out_dir: Path
     watched: dict[str, Watched] = Field(min_length=1)
+    """The kept rows of each task."""
     stop: bool = True
+    """Whether an alarm ends the run, or is only printed and written down."""
 
 
 @dataclass(frozen=True)

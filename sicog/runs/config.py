@@ -11,47 +11,49 @@ from sicog.config import Config
 
 
 class InputSpec(Config):
-    """Something from outside that steps name as `${inputs.NAME}`.
-
-    path: a file, a folder, or for a model also its id on the Hugging Face hub, looked up in the local cache.
-    rows: how many rows it should hold, which a plan compares with how many it holds. get: where it is to be had.
-    """
+    """Something from outside that steps name as `${inputs.NAME}`."""
 
     path: str = Field(min_length=1)
+    """A file, a folder, or for a model also its id on the Hugging Face hub, looked up in the local cache."""
     rows: int | None = Field(default=None, ge=0)
+    """Rows that it should hold; a plan compares it with the rows it holds."""
     get: str = ""
+    """Where to get it."""
 
 
 class JobConfig(Config):
-    """What SLURM is asked for one step. options: of sbatch, without dashes. memory_gb: of a node; None: SLURM's own."""
+    """What SLURM is asked for one step."""
 
     nodes: int = Field(default=1, ge=1)
-    gpus: int = Field(default=0, ge=0)  # of each node, and so many processes of a training
-    cpus: int = Field(default=8, ge=1)  # of each process
+    """Nodes."""
+    gpus: int = Field(default=0, ge=0)
+    """GPUs of each node, and so many processes of a training."""
+    cpus: int = Field(default=8, ge=1)
+    """CPU cores of each process."""
     memory_gb: int | None = Field(default=None, ge=1)
+    """Memory of a node in GB; null: SLURM's own."""
     time: str = "24:00:00"
     partition: str | None = None
     options: dict[str, str] = {}
 
 
 class LauncherConfig(Config):
-    """How steps are started; results do not depend on it, so a run may go on with another launcher.
-
-    on: `local` runs step after step in this process; `torchrun` the same, but a training as `processes` processes of
-        this machine (default: as many as it has GPUs); `slurm` submits every step as a job that waits for those it
-        needs, and returns.
-    jobs: with `local`, so many steps that do not wait for each other run at once, in processes of their own that share
-        the cores; what they print is in `.steps/NAME.log` of the run.
-    train, data: the jobs of trainings and of other steps; a step's own `job` overrides them key by key.
-    array_tasks: of the array that samples, a task with a GPU of its own each.
-    """
+    """How steps are started; results do not depend on it, so a run may resume with another launcher."""
 
     on: Literal["local", "torchrun", "slurm"] = "local"
+    """`local` runs step after step in this process; `torchrun` the same, but a training as `processes` processes of
+    this machine; `slurm` submits every step as a job that waits for those it needs, and returns."""
     processes: int | None = Field(default=None, ge=1)
+    """With `torchrun`: processes of a training; null: as many as this machine has GPUs."""
     jobs: int = Field(default=1, ge=1)
+    """With `local`: so many steps that do not wait for each other run at once, in processes of their own that share the
+    cores; what they print is in `.steps/NAME.log` of the run."""
     train: JobConfig = JobConfig(gpus=8)
+    """The job of a training; a step's own `job` overrides it key by key."""
     data: JobConfig = JobConfig()
+    """The job of any other step; a step's own `job` overrides it key by key."""
     array_tasks: int = Field(default=8, ge=1)
+    """Tasks of the array that samples, each with a GPU of its own."""
 
     @model_validator(mode="after")
     def _side_by_side_is_local(self) -> LauncherConfig:
@@ -65,21 +67,23 @@ class LauncherConfig(Config):
 
 
 class Assumed(Config):
-    """What a plan is computed with where nothing is measured yet; see `sicog.runs.plan` for the formulas.
-
-    model: a JSON of `SicogConfig` fields, for shapes while the models are not there.
-    image: WIDTHxHEIGHT of an image, or `none`. prompt_tokens, answer_tokens: text of a row.
-    tflops, utilisation: of a device in training, 10^12 dense bfloat16 FLOP/s and the share that is used.
-    bandwidth, decode_share: of its memory in TB/s, and the share that decoding reaches.
-    keep_share: of the rows that a threshold keeps.
-    """
+    """What a plan is computed with where nothing is measured yet; see `sicog.runs.plan` for the formulas."""
 
     model: Path | None = None
+    """A JSON of `SicogConfig` fields, for shapes while the models are not there."""
     image: str = "640x480"
+    """WIDTHxHEIGHT of an image, or `none`."""
     prompt_tokens: int = Field(default=40, ge=0)
+    """Tokens of a prompt."""
     answer_tokens: int = Field(default=250, ge=1)
+    """Tokens of an answer."""
     tflops: float = Field(default=312.0, gt=0)
+    """10^12 dense bfloat16 FLOP/s of a device in training."""
     utilisation: float = Field(default=0.45, gt=0, le=1)
+    """Share of them that is used."""
     bandwidth: float = Field(default=2.0, gt=0)
+    """Memory bandwidth of a device in TB/s."""
     decode_share: float = Field(default=0.5, gt=0, le=1)
+    """Share of the bandwidth that decoding reaches."""
     keep_share: float = Field(default=0.5, gt=0, le=1)
+    """Share of the rows that a threshold keeps."""

@@ -37,23 +37,23 @@ Kind = Callable[[Query], str]
 
 
 class GapConfig(Config):
-    """Config of `sicog gap`.
-
-    labels: kept rows, as `select` or `settle` wrote them. greedy: candidate sets of the student that is to be trained,
-        one greedy text a row, of the same input. halves: labels made in the same way of either half of the candidates
-        (`half` of `sicog claims`), for the proxy.
-    grammar, encoder, threshold: how captions are compared; without a grammar sentence by sentence, by the encoder.
-    require: the run stops unless the gap, or without a truth its proxy, is at least this and its interval above 0.
-    """
+    """Config of `sicog gap`."""
 
     out_dir: Path
     labels: Path
+    """Kept rows, as `select` or `settle` wrote them."""
     greedy: Path
+    """Candidate sets of the student that is to be trained: one greedy text a row, of the same input."""
     halves: tuple[Path, ...] = Field(default=(), max_length=2)
+    """For the proxy: labels made in the same way of either half of the candidates (`half` of `sicog claims`)."""
     grammar: str | None = None
+    """Grammar by which captions are compared, as `module:NAME`; null: sentence by sentence, by the encoder."""
     encoder: EncoderConfig = EncoderConfig()
     threshold: float = Field(default=0.65, gt=0, le=1)
+    """Cosine from which two sentences say the same."""
     require: float | None = Field(default=None, ge=-1, le=1)
+    """The run stops unless the gap, or without a truth its proxy, is at least this and its interval above 0; null:
+    never."""
 
     @model_validator(mode="after")
     def _halves_are_two(self) -> GapConfig:

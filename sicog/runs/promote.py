@@ -24,16 +24,16 @@ PROMOTION = "promotion.json"
 
 
 class Measure(Config):
-    """A value of every item of a file of an evaluation.
-
-    file: JSONL under the evaluation's folder, an object with `id` each. value: the key of a number, or true and false.
-    group: the key of what items share that are not independent, such as the image of several questions.
-    """
+    """A value of every item of a file of an evaluation."""
 
     label: str
+    """Name of the measure in what is printed."""
     file: str
+    """JSONL under the evaluation's folder, an object with `id` each."""
     value: str
+    """Key of a number, or of true and false."""
     group: str | None = None
+    """Key of what items share that are not independent, such as the image of several questions."""
 
 
 MINI_MEASURES = (
@@ -43,18 +43,19 @@ MINI_MEASURES = (
 
 
 class PromoteConfig(Config):
-    """Two evaluations on the development split, and what decides between them.
-
-    measures: those of the mini world's evaluation unless given. tolerance: a loss that is allowed for beyond the
-    interval, in units of the measures.
-    """
+    """Two evaluations on the development split, and what decides between them."""
 
     out_dir: Path
     name: str = "the round"
+    """Name of the candidate in what is printed."""
     candidate: Path
+    """Evaluation of the new model."""
     incumbent: Path
+    """Evaluation of the model before it."""
     measures: tuple[Measure, ...] = Field(default=MINI_MEASURES, min_length=1)
+    """The measures; by default those of the mini world's evaluation."""
     tolerance: float = Field(default=0.0, ge=0)
+    """A loss that is allowed beyond the interval, in units of the measures."""
 
 
 def promote(config: PromoteConfig) -> Path:

@@ -175,6 +175,13 @@ def read_plan(run_dir: Path) -> list[dict[str, Any]]:
 
     Raises `ValueError` when there was none.
     """
+    if not (run_dir / PLAN).is_file():
+        raise ValueError(
+            f"{run_dir} is no run of a recipe: it holds no {PLAN}, which `sicog run` writes. Only these have a status "
+            f"and steps; `sicog report {run_dir}` shows what any folder holds"
+            if run_dir.is_dir()
+            else f"{run_dir} does not exist; name the run_dir of a recipe"
+        )
     plan: list[dict[str, Any]] = read_json(run_dir / PLAN)
     return plan
 

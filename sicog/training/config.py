@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -24,34 +25,36 @@ _PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128, "dpo"
 
 
 class ImageSettings(Config):
-    """How the image processor of a model made from parts prepares images, beside what `config` says.
-
-    normalize_on: `device` hands uint8 patches to the model, a quarter of the bytes; the numbers are the same.
-    long_side: every image is first resized to it. max_patches: an image with a larger view is dropped.
-    """
+    """How the image processor of a model made from parts prepares images, beside what `model.config` says."""
 
     normalize_on: Literal["host", "device"] = "host"
+    """`device` hands uint8 patches to the model, a quarter of the bytes; the numbers are the same."""
     long_side: int | None = Field(default=None, gt=0)
+    """Every image is first resized to this long side."""
     max_patches: int = Field(default=2304, gt=0)
+    """An image with a larger view is dropped."""
 
 
 class ModelSource(Config):
     """Where the weights come from: a whole `checkpoint`, or parts. Folders, or ids of models of the Hugging Face hub
-    that are in the local cache.
-
-    projector: a previous align run, a .safetensors file, or an original mm_projector.bin; only align may begin without
-    one, at random. turn_format: how the turns of a model made from parts are written, by default chatml; a checkpoint
-    brings its own. config: values of `SicogConfig` for a model made from parts (scale, query_grid ...). image: the
-    image processor's settings for such a model; a checkpoint brings its own, also to sampling.
-    """
+    that are in the local cache."""
 
     checkpoint: Path | None = None
+    """A whole checkpoint, which brings its own turn format, config and image settings; or else the parts below."""
     vision_tower: Path | None = None
+    """A CLIP vision tower."""
     language_model: Path | None = None
+    """A causal language model."""
     projector: Path | None = None
+    """A previous align run, a .safetensors file, or an original mm_projector.bin. Only align may start without one, at
+    random."""
     turn_format: Literal["chatml", "llama3"] | None = None
+    """How the turns of a model made from parts are written; null: chatml."""
     config: dict[str, Any] = {}
+    """Values of `SicogConfig` for a model made from parts, such as scale (a slice has about scale x scale pixels),
+    max_slices, query_grid (a view becomes query_grid x query_grid features) and projector_type (resampler or mlp)."""
     image: ImageSettings = ImageSettings()
+    """Image settings of a model made from parts; they are saved with it, and hold in sampling too."""
 
     @model_validator(mode="after")
     def _either_whole_or_parts(self) -> ModelSource:
@@ -83,64 +86,37 @@ class ModelSource(Config):
 class DpoConfig(Config):
     """loss = alpha * mean over pairs of -log sigmoid(beta * margin) + gamma * cross-entropy of the chosen answers.
 
-    The margin is by how much more than the reference model the model prefers chosen to rejected. reference: the
-    checkpoint of the reference model; by default the weights that training starts from.
+    The margin is by how much more than the reference model the model prefers chosen to rejected.
     """
 
     beta: float = Field(default=0.1, gt=0)
+    """Factor of the margin."""
     alpha: float = Field(default=1.0, gt=0)
+    """Weight of the preference loss."""
     gamma: float = Field(default=1.0, ge=0)
+    """Weight of the cross-entropy of the chosen answers."""
     reference: Path | None = None
+    """Checkpoint of the reference model; null: the weights that training starts from."""
 
 
 class LoraSettings(Config):
-    """Low-rank adapters in place of the language model's own weights; see `sicog.training.lora`.
-
-    The product of the two small matrices is scaled by alpha / r. dropout: of the adapters' inputs. targets: the names
-    of the linear layers that get one, such as q_proj; by default all in the language model's blocks.
-    """
+    """Low-rank adapters in place of the language model's own weights; see `sicog.training.lora`."""
 
     r: int = Field(default=64, gt=0)
+    """Rank of the adapters."""
     alpha: float = Field(default=128.0, gt=0)
+    """The product of the two small matrices is scaled by alpha / r."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout of the adapters' inputs."""
     targets: tuple[str, ...] | None = None
+    """Names of the linear layers that get one, such as q_proj; null: all in the language model's blocks."""
 
 
 class TrainConfig(Config):
     """One training stage.
 
-    objective: `next_token` on the assistant's text; `dpo` on preference pairs, with the values of `dpo`, where a row
-    is a pair, two conversations, each no longer than max_length.
-
-    global_batch is the number of rows of an update over all processes; accumulation is derived from it. For those who
-    count the other way, `accumulation` alone makes it device_batch x accumulation x processes; with neither it is the
-    paper's, 256 for align and 128 else. `max_steps`, when set, replaces `epochs`. precision `auto`: bfloat16 autocast
-    on a GPU, float32 on a CPU (`native`: bfloat16 also on a CPU that computes in it); the weights are kept and saved in
-    float32 either way. parallel: how processes share the training (`training.parallel`), `auto` is zero2 with several
-    GPUs and deepspeed installed, else ddp; under zero2 and zero3 bfloat16 holds for the weights and the checkpoint too,
-    beside float32 ones in the optimizer's shards. offload: the optimizer's states, and with zero3 the weights, lie in
-    the CPU's memory. workers: data loading processes, by default 0 on a CPU and 4 on a GPU. report_to: trackers of the
-    Trainer that get every update too, such as wandb or mlflow; they are set up by their own variables.
-
-    gradient_checkpointing: for memory, what the layers computed is not kept but computed again in the backward pass;
-    of `full` layers everything, of `selective` ones all but the results of matrix products and attention, see
-    `sicog.training.recompute`. learning_rates: those of parts that differ from `learning_rate`; the schedule is one for
-    all. optimizer: `adamw_8bit` keeps the moments in 8 bits (bitsandbytes, CUDA). lora: adapters are trained instead of
-    the language model's own weights; the other parts of `trainable` are trained whole. attention, kernels, compile:
-    see `sicog.model.kernels`. check_memory: before the first update, the heaviest micro-batch of the run is tried;
-    None: on a GPU only.
-
-    packing: `step` lays the rows of each update end to end in micro-batches without padding, `epoch` those of a whole
-    epoch, with global_batch as the mean number of rows of an update; `off` pads device_batch rows. A packed micro-batch
-    holds at most pack_tokens positions (by default device_batch x max_length) and pack_views slices and thumbnails (by
-    default device_batch x 8, or those of the largest row), for dpo by default twice that, since a row is two
-    conversations. The accumulation of packed rows follows from these limits;
-    what `accumulation` says counts rows only.
-
-    noise: what the images of training are shown with, see `sicog.data.noise`.
-
-    save_total_limit: the newest so many checkpoints are kept; keep_every: and those whose step is a multiple of it,
-    also when the run is finished.
+    The weights are kept and saved in float32, except under zero2 and zero3: there bfloat16 holds for the weights and
+    the checkpoint too, beside float32 ones in the optimizer's shards.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset(
@@ -160,50 +136,105 @@ class TrainConfig(Config):
         }
     )
 
+    also: ClassVar[Mapping[str, str]] = {
+        "out_dir": "run_dir",
+        "input": "data.path",
+        "image_folder": "data.image_folder",
+    }
+
     stage: Literal["warmup", "align", "pretrain", "sft", "dpo"]
+    """Which stage of the method this is."""
     objective: Literal["next_token", "dpo"] = "next_token"
+    """`next_token` trains on the assistant's text; `dpo` on preference pairs, with the values of `dpo`. A row is then a
+    pair: two conversations, each no longer than max_length."""
     dpo: DpoConfig = DpoConfig()
     run_dir: Path
+    """Folder to write: checkpoints, metrics and the final model."""
     model: ModelSource
     data: DataConfig
     trainable: tuple[Part, ...] = PARTS
+    """Parts that are trained; the others are frozen."""
     slicing: bool = True
+    """Whether images are cut into slices; false: the thumbnail alone."""
     noise: NoiseConfig = NoiseConfig()
 
     learning_rate: float = Field(gt=0)
+    """Highest learning rate; after the warm-up it falls as a cosine."""
     learning_rates: dict[Part, Annotated[float, Field(gt=0)]] = {}
+    """Learning rates of parts that differ from `learning_rate`; the schedule is one for all."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit` keeps the moments in 8 bits (bitsandbytes, CUDA)."""
     lora: LoraSettings | None = None
+    """Adapters are trained instead of the language model's own weights; the other parts of `trainable` are trained
+    whole. null: no adapters."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the updates in which the learning rate rises."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of the optimizer."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients with a larger norm are scaled down to it."""
     epochs: float = Field(default=1.0, gt=0)
+    """Passes over the data."""
     max_steps: int | None = Field(default=None, gt=0)
+    """Updates, instead of `epochs`."""
     global_batch: int | None = Field(default=None, gt=0)
+    """Rows of an update over all processes; accumulation is derived from it. null: from `accumulation`, or else the
+    paper's, 256 for align and 128 for other stages."""
     accumulation: int | None = Field(default=None, gt=0)
+    """For those who count the other way: global_batch becomes device_batch x accumulation x processes."""
     device_batch: int = Field(gt=0)
+    """Rows that a device takes at once."""
     max_length: int = Field(default=4096, gt=0)
+    """Tokens of a row at most, with the features of its images."""
     group_by_length: bool = False
+    """Rows of similar length share a batch, which saves padding."""
     packing: Literal["off", "step", "epoch"] = "off"
+    """`step` lays the rows of each update end to end in micro-batches without padding, `epoch` those of a whole epoch,
+    with global_batch as the mean number of rows of an update; `off` pads device_batch rows. The accumulation of packed
+    rows follows from the two limits below; what `accumulation` says counts rows only."""
     pack_tokens: int | None = Field(default=None, gt=0)
+    """Positions of a packed micro-batch at most; null: device_batch x max_length, for dpo twice that."""
     pack_views: int | None = Field(default=None, gt=0)
+    """Slices and thumbnails of a packed micro-batch at most; null: device_batch x 8, or those of the largest row, for
+    dpo twice that."""
     seed: int = Field(default=42, ge=0)
+    """Seed of the order of rows, of noise and of new weights."""
     precision: Precision = "auto"
+    """`auto` is bfloat16 autocast on a GPU, float32 on a CPU; `native` is bfloat16 also on a CPU that computes in it.
+    """
     parallel: Parallel = "auto"
+    """How processes share the training; see `sicog.training.parallel`. `auto` is zero2 with several GPUs and deepspeed
+    installed, else ddp."""
     offload: bool = False
+    """Keep the optimizer's states, and with zero3 the weights, in the CPU's memory."""
     gradient_checkpointing: Checkpointing = "none"
+    """To save memory, results of layers are not kept but computed again in the backward pass: of `full` layers
+    everything, of `selective` ones all but the results of matrix products and attention; see
+    `sicog.training.recompute`."""
     attention: Attention = "auto"
+    """Implementation of attention; see `sicog.model.kernels`."""
     kernels: Kernels = "auto"
+    """Fused kernels; see `sicog.model.kernels`."""
     compile: bool = False
+    """Whether to compile the model; see `sicog.model.kernels`."""
     check_memory: bool | None = None
+    """Before the first update, try the heaviest micro-batch of the run; null: on a GPU only."""
 
     save_steps: int = Field(default=2000, gt=0)
+    """Updates between checkpoints."""
     save_total_limit: int = Field(default=2, gt=0)
+    """So many of the newest checkpoints are kept."""
     keep_every: int | None = Field(default=None, gt=0)
+    """Checkpoints whose step is a multiple of it are kept too, also when the run is finished."""
     keep_checkpoints: bool = False
+    """Keep the checkpoints when the run is finished."""
     tensorboard: bool = True
+    """Write TensorBoard's files."""
     report_to: tuple[str, ...] = ()
+    """Trackers of the Trainer that get every update too, such as wandb or mlflow; they are set up by their own
+    variables."""
     workers: int | None = Field(default=None, ge=0)
+    """Data loading processes; null: 0 on a CPU and 4 on a GPU."""
 
     @field_validator("packing", mode="before")
     @classmethod

@@ -62,10 +62,7 @@ def test_what_is_ranked_by_is_what_was_scored(tmp_path, make, scorer, by):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (
-            ["threshold=null"],
-            "curate: config: choose: best needs either threshold or threshold_file [^\\n]*keep_rows_of$",
-        ),
+        (["threshold=null"], "curate: config: no threshold is given; give threshold, such as 0.85, or threshold_file$"),
         (["threshold_file=gone.json"], "threshold=null takes a config's away"),
         (["threshold_file=gone.json", "threshold=null"], "gone.json does not exist"),
         (["exclude=gone"], "gone: no such dataset folder"),

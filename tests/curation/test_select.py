@@ -279,7 +279,7 @@ def test_rows_that_were_damaged_are_named_and_the_rest_goes_on(tmp_path, make): 
     assert list(kept) == ["0", "3", "4", "5", "6"]
     assert list(dropped) == [f"shard-00000.jsonl:{n}" for n in (2, 3, 8)]
     assert {d.reason for d in dropped.values()} == {"unreadable_row"}
-    assert dropped["shard-00000.jsonl:2"].detail == "not a ScoredSet (query: Field required)"
+    assert dropped["shard-00000.jsonl:2"].detail == "not a ScoredSet (query is missing)"
 
 
 @pytest.mark.parametrize("verb", ["select", "thresholds"])

@@ -11,7 +11,7 @@ from sicog import cli
 from sicog.chains import COD, COT, render
 from sicog.generation.ask import ask, chosen, show, task_of
 from sicog.generation.sampling import Sample
-from sicog.tasks import CAPTIONING, REASONING
+from sicog.tasks import CAPTIONING, REASONING, TASKS
 
 
 def _cot(answer, n=0, reason="stop"):
@@ -45,6 +45,12 @@ def test_when_nothing_parses_there_is_no_answer():
     assert "no answer: 0 of 5 samples could be read" in printed
     assert printed.index("the text of the first, as it is:") < printed.index("no [steps] 0")
     assert "agreement" not in printed and "no [steps] 1" not in printed
+
+
+def test_the_answer_is_printed_once_and_marked():
+    printed = shown(chosen([_cot("2")], REASONING, "cot"))
+    assert printed.splitlines()[-2] == "answer: 2" and printed.splitlines()[-3] == f"Step 4: {COT.headings[3]}"
+    assert "answer: a dog" in shown(chosen([Sample("dd", "p", 0, "a dog", "stop", ())], CAPTIONING, "dd"))
 
 
 def test_the_agreement_counts_votes_and_what_could_be_read():
@@ -110,6 +116,19 @@ def test_the_command_says_how_far_to_trust_it(tmp_path, monkeypatch, style, text
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0, done.output
     assert says in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(("question", "prompt"), [("How many?", "single word or phrase"), ("", "as descriptive as")])
+def test_a_bare_answer_or_a_description_is_the_default(tmp_path, monkeypatch, question, prompt):
+    picture(1).save(tmp_path / "a.png")
+    monkeypatch.setattr("sicog.generation.ask.load_sampler", lambda *_, **__: Says("Two."))
+    done = CliRunner().invoke(cli.app, ["ask", "checkpoint", str(tmp_path / "a.png"), question, "--samples", "1"])
+    assert done.exit_code == 0 and prompt in " ".join(done.output.split()) and "answer: Two." in done.output
+
+
+def test_the_help_names_all_styles():
+    output = " ".join(CliRunner().invoke(cli.app, ["ask", "--help"]).output.split())
+    assert all(style in output for task in TASKS.values() for style in task.styles)
 
 
 def test_the_command_on_a_tiny_checkpoint(tiny_dir, tmp_path):

@@ -59,7 +59,7 @@ def test_without_a_terminal_there_is_one_line(tmp_path, capsys):
 @pytest.mark.parametrize("split", ["unlabelled", "test"])
 def test_only_the_development_split_decides_a_threshold(tmp_path, split):
     values = {"input": tmp_path, "out_dir": tmp_path, "data": tmp_path, "split": split}
-    with pytest.raises(ValueError, match="split: Input should be 'dev'"):
+    with pytest.raises(ValueError, match="split: must be 'dev'"):
         validate(MiniSweepConfig, values, "sweep.yaml")
 
 

@@ -63,7 +63,10 @@ def test_one_more_round_leaves_those_before_it_as_they_were(tmp_path):
         (('candidate: "${{made}}"', 'candidate: "${{all.made}}"'), "write it as an item of a list"),
         (("${{inputs.rows}}", "${{inputs.row}}"), "is no input; inputs: rows"),
         (("rounds: {rounds}", ""), "rounds: K and each_round go together"),
-        (("run: build,", "run: build, job: {{gpu: 2}},"), r"step 'round-1/made': job.gpu: Extra inputs"),
+        (
+            ("run: build,", "run: build, job: {{gpu: 2}},"),
+            r"round-1/made': job: unknown key 'gpu' .did you mean 'gpus'",
+        ),
     ],
 )
 def test_mistakes_say_what_to_write(tmp_path, edit, says):

@@ -30,20 +30,20 @@ Asked = tuple[str, str]  # a question, and the answer that confirms the claim
 
 
 class AskConfig(Config):
-    """Config of `sicog ask-claims`.
-
-    input: scored sets with claims. grammar: asks in its own words (its `ask`); else `question` is asked, which holds
-        `{key}`, and `yes` confirms.
-    least, most: only claims whose support lies between these are asked about; of the others the candidates are sure.
-    """
+    """Config of `sicog ask-claims`."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
     input: Path
+    """Scored sets with claims."""
     out_dir: Path
     grammar: str | None = None
+    """Asks in its own words, as `module:NAME` (its `ask`); null: asks `question`."""
     question: str = "Is this true of the image? {key}"
+    """What is asked without a grammar. It holds `{key}`, and the answer `yes` confirms."""
     least: float = Field(default=0.0, ge=0, le=1)
+    """Only claims whose support is at least this are asked about."""
     most: float = Field(default=1.0, ge=0, le=1)
+    """Only claims whose support is at most this are asked about."""
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -58,13 +58,15 @@ class AskConfig(Config):
 
 
 class CheckConfig(Config):
-    """Config of `sicog check-claims`. input: the scored sets; asked: what `ask-claims` wrote of them; answers: what
-    `sample` made of that. A claim that was not asked about stays unchecked."""
+    """Config of `sicog check-claims`. A claim that was not asked about stays unchecked."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
     input: Path
+    """The scored sets with claims."""
     asked: Path
+    """What `ask-claims` wrote of them."""
     answers: Path
+    """What `sample` made of `asked`."""
     out_dir: Path
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
 

@@ -47,30 +47,28 @@ STEP, ANSWERS = "claims", "answers"
 
 
 class ClaimsConfig(SetsConfig):
-    """Config of `sicog claims`.
-
-    input: a folder of candidate sets, or several folders or globs of them, which are grouped by id.
-    reader: `sentences` (any text; compared by `encoder`, or by the NLI cross-encoder `nli`, at `threshold`), `answer`
-        (the normalised final answer; tasks with short answers), `grammar` (texts of a world whose grammar is
-        `module:NAME`), `endpoint` (a served model extracts claims and checks them: for a row of K candidates 2 K
-        requests, whose answers are stored and asked for once).
-    measure: what a candidate's agreement is: `support`, the mean support of its claims, or `f1`, its expected F1
-        against the other candidates.
-    threshold: cosine, or probability of entailment, from which a sentence counts as stated.
-    half: 0 or 1 reads every other candidate only, to see how far labels depend on the draw (`sicog gap`).
-    checkpoint: when given, a candidate of another checkpoint is an error.
-    max_dropped_share: rows that cannot be read are dropped, by file and line or with what the reader says; above this
-        share the run stops.
-    """
+    """Config of `sicog claims`. Rows that cannot be read are dropped, by file and line or with what the reader says."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "cache_dir", "max_dropped_share"})
     reader: Literal["sentences", "answer", "grammar", "endpoint"] = "sentences"
+    """How claims are read: `sentences` (any text; compared by `encoder`, or by the NLI cross-encoder `nli`, at
+    `threshold`), `answer` (the normalised final answer; tasks with short answers), `grammar` (texts of a world with a
+    grammar), `endpoint` (a served model extracts claims and checks them: 2 K requests for a row of K candidates, whose
+    answers are stored and asked for once)."""
     measure: Measure = "support"
+    """What a candidate's agreement is: `support`, the mean support of its claims, or `f1`, its expected F1 against the
+    other candidates."""
     threshold: float = Field(default=0.65, gt=0, le=1)
+    """Cosine, or probability of entailment, from which a sentence counts as stated."""
     nli: str | None = None
+    """An NLI cross-encoder that compares sentences instead of `encoder`: a folder, or a model of the Hugging Face hub
+    in the local cache."""
     grammar: str | None = None
+    """With reader `grammar`: the grammar of the texts, as `module:NAME`."""
     endpoint: EndpointConfig | None = None
+    """With reader `endpoint`: the served model."""
     half: Literal[0, 1] | None = None
+    """0 or 1 reads every other candidate only, to see how far labels depend on the draw (`sicog gap`)."""
 
     @model_validator(mode="after")
     def _the_reader_has_what_it_reads_with(self) -> ClaimsConfig:

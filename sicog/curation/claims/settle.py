@@ -34,34 +34,40 @@ Least = float | dict[str, float]
 class SettleConfig(Config):
     """Config of `sicog settle`.
 
-    how: `prune` keeps the best candidate without its unsupported claims, `merge` writes all supported claims as one.
-    grammar: whose texts these are, `module:NAME`; null for any text, whose claims are its sentences.
-    support: a claim is kept when it is at least so strong; one number, or one a kind (kinds that are not named: 0). The
-        strength of a claim is its support, the share of the other candidates that state it; where windows were shown
-        (`closer` of sampling) or questions asked (`check-claims`), it is support + closer_weight x seen + check_weight
-        x checked. quantile: instead, of each kind the claims up to
-        this quantile of the strengths found in `input` go, so that rare kinds keep their share.
-    min_candidates: rows with fewer candidates that could be compared are dropped. min_claims: so are rows of which
-        fewer claims are left. agreement: so are rows whose kept claims have a lower mean support.
-    style: of a merged text, and of what a grammar writes; null for the first of its task that is no chain.
-    endpoint: a served model that writes the merged text from the claims, instead of a grammar or of putting the
-        sentences one after another; its answers are stored and asked for once.
+    The strength of a claim is its support, the share of the other candidates that state it; where windows were shown
+    (`closer` of sampling) or questions asked (`check-claims`), it is support + closer_weight x seen + check_weight x
+    checked.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     input: Path
+    """Scored sets with claims."""
     out_dir: Path
     how: Literal["prune", "merge"] = "merge"
+    """`prune` keeps the best candidate without its unsupported claims, `merge` writes all supported claims as one text.
+    """
     grammar: str | None = None
+    """The grammar of the texts, as `module:NAME`; null for any text, whose claims are its sentences."""
     support: Least | None = None
+    """A claim is kept when its strength is at least this: one number, or one for each kind (kinds that are not named:
+    0)."""
     quantile: float | None = Field(default=None, ge=0, lt=1)
+    """Instead of `support`: of each kind, the claims up to this quantile of the strengths found in `input` are removed,
+    so that rare kinds keep their share."""
     closer_weight: float = Field(default=0.5, ge=0)
+    """Weight of what was seen in windows."""
     check_weight: float = Field(default=0.5, ge=0)
+    """Weight of what answers confirmed."""
     min_candidates: int = Field(default=3, ge=2)
     min_claims: int = Field(default=1, ge=1)
+    """Rows with fewer remaining claims are dropped."""
     agreement: float = Field(default=0.0, ge=0, le=1)
+    """Rows whose kept claims have a lower mean support are dropped."""
     style: str | None = None
+    """Style of a merged text, and of what a grammar writes; null for the first of its task that is no chain."""
     endpoint: EndpointConfig | None = None
+    """A served model that writes the merged text from the claims; null: the grammar writes it, or the sentences follow
+    one another. Its answers are stored and asked for once."""
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     block_size: int = Field(default=256, ge=1)
     rows_per_shard: int = Field(default=8192, ge=1)

@@ -1,0 +1,262 @@
+"""The keys of a config for people: each with its type, its default and its comment, the nested ones after them.
+
+A key's comment is the docstring under its field; what a key means wherever it occurs is said once, in `COMMON`.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+COMMON: Mapping[str, str] = {
+    "out_dir": "Folder to write.",
+    "image_folder": "What image paths are relative to.",
+    "image_roots": "Folders outside `image_folder` into which its links may lead.",
+    "cache_dir": "Where tables, vectors and hashes are kept for later runs; null: $SICOG_CACHE, else ~/.cache/sicog.",
+    "max_dropped_share": "Above this share of rows that cannot be used the run stops.",
+    "seed": "Seed of all random choices.",
+    "workers": "Processes on this machine, each with a GPU of its own where there are GPUs.",
+    "block_size": "Rows worked on together; an interruption loses at most one block.",
+    "rows_per_shard": "Rows of one file of the output.",
+    "batch_size": "Sequences decoded together.",
+    "temperature": "Sampling temperature; 0 is greedy.",
+    "top_p": "Nucleus sampling; 1 is off.",
+    "max_new_tokens": "Tokens of an answer at most.",
+    "slicing": "Whether images are cut into slices; false: the thumbnail alone.",
+    "device": "`auto` is a GPU when there is one.",
+    "precision": "Of the weights and of all computation; `auto` is bfloat16 on a GPU and float32 on a CPU.",
+    "by": "`score` ranks candidates by their self-consistency score; `vote` by their answer's share of the votes "
+    "(reasoning only), then by score. Ties go to the lowest index.",
+    "threshold_k": "Number of candidates that `threshold` is stated for.",
+    "min_candidates": "Rows with fewer candidates that could be compared are dropped.",
+    "styles": "Only candidates of these styles may be chosen (all of them still count in the scores); null: all.",
+    "exclude": "Datasets of `Dropped`, as `sicog overlap` writes them: rows with their ids are dropped.",
+    "time": "Time limit of a job, as sbatch reads it.",
+    "partition": "Partition of a job; null: the cluster's own.",
+    "options": "Further options of sbatch without their dashes, such as {account: mine, constraint: a100}.",
+}
+_WORDS: Mapping[Any, tuple[str, str]] = {  # one, several
+    Path: ("path", "paths"),
+    str: ("text", "texts"),
+    int: ("integer", "integers"),
+    float: ("number", "numbers"),
+    bool: ("true | false", "true | false"),
+    Any: ("anything", "anything"),
+}
+_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
+_REQUIRED = "required"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key. name: with the names of the keys above it, and NAME or [] where any name or an item of a list stands.
+
+    default: as YAML, `required` where there is none, empty where the keys of the next section are the default.
+    """
+
+    name: str
+    type: str
+    default: str
+    comment: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """The keys of one config class. places: all keys whose value it is; none of the outermost."""
+
+    config: type[BaseModel]
+    places: tuple[str, ...]
+    says: str
+    keys: tuple[Key, ...]
+
+
+def sections(model: type[BaseModel]) -> list[Section]:
+    """The keys of a config, then those of every config within it. A class that is found twice is listed once."""
+    places: dict[type[BaseModel], list[str]] = {model: []}
+    found = [model]
+    for config in found:  # which grows
+        prefix = f"{places[config][0]}." if places[config] else ""
+        for name, field in config.model_fields.items():
+            for place, inner in configs(f"{prefix}{name}", field.annotation):
+                if inner not in places:
+                    found.append(inner)
+                    places[inner] = []
+                places[inner].append(place)
+    also = {key: name for name, key in getattr(model, "also", {}).items()}
+    return [_section(config, tuple(places[config]), also) for config in found]
+
+
+def as_text(listed: Sequence[Section], width: int) -> str:
+    """For a terminal of that many columns."""
+    lines: list[str] = []
+    for section in listed:
+        if section.places:
+            title = f"{', '.join(section.places)}: {section.says}"
+            lines += ["", *textwrap.wrap(title, width, subsequent_indent="  ", break_on_hyphens=False)]
+        for key in section.keys:
+            default = f" = {key.default}" if key.default not in ("", _REQUIRED) else ""
+            lines.append(f"  {key.name}{default}  ({key.type}{', required' if key.default == _REQUIRED else ''})")
+            indent = " " * 6
+            lines += textwrap.wrap(
+                key.comment, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+            )
+    return "\n".join(lines)
+
+
+def as_table(section: Section) -> str:
+    """One section for a page: a table of Markdown, of keys within a config by their names there."""
+    lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    above = f"{section.places[0]}." if section.places else ""
+    for key in section.keys:
+        default = key.default if key.default in ("", _REQUIRED) else f"`{_bare(key.default)}`"
+        lines.append(
+            f"| `{key.name.removeprefix(above)}` | {_cell(key.type)} | {default} | {_cell(key.comment)} |",
+        )
+    return "\n".join(lines)
+
+
+def comment_of(name: str, field: FieldInfo) -> str:
+    """The comment of a key in one line: its own, else what the key means everywhere, else what its config is."""
+    inner = next((config for _, config in configs("", field.annotation)), None)
+    return _one_line(field.description or COMMON.get(name) or (_summary(inner) if inner else ""))
+
+
+def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """What a value may be, in words: `integer, at least 1`, `a | b`, `list of paths`, `number or null, 0 to 1`."""
+    options = members(annotation)
+    words = [_one(option) for option in options] + ["null"] * (len(options) < len(_options(annotation)))
+    return " or ".join(words) + _bounds(metadata)
+
+
+def _section(config: type[BaseModel], places: tuple[str, ...], also: Mapping[str, str]) -> Section:
+    prefix = f"{places[0]}." if places else ""
+    keys = []
+    for name, field in config.model_fields.items():
+        place, comment = f"{prefix}{name}", comment_of(name, field)
+        if place in also:
+            comment += f" `{also[place]}` is understood too."
+        keys.append(Key(place, type_text(field.annotation, field.metadata), _default(field), comment))
+    keys.sort(key=lambda key: key.default != _REQUIRED)
+    return Section(config, places, _summary(config), tuple(keys))
+
+
+def configs(place: str, annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The configs that a value holds, and where: below NAME in a mapping, [] in a list."""
+    for option in _options(annotation):
+        origin, inner = get_origin(option), get_args(option)
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            yield place, option
+        elif origin in (tuple, list):
+            yield from configs(f"{place}[]", inner[0])
+        elif inner and origin is not Literal:
+            yield from configs(f"{place}.NAME", inner[-1])
+
+
+def members(annotation: Any) -> list[Any]:
+    """The types that an annotation allows, without None."""
+    return [option for option in _options(annotation) if option is not NoneType]
+
+
+def _options(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        return _options(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [option for member in get_args(annotation) for option in _options(member)]
+    return [annotation]
+
+
+def _one(option: Any, *, several: bool = False) -> str:
+    origin, inner = get_origin(option), get_args(option)
+    if option in _WORDS:
+        return _WORDS[option][several]
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin in (tuple, list):
+        if Ellipsis in inner or origin is list:
+            return f"list of {_items(inner[0])}"
+        return f"[{', '.join(type_text(member) for member in inner)}]"
+    if inner:
+        return f"mapping of names to {_items(inner[1])}"
+    assert isinstance(option, type), option
+    return "mappings" if several else "mapping"
+
+
+def _items(annotation: Any) -> str:
+    options = members(annotation)
+    return " or ".join(_one(option, several=True) for option in options) + _bounds(_metadata(annotation))
+
+
+def _metadata(annotation: Any) -> list[Any]:
+    """Of an annotated item: its constraints, also those within a `Field`."""
+    given = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    return [bound for item in given for bound in (item.metadata if isinstance(item, FieldInfo) else [item])]
+
+
+def _bounds(metadata: Sequence[Any]) -> str:
+    found = {
+        name: getattr(item, name) for item in metadata for name in _BOUNDS if getattr(item, name, None) is not None
+    }
+    if "ge" in found and "le" in found:
+        return f", {found['ge']:g} to {found['le']:g}"
+    return "".join(f", {word} {found[name]:g}" for name, word in _BOUNDS.items() if name in found)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return _REQUIRED
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        given = value.model_dump(mode="json", exclude_defaults=True)
+        return _flow(given) if given else ""
+    return _flow(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flow(value: Any) -> str:
+    """YAML in one line, as a user writes it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_flow(item)}' for name, item in value.items())}}}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, str) and value and not any(c in value for c in "{}[],#"):
+        return value
+    return json.dumps(value)
+
+
+def _summary(config: type[BaseModel]) -> str:
+    return _one_line((config.__doc__ or "").split("\n\n")[0])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    """Text of a table of Markdown; `<` and `*` outside code stand for themselves."""
+    parts = text.split("`")
+    parts[::2] = [part.replace("<", "&lt;").replace("*", r"\*").replace("|", r"\|") for part in parts[::2]]
+    parts[1::2] = [_bare(part) for part in parts[1::2]]
+    return "`".join(parts)
+
+
+def _bare(code: str) -> str:
+    return code.replace("|", r"\|")
