@@ -81,8 +81,8 @@ class SampleConfig(SamplingConfig):
     styles: tuple[StyleCount, ...] = ()
     """Samples of every query. Empty: 2 cod + 1 dd for captions, 2 cot + 1 direct for reasoning, 3 for text."""
     prompt: str | None = None
-    """Instead of `styles`, a PROMPT of the scripts: cod-default, cod-conv, cot-default or default (one sample), or
-    paper (the set that `styles` defaults to)."""
+    """Instead of `styles`, a PROMPT of the scripts: cod-default, cod-conv, cot-default, default or the name of a style
+    (one sample), or paper (the set that `styles` defaults to)."""
     image_folder: Path = Path()
     image_roots: tuple[Path, ...] = ()
     corruptions: tuple[CorruptionName, ...] = ()
