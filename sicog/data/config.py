@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sicog.config import Config
-from sicog.data.mixture import Source, load_sources
+from sicog.data.mixture import Source, Sources, load_sources
 
 
 class DataConfig(Config):
@@ -27,7 +27,7 @@ class DataConfig(Config):
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
 
     path: Path | None = None
-    sources: tuple[Source, ...] = ()
+    sources: Sources = ()
     image_folder: Path | None = None
     image_roots: tuple[Path, ...] = ()
     cache_dir: Path | None = None

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from sicog.config import Config
 from sicog.data.cache import cache_folder
-from sicog.data.mixture import Source, chosen_rows
+from sicog.data.mixture import Sources, chosen_rows
 from sicog.data.table import open_table
 from sicog.pipeline import run_stage
 from sicog.records import Dropped, Example
@@ -30,7 +30,7 @@ class MixConfig(Config):
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share", "cache_dir"})
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: Sources = Field(min_length=1)
     out_dir: Path
     seed: int = 0
     max_dropped_share: float = 0.05  # of users' rows that cannot be read

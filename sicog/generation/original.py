@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 
 from sicog.chains import ChainError, parse
 from sicog.config import Config
-from sicog.formats import MARKER, FileSource, QueryParser, Row, RowError, given, other_keys
+from sicog.data.users_rows import open_users_rows
+from sicog.formats import MARKER, QueryParser, Row, RowError, given, other_keys
 from sicog.pipeline import run_stage
 from sicog.records import Candidate, CandidateSet, Query
 from sicog.storage import atomic_write, read_records
@@ -32,7 +33,8 @@ _STYLES = {"captioning": ("cod", "dd"), "reasoning": ("cot", "plain")}
 class ImportCandidatesConfig(Config):
     """What `sicog import-candidates` does.
 
-    input: a JSON list or JSONL of the original, with `generated_caption`, `generated_thought` or `candidates`.
+    input: rows of the original with `generated_caption`, `generated_thought` or `candidates`; docs/formats.md lists
+        kinds of files.
     style: of all its texts; null: the task's chain (cod, cot) for texts in its steps, else dd or plain.
     seed: tells runs apart that are grouped afterwards; give each file its own.
     checkpoint: what wrote them, as the candidates shall carry it; a name or a digest.
@@ -63,7 +65,7 @@ def import_candidates(config: ImportCandidatesConfig) -> Path:
     return run_stage(
         step="import-candidates",
         out_dir=config.out_dir,
-        source=FileSource(config.input, _Parser(config)),
+        source=open_users_rows(config.input, _Parser(config)),
         process=_as_they_are,
         config=config,
         inputs={"input": config.input},

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from sicog.data.batching import RunPlan
 from sicog.data.cache import cache_folder
+from sicog.data.images import require_folder
 from sicog.data.mixture import read_mixture
 from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
@@ -51,6 +52,8 @@ def train(config: TrainConfig) -> Path:
 def _train(config: TrainConfig) -> Path:
     global_batch = config.rows_per_update(_world_size())  # before anything is loaded
     batch = batch_line(config, _world_size())
+    if config.data.image_folder is not None and not (config.run_dir / MANIFEST).is_file():
+        require_folder(config.data.image_folder, "data.image_folder")
     config = config.model_copy(update={"model": config.model.located()})
     # Settled in run.json: the same accumulation on another number of processes, or `auto` on another kind of device,
     # would be another run.
