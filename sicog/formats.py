@@ -213,8 +213,9 @@ class QueryParser:
             raise RowError("no_question", f"a row of task {self.task} needs a human turn with a question")
         if self.task == "text" and images:
             raise RowError("image", "a row of task text has no image; sample rows with images as reasoning")
+        extra = other_keys(row, *(["question"] if "question" in turn_columns(row) else []))
         return Query.model_validate(
-            {"id": row_id, "task": self.task, "images": images, "question": question, "extra": other_keys(row)}
+            {"id": row_id, "task": self.task, "images": images, "question": question, "extra": extra}
         )
 
 

@@ -84,7 +84,8 @@ def find_files(path: Path) -> SourceFiles:
             f"a .yaml mixture"
         )
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        braces = "; {a,b} stands for files in data.path, and in sources of train and mix" if "{" in path.name else ""
+        raise ValueError(f"{path}: no such file{braces}")
     check_content(path, kind)
     return SourceFiles(path, kind, (path,))
 
@@ -119,8 +120,8 @@ def _first_bytes(path: Path) -> bytes:
 def _is_one_object(path: Path) -> bool:
     """Whether the first line that holds anything is a lone brace, as in a pretty-printed object."""
     with path.open("rb") as file:
-        first = next((line for line in islice(file, 100) if line.strip()), b"")
-    return first.removeprefix(_BOM).strip() == b"{"
+        lines = (line.removeprefix(_BOM).strip() for line in islice(file, 100))
+        return next(filter(None, lines), b"") == b"{"
 
 
 def _of_folder(path: Path) -> SourceFiles:

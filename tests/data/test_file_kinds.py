@@ -241,5 +241,5 @@ def test_data_check_without_a_checkpoint_needs_no_torch(folder: Path) -> None:
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
     (folder / "qa.json").write_text(json.dumps([{"image": "0.png", "question": "What?", "answer": "Red."}]))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
