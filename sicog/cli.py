@@ -139,7 +139,10 @@ def train(
     device_tflops: Annotated[float, typer.Option(help="--dry-run: a device's dense bfloat16 TFLOP/s")] = 312.0,
     utilisation: Annotated[float, typer.Option(help="--dry-run: the share of them that is used")] = 0.45,
 ) -> None:
-    """Train one stage, or plan it: the plan is printed as comments above the resolved config, which stays YAML."""
+    """Train one stage, or plan it: the plan is printed as comments above the resolved config, which stays YAML.
+
+    Exit code of --dry-run: 1 when an input is missing.
+    """
     verb = VERBS["train"]
     resolved = _resolved(verb, config, overrides)
     if not dry_run:
@@ -298,7 +301,10 @@ def data_check(
     checkpoint: Annotated[Path | None, typer.Option(help="whose processor counts tokens; else words")] = None,
     out: Annotated[Path | None, typer.Option(help="write the report as JSON to this file")] = None,
 ) -> None:
-    """Read all rows and images once: what there is, and what would be dropped. Exit code 1: some rows would."""
+    """Read all rows and images once: what there is, what would be dropped. Exit code 1: some rows would, or none are.
+
+    Unlabelled images and questions, preference pairs and captions are known by their keys and checked as what they are.
+    """
     from sicog.config import apply_overrides, validate
     from sicog.data.check import CheckConfig
     from sicog.data.check import check as check_data

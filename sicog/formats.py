@@ -7,56 +7,82 @@ In a human turn `<image>` is the marker of an image; in an assistant turn it is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
 import orjson
 from pydantic import ValidationError
 
 from sicog import json_rows
 from sicog.records import Dropped, Example, Query, RecordT, Turn
+from sicog.row_keys import MARKER as MARKER
+from sicog.row_keys import ROW_KEYS, Row, RowError, check_markers, image_names, other_keys, turn_columns, turns_of
+from sicog.row_keys import caption_of as caption_of
+from sicog.row_keys import ensure_marker as ensure_marker
+from sicog.row_keys import first_question as first_question
+from sicog.row_keys import given as given
 from sicog.scratch import Scratch, id_digest
 from sicog.storage import atomic_write
 from sicog.tasks import TASKS
 from sicog.validation import first_told
 
-MARKER = "<image>"
-_VIDEO_MARKER = "<video>"
-_ROW_KEYS = frozenset({"id", "image", "images", "conversations", "messages"})
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-Row = dict[str, Any]
+_NAMES = {"user": "human", "assistant": "gpt", "system": "system"}
 
 
-class RowError(ValueError):
-    """A row that cannot be used; `reason` is a snake_case word for the manifest."""
+class RawRow(NamedTuple):
+    """A row before it is parsed: JSON text or a value. It stands in `file`, as number `place` (from 1) or by a key.
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+    default_id: the id of a row that has none; by default its index among all rows.
+    """
+
+    value: Any
+    file: str
+    place: int | str
+    default_id: str | None = None
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.file}:{self.place}"
+
+
+class JsonFile:
+    """The raw rows of a .json (list) or .jsonl file, which may be read any number of times."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows = json_rows.JsonRows(path)
+
+    def __iter__(self) -> Iterator[RawRow]:
+        for place, value in enumerate(self._rows, 1):
+            yield RawRow(value, self.path.name, place)
 
 
 @dataclass
 class FileSource(Generic[RecordT]):
-    """The rows of a user's .json (list) or .jsonl file, each turned into a record by `parse(row, id)`.
+    """The rows of a user's file, each turned into a record by `parse(row, id)`.
 
-    A missing id is the row's index. With `unique_ids`, a row whose id an earlier row of the file has is dropped.
+    raw: the rows of `path` before they are parsed; by default `path` is a .json (list) or .jsonl file. For files of
+    other kinds see `sicog.data.users_rows`. A missing id is the row's index. With `unique_ids`, a row whose id an
+    earlier row has is dropped.
     """
 
     path: Path
     parse: Callable[[Row, str], RecordT]
     step: str = "read"
     unique_ids: bool = True
+    raw: Iterable[RawRow | Dropped] | None = None
     # Where the last read ended: (index of the next row, the rows from there).
-    _cursor: tuple[int, Iterator[Row | bytes]] | None = field(default=None, init=False, repr=False, compare=False)
+    _cursor: tuple[int, Iterator[RawRow | Dropped]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @cached_property
-    def _raw(self) -> json_rows.JsonRows:
-        return json_rows.JsonRows(self.path)
+    def _raw(self) -> Iterable[RawRow | Dropped]:
+        return JsonFile(self.path) if self.raw is None else self.raw
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cursor": None}  # an open file stays in its process
@@ -91,17 +117,27 @@ class FileSource(Generic[RecordT]):
         def ids() -> Iterator[tuple[bytes, int]]:
             nonlocal n
             for n, raw in enumerate(self._raw, 1):
+                if isinstance(raw, Dropped):
+                    continue
                 with suppress(RowError):  # such a row is dropped as it is, and takes no id
-                    yield id_digest(_row_id(_decode(raw), n - 1)), n - 1
+                    yield id_digest(_id_of(_decode(raw.value), n - 1, raw.default_id)), n - 1
 
         seen = Scratch("id, place", ids())
         numbered = "select place, row_number() over (partition by id order by place) as nth from rows"
         return n, frozenset(place for (place,) in seen.execute(f"select place from ({numbered}) where nth > 1"))
 
-    def _record(self, index: int, raw: Row | bytes) -> RecordT | Dropped:
+    def _record(self, index: int, raw: RawRow | Dropped) -> RecordT | Dropped:
+        if isinstance(raw, Dropped):
+            return raw.model_copy(update={"step": self.step})
         repeated = self.unique_ids and index in self._scan[1]
         return parse_row(
-            raw, index, self.parse, where=f"{self.path.name}:{index + 1}", step=self.step, repeated=repeated
+            raw.value,
+            index,
+            self.parse,
+            where=raw.where,
+            step=self.step,
+            default_id=raw.default_id,
+            repeated=repeated,
         )
 
 
@@ -122,7 +158,7 @@ def parse_row(
     row_id = default_id or str(index)
     try:
         row = _decode(raw)
-        row_id = row_id if default_id and row.get("id") is None else _row_id(row, index)
+        row_id = _id_of(row, index, default_id)
         if repeated:
             raise RowError("duplicate_id", "an earlier row has this id (a row without one has its index, from 0)")
         _check_depth(row)
@@ -147,14 +183,20 @@ def read_queries(path: Path, task: str) -> FileSource[Query]:
 
 def parse_example(row: Row, row_id: str) -> Example:
     """A LLaVA / ShareGPT row to an `Example`. Raises `RowError`; other keys of the row are kept in `extra`."""
-    images, turns = image_names(row), _turns(row)
+    images, turns = image_names(row), turns_of(row)
     parsed = _place_images(turns, len(images))
     roles = [t.role for t in parsed if t.role != "system"]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2) or any(t.role == "system" for t in parsed[1:]):
-        raise RowError("turn_order", f"turns must alternate human, gpt; got {', '.join(t.role for t in parsed)}")
+        raise RowError("turn_order", f"turns must alternate human, gpt; got {', '.join(map(_called, parsed))}")
     if not any(t.text.split() for t in parsed):
         raise RowError("no_words", "the conversation holds no word")
-    return Example(id=row_id, images=images, turns=parsed, extra=other_keys(row))
+    extra = other_keys(row, *turn_columns(row))
+    return Example(id=row_id, images=images, turns=parsed, extra=extra)
+
+
+def _called(turn: Turn) -> str:
+    """A turn's role as users' files call it."""
+    return _NAMES[turn.role]
 
 
 @dataclass(frozen=True)
@@ -172,58 +214,10 @@ class QueryParser:
             raise RowError("no_question", f"a row of task {self.task} needs a human turn with a question")
         if self.task == "text" and images:
             raise RowError("image", "a row of task text has no image; sample rows with images as reasoning")
+        extra = other_keys(row, *(["question"] if "question" in turn_columns(row) else []))
         return Query.model_validate(
-            {"id": row_id, "task": self.task, "images": images, "question": question, "extra": other_keys(row)}
+            {"id": row_id, "task": self.task, "images": images, "question": question, "extra": extra}
         )
-
-
-def first_question(row: Row) -> str:
-    """The first human turn without its image markers, "" when there is none.
-
-    Rows without any marker are published too; a count that is neither that nor the number of images is a `RowError`.
-    """
-    text = next((text for role, text in _turns(row, required=False) if role == "user"), "")
-    _check_markers(text.count(MARKER) or len(image_names(row)), len(image_names(row)), "first human turn")
-    return text.replace(MARKER, "").strip()
-
-
-def other_keys(row: Row, *used: str) -> dict[str, Any]:
-    """What a record keeps as `extra`: the keys of the row that no field holds, less those named."""
-    return {k: v for k, v in row.items() if k not in _ROW_KEYS and k not in used}
-
-
-def given(row: Mapping[str, Any], *keys: str) -> Any:
-    """The value of the first of these keys that says something, else None.
-
-    A key with null or an empty list is as good as absent: `Dataset.to_json` gives every row every key of all rows.
-    """
-    return next((row[key] for key in keys if row.get(key) is not None and row[key] != []), None)
-
-
-def image_names(row: Row) -> tuple[str, ...]:
-    """The row's image paths: key `image` or `images`, one string or a list of strings, or none. No videos."""
-    if row.get("video") or row.get("videos"):
-        raise RowError("video", "the row has a video, which is not supported")
-    value = given(row, "image", "images")
-    names = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(n, str) and n for n in names):
-        raise RowError("malformed_image", f"image must be a path or a list of paths, got {value!r:.100}")
-    return tuple(names)
-
-
-def ensure_marker(row: Row) -> Row:
-    """The row with the image marker in its first human turn, where images are given and no turn has a marker."""
-    turns = row.get("conversations")
-    if not image_names(row) or not isinstance(turns, list):
-        return row
-    human = [i for i, t in enumerate(turns) if isinstance(t, dict) and _ROLES.get(str(t.get("from"))) == "user"]
-    if not human or any(MARKER in str(turns[i].get("value", "")) for i in human):
-        return row
-    text = turns[human[0]].get("value", "")
-    if not isinstance(text, str):
-        return row  # the parser refuses it
-    first = {**turns[human[0]], "value": MARKER * len(image_names(row)) + "\n" + text}
-    return {**row, "conversations": [first if i == human[0] else t for i, t in enumerate(turns)]}
 
 
 def to_llava(example: Example) -> Row:
@@ -231,8 +225,7 @@ def to_llava(example: Example) -> Row:
     row: Row = {"id": example.id}
     if example.images:
         row["image"] = example.images[0] if len(example.images) == 1 else list(example.images)
-    names = {"user": "human", "assistant": "gpt", "system": "system"}
-    turns = [{"from": names[t.role], "value": _with_markers(t)} for t in example.turns]
+    turns = [{"from": _called(t), "value": _with_markers(t)} for t in example.turns]
     return {**row, "conversations": turns, **example.extra}
 
 
@@ -243,7 +236,7 @@ def reads_back(example: Example) -> bool:
     """
     users = [turn for turn in example.turns if turn.role == "user"]
     plain = all("<" not in t.text and t.text == t.text.strip() and t.images_at in ((), (0,)) for t in users)
-    if plain and not example.extra.keys() & (_ROW_KEYS | {"video", "videos"}) and users[0].text:
+    if plain and not example.extra.keys() & (ROW_KEYS | {"video", "videos"}) and users[0].text:
         return True
     try:
         row = to_llava(example)
@@ -296,7 +289,9 @@ def _decode(raw: Row | bytes) -> Row:
     return raw
 
 
-def _row_id(row: Row, index: int) -> str:
+def _id_of(row: Row, index: int, default_id: str | None) -> str:
+    if default_id and row.get("id") is None:
+        return default_id
     value = index if row.get("id") is None else row["id"]
     if not isinstance(value, (str, int, float)):
         raise RowError("malformed_id", f"id must be a text or a number, got a {type(value).__name__}")
@@ -319,34 +314,8 @@ def _check_depth(row: Row) -> None:
         raise RowError("malformed_row", f"cannot be stored as JSON ({error})") from None
 
 
-def _turns(row: Row, *, required: bool = True) -> list[tuple[str, str]]:
-    turns = given(row, "conversations", "messages")
-    if not required and turns is None:
-        return []
-    if not isinstance(turns, list) or not turns:
-        raise RowError("no_turns", "the row has no list of turns under 'conversations'")
-    found = []
-    for number, turn in enumerate(turns, 1):
-        role = given(turn, "from", "role") if isinstance(turn, Mapping) else None
-        text = given(turn, "value", "content") if isinstance(turn, Mapping) else None
-        if not isinstance(role, str) or role not in _ROLES or not isinstance(text, str):
-            raise RowError(
-                "malformed_turn", f"turn {number} needs from (human or gpt) and value (a text), got {turn!r:.100}"
-            )
-        if _ROLES[role] == "user" and _VIDEO_MARKER in text:
-            raise RowError("video", f"turn {number} holds {_VIDEO_MARKER}, which is not supported")
-        found.append((_ROLES[role], text))
-    # The published mixtures hold rows that open with a gpt turn; like the original, that turn is left out.
-    return found[1:] if found[0][0] == "assistant" else found
-
-
-def _check_markers(markers: int, n_images: int, where: str) -> None:
-    if markers != n_images:
-        raise RowError("marker_count", f"{n_images} images but {markers} {MARKER} markers in the {where}")
-
-
 def _place_images(turns: list[tuple[str, str]], n_images: int) -> tuple[Turn, ...]:
-    _check_markers(sum(text.count(MARKER) for role, text in turns if role == "user"), n_images, "human turns")
+    check_markers(sum(text.count(MARKER) for role, text in turns if role == "user"), n_images, "human turns")
     result = []
     for role, text in turns:
         if role != "user" or MARKER not in text:

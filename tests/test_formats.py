@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicog import json_rows
+from sicog.data.row_kinds import CANDIDATES, CAPTIONS, EXAMPLES, IMAGES, PAIRS, QUESTIONS, _kind_of_row
 from sicog.formats import (
     FileSource,
+    RawRow,
     RowError,
     ensure_marker,
     parse_example,
@@ -188,24 +190,31 @@ values = st.recursive(
     | st.integers(-5, 5)
     | st.floats(allow_nan=False, allow_infinity=False)
     # Texts and keys that mean something to a parser, and others.
-    | st.sampled_from(["", "<image>", "<video>", "a.png", "human", "gpt", "system", "Step 1: x"])
+    | st.sampled_from(["", "<image>", "<video>", "a.png", "human", "gpt", "system", "Step 1: x", "text", "image_url"])
     | st.text(st.characters(codec="utf-8"), max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["from", "value", "role", "content", "x"]), inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["from", "value", "role", "content", "x", "type", "text", "image", "url"]),
+            inner,
+            max_size=3,
+        )
     ),
     max_leaves=8,
 )
 KEYS = ("id", "image", "images", "conversations", "messages", "cod_caption", "dd_caption", "video")
+KEYS += ("question", "answer", "text", "file_name", "caption", "prompt", "chosen", "rejected")
 any_rows = st.dictionaries(st.sampled_from(KEYS), values, max_size=6)
 
 
 @settings(max_examples=300, deadline=None)
 @given(any_rows)
 def test_no_row_stops_a_reader(fields):  # R3
-    for source in (read_llava(None), read_queries(None, "captioning"), read_queries(None, "reasoning")):
-        source = FileSource(Path("x.jsonl"), source.parse, unique_ids=False)
-        record = source._record(0, orjson.dumps(fields))
+    parsers = [kind.parse for kind in (EXAMPLES, PAIRS, CAPTIONS, CANDIDATES, IMAGES, QUESTIONS)]
+    assert _kind_of_row(fields) is None or _kind_of_row(orjson.dumps(fields)).parse in parsers
+    for parse in parsers:
+        source = FileSource(Path("x.jsonl"), parse, unique_ids=False)
+        record = source._record(0, RawRow(orjson.dumps(fields), "x.jsonl", 1))
         assert orjson.loads(record.model_dump_json())["id"] == record.id
 
 

@@ -21,7 +21,7 @@ from sicog.annotation.teacher import (
     request_for,
 )
 from sicog.data.images import ImageProblem
-from sicog.formats import FileSource
+from sicog.data.users_rows import open_users_rows
 from sicog.records import Dropped
 from sicog.remote.store import AnswerStore, open_store
 
@@ -83,7 +83,7 @@ def estimate(
 ) -> Estimate:
     """Measure the rows of `input_file`. asks: whether every row needs a question of its own."""
     prompt, found = load_prompt(config.prompt), Estimate(answer_tokens=config.expected_answer_tokens)
-    source = FileSource(input_file, CaptionRowParser(asks), step="estimate")
+    source = open_users_rows(input_file, CaptionRowParser(asks), step="estimate")
     # An estimate makes no folder: without answers there is no store to look into.
     with open_store(answers) if (answers / "answers.sqlite").is_file() else nullcontext() as store:
         if store and (mean := store.mean_output(config.endpoint.model)):

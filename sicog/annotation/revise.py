@@ -18,9 +18,9 @@ from sicog.annotation.estimate import estimate
 from sicog.annotation.teacher import STEP, CaptionRowParser, Teacher, TeacherConfig, prompt_file
 from sicog.chains import COD, COT, ChainError, parse, render
 from sicog.config import Config
-from sicog.data.images import ImageProblem, resolve_image
+from sicog.data.images import ImageProblem, require_folder, resolve_image
+from sicog.data.users_rows import open_users_rows
 from sicog.formats import (
-    FileSource,
     Row,
     RowError,
     ensure_marker,
@@ -89,6 +89,8 @@ def revise(config: ReviseConfig) -> tuple[Path, Path]:
     """Write both datasets of `Example` records; returns (chain_dir, plain_dir)."""
     folders = {"chain": config.chain_dir, "plain": config.plain_dir}
     finished = all((folder / MANIFEST).is_file() for folder in folders.values())
+    if config.image_folder is not None and not finished:
+        require_folder(config.image_folder, "image_folder")
     if config.teacher and not finished:
         config.teacher.endpoint.check()  # before anything is written
         for form, folder in folders.items():  # both, before anything is paid
@@ -102,6 +104,7 @@ def print_estimate(config: ReviseConfig) -> None:
     if not config.teacher:
         raise ValueError("without a teacher nothing is asked: set teacher.endpoint.model to estimate its work")
     assert config.image_folder
+    require_folder(config.image_folder, "image_folder")
     needs_question = config.prompts == "row"
     places = (config.input, config.image_folder, config.image_roots, config.answers())
     for line in estimate(config.teacher, *places, needs_question).lines(config.teacher):
@@ -116,7 +119,7 @@ def _annotate(config: ReviseConfig, teacher: TeacherConfig) -> Path:
         return run_stage(
             step=STEP,
             out_dir=config.teacher_folder() / "rows",
-            source=FileSource(config.input, CaptionRowParser(config.prompts == "row"), step=STEP),
+            source=open_users_rows(config.input, CaptionRowParser(config.prompts == "row"), step=STEP),
             process=process,
             config=config,
             inputs=_inputs(config),
@@ -144,9 +147,11 @@ def _write(config: ReviseConfig, form: str, out_dir: Path) -> Path:
         ("reasoning", "plain"): short_example,
     }
     parser = _Parser(parsers[config.task, form], config.prompts)
-    source: Source[Example] = FileSource(config.input, parser, step=f"revise-{form}")
+    source: Source[Example]
     if config.teacher:
         source = _Annotated(FolderSource(config.teacher_folder() / "rows", AnnotatedRow), parser, f"revise-{form}")
+    else:
+        source = open_users_rows(config.input, parser, step=f"revise-{form}")
     return run_stage(
         step=_step(config, form),
         out_dir=out_dir,

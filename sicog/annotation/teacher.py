@@ -20,7 +20,7 @@ from pydantic import Field
 from sicog.chains import COD, ChainError, parse, render
 from sicog.config import Config, validate
 from sicog.data.images import ImageProblem, resolve_image
-from sicog.formats import Row, RowError, first_question, image_names
+from sicog.formats import Row, RowError, caption_of, first_question, image_names
 from sicog.pipeline import Outcome
 from sicog.records import AnnotatedRow, Dropped, Failed, Record
 from sicog.remote.client import BadImage, Client, Message, NoAnswer, Request
@@ -109,14 +109,12 @@ class CaptionRowParser:
     needs_question: bool
 
     def __call__(self, row: Row, row_id: str) -> CaptionRow:
-        images, question, caption = image_names(row), first_question(row), row.get("caption")
+        images, question = image_names(row), first_question(row)
         if not images:
             raise RowError("no_image", "a caption row needs an image")
         if self.needs_question and not bare_question(question):
             raise RowError("no_question", "the row has no question in its first human turn; use prompts=task")
-        if not isinstance(caption, str) or not caption.strip():
-            raise RowError("no_caption", f"the teacher starts from the row's `caption`, a text; got {caption!r:.100}")
-        return CaptionRow(id=row_id, images=images, question=question, caption=caption.strip(), row=row)
+        return CaptionRow(id=row_id, images=images, question=question, caption=caption_of(row), row=row)
 
 
 class BadAnswer(Exception):  # noqa: N818 - an outcome of one row

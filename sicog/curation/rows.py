@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from sicog.curation.words import Hashes, digest64
-from sicog.data.sources import find_files
+from sicog.data.file_kinds import find_files
 from sicog.data.table import open_table
 from sicog.pipeline import UNREADABLE
 from sicog.records import CandidateSet, Dropped, Example, Query, Record, ScoredSet

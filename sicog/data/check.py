@@ -1,6 +1,7 @@
-"""`sicog data check`: read all rows and images once, in parallel, and say what training would find.
+"""`sicog data check`: read all rows and images once, in parallel, and say what a run would find.
 
 With a checkpoint the rows are measured as training measures them, and kept in the cache: training then begins at once.
+Other rows than those of training are known by their keys, and read as the command that is for them reads them.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from rich.table import Table
 
 from sicog.config import Config
 from sicog.data.cache import cache_folder
+from sicog.data.check_kinds import by_reason, report_of_kind
 from sicog.data.config import DataConfig
 from sicog.data.image_folder import ImageFolder
 from sicog.data.measure import Measure, TokenMeasure, WordMeasure
 from sicog.data.mixture import Mixture, read_mixture
 from sicog.data.mixture_rows import UsableRows, measure_mixture
 from sicog.data.progress import shown
-from sicog.records import Dropped
+from sicog.data.row_kinds import EXAMPLES, kind_of
+from sicog.model.image_plan import ImagePlan
 from sicog.storage import write_json
 
-_IDS_SHOWN = 5
+_COLUMNS = ("path", "rows", "usable", "text_only", "images", "turns")
 _BAR = 40
 
 
@@ -47,29 +50,32 @@ class CheckConfig(Config):
 
 
 def check(config: CheckConfig, out: Path | None = None) -> bool:
-    """Print what the data holds, and write it to `out` as JSON. True when every row can be used.
+    """Print what the data holds, and write it to `out` as JSON. True when there are rows and every row can be used.
 
-    Raises `ValueError` when the data cannot be read at all.
+    Rows that are not to be trained on (unlabelled ones, pairs, captions ...) are read as the command for them would.
+    Raises `ValueError` when the data cannot be read at all, or the image folder does not exist.
     """
-    cache = cache_folder(config.data.cache_dir)
-    mixture = read_mixture(config.data.chosen_sources(), config.seed, cache)
-    data = config.data
+    cache, data = cache_folder(config.data.cache_dir), config.data
+    sources = data.chosen_sources()
     images = ImageFolder(data.image_folder, data.image_roots, check=data.check_images, cache=cache)
-    unit, measure, max_length = _measure(config)
-    usable = measure_mixture(mixture, measure, images, max_length=max_length, cache=cache)
-    report = _report(mixture, usable, unit)
+    kind = kind_of([source.path for source in sources])
+    if kind is EXAMPLES:
+        mixture = read_mixture(sources, config.seed, cache)
+        unit, measure, max_length = _measure(config)
+        usable = measure_mixture(mixture, measure, images, max_length=max_length, cache=cache)
+        report = _report(mixture, usable, unit)
+    else:
+        report = report_of_kind(sources, kind, images, config.seed)
     _print(report, Console(emoji=False))
     if out is not None:
         write_json(out, report)
-    return not report["dropped"]
+    return bool(report["rows_in"]) and not report["dropped"]
 
 
 def _measure(config: CheckConfig) -> tuple[str, Measure, int]:
     if config.checkpoint is None:
-        from sicog.model.image_processing import SicogImageProcessor
-
         # Words are not tokens: max_length says nothing of them.
-        return "words", WordMeasure(SicogImageProcessor(), config.slicing), int(np.iinfo(np.int32).max)
+        return "words", WordMeasure(ImagePlan(), config.slicing), int(np.iinfo(np.int32).max)
     from sicog.model.checkpoints import read_processor
 
     return "tokens", TokenMeasure(read_processor(str(config.checkpoint)), config.slicing), config.max_length
@@ -77,17 +83,16 @@ def _measure(config: CheckConfig) -> tuple[str, Measure, int]:
 
 def _report(mixture: Mixture, usable: UsableRows, unit: str) -> dict[str, Any]:
     sources = [_source(mixture, usable, number) for number in range(len(mixture.tables))]
-    drops: dict[str, dict[str, Any]] = {}
-    for drop in usable.dropped():
-        _add(drops, drop)
     return {
+        "kind": EXAMPLES.name,
+        "read_by": EXAMPLES.read_by,
         "rows_in": len(mixture.selection) + mixture.n_dropped,
         "rows_usable": len(usable.selection),
         "left_out": mixture.left,
         "sources": sources,
         unit: _histogram(usable.lengths.tokens),
         "views": _histogram(usable.lengths.views[usable.lengths.views > 0]),
-        "dropped": dict(sorted(drops.items(), key=lambda item: -item[1]["rows"])),
+        "dropped": by_reason(usable.dropped()),
     }
 
 
@@ -110,13 +115,6 @@ def _source(mixture: Mixture, usable: UsableRows, number: int) -> dict[str, Any]
     }
 
 
-def _add(drops: dict[str, dict[str, Any]], drop: Dropped) -> None:
-    found = drops.setdefault(drop.reason, {"rows": 0, "first": []})
-    found["rows"] += 1
-    if len(found["first"]) < _IDS_SHOWN:
-        found["first"].append({"id": drop.id, "detail": drop.detail})
-
-
 def _histogram(values: np.ndarray) -> dict[str, Any]:
     """Counts by powers of two: `bins` are [from, below, rows]."""
     if not len(values):
@@ -128,10 +126,12 @@ def _histogram(values: np.ndarray) -> dict[str, Any]:
 
 
 def _print(report: dict[str, Any], console: Console) -> None:
-    table = Table("source", "rows", "usable", "text only", "images", "turns")
+    keys = [key for key in _COLUMNS if all(key in source for source in report["sources"])]
+    table = Table(*("source" if key == "path" else key.replace("_", " ") for key in keys))
     for source in report["sources"]:
-        table.add_row(*(str(source[key]) for key in ("path", "rows", "usable", "text_only", "images", "turns")))
+        table.add_row(*(str(source[key]) for key in keys))
     console.print(table)
+    console.print(f"read as {report['kind']}, for {report['read_by']}", markup=False, highlight=False)
     for what in ("tokens", "words", "views"):
         if (found := report.get(what)) and found["total"]:
             console.print(f"{what} a row: median {found['median']:g}, longest {found['longest']}, all {found['total']}")
@@ -140,6 +140,9 @@ def _print(report: dict[str, Any], console: Console) -> None:
         console.print(f"[bold]{reason}[/]: {found['rows']} rows, such as", highlight=False)
         for drop in found["first"]:
             console.print(f"  {drop['id']}: {drop['detail']}", markup=False, highlight=False, soft_wrap=True)
+    if not report["rows_in"]:
+        console.print("0 rows: the data is empty, so nothing can be done with it")
+        return
     n, usable, left = report["rows_in"], report["rows_usable"], report["left_out"]
     console.print(f"{usable} of {n} rows can be used" + (f"; {left} are left out by take or weight" if left else ""))
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sicog.config import Config
-from sicog.data.mixture import Source, load_sources
+from sicog.data.mixture import Source, Sources, load_sources
 
 
 class DataConfig(Config):
@@ -19,7 +19,7 @@ class DataConfig(Config):
     path: Path | None = None
     """A dataset folder, a folder of shards, a .json, .jsonl, .parquet or .tar file, `prefix{a,b}.json`, or a .yaml
     mixture."""
-    sources: tuple[Source, ...] = ()
+    sources: Sources = ()
     """Instead of `path`: the sources of a mixture."""
     image_folder: Path | None = None
     """What image paths are relative to: a folder, whose .tar files are searched too, or one .tar file."""

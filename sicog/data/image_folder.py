@@ -9,7 +9,8 @@ from typing import IO
 
 from PIL import Image
 
-from sicog.data.images import ImageProblem, check_name, resolve_image
+from sicog.data.image_files import image_size, load_image
+from sicog.data.images import ImageProblem, check_name, require_folder, resolve_image
 from sicog.data.sources import NAMED, PlacedRow
 from sicog.data.table import RowTable
 from sicog.data.tar_files import Packed, TarIndex, tar_identity
@@ -22,10 +23,13 @@ class ImageFolder:
     """Images by name. `folder` is a folder, which may hold tars at its top, or a .tar; None: rows have no named image.
 
     A name means a file under the folder or, when there is none, the member of a tar that is called so.
-    `check`: `decode` reads an image fully to know its size, `header` only its header.
+    `check`: `decode` reads an image fully to know its size, `header` only its header. Raises `ValueError` when the
+    folder does not exist.
     """
 
     def __init__(self, folder: Path | None, roots: Sequence[Path] = (), *, check: str = "decode", cache: Path) -> None:
+        if folder is not None:
+            require_folder(folder, "image_folder")
         self.folder = folder
         self.roots = tuple(roots)
         self.check = check
@@ -73,8 +77,6 @@ class ImageFolder:
 
     def measure(self, found: Readable) -> Size:
         """The (width, height) of an image as seen. Raises `ImageProblem` when it is broken."""
-        from sicog.model.image_processing import image_size, load_image
-
         try:
             source = opened(found)
             return image_size(source) if self.check == "header" else load_image(source).size
@@ -104,7 +106,5 @@ def named_images(row: PlacedRow) -> list[str]:
 
 def load_images(table: RowTable, row: PlacedRow, images: ImageFolder) -> list[Image.Image]:
     """The decoded images of a row. Raises `ValueError`."""
-    from sicog.model.image_processing import load_image
-
     found = (images.find(image) if isinstance(image, str) else image for image in image_references(table, row))
     return [load_image(opened(image)) for image in found]

@@ -17,6 +17,13 @@ class ImageProblem(ValueError):  # noqa: N818 - a value as much as an exception
         self.reason = reason
 
 
+def require_folder(folder: Path, key: str) -> None:
+    """Raise `ValueError` when the image folder (or the .tar that stands for it) does not exist: one mistake, said once,
+    where otherwise every row would be dropped. key: what the user calls it."""
+    if not folder.exists():
+        raise ValueError(f"{key} {folder} does not exist: give the folder that the rows' image names start from")
+
+
 def resolve_image(folder: Path, name: str, image_roots: Sequence[Path] = ()) -> Path:
     """The file of an image named relative to `folder`.
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -31,6 +31,7 @@ from sicog.data.progress import Counter
 from sicog.data.sources import PlacedRow
 from sicog.data.table import RowTable
 from sicog.data.tar_files import Packed
+from sicog.model.image_plan import ImagePlan
 from sicog.provenance import digest_bytes, digest_value
 from sicog.records import Dropped, Turn
 from sicog.storage import dump_record, read_json
@@ -94,21 +95,21 @@ class TokenMeasure:
 class WordMeasure:
     """Words in place of tokens, where there is no tokenizer."""
 
-    image_processor: SicogImageProcessor
+    images: ImagePlan
     slicing: bool
 
     def identity(self) -> object:
         """The settings that views depend on."""
-        return ["words", self.image_processor.to_json_string(), self.slicing]
+        return ["words", asdict(self.images), self.slicing]
 
     def __call__(self, turns: Sequence[Turn], sizes: Sequence[Size]) -> Measured:
         """The row's words, those of the assistant, and its views."""
         words = [(len(turn.text.split()), turn.role == "assistant") for turn in turns]
         answered = sum(n for n, is_answer in words if is_answer)
-        return Measured(sum(n for n, _ in words), answered, *_views(self.image_processor, sizes, self.slicing))
+        return Measured(sum(n for n, _ in words), answered, *_views(self.images, sizes, self.slicing))
 
 
-def _views(images: SicogImageProcessor, sizes: Sequence[Size], slicing: bool) -> tuple[int, int]:
+def _views(images: ImagePlan | SicogImageProcessor, sizes: Sequence[Size], slicing: bool) -> tuple[int, int]:
     views = [view for w, h in sizes for view in images.plan(w, h, slicing=slicing).views(images.patch_size)]
     return len(views), sum(rows * columns for rows, columns in views)
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from sicog.config import Config
 from sicog.data.cache import cache_folder
-from sicog.data.mixture import Source, chosen_rows
+from sicog.data.mixture import Sources, chosen_rows
 from sicog.data.table import open_table
 from sicog.pipeline import run_stage
 from sicog.records import Dropped, Example
@@ -27,7 +27,7 @@ class MixConfig(Config):
     """Sources to mix into one dataset."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share", "cache_dir"})
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: Sources = Field(min_length=1)
     """The sources of the mixture."""
     out_dir: Path
     seed: int = 0

@@ -6,6 +6,7 @@ sources:
   - {path: text.json, take: random:20%}     N or N% of the rows; also end:N
   - {path: rare.parquet, weight: 2.5}       all taken rows twice, and a random half of them once more
 
+A path may be `prefix{a,b}.json`, which is prefixa.json and prefixb.json: a source each, with the same take and weight.
 `take` chooses among the rows that could be read; `weight` then repeats or thins what was taken: for w = k + f with a
 whole k, every row k times in order, then a random share f of the rows (rounded up), in order. Both draw by the seed
 and the source's place in the list, so all ranks and every restart choose alike.
@@ -19,10 +20,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from sicog.config import Config, load_yaml, validate
 from sicog.records import Dropped
@@ -52,10 +53,22 @@ class Source(Config):
         return take
 
 
+def _expanded(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    return tuple(
+        source if path == source.path else source.model_copy(update={"path": path})
+        for source in sources
+        for path in _braces_expanded(source.path)
+    )
+
+
+# The sources of a config, as files: `prefix{a,b}.json` is two of them.
+Sources = Annotated[tuple[Source, ...], AfterValidator(_expanded)]
+
+
 class MixtureFile(Config):
     """A YAML file that holds sources."""
 
-    sources: tuple[Source, ...]
+    sources: Sources
 
 
 @dataclass(frozen=True)

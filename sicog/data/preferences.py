@@ -1,7 +1,8 @@
 """Preference pairs in: users' files as they are published, and any part of several sources as one list of rows.
 
 A row may be TRL's (prompt, chosen, rejected as texts or as lists of messages, the prompt also inside both answers),
-LLaVA-RLHF's (conversations, output_1, output_2, preference), or have its prompt under `question`.
+LLaVA-RLHF's (conversations, output_1, output_2, preference), or have its prompt under `question`. docs/formats.md has
+examples, and the kinds of files.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from sicog.data.file_kinds import find_files
 from sicog.data.mixture import Source, chosen_rows
-from sicog.formats import MARKER, FileSource, Row, RowError, ensure_marker, given, image_names, parse_example
+from sicog.data.users_rows import open_users_rows
+from sicog.formats import Row, RowError, ensure_marker, given, image_names, parse_example
 from sicog.pipeline import FolderSource
 from sicog.pipeline import Source as Rows
 from sicog.records import Dropped, PreferencePair
+from sicog.row_keys import ROLES, images_of_parts, is_parts, joined_parts
 
 _PROMPT_KEYS = ("prompt", "question", "conversations", "messages")
 _ANSWERS = ("assistant", "gpt", "llm")
@@ -28,7 +32,7 @@ def parse_pair(row: Row, row_id: str) -> PreferencePair:
     Without a marker in the prompt, the images come first in it; `<image>` in an answer is text.
     """
     prompt, chosen, rejected = _three_parts(row)
-    images = image_names(row)
+    images = image_names(row) or _named_in_parts(row)
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer.strip():
             raise RowError("empty_answer", f"{name} holds no text")
@@ -73,14 +77,10 @@ class PairSource:
 
 
 def _open(source: Source) -> Rows[PreferencePair]:
-    if source.path.is_dir():
+    if find_files(source.path).kind == "dataset":
         return FolderSource(source.path, PreferencePair)
-    if source.path.suffix in (".json", ".jsonl"):
-        # Training joins nothing by id, and published files repeat ids.
-        return FileSource(source.path, parse_pair, unique_ids=False)
-    raise ValueError(
-        f"{source.path} is no source of preference pairs: give a folder of them, or a .json or .jsonl file"
-    )
+    # Training joins nothing by id, and published files repeat ids.
+    return open_users_rows(source.path, parse_pair, unique_ids=False)
 
 
 def _three_parts(row: Row) -> tuple[list[Message], str, str]:
@@ -118,14 +118,17 @@ def _message(item: Any, name: str, role: str) -> Message:
     if isinstance(item, str):
         item = {"role": role, "content": item}
     content = given(item, "content", "value") if isinstance(item, Mapping) else None
-    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):  # TRL: texts and images
-        content = "".join(map(_part, content))
+    sender = str(given(item, "role", "from") or role) if isinstance(item, Mapping) else role
+    if is_parts(content):  # TRL: texts and images
+        content = joined_parts(content, "assistant" if sender in _ANSWERS else ROLES.get(sender, sender), name)
     if not isinstance(content, str):
         raise RowError("malformed_turn", f"{name} needs a text where it has {item!r:.100}")
-    return {"from": str(given(item, "role", "from") or role), "value": content}
+    return {"from": sender, "value": content}
 
 
-def _part(part: Mapping[str, Any]) -> str:
-    """A part of a message: the marker of an image, or its text."""
-    text = given(part, "text")
-    return MARKER if part.get("type") in ("image", "image_url") else "" if text is None else str(text)
+def _named_in_parts(row: Row) -> tuple[str, ...]:
+    """The images that the parts of a prompt name, for a row without `image` or `images`."""
+    prompt = next((row[key] for key in (*_PROMPT_KEYS, "chosen") if given(row, key) not in (None, "")), None)
+    messages = prompt if isinstance(prompt, list) else [prompt]
+    contents = [given(message, "content", "value") for message in messages if isinstance(message, Mapping)]
+    return tuple(name for content in contents if is_parts(content) for name in images_of_parts(content))

@@ -1,38 +1,27 @@
-"""The rows of a source, streamed: our datasets, JSON, JSONL, parquet, webdataset tars, and folders of such shards."""
+"""The rows of a source, streamed: our datasets, JSON, JSONL, parquet, Arrow, webdataset tars, and folders of such."""
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from datetime import timedelta
 from decimal import Decimal
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, NamedTuple
 
+import orjson
+
+from sicog.data.file_kinds import IMAGE_SUFFIXES, SourceFiles
+from sicog.data.file_kinds import find_files as find_files
 from sicog.data.tar_files import Member, members
 from sicog.formats import given, parse_example, parse_row, read_llava
-from sicog.provenance import RUN
+from sicog.json_rows import loads
 from sicog.records import Dropped, Example
-from sicog.storage import MANIFEST, read_records, shards
+from sicog.storage import opened_table, read_records
 
-Kind = Literal["dataset", "json", "parquet", "tar"]
-_KINDS: dict[str, Kind] = {
-    ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".parquet": "parquet",
-    ".tar": "tar",
-}
-# What is nearly a shard: passing over it would lose its rows without a word.
-_UNREAD = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tgz", ".csv", ".tsv", ".arrow", ".feather"})
-# Of pictures, also those that no decoder here may know: they are then refused by name.
-_IMAGE_SUFFIXES = frozenset(
-    {"jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jp2"}
-    | {"j2k", "jpx", "ico", "ppm", "pgm", "pbm", "pnm", "tga"}
-)
-_LOOKED_AT = 1_000  # names of a folder beside shards
 _ROWS_AT_ONCE = 32  # of parquet, whose rows may hold whole images
 
 
@@ -50,56 +39,6 @@ NAMED = Place(BY_NAME, 0, 0)
 PlacedRow = tuple[Example, tuple[Place, ...]]
 
 
-@dataclass(frozen=True)
-class SourceFiles:
-    """What a source's path stands for: its files in order, all of one kind."""
-
-    path: Path
-    kind: Kind
-    files: tuple[Path, ...]
-
-
-def find_files(path: Path) -> SourceFiles:
-    """The files of a source. Raises `ValueError` when there are none, or it is not a source."""
-    if not path.is_dir():
-        if path.suffix.lower() not in _KINDS:
-            raise ValueError(
-                f"{path} is no data source: give a dataset folder, a folder of shards, a .json, .jsonl, .parquet or "
-                f".tar file, or a .yaml mixture"
-            )
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
-        return SourceFiles(path, _KINDS[path.suffix.lower()], (path,))
-    # run.json is written first and manifest.json last, so a folder with one of them is a step's.
-    if (path / RUN).is_file() or ((path / MANIFEST).is_file() and next(path.glob("shard-*.jsonl"), None)):
-        return SourceFiles(path, "dataset", tuple(shards(path)))
-    seen = sorted(p for p in path.iterdir() if p.name[0] != "." and p.name != MANIFEST)
-    files = [p for p in seen if p.suffix.lower() in _KINDS and p.is_file()]
-    kinds = {_KINDS[p.suffix.lower()] for p in files}
-    if not kinds:
-        raise ValueError(f"{path} is no data source: it holds no .json, .jsonl, .parquet or .tar files, nor {MANIFEST}")
-    if len(kinds) > 1:
-        raise ValueError(
-            f"{path} holds files of several kinds ({', '.join(sorted(kinds))}); name one file, or use YAML"
-        )
-    if unread := [p.name for p in seen if _is_unread(p, kinds)]:
-        raise ValueError(
-            f"{path} also holds {', '.join(unread[:5])}{', ...' if len(unread) > 5 else ''}, which a folder of shards "
-            f"does not read: name the files or folders one by one (in a .yaml mixture), or move it away"
-        )
-    return SourceFiles(path, kinds.pop(), tuple(files))
-
-
-def _is_unread(path: Path, kinds: set[Kind]) -> bool:
-    """Whether a file or folder beside shards of these kinds holds rows that are not read.
-
-    Of a folder the first names decide, for it may hold a million pictures; tars beside JSON may hold pictures too.
-    """
-    if not path.is_dir():
-        return path.suffix.lower() in _UNREAD
-    return any(_KINDS.get(p.suffix.lower()) in kinds for p in islice(path.iterdir(), _LOOKED_AT))
-
-
 def read_rows(source: SourceFiles, copies: IO[bytes]) -> Iterator[PlacedRow | Dropped]:
     """All rows in order. Images that are bytes of a parquet file are appended to `copies`."""
     if source.kind == "dataset":
@@ -108,31 +47,63 @@ def read_rows(source: SourceFiles, copies: IO[bytes]) -> Iterator[PlacedRow | Dr
     for number, path in enumerate(source.files):
         if source.kind == "json":
             yield from (row if isinstance(row, Dropped) else (row, ()) for row in read_llava(path))
-        elif source.kind == "parquet":
-            yield from _parquet_rows(path, copies)
-        else:
+        elif source.kind == "tar":
             yield from _tar_rows(path, number)
+        else:
+            for index, row in enumerate(column_rows(path)):
+                yield _column_row(row, index, path, copies)
 
 
-def _parquet_rows(path: Path, copies: IO[bytes]) -> Iterator[PlacedRow | Dropped]:
+class ColumnRow(NamedTuple):
+    """A row of columns, its images named under `images`; `contents`: the bytes of those that the file holds itself."""
+
+    row: dict[str, Any]
+    contents: tuple[bytes | None, ...]
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether an image of the row lies in the file itself."""
+        return any(content is not None for content in self.contents)
+
+
+def column_rows(path: Path) -> Iterator[ColumnRow]:
+    """The rows of a file of columns: parquet, the Arrow files of `datasets.save_to_disk`, or a metadata.csv."""
+    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _arrow_rows(path)
+    for index, row in enumerate(rows):
+        yield _named(_readable(_without_nulls(row)), index)  # Arrow gives every row every key
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with opened_table(path) as file:
+        for row in csv.DictReader(file):
+            yield {key: value or None for key, value in row.items() if key is not None}
+
+
+def _arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     index = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
-                for row in batch.to_pylist():
-                    yield _parquet_row(row, index, path, copies)
-                    index += 1
+        with ExitStack() as stack:
+            if path.suffix.lower() == ".arrow":
+                batches = iter(stack.enter_context(pa.ipc.open_stream(stack.enter_context(pa.memory_map(str(path))))))
+            else:
+                file = stack.enter_context(pq.ParquetFile(path))
+                batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False)
+            for batch in batches:
+                for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
+                    for row in batch.slice(start, _ROWS_AT_ONCE).to_pylist():
+                        yield row
+                        index += 1
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "filename", None):  # the cache's file, not this one
             raise
-        raise ValueError(f"{path} is no parquet file, or is damaged after row {index}: {error}") from error
+        kind = "Arrow" if path.suffix.lower() == ".arrow" else "parquet"
+        raise ValueError(f"{path} is no {kind} file, or is damaged after row {index}: {error}") from error
 
 
-def _parquet_row(row: Any, index: int, path: Path, copies: IO[bytes]) -> PlacedRow | Dropped:
-    row = _readable(_without_nulls(row))  # Arrow gives every row every key
+def _named(row: dict[str, Any], index: int) -> ColumnRow:
     shown = given(row, "image", "images")
     row = {key: value for key, value in row.items() if key not in ("image", "images")}
     # A text alone, beside rows with images, has an image of nothing.
@@ -145,12 +116,14 @@ def _parquet_row(row: Any, index: int, path: Path, copies: IO[bytes]) -> PlacedR
             name, content = None, name
         contents.append(content)
         names.append(name or f"row {index + 1}, image {number + 1}" if content is not None else name)
-    if names:
-        row["images"] = names
-    example = parse_row(row, index, parse_example, where=f"{path.name}:{index + 1}")
-    if isinstance(example, Dropped) or not any(content is not None for content in contents):
+    return ColumnRow({**row, "images": names} if names else row, tuple(contents))
+
+
+def _column_row(found: ColumnRow, index: int, path: Path, copies: IO[bytes]) -> PlacedRow | Dropped:
+    example = parse_row(found.row, index, parse_example, where=f"{path.name}:{index + 1}")
+    if isinstance(example, Dropped) or not found.holds_images:
         return example if isinstance(example, Dropped) else (example, ())
-    return example, tuple(_copied(content, copies) for content in contents)
+    return example, tuple(_copied(content, copies) for content in found.contents)
 
 
 def _copied(content: bytes | None, copies: IO[bytes]) -> Place:
@@ -181,20 +154,50 @@ def _as_json(value: Any) -> Any:
 
 
 def _tar_rows(path: Path, number: int) -> Iterator[PlacedRow | Dropped]:
+    for index, sample in enumerate(tar_samples(path)):
+        if isinstance(sample, Dropped):
+            yield sample
+            continue
+        where = f"{path.name}:{sample.key}"
+        example = parse_row(sample.row, index, parse_example, where=where, default_id=sample.key)
+        if isinstance(example, Dropped):
+            yield example
+        else:
+            yield example, tuple(Place(number, m.offset, m.size) for m in sample.images)
+
+
+class TarSample(NamedTuple):
+    """One webdataset sample; `row` is JSON text where nothing is to be put into it, or it cannot be read."""
+
+    key: str
+    row: dict[str, Any] | bytes
+    images: tuple[Member, ...]
+
+
+def tar_samples(path: Path) -> Iterator[TarSample | Dropped]:
+    """The samples of a webdataset tar. `key.json` is the row, `key.jpg` or `key.0.jpg`, `key.1.png` ... its images.
+
+    Raises `ValueError` for a tar of pictures alone, which holds no rows.
+    """
+    rows = pictures = 0
     with path.open("rb") as file:
-        for index, (key, group) in enumerate(groupby(members(path), key=lambda member: _split(member.name)[0])):
-            yield _tar_row(key, list(group), index, file, path, number)
+        for key, group in groupby(members(path), key=lambda member: _split(member.name)[0]):
+            found = list(group)
+            rows += any(_split(member.name)[1].lower() == "json" for member in found)
+            pictures += 1
+            yield _tar_sample(key, found, file, f"{path.name}:{key}")
+    if pictures and not rows:
+        raise ValueError(
+            f"{path} holds {pictures} files and no rows (no .json members): give it as image_folder, beside a file of "
+            f"rows that name its members"
+        )
 
 
-def _tar_row(
-    key: str, group: Iterable[Member], index: int, file: IO[bytes], path: Path, number: int
-) -> PlacedRow | Dropped:
-    """One webdataset sample: `key.json` is the row, `key.jpg` or `key.0.jpg`, `key.1.png` ... are its images."""
-    where = f"{path.name}:{key}"
+def _tar_sample(key: str, group: Iterable[Member], file: IO[bytes], where: str) -> TarSample | Dropped:
     texts, images = [], []
     for member in group:
         suffix = _split(member.name)[1].lower()
-        is_image = suffix.rpartition(".")[2] in _IMAGE_SUFFIXES
+        is_image = suffix.rpartition(".")[2] in IMAGE_SUFFIXES
         if not member.is_file and (is_image or suffix == "json"):
             detail = f"{where}: {member.name} is a link or device, which is not read from an archive"
             return Dropped(id=key, step="read", reason="image_refused" if is_image else "malformed_row", detail=detail)
@@ -209,17 +212,19 @@ def _tar_row(
     images.sort(key=lambda member: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", member.name)])
     file.seek(texts[0].offset)
     raw = file.read(texts[0].size)
+    return TarSample(key, _with_images(raw, [m.name for m in images]), tuple(images))
 
-    def parse(row: dict[str, Any], row_id: str) -> Example:
-        if not images:
-            return parse_example(row, row_id)
-        kept = {k: v for k, v in row.items() if k not in ("image", "images")}
-        return parse_example({**kept, "images": [m.name for m in images]}, row_id)
 
-    example = parse_row(raw, index, parse, where=where, default_id=key)
-    if isinstance(example, Dropped):
-        return example
-    return example, tuple(Place(number, m.offset, m.size) for m in images)
+def _with_images(raw: bytes, names: list[str]) -> dict[str, Any] | bytes:
+    if not names:
+        return raw
+    try:
+        row = loads(raw)
+    except orjson.JSONDecodeError:
+        return raw
+    if not isinstance(row, dict):
+        return raw
+    return {**{k: v for k, v in row.items() if k not in ("image", "images")}, "images": names}
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from sicog.storage import dump_record, read_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1  # another number where rows are parsed or stored in another way: tables are then made anew
+FORMAT = 2  # another number where rows are parsed or stored in another way: tables are then made anew
 _ROWS, _IMAGES, _DROPPED, _META = "rows.arrow", "images.bin", "dropped.jsonl", "table.json"
 _BATCH_ROWS, _BATCH_CHARS = 2048, 1 << 24
 _TURNS = TypeAdapter(tuple[Turn, ...])

@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 
 from sicog.chains import ChainError, parse
 from sicog.config import Config
-from sicog.formats import MARKER, FileSource, QueryParser, Row, RowError, given, other_keys
+from sicog.data.users_rows import open_users_rows
+from sicog.formats import MARKER, QueryParser, Row, RowError, given
 from sicog.pipeline import run_stage
 from sicog.records import Candidate, CandidateSet, Query
 from sicog.storage import atomic_write, read_records
@@ -62,7 +63,7 @@ def import_candidates(config: ImportCandidatesConfig) -> Path:
     return run_stage(
         step="import-candidates",
         out_dir=config.out_dir,
-        source=FileSource(config.input, _Parser(config)),
+        source=open_users_rows(config.input, _Parser(config)),
         process=_as_they_are,
         config=config,
         inputs={"input": config.input},
@@ -81,7 +82,8 @@ class _Parser:
 
     def __call__(self, row: Row, row_id: str) -> CandidateSet:
         query = QueryParser(self.config.task)(row, row_id)
-        query = query.model_copy(update={"extra": other_keys(row, LIST, *GENERATED.values())})
+        extra = {key: value for key, value in query.extra.items() if key not in (LIST, *GENERATED.values())}
+        query = query.model_copy(update={"extra": extra})
         indices: Counter[str] = Counter()
         candidates = []
         for text in self._texts(row):

@@ -12,8 +12,10 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 from pydantic import Field, model_validator
 
-from sicog.data.images import ImageProblem, resolve_image
-from sicog.formats import read_queries
+from sicog.data.file_kinds import find_files
+from sicog.data.images import ImageProblem, require_folder, resolve_image
+from sicog.data.users_rows import open_users_rows
+from sicog.formats import QueryParser
 from sicog.generation.closer import Box, CloserConfig, Share, StyleCount, shares, shown, shown_size, windows
 from sicog.generation.context import ContextConfig, read_contexts
 from sicog.generation.corruption import CorruptionName, apply, drawn, turns
@@ -26,6 +28,7 @@ from sicog.pipeline import FolderSource, Outcome, Source, run_stage
 from sicog.provenance import digest_path
 from sicog.records import Candidate, CandidateSet, Corruption, Dropped, Failed, Query
 from sicog.remote.config import EndpointConfig
+from sicog.storage import MANIFEST
 from sicog.tasks import TASKS, TaskSpec, bare_question
 
 # The paper's three candidates of a query.
@@ -171,6 +174,8 @@ class SampleConfig(SamplingConfig):
 
 def sample(config: SampleConfig) -> Path:
     """Write one `CandidateSet` for every query whose images can be read; returns the output folder."""
+    if not (config.out_dir / MANIFEST).is_file():
+        require_folder(config.image_folder, "image_folder")
     if config.checkpoint:
         config = config.model_copy(update={"checkpoint": local_model(config.checkpoint, "checkpoint")}).settled()
     answering = {"checkpoint": config.checkpoint} if config.checkpoint else {}
@@ -193,9 +198,9 @@ def sample(config: SampleConfig) -> Path:
 
 def rows_of(config: SampleConfig) -> Source[Query]:
     """The queries of the input."""
-    if config.input.is_dir():
+    if find_files(config.input).kind == "dataset":
         return FolderSource(config.input, Query)
-    return read_queries(config.input, config.task)
+    return open_users_rows(config.input, QueryParser(config.task))
 
 
 class SampleBlock:

@@ -15,9 +15,10 @@ from sicog.data.image_files import image_size as image_size
 from sicog.data.image_files import load_image as load_image
 from sicog.data.image_files import to_rgb
 from sicog.model.configuration import CLIP_MEAN, CLIP_STD, SicogConfig
+from sicog.model.image_plan import ImagePlan
 from sicog.model.pixels import normalise_pixels
-from sicog.model.slicing import Size, SlicePlan, plan_slices
-from sicog.model.square import padded_square, plan_square
+from sicog.model.slicing import Size, SlicePlan
+from sicog.model.square import padded_square
 
 
 @dataclass(frozen=True)
@@ -77,19 +78,7 @@ class SicogImageProcessor(BaseImageProcessor):
 
     def plan(self, width: int, height: int, *, slicing: bool = True) -> SlicePlan:
         """The plan for an image of this size. Raises `ValueError` when a view would exceed `max_patches`."""
-        if self.image_mode == "square":
-            return plan_square(self.scale, self.patch_size)
-        width, height = self._first_size(width, height)
-        plan = plan_slices(width, height, scale=self.scale, patch_size=self.patch_size, max_slices=self.max_slices)
-        if not slicing:
-            plan = plan.without_slices()
-        for view in filter(None, (plan.thumbnail_size, plan.slice_size)):
-            if (n := view[0] * view[1] // self.patch_size**2) > self.max_patches:
-                raise ValueError(
-                    f"an image of {width}x{height} pixels is too elongated: a view of {n} patches, "
-                    f"but max_patches is {self.max_patches}"
-                )
-        return plan
+        return self._sizes.plan(width, height, slicing=slicing)
 
     def prepare(self, image: Image.Image, *, slicing: bool = True) -> PreparedImage:
         """The patches of an image's views; `slicing=False` gives the thumbnail alone. Raises `ValueError` as `plan`."""
@@ -97,7 +86,7 @@ class SicogImageProcessor(BaseImageProcessor):
         plan = self.plan(*image.size, slicing=slicing)
         if self.image_mode == "square":
             image = padded_square(image, self.scale, self.image_mean)
-        elif (first := self._first_size(*image.size)) != image.size:
+        elif (first := self._sizes.first_size(*image.size)) != image.size:
             image = image.resize(first, Image.Resampling.BICUBIC)
         cuts = [(plan.resized, plan.grid)] if plan.grid and plan.resized else []
         cuts.append((plan.thumbnail_size, (1, 1)))
@@ -126,12 +115,12 @@ class SicogImageProcessor(BaseImageProcessor):
         }
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def _first_size(self, width: int, height: int) -> Size:
-        if self.long_side is None:
-            return width, height
-        factor = self.long_side / max(width, height)
-        short = max(int(min(width, height) * factor), 1)
-        return (self.long_side, short) if width >= height else (short, self.long_side)
+    @property
+    def _sizes(self) -> ImagePlan:
+        """Made when asked for: a processor's settings may be changed."""
+        return ImagePlan(
+            self.scale, self.patch_size, self.max_slices, self.max_patches, self.long_side, self.image_mode
+        )
 
     def _view_size(self, size: Size, grid: tuple[int, int]) -> tuple[int, int]:
         """(rows, columns) in patches of one view, when an image of `size` is cut into `grid` (columns, rows)."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sicog.data.file_kinds import find_files
 from sicog.data.mixture import Source, chosen_rows
-from sicog.data.sources import find_files
 from sicog.formats import FileSource, parse_example
 from sicog.recipe import Recipe, Step
 from sicog.runs.states import is_done

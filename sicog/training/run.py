@@ -15,6 +15,7 @@ from rich.console import Console
 
 from sicog.data.batching import RunPlan
 from sicog.data.cache import cache_folder
+from sicog.data.images import require_folder
 from sicog.data.mixture import read_mixture
 from sicog.provenance import digest_file, write_run_json
 from sicog.storage import MANIFEST, locked, read_json, write_json, write_records
@@ -49,6 +50,8 @@ def train(config: TrainConfig) -> Path:
 
 def _train(config: TrainConfig) -> Path:
     batch = batch_line(config, _world_size())
+    if config.data.image_folder is not None and not (config.run_dir / MANIFEST).is_file():
+        require_folder(config.data.image_folder, "data.image_folder")
     if found := config.problems(_world_size()):  # before anything is loaded or written
         raise ValueError("; ".join(found))
     config = config.model_copy(update={"model": config.model.located()}).settled(_world_size())

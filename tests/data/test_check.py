@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from sicog.cli import app
 from sicog.data import measure as measuring
 from sicog.data.check import CheckConfig, check
-from sicog.storage import read_json
+from sicog.records import Query
+from sicog.storage import read_json, write_dataset
 from sicog.training.config import TrainConfig
 
 RUNNER = CliRunner()
@@ -78,3 +79,47 @@ def test_training_finds_what_the_check_has_measured(
     values = {"stage": "sft", "run_dir": tmp_path / "run", "model": model, "learning_rate": 1e-3, "device_batch": 1}
     config = TrainConfig.model_validate({**values, "data": data})
     assert len(load_rows(config, load_model(config.model)[1]).dataset) == 4
+
+
+def test_rows_of_other_kinds_are_checked_as_what_they_are(tmp_path: Path, cache: Path) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    asked = {"conversations": [{"from": "human", "value": "<image>\nWhat?"}]}
+    pair = {"prompt": "What?", "chosen": "a", "rejected": "b"}
+    for kind, verb, row in (
+        ("unlabelled images", "sicog sample task=captioning", {}),
+        ("unlabelled questions", "sicog sample task=reasoning", asked),
+        ("captions to annotate", "sicog annotate", {"caption": "A thing."}),
+        ("candidates to import", "sicog import-candidates", {**asked, "candidates": ["a", "b"]}),
+        ("preference pairs", "uhdv1-dpo.sh", pair),
+    ):
+        rows: list[dict[str, Any]] = [{"id": name, "image": f"{name}.png", **row} for name in "aab"]
+        (tmp_path / "rows.json").write_text(json.dumps(rows))
+        arguments = ["data", "check", str(tmp_path / "rows.json"), "--image-folder", str(tmp_path)]
+        done = RUNNER.invoke(app, [*arguments, f"data.cache_dir={cache}", "--out", str(tmp_path / "report.json")])
+        assert done.exit_code == 1 and f"read as {kind}, for" in done.output and verb in done.output
+        report = read_json(tmp_path / "report.json")
+        dropped = {reason: found["rows"] for reason, found in report["dropped"].items()}
+        repeated = {} if kind == "preference pairs" else {"duplicate_id": 1}  # training joins nothing by id
+        assert dropped == {"image_missing": 1, **repeated} and report["rows_in"] == 3
+        assert (report["sources"][0]["images"], report["sources"][0]["text_only"]) == (3 - len(repeated), 0)
+        (tmp_path / "rows.json").write_text(json.dumps(rows[:1]))
+        assert RUNNER.invoke(app, arguments).exit_code == 0
+
+
+def test_datasets_of_ours_are_known_by_their_records(tmp_path: Path, cache: Path) -> None:
+    write_dataset(tmp_path / "queries", [Query(id="1", task="reasoning", question="What?")])
+    done = RUNNER.invoke(app, ["data", "check", str(tmp_path / "queries"), f"data.cache_dir={cache}"])
+    assert done.exit_code == 0 and "read as queries, for sicog sample" in done.output
+
+
+@pytest.mark.parametrize("name", ["empty.json", "empty.jsonl"])
+def test_no_rows_is_exit_code_1(tmp_path: Path, cache: Path, name: str) -> None:
+    (tmp_path / name).write_text("[]" if name == "empty.json" else "")
+    done = RUNNER.invoke(app, ["data", "check", str(tmp_path / name), f"data.cache_dir={cache}"])
+    assert done.exit_code == 1 and "0 rows: the data is empty" in done.output
+
+
+def test_a_missing_image_folder_is_said_once(rows: Path, tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(ValueError, match="imagse does not exist"):
+        arguments = ["data", "check", str(rows), "--image-folder", str(tmp_path / "imagse"), f"data.cache_dir={cache}"]
+        RUNNER.invoke(app, arguments, catch_exceptions=False)

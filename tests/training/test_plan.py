@@ -108,6 +108,12 @@ def test_the_command_prints_yaml_under_the_plan(config: MakeConfig, tmp_path: Pa
     assert "# batch: " in done.stdout and "max_steps=3\n" in done.stdout and not (tmp_path / "run").exists()
 
 
+def test_a_missing_input_is_exit_code_1(config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config().model_dump(mode="json")))
+    done = CliRunner().invoke(cli.app, ["train", str(tmp_path / "c.yaml"), "data.image_folder=imagse", "--dry-run"])
+    assert done.exit_code == 1 and "# MISSING data.image_folder: imagse does not exist" in done.stdout
+
+
 @pytest.mark.parametrize("options", [["--device-tflops", "0"], ["--utilisation", "1.5"]])
 def test_rates_that_cannot_be_are_refused(config: MakeConfig, tmp_path: Path, options: list[str]) -> None:
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config().model_dump(mode="json")))
