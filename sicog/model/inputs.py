@@ -23,7 +23,7 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "return_tensors": ("pt", "auto", None),
 }
 _OWN = ("images", "text", "slicing", "add_special_tokens", "padding_side")
-_HOW = "padded to the longest of the batch, never cut off, and returned as torch tensors"
+_HOW = "padded to the longest of the batch, never cut off, and returned as torch tensors or lists"
 _KINDS = "a PIL image, a path, or an array of uint8 [height, width, 3]"
 
 
@@ -98,8 +98,8 @@ def question(text: str, n_images: int) -> Turn:
 def check_options(lengths: Sequence[int], options: Mapping[str, Any]) -> None:
     """Raise `ValueError` for an option of a batch that is unknown, or asks for what is not done.
 
-    Rows are padded to the longest and returned as torch tensors (`padding=True`, `return_tensors="pt"`), and never cut
-    off: with `max_length` a longer row is refused. lengths: of the rows, in tokens.
+    Rows are padded to the longest (`padding=True`), and never cut off: with `max_length` a longer row is refused.
+    return_tensors: "pt", or None for lists of ids. lengths: of the rows, in tokens.
     """
     if unknown := sorted(options.keys() - _OPTIONS.keys()):
         raise ValueError(f"unknown argument {unknown[0]!r}; known: {', '.join((*_OWN, *_OPTIONS))}")

@@ -7,7 +7,7 @@ nothing a user or a model writes can become one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from PIL import Image
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from sicog.model.configuration import SicogConfig
-from sicog.model.image_processing import PreparedImage, SicogImageProcessor, joined
+from sicog.model.encoded import Encoded as Encoded
+from sicog.model.image_processing import SicogImageProcessor, joined
 from sicog.model.inputs import Text, as_image, check_options, conversations, question
 from sicog.model.layout import image_tokens
 from sicog.model.messages import as_messages, read_conversations
@@ -34,24 +35,8 @@ from sicog.records import Turn
 IGNORED_LABEL = -100
 # The image processor's settings: those that are the model's too, and those that it has for itself.
 SHARED_WITH_CONFIG = ("scale", "patch_size", "max_slices", "image_mean", "image_std", "image_mode")
+_OF_TOKENS = {"input_ids", "attention_mask", "assistant_masks"}
 IMAGE_SETTINGS = ("normalize_on", "long_side", "max_patches")
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One conversation as model inputs.
-
-    labels: the id where supervised (assistant text and its end token), else -100.
-    pixel_values: [patches, 3 * p * p], float32 or uint8 (see `SicogImageProcessor`), None without images.
-    view_sizes: int64 [views, 2] (rows, columns) in patches.
-    image_grids: int64 [images, 2] (columns, rows) of the slices, (0, 0) for an unsliced image.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    pixel_values: np.ndarray | None
-    view_sizes: np.ndarray
-    image_grids: np.ndarray
 
 
 class SicogProcessor(ProcessorMixin):
@@ -133,7 +118,7 @@ class SicogProcessor(ProcessorMixin):
         """
         prepared = [self.image_processor.prepare(image, slicing=slicing) for image in images]
         ids, labels = self._render(turns, [p.grid for p in prepared], add_generation_prompt)
-        return _encoded(ids, labels, prepared)
+        return Encoded.of(ids, labels, prepared)
 
     def encode_text(
         self,
@@ -202,20 +187,33 @@ class SicogProcessor(ProcessorMixin):
         entry for each. Where a text has as many `<image>` as images, they stand there (see `inputs.question`).
         add_special_tokens: False: the text is already rendered and may begin or end anywhere in a conversation; its
         control tokens count. What `apply_chat_template` returned is known to be rendered.
-        batch: as in `padded`. Raises `ValueError` for what cannot be read, naming it.
+        batch: padding_side ("left" unless given) and what `inputs.check_options` takes. Rows are padded, never cut off.
+        Raises `ValueError` naming what cannot be read, or an unknown argument.
         """
         encoded = [
             self._encode_one(one, own, slicing, rendered=add_special_tokens is False)
             for one, own in conversations(text, images)
         ]
-        return self.padded(encoded, **batch)
+        return self._padded(encoded, **batch)
 
-    def padded(
-        self, encoded: Sequence[Encoded], *, padding_side: Literal["right", "left"] = "left", **options: Any
+    def _padded(
+        self,
+        encoded: Sequence[Encoded],
+        with_mask: bool = False,
+        /,
+        *,
+        padding_side: Literal["right", "left"] = "left",
+        **options: Any,
     ) -> BatchFeature:
-        """One batch for `generate`. options: as Transformers' processors have them, see `inputs.check_options`."""
+        """One batch for `generate`; with_mask: and `assistant_masks`, 1 where a token is supervised."""
         check_options([len(e.input_ids) for e in encoded], options)
-        return BatchFeature(self.collate(encoded, padding_side=padding_side, with_labels=False))
+        batch: dict[str, Any] = {**self.collate(encoded, padding_side=padding_side, with_labels=False)}
+        if with_mask:
+            labels = self.collate(encoded, padding_side=padding_side)["labels"]
+            batch["assistant_masks"] = (labels != IGNORED_LABEL).long()
+        if options.get("return_tensors", "pt") != "pt":
+            batch |= {name: batch[name].tolist() for name in _OF_TOKENS & batch.keys()}
+        return BatchFeature(batch)
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -229,7 +227,7 @@ class SicogProcessor(ProcessorMixin):
         tokenize: bool = False,
         return_dict: bool = False,
         return_assistant_tokens_mask: bool = False,
-        return_tensors: str | None = "pt",
+        return_tensors: str | None = None,
         slicing: bool = True,
         sanitize_control_tokens: bool = True,
         processor_kwargs: dict[str, Any] | None = None,
@@ -239,8 +237,8 @@ class SicogProcessor(ProcessorMixin):
 
         With `tokenize` the contents are encoded by `encode`, without a text between, so none becomes a control token;
         in the text they are escaped, and `__call__` reads them back. A part `{"type": "image", "image": ...}` holds its
-        image as `__call__` takes it. processor_kwargs, batch: as in `padded`. return_assistant_tokens_mask: also
-        `assistant_masks`, 1 where a token is of an assistant's text or ends it.
+        image as `__call__` takes it. processor_kwargs, batch: as batch in `__call__`; lists of ids unless
+        return_tensors is "pt". return_assistant_tokens_mask: also `assistant_masks`, 1 where a token is supervised.
         Raises `ValueError` naming the message for what is not supported: tools, documents, another template, videos.
         """
         for name, value in {"tools": tools, "documents": documents}.items():
@@ -268,10 +266,7 @@ class SicogProcessor(ProcessorMixin):
         options = {"return_tensors": return_tensors, **(processor_kwargs or {}), **batch}
         if options.pop("add_special_tokens", False):
             raise ValueError("add_special_tokens: a conversation has its control tokens once; leave it out")
-        inputs = self.padded(encoded, **options)
-        if return_assistant_tokens_mask:
-            labels = self.collate(encoded, padding_side=options.get("padding_side", "left"))["labels"]
-            inputs["assistant_masks"] = (labels != IGNORED_LABEL).long()
+        inputs = self._padded(encoded, return_assistant_tokens_mask, **options)
         return inputs if return_dict else inputs["input_ids"]
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
@@ -308,7 +303,7 @@ class SicogProcessor(ProcessorMixin):
                 ids += self._image(next(grids))
             else:
                 ids += self._plain.encode(piece) if kind == "content" else _tokenise_control(self.tokenizer, piece)
-        return _encoded(ids, [IGNORED_LABEL] * len(ids), prepared)
+        return Encoded.of(ids, [IGNORED_LABEL] * len(ids), prepared)
 
     def _rendered(self, turns: Sequence[Turn], add_generation_prompt: bool, open_end: bool) -> Rendered:
         text: str = self.tokenizer.apply_chat_template(
@@ -372,17 +367,6 @@ class SicogProcessor(ProcessorMixin):
 
     def _suffix(self) -> tuple[int, ...]:
         return _tokenise_control(self.tokenizer, self._format.suffix)
-
-
-def _encoded(ids: list[int], labels: list[int], prepared: Sequence[PreparedImage]) -> Encoded:
-    sizes = [size for p in prepared for size in p.view_sizes]
-    return Encoded(
-        input_ids=ids,
-        labels=labels,
-        pixel_values=joined([p.pixels for p in prepared]) if prepared else None,
-        view_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
-        image_grids=np.array([p.grid for p in prepared], dtype=np.int64).reshape(-1, 2),
-    )
 
 
 @lru_cache(maxsize=256)
