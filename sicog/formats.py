@@ -7,7 +7,7 @@ In a human turn `<image>` is the marker of an image; in an assistant turn it is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -220,6 +220,23 @@ class QueryParser:
         )
 
 
+def user_turn(pieces: Sequence[str]) -> Turn:
+    """A user's turn from the texts before, between and after its images.
+
+    A single image goes to the front, wherever it stood; several keep their places, and the text begins after leading
+    ones.
+    """
+    if len(pieces) == 1:
+        return Turn(role="user", text=pieces[0])
+    if len(pieces) == 2:
+        return Turn(role="user", text="".join(pieces).strip(), images_at=(0,))
+    leading = next((k for k, piece in enumerate(pieces) if piece.strip()), len(pieces) - 1)
+    if leading:
+        pieces = [""] * leading + [pieces[leading].lstrip(), *pieces[leading + 1 :]]
+    offsets = [sum(len(p) for p in pieces[:k]) for k in range(1, len(pieces))]
+    return Turn(role="user", text="".join(pieces), images_at=tuple(offsets))
+
+
 def to_llava(example: Example) -> Row:
     """An `Example` as a LLaVA row, markers and all."""
     row: Row = {"id": example.id}
@@ -316,20 +333,10 @@ def _check_depth(row: Row) -> None:
 
 def _place_images(turns: list[tuple[str, str]], n_images: int) -> tuple[Turn, ...]:
     check_markers(sum(text.count(MARKER) for role, text in turns if role == "user"), n_images, "human turns")
-    result = []
-    for role, text in turns:
-        if role != "user" or MARKER not in text:
-            result.append(Turn.model_validate({"role": role, "text": text}))
-        elif text.count(MARKER) == 1:  # a single marker goes to the front, wherever it stood
-            result.append(Turn(role="user", text=text.replace(MARKER, "").strip(), images_at=(0,)))
-        else:
-            pieces = text.split(MARKER)
-            leading = next((k for k, piece in enumerate(pieces) if piece.strip()), len(pieces) - 1)
-            if leading:  # the text begins after leading markers, as with a single one
-                pieces = [""] * leading + [pieces[leading].lstrip(), *pieces[leading + 1 :]]
-            offsets = [sum(len(p) for p in pieces[:k]) for k in range(1, len(pieces))]
-            result.append(Turn(role="user", text="".join(pieces), images_at=tuple(offsets)))
-    return tuple(result)
+    return tuple(
+        user_turn(text.split(MARKER)) if role == "user" else Turn.model_validate({"role": role, "text": text})
+        for role, text in turns
+    )
 
 
 def _with_markers(turn: Turn) -> str:

@@ -6,12 +6,13 @@ import struct
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from sicog.model.slicing import Size
+if TYPE_CHECKING:
+    from sicog.model.slicing import Size  # sicog.model registers itself with Transformers, by way of this file
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte of RGB
 # What Pillow's decoders raise on broken files, as found by feeding them such.

@@ -1,13 +1,15 @@
 """The network, Hugging Face native.
 
-`slicing` and `layout` import without torch; the classes below are loaded on first use, which also registers them with
-Transformers' Auto classes.
+Importing it registers the classes below with Transformers' Auto classes, in whichever order both are imported.
+`slicing` and `layout` import without torch; the classes themselves are loaded with Transformers, or on first use.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from sicog.model.registration import register
 
 if TYPE_CHECKING:
     from sicog.model.checkpoints import load_checkpoint, load_parts
@@ -45,3 +47,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import_module("sicog.model.checkpoints")  # imports, and so registers, every class
     return getattr(import_module(f"sicog.model.{_HOME[name]}"), name)
+
+
+register()

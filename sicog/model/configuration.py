@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from sicog.model.registration import AUTO_MAP
 from sicog.model.square import plan_square
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -61,6 +62,7 @@ class SicogConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        self.auto_map = dict(AUTO_MAP)
         self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
         for name in ("scale", "max_slices", "query_grid", "resampler_heads"):
             if (value := getattr(self, name)) is not None and value < 1:
@@ -109,6 +111,10 @@ class SicogConfig(PreTrainedConfig):
         for part in ("vision_config", "text_config"):
             values[part].pop("_name_or_path", None)
         return values
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing to do: a saved folder names the class of this package, and holds no copy of its code."""
 
     @property
     def patch_size(self) -> int:

@@ -16,6 +16,7 @@ from sicog.data.image_files import load_image as load_image
 from sicog.data.image_files import to_rgb
 from sicog.model.configuration import CLIP_MEAN, CLIP_STD, SicogConfig
 from sicog.model.image_plan import ImagePlan
+from sicog.model.inputs import as_images
 from sicog.model.pixels import normalise_pixels
 from sicog.model.slicing import Size, SlicePlan
 from sicog.model.square import padded_square
@@ -76,6 +77,10 @@ class SicogImageProcessor(BaseImageProcessor):
         self.long_side = long_side
         self.normalize_on = normalize_on
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoImageProcessor") -> None:
+        """Nothing to do: a saved folder names the class of this package, and holds no copy of its code."""
+
     def plan(self, width: int, height: int, *, slicing: bool = True) -> SlicePlan:
         """The plan for an image of this size. Raises `ValueError` when a view would exceed `max_patches`."""
         return self._sizes.plan(width, height, slicing=slicing)
@@ -101,11 +106,12 @@ class SicogImageProcessor(BaseImageProcessor):
             patches = normalise_pixels(torch.from_numpy(patches), self.image_mean, self.image_std).numpy()
         return PreparedImage(patches, sizes, plan.grid or (0, 0))
 
-    def preprocess(
-        self, images: Any, *, slicing: bool = True, return_tensors: str | None = None, **_: Any
-    ) -> BatchFeature:
-        """Prepare one image or a list of them: `pixel_values`, `view_sizes` and `image_grids`, concatenated."""
-        prepared = [self.prepare(image, slicing=slicing) for image in ([images] if _is_image(images) else images)]
+    def preprocess(self, images: Any, *, slicing: bool = True, return_tensors: str | None = None) -> BatchFeature:
+        """Prepare one image or a list of them: `pixel_values`, `view_sizes` and `image_grids`, concatenated.
+
+        An image is a PIL image, a path or an array of uint8 [H, W, 3]. Raises `ValueError` for anything else.
+        """
+        prepared = [self.prepare(image, slicing=slicing) for image in as_images(images)]
         if not prepared:
             raise ValueError("no image to prepare")
         data = {
@@ -143,10 +149,6 @@ class SicogImageProcessor(BaseImageProcessor):
 def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """The arrays one after another; a single one as it is, without a copy."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _is_image(value: Any) -> bool:
-    return isinstance(value, Image.Image)
 
 
 AutoImageProcessor.register(SicogConfig, image_processor_classes={"pil": SicogImageProcessor}, exist_ok=True)

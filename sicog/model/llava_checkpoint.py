@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from sicog.model.card import write_card
 from sicog.model.checkpoints import (
     check_agreement,
     clip_vision_config,
@@ -83,6 +84,7 @@ def import_checkpoint(
         config.save_pretrained(made)
         processor.save_pretrained(made)
         generation_config(ends, processor).save_pretrained(made)
+        write_card(made, config)
     _say(f"{target}: {len(found)} tensors, all accounted for; projector {config.projector_type}")
     return target
 

@@ -12,25 +12,38 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from sicog.model.card import write_card
 from sicog.model.configuration import SicogConfig
 from sicog.model.document_attention import packed_arguments
 from sicog.model.layout import feature_order
 from sicog.model.loss_head import causal_loss, document_log_probs
 from sicog.model.mlp_projector import MlpProjector
 from sicog.model.pixels import normalise_pixels
+from sicog.model.registration import write_classes
 from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
 
 
 @dataclass
 class SicogOutput(CausalLMOutputWithPast):
-    """As Transformers' own, and document_log_probs: float [D], where they were asked for."""
+    """As Transformers' own, and what follows.
+
+    document_log_probs: float [D], where they were asked for. last_hidden_state: float [B, T, E], with the logits; TRL's
+    trainers compute their losses from it.
+    """
 
     document_log_probs: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
 
 
 class SicogPreTrainedModel(PreTrainedModel):
@@ -75,6 +88,17 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).vision_tower.freeze_unused()
         return loaded
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
+        """As `PreTrainedModel.save_pretrained`, with a model card and the file by which Transformers finds us."""
+        if is_main_process:
+            write_classes(save_directory)
+            write_card(save_directory, self.config)
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing to do: a saved folder names the class of this package, and holds no copy of its code."""
 
     @classmethod
     def from_parts(
@@ -127,6 +151,15 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         if (found := views_VQE.shape[1]) != (wanted := self.config.query_grid**2):
             raise ValueError(f"a view gives {found} features, not {wanted}; prepare images with this model's processor")
         return views_VQE.flatten(0, 1)[_layout_order(grids, self.config.query_grid).to(views_VQE.device)]
+
+    def get_image_features(
+        self, pixel_values: torch.Tensor, view_sizes: torch.Tensor, image_grids: torch.Tensor
+    ) -> BaseModelOutputWithPooling:
+        """`encode_images` as Transformers' models offer it: `pooler_output` has the features [N, E] of each image."""
+        features_NE = self.encode_images(pixel_values, view_sizes, image_grids)
+        per_view = self.config.query_grid**2
+        sizes = [(int(c * r) + 1) * per_view for c, r in image_grids.tolist()]
+        return BaseModelOutputWithPooling(pooler_output=features_NE.split(sizes))
 
     @can_return_tuple
     def forward(
@@ -204,6 +237,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            last_hidden_state=outputs.last_hidden_state if labels is None else None,
         )
 
     def _embed(self, input_ids: torch.Tensor, features_NE: torch.Tensor | None, *, checked: bool) -> torch.Tensor:
@@ -309,4 +343,5 @@ def _layout_order(grids: tuple[tuple[int, int], ...], query_grid: int) -> torch.
     return torch.cat(order)
 
 
+AutoModel.register(SicogConfig, SicogForConditionalGeneration, exist_ok=True)
 AutoModelForImageTextToText.register(SicogConfig, SicogForConditionalGeneration, exist_ok=True)

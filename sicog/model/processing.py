@@ -6,99 +6,44 @@ nothing a user or a model writes can become one.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from sicog.model.configuration import SicogConfig
+from sicog.model.encoded import Encoded as Encoded
 from sicog.model.image_processing import SicogImageProcessor, joined
+from sicog.model.inputs import Text, as_image, check_options, conversations, question
 from sicog.model.layout import image_tokens
+from sicog.model.messages import as_messages, read_conversations
+from sicog.model.plain_text import PlainText as PlainText
+from sicog.model.registration import AUTO_MAP, write_classes
 from sicog.model.slicing import Size
+from sicog.model.turn_formats import CHATML as CHATML
+from sicog.model.turn_formats import LLAMA3 as LLAMA3
+from sicog.model.turn_formats import TURN_FORMATS as TURN_FORMATS
+from sicog.model.turn_formats import Rendered
+from sicog.model.turn_formats import TurnFormat as TurnFormat
 from sicog.records import Turn
 
 IGNORED_LABEL = -100
 # The image processor's settings: those that are the model's too, and those that it has for itself.
 SHARED_WITH_CONFIG = ("scale", "patch_size", "max_slices", "image_mean", "image_std", "image_mode")
+_OF_TOKENS = {"input_ids", "attention_mask", "assistant_masks"}
 IMAGE_SETTINGS = ("normalize_on", "long_side", "max_patches")
-
-
-@dataclass(frozen=True)
-class TurnFormat:
-    """How a turn is written: prefix (with `{role}`), content, end token, suffix. The end token also ends an answer.
-
-    default_system: the system turn of a conversation without one; None: it has none. start: opens the conversation.
-    """
-
-    name: str
-    prefix: str
-    end_token: str
-    suffix: str
-    default_system: str | None
-    start: str = ""
-
-    @property
-    def controls(self) -> tuple[str, ...]:
-        """The control tokens it is made of; a tokenizer must know them all."""
-        return tuple(dict.fromkeys([self.end_token, *re.findall(r"<\|\w+\|>", self.start + self.prefix + self.suffix)]))
-
-
-CHATML = TurnFormat("chatml", "<|im_start|>{role}\n", "<|im_end|>", "\n", "You are a helpful assistant.")
-LLAMA3 = TurnFormat(
-    "llama3", "<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>", "", None, start="<|begin_of_text|>"
-)
-TURN_FORMATS = {turn_format.name: turn_format for turn_format in (CHATML, LLAMA3)}
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One conversation as model inputs.
-
-    labels: the id where supervised (assistant text and its end token), else -100.
-    pixel_values: [patches, 3 * p * p], float32 or uint8 (see `SicogImageProcessor`), None without images.
-    view_sizes: int64 [views, 2] (rows, columns) in patches.
-    image_grids: int64 [images, 2] (columns, rows) of the slices, (0, 0) for an unsliced image.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    pixel_values: np.ndarray | None
-    view_sizes: np.ndarray
-    image_grids: np.ndarray
-
-
-class PlainText:
-    """The tokenizer's model without its added tokens: whatever the text says, it stays text."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
-            raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer; one with a tokenizer.json is needed")
-        self._tokenizer = Tokenizer(backend.model)
-        if backend.normalizer is not None:
-            self._tokenizer.normalizer = backend.normalizer
-        if backend.pre_tokenizer is not None:
-            self._tokenizer.pre_tokenizer = backend.pre_tokenizer
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PlainText:
-        return self  # never changed after it is made, and large: saving a processor copies its attributes
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of the text."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids if text else []
 
 
 class SicogProcessor(ProcessorMixin):
     """Tokenizer, image processor and turn format of one model. Saved and loaded as one folder.
 
     image_token_id, row_separator_id, slice_separator_id, query_grid: as in the model's config.
+    chat_template: what Transformers found in the folder; not used, since `turn_format` decides how turns are written.
     """
 
     def __init__(
@@ -112,7 +57,7 @@ class SicogProcessor(ProcessorMixin):
         turn_format: str = CHATML.name,
         chat_template: str | None = None,
     ) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        super().__init__(image_processor, tokenizer)
         if turn_format not in TURN_FORMATS:
             raise ValueError(f"unknown turn_format {turn_format!r}; known: {', '.join(TURN_FORMATS)}")
         self.image_token_id = image_token_id
@@ -120,7 +65,9 @@ class SicogProcessor(ProcessorMixin):
         self.slice_separator_id = slice_separator_id
         self.query_grid = query_grid
         self.turn_format = turn_format
+        self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
         self._format = TURN_FORMATS[turn_format]
+        self.chat_template = self._format.chat_template(map(str, tokenizer.get_added_vocab()))
         self._plain = PlainText(tokenizer)
         ids = {token: tokenizer.backend_tokenizer.token_to_id(token) for token in self._format.controls}
         if unknown := [token for token, token_id in ids.items() if token_id is None]:
@@ -171,14 +118,7 @@ class SicogProcessor(ProcessorMixin):
         """
         prepared = [self.image_processor.prepare(image, slicing=slicing) for image in images]
         ids, labels = self._render(turns, [p.grid for p in prepared], add_generation_prompt)
-        sizes = [size for p in prepared for size in p.view_sizes]
-        return Encoded(
-            input_ids=ids,
-            labels=labels,
-            pixel_values=joined([p.pixels for p in prepared]) if prepared else None,
-            view_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
-            image_grids=np.array([p.grid for p in prepared], dtype=np.int64).reshape(-1, 2),
-        )
+        return Encoded.of(ids, labels, prepared)
 
     def encode_text(
         self,
@@ -220,23 +160,164 @@ class SicogProcessor(ProcessorMixin):
             batch["image_grids"] = torch.from_numpy(np.concatenate([e.image_grids for e in encoded]))
         return batch
 
-    def decode(self, token_ids: Any, **_: Any) -> str:
-        """The text of generated ids (one row), without special tokens, stripped."""
+    def decode(self, token_ids: Any, *, skip_special_tokens: bool = True) -> str:
+        """The text of generated ids, one row, without placeholders; without special tokens and stripped by default."""
+        if any(getattr(i, "ndim", 0) or isinstance(i, list | tuple) for i in token_ids):
+            raise ValueError("decode takes the ids of one row; batch_decode takes several rows")
         ids = [int(i) for i in token_ids if int(i) != self.image_token_id]
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text.strip() if skip_special_tokens else text
 
-    def batch_decode(self, rows: Any, **_: Any) -> list[str]:
+    def batch_decode(self, rows: Any, *, skip_special_tokens: bool = True) -> list[str]:
         """`decode` for every row."""
-        return [self.decode(row) for row in rows]
+        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
 
     def __call__(
-        self, images: Any = None, text: str | Sequence[Turn] = "", *, slicing: bool = True, **_: Any
+        self,
+        images: Any = None,
+        text: Text | Sequence[Text] = "",
+        *,
+        slicing: bool = True,
+        add_special_tokens: bool | None = None,
+        **batch: Any,
     ) -> BatchFeature:
-        """Inputs for `generate`: a question about one or more images, or a list of turns whose last is the user's."""
-        pictures = [] if images is None else [images] if isinstance(images, Image.Image) else list(images)
-        turns = [Turn(role="user", text=text, images_at=(0,) * len(pictures))] if isinstance(text, str) else text
-        encoded = self.encode(turns, pictures, slicing=slicing, add_generation_prompt=True)
-        return BatchFeature(self.collate([encoded], padding_side="left", with_labels=False))
+        """Inputs for `generate`: a question about images, or a list of turns whose last is the user's; or several.
+
+        images: one or a list, each a PIL image, a path or an array of uint8 [H, W, 3]; of several texts a list with an
+        entry for each. Where a text has as many `<image>` as images, they stand there (see `inputs.question`).
+        add_special_tokens: False: the text is already rendered and may begin or end anywhere in a conversation; its
+        control tokens count. What `apply_chat_template` returned is known to be rendered.
+        batch: padding_side ("left" unless given) and what `inputs.check_options` takes. Rows are padded, never cut off.
+        Raises `ValueError` naming what cannot be read, or an unknown argument.
+        """
+        encoded = [
+            self._encode_one(one, own, slicing, rendered=add_special_tokens is False)
+            for one, own in conversations(text, images)
+        ]
+        return self._padded(encoded, **batch)
+
+    def _padded(
+        self,
+        encoded: Sequence[Encoded],
+        with_mask: bool = False,
+        /,
+        *,
+        padding_side: Literal["right", "left"] = "left",
+        **options: Any,
+    ) -> BatchFeature:
+        """One batch for `generate`; with_mask: and `assistant_masks`, 1 where a token is supervised."""
+        check_options([len(e.input_ids) for e in encoded], options)
+        batch: dict[str, Any] = {**self.collate(encoded, padding_side=padding_side, with_labels=False)}
+        if with_mask:
+            labels = self.collate(encoded, padding_side=padding_side)["labels"]
+            batch["assistant_masks"] = (labels != IGNORED_LABEL).long()
+        if options.get("return_tensors", "pt") != "pt":
+            batch |= {name: batch[name].tolist() for name in _OF_TOKENS & batch.keys()}
+        return BatchFeature(batch)
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        tools: Any = None,
+        documents: Any = None,
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        return_tensors: str | None = None,
+        slicing: bool = True,
+        sanitize_control_tokens: bool = True,
+        processor_kwargs: dict[str, Any] | None = None,
+        **batch: Any,
+    ) -> Any:
+        """Messages, or a list of conversations, as text (`Rendered`), or with `tokenize` as inputs.
+
+        With `tokenize` the contents are encoded by `encode`, without a text between, so none becomes a control token;
+        in the text they are escaped, and `__call__` reads them back. A part `{"type": "image", "image": ...}` holds its
+        image as `__call__` takes it. processor_kwargs, batch: as batch in `__call__`; lists of ids unless
+        return_tensors is "pt". return_assistant_tokens_mask: also `assistant_masks`, 1 where a token is supervised.
+        Raises `ValueError` naming the message for what is not supported: tools, documents, another template, videos.
+        """
+        for name, value in {"tools": tools, "documents": documents}.items():
+            if value:
+                raise ValueError(f"{name}: turn format {self.turn_format!r} has no place for them; leave them out")
+        if chat_template not in (None, "default", self.chat_template):
+            raise ValueError(f"chat_template: turns are written as turn format {self.turn_format!r}; leave it out")
+        if not sanitize_control_tokens:
+            raise ValueError("sanitize_control_tokens=False: content never becomes a control token; leave it out")
+        if continue_final_message and (add_generation_prompt or continue_final_message is not True):
+            raise ValueError("continue_final_message is True or False, and goes without add_generation_prompt")
+        found, many = read_conversations(conversation)
+        if continue_final_message and any(c.turns[-1].role != "assistant" for c in found):
+            raise ValueError("continue_final_message needs a last message of the assistant")
+        if not tokenize:
+            texts = [self._rendered(c.turns, add_generation_prompt, continue_final_message) for c in found]
+            return texts if many else texts[0]
+        encoded = []
+        for one in found:
+            if any(image is None for image in one.images):
+                raise ValueError('a part of type image holds no image: write {"type": "image", "image": ...}')
+            images = [as_image(image) for image in one.images]
+            whole = self.encode(one.turns, images, slicing=slicing, add_generation_prompt=add_generation_prompt)
+            encoded.append(self._left_open(whole) if continue_final_message else whole)
+        options = {"return_tensors": return_tensors, **(processor_kwargs or {}), **batch}
+        if options.pop("add_special_tokens", False):
+            raise ValueError("add_special_tokens: a conversation has its control tokens once; leave it out")
+        inputs = self._padded(encoded, return_assistant_tokens_mask, **options)
+        return inputs if return_dict else inputs["input_ids"]
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """As `ProcessorMixin.save_pretrained`, and the file by which Transformers finds the classes."""
+        write_classes(save_directory)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
+        """Nothing to do: a saved folder names the class of this package, and holds no copy of its code."""
+
+    def _encode_one(self, text: Text, images: Sequence[Image.Image], slicing: bool, *, rendered: bool) -> Encoded:
+        if isinstance(text, Rendered) or (rendered and isinstance(text, str)):
+            return self._encode_rendered(text, images, slicing)
+        if isinstance(text, str) and text.startswith(self._format.opening):
+            raise ValueError(
+                f"the text begins with {self._format.opening!r}, which a question's text never becomes. If it was made "
+                f"by apply_chat_template, pass add_special_tokens=False, or let that return the inputs "
+                f"(tokenize=True, return_dict=True); if it is the user's words, pass them as a message"
+            )
+        turns = [question(text, len(images))] if isinstance(text, str) else text
+        return self.encode(turns, images, slicing=slicing, add_generation_prompt=True)
+
+    def _encode_rendered(self, text: str, images: Sequence[Image.Image], slicing: bool) -> Encoded:
+        """A rendered conversation, or a part of one, and its images in the order of its markers."""
+        pieces = list(self._format.read(text))
+        if (n := sum(kind == "image" for kind, _ in pieces)) != len(images):
+            raise ValueError(f"the rendered text holds {n} images but {len(images)} were given")
+        prepared = [self.image_processor.prepare(image, slicing=slicing) for image in images]
+        grids = iter([p.grid for p in prepared])
+        ids: list[int] = []
+        for kind, piece in pieces:
+            if kind == "image":
+                ids += self._image(next(grids))
+            else:
+                ids += self._plain.encode(piece) if kind == "content" else _tokenise_control(self.tokenizer, piece)
+        return Encoded.of(ids, [IGNORED_LABEL] * len(ids), prepared)
+
+    def _rendered(self, turns: Sequence[Turn], add_generation_prompt: bool, open_end: bool) -> Rendered:
+        text: str = self.tokenizer.apply_chat_template(
+            as_messages(turns),
+            chat_template=self.chat_template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
+        return Rendered(text.removesuffix(self._format.end_token + self._format.suffix) if open_end else text)
+
+    def _left_open(self, encoded: Encoded) -> Encoded:
+        """A conversation without the end of its last turn, for the model to continue it."""
+        n = 1 + len(self._suffix())
+        return replace(encoded, input_ids=encoded.input_ids[:-n], labels=encoded.labels[:-n])
 
     def _render(
         self, turns: Sequence[Turn], grids: Sequence[tuple[int, int]], add_generation_prompt: bool

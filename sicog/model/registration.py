@@ -1,0 +1,76 @@
+"""Transformers' Auto classes find ours: in a process that has imported both, and in a saved folder by its own file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+_CLASSES_FILE = "sicog_classes.py"
+_CLASSES = '''"""Where Transformers finds the classes of this checkpoint: in the package sicog, to be installed."""
+
+from sicog.model import SicogConfig, SicogForConditionalGeneration, SicogImageProcessor, SicogProcessor
+'''
+# Saved in config.json and processor_config.json: a Python that has not imported sicog.model is told to trust the
+# folder's file, or to import the package, and does not take the tokenizer for the processor.
+AUTO_MAP = {
+    auto: f"{_CLASSES_FILE.removesuffix('.py')}.{ours}"
+    for auto, ours in {
+        "AutoConfig": "SicogConfig",
+        "AutoModel": "SicogForConditionalGeneration",
+        "AutoModelForImageTextToText": "SicogForConditionalGeneration",
+        "AutoImageProcessor": "SicogImageProcessor",
+        "AutoProcessor": "SicogProcessor",
+    }.items()
+}
+
+
+def write_classes(folder: str | Path) -> None:
+    """Write the file that `AUTO_MAP` names into a checkpoint's folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / _CLASSES_FILE).write_text(_CLASSES)
+
+
+def register() -> None:
+    """Register all classes with the Auto classes, now if Transformers is imported, else as soon as it is.
+
+    Importing them takes seconds, and much of this package needs neither Transformers nor torch.
+    """
+    if "transformers" in sys.modules:
+        import_module("sicog.model.checkpoints")
+    else:
+        sys.meta_path.insert(0, _WhenTransformersIsImported())
+
+
+class _WhenTransformersIsImported(MetaPathFinder):
+    """Notices the first import of Transformers, lets it happen, and registers."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "transformers":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def run_and_register(module: ModuleType) -> None:
+            run(module)
+            if not _registering():
+                register()
+
+        spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def _registering() -> bool:
+    """Whether it is a module of ours that imports Transformers: each registers its own class when it is done."""
+    ours = (module for name, module in list(sys.modules.items()) if name.startswith("sicog.model."))
+    return any(getattr(module.__spec__, "_initializing", False) for module in ours)
