@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -55,13 +54,13 @@ class _WhenTransformersIsImported(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != "transformers":
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(fullname)
+        spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
             return spec
         run = spec.loader.exec_module
 
         def run_and_register(module: ModuleType) -> None:
+            sys.meta_path.remove(self)  # only now: whoever asks whether it is installed looks for it too
             run(module)
             if not _registering():
                 register()

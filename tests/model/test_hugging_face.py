@@ -59,12 +59,16 @@ def in_a_fresh_python(code, folder, tmp_path):
     )
 
 
+FROM = f"from transformers import {ALL}"
 LOAD = f"for auto in ({ALL}):\n    print(auto.__name__, type(auto.from_pretrained(FOLDER)).__name__)"
 
 
+# Other libraries look for Transformers without importing it.
+FIRST = "import importlib.util, sicog.model\nimportlib.util.find_spec('transformers')\n"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("order", [f"import sicog.model\nfrom transformers import {ALL}",
-                                   f"from transformers import {ALL}\nimport sicog.model"])  # fmt: skip
+@pytest.mark.parametrize("order", [FIRST + FROM, f"{FROM}\nimport sicog.model"])
 def test_importing_the_package_registers_everything(tiny_dir, tmp_path, order):
     done = in_a_fresh_python(f"{order}\n{LOAD}", tiny_dir, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -75,7 +79,7 @@ def test_importing_the_package_registers_everything(tiny_dir, tmp_path, order):
 @pytest.mark.slow
 def test_without_the_package_the_tokenizer_does_not_pass_for_the_processor(tiny_dir, tmp_path):
     code = (
-        f"from transformers import {ALL}\nfor auto in ({ALL}):\n    try:\n        auto.from_pretrained(FOLDER)\n"
+        f"{FROM}\nfor auto in ({ALL}):\n    try:\n        auto.from_pretrained(FOLDER)\n"
         "    except ValueError as error:\n        print('@', auto.__name__)\n"
         "assert 'sicog.model' not in __import__('sys').modules\n"
         "loaded = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=True)\n"
