@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_docs import only_lacks_inputs
 from test_readme import bash
 
 from sicog.mini.dataset import MiniDataConfig, write_mini_data
@@ -35,11 +36,6 @@ def world(tmp_path):
     for split in (0, 1):
         (tmp_path / f"questions_{split}.json").write_text(json.dumps(rows[split::2]))
     return tmp_path
-
-
-def only_lacks_inputs(done):
-    """A dry run in a folder where the guide's files are not: it says so, and nothing else."""
-    return done.returncode == 1 and all(line.endswith(" does not exist") for line in done.stderr.splitlines())
 
 
 def test_annotation(world):
@@ -83,7 +79,7 @@ def test_sampling(tmp_path):
             ("images.json", "runs/sicog/captions-cod-conv", "cod-conv", "1"),
             ("questions", "runs/sicog/answers-paper-0", "paper", "0"),  # here there is no questions_0.json
             ("questions_1.json", "runs/sicog/answers-paper-1", "paper", "0"),
-            ("questions.json", "runs/sicog/spoilt", "default", "0"),
+            ("questions.json", "runs/sicog/spoilt", "direct", "0"),
         )
     ]
     assert "mirror_rotation" in sampled[-1] and "runs/sicog/answers-paper-1" in grouped

@@ -150,7 +150,9 @@ def test_folders_and_tars_that_hold_something_else_say_so(folder: Path, cache: P
 
 
 def test_data_where_the_config_goes_is_named(folder: Path) -> None:
-    for name, message in (("shards", "is a folder, where"), ("x.parquet", "Is it data"), ("x.json", "Is it data")):
+    with pytest.raises(ValueError, match="shards is a folder, not a YAML file"):
+        load_yaml(folder / "shards")
+    for name, message in (("x.parquet", "Is it data"), ("x.json", "Is it data")):
         with pytest.raises(ValueError, match=message) as error:
             load_yaml(folder / name)
         assert f"input={folder / name}" in str(error.value)
