@@ -47,10 +47,10 @@ def test_the_stages_are_the_papers(stage: str) -> None:
         ("model.projector=x", "either checkpoint or"),
         ("model.checkpoint=null", "both vision_tower and language_model"),
         ("data.path=null", "data.path or data.sources"),
-        ("global_batch=0", "greater than 0"),
+        ("global_batch=0", "must be above 0, got 0"),
         ("gradient_checkpointing=true", "'none', 'selective' or 'full'"),
         ("learning_rates.resampler=1e-3", "projector"),
-        ("learning_rates.projector=0", "greater than 0"),
+        ("learning_rates.projector=0", "must be above 0, got 0"),
         ("lora.rank=8", "unknown key 'lora.rank'"),
     ],
 )
