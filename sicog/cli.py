@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
 
 from sicog.config import Config, load_config
+from sicog.console import stderr_console
 from sicog.lab.commands import app as lab_app
 from sicog.model.commands import app as model_app
 from sicog.verbs import VERBS, Verb
@@ -329,7 +329,7 @@ def _guarded(main: Callable[[], None]) -> None:
             raise
         text = _escaped(_sentence(error))
         _leave_first_word_to_main(error)
-        Console(stderr=True, emoji=False).print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
+        stderr_console().print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

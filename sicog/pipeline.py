@@ -22,9 +22,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from rich.console import Console
-
 from sicog.config import Config
+from sicog.console import stderr_console
 from sicog.journal import WORK, Journal, write_rows
 from sicog.launch import LaunchConfig, gpus
 from sicog.progress import Progressing
@@ -390,7 +389,7 @@ class Finish:
         drops = f", {dropped.total()} dropped ({_listed(dropped)})" if dropped else ""
         fails = f", {failed.total()} failed ({_listed(failed)})" if failed else ""
         told = f"  {self.step}: {self.n_rows} rows in, {counts['kept']} kept{drops}{fails}"
-        Console(stderr=True, emoji=False).print(told, highlight=False, markup=False, soft_wrap=True)
+        stderr_console().print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _too_many(step: str, limit: Limit, found: Mapping[str, Counter[str]], n_rows: int, out_dir: Path) -> str:

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sicog.console import stderr_console
 
 
 class Progressing:
@@ -19,7 +20,7 @@ class Progressing:
 
     def __init__(self, step: str, work: Path, n_rows: int, status: Callable[[], str]) -> None:
         self.step, self.work, self.n_rows, self.status = step, work, n_rows, status
-        self.console = Console(stderr=True, emoji=False)
+        self.console = stderr_console()
         self.watched = sys.stderr.isatty()
         self.bar = Progress(
             TextColumn(f"  {step}"),

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog.config import Config
+from sicog.console import stdout_console
 from sicog.data.cache import cache_folder
 from sicog.data.config import DataConfig
 from sicog.data.image_folder import ImageFolder
@@ -55,7 +56,7 @@ def check(config: CheckConfig, out: Path | None = None) -> bool:
     unit, measure, max_length = _measure(config)
     usable = measure_mixture(mixture, measure, images, max_length=max_length, cache=cache)
     report = _report(mixture, usable, unit)
-    _print(report, Console(emoji=False))
+    _print(report, stdout_console())
     if out is not None:
         write_json(out, report)
     return not report["dropped"]

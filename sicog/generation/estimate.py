@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from sicog.console import stdout_console
 from sicog.generation.sample import SampleBlock, SampleConfig, rows_of
 from sicog.records import Candidate, CandidateSet, Dropped, Query
 
@@ -74,7 +75,7 @@ def estimate(config: SampleConfig, console: Console | None = None) -> Estimate:
         hours=machine_hours / workers,
         money=None if config.price_per_hour is None else machine_hours * config.price_per_hour,
     )
-    _show(found, workers, console or Console(emoji=False))
+    _show(found, workers, console or stdout_console())
     return found
 
 

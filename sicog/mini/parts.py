@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import (
@@ -28,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from sicog.console import stderr_console
 from sicog.mini.fit import device
 from sicog.mini.measure_language import measure_language
 from sicog.mini.parts_config import MiniPartsConfig
@@ -67,7 +67,7 @@ def mini_parts(config: MiniPartsConfig) -> Path:
 
 def _train(config: MiniPartsConfig) -> dict[str, Any]:
     """Train and save both parts; returns what was measured. A part that an earlier start finished is kept."""
-    console = Console(stderr=True, emoji=False)
+    console = stderr_console()
     seen = _vision(config)
     console.print("vision tower, linear probe on fresh scenes:", seen)
     tokenizer = train_tokenizer(config.seed, config.language.vocabulary)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from sicog.console import stderr_console
 from sicog.model.checkpoints import (
     check_agreement,
     clip_vision_config,
@@ -203,4 +203,4 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, emoji=False).print(text, highlight=False, markup=False, soft_wrap=True)
+    stderr_console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -9,20 +9,17 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from sicog.console import stdout_console
 from sicog.model.hub import find_model
 from sicog.recipe import Recipe, Step, load_recipe
 from sicog.runs.costs import Cost, Shapes, cost_of, most_disk
 from sicog.runs.counts import Counts
 from sicog.runs.states import is_done
 
-_WIDTH = 150
-
 
 def show_plan(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) -> bool:
     """Print the plan of a recipe; nothing is written. Returns whether all that it reads from outside is there."""
-    console = Console(emoji=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH)  # a pipe has no width, and figures must not be cut
+    console = stdout_console()
     recipe = load_recipe(path, overrides)
     steps = recipe.until(until)
     counts = Counts(recipe)

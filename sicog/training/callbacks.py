@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,6 +25,7 @@ from rich.progress import (
 )
 from transformers import TrainerCallback
 
+from sicog.console import stderr_console
 from sicog.data.batching import RunPlan
 from sicog.storage import truncate_to_last_line
 from sicog.training.dpo import METRICS as DPO_METRICS
@@ -116,7 +116,7 @@ class ProgressBar(TrainerCallback):
     def __init__(self, stage: str, meter: Meter) -> None:
         self.stage = stage
         self.meter = meter
-        self.console = Console(stderr=True, emoji=False)
+        self.console = stderr_console()
         self.bar = Progress(
             TextColumn(f"  {stage}"),
             BarColumn(),

@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from sicog.console import stderr_console
 from sicog.data.batching import RunPlan
 from sicog.data.cache import cache_folder
 from sicog.data.mixture import read_mixture
@@ -219,7 +218,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
     if _is_main():
         drops = f", {dropped.total()} dropped ({reasons})" if dropped else ""
         left = f", {mixture.left} left out by take or weight" if mixture.left else ""
-        Console(stderr=True, emoji=False).print(f"  {config.stage}: {len(dataset)} rows{drops}{left}", highlight=False)
+        stderr_console().print(f"  {config.stage}: {len(dataset)} rows{drops}{left}", highlight=False)
     return RowsRead(n_rows, mixture.left, dataset, dropped)
 
 
@@ -247,7 +246,7 @@ def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
     if _is_main():
         checkpoints.remove_incomplete(config.run_dir)
         if resume is not None:
-            Console(stderr=True, emoji=False).print(f"  {config.stage}: going on from {resume.name}", highlight=False)
+            stderr_console().print(f"  {config.stage}: going on from {resume.name}", highlight=False)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
 
