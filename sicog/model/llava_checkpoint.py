@@ -40,7 +40,7 @@ from sicog.model.weight_files import (
     weight_files,
 )
 from sicog.model.weights import UNREADABLE, unreadable
-from sicog.storage import read_json, write_json
+from sicog.storage import make_readable, read_json, write_json
 
 PROJECTOR_BIN, PROJECTOR = "mm_projector.bin", "projector.safetensors"
 _PROJECTOR_PREFIX = "mm_projector."
@@ -121,7 +121,6 @@ def _import_projector(file: Path, target: Path) -> Path:
     check_tensors(file, weights, {name: tuple(value.shape) for name, value in shell.state_dict().items()})
     with _new_folder(target) as made:
         save_file({f"resampler.{name}": load_tensor(stored) for name, stored in weights.items()}, made / PROJECTOR)
-        (made / PROJECTOR).chmod(0o644)
     _say(f"{target / PROJECTOR}: {len(weights)} tensors, all accounted for; use it as model.projector, with")
     is_resampler = isinstance(shell, Resampler)
     _say(f"  model.config.{'regions_dtype=bfloat16' if is_resampler else 'projector_type=mlp'}")
@@ -195,7 +194,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield made
-        made.chmod(0o755)  # mkdtemp makes it private
+        make_readable(made)
         made.rename(target)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)

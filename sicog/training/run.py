@@ -17,7 +17,7 @@ from sicog.data.cache import cache_folder
 from sicog.data.mixture import read_mixture
 from sicog.model.precision import settled
 from sicog.provenance import digest_file, write_run_json
-from sicog.storage import MANIFEST, locked, read_json, write_json, write_records
+from sicog.storage import MANIFEST, locked, make_readable, read_json, write_json, write_records
 from sicog.training import checkpoints, parallel
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.planning import plan_updates, remember_plan
@@ -283,8 +283,8 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) 
     final = config.run_dir / _FINAL
     paths = sorted(path for path in final.rglob("*") if path.is_file())
     files = {path.relative_to(final).as_posix(): digest_file(path) for path in paths}
+    make_readable(final)
     for name in files:
-        (final / name).chmod(0o644)  # safetensors makes its files private; a checkpoint is as readable as a dataset
         (config.run_dir / name).parent.mkdir(exist_ok=True)
         (final / name).replace(config.run_dir / name)
     shutil.rmtree(final)
