@@ -81,10 +81,17 @@ def _paid(folder: Path) -> dict[str, Any] | None:
             return {"unknown": str(error)}
         found: dict[str, Any] = {"answers": asked}
         found |= {"input_tokens": int(tokens_in + lost[0]), "output_tokens": int(tokens_out + lost[1])}
-        config = _settings(folder).get("config", {})
-        endpoint = config.get("endpoint") or (config.get("teacher") or {}).get("endpoint") or {}
-        if prices := endpoint.get("prices"):
+        if prices := _prices(_settings(folder).get("config", {})):
             usd = (found["input_tokens"] * prices["input"] + found["output_tokens"] * prices["output"]) / 1e6
             found["usd"] = round(usd, 4)
         return found
+    return None
+
+
+def _prices(config: Any) -> dict[str, float] | None:
+    """Dollars for a million tokens, as the endpoint of a step or of its teacher has them."""
+    for holder in (config, config.get("teacher")):
+        endpoint = holder.get("endpoint") if isinstance(holder, dict) else None
+        if isinstance(endpoint, dict) and isinstance(prices := endpoint.get("prices"), dict):
+            return prices
     return None
