@@ -137,7 +137,7 @@ def _found(folder: Path, out_dir: Path) -> ReportConfig:
     values: dict[str, Any] = {
         "out_dir": out_dir,
         "run_dir": root,
-        "title": f"{what} {folder.name}" if alone else f"Run {folder.name}",
+        "title": f"{what} {folder.name}" if alone else f"The steps in {folder.name}",
         "funnel": counted,
         "training": [names[step] for step in training],
         "speed": bool(training) and alone,
