@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 
 _SECONDS_FOR_MAIN = 3
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it; Typer's own code for Ctrl-C
 
 YamlFile = Annotated[str, typer.Argument(help="a YAML file, or '-' for defaults")]
 Overrides = Annotated[
@@ -331,6 +332,18 @@ def _guarded(main: Callable[[], None]) -> None:
         _leave_first_word_to_main(error)
         stderr_console().print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
         sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != _INTERRUPTED:
+            raise
+        _say_interrupted(sys.argv[1:2])
+        sys.exit(_INTERRUPTED)
+
+
+def _say_interrupted(command: list[str]) -> None:
+    """What Ctrl-C leaves: work that writes to a folder resumes there, a question that was asked is gone."""
+    if os.environ.get("RANK", "0") == "0":
+        resumes = set(command) & {*VERBS, "run", "lab"}
+        stderr_console().print(f"sicog: stopped{'; run the same command again to resume' if resumes else ''}")
 
 
 def _sentence(error: ValueError | OSError) -> str:

@@ -6,6 +6,7 @@ A log is searched line by line, so a sentence there must be one line however lon
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
@@ -21,6 +22,16 @@ def stdout_console() -> Console:
 def stderr_console() -> Console:
     """For messages and progress."""
     return console_on(sys.stderr, stderr=True)
+
+
+def say(text: str) -> None:
+    """One line to the user, on stderr, as it is: no word of it is markup."""
+    stderr_console().print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def say_finished(step: str, folder: Path) -> None:
+    """What a step says that was started again when its folder was complete."""
+    say(f"{step}: {folder} is finished already, nothing to do")
 
 
 def console_on(stream: IO[str], **where: Any) -> Console:

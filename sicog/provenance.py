@@ -115,6 +115,11 @@ def write_run_json(
         raise ValueError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
 
 
+def note_seconds(folder: Path, seconds: float) -> None:
+    """Add to run.json how long the step took, which is another time each time and part of no identity."""
+    write_json(folder / RUN, read_json(folder / RUN) | {"seconds": round(seconds, 1)})
+
+
 def _differences(before: Any, after: Any, where: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         keys = sorted(before.keys() | after.keys())

@@ -1,11 +1,14 @@
 """cli.py: help without torch, one sentence and exit code 2 for a user's mistake."""
 
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 from PIL import Image
+
+from sicog import cli
 
 
 def sicog(*arguments, cwd=None):
@@ -77,3 +80,38 @@ def test_a_setting_out_of_range_is_a_sentence_without_an_address(tmp_path):
     said = " ".join(done.stderr.split())
     assert done.returncode == 2 and "temperature: Input should be greater than or equal to 0" in said
     assert "http" not in said and "Traceback" not in said
+
+
+def test_ctrl_c_says_what_to_do_next(tmp_path):
+    command = [sys.executable, "-m", "sicog.cli", "mini-data", "--out", tmp_path / "world", "unlabelled=9999"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        while not (tmp_path / "world" / "images").exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate()[1]
+    assert (running.returncode, said) == (130, "sicog: stopped; run the same command again to resume\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("sample", "sicog: stopped; run the same command again to resume\n"),
+        ("run", "sicog: stopped; run the same command again to resume\n"),
+        ("ask", "sicog: stopped\n"),
+    ],
+)
+def test_ctrl_c_promises_to_resume_only_what_writes_to_a_folder(monkeypatch, capsys, command, said):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["sicog", command])
+    with pytest.raises(SystemExit) as ended:
+        cli._guarded(interrupted)
+    assert (ended.value.code, capsys.readouterr().err) == (130, said)
+
+
+def test_another_exit_code_stays_as_it_is(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli._guarded(lambda: sys.exit(75))
+    assert (ended.value.code, capsys.readouterr().err) == (75, "")

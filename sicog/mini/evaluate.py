@@ -13,7 +13,7 @@ from pydantic import Field
 
 from sicog.chains import ChainError
 from sicog.config import Config
-from sicog.console import stderr_console
+from sicog.console import say_finished, stderr_console
 from sicog.mini.intervals import Interval, mean_interval
 from sicog.mini.truth import (
     SceneTruth,
@@ -84,6 +84,7 @@ def mini_eval(config: MiniEvalConfig) -> Path:
         inputs={"checkpoint": config.checkpoint, "truth": truth_file(config.data, config.split)},
     )
     if (config.out_dir / MANIFEST).is_file():
+        say_finished("mini-eval", config.out_dir)
         return config.out_dir
     truths = read_truth(config.data, config.split)
     answers = _answers(_sample(config, "reasoning", config.question_style), truths, config.question_style)

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sicog.console import stderr_console
+from sicog.console import say, say_finished, stderr_console
 from sicog.mini.fit import device
 from sicog.mini.measure_language import measure_language
 from sicog.mini.parts_config import MiniPartsConfig
@@ -62,6 +62,9 @@ def mini_parts(config: MiniPartsConfig) -> Path:
         files = sorted(p for name in (VISION, LANGUAGE) for p in (out_dir / name).iterdir())
         digests = {p.relative_to(out_dir).as_posix(): digest_file(p) for p in files}
         write_json(out_dir / MANIFEST, {"files": digests, "figures": figures})
+        say(f"mini-parts: vision tower and language model are in {out_dir}")
+    else:
+        say_finished("mini-parts", out_dir)
     if config.ship:
         pack(out_dir, SHIPPED)
     return out_dir

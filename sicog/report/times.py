@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,26 @@ def _step(run_dir: Path, name: str) -> dict[str, Any] | None:
     done = state.get("state") == "done"
     speed = runs.speed(run_dir, name) if (folder / runs.SPEED).is_file() else {}
     paid = _paid(folder)
-    if not (done or speed or paid):
-        return None
-    seconds = state.get("seconds") if done else None
     settings = _settings(folder)
+    seconds = state.get("seconds") if done else None
+    if not state:
+        seconds = _own_seconds(folder, settings)
+    if not (done or speed or paid or seconds is not None):
+        return None
     verb = state.get("verb") or settings.get("step", "")
     entry = {"name": name, "verb": verb, "seconds": seconds, "rows": _rows(folder)}
     entry |= {key: speed[key] for key in ("tokens_per_second", "mfu", "memory_gib") if speed.get(key) is not None}
     if price := settings.get("config", {}).get("price_per_hour"):
         entry["machine_cost"] = round(price * (seconds or 0) / 3600, 4)
     return entry | ({"teacher": paid} if paid else {})
+
+
+def _own_seconds(folder: Path, settings: Mapping[str, Any]) -> float | None:
+    """Of a step that no recipe started: of a training its updates', of a data step what it noted; None without."""
+    if (folder / runs.SPEED).is_file():
+        return round(sum(line.get("seconds") or 0.0 for line in runs.read_lines(folder / runs.SPEED)), 1)
+    seconds = settings.get("seconds")
+    return float(seconds) if isinstance(seconds, (int, float)) else None
 
 
 def _rows(folder: Path) -> int | None:

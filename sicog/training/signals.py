@@ -65,6 +65,6 @@ class StopSignal(TrainerCallback):
 def leave(stage: str, step: int, n_steps: int) -> None:
     """End this process with the code that means: run the same again to go on."""
     if int(os.environ.get("RANK", "0")) == 0:
-        text = f"  {stage}: stopped after update {step} of {n_steps} and saved; run the same again to go on"
+        text = f"  {stage}: stopped after update {step} of {n_steps} and saved; run the same command again to resume"
         stderr_console().print(text, highlight=False)
     raise SystemExit(TO_BE_CONTINUED)

@@ -1,8 +1,11 @@
 """`sicog report` on what the scripts write, folder by folder as in README's "pipeline by stage", where no recipe is."""
 
+import json
+import random
+
 import pytest
 from PIL import Image
-from report.fake_run import page_data
+from report.fake_run import fake_training, lines, page_data
 
 from sicog.curation.build import BuildConfig, build
 from sicog.curation.curate import CurateConfig, curate
@@ -16,6 +19,11 @@ from sicog.storage import read_json, write_dataset, write_json
 from sicog.tasks import REASONING
 
 RUNS = ("cot-default", "second", "default")
+SPEEDS = [
+    {"step": i, "seconds": 1.5, "samples_per_second": 4.0, "tokens_per_second": 9.0}
+    | {"useful_tokens": 1.0, "mfu": None, "memory_gib": 1.0}
+    for i in (1, 2, 3)
+]
 SLICING = {"scale": 112, "patch_size": 14, "max_slices": 4}
 
 
@@ -86,6 +94,24 @@ def test_each_folder_has_its_page(work, tmp_path, folder, rows, kept):
     assert [task["kept"] for task in found["curation"].values()] == ([] if kept == "no curation" else [kept])
     assert data["slicing"] == SLICING and data["images"].endswith("/images/")
     assert all("src" in picture for picture in data["pictures"].values()) and data["pictures"]
+
+
+def test_steps_without_a_recipe_have_their_times(work, tmp_path):
+    """Of data steps as they noted them; of a training its updates'; nothing of what was never measured."""
+    fake_training(tmp_path / "runs" / "stage1", 2.0, 3, random.Random(0))
+    lines(tmp_path / "runs" / "stage1" / "speed.jsonl", SPEEDS)
+    times.write(tmp_path, tmp_path, ("runs/stage1",))
+    (training,) = told(tmp_path)
+    assert training["seconds"] == 4.5
+    times.write(tmp_path, work, ("data/kept-answers/scored", "data/curated", "runs/sicog/answers-second"))
+    steps = {step["name"]: step for step in told(tmp_path)}
+    assert list(steps) == ["data/kept-answers/scored", "data/curated"]
+    for name, step in steps.items():
+        assert step["seconds"] == read_json(work / name / "run.json")["seconds"] >= 0
+
+
+def told(folder):
+    return json.loads((folder / "times.js").read_text().removeprefix("sicogTimes(").removesuffix(");\n"))
 
 
 def test_a_report_of_a_recipe_with_a_checkpoint_in_curate_finishes(work, tmp_path):
