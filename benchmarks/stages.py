@@ -132,6 +132,10 @@ class Answering:
             [Sample(r.style, r.prompt, i, TEXT, "stop", (1,)) for r in job.requests for i in range(r.n)] for job in jobs
         ]
 
+    def status(self) -> str:
+        """Nothing is measured here."""
+        return ""
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
 
 from sicog import __version__
 from sicog.config import Config, load_config, load_yaml
+from sicog.console import stderr_console
 from sicog.generation.commands import app as generation_app
 from sicog.help import GroupedCommands, lists_keys, verb_keys
 from sicog.lab.commands import app as lab_app
@@ -36,6 +36,7 @@ app = typer.Typer(
 
 _SECONDS_FOR_MAIN = 3
 _RECIPE = "Keys of the recipe, of its YAML or as KEY=VALUE"
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it; Typer's own code for Ctrl-C
 
 YamlFile = Annotated[str, typer.Argument(help="a YAML file of keys; left out or '-': defaults")]
 Overrides = Annotated[
@@ -362,8 +363,20 @@ def _guarded(main: Callable[[], None]) -> None:
             raise
         text = _escaped(_sentence(error))
         _leave_first_word_to_main(error)
-        Console(stderr=True, emoji=False).print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
+        stderr_console().print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
         sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != _INTERRUPTED:
+            raise
+        _say_interrupted(sys.argv[1:2])
+        sys.exit(_INTERRUPTED)
+
+
+def _say_interrupted(command: list[str]) -> None:
+    """What Ctrl-C leaves: work that writes to a folder resumes there, a question that was asked is gone."""
+    if os.environ.get("RANK", "0") == "0":
+        resumes = set(command) & {*VERBS, "run", "lab"}
+        stderr_console().print(f"sicog: stopped{'; run the same command again to resume' if resumes else ''}")
 
 
 def _sentence(error: ValueError | OSError) -> str:

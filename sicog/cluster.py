@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from sicog.console import stderr_console
 from sicog.launch import LaunchConfig
 from sicog.pipeline import WORK, Finish, ShardTask
 from sicog.storage import MANIFEST, locked, write_json
@@ -98,7 +97,7 @@ def launch_shards(
     )
     finishing.run()
     write_json(logs / JOBS, {"shards": shards.job_id, "finish": finishing.job_id})
-    Console(stderr=True, emoji=False).print(
+    stderr_console().print(
         f"  {task.step}: submitted job {finishing.job_id}, which finishes {task.out_dir} after its tasks; their output "
         f"is in {logs}. Run the same command again if tasks were lost: only what is missing is submitted",
         highlight=False,

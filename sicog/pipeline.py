@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,17 +20,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from rich.console import Console
-
 from sicog.config import Config
+from sicog.console import say, say_finished
 from sicog.journal import WORK, Journal, write_rows
 from sicog.launch import LaunchConfig, gpus
 from sicog.progress import Progressing
-from sicog.provenance import described, digest_file, holds_nothing, is_claimed, write_run_json
+from sicog.provenance import described, digest_file, holds_nothing, is_claimed, note_seconds, write_run_json
 from sicog.records import Dropped, Failed, Record, RecordT
 from sicog.storage import (
     MANIFEST,
@@ -265,6 +266,8 @@ def run_stage(
     if not (rank and (out_dir / MANIFEST).is_file()):
         write_run_json(out_dir, step=step, config=config, inputs=inputs)
     if (out_dir / MANIFEST).is_file():
+        if not rank:
+            say_finished(step, out_dir)
         then()
         return out_dir
     if share is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -287,11 +290,15 @@ def run_stage(
         return out_dir
     with locked(out_dir / WORK / "lock", out_dir):
         if not (out_dir / MANIFEST).is_file():  # else the process that held the lock before has finished it
+            # Of a stage that resumes, the time of the earlier starts is not known.
+            began, resumes = time.monotonic(), any((out_dir / WORK).glob("journal-*.jsonl"))
             write_json(out_dir / WORK / STAGE, {"rows": n_rows})
             with Progressing(step, out_dir / WORK, n_rows, status) as progress:
                 _execute(task, range(0, n_shards, n_ranks), workers)
                 _wait_for(lambda: progress.rows_done() == n_rows)
             finish()
+            if not resumes:
+                note_seconds(out_dir, time.monotonic() - began)
     then()
     return out_dir
 
@@ -315,10 +322,15 @@ def _execute(task: ShardTask, numbers: range, workers: int) -> None:
     if shares is not None:
         for number in range(n_workers):
             shares.put(available[number % len(available)])
+    others = set(active_children())
     pool = ProcessPoolExecutor(n_workers, context, _start_worker, (task, shares))
     try:
         for future in as_completed([pool.submit(_run_shard, number) for number in numbers]):
             future.result()
+    except KeyboardInterrupt:  # now, not when each has finished its shard: what is in the journals is kept
+        for worker in set(active_children()) - others:
+            worker.terminate()
+        raise
     except BrokenProcessPool:
         raise RuntimeError(
             f"{task.step}: a worker process died (memory? see the messages above). "
@@ -334,8 +346,18 @@ _task: ShardTask | None = None  # a worker process's own, sent once: it may hold
 def _start_worker(task: ShardTask, shares: Any) -> None:
     global _task
     _task = task
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; this one is ended by its parent
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if shares is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = shares.get()  # a GPU of its own, before anything here asks for one
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed could not end its workers, and a shard that is still written refuses the next start."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run_shard(rank: int) -> None:
@@ -390,8 +412,7 @@ class Finish:
         shutil.rmtree(out_dir / WORK)
         drops = f", {dropped.total()} dropped ({_listed(dropped)})" if dropped else ""
         fails = f", {failed.total()} failed ({_listed(failed)})" if failed else ""
-        told = f"  {self.step}: {self.n_rows} rows in, {counts['kept']} kept{drops}{fails}"
-        Console(stderr=True, emoji=False).print(told, highlight=False, markup=False, soft_wrap=True)
+        say(f"{self.step}: {self.n_rows} rows in, {counts['kept']} kept{drops}{fails}; written to {out_dir}")
 
 
 def _too_many(step: str, limit: Limit, found: Mapping[str, Counter[str]], n_rows: int, out_dir: Path) -> str:

@@ -9,17 +9,43 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sicog.console import stderr_console
+
+_LOOK_S, _LOOK_FOR_LOG_S = 0.5, 5.0
+_FIRST_S, _LONGEST_S = 30.0, 600.0
+
+
+class Pace:
+    """When a log gets its next line: at every tenth of the work, and in between where a tenth takes long.
+
+    The first line in between comes after half a minute, each further one after twice as long, up to ten minutes.
+    """
+
+    def __init__(self, done: int, total: int) -> None:
+        self.total = max(1, total)
+        self._tenth = done * 10 // self.total
+        self._last, self._wait = time.monotonic(), _FIRST_S
+
+    def due(self, done: int) -> bool:
+        """Whether a line is due now that so much is done; if so, it counts as written."""
+        now, tenth = time.monotonic(), done * 10 // self.total
+        if tenth == self._tenth and now - self._last < self._wait:
+            return False
+        if tenth == self._tenth:
+            self._wait = min(2 * self._wait, _LONGEST_S)
+        self._tenth, self._last = tenth, now
+        return True
 
 
 class Progressing:
-    """In a `with`: a bar of the rows done by all workers, from their journals. Where nobody watches, a line at every
-    tenth."""
+    """In a `with`: a bar of the rows done by all workers, from their journals. Where nobody watches, lines at the pace
+    of `Pace`."""
 
     def __init__(self, step: str, work: Path, n_rows: int, status: Callable[[], str]) -> None:
         self.step, self.work, self.n_rows, self.status = step, work, n_rows, status
-        self.console = Console(stderr=True, emoji=False)
+        self.console = stderr_console()
         self.watched = sys.stderr.isatty()
         self.bar = Progress(
             TextColumn(f"  {step}"),
@@ -49,14 +75,13 @@ class Progressing:
 
     def _watch(self) -> None:
         first, start = self.rows_done(), time.monotonic()
-        task, before = self.bar.add_task("", total=self.n_rows, completed=first, rate=""), first
-        while not self.stop.wait(0.5 if self.watched else 5.0):
+        task, pace = self.bar.add_task("", total=self.n_rows, completed=first, rate=""), Pace(first, self.n_rows)
+        while not self.stop.wait(_LOOK_S if self.watched else _LOOK_FOR_LOG_S):
             done = self.rows_done()
             rate = self.status() or f"{(done - first) / (time.monotonic() - start):.1f} rows/s"
             self.bar.update(task, completed=done, rate=rate)
-            if not self.watched and done * 10 // self.n_rows > before * 10 // self.n_rows:
+            if not self.watched and pace.due(done):
                 self.console.print(f"  {self.step}: row {done}/{self.n_rows}, {rate}", highlight=False)
-                before = done
 
     def __enter__(self) -> Progressing:
         self.bar.start()

@@ -134,6 +134,11 @@ def write_run_json(
         raise ValueError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
 
 
+def note_seconds(folder: Path, seconds: float) -> None:
+    """Add to run.json how long the step took, which is another time each time and part of no identity."""
+    write_json(folder / RUN, read_json(folder / RUN) | {"seconds": round(seconds, 1)})
+
+
 def holds_nothing(folder: Path) -> bool:
     """Whether all that lies in an output folder is what a start writes before its first work is done.
 

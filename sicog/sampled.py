@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
-from rich.console import Console
 
 from sicog.config import Config
+from sicog.console import stderr_console
 from sicog.evaluation.config import Style
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.kit_tables import ANSWERS, data_root, table_file, unpack
@@ -149,4 +149,4 @@ def _prompt(benchmark: Benchmark, style: Style) -> str | None:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, emoji=False).print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+    stderr_console().print(f"  {text}", highlight=False, markup=False, soft_wrap=True)

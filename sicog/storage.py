@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,20 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise ValueError(f"{path}: the disk is full; nothing was written, free some space and run again") from error
         raise
+
+
+def make_readable(path: Path) -> None:
+    """Let others read a file, or all files of a folder, as far as the umask lets them read any new file.
+
+    safetensors and `tempfile` write files and folders that their owner alone can read.
+    """
+    umask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(umask)
+    inner = path.rglob("*") if path.is_dir() else ()
+    for found in (path, *inner):
+        wanted = (0o777 if found.is_dir() else 0o666) & ~umask
+        if not found.is_symlink() and (mode := stat.S_IMODE(found.stat().st_mode)) | wanted != mode:
+            found.chmod(mode | wanted)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -26,6 +26,13 @@ class Style:
     template: str
     chain: Chain | None = None
 
+    def asked(self, prompt: str) -> bool:
+        """Whether a prompt can be one of this style."""
+        before, holds_question, after = self.template.partition("{question}")
+        if not holds_question:
+            return prompt == self.template
+        return prompt.startswith(before) and prompt.endswith(after)
+
 
 @dataclass(frozen=True)
 class TaskSpec:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from sicog.config import Config
 from sicog.journal import Appending
 from sicog.pipeline import FolderSource, Line, run_stage
 from sicog.records import Dropped, Example, Failed, Query, Turn
+from sicog.runs.states import lives
 from sicog.storage import dump_record, read_json, read_records, write_dataset, write_json
 
 
@@ -40,6 +42,19 @@ def process(block):
             yield Failed(id=query.id, step="s", reason="unlucky")
         else:
             yield [example(query)] * (1 + n % 2)
+
+
+def stopping():
+    """A process that is interrupted in its third block."""
+    seen = []
+
+    def until_the_third(block):
+        seen.append(len(block))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return process(block)
+
+    return until_the_third
 
 
 def prepare(tmp_path, n=100):
@@ -74,6 +89,75 @@ def test_every_row_is_accounted_for_and_order_is_kept(tmp_path):
     assert ids == sorted(ids)
     assert len(set(ids)) == 89
     assert len(ids) == manifest["rows_out"]
+
+
+def test_a_stage_says_where_its_rows_are_also_when_it_runs_again(tmp_path, capsys):
+    prepare(tmp_path)
+    out = run(tmp_path)
+    assert f"s: 100 rows in, 89 kept, 10 dropped (tenth 10), 1 failed (unlucky 1); written to {out}\n" in told(capsys)
+    run(tmp_path)
+    assert told(capsys) == f"  s: {out} is finished already, nothing to do\n"
+
+
+def told(capsys):
+    return capsys.readouterr().err
+
+
+def test_the_time_of_a_stage_is_noted_unless_it_was_interrupted(tmp_path):
+    """What an interrupted start took is not known, and a part would be taken for the whole."""
+    prepare(tmp_path)
+    assert 0 <= read_json(run(tmp_path, "whole") / "run.json")["seconds"] < 60
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "again", stopping())
+    assert "seconds" not in read_json(run(tmp_path, "again") / "run.json")
+
+
+class Waits:
+    """Says that it has begun, and then takes an hour for a block."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, block):
+        (self.folder / f"begun-{os.getpid()}").touch()
+        time.sleep(3600)
+
+
+@pytest.mark.usefixtures("importable")
+def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+    """They would write on, and the next start would be refused."""
+    prepare(tmp_path)
+    parent = get_context("spawn").Process(
+        target=run, args=(tmp_path,), kwargs={"process": Waits(tmp_path), "workers": 2}
+    )
+    parent.start()
+    pids = [int(path.name.split("-")[1]) for path in two_that_began(tmp_path)]
+    parent.kill()
+    parent.join()
+    end = time.monotonic() + 20
+    while any(map(lives, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(lives, pids))
+
+
+def two_that_began(folder):
+    while len(found := list(folder.glob("begun-*"))) < 2:
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.usefixtures("importable")
+def test_ctrl_c_ends_the_workers_at_once(tmp_path, monkeypatch):
+    prepare(tmp_path)
+
+    def interrupted(futures):
+        two_that_began(tmp_path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sicog.pipeline.as_completed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, process=Waits(tmp_path), workers=2)
+    assert not any(lives(int(path.name.split("-")[1])) for path in tmp_path.glob("begun-*"))
 
 
 @pytest.fixture
@@ -324,16 +408,8 @@ def test_processes_that_share_a_stage_write_the_same_bytes(tmp_path, n):
 def test_each_rank_goes_on_where_it_was_stopped(tmp_path):
     prepare(tmp_path)
     run(tmp_path, "alone")
-    seen = []
-
-    def stopping(block):
-        seen.append(len(block))
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return process(block)
-
     with pytest.raises(KeyboardInterrupt):  # rank 0, in the first of its two shards
-        run(tmp_path, "shared", stopping, share=(0, 2))
+        run(tmp_path, "shared", stopping(), share=(0, 2))
     again = threading.Thread(target=run, args=(tmp_path, "shared"), kwargs={"share": (1, 2)}, daemon=True)
     again.start()
     run(tmp_path, "shared", share=(0, 2))

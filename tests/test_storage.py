@@ -11,6 +11,7 @@ from sicog.records import Example, Query
 from sicog.storage import (
     atomic_write,
     count_rows,
+    make_readable,
     opened_table,
     read_records,
     shards,
@@ -91,3 +92,20 @@ def test_an_output_that_is_a_folder_is_said_with_the_users_name(tmp_path):
     with pytest.raises(ValueError, match=r"out\.json is a folder; give the path of a file"):
         write_json(tmp_path / "out.json", {})
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o007, 0o660, 0o770), (0o077, 0o600, 0o700)]
+)
+def test_files_are_as_readable_as_the_umask_lets_new_ones_be(tmp_path, umask, file, folder):
+    inner, weights = tmp_path / "checkpoint" / "parts", tmp_path / "checkpoint" / "parts" / "model.safetensors"
+    inner.mkdir(parents=True)
+    weights.touch(0o600)
+    inner.chmod(0o700)
+    before = os.umask(umask)
+    try:
+        make_readable(tmp_path / "checkpoint")
+        assert os.umask(umask) == umask  # as it was
+    finally:
+        os.umask(before)
+    assert (weights.stat().st_mode & 0o777, inner.stat().st_mode & 0o777) == (file, folder)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from rich.console import Console
-
 from sicog.annotation.teacher import (
     CaptionRow,
     CaptionRowParser,
@@ -20,6 +18,7 @@ from sicog.annotation.teacher import (
     pictures_of,
     request_for,
 )
+from sicog.console import stderr_console
 from sicog.data.images import ImageProblem
 from sicog.data.users_rows import open_users_rows
 from sicog.records import Dropped
@@ -88,7 +87,7 @@ def estimate(
     with open_store(answers) if (answers / "answers.sqlite").is_file() else nullcontext() as store:
         if store and (mean := store.mean_output(config.endpoint.model)):
             found.answer_tokens, found.measured_on = mean, store.count(config.endpoint.model)
-        with Console(stderr=True, emoji=False).status(f"measuring {input_file.name}"):
+        with stderr_console().status(f"measuring {input_file.name}"):
             for row in source:
                 found.rows += 1
                 if isinstance(row, Dropped):

@@ -17,6 +17,7 @@ import orjson
 from pydantic import Field, model_validator
 
 from sicog.config import Config
+from sicog.console import say_finished
 from sicog.curation.amounts import BuildSource, WhenShort, amounts
 from sicog.curation.draw import Ids, MixedRows, draw_by_weight, draw_rows, marks
 from sicog.curation.examine import DecontaminateConfig, DeduplicateConfig, Examination, Verdicts
@@ -95,7 +96,9 @@ def build(config: BuildConfig) -> Path:
     """Write the dataset `out_dir`, shuffled, and what is beside it. Returns `out_dir`."""
     if (config.out_dir / RUN).is_file():  # another's folder is told before anything is read
         write_run_json(config.out_dir, step=STEP, config=config, inputs=config.inputs())
-    if not _is_complete(config.out_dir):
+    if _is_complete(config.out_dir):
+        say_finished(STEP, config.out_dir)
+    else:
         mixed, pictures = _mixed(config)
         run_stage(
             step=STEP,

@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
+from sicog.console import stderr_console
 from sicog.curation.vector_cache import (
     DIGEST,
     Embedding,
@@ -187,7 +187,7 @@ def _write_plan(folder: Path, notes: _Notes, cache: VectorCache) -> None:
         np.save(folder / f"{name}.npy", values)
     about = {"distinct": len(digests_M), "texts_per_part": TEXTS_PER_PART, "folders": names + parts, "parts": parts}
     write_json(folder / "plan.json", about)
-    Console(stderr=True, emoji=False).print(
+    stderr_console().print(
         f"  score: {notes.n_asked} texts, {len(digests_M)} distinct, {len(digests_M) - len(new_U)} in the cache, "
         f"{len(new_U)} to embed in {len(parts)} parts",
         highlight=False,

@@ -15,9 +15,16 @@ from sicog.curation.pictures import Pictures
 from sicog.curation.self_consistency import hashed
 from sicog.curation.threshold import Threshold, agreement_in
 from sicog.records import Example, Record, Turn
-from sicog.tasks import CAPTIONING, TASKS
+from sicog.tasks import CAPTIONING, REASONING, TASKS, TaskSpec
 
 MULTI_TURN = "multi_turn"  # the key in `extra`
+# What `sicog annotate` names as the source of its rows, and the styles that they may ask in.
+_ANNOTATED: Mapping[str, tuple[TaskSpec, tuple[str, ...]]] = {
+    "revise-cod": (CAPTIONING, ("cod", "cod-conv")),
+    "revise-dd": (CAPTIONING, ("dd",)),
+    "revise-cot": (REASONING, ("cot",)),
+    "revise-short": (REASONING, ("direct", "plain")),
+}
 
 
 class MultiTurnConfig(Config):
@@ -82,12 +89,12 @@ class Finish:
     def _origin(self, row: Drawn, *, told: bool) -> Origin:
         extra, images = row.example.extra, row.example.images
         sha256 = [self.pictures.sha256_of(name) for name in images] if self.pictures else []
-        style = _given(extra, "style", str)
+        task, style = _task_and_style(row)
         return Origin(
             id=row.id,
             original_id=row.original_id,
             source=row.example.source,
-            task=_task(row.task, style),
+            task=task,
             images=images,
             sha256=tuple(digest for digest in sha256 if digest) if self.pictures else None,
             repetition=row.repetition,
@@ -109,6 +116,16 @@ def _given(extra: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
     value = extra.get(name)
     value = float(value) if kind is float and isinstance(value, int) and not isinstance(value, bool) else value
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
+
+
+def _task_and_style(row: Drawn) -> tuple[str | None, str | None]:
+    """What `select` wrote; of an annotated row, its task, and the style whose prompt it has."""
+    style = _given(row.example.extra, "style", str)
+    if style is not None or row.task not in _ANNOTATED:
+        return _task(row.task, style), style
+    task, names = _ANNOTATED[row.task]
+    prompt = next(turn.text for turn in row.example.turns if turn.role == "user")
+    return task.name, next((name for name in names if task.style(name).asked(prompt)), None)
 
 
 def _task(source: str, style: object) -> str | None:

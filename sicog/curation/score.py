@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from sicog.candidates import RunsSource, find_runs
 from sicog.config import Config
+from sicog.console import say_finished
 from sicog.curation.columns import columns_of
 from sicog.curation.encoders import EncoderConfig
 from sicog.curation.scoring import Scorer, ScoreSets
@@ -79,6 +80,7 @@ def score(config: ScoreConfig, then: Callable[[], object] = lambda: None) -> Pat
     finish = partial(_with_columns, config.out_dir, then)
     if (config.out_dir / MANIFEST).is_file():
         claim()
+        say_finished("score", config.out_dir)
         shutil.rmtree(spent(config.out_dir, config.launch), ignore_errors=True)  # of one that was killed as it ended
         finish()
         return config.out_dir

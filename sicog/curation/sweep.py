@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from sicog.config import Config
+from sicog.console import say_finished
 from sicog.curation.columns import all_columns, columns_of
 from sicog.curation.threshold import PAPER_K, By, stated
 from sicog.curation.verdicts import Rule, Styles, verdicts
@@ -138,6 +139,7 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
     write_run_json(config.out_dir, step="sweep", config=config, inputs=inputs)
     path = config.out_dir / THRESHOLD_FILE
     if (config.out_dir / MANIFEST).is_file():
+        say_finished("sweep", config.out_dir)
         return path
     kinds, rows, dropped = set(), [], Counter[str]()
     source = FolderSource(config.input, ScoredSet, step="sweep")

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sicog.config import Config
+from sicog.console import stdout_console
 from sicog.curation.columns import all_columns, columns_of
 from sicog.curation.select import excluded
 from sicog.curation.threshold import PAPER_K, By, agreement_of, stated
@@ -130,4 +130,4 @@ def _show(found: dict[str, Any], config: ThresholdsConfig) -> None:
             *("-" if mean is None else f"{mean:.4f}" for mean in means),
             *(f"{100 * line['styles'].get(style, 0.0):.1f} %" for style in styles),
         )
-    Console(emoji=False, width=None if Console(emoji=False).is_terminal else 120).print(shown, highlight=False)
+    stdout_console().print(shown, highlight=False)

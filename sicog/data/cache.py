@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rich.console import Console
+from sicog.console import stderr_console
 
 _BEAT_S = 5.0
 _STALE_S = 60.0
@@ -177,6 +177,6 @@ class _Waiting:
         minutes = int((time.monotonic() - self._start + 55) // 60)  # after 5 seconds, then every minute
         if minutes > max(self._said, 0):
             self._said = minutes
-            Console(stderr=True, emoji=False).print(
+            stderr_console().print(
                 f"  waiting for another process to make {self.what} (it holds {self.lock.path})", highlight=False
             )

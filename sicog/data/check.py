@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog.config import Config
+from sicog.console import stdout_console
 from sicog.data.cache import cache_folder
 from sicog.data.check_kinds import by_reason, report_of_kind
 from sicog.data.config import DataConfig
@@ -66,7 +67,7 @@ def check(config: CheckConfig, out: Path | None = None) -> bool:
         report = _report(mixture, usable, unit)
     else:
         report = report_of_kind(sources, kind, images, config.seed)
-    _print(report, Console(emoji=False))
+    _print(report, stdout_console())
     if out is not None:
         write_json(out, report)
     return bool(report["rows_in"]) and not report["dropped"]

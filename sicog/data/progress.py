@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sicog.console import stderr_console
 
 T = TypeVar("T")
 _LINE_EVERY_S = 60.0
@@ -25,7 +26,7 @@ class Counter:
             BarColumn(),
             TextColumn("{task.fields[counts]}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True, emoji=False),
+            console=stderr_console(),
             transient=True,
             disable=not sys.stderr.isatty(),
         )
@@ -45,7 +46,7 @@ class Counter:
         if self._bar.disable:
             if now - self._last > _LINE_EVERY_S:
                 self._last = now
-                Console(stderr=True, emoji=False).print(f"  {self.what}: {self._counts(now)}", highlight=False)
+                stderr_console().print(f"  {self.what}: {self._counts(now)}", highlight=False)
         elif now - self._last > 0.1:
             self._last = now
             self._bar.update(self._task, completed=self.n, counts=self._counts(now))

@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from sicog import __version__
+from sicog.console import stderr_console
 from sicog.evaluation.config import EvalConfig
 from sicog.evaluation.families import FAMILIES
 from sicog.evaluation.forms import FORMS
@@ -217,4 +216,4 @@ def _report(scores: Mapping[str, Any], benchmarks: Sequence[Benchmark], work: Pa
 
 
 def _say(text: str, style: str | None = None) -> None:
-    Console(stderr=True, emoji=False).print(f"  {text}", style=style, highlight=False, markup=False, soft_wrap=True)
+    stderr_console().print(f"  {text}", style=style, highlight=False, markup=False, soft_wrap=True)

@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
-from rich.console import Console
 
 from sicog.answers import final_answer as chosen_answer
 from sicog.chains import ChainError
 from sicog.config import Config
+from sicog.console import stderr_console
 from sicog.evaluation.forms import Style, listed_options
 from sicog.evaluation.kit_files import read_table
 from sicog.evaluation.picture import draw
@@ -230,7 +230,7 @@ def _interval(of: Mapping[str, Any], form: str) -> str:
 
 
 def _say(found: Mapping[str, Any], folder: Path) -> None:
-    console, points, probe = Console(stderr=True, emoji=False), found["points"], found["probe"]
+    console, points, probe = stderr_console(), found["points"], found["probe"]
     largest = max(p["k"] for p in points)
     for p in points:
         if p["k"] == largest or p["select"] == "greedy":

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from sicog.answers import final_answer
 from sicog.chains import ChainError, parse
+from sicog.console import stdout_console
 from sicog.generation.engine import load_sampler
 from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig
 from sicog.records import Query
@@ -74,7 +75,7 @@ def ask(
     if isinstance(drawn, ValueError):
         raise drawn
     answer = chosen(drawn, task, style, question)
-    show(answer, prompt, console or Console(emoji=False))
+    show(answer, prompt, console or stdout_console())
     return answer
 
 

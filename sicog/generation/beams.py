@@ -6,6 +6,7 @@ Shapes: B beams, S positions, V vocabulary.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ class BeamSearch:
         )
         self.model, self.processor, self.sampling, self.slicing = model, processor, sampling, slicing
         self._sampler = Sampler(model, processor, sampling, slicing=slicing)
+        self.finished, self._began = 0, time.monotonic()
         # Every value is set: what is left out would come from the checkpoint's generation_config.json.
         self.config = GenerationConfig(
             num_beams=beams,
@@ -48,6 +50,11 @@ class BeamSearch:
             eos_token_id=self._sampler.end_ids,
             pad_token_id=processor.pad_token_id,
         )
+
+    def status(self) -> str:
+        """The candidates that are finished, and how many a minute."""
+        minutes = max(1e-9, time.monotonic() - self._began) / 60
+        return f"{self.finished:,} candidates, {self.finished / minutes:,.1f} a minute"
 
     def close(self) -> None:
         """Nothing is open."""
@@ -90,6 +97,7 @@ class BeamSearch:
         ends = set(self._sampler.end_ids)
         end = next((i for i, token in enumerate(ids) if token in ends), None)
         kept = tuple(ids if end is None else ids[:end])
+        self.finished += 1
         reason: FinishReason = "length" if end is None else "stop"
         return Sample(request.style, request.prompt, index, self.processor.decode(kept), reason, kept)
 

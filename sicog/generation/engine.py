@@ -24,6 +24,9 @@ class Engine(Protocol):
         """The samples of every job, in the order of its requests and indices; or the error of reading its images, or
         why it has no answer this time."""
 
+    def status(self) -> str:
+        """How much it has answered so far and how fast, for a progress bar; asked from another thread."""
+
     def close(self) -> None:
         """Let go of what is held; it is not asked again."""
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from sicog.console import stdout_console
 from sicog.generation.sample import SampleBlock, SampleConfig, rows_of
+from sicog.readable import large, small
 from sicog.records import Candidate, CandidateSet, Dropped, Query
 
 _FILLS = 2  # the trial fills the slots so many times
@@ -74,7 +76,7 @@ def estimate(config: SampleConfig, console: Console | None = None) -> Estimate:
         hours=machine_hours / workers,
         money=None if config.price_per_hour is None else machine_hours * config.price_per_hour,
     )
-    _show(found, workers, console or Console(emoji=False))
+    _show(found, workers, console or stdout_console())
     return found
 
 
@@ -93,7 +95,7 @@ def _show(e: Estimate, workers: int, console: Console) -> None:
     )
     money = "" if e.money is None else f", {e.money:.2f} at the price given"
     console.print(
-        f"all rows: about {e.n_candidates * e.scale:.0f} candidates, {e.n_tokens * e.scale:.3g} tokens, "
-        f"{e.hours:.3g} h with {workers} worker{'s' if workers > 1 else ''} such as this{money}",
+        f"all rows: about {e.n_candidates * e.scale:.0f} candidates, {large(e.n_tokens * e.scale)} tokens, "
+        f"{small(e.hours)} h with {workers} worker{'s' if workers > 1 else ''} such as this{money}",
         highlight=False,
     )

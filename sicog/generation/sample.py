@@ -193,6 +193,7 @@ def sample(config: SampleConfig) -> Path:
             workers=config.workers,
             max_dropped_share=config.max_dropped_share,
             launch=config.launch,
+            status=process.status,
         )
 
 
@@ -261,6 +262,10 @@ class SampleBlock:
             precision=config.precision,
         )
         return engine, digest_path(config.checkpoint)
+
+    def status(self) -> str:
+        """What the engine says of its speed; nothing before it is loaded, or where other processes do the work."""
+        return self._engine.status() if self._engine else ""
 
     def close(self) -> None:
         """Close the engine, if one was needed."""

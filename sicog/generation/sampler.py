@@ -5,6 +5,7 @@ All sequences decode together; places of finished ones are refilled from a queue
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -105,6 +106,12 @@ class Sampler:
         self.max_positions = int(model.config.text_config.max_position_embeddings)
         self.steps = self.steps_used = 0  # slots stepped, and those of them that were live: the share in use
         self._waiting: list[_Fork] = []
+        self.finished, self._began = 0, time.monotonic()
+
+    def status(self) -> str:
+        """The candidates that are finished, and the tokens written in a second."""
+        seconds = max(1e-9, time.monotonic() - self._began)
+        return f"{self.finished:,} candidates, {self.steps_used / seconds:,.1f} tokens/s"
 
     def close(self) -> None:
         """Nothing is open."""
@@ -143,7 +150,7 @@ class Sampler:
                     self.steps += self.sampling.batch_size
                     self.steps_used += decoding.live
                     decoding.step()
-        results.add(decoding.take_finished())
+        self._collect(decoding, results)
         return results.in_order()
 
     def _queued(self, jobs: Sequence[Job]) -> Iterator[_Batchable]:
@@ -168,14 +175,19 @@ class Sampler:
         wanted = 1 if more else max(1, len(decoding) // 8)
         if (slots if more else len(decoding)) - decoding.live < wanted:
             return
-        results.add(decoding.take_finished())
+        self._collect(decoding, results)
         while (free := slots - len(decoding)) > 0 and (queue or self._waiting):
             if self._waiting:
                 self._fork(decoding, free)
             else:
                 self._admit(decoding, list(self._next(queue, free)), preparer, results)
                 preparer.begin(queue)
-            results.add(decoding.take_finished())
+            self._collect(decoding, results)
+
+    def _collect(self, decoding: Decoding, results: _Results) -> None:
+        done = decoding.take_finished()
+        self.finished += len(done)
+        results.add(done)
 
     def _next(self, queue: deque[_Batchable], free: int) -> Iterator[_Batchable]:
         """Items for so many slots; of the last one some samples may have to wait."""

@@ -33,6 +33,10 @@ class ServedModel:
         self._open = ExitStack()
         self._client = self._open.enter_context(connected(endpoint, answers))
 
+    def status(self) -> str:
+        """Answers, rate and money."""
+        return self._client.status()
+
     def close(self) -> None:
         """Close the connections and the store."""
         self._open.close()

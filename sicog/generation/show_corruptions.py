@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from rich.console import Console
 
+from sicog.console import stdout_console
 from sicog.generation.corruption import METHODS, apply, drawn
 from sicog.records import Corruption
 
@@ -33,7 +34,7 @@ def show_corruptions(file: Path, out: Path, *, seed: int = 0, console: Console |
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
     for corruption in done:
-        (console or Console(emoji=False)).print(_words(corruption).replace("\n", "  "), highlight=False)
+        (console or stdout_console()).print(_words(corruption).replace("\n", "  "), highlight=False)
     return done
 
 

@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from sicog.answers import final_answer
 from sicog.candidates import RunsSource, find_runs
 from sicog.config import validate
+from sicog.console import stdout_console
 from sicog.curation.claims.readers import GrammarReader
 from sicog.curation.claims.run import ReadClaims
 from sicog.curation.claims.settle import SettleConfig, SettleRows
@@ -204,7 +204,7 @@ def lab_gap(run_dir: Path, out: Path | None = None) -> list[Cell]:
     table = Table("task", "kind", "K", "rows", "gap", "proxy", box=box.SIMPLE_HEAD)
     for c in found:
         table.add_row(c.task, c.kind, str(c.k), str(c.rows), _shown(c.gap), _shown(c.proxy))
-    console = Console(emoji=False, width=None if Console(emoji=False).is_terminal else 100)
+    console = stdout_console()
     console.print(table, highlight=False)
     console.print(f"rank correlation of gap and proxy over these {len(found)}: {whole:.2f}", highlight=False)
     if out is not None:

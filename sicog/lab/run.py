@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markdown import Markdown
 
+from sicog.console import stderr_console, stdout_console
 from sicog.lab.arms import LabConfig, load_lab, write_recipe
 from sicog.lab.picture import draw_arms, draw_curves
 from sicog.lab.table import CURVES, PICTURE, RESULTS, TABLE, collect, markdown
@@ -39,8 +39,9 @@ def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
     write_bytes(folder / PICTURE, draw_arms(results).encode())
     if lab.curves:
         write_bytes(folder / CURVES, draw_curves(results, lab.curves).encode())
-    console = Console(emoji=False, width=None if Console(emoji=False).is_terminal else 200)
-    console.print(Markdown(text))
+    console = stdout_console()
+    # Rich centres headings and wraps paragraphs; a log gets the Markdown itself, line by line.
+    console.print(Markdown(text) if console.is_terminal else text, markup=False, highlight=False)
     return results
 
 
@@ -56,7 +57,5 @@ def lab_train(path: Path, file: Path, overrides: Sequence[str] = ()) -> dict[str
     accuracy = results["arms"][name]["accuracy"]
     value, low, high = (math.nan if v is None else v for v in accuracy["difference"])
     verdict = "better" if low > 0 else "worse" if high < 0 else "not to be told apart"
-    Console(stderr=True, emoji=False).print(
-        f"  {name} against {lab.compare_with}: {verdict} ({value:+.3f} [{low:+.3f}, {high:+.3f}])"
-    )
+    stderr_console().print(f"  {name} against {lab.compare_with}: {verdict} ({value:+.3f} [{low:+.3f}, {high:+.3f}])")
     return results

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from sicog.console import stderr_console, stdout_console
 from sicog.curation.encoders import EncoderConfig
 from sicog.curation.vector_cache import Embedding
 from sicog.curation.vectors import embedder_of
@@ -56,7 +56,7 @@ def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> 
             for name, scorer in track(
                 scorers.items(),
                 f"{task.name}, {len(task.rows)} rows",
-                console=Console(stderr=True, emoji=False),
+                console=stderr_console(),
                 transient=True,
             )
         }
@@ -124,7 +124,7 @@ def scores_of(name: str, scorer: Scorer, rows: Sequence[LabRow], embed: Embed) -
 
 
 def _show(task: LabTask, by_scorer: Mapping[str, Worth]) -> None:
-    console = Console(emoji=False, width=None if Console(emoji=False).is_terminal else 100)
+    console = stdout_console()
     title = f"{task.name}: {len(task.rows)} rows with a choice, {task.without_choice} without"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("scorer")

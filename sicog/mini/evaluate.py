@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field
-from rich.console import Console
 
 from sicog.chains import ChainError
 from sicog.config import Config
+from sicog.console import say_finished, stderr_console
 from sicog.mini.intervals import Interval, mean_interval
 from sicog.mini.truth import (
     SceneTruth,
@@ -91,6 +91,7 @@ def mini_eval(config: MiniEvalConfig) -> Path:
         inputs={"checkpoint": config.checkpoint, "truth": truth_file(config.data, config.split)},
     )
     if (config.out_dir / MANIFEST).is_file():
+        say_finished("mini-eval", config.out_dir)
         return config.out_dir
     truths = read_truth(config.data, config.split)
     answers = _answers(_sample(config, "reasoning", config.question_style), truths, config.question_style)
@@ -109,7 +110,7 @@ def mini_eval(config: MiniEvalConfig) -> Path:
     files = {name: digest_file(config.out_dir / name) for name in names}
     counts = _counts([config.out_dir / task for task in ("reasoning", "captioning")], len(answers) + len(captions))
     write_json(config.out_dir / MANIFEST, {"step": "mini-eval", **counts, "files": files})
-    Console(stderr=True, emoji=False).print(
+    stderr_console().print(
         f"  {config.name}: question accuracy {_shown(metrics['questions']['accuracy'])}, "
         f"caption F1 {_shown(metrics['captions']['f1'])}, places {_shown(metrics['captions']['place'])}",
         highlight=False,

@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import (
@@ -28,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from sicog.console import say, say_finished, stderr_console
 from sicog.mini.fit import device
 from sicog.mini.measure_language import measure_language
 from sicog.mini.parts_config import MiniPartsConfig
@@ -37,7 +37,7 @@ from sicog.mini.train_language import train_language
 from sicog.mini.train_vision import SELECT_LAYER, train_vision
 from sicog.model.vision_tower import VisionTower
 from sicog.provenance import digest_file, write_run_json
-from sicog.storage import MANIFEST, read_json, write_json
+from sicog.storage import MANIFEST, make_readable, read_json, write_json
 
 SHIPPED = Path(__file__).parent / "parts"
 WEIGHTS = "parts.safetensors"
@@ -57,9 +57,14 @@ def mini_parts(config: MiniPartsConfig) -> Path:
     if not (out_dir / MANIFEST).exists():
         logging.disable_progress_bar()  # a bar for each file written would say nothing
         figures = unpack(SHIPPED, out_dir) if config.source == "shipped" else _train(config)
+        for part in (VISION, LANGUAGE):
+            make_readable(out_dir / part)
         files = sorted(p for name in (VISION, LANGUAGE) for p in (out_dir / name).iterdir())
         digests = {p.relative_to(out_dir).as_posix(): digest_file(p) for p in files}
         write_json(out_dir / MANIFEST, {"files": digests, "figures": figures})
+        say(f"mini-parts: vision tower and language model are in {out_dir}")
+    else:
+        say_finished("mini-parts", out_dir)
     if config.ship:
         pack(out_dir, SHIPPED)
     return out_dir
@@ -67,7 +72,7 @@ def mini_parts(config: MiniPartsConfig) -> Path:
 
 def _train(config: MiniPartsConfig) -> dict[str, Any]:
     """Train and save both parts; returns what was measured. A part that an earlier start finished is kept."""
-    console = Console(stderr=True, emoji=False)
+    console = stderr_console()
     seen = _vision(config)
     console.print("vision tower, linear probe on fresh scenes:", seen)
     tokenizer = train_tokenizer(config.seed, config.language.vocabulary)
@@ -166,7 +171,7 @@ def _write_packed(parts_dir: Path, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         shutil.copyfile(parts_dir / LANGUAGE / name, folder / name)
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it private
+    make_readable(folder / WEIGHTS)
     write_json(folder / FIGURES, read_json(parts_dir / MANIFEST)["figures"])
 
 

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from sicog.console import stderr_console
 from sicog.curation.sweep import SweepConfig, Truth, sweep_scored
 from sicog.mini.dataset import MiniDataConfig, total_images, write_mini_data
 from sicog.mini.truth import SceneTruth, answer_is_right, caption_scores, read_truth, truth_file
@@ -36,7 +37,7 @@ def mini_data(config: MiniDataStep) -> Path:
     """Write the mini world's data folder; a finished one of the same config is left as it is."""
     write_run_json(config.out_dir, step="mini-data", config=config, inputs={})
     settings = MiniDataConfig(**config.model_dump(exclude={"out_dir"}))
-    console = Console(stderr=True, emoji=False)
+    console = stderr_console()
     with progress(console) as bar:
         task = bar.add_task("", total=total_images(settings))
         manifest = write_mini_data(settings, config.out_dir, lambda: bar.advance(task))
@@ -107,7 +108,7 @@ def mini_gap(config: MiniGapConfig) -> Path:
 def _say_when_out_of_bounds(config: MiniSweepConfig, found: dict[str, Any]) -> None:
     if not found["within_bounds"]:
         low, high = (f"{100 * share:.0f}" for share in config.keep_share)
-        Console(stderr=True, emoji=False).print(
+        stderr_console().print(
             f"  {config.out_dir.name}: no threshold keeps {low} to {high} % of the rows; the nearest, "
             f"{found['threshold']:.4g}, keeps {100 * found['share_kept']:.0f} %",
             style="yellow",

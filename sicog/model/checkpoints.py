@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from sicog.console import stderr_console
 from sicog.model.configuration import SicogConfig, mistakes_of
 from sicog.model.hub import local_model
 from sicog.model.mlp_projector import MlpProjector
@@ -131,7 +131,7 @@ def load_projector(model: SicogForConditionalGeneration, path: str | Path) -> No
     model.resampler.load_state_dict({name: load_tensor(stored) for name, stored in found.items()})
     is_original = any(stored.file.suffix == ".bin" and _ORIGINALS in stored.name for stored in found.values())
     if is_original and getattr(model.resampler, "regions_dtype", None) == "float32":
-        Console(stderr=True, emoji=False).print(
+        stderr_console().print(
             f"  {path}: the original rounded the borders of its regions to bfloat16; "
             f"to do the same, set regions_dtype=bfloat16 (in a training: model.config.regions_dtype)",
             highlight=False,

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from sicog.console import stderr_console
 from sicog.model.card import write_card
 from sicog.model.checkpoints import (
     check_agreement,
@@ -41,7 +41,7 @@ from sicog.model.weight_files import (
     weight_files,
 )
 from sicog.model.weights import UNREADABLE, unreadable
-from sicog.storage import read_json, write_json
+from sicog.storage import make_readable, read_json, write_json
 
 PROJECTOR_BIN, PROJECTOR = "mm_projector.bin", "projector.safetensors"
 _PROJECTOR_PREFIX = "mm_projector."
@@ -123,7 +123,6 @@ def _import_projector(file: Path, target: Path) -> Path:
     check_tensors(file, weights, {name: tuple(value.shape) for name, value in shell.state_dict().items()})
     with _new_folder(target) as made:
         save_file({f"resampler.{name}": load_tensor(stored) for name, stored in weights.items()}, made / PROJECTOR)
-        (made / PROJECTOR).chmod(0o644)
     _say(f"{target / PROJECTOR}: {len(weights)} tensors, all accounted for; use it as model.projector, with")
     is_resampler = isinstance(shell, Resampler)
     _say(f"  model.config.{'regions_dtype=bfloat16' if is_resampler else 'projector_type=mlp'}")
@@ -197,7 +196,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield made
-        made.chmod(0o755)  # mkdtemp makes it private
+        make_readable(made)
         made.rename(target)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
@@ -205,4 +204,4 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, emoji=False).print(text, highlight=False, markup=False, soft_wrap=True)
+    stderr_console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
 from rich.table import Table
 
 from sicog.config import load_yaml
+from sicog.console import stdout_console
 from sicog.model.checkpoints import read_processor
 from sicog.model.configuration import SicogConfig, mistakes_of
 from sicog.model.flops import (
@@ -28,7 +28,6 @@ from sicog.model.flops import (
 from sicog.model.image_processing import SicogImageProcessor
 from sicog.model.memory import ZERO_STAGES, Checkpointing, activations, states, states_without_deepspeed
 
-_WIDTH = 120
 _MEMORY_NOTE = (
     "ZeRO 0 to 3: DeepSpeed in bfloat16, weights and gradients of 2 bytes, and 12 of the optimizer: a float32 copy and "
     "two moments.\n"
@@ -59,9 +58,7 @@ def flops(
     """
     if text < 1 or devices < 1 or not 0 <= (text if supervised is None else supervised) <= text:
         raise ValueError("text and devices must be at least 1, and supervised at most text")
-    config, size, console = read_config(config_path), image_size(image), Console(emoji=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH)  # a pipe has no width, and figures must not be cut
+    config, size, console = read_config(config_path), image_size(image), stdout_console()
     processor = _image_processor(config_path, config, long_side)
     works = {
         stage: work_of(config, size, text, slicing=slicing, supervised=supervised, processor=processor)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sicog.model.weights import UNREADABLE, listed, unreadable
-from sicog.storage import read_json, write_json
+from sicog.storage import make_readable, read_json, write_json
 
 _SHARD_BYTES = 5_000_000_000
 _DTYPES = {  # safetensors' words
@@ -131,7 +131,7 @@ def copy_tensors(renamed: Mapping[str, Stored], folder: Path, *, shard_bytes: in
             with _opened(file) as get:
                 values.update({new: get(renamed[new].name) for new in names})
         save_file(values, folder / name, metadata={"format": "pt"})
-        (folder / name).chmod(0o644)  # safetensors makes its files private; a checkpoint is as readable as any file
+        make_readable(folder / name)
         weight_map.update(dict.fromkeys(shard, name))
     if len(shards) > 1:
         total = sum(stored.n_bytes for stored in renamed.values())

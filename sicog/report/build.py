@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from sicog.config import Config
-from sicog.provenance import digest_file, write_run_json
+from sicog.provenance import RUN, digest_file, write_run_json
 from sicog.records import ScoredSet
 from sicog.report import benchmarks, browser, curated, evaluations, lineage, pictures, rows, runs, terminal, times
 from sicog.report.browser import Browser, Sample
@@ -117,7 +118,11 @@ def report(config: ReportConfig) -> Path:
     """
     write_run_json(config.out_dir, step="report", config=config, inputs=config.inputs())
     if not (config.out_dir / MANIFEST).is_file():
-        _write(config)
+        try:
+            _write(config)
+        except BaseException:
+            _remove(config.out_dir)
+            raise
     times.write(config.out_dir, config.steps_dir, config.times)
     terminal.show(read_json(config.out_dir / RESULTS), config.out_dir / PAGE)
     return config.out_dir
@@ -143,6 +148,15 @@ def _write(config: ReportConfig) -> None:
     files = [config.out_dir / PAGE, config.out_dir / RESULTS, *shown.files]
     digests = {str(path.relative_to(config.out_dir)): digest_file(path) for path in files}
     write_json(config.out_dir / MANIFEST, {"step": "report", "files": digests})
+
+
+def _remove(out_dir: Path) -> None:
+    """Remove what a report that failed has written, and the folder with it unless it holds something else."""
+    shutil.rmtree(out_dir / browser.FOLDER, ignore_errors=True)
+    for name in (PAGE, RESULTS, RUN):
+        (out_dir / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        out_dir.rmdir()
 
 
 def _read_task(name: str, task: CuratedConfig, truth: Truth | None, shown: Browser, mix: Mix) -> Curated:

@@ -338,7 +338,8 @@ def worth(task: Curated, method: str, seed: int) -> dict[str, Any]:
     For the method that `select` did not use, the rows with the highest values count as kept, as many as it kept, and
     the seed decides among equal ones.
     """
-    sets, used = task.sets, method == task.rule.by
+    selected_by = task.rule.by if task.config.selected else None
+    sets, used = task.sets, method == selected_by
     kept = _kept_ids(task, method, seed)
     selected = [s.truth[method] for s in sets]
     images = [s.image for s in sets]
@@ -356,7 +357,8 @@ def worth(task: Curated, method: str, seed: int) -> dict[str, Any]:
     images = [s.image for s in differ]
     figures["is_truest_where_they_differ"] = mean_interval([float(s.truth[method] == s.truest) for s in differ], images)
     figures["is_truest_by_chance_where_they_differ"] = mean_interval([s.chance for s in differ], images)
-    head = {"differ": len(differ), "method": METHODS[method], "used": used, "sets": len(sets), "rows_kept": len(kept)}
+    head = {"differ": len(differ), "method": METHODS[method], "used": used, "sets": len(sets)}
+    head["rows_kept"] = len(kept) if selected_by else None
     return head | {name: interval._asdict() for name, interval in figures.items()}
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
+from sicog.console import stderr_console
 from sicog.provenance import RUN
 from sicog.report import benchmarks, lineage, rows, runs
 from sicog.report.build import RESULTS, ReportConfig, report
@@ -44,9 +44,7 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
         except ValueError as error:  # the recipe was changed, and the report not made again
             why = f"its report no longer fits: {error}"
     if stale or not out_dir:
-        Console(stderr=True, emoji=False).print(
-            f"{escape(f'{folder}: {why}; what there is')}:", highlight=False, soft_wrap=True
-        )
+        stderr_console().print(f"{escape(f'{folder}: {why}; what there is')}:", highlight=False, soft_wrap=True)
     so_far = _so_far(config, [config.steps_dir / name for name in stale])
     return _made_anew(so_far.model_copy(update={"out_dir": out_dir or config.steps_dir / SO_FAR}))
 
@@ -139,7 +137,7 @@ def _found(folder: Path, out_dir: Path) -> ReportConfig:
     values: dict[str, Any] = {
         "out_dir": out_dir,
         "run_dir": root,
-        "title": f"{what} {folder.name}" if alone else f"Run {folder.name}",
+        "title": f"{what} {folder.name}" if alone else f"The steps in {folder.name}",
         "funnel": counted,
         "training": [names[step] for step in training],
         "speed": bool(training) and alone,

@@ -37,7 +37,8 @@ def render(results: Mapping[str, Any], browsed: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "share": share, "named": named, "optional": optional}
+    filters = (figure, share, named, optional, percent, headed, counted)
+    environment.filters |= {function.__name__: function for function in filters}
     environment.globals |= {
         "loss_plot": plots.loss_plot,
         "sweep_plot": plots.sweep_plot,
@@ -79,13 +80,29 @@ def _thresholds(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The few figures at the top of the page."""
-    facts = [(f"{results['rows']:,}", "rows to look at")] if results["rows"] else []
+    facts = [(f"{results['rows']:,}", f"{plural(results['rows'], 'row')} to look at")] if results["rows"] else []
     for name, task in results["curation"].items():
         if task["kept"] is not None:
             facts.append((share(task["kept"], task["rows"]), f"of {task['rows']:,} {name} kept"))
+    n = len(results["training"])
     if updates := sum(run["updates"] for run in results["training"]):
-        facts.append((f"{updates:,}", f"updates in {len(results['training'])} trainings"))
+        facts.append((f"{updates:,}", f"{plural(updates, 'update')} in {counted(n, 'training')}"))
     return facts
+
+
+def plural(n: int, word: str) -> str:
+    """The word as it stands behind this number."""
+    return word if n == 1 else f"{word}s"
+
+
+def counted(n: int, word: str) -> str:
+    """`1 update`, `1,200 updates`."""
+    return f"{n:,} {plural(n, word)}"
+
+
+def headed(name: str) -> str:
+    """A set's name as a heading: the page's own words with a capital, a folder's name as it is."""
+    return name.capitalize() if name in ("captions", "reasoning") else name
 
 
 def difference_plot(evaluation: Mapping[str, Any], other: str) -> Markup:
@@ -132,6 +149,11 @@ def figure(
 def optional(value: float | None, form: str) -> str:
     """A number in this form, or a dash."""
     return "–" if value is None else format(value, form).replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A share of 1 in whole per cent, or a dash."""
+    return "–" if value is None else f"{100 * value:.0f} %"
 
 
 def share(part: float, whole: float) -> str:

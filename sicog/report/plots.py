@@ -99,17 +99,22 @@ def loss_plot(name: str, curve: Sequence[Point]) -> Markup:
     return frame.svg(body, f"loss of {name} by update")
 
 
-def length_plot(lengths: dict[str, Any]) -> Markup:
-    """Rows by the number of words of their chosen text: one small histogram for each style, kept upon dropped ones."""
+def length_plot(lengths: dict[str, Any], of: str) -> Markup:
+    """Texts by their number of words: one small histogram for each style, of kept rows upon dropped ones.
+
+    of: what the texts are, such as `chosen texts`.
+    """
     step, styles = lengths["step"], lengths["styles"]
-    bars = max(len(lines["kept"]) for lines in styles.values())
+    bars = max(len(counts) for lines in styles.values() for counts in lines.values())
     left, tall = 12 + round(6.2 * max(len(style) for style in styles)), 52
     frame = Frame((0, bars * step), (0, 1), width=460, height=(tall + 12) * len(styles) + 34, left=left)
     parts = []
     for place, (style, lines) in enumerate(styles.items()):
         floor = (tall + 12) * (place + 1)
-        highest = max(k + d for k, d in zip(lines["kept"], lines["dropped"], strict=True))
-        for i, (kept, dropped) in enumerate(zip(lines["kept"], lines["dropped"], strict=True)):
+        dropped_ones = lines.get("dropped", [0] * bars)
+        others = lines["open" if "open" in lines else "kept"]
+        highest = max(k + d for k, d in zip(others, dropped_ones, strict=True))
+        for i, (kept, dropped) in enumerate(zip(others, dropped_ones, strict=True)):
             x, wide = frame.x(i * step), frame.x(step) - frame.x(0) - 1
             words = f"{i * step} words" if step == 1 else f"{i * step} to {(i + 1) * step - 1} words"
             tip = f"{words}: {kept + dropped:,}" + (f", {dropped:,} dropped" if dropped else "")
@@ -123,8 +128,8 @@ def length_plot(lengths: dict[str, Any]) -> Markup:
         parts.append(_line(left, floor, frame.width - frame.right, floor, "axis"))
     floor = (tall + 12) * len(styles)
     parts += [_text(frame.x(tick), floor + 14, number(tick), "tick middle") for tick in ticks(0, bars * step)]
-    parts.append(_text((left + frame.width - frame.right) / 2, floor + 28, "words of the chosen text", "tick middle"))
-    return frame.svg("".join(parts), "rows by the number of words of the chosen text")
+    parts.append(_text((left + frame.width - frame.right) / 2, floor + 28, f"words of the {of}", "tick middle"))
+    return frame.svg("".join(parts), f"{of} by their number of words")
 
 
 def _bar(x: float, y: float, width: float, height: float, css: str, tip: str) -> str:

@@ -22,8 +22,8 @@ class UnknownRowsError(ValueError):
 
 
 class Facts(NamedTuple):
-    """What a row is found by. `value`: nan where there is none; `words`: of the chosen text; `truest`: None unknown;
-    `support`: of the least supported claim of the chosen text, nan without claims."""
+    """What a row is found by. `value`: nan where there is none; `words`: of the chosen text, of sampled rows
+    the longest; `truest`: None unknown; `support`: of the least supported claim of the chosen text, nan without any."""
 
     id: str
     set: str
@@ -67,13 +67,12 @@ def of_scored(
 
 
 def of_sampled(name: str, row: CandidateSet) -> tuple[Facts, Text]:
-    """A candidate set that nobody scored yet."""
+    """A candidate set that nobody scored yet: of its candidates none stands for the row."""
     text = _question(name, row.query.task, row.id, row.query.images, row.query.question)
     text["candidates"] = [_candidate(c) for c in row.candidates]
-    style = row.candidates[0].style if row.candidates else None
     image = row.query.images[0] if row.query.images else None
-    words = len(row.candidates[0].text.split()) if row.candidates else 0
-    return Facts(row.id, name, row.query.task, style=style, image=image, k=len(row.candidates), words=words), text
+    words = max((len(c.text.split()) for c in row.candidates), default=0)
+    return Facts(row.id, name, row.query.task, image=image, k=len(row.candidates), words=words), text
 
 
 def of_example(name: str, row: Example) -> tuple[Facts, Text]:
@@ -107,7 +106,7 @@ def of_pair(name: str, row: PreferencePair) -> tuple[Facts, Text]:
     text["chosen"] = 0
     value = math.nan if row.chosen_score is None else row.chosen_score
     image, words = row.images[0] if row.images else None, len(row.chosen.split())
-    return Facts(row.id, name, "pair", style="chosen", image=image, value=value, k=2, words=words), text
+    return Facts(row.id, name, "pair", image=image, value=value, k=2, words=words), text
 
 
 def read(name: str, folder: Path) -> Iterator[tuple[Facts, Text]]:

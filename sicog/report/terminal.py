@@ -11,14 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-WIDTH = 108  # where no terminal tells its own: a table of three models fits
+from sicog.console import stdout_console
 
 
 def show(results: Mapping[str, Any], page: Path, console: Console | None = None) -> None:
     """Print what was measured, the differences, the verdict and, last, the path of the page."""
-    console = console or Console(emoji=False)
-    if not console.is_terminal:
-        console = Console(emoji=False, file=console.file, width=max(console.width, WIDTH))
+    console = console or stdout_console()
     if evaluation := results["evaluation"]:
         console.print(_values(evaluation))
         if evaluation["compared_with"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,26 @@ def _step(run_dir: Path, name: str) -> dict[str, Any] | None:
     done = state.get("state") == "done"
     speed = runs.speed(run_dir, name) if (folder / runs.SPEED).is_file() else {}
     paid = _paid(folder)
-    if not (done or speed or paid):
-        return None
-    seconds = state.get("seconds") if done else None
     settings = _settings(folder)
+    seconds = state.get("seconds") if done else None
+    if not state:
+        seconds = _own_seconds(folder, settings)
+    if not (done or speed or paid or seconds is not None):
+        return None
     verb = state.get("verb") or settings.get("step", "")
     entry = {"name": name, "verb": verb, "seconds": seconds, "rows": _rows(folder)}
     entry |= {key: speed[key] for key in ("tokens_per_second", "mfu", "memory_gib") if speed.get(key) is not None}
     if price := settings.get("config", {}).get("price_per_hour"):
         entry["machine_cost"] = round(price * (seconds or 0) / 3600, 4)
     return entry | ({"teacher": paid} if paid else {})
+
+
+def _own_seconds(folder: Path, settings: Mapping[str, Any]) -> float | None:
+    """Of a step that no recipe started: of a training its updates', of a data step what it noted; None without."""
+    if (folder / runs.SPEED).is_file():
+        return round(sum(line.get("seconds") or 0.0 for line in runs.read_lines(folder / runs.SPEED)), 1)
+    seconds = settings.get("seconds")
+    return float(seconds) if isinstance(seconds, (int, float)) else None
 
 
 def _rows(folder: Path) -> int | None:
@@ -81,10 +91,17 @@ def _paid(folder: Path) -> dict[str, Any] | None:
             return {"unknown": str(error)}
         found: dict[str, Any] = {"answers": asked}
         found |= {"input_tokens": int(tokens_in + lost[0]), "output_tokens": int(tokens_out + lost[1])}
-        config = _settings(folder).get("config", {})
-        endpoint = config.get("endpoint") or (config.get("teacher") or {}).get("endpoint") or {}
-        if prices := endpoint.get("prices"):
+        if prices := _prices(_settings(folder).get("config", {})):
             usd = (found["input_tokens"] * prices["input"] + found["output_tokens"] * prices["output"]) / 1e6
             found["usd"] = round(usd, 4)
         return found
+    return None
+
+
+def _prices(config: Any) -> dict[str, float] | None:
+    """Dollars for a million tokens, as the endpoint of a step or of its teacher has them."""
+    for holder in (config, config.get("teacher")):
+        endpoint = holder.get("endpoint") if isinstance(holder, dict) else None
+        if isinstance(endpoint, dict) and isinstance(prices := endpoint.get("prices"), dict):
+            return prices
     return None

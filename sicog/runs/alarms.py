@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import Field
-from rich.console import Console
 
 from sicog.answers import final_answer
 from sicog.chains import ChainError
 from sicog.config import Config
+from sicog.console import stderr_console
 from sicog.provenance import digest_file, write_run_json
 from sicog.records import Example
 from sicog.storage import MANIFEST, read_json, read_records, write_json
@@ -75,7 +75,7 @@ def alarms(config: AlarmsConfig) -> Path:
         raised += [f"{name}: {alarm}" for alarm in alarms_of(watched, figures[-1], figures[0] if figures[1:] else None)]
     write_json(config.out_dir / ALARMS, {"figures": found, "alarms": raised})
     for alarm in raised:
-        Console(stderr=True, emoji=False).print(f"  ALARM {alarm}", style="bold red", highlight=False, soft_wrap=True)
+        stderr_console().print(f"  ALARM {alarm}", style="bold red", highlight=False, soft_wrap=True)
     if raised and config.stop:
         raise ValueError(
             f"the round is stopped by {len(raised)} alarm(s): {'; '.join(raised)}. Look at the rows in "

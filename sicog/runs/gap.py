@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
-from rich.console import Console
 
 from sicog.answers import final_answer
 from sicog.chains import ChainError
 from sicog.config import Config
+from sicog.console import stderr_console
 from sicog.curation.claims.readers import GrammarReader, Reader, SentenceReader, Texts, UnreadableError, load_grammar
 from sicog.curation.claims.support import agreements
 from sicog.curation.encoders import EncoderConfig
@@ -221,9 +221,7 @@ def _say(config: GapConfig, found: Mapping[str, Any]) -> None:
     missing = found["labels_without_greedy_text"]
     left_out = f", {missing} labels without a greedy text" if missing else ""
     rows = f"{found['rows']} rows{left_out}"
-    Console(stderr=True, emoji=False).print(
-        f"  {config.out_dir.name}: {told} ({rows})", highlight=False, soft_wrap=True
-    )
+    stderr_console().print(f"  {config.out_dir.name}: {told} ({rows})", highlight=False, soft_wrap=True)
 
 
 def _shown(value: Mapping[str, float]) -> str:

@@ -9,21 +9,19 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from sicog.console import stdout_console
 from sicog.model.hub import find_model
+from sicog.readable import large, small
 from sicog.recipe import Recipe, Step, load_recipe
 from sicog.runs.costs import Cost, Shapes, cost_of, most_disk
 from sicog.runs.counts import Counts
 from sicog.runs.refusals import refusals
 from sicog.runs.states import is_done
 
-_WIDTH = 150
-
 
 def show_plan(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) -> bool:
     """Print the plan of a recipe; nothing is written. Returns whether a start would not be refused."""
-    console = Console(emoji=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH)  # a pipe has no width, and figures must not be cut
+    console = stdout_console()
     recipe = load_recipe(path, overrides)
     steps = recipe.until(until)
     counts = Counts(recipe)
@@ -67,14 +65,14 @@ def _steps(recipe: Recipe, steps: Sequence[Step], counts: Counts) -> Table:
         costs += [cost] if cost else []
     if costs:
         table.add_section()
-        sums = [_large(sum(c.tokens for c in costs)), f"{sum(c.hours for c in costs):,.3g}", ""]
+        sums = [large(sum(c.tokens for c in costs)), small(sum(c.hours for c in costs)), ""]
         most = f"{max(c.memory for c in costs) / 2**30:.1f}"
-        table.add_row("all that is computed", "", "", "", "", *sums, f"{most_disk(costs) / 1e9:,.3g}", most)
+        table.add_row("all that is computed", "", "", "", "", *sums, small(most_disk(costs) / 1e9), most)
     return table
 
 
 def _cells(cost: Cost) -> list[str]:
-    figures = (_large(cost.tokens), f"{cost.hours:,.3g}", str(cost.devices), f"{cost.disk / 1e9:,.3g}")
+    figures = (large(cost.tokens), small(cost.hours), str(cost.devices), small(cost.disk / 1e9))
     return [*figures, f"{cost.memory / 2**30:.1f}"]
 
 
@@ -84,6 +82,7 @@ def _notes(recipe: Recipe) -> list[str]:
         "rows: counted where they are there; <= before drops; ~ as assumed (keep_share of a threshold's rows).",
         f"tokens, hours, disk and memory are computed, not measured, for images of {a.image}, prompts of "
         f"{a.prompt_tokens} and answers of {a.answer_tokens} tokens (assume.* changes what is assumed):",
+        "  hours are those of the assumed device, whatever this machine has:",
         f"  training hours = FLOP / ({a.tflops:g} TFLOP/s x {a.utilisation:g}); decoding hours = bytes moved / "
         f"({a.bandwidth:g} TB/s x {a.decode_share:g}); not counted: encoders, evaluation, waiting",
         "  disk: at most while the step runs, with checkpoints, which go when it is done; of all: beside what the "
@@ -105,10 +104,3 @@ def _print_configs(steps: Sequence[Step], console: Console) -> None:
         text = yaml.safe_dump(step.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         indented = text.rstrip().replace("\n", "\n    ").join(["    ", ""])
         console.print(indented, markup=False, highlight=False, soft_wrap=True)
-
-
-def _large(number: float) -> str:
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.0f}"

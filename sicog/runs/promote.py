@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 from pydantic import Field
-from rich.console import Console
 
 from sicog.config import Config
+from sicog.console import stderr_console
 from sicog.mini.intervals import paired_difference_interval
 from sicog.provenance import RUN, digest_file, write_run_json
 from sicog.storage import MANIFEST, read_json, write_json
@@ -72,7 +72,7 @@ def promote(config: PromoteConfig) -> Path:
     value = {"name": config.name, "promoted": not worse, "measures": found}
     write_json(config.out_dir / PROMOTION, value)
     for f in found:
-        Console(stderr=True, emoji=False).print(f"  {config.name}: {_said(f)}", highlight=False, soft_wrap=True)
+        stderr_console().print(f"  {config.name}: {_said(f)}", highlight=False, soft_wrap=True)
     if worse:
         raise ValueError(
             f"{config.name} is not promoted: on the development split it is worse than the model before it in "

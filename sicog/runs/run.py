@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from sicog.console import stderr_console
 from sicog.launch import gpus
 from sicog.recipe import Recipe, Step, load_recipe
 from sicog.runs.config import LauncherConfig
@@ -38,7 +39,7 @@ _SAVING_S = "600"  # a stopped training has so long to save, of torchrun's patie
 
 def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) -> Path:
     """Run a recipe to its end (or up to the step `until`); returns the run's folder."""
-    console, began = Console(stderr=True, emoji=False), time.monotonic()
+    console, began = stderr_console(), time.monotonic()
     recipe = load_recipe(path, overrides)
     steps = recipe.until(until)
     if found := [*recipe.missing(steps), *refusals(recipe, steps, Counts(recipe))]:

@@ -10,10 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import orjson
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sicog.console import stdout_console
 from sicog.pipeline import STAGE, WORK
 from sicog.recipe import Step
 from sicog.runs.states import Standing, State, read_job, read_steps, standing
@@ -61,7 +61,7 @@ def status_of(run_dir: Path) -> list[StepStatus]:
 
 def show_status(run_dir: Path) -> bool:
     """Print the table; returns whether the run is finished or something works on it, and no step has failed."""
-    console, found = Console(emoji=False), status_of(run_dir)
+    console, found = stdout_console(), status_of(run_dir)
     table = Table("step", "verb", "", "progress", "spent", "left", title=f"{run_dir}", title_justify="left")
     for line in found:
         style = _STYLES.get(line.standing, "dim")
@@ -75,8 +75,6 @@ def show_status(run_dir: Path) -> bool:
             _duration(line.seconds) if line.seconds else "",
             _duration(left) if left is not None else "",
         )
-    if not console.is_terminal:
-        console.width = max(console.width, 140)  # a pipe has no width, and names must not be cut
     console.print(table)
     for line in found:
         if line.standing == "failed":

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,7 +25,9 @@ from rich.progress import (
 )
 from transformers import TrainerCallback
 
+from sicog.console import stderr_console
 from sicog.data.batching import RunPlan
+from sicog.progress import Pace
 from sicog.storage import truncate_to_last_line
 from sicog.training.dpo import METRICS as DPO_METRICS
 from sicog.training.speed import Meter, memory_bytes
@@ -111,12 +112,12 @@ class MetricsWriter(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """One bar with updates, speeds, memory and loss; where nobody watches, a line at every tenth of the run."""
+    """One bar with updates, speeds, memory and loss; where nobody watches, lines at the pace of `Pace`."""
 
     def __init__(self, stage: str, meter: Meter) -> None:
         self.stage = stage
         self.meter = meter
-        self.console = Console(stderr=True, emoji=False)
+        self.console = stderr_console()
         self.bar = Progress(
             TextColumn(f"  {stage}"),
             BarColumn(),
@@ -130,10 +131,12 @@ class ProgressBar(TrainerCallback):
         self.task: TaskID | None = None
         self.watched = sys.stderr.isatty()
         self.start, self.first = 0.0, 0
+        self.pace = Pace(0, meter.n_steps)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start at the resumed update."""
         self.start, self.first = time.perf_counter(), state.global_step
+        self.pace = Pace(self.first, self.meter.n_steps)
         if state.is_world_process_zero and self.watched:
             self.task = self.bar.add_task("", total=self.meter.n_steps, completed=self.first, rate="", loss="")
             self.bar.start()
@@ -148,7 +151,7 @@ class ProgressBar(TrainerCallback):
         rate, loss = f"{speed}, {memory_bytes() / 2**30:.1f} GiB", f"loss {logs['loss']:.4f}"
         if self.task is not None:
             self.bar.update(self.task, completed=step, rate=rate, loss=loss)
-        elif step * 10 // total != (step - 1) * 10 // total:
+        elif self.pace.due(step):
             left = timedelta(seconds=round(seconds / (step - self.first) * (total - step)))
             self.console.print(
                 f"  {self.stage}: update {step}/{total}, {rate}, {loss}, {left} left", highlight=False, soft_wrap=True

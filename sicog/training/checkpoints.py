@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sicog.storage import read_json, write_json
+from sicog.storage import make_readable, read_json, write_json
 
 MARKER = "complete.json"
 UNIVERSAL = "-universal"
@@ -23,7 +23,8 @@ _TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc")
 
 
 def mark_complete(folder: Path, *, processes: int) -> None:
-    """Write the marker: the names and sizes of all files, and how many processes saved them."""
+    """Write the marker: the names and sizes of all files, and how many processes saved them. Others may read them."""
+    make_readable(folder)
     write_json(folder / MARKER, {"processes": processes, "files": _sizes(folder)})
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from sicog.model.precision import Precision, settled
 from sicog.packages import imported
 from sicog.provenance import RUN
-from sicog.storage import read_json
+from sicog.storage import make_readable, read_json
 from sicog.training.config import LoraSettings, ModelSource
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def merge_lora(source: Path, target: Path, *, base: Path | None = None) -> None:
     whole: Any = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     whole.save_pretrained(target)
     processor.save_pretrained(target)
+    make_readable(target)
 
 
 def _began_with(folder: Path) -> ModelSource:

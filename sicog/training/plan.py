@@ -20,6 +20,7 @@ from sicog.data.mixture import read_mixture
 from sicog.data.preferences import PairSource
 from sicog.model.hub import find_model
 from sicog.preflight import is_finished, refusals
+from sicog.readable import duration, power_of_ten
 from sicog.records import Dropped
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.nodes import planned_nodes
@@ -181,11 +182,12 @@ def _time_lines(
     of_row = float(np.mean(row_cost(model, config.whole_parts).of(known))) * config.conversations_per_row
     flops = of_row * updates * batch
     seconds = flops / (assumed.tflops * 1e12 * assumed.utilisation * world_size)
-    rate = " (assumed: A100)" if assumed.tflops == ASSUMED_TFLOPS else ""
+    device = " of an A100, whatever this machine has" if assumed.tflops == ASSUMED_TFLOPS else ""
     return [
-        f"time: {updates:,} updates of {batch} rows, {flops / 1e18:,.3g} x 10^18 FLOP: {_duration(seconds)} on "
-        f"{world_size} device(s) of {assumed.tflops:g} TFLOP/s{rate}, of which {100 * assumed.utilisation:g} % are "
-        f"used (assumed); reading, saving and waiting are not counted"
+        f"time: {updates:,} updates of {batch} rows, {power_of_ten(flops)} FLOP: {duration(seconds)} on "
+        f"{world_size} device(s) of {assumed.tflops:g} TFLOP/s, of which {100 * assumed.utilisation:g} % are used",
+        f"  computed for these assumed figures{device} (--device-tflops, --utilisation); reading, saving and waiting "
+        f"are not counted",
     ]
 
 
@@ -225,9 +227,3 @@ def heaviest(config: TrainConfig, model: SicogConfig) -> Work:
     image_tokens = min(views * model.query_grid**2, positions)
     text = positions - image_tokens
     return Work(((side, side),) * views, image_tokens, text, text)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"about {seconds:.3g} seconds"
-    return f"about {seconds / 60:.0f} minutes" if seconds < 7200 else f"about {seconds / 3600:.1f} hours"

@@ -6,8 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from rich.console import Console
-
+from sicog.console import stderr_console
 from sicog.provenance import RUN
 from sicog.storage import MANIFEST, read_json
 from sicog.training import checkpoints, parallel
@@ -45,9 +44,7 @@ def reshard(run_dir: Path, processes: int) -> Path:
     (new / _UNIVERSAL_TAG).write_text(tag, encoding="utf-8")
     checkpoints.mark_complete(new, processes=processes)
     checkpoints.remove(old)
-    Console(stderr=True, emoji=False).print(
-        f"  {new.name}: {processes} processes can go on from it", highlight=False, soft_wrap=True
-    )
+    stderr_console().print(f"  {new.name}: {processes} processes can go on from it", highlight=False, soft_wrap=True)
     return new
 
 

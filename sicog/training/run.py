@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from sicog.console import say, say_finished
 from sicog.data.batching import RunPlan
 from sicog.data.cache import cache_folder
 from sicog.data.images import require_folder
 from sicog.data.mixture import read_mixture
 from sicog.provenance import digest_file, write_run_json
-from sicog.storage import MANIFEST, locked, read_json, write_json, write_records
+from sicog.storage import MANIFEST, locked, make_readable, read_json, write_json, write_records
 from sicog.training import checkpoints, parallel
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.planning import plan_updates, remember_plan
@@ -61,6 +60,8 @@ def _train(config: TrainConfig) -> Path:
         of_file = partial(digest_source_file, cache=cache_folder(config.data.cache_dir))
         write_run_json(config.run_dir, step="train", config=config, inputs=config.inputs(), of_file=of_file)
     if (config.run_dir / MANIFEST).is_file():
+        if _is_main():
+            say_finished(config.stage, config.run_dir)
         return _tidy(config)
     with locked(config.run_dir / _LOCK, config.run_dir, of_forks=False) if _is_main() else nullcontext():
         return _carry_out(config, batch)
@@ -125,6 +126,8 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
         _save_final(trainer, config)
     if _is_main():
         _write_manifest(trainer, config, read)
+        updates = f"{plan.n_steps:,} update{'' if plan.n_steps == 1 else 's'}"
+        say(f"{config.stage}: finished after {updates}; the model is in {config.run_dir}")
     parallel.leave_together()
     return _tidy(config)
 
@@ -213,7 +216,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
     if _is_main():
         drops = f", {dropped.total()} dropped ({reasons})" if dropped else ""
         left = f", {mixture.left} left out by take or weight" if mixture.left else ""
-        Console(stderr=True, emoji=False).print(f"  {config.stage}: {len(dataset)} rows{drops}{left}", highlight=False)
+        say(f"{config.stage}: {len(dataset)} rows{drops}{left}")
     return RowsRead(n_rows, mixture.left, dataset, dropped)
 
 
@@ -241,7 +244,7 @@ def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
     if _is_main():
         checkpoints.remove_incomplete(config.run_dir)
         if resume is not None:
-            Console(stderr=True, emoji=False).print(f"  {config.stage}: going on from {resume.name}", highlight=False)
+            say(f"{config.stage}: resuming from {resume.name}")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
 
@@ -278,8 +281,8 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) 
     final = config.run_dir / _FINAL
     paths = sorted(path for path in final.rglob("*") if path.is_file())
     files = {path.relative_to(final).as_posix(): digest_file(path) for path in paths}
+    make_readable(final)
     for name in files:
-        (final / name).chmod(0o644)  # safetensors makes its files private; a checkpoint is as readable as a dataset
         (config.run_dir / name).parent.mkdir(exist_ok=True)
         (final / name).replace(config.run_dir / name)
     shutil.rmtree(final)

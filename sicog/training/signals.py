@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import TrainerCallback
 
+from sicog.console import stderr_console
 from sicog.training.time_limit import TO_BE_CONTINUED
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -65,6 +65,6 @@ class StopSignal(TrainerCallback):
 def leave(stage: str, step: int, n_steps: int) -> None:
     """End this process with the code that means: run the same again to go on."""
     if int(os.environ.get("RANK", "0")) == 0:
-        text = f"  {stage}: stopped after update {step} of {n_steps} and saved; run the same again to go on"
-        Console(stderr=True, emoji=False).print(text, highlight=False)
+        text = f"  {stage}: stopped after update {step} of {n_steps} and saved; run the same command again to resume"
+        stderr_console().print(text, highlight=False)
     raise SystemExit(TO_BE_CONTINUED)

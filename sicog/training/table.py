@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from sicog.console import stderr_console
 from sicog.data.batching import RunPlan
 from sicog.data.lengths import RowLengths
 from sicog.training.config import TrainConfig
@@ -24,7 +24,7 @@ def show_opening(
     """Print the table. batch: the line of `batch_line`, of the config as the user gave it."""
     from sicog.training.parts import parts
 
-    console = Console(stderr=True, emoji=False)
+    console = stderr_console()
     console.print(_parts_table(parts(model), config))
     run = f"run: {plan.n_steps:,} updates of {len(plan.rows):,} rows in all"
     if config.packing != "off":

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures_and_rows import as_base64, picture, row, words, write_tsv
 
+from sicog.annotation.revise import ReviseConfig, revise
 from sicog.chains import COD, COD_QUESTIONS, parse, render
 from sicog.config import load_config
 from sicog.curation.amounts import amounts
@@ -273,6 +274,33 @@ def test_rows_are_left_out_with_their_reasons(pictures):
     assert manifest["rows_in"] == 11 == manifest["rows_out"] + sum(manifest["dropped"].values())
     assert manifest["dropped_by_source"]["questions"] == {"image_cap": 1}
     assert manifest["rows_by_task"] == {"captioning": 3, "unknown": 3} and manifest["rows_by_style"]["cod"] == 3
+
+
+@pytest.mark.parametrize(
+    ("prompts", "styles"),
+    [
+        ("task", {"cod": 2, "cot": 2, "dd": 2, "direct": 2}),
+        ("row", {"cod-conv": 2, "cot": 2, "plain": 2, "unknown": 2}),  # a plain caption of a row's own question
+    ],
+)
+def test_annotated_rows_have_their_task_and_style(tmp_path, prompts, styles):
+    turns = [{"from": "human", "value": "<image>\nWhat is it?"}]
+    tags = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
+    chain = render(COD, ["A cup."] * 5)
+    captions = [{"id": f"c{i}", "image": "a.png", "cod_caption": chain, "conversations": turns} for i in range(2)]
+    answer = {"from": "gpt", "value": "".join(f"<{tag}>a</{tag}>" for tag in tags)}
+    questions = [{"id": f"q{i}", "image": "a.png", "conversations": [*turns, answer]} for i in range(2)]
+    sources = []
+    for task, rows, names in (("captioning", captions, ("cod", "dd")), ("reasoning", questions, ("cot", "short"))):
+        (tmp_path / f"{task}.json").write_text(json.dumps(rows))
+        chains, plain = (tmp_path / name for name in names)
+        files = {"input": tmp_path / f"{task}.json", "chain_dir": chains, "plain_dir": plain}
+        revise(ReviseConfig(task=task, prompts=prompts, **files))
+        sources += [{"name": f"my {path.name}", "path": path} for path in (chains, plain)]
+    rows, manifest, _ = built(tmp_path, sources=sources)
+    assert manifest["rows_by_style"] == styles
+    assert manifest["rows_by_task"] == {"captioning": 4, "reasoning": 4}
+    assert not any("style" in row.extra for row in rows)  # the rows themselves stay as they were annotated
 
 
 def test_the_order_of_rows_changes_none(pictures):

@@ -51,6 +51,7 @@ def test_sampled_beams_depend_on_the_id_alone(loaded):
     torch.manual_seed(99)
     assert engine.run(JOBS[1:2])[0] == together[1]
     assert together[0][0].token_ids != together[0][1].token_ids
+    assert engine.status().startswith(f"{sum(map(len, together)) + len(together[1])} candidates, ")
 
 
 def test_the_penalty_is_the_samplers(loaded):

@@ -88,6 +88,22 @@ def test_candidates_differ_and_seeds_matter(loaded):
     assert all(a.token_ids != b.token_ids for a, b in zip(samples, other, strict=True))
 
 
+def test_the_status_counts_what_is_finished(loaded, monkeypatch):
+    """Also while a block is under way, of which nothing is on the disk yet."""
+    sampler = Sampler(*loaded, SamplingConfig(temperature=1.0, max_new_tokens=5, batch_size=2))
+    said, collect = [], Sampler._collect
+
+    def collected(self, *args):
+        collect(self, *args)
+        said.append(self.status())
+
+    monkeypatch.setattr(Sampler, "_collect", collected)
+    assert sampler.status().startswith("0 candidates, 0.0 tokens/s")
+    sampler.run([Job("a", [Picture.of(picture(1))], [Request("cod", "Describe.", 5)])])
+    counts = [int(line.split(" ")[0]) for line in said]
+    assert counts == sorted(counts) and counts[-1] == 5 and 0 < counts[len(counts) // 2] < 5
+
+
 def test_more_samples_of_one_image_than_slots(loaded):
     config = SamplingConfig(temperature=1.0, max_new_tokens=5, batch_size=4)
     job = Job("a", [Picture.of(picture(1))], [Request("cod", "Describe.", 11), Request("dd", "Detail.", 3)])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from modes import unreadable
 from safetensors import safe_open
 
 from sicog.mini.cells import coverage
@@ -176,6 +177,7 @@ def test_chance_knows_the_form_of_the_question_alone():
 def test_finished_parts_are_left_alone_and_known_by_their_content(shipped):
     manifest = read_json(shipped / "manifest.json")
     assert {f"{VISION}/model.safetensors", f"{LANGUAGE}/tokenizer.json"} <= set(manifest["files"])
+    assert unreadable(shipped) == []
     before = (shipped / "manifest.json").stat().st_mtime_ns
     mini_parts(MiniPartsConfig(out_dir=shipped))
     assert (shipped / "manifest.json").stat().st_mtime_ns == before

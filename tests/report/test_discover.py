@@ -98,7 +98,7 @@ def test_rows_that_cannot_be_chosen_from_say_why_before_they_are_selected(tmp_pa
     assert after["cuts"]["fixed"] == dropped and after["cuts"]["rows"] == found["cuts"]["rows"] == 1
     page = " ".join((tmp_path / "selected" / "report" / "report.html").read_text().split())
     assert re.search(
-        r"scored rows were kept \([\d.]+ %\)\. Dropped whatever the threshold: too few candidates 2, ", page
+        r"1 of 5 scored rows was kept \([\d.]+ %\)\. Dropped whatever the threshold: too few candidates 2, ", page
     )
 
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 from report.fake_run import SCRIPT, fake_run, lines, page_data, write_evaluation
-from rich.console import Console
 
+from sicog.console import console_on
 from sicog.curation.select import SelectConfig, select
 from sicog.records import ScoredSet
 from sicog.report import terminal
@@ -377,9 +377,9 @@ def test_equal_inputs_give_equal_bytes(made, tmp_path):
 
 
 def test_the_tables_say_what_the_page_says(made):
-    console = Console(file=io.StringIO(), width=60)
-    terminal.show(made[2], Path("report.html"), console)
-    printed = console.file.getvalue()
+    log = io.StringIO()
+    terminal.show(made[2], Path("report.html"), console_on(log, file=log))
+    printed = log.getvalue()
     row = made[2]["evaluation"]["rows"][0]
     for name in ("base", "next", "control"):
         assert terminal.figure(row["values"][name]) in printed

@@ -97,6 +97,10 @@ def test_no_stage_trains_on_the_splits_that_judge_and_the_test_split_decides_not
     assert any("test" in splits(step) for step in recipe.steps if step.verb.name == "mini-eval")
 
 
+def _number(cell: str) -> float:
+    return float(cell.replace(",", ""))
+
+
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_plan_without_data_says_what_to_get_and_what_it_will_take(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
@@ -109,12 +113,12 @@ def test_a_plan_without_data_says_what_to_get_and_what_it_will_take(tmp_path, mo
     trained = [line for line in out.splitlines() if line.startswith("│ next-pretrain")]
     assert len(trained) == 1
     cells = [cell.strip() for cell in trained[0].split("│")]
-    assert cells[4].startswith("~ ") and float(cells[7]) > 0.01  # rows as assumed, GPU-hours
+    assert cells[4].startswith("~ ") and _number(cells[7]) > 0.01  # rows as assumed, GPU-hours
     assert cells[8] == ("1" if name == "small-gpu" else "32")
     assert float(cells[10]) < 80  # GiB a GPU
-    disk = [float(line.split("│")[9]) for line in out.splitlines() if line.startswith("│") and " train " in line]
+    disk = [_number(line.split("│")[9]) for line in out.splitlines() if line.startswith("│") and " train " in line]
     (all_steps,) = [line for line in out.splitlines() if line.startswith("│ all that is computed")]
-    assert max(disk) < float(all_steps.split("│")[9]) < sum(disk)  # checkpoints go when a training is done
+    assert max(disk) < _number(all_steps.split("│")[9]) < sum(disk)  # checkpoints go when a training is done
     assert not list(tmp_path.iterdir())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from modes import unreadable
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -68,6 +69,7 @@ def test_the_whole_life_of_an_adapter(
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, msg=name)
         load_checkpoint(target)
+    assert unreadable(tmp_path) == []
 
 
 def test_only_adapters_and_whole_parts_are_trained(tiny_dir: Path) -> None:

@@ -113,7 +113,7 @@ def test_zero2_is_one_process_and_resumes_after_a_kill(config: MakeConfig, tmp_p
         checkpoints.check_processes(newest, 1)
 
     errors = finish(start(zero2, two, 2))
-    assert "going on from checkpoint-" in errors
+    assert "resuming from checkpoint-" in errors
     assert_same(two, one)
     assert read_json(two / "run.json")["identity"]["parallel"] == "zero2"
     model, info = SicogForConditionalGeneration.from_pretrained(two, output_loading_info=True)
@@ -151,7 +151,7 @@ def test_zero3_from_parts_is_one_process_and_goes_on_with_one_after_resharding(
     assert "it/s" not in capfd.readouterr().err
 
     errors = finish(start(zero3, run, 1, nothing_whole))
-    assert f"going on from {universal.name}" in errors
+    assert f"resuming from {universal.name}" in errors
     assert_same(run, one)
     final = load_file(run / "model.safetensors")
     for name, value in load_file(one / "model.safetensors").items():

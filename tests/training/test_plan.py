@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from sicog import cli
 from sicog.model.flops import training_flops
 from sicog.model.memory import activations, states
+from sicog.readable import duration
 from sicog.training.config import TrainConfig
 from sicog.training.plan import Assumed, heaviest, plan_lines, read_shapes, sample_rows
 from sicog.training.run import load_model
@@ -42,15 +43,19 @@ def test_the_plan_of_a_run(config: MakeConfig, tiny_dir: Path, tmp_path: Path) -
     kept = sum(activations(model, work, settings.trainable, checkpointing="full").values())
     assert f"ZeRO-2 {(states_2 + kept) / 2**30:.1f}" in plan
     # Of all 24 rows, each twice: the very FLOPs; at 2 x 10^9 x 0.5 a second.
-    total = float(re.search(r"rows, (\S+) x 10\^18", plan)[1].replace(",", "")) * 1e18  # type: ignore[index]
-    assert f"about {total / 1e9:.3g} seconds on 2 device(s) of 0.001 TFLOP/s, of which 50 %" in plan
+    figure, power = re.search(r"rows, (\S+) x 10\^(\d+) FLOP", plan).groups()  # type: ignore[union-attr]
+    total = float(figure) * 10 ** int(power)
+    assert f"{duration(total / 1e9)} on 2 device(s) of 0.001 TFLOP/s, of which 50 % are used" in plan
+    assert "whatever this machine has" not in plan
     one = sum(training_flops(model, work, settings.trainable).values())
     assert 0 < total < 48 * one
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_assumptions_are_said(config: MakeConfig) -> None:
-    assert "312 TFLOP/s (assumed: A100), of which 45 % are used (assumed)" in lines(config())
+    plan = lines(config())
+    assert "less than a second on 1 device(s) of 312 TFLOP/s, of which 45 % are used" in plan
+    assert "computed for these assumed figures of an A100, whatever this machine has" in plan
 
 
 def test_fewer_rows_than_an_update_are_said(config: MakeConfig) -> None:

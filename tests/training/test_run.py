@@ -49,11 +49,16 @@ def test_a_run_leaves_a_whole_checkpoint(config: MakeConfig, tiny_dir: Path) -> 
     assert "use_cache" not in read_json(run_dir / "config.json") and processor.query_grid == 2
 
 
-def test_a_finished_run_returns_at_once_and_another_config_is_refused(config: MakeConfig) -> None:
+def test_a_finished_run_returns_at_once_and_another_config_is_refused(
+    config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_dir = train(config())
+    stage = config().stage
+    assert f"  {stage}: finished after 6 updates; the model is in {run_dir}\n" in capsys.readouterr().err
     written = (run_dir / "manifest.json").stat().st_mtime_ns
     assert train(config(workers=1)) == run_dir
     assert (run_dir / "manifest.json").stat().st_mtime_ns == written
+    assert capsys.readouterr().err == f"  {stage}: {run_dir} is finished already, nothing to do\n"
     with pytest.raises(ValueError, match=r"learning_rate was 0\.001, now 0\.002"):
         train(config(learning_rate=2e-3))
 
@@ -276,7 +281,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, tmp_path: Pa
 
     again = start(settings, run_dir)
     _, errors = again.communicate(timeout=120)
-    assert again.returncode == 0 and "going on from checkpoint-" in errors and "checkpoint-30" not in errors
+    assert again.returncode == 0 and "resuming from checkpoint-" in errors and "checkpoint-30" not in errors
     for name in ("metrics.jsonl", "model.safetensors", "manifest.json"):
         assert (run_dir / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name
 

@@ -37,7 +37,7 @@ function rowList(choose) {
       el("span", { class: `dot ${state}`, title: state === "open" ? "not selected yet" : state }),
       el("span", { class: "name" }, index.ids[row]),
       el("span", { class: "style" }, named("style", row) ?? ""),
-      el("span", { class: "number" }, Number.isNaN(value) ? "" : score(value)),
+      el("span", { class: "number" }, Number.isNaN(value) ? "–" : score(value)),
     );
     node.style.top = `${i * LINE}px`;
     return node;

@@ -24,7 +24,7 @@ function timesShown(root, steps) {
     return el("td", { class: "bar-cell" }, el("div", { class: "bar" }, span));
   };
   const line = (step) =>
-    el("tr", {}, el("td", {}, step.name, el("small", {}, step.verb)), used.map(([key, , text]) => el("td", {}, has(step, key) ? text(step) : "")), bar(step));
+    el("tr", {}, el("td", {}, step.name, el("small", {}, step.verb)), used.map(([key, , text]) => el("td", {}, has(step, key) ? text(step) : "–")), bar(step));
   const total = steps.reduce((sum, step) => sum + (step.seconds ?? 0), 0);
   root.replaceChildren(
     el("table", {},
