@@ -19,6 +19,7 @@ from sicog.generation.commands import app as generation_app
 from sicog.help import GroupedCommands, lists_keys, verb_keys
 from sicog.lab.commands import app as lab_app
 from sicog.model.commands import app as model_app
+from sicog.training.commands import app as training_app
 from sicog.verbs import VERBS, Verb
 
 # Threads of OpenMP that wait spin by default, and when another process has one of the cores, all wait for it: on two
@@ -289,6 +290,7 @@ def status(run_dir: Annotated[Path, typer.Argument(help="the folder of a run")])
 
 app.add_typer(generation_app)
 app.add_typer(model_app)
+app.add_typer(training_app)
 app.add_typer(lab_app, name="lab")
 data_app = typer.Typer(help="Look at training data.", no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -314,33 +316,6 @@ def data_check(
     config = validate(CheckConfig, apply_overrides(given, overrides or [], CheckConfig), "command line")
     if not check_data(config, out):
         raise typer.Exit(1)
-
-
-@app.command()
-def reshard(
-    run_dir: Annotated[Path, typer.Argument(help="the folder of a training run that was stopped")],
-    processes: Annotated[int, typer.Option(min=1, help="how many will go on with it")],
-) -> None:
-    """Let a ZeRO run go on with another number of processes: its newest checkpoint becomes a universal one."""
-    from sicog.training.reshard import reshard as reshard_run
-
-    reshard_run(run_dir, processes)
-
-
-@app.command("merge-lora")
-def merge_lora(
-    source: Annotated[
-        Path, typer.Argument(help="an adapter's folder, or the run or checkpoint it is in", metavar="SRC")
-    ],
-    target: Annotated[Path, typer.Argument(help="the folder to write; must not exist", metavar="DST")],
-    base: Annotated[
-        Path | None, typer.Option(help="checkpoint to merge into; by default what the run began with")
-    ] = None,
-) -> None:
-    """Merge an adapter that was trained with lora into the model it belongs to."""
-    from sicog.training.lora import merge_lora as merge
-
-    merge(source, target, base=base)
 
 
 @app.command("script-help", hidden=True)
