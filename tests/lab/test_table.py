@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -131,6 +132,22 @@ def test_the_tables_of_the_page_are_those_of_the_kept_results() -> None:
         assert results["arms"][name]["seeds"] == [1, 2, 3]
     assert f"{results['updates']['pretrain']:,} updates of 8 rows" in page
     assert (ROOT / "docs" / "lab.svg").read_text() == draw_arms(results)
+
+
+def test_the_table_of_chosen_and_random_candidates_is_that_of_the_kept_results() -> None:
+    def truth(arm: dict[str, Any]) -> str:
+        return f"captions {arm['truth']['captioning']:.3f}, answers {arm['truth']['reasoning']:.3f}"
+
+    def difference(figure: dict[str, Any]) -> str:
+        return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*figure["difference"])
+
+    page, settings = (ROOT / "docs" / "lab.md").read_text(), read_json(KEPT / "lab-choice.json")
+    assert len(settings) == 5
+    for setting, arms in settings.items():
+        chosen, drawn = arms["chosen"], arms["random"]
+        cells = [setting, truth(chosen), truth(drawn), difference(chosen["accuracy"]), difference(chosen["caption_f1"])]
+        assert f"| {' | '.join(cells)} |\n" in page
+        assert chosen["seeds"] == drawn["seeds"] == [1, 2, 3]
 
 
 def test_rows_of_an_arm_come_with_their_truth(run_dir: Path, tmp_path: Path) -> None:
