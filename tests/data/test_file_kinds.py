@@ -114,7 +114,7 @@ def test_pictures_within_a_table_are_trained_on_and_not_sampled(tmp_path: Path, 
     ("name", "content", "message"),
     [
         ("x.json", b"PAR1....", "named as json, but by its content it is a parquet file; rename it to end in .parquet"),
-        ("x.jsonl", gzip.compress(b"{}"), "compressed with gzip; unpack it first"),
+        ("x.jsonl", gzip.compress(b"{}", mtime=0), "compressed with gzip; unpack it first"),
         ("x.parquet", b"PK\x03\x04", "a zip archive; unpack it first"),
         ("x.tar", b"PAR1....", "named as tar"),
         ("x.json", b"\xff\xfe[\x00]\x00", "UTF-16 text; save it as UTF-8"),
