@@ -44,6 +44,8 @@ def run(tmp_path_factory):
     programs.mkdir()
     user.mkdir()
     (user / "images").mkdir()  # a folder of the user's, which pages list
+    (user / ".venv" / "bin").mkdir(parents=True)  # as make leaves it
+    (user / ".venv" / "bin" / "activate").touch()
     for entry in ROOT.iterdir():
         if not entry.name.startswith(".") and entry.name not in ("build", "runs", "dist"):
             (user / entry.name).symlink_to(entry)

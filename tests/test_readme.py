@@ -30,7 +30,7 @@ def test_the_readme_shows_what_is_tested_here_or_by_name():
     # CI runs `make test` and `make mini QUICK=1`; test_mini_run.py runs `ask` and `report` on a small run;
     # test_benchmarks.py what `make bench` runs in a small size, tests/evaluation `eval` and `results`, tests/lab `lab`,
     # tests/test_mini_rounds.py `status`; `make test-eval` sets up what `make eval-env` does.
-    made = {"make mini", "make test", "make bench", "make eval-env"}
+    made = {"make mini", "make test", "make bench", "make eval-env", ". .venv/bin/activate"}
     run = {"sicog ask", "sicog report", "sicog eval", "sicog results", "sicog status", "sicog lab"}
     assert others - {""} == made | run and PLAN in LINES
     assert (len(DRY), len(SHOWN), len(IN_AND_OUT)) == (2, 2, 2)
