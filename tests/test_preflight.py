@@ -54,7 +54,8 @@ def test_each_input_that_is_missing_is_named_once() -> None:
     ("override", "sentence"),
     [
         ("global_batch=13", "global_batch 13 is not a multiple of device_batch 4"),
-        ("report_to=[nosuchtracker]", "report_to nosuchtracker needs the package nosuchtracker: pip install"),
+        ("report_to=[mlflow]", "report_to mlflow needs the package mlflow: pip install mlflow"),
+        ("report_to=[wandb]", "report_to wandb needs the package wandb: pip install 'sicog[track]'"),
         ("optimizer=adamw_8bit", "optimizer adamw_8bit needs the package bitsandbytes: pip install bitsandbytes"),
         ("lora={r: 8}", "lora needs the package peft: pip install 'sicog[train]'"),
         ("parallel=zero2", "parallel zero2 needs the package deepspeed: pip install 'sicog[train]'"),
@@ -117,7 +118,7 @@ def recipe(here: Path, **config: object) -> list[str]:
     [
         ({"device_batch": 5, "global_batch": 12}, "step 'model': global_batch 12 is not a multiple of device_batch 5"),
         ({"device_batch": 8, "global_batch": 8}, "step 'model': 4 rows are fewer than an update has (global_batch 8)"),
-        ({"device_batch": 2, "global_batch": 4, "report_to": ["nosuch"]}, "step 'model': report_to nosuch needs"),
+        ({"device_batch": 2, "global_batch": 4, "report_to": ["dvclive"]}, "step 'model': report_to dvclive needs"),
     ],
 )
 def test_a_recipe_s_plan_and_its_start_refuse_the_same(here: Path, config: dict[str, object], sentence: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any, Literal
 
-from sicog.model.precision import Precision, chosen_device, settled
+from sicog.model.precision import Precision, named_device, settled
 
 Attention = Literal["auto", "sdpa", "flash", "eager"]
 Kernels = Literal["auto", "liger", "plain"]
@@ -71,6 +71,6 @@ def compile_blocks(model: Any) -> None:
 def _missing(module: str, package: str, device: str = "auto") -> list[str]:
     here = {
         f"the package {package}": importlib.util.find_spec(module) is not None,
-        "a CUDA device": chosen_device(device).startswith("cuda"),
+        "a CUDA device": named_device(device).startswith("cuda"),
     }
     return [name for name, is_here in here.items() if not is_here]

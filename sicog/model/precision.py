@@ -15,8 +15,7 @@ def settled(precision: Precision, device: str = "auto") -> Precision:
     """What `auto` and `native` stand for on this device (`auto`: a GPU when there is one); others as they are."""
     if precision not in ("auto", "native"):
         return precision
-    _check_name(device)  # not that it is here: the work may be done on another machine
-    on_cpu = (chosen_device() if device == "auto" else device).startswith("cpu")
+    on_cpu = named_device(device).startswith("cpu")
     return "float32" if on_cpu and not (precision == "native" and _computes_in_bfloat16()) else "bfloat16"
 
 
@@ -33,13 +32,11 @@ def chosen_device(device: str = "auto") -> str:
 
     Raises `ValueError` for what is no device, and for one that this machine does not have.
     """
-    _check_name(device)
-    if device == "cpu":
-        return device
+    named = named_device(device)
+    if device in ("auto", "cpu"):
+        return named
     import torch
 
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -48,6 +45,12 @@ def chosen_device(device: str = "auto") -> str:
     return device
 
 
-def _check_name(device: str) -> None:
-    if device != "auto" and not re.fullmatch(rf"({'|'.join(_DEVICES)})(:\d+)?", device):
-        raise ValueError(f"device={device}: give auto, cpu, cuda, or one GPU such as cuda:0")
+def named_device(device: str = "auto") -> str:
+    """As `chosen_device`, but a device that is named need not be here: the work may be done on another machine."""
+    if device != "auto":
+        if not re.fullmatch(rf"({'|'.join(_DEVICES)})(:\d+)?", device):
+            raise ValueError(f"device={device}: give auto, cpu, cuda, or one GPU such as cuda:0")
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -21,6 +21,8 @@ Checkpointing = Literal["none", "selective", "full"]
 Parallel = Literal["auto", "ddp", "zero2", "zero3", "fsdp"]
 _MODELS = ("checkpoint", "vision_tower", "language_model", "projector")
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
+# Of the Trainer's trackers those that are packages of the same name; it names the others itself.
+_TRACKERS = ("wandb", "mlflow", "comet_ml", "clearml", "neptune", "codecarbon", "dvclive", "swanlab", "trackio")
 _PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128, "dpo": 128}
 
 
@@ -353,7 +355,7 @@ class TrainConfig(Config):
             "bitsandbytes": self.optimizer == "adamw_8bit" and "optimizer adamw_8bit",
             "flash_attn": self.attention == "flash" and "attention flash",
             "liger_kernel": self.kernels == "liger" and "kernels liger",
-        } | {tracker: f"report_to {tracker}" for tracker in self.report_to}
+        } | {tracker: f"report_to {tracker}" for tracker in self.report_to if tracker in _TRACKERS}
         wanted = {module: what for module, what in needed.items() if what}
         return found + [p for module, what in wanted.items() for p in lacking(module, what, module.replace("_", "-"))]
 

@@ -183,7 +183,10 @@ def test_damaged_rows_of_a_dataset_are_named_and_the_rest_goes_on(folders):  # R
     assert {r.id for r in rows} == {*map(str, [*range(9), 12, *range(14, 20)]), "x", "y", "z"}
     dropped = {d["id"]: d["detail"] for d in map(json.loads, (target / "dropped.jsonl").open())}
     assert list(dropped) == [f"shard-00001.jsonl:{n}" for n in (3, 4, 5, 7)]
-    assert "turns must alternate" in dropped["shard-00001.jsonl:4"] and "turns: " in dropped["shard-00001.jsonl:5"]
+    assert (
+        "turns must alternate" in dropped["shard-00001.jsonl:4"]
+        and "turns is missing" in dropped["shard-00001.jsonl:5"]
+    )
     assert manifest["rows_in"] == 23 and manifest["dropped_by_source"]["captions"] == {"unreadable_row": 4}
     drops = [Dropped(id=i, step="overlap", reason="near_duplicate") for i in ("0", "9", "19")]
     write_dataset(folders / "found", drops)

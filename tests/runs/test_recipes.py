@@ -130,7 +130,8 @@ def test_disk_is_what_lies_there_at_once():
     assert most_disk([]) == 0
 
 
-def test_a_plan_counts_the_rows_that_are_there(tmp_path, capsys):
+def test_a_plan_counts_the_rows_that_are_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
     rows = [
         {"id": str(i), "image": "a.png", "conversations": [{"from": "human", "value": "<image>"}]} for i in range(7)
     ]
