@@ -70,7 +70,7 @@ def _probe_panel(probe: Sequence[Mapping[str, Any]], colours: Mapping[str, str])
     ks = sorted({gap["k"] for gap in gaps})
     frame = _frame(ks, _range([*gaps, {"value": 0.0, "low": 0.0, "high": 0.0}]))
     zero = frame.y(0.0)
-    parts = [_axes(frame, ks, "thinking to recall", "pass@K with chains less without, points")]
+    parts = [_axes(frame, ks, "thinking to recall", "pass@K with chains minus without, points")]
     parts.append(
         f'<line class="axis" x1="{frame.left}" x2="{frame.width - frame.right}" y1="{zero:.1f}" y2="{zero:.1f}"/>'
     )

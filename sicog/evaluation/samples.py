@@ -251,7 +251,7 @@ def _say(found: Mapping[str, Any], folder: Path) -> None:
     for one in probe:
         last = one["gap"][-1]
         console.print(
-            f"  {one['model']}: pass@{last['k']} with chains less without {last['value']:+.1f}"
+            f"  {one['model']}: pass@{last['k']} with chains minus without {last['value']:+.1f}"
             f"{_interval(last, '+.1f')}, unlocked {one['unlocked']:.1f} %, lost {one['lost']:.1f} %",
             highlight=False,
             markup=False,
