@@ -1,7 +1,6 @@
 """slurm.py with stand-ins that run the jobs at once: one job a step, in order of need; a relaunch does the rest."""
 
 import json
-import os
 import re
 
 import pytest
@@ -141,6 +140,6 @@ def test_a_training_and_an_array_are_jobs_of_their_own_kind(tiny_dir, tmp_path, 
 
 
 def test_without_slurm_it_is_said(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", os.defpath)
+    monkeypatch.setenv("PATH", str(tmp_path))  # a machine may have a real sbatch where others have none
     with pytest.raises(ValueError, match="needs sbatch and squeue on PATH"):
         run(recipe(tmp_path))
