@@ -55,7 +55,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     metadata = zipfile.ZipFile(wheel).read(f"{'-'.join(wheel.stem.split('-')[:2])}.dist-info/METADATA").decode()
     for extra in ("train", "gpu", "generate", "curate", "eval", "track", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata
-    assert "License-Expression: Apache-2.0" in metadata and "Requires-Python: >=3.11" in metadata
+    assert "License-Expression: Apache-2.0" in metadata and "Requires-Python: <3.14,>=3.11" in metadata
 
 
 @pytest.mark.slow
