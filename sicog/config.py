@@ -136,19 +136,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}{_if_data(path)}") from error
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a mapping of keys to values, found {type(value).__name__}{_if_data(path)}")
+        raise ValueError(f"{path} must hold a mapping of keys to values, found {type(value).__name__}")
     return value
-
-
-def _if_data(path: Path) -> str:
-    """A hint for a file that is not called YAML."""
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return ""
-    return f". Is it data? The first word is the YAML of a config; data is given by its key, such as input={path}"
 
 
 def load_extended(path: Path, extended_by: Sequence[Path] = ()) -> dict[str, Any]:

@@ -144,13 +144,14 @@ def holds_nothing(folder: Path) -> bool:
 
     A checkpoint, a finished block or any file that is not known here makes the folder its run's.
     """
-    return not any(map(_is_work, _files(folder)))
+    return not any(_is_work(path, path.relative_to(folder).parts) for path in _files(folder))
 
 
-def _is_work(path: Path) -> bool:
+def _is_work(path: Path, inside: tuple[str, ...]) -> bool:
+    """inside: the parts of its path below the output folder, whose own name says nothing."""
     if path.parent.name == ".work" and path.name.startswith("journal-"):
         return path.stat().st_size > 0  # a line for each finished block
-    of_a_block = ".work" in path.parts and "parts" in path.parts
+    of_a_block = (".work", "parts") in zip(inside, inside[1:], strict=False)
     return not (path.name in _OF_A_START or path.parent.name == "tensorboard" or of_a_block)
 
 

@@ -581,6 +581,16 @@ def test_one_finished_block_makes_the_folder_its_own(tmp_path):
     run(tmp_path)
 
 
+def test_jobs_that_wait_keep_their_folder_whatever_it_is_called(tmp_path):
+    prepare(tmp_path)
+    out = "parts/out"
+    with pytest.raises(ValueError, match="no such model"):
+        run(tmp_path, out, process=refuses(after=0))
+    write_json(tmp_path / out / ".work" / "jobs.json", {"job": 1})
+    with pytest.raises(ValueError, match="belongs to another run"):
+        run(tmp_path, out, k=2)
+
+
 def test_a_start_that_is_still_at_work_keeps_its_folder(tmp_path):
     prepare(tmp_path)
     with pytest.raises(ValueError, match="no such model"):

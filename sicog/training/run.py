@@ -51,7 +51,7 @@ def _train(config: TrainConfig) -> Path:
     batch = batch_line(config, _world_size())
     if config.data.image_folder is not None and not (config.run_dir / MANIFEST).is_file():
         require_folder(config.data.image_folder, "data.image_folder")
-    if found := config.problems(_world_size()):  # before anything is loaded or written
+    if not (config.run_dir / MANIFEST).is_file() and (found := config.problems(_world_size())):  # before all else
         raise ValueError("; ".join(found))
     config = config.model_copy(update={"model": config.model.located()}).settled(_world_size())
     if _is_main():

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sicog.config import load_yaml
 from sicog.data.file_kinds import find_files
 from sicog.data.image_folder import ImageFolder
 from sicog.data.mix import MixConfig
@@ -147,15 +146,6 @@ def test_folders_and_tars_that_hold_something_else_say_so(folder: Path, cache: P
     write_tar(folder / "pictures.tar", {"a.png": png()})
     with pytest.raises(ValueError, match="holds 1 files and no rows"):
         open_table(folder / "pictures.tar", cache)
-
-
-def test_data_where_the_config_goes_is_named(folder: Path) -> None:
-    with pytest.raises(ValueError, match="shards is a folder, not a YAML file"):
-        load_yaml(folder / "shards")
-    for name, message in (("x.parquet", "Is it data"), ("x.json", "Is it data")):
-        with pytest.raises(ValueError, match=message) as error:
-            load_yaml(folder / name)
-        assert f"input={folder / name}" in str(error.value)
 
 
 def test_braces_are_files_wherever_sources_are_given(folder: Path) -> None:

@@ -59,6 +59,7 @@ def test_a_finished_run_returns_at_once_and_another_config_is_refused(
     assert train(config(workers=1)) == run_dir
     assert (run_dir / "manifest.json").stat().st_mtime_ns == written
     assert capsys.readouterr().err == f"  {stage}: {run_dir} is finished already, nothing to do\n"
+    assert train(config(report_to=["dvclive"])) == run_dir  # whether its package is still there or not
     with pytest.raises(ValueError, match=r"learning_rate was 0\.001, now 0\.002"):
         train(config(learning_rate=2e-3))
 
