@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
+from sicog.console import say
 from sicog.keys import members
 from sicog.validation import told
 
@@ -19,8 +20,10 @@ class Config(BaseModel):
 
     Fields typed `Path` and those named in `volatile` do not change what a step computes, so they are left out of
     `identity`: a path's content counts instead, through the digests of the step's inputs.
-    also: further names by which keys may be given, with the keys that they stand for. Where a config names its input or
-    output otherwise than most do, the usual name is understood too; what is recorded is the key.
+    also: further names by which keys may be given, with the keys that they stand for: where a key lies within another,
+    the name that it has in most configs is understood too.
+    formerly: old names of keys, with their names today. They still work; a user who gives one is told the new one.
+    What is recorded is the key.
     """
 
     model_config = ConfigDict(
@@ -28,11 +31,17 @@ class Config(BaseModel):
     )
     volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
     also: ClassVar[Mapping[str, str]] = {}
+    formerly: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def other_names(cls) -> dict[str, str]:
+        """All further names of keys, old ones too, with the keys that they stand for."""
+        return {**cls.also, **cls.formerly}
 
     @model_validator(mode="before")
     @classmethod
     def _by_its_key(cls, values: Any) -> Any:
-        return by_its_key(cls.also, values) if isinstance(values, Mapping) else values
+        return by_its_key(cls.other_names(), values) if isinstance(values, Mapping) else values
 
     @field_validator("*", mode="after")
     @classmethod
@@ -109,20 +118,27 @@ def _without_paths(value: Any) -> Any:
     return value
 
 
-def by_its_key(also: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[str, Any]:
+def by_its_key(names: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The values with each key by its own name. Raises `ValueError` when one is given by both of its names."""
-    if not (given := [name for name in also if name in values]):
+    if not (given := [name for name in names if name in values]):
         return values
     result = _copy(values)
     for name in given:
-        *parents, leaf = also[name].split(".")
+        *parents, leaf = names[name].split(".")
         node = result
         for parent in parents:
             node = node.setdefault(parent, {})
         if not isinstance(node, dict) or leaf in node:
-            raise ValueError(f"{name} is another name of {also[name]}; give one of them")
+            raise ValueError(f"{name} is another name of {names[name]}; give one of them")
         node[leaf] = result.pop(name)
     return result
+
+
+def say_old_names(model: type[BaseModel] | None, given: Iterable[str]) -> None:
+    """Tell a user who gave a key by its old name what it is called now."""
+    old = model.formerly if model and issubclass(model, Config) else {}
+    for name in dict.fromkeys(key for key in given if key in old):
+        say(f"{name} is called {old[name]} now; the old name still works")
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -175,13 +191,14 @@ def apply_overrides(
     Where `model` says that a key is a path or a text, the value is taken as it stands, whatever it holds; for a list of
     them it is cut at commas (or is YAML in brackets).
     """
-    also: Mapping[str, str] = getattr(model, "also", {})
-    result = _copy(by_its_key(also, values))
+    names: Mapping[str, str] = model.other_names() if model and issubclass(model, Config) else {}
+    say_old_names(model, [*values, *(item.partition("=")[0] for item in overrides)])
+    result = _copy(by_its_key(names, values))
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:
             raise ValueError(f"override {item!r} is not of the form key=value")
-        key = also.get(key, key)
+        key = names.get(key, key)
         *parents, leaf = key.split(".")
         node = result
         for parent in parents:

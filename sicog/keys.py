@@ -90,7 +90,8 @@ def sections(model: type[BaseModel]) -> list[Section]:
                     found.append(inner)
                     places[inner] = []
                 places[inner].append(place)
-    also = {key: name for name, key in getattr(model, "also", {}).items()}
+    also = {key: f"`{name}` is understood too." for name, key in getattr(model, "also", {}).items()}
+    also |= {key: f"Formerly `{name}`." for name, key in getattr(model, "formerly", {}).items()}
     return [_section(config, tuple(places[config]), also) for config in found]
 
 
@@ -142,7 +143,7 @@ def _section(config: type[BaseModel], places: tuple[str, ...], also: Mapping[str
     for name, field in config.model_fields.items():
         place, comment = f"{prefix}{name}", comment_of(name, field)
         if place in also:
-            comment += f" `{also[place]}` is understood too."
+            comment += f" {also[place]}"
         keys.append(Key(place, type_text(field.annotation, field.metadata), _default(field), comment))
     keys.sort(key=lambda key: key.default != _REQUIRED)
     return Section(config, places, _summary(config), tuple(keys))

@@ -27,7 +27,17 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sicog import __version__
-from sicog.config import Config, apply_overrides, load_extended, load_yaml, merge, paths_of, validate
+from sicog.config import (
+    Config,
+    apply_overrides,
+    by_its_key,
+    load_extended,
+    load_yaml,
+    merge,
+    paths_of,
+    say_old_names,
+    validate,
+)
 from sicog.data.cache import cache_folder
 from sicog.data.table import digest_source_file
 from sicog.model.hub import find_model
@@ -232,6 +242,8 @@ def _resolve(written: _Written, spec: RecipeSpec, earlier: Mapping[str, Step], r
     folders = {n: s.folder for n, s in earlier.items()}
     scope = Scope(where, folders, spec.inputs, of_round, written.number, written.after_all)
     values = scope.resolved(values)
+    say_old_names(verb.config_type(), values)
+    values = dict(by_its_key(verb.config_type().other_names(), values))
     if given := sorted(values.keys() & verb.outputs.keys()):
         raise ValueError(f"{where}: {given[0]} is not for the recipe to say: a step writes to the run's folder")
     values |= {key: folder / sub if sub else folder for key, sub in verb.outputs.items()}

@@ -73,7 +73,7 @@ def load(name: str) -> Any:
 
 
 _ANNOTATED = {"chain_dir": "chain", "plain_dir": "plain", "teacher_dir": "teacher"}
-_TRAIN = ("sicog.training.config:TrainConfig", "sicog.training.run:train", {"run_dir": ""})
+_TRAIN = ("sicog.training.config:TrainConfig", "sicog.training.run:train")
 
 VERBS: Mapping[str, Verb] = {
     verb.name: verb
@@ -112,7 +112,7 @@ VERBS: Mapping[str, Verb] = {
         Verb(
             "train",
             "Train one stage: warmup, align, pretrain, sft or dpo.",
-            "training_scripts/configs/sft.yaml run_dir=runs/sft model.checkpoint=runs/next data.path=sft.json",
+            "training_scripts/configs/sft.yaml out_dir=runs/sft model.checkpoint=runs/next data.path=sft.json",
             *_TRAIN,
         ),
         Verb(
@@ -133,7 +133,7 @@ VERBS: Mapping[str, Verb] = {
         Verb(
             "group",
             "Group the candidates of several runs by id.",
-            "inputs=runs/answers-0,runs/answers-1 out_dir=runs/answers",
+            "input=runs/answers-0,runs/answers-1 out_dir=runs/answers",
             "sicog.generation.group:GroupConfig",
             "sicog.generation.group:group",
         ),

@@ -32,7 +32,7 @@ def sicog(*arguments, cwd=None):
         (("select", "threshold"), "no such config file"),
         (("report", "nowhere"), "is no folder; name a run's folder"),
         (("select", ".."), ".. is a folder, not a YAML file. The first word is a YAML of keys; did you mean input=..?"),
-        (("group", ".."), "did you mean inputs=..?"),
+        (("group", ".."), "did you mean input=..?"),
         (("train", ".."), "The first word is a YAML of keys; `sicog train --help` shows an example"),
         (("run", ".."), ".. is a folder, not a YAML file"),
         (("status", ".."), ".. is no run of a recipe: it holds no recipe.json, which `sicog run` writes."),

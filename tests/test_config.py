@@ -102,7 +102,7 @@ def test_a_config_extends_another_beside_it(tmp_path):
     (tmp_path / "sub").mkdir()
     path = tmp_path / "sub" / "own.yaml"
     path.write_text("extends: ../base.yaml\nlearning_rate: 2.0e-3\nmodel: {config: {}}")
-    config = load_config(TrainConfig, path, ["run_dir=r", "data.path=d"])
+    config = load_config(TrainConfig, path, ["out_dir=r", "data.path=d"])
     assert (config.learning_rate, config.device_batch, str(config.model.checkpoint)) == (2e-3, 2, "c")
 
 
@@ -184,24 +184,36 @@ def test_numbers_that_nothing_can_be_done_with_are_refused(override, says):
 
 
 class Named(Config):
-    also = {"out_dir": "run_dir", "input": "inner.names"}
-    run_dir: Path = Path()
+    also = {"input": "inner.names"}
+    formerly = {"run_dir": "out_dir"}
+    out_dir: Path = Path()
     inner: Inner = Inner()
 
 
-def test_a_key_may_be_given_by_its_usual_name_and_is_recorded_by_its_own(tmp_path):
+def test_a_key_may_be_given_by_its_usual_name_and_is_recorded_by_its_own(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text("out_dir: a\ninput: [x]\n")
     config = load_config(Named, tmp_path / "c.yaml")
-    assert config.model_dump(mode="json") == {"run_dir": "a", "inner": {"rate": 1.0, "names": ["x"]}}
-    assert config.identity() == Named(run_dir=Path("b"), inner=Inner(names=["x"])).identity()
+    assert config.model_dump(mode="json") == {"out_dir": "a", "inner": {"rate": 1.0, "names": ["x"]}}
+    assert config.identity() == Named(out_dir=Path("b"), inner=Inner(names=["x"])).identity()
     assert load_config(Named, tmp_path / "c.yaml", ["out_dir=b", "inner.names=y"]).inner.names == ["y"]
-    assert load_config(Named, tmp_path / "c.yaml", ["run_dir=1e5"]).run_dir == Path("1e5")
     assert load_config(Named, None, ["input=y"]).inner.names == ["y"]
-    with pytest.raises(ValueError, match="out_dir is another name of run_dir; give one of them"):
+    assert not capsys.readouterr().err
+
+
+def test_an_old_name_of_a_key_still_works_and_a_line_says_the_new_one(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("run_dir: a\n")
+    says = "  run_dir is called out_dir now; the old name still works\n"
+    assert load_config(Named, tmp_path / "c.yaml").out_dir == Path("a")
+    assert capsys.readouterr().err == says
+    assert load_config(Named, tmp_path / "c.yaml", ["run_dir=1e5"]).out_dir == Path("1e5")
+    assert capsys.readouterr().err == says
+    assert Named.model_validate({"run_dir": "a"}).out_dir == Path("a")  # what an older version recorded
+    assert not capsys.readouterr().err
+    with pytest.raises(ValueError, match="run_dir is another name of out_dir; give one of them"):
         Named.model_validate({"out_dir": "a", "run_dir": "b"})
 
 
 def test_a_training_takes_the_names_of_the_other_steps():
     usual = ["input=d.json", "image_folder=i", "out_dir=r", "stage=sft", "learning_rate=1", "device_batch=1"]
     config = load_config(TrainConfig, None, [*usual, "model.checkpoint=c"])
-    assert (config.data.path, config.data.image_folder, config.run_dir) == (Path("d.json"), Path("i"), Path("r"))
+    assert (config.data.path, config.data.image_folder, config.out_dir) == (Path("d.json"), Path("i"), Path("r"))

@@ -33,7 +33,7 @@ def found(verb: str, *overrides: str) -> list[str]:
 
 
 def train(*overrides: str) -> list[str]:
-    return found("train", *TRAIN, "run_dir=run", *overrides)
+    return found("train", *TRAIN, "out_dir=run", *overrides)
 
 
 def test_a_start_that_would_begin_has_no_problem() -> None:

@@ -26,7 +26,7 @@ def test_what_is_required_the_defaults_and_the_yaml():
     said = describe(ROOT / "training_scripts/uhdv1-finetune-qwen-stage2-sft.sh")
     assert "  DATA_PATH  (required)\n      Instruction data.\n" in said
     assert "  GLOBAL_BATCH = null\n      global_batch: Rows of an update over all processes" in said
-    assert "  OUTPUT_DIR = runs/$EXPERIMENT_NAME/stage2\n      run_dir: Folder to write" in said
+    assert "  OUTPUT_DIR = runs/$EXPERIMENT_NAME/stage2\n      out_dir: Folder to write" in said
     assert "Any key of `sicog train --help` follows as key=value." in said
     assert said.endswith((ROOT / "training_scripts/configs/sft.yaml").read_text().rstrip().splitlines()[-1])
 

@@ -108,7 +108,7 @@ def test_dry_runs_of_the_readme(trained):
     sft = STAGES[2].rsplit("training_scripts/", 1)[0]
     code, output = bash(f"{sft}\nOUTPUT_DIR=other {DRY}", folder)
     assert code == 0 and "ranks" not in output and "MISSING" not in output, output
-    assert yaml.safe_load(output)["run_dir"] == "other" and not (folder / "other").exists()
+    assert yaml.safe_load(output)["out_dir"] == "other" and not (folder / "other").exists()
     code, output = bash(sft + re.sub(r"(sft\.sh)", r"\1 --dry-run", TORCHRUN), folder)
     assert code == 0, output
     assert "node 1 of 1, ranks 0 to 7" in output and "node 2 of 2, ranks 8 to 15" in output

@@ -6,7 +6,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's
 : "${EXPERIMENT_NAME:?name of the run}" "${DATA_PATH:?training data}" "${MM_PROJECTOR_CHECKPOINT:?projector of stage 1}"
 : "${CLIP_CKPT_DIR:?folder of CLIP-ViT-L/14-336}" "${LLM_CKPT_DIR:?folder of the language model}"
 exec "$root/training_scripts/launch.sh" train "$root/training_scripts/configs/pretrain.yaml" \
-    run_dir="${OUTPUT_DIR:-runs/$EXPERIMENT_NAME/stage15}" model.projector="$MM_PROJECTOR_CHECKPOINT" \
+    out_dir="${OUTPUT_DIR:-runs/$EXPERIMENT_NAME/stage15}" model.projector="$MM_PROJECTOR_CHECKPOINT" \
     model.vision_tower="$CLIP_CKPT_DIR" model.language_model="$LLM_CKPT_DIR" \
     data.path="$DATA_PATH" data.image_folder="${IMAGE_FOLDER:-.}" \
     learning_rate="${FINETUNE_LEARNING_RATE:-2e-5}" device_batch="${FINETUNE_BATCH:-4}" \

@@ -17,8 +17,8 @@ from sicog.records import CandidateSet
 class GroupConfig(Config):
     """What `sicog group` does."""
 
-    also: ClassVar[Mapping[str, str]] = {"input": "inputs"}
-    inputs: tuple[Path, ...] = Field(min_length=1)
+    formerly: ClassVar[Mapping[str, str]] = {"inputs": "input"}
+    input: tuple[Path, ...] = Field(min_length=1)
     """Folders of candidate sets, or globs of such folders; ids and candidates keep this order."""
     out_dir: Path
     block_size: int = Field(default=256, ge=1)
@@ -29,7 +29,7 @@ def group(config: GroupConfig) -> Path:
 
     Raises `ValueError` for two candidates of the same style, index, seed and checkpoint, and for queries that differ.
     """
-    folders = find_runs(config.inputs)
+    folders = find_runs(config.input)
     return run_stage(
         step="group",
         out_dir=config.out_dir,

@@ -138,11 +138,8 @@ class TrainConfig(Config):
         }
     )
 
-    also: ClassVar[Mapping[str, str]] = {
-        "out_dir": "run_dir",
-        "input": "data.path",
-        "image_folder": "data.image_folder",
-    }
+    also: ClassVar[Mapping[str, str]] = {"input": "data.path", "image_folder": "data.image_folder"}
+    formerly: ClassVar[Mapping[str, str]] = {"run_dir": "out_dir"}
 
     stage: Literal["warmup", "align", "pretrain", "sft", "dpo"]
     """Which stage of the method this is."""
@@ -150,7 +147,7 @@ class TrainConfig(Config):
     """`next_token` trains on the assistant's text; `dpo` on preference pairs, with the values of `dpo`. A row is then a
     pair: two conversations, each no longer than max_length."""
     dpo: DpoConfig = DpoConfig()
-    run_dir: Path
+    out_dir: Path
     """Folder to write: checkpoints, metrics and the final model."""
     model: ModelSource
     data: DataConfig

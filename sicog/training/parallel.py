@@ -57,7 +57,7 @@ def settled_parallel(config: TrainConfig) -> Parallel:
     if parallel == "auto":
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         zero2 = several and on_gpu and _has_deepspeed()
-        parallel = _begun_with(config.run_dir) or ("zero2" if zero2 else "ddp")
+        parallel = _begun_with(config.out_dir) or ("zero2" if zero2 else "ddp")
     if config.offload and parallel == "ddp":
         raise ValueError("offload moves sharded states to the CPU; set parallel=zero2, zero3 or fsdp with it")
     if parallel == "fsdp" and not on_gpu:
@@ -140,7 +140,7 @@ def load(config: TrainConfig, load_model: Callable[[ModelSource], Loaded]) -> Lo
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(timeout=PATIENCE, verbose=False)
-    source, whole = config.model, config.run_dir / _WHOLE
+    source, whole = config.model, config.out_dir / _WHOLE
     if source.checkpoint is None:
         source = ModelSource(checkpoint=whole)
         if torch.distributed.get_rank() == 0:

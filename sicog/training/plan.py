@@ -67,7 +67,7 @@ def plan_lines(config: TrainConfig, arguments: Sequence[str], environment: Mappi
     bad += [f"REFUSED {problem}" for problem in refusals(VERBS["train"], config, nodes.world_size)]
     lines += bad
     if not bad and is_finished(VERBS["train"], config, nodes.world_size):
-        lines.append(f"finished already: {config.run_dir} holds this training, and a start would do nothing")
+        lines.append(f"finished already: {config.out_dir} holds this training, and a start would do nothing")
     if any(name.startswith("model.") for name in gone):
         return Plan([*lines, "memory and time: not known before the model's folders are there"], would_start=False)
     model_config, processor = read_shapes(config.model.located())

@@ -55,7 +55,7 @@ def plan_updates(config: TrainConfig, lengths: RowLengths, model: SicogConfig, w
 def remember_plan(config: TrainConfig, plan: RunPlan) -> None:
     """Keep what a packed epoch must begin with again when it goes on with another number of processes."""
     if config.packing == "epoch":
-        write_json(config.run_dir / PLAN, {_BATCHES: plan.accumulation * plan.world_size})
+        write_json(config.out_dir / PLAN, {_BATCHES: plan.accumulation * plan.world_size})
 
 
 def check_divides(config: TrainConfig, world_size: int) -> None:
@@ -87,5 +87,5 @@ def packing_summary(plan: RunPlan, lengths: RowLengths, global_batch: int) -> st
 
 
 def _begun_with(config: TrainConfig) -> int | None:
-    begun = config.run_dir / PLAN
+    begun = config.out_dir / PLAN
     return int(read_json(begun)[_BATCHES]) if begun.is_file() else None

@@ -58,7 +58,7 @@ def reference_log_probs(config: TrainConfig) -> tuple[Path, int]:
     process = ReferenceBlock(settings)
     folder = run_stage(
         step=STEP,
-        out_dir=config.run_dir / STEP,
+        out_dir=config.out_dir / STEP,
         source=pairs,
         process=process,
         config=settings,

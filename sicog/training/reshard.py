@@ -28,7 +28,8 @@ def reshard(run_dir: Path, processes: int) -> Path:
         raise ValueError(f"{run_dir} holds no {RUN}; give the folder of a training run")
     if (run_dir / MANIFEST).is_file():
         raise ValueError(f"{run_dir} is finished; there is nothing to go on with")
-    check_divides(TrainConfig.model_validate({**read_json(run_dir / RUN)["config"], "run_dir": run_dir}), processes)
+    begun = TrainConfig.model_validate(read_json(run_dir / RUN)["config"])
+    check_divides(begun.model_copy(update={"out_dir": run_dir}), processes)
     old = checkpoints.newest_complete(run_dir)
     if old is None:
         raise ValueError(f"{run_dir} holds no complete checkpoint; start the run with {processes} processes")

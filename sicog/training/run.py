@@ -49,21 +49,21 @@ def train(config: TrainConfig) -> Path:
 
 def _train(config: TrainConfig) -> Path:
     batch = batch_line(config, _world_size())
-    if config.data.image_folder is not None and not (config.run_dir / MANIFEST).is_file():
+    if config.data.image_folder is not None and not (config.out_dir / MANIFEST).is_file():
         require_folder(config.data.image_folder, "data.image_folder")
-    if not (config.run_dir / MANIFEST).is_file() and (found := config.problems(_world_size())):  # before all else
+    if not (config.out_dir / MANIFEST).is_file() and (found := config.problems(_world_size())):  # before all else
         raise ValueError("; ".join(found))
     config = config.model_copy(update={"model": config.model.located()}).settled(_world_size())
     if _is_main():
         from sicog.data.table import digest_source_file
 
         of_file = partial(digest_source_file, cache=cache_folder(config.data.cache_dir))
-        write_run_json(config.run_dir, step="train", config=config, inputs=config.inputs(), of_file=of_file)
-    if (config.run_dir / MANIFEST).is_file():
+        write_run_json(config.out_dir, step="train", config=config, inputs=config.inputs(), of_file=of_file)
+    if (config.out_dir / MANIFEST).is_file():
         if _is_main():
-            say_finished(config.stage, config.run_dir)
+            say_finished(config.stage, config.out_dir)
         return _tidy(config)
-    with locked(config.run_dir / _LOCK, config.run_dir, of_forks=False) if _is_main() else nullcontext():
+    with locked(config.out_dir / _LOCK, config.out_dir, of_forks=False) if _is_main() else nullcontext():
         return _carry_out(config, batch)
 
 
@@ -102,7 +102,7 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     read = load_pairs(config, processor, *referenced) if referenced else load_rows(config, processor)
     plan = plan_updates(config, read.lengths, model.config, _world_size())
     meter = Meter(plan, read.lengths, *flops_and_peak(model.config, config.whole_parts, read.lengths, _world_size()))
-    metrics = MetricsWriter(config.run_dir, plan, len(read.dataset), meter, tensorboard=config.tensorboard)
+    metrics = MetricsWriter(config.out_dir, plan, len(read.dataset), meter, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, meter)
     objective = DpoObjective(config.dpo, read.dataset, plan) if isinstance(read.dataset, PairDataset) else None
     stop = StopSignal()
@@ -122,12 +122,12 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
         parallel.leave_together()
         leave(config.stage, stop.stopped, plan.n_steps)
     trainer.stop_unless_weights_are_finite()
-    with checkpoints.writing(config.run_dir / _FINAL):
+    with checkpoints.writing(config.out_dir / _FINAL):
         _save_final(trainer, config)
     if _is_main():
         _write_manifest(trainer, config, read)
         updates = f"{plan.n_steps:,} update{'' if plan.n_steps == 1 else 's'}"
-        say(f"{config.stage}: finished after {updates}; the model is in {config.run_dir}")
+        say(f"{config.stage}: finished after {updates}; the model is in {config.out_dir}")
     parallel.leave_together()
     return _tidy(config)
 
@@ -201,7 +201,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
     n_rows = len(mixture.selection) + mixture.n_dropped
     dropped = Counter(row.reason for row in usable.dropped())
     if _is_main():
-        write_records(config.run_dir / DROPPED, usable.dropped())
+        write_records(config.out_dir / DROPPED, usable.dropped())
     if n_rows != len(dataset) + dropped.total():
         raise AssertionError(f"{n_rows} rows were read, but {len(dataset)} are kept and {dropped.total()} dropped")
     reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common())
@@ -209,7 +209,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
         first = next(usable.dropped())
         raise ValueError(
             f"{dropped.total()} of {n_rows} rows cannot be used ({reasons}; such as {first.id}: {first.detail}). "
-            f"All are listed in {config.run_dir / DROPPED}. Mend the data, or allow more with data.max_dropped_share"
+            f"All are listed in {config.out_dir / DROPPED}. Mend the data, or allow more with data.max_dropped_share"
         )
     if not len(dataset):
         raise ValueError(f"no row to train on: {n_rows} rows were read ({reasons or 'the data is empty'})")
@@ -235,14 +235,14 @@ def load_pairs(config: TrainConfig, processor: SicogProcessor, folder: Path, lef
 
 def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
     """Train from the newest complete checkpoint, or from the start."""
-    resume = checkpoints.newest_complete(config.run_dir)
+    resume = checkpoints.newest_complete(config.out_dir)
     if resume is not None:
         checkpoints.check_processes(resume, _world_size())
         if checkpoints.is_universal(resume):
             parallel.load_universal(trainer.args)
     trainer.accelerator.wait_for_everyone()  # all ranks have looked before the main one removes anything
     if _is_main():
-        checkpoints.remove_incomplete(config.run_dir)
+        checkpoints.remove_incomplete(config.out_dir)
         if resume is not None:
             say(f"{config.stage}: resuming from {resume.name}")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -250,7 +250,7 @@ def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
 
 def _save_final(trainer: SicogTrainer, config: TrainConfig) -> None:
     """Save model and processor beside the run, to be moved to its top when complete."""
-    folder = config.run_dir / _FINAL
+    folder = config.out_dir / _FINAL
     if _is_main():
         shutil.rmtree(folder, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
@@ -278,13 +278,13 @@ def save_projector(folder: Path) -> None:
 def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) -> None:
     """Move the final files to the top of the run, then say in the manifest what they are and what they come from."""
     plan: RunPlan = trainer.plan
-    final = config.run_dir / _FINAL
+    final = config.out_dir / _FINAL
     paths = sorted(path for path in final.rglob("*") if path.is_file())
     files = {path.relative_to(final).as_posix(): digest_file(path) for path in paths}
     make_readable(final)
     for name in files:
-        (config.run_dir / name).parent.mkdir(exist_ok=True)
-        (final / name).replace(config.run_dir / name)
+        (config.out_dir / name).parent.mkdir(exist_ok=True)
+        (final / name).replace(config.out_dir / name)
     shutil.rmtree(final)
     losses: list[Any] = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     manifest = {
@@ -300,13 +300,13 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) 
         "final_loss": losses[-1],
         "files": files,
     }
-    write_json(config.run_dir / MANIFEST, manifest)
+    write_json(config.out_dir / MANIFEST, manifest)
 
 
 def _tidy(config: TrainConfig) -> Path:
     if _is_main() and not config.keep_checkpoints:
-        checkpoints.keep_newest(config.run_dir, 0, config.keep_every)
-    return config.run_dir
+        checkpoints.keep_newest(config.out_dir, 0, config.keep_every)
+    return config.out_dir
 
 
 def _is_main() -> bool:

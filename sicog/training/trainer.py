@@ -176,7 +176,7 @@ class SicogTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save the whole state, then mark it complete, then let go of older checkpoints."""
-        folder = self.config.run_dir / f"checkpoint-{self.state.global_step}"
+        folder = self.config.out_dir / f"checkpoint-{self.state.global_step}"
         self.stop_unless_weights_are_finite()
         with checkpoints.writing(folder):
             super()._save_checkpoint(model, trial)
@@ -216,7 +216,7 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
     on_gpu = torch.cuda.is_available()
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     args = TrainingArguments(
-        output_dir=str(config.run_dir),
+        output_dir=str(config.out_dir),
         per_device_train_batch_size=config.device_batch,
         gradient_accumulation_steps=plan.accumulation,
         max_steps=plan.n_steps,

@@ -76,7 +76,7 @@ def test_training_finds_what_the_check_has_measured(
     assert not check(CheckConfig.model_validate({"data": data, "checkpoint": tiny_dir}))
     monkeypatch.setattr(measuring, "_measure_all", lambda *_: pytest.fail("measured again"))
     model = {"checkpoint": tiny_dir}
-    values = {"stage": "sft", "run_dir": tmp_path / "run", "model": model, "learning_rate": 1e-3, "device_batch": 1}
+    values = {"stage": "sft", "out_dir": tmp_path / "run", "model": model, "learning_rate": 1e-3, "device_batch": 1}
     config = TrainConfig.model_validate({**values, "data": data})
     assert len(load_rows(config, load_model(config.model)[1]).dataset) == 4
 

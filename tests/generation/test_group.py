@@ -33,7 +33,7 @@ def _grouped(tmp_path, *runs, inputs=None):
     for i, rows in enumerate(runs):
         write_dataset(tmp_path / f"run-{i}", rows, rows_per_shard=2)
     names = inputs or [str(tmp_path / f"run-{i}") for i in range(len(runs))]
-    folder = group(GroupConfig(inputs=tuple(names), out_dir=tmp_path / "grouped", block_size=2))
+    folder = group(GroupConfig(input=tuple(names), out_dir=tmp_path / "grouped", block_size=2))
     return {row.id: row for row in read_records(folder, CandidateSet)}
 
 
@@ -74,13 +74,13 @@ def test_runs_of_different_inputs_are_refused(tmp_path):
 
 def test_missing_unfinished_and_foreign_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
-        group(GroupConfig(inputs=(str(tmp_path / "nowhere*"),), out_dir=tmp_path / "o"))
+        group(GroupConfig(input=(str(tmp_path / "nowhere*"),), out_dir=tmp_path / "o"))
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(ValueError, match="has not finished"):
-        group(GroupConfig(inputs=(str(tmp_path / "unfinished"),), out_dir=tmp_path / "o"))
+        group(GroupConfig(input=(str(tmp_path / "unfinished"),), out_dir=tmp_path / "o"))
     write_dataset(tmp_path / "queries", [Query(id="a", task="captioning", images=("a.png",))])
     with pytest.raises(ValueError, match="no CandidateSet"):
-        group(GroupConfig(inputs=(str(tmp_path / "queries"),), out_dir=tmp_path / "o2"))
+        group(GroupConfig(input=(str(tmp_path / "queries"),), out_dir=tmp_path / "o2"))
 
 
 def test_runs_that_carry_other_extra_keys_are_of_the_same_query(tmp_path):
@@ -96,7 +96,7 @@ def test_a_run_behind_a_glob_is_digested(tmp_path):
     assert digests == {f"run-{i}": digest_path(tmp_path / f"run-{i}") for i in range(2)}
     write_records(tmp_path / "run-1" / "shard-00000.jsonl", [_set("a", style="dd", n=2)])
     with pytest.raises(ValueError, match=r"belongs to another run \(inputs.run-1 was"):
-        group(GroupConfig(inputs=inputs, out_dir=tmp_path / "grouped", block_size=2))
+        group(GroupConfig(input=inputs, out_dir=tmp_path / "grouped", block_size=2))
 
 
 def test_many_ids_in_any_order_are_grouped_as_a_dictionary_would(tmp_path):

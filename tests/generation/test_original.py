@@ -36,7 +36,7 @@ def test_runs_of_the_original_are_grouped_by_id_and_go_out_as_its_curation_reads
     )
     (candidate,) = sets[0].candidates
     assert (candidate.style, candidate.seed, candidate.prompt) == ("cot", 1, QUESTION)
-    both = group(GroupConfig(inputs=(first, second), out_dir=tmp_path / "both"))
+    both = group(GroupConfig(input=(first, second), out_dir=tmp_path / "both"))
     assert export_candidates(both, tmp_path / "out.json") == 2
     out = json.loads((tmp_path / "out.json").read_text())
     assert [(r["id"], r["image"], r["candidates"]) for r in out] == [
@@ -96,7 +96,7 @@ def test_text_that_looks_like_control_stays_text(tmp_path):  # R6
     assert len(taken_in(tmp_path, [given, twice, twice], name="more", max_dropped_share=1)[1]) == 1
     (dropped,) = (tmp_path / "in" / "dropped.jsonl").read_text().splitlines()
     assert json.loads(dropped)["reason"] == "marker_count"
-    (grouped,) = read_records(group(GroupConfig(inputs=(folder,), out_dir=tmp_path / "grouped")), CandidateSet)
+    (grouped,) = read_records(group(GroupConfig(input=(folder,), out_dir=tmp_path / "grouped")), CandidateSet)
     assert grouped == one
     export_candidates(tmp_path / "grouped", tmp_path / "out.json")
     (out,) = json.loads((tmp_path / "out.json").read_text())

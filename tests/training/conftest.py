@@ -40,7 +40,7 @@ def config(tiny_dir: Path, data_dir: Path, tmp_path: Path) -> Callable[..., Trai
     def make(**changes: Any) -> TrainConfig:
         values = {
             "stage": "sft",
-            "run_dir": tmp_path / "run",
+            "out_dir": tmp_path / "run",
             "model": {"checkpoint": tiny_dir},
             "data": {"path": data_dir / "rows", "image_folder": data_dir / "images"},
             "learning_rate": 1e-3,

@@ -161,7 +161,7 @@ def test_the_margin_grows(config: MakeConfig, data_dir: Path, tmp_path: Path) ->
 
 def test_accumulation_gives_the_update_of_the_full_batch(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
     values = dpo_values(data_dir, tmp_path / "pairs")
-    runs = [train(config(**values | {"run_dir": tmp_path / str(n), "device_batch": n})) for n in (4, 1)]
+    runs = [train(config(**values | {"out_dir": tmp_path / str(n), "device_batch": n})) for n in (4, 1)]
     for full, small in zip(*map(metrics, runs), strict=True):
         for name in ("loss", "grad_norm", *METRICS):
             assert small[name] == pytest.approx(full[name], rel=2e-3, abs=1e-4), name
@@ -172,8 +172,8 @@ def test_packed_pairs_give_the_losses_of_padded_ones(
     config: MakeConfig, data_dir: Path, tmp_path: Path, limit: int | None
 ) -> None:
     values = dpo_values(data_dir, tmp_path / "pairs")
-    off = train(config(**values, run_dir=tmp_path / "off"))
-    packed = train(config(**values, run_dir=tmp_path / "packed", packing="step", pack_tokens=limit))
+    off = train(config(**values, out_dir=tmp_path / "off"))
+    packed = train(config(**values, out_dir=tmp_path / "packed", packing="step", pack_tokens=limit))
     for one, other in zip(metrics(off), metrics(packed), strict=True):
         for name in ("loss", "grad_norm", *METRICS):
             assert other[name] == pytest.approx(one[name], rel=2e-3, abs=1e-4), name
@@ -189,8 +189,8 @@ def test_a_packed_micro_batch_holds_two_conversations_a_row(config: MakeConfig, 
 
 def test_checkpointing_and_the_memory_check_change_nothing(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
     values = dpo_values(data_dir, tmp_path / "pairs")
-    plain = train(config(**values, run_dir=tmp_path / "plain"))
-    full = train(config(**values, run_dir=tmp_path / "full", gradient_checkpointing="full", check_memory=True))
+    plain = train(config(**values, out_dir=tmp_path / "plain"))
+    full = train(config(**values, out_dir=tmp_path / "full", gradient_checkpointing="full", check_memory=True))
     assert metrics(plain) == metrics(full)
 
 
@@ -248,14 +248,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, data_dir: Pa
 
     values = dpo_values(data_dir, tmp_path / "pairs") | {"max_steps": 30, "save_steps": 4}
     settings = config(**values)
-    train(settings.model_copy(update={"run_dir": tmp_path / "undisturbed"}))
+    train(settings.model_copy(update={"out_dir": tmp_path / "undisturbed"}))
     run_dir = tmp_path / "killed"
     process = start(settings, run_dir)
     wait_until(lambda: (run_dir / "checkpoint-8" / "complete.json").exists() and len(metrics_raw(run_dir)) >= 9)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not (run_dir / "manifest.json").exists()
     asked = (run_dir / "reference" / "manifest.json").stat().st_mtime_ns
-    train(settings.model_copy(update={"run_dir": run_dir}))
+    train(settings.model_copy(update={"out_dir": run_dir}))
     assert (run_dir / "reference" / "manifest.json").stat().st_mtime_ns == asked  # not computed again
     for name in ("metrics.jsonl", "model.safetensors", "manifest.json", "reference/manifest.json"):
         assert (run_dir / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name
@@ -268,7 +268,7 @@ def test_two_processes_train_as_one(config: MakeConfig, data_dir: Path, tmp_path
 
     values = dpo_values(data_dir, tmp_path / "pairs", make_pairs(24) * 20) | {"device_batch": 1}
     settings = config(**values)
-    train(settings.model_copy(update={"run_dir": tmp_path / "one"}))
+    train(settings.model_copy(update={"out_dir": tmp_path / "one"}))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     process = start(settings.model_copy(update={"parallel": parallel}), tmp_path / "two", launcher)
     _, errors = process.communicate(timeout=200)

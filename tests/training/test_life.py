@@ -38,7 +38,7 @@ def assert_same(run: Path, other: Path) -> None:
 
 @pytest.fixture
 def undisturbed(config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(config(run_dir=tmp_path_factory.getbasetemp() / "undisturbed"))  # finished, it returns at once
+    return train(config(out_dir=tmp_path_factory.getbasetemp() / "undisturbed"))  # finished, it returns at once
 
 
 def test_a_stop_signal_saves_and_the_run_goes_on_to_the_bit(
@@ -138,15 +138,15 @@ def test_died_in_a_save_and_gone_on_to_the_bit(
 
     def die() -> None:
         if where == "half of the weights":
-            os.truncate(settings.run_dir / "checkpoint-4" / "model.safetensors", 1000)
+            os.truncate(settings.out_dir / "checkpoint-4" / "model.safetensors", 1000)
         raise Died
 
     with monkeypatch.context() as patch:
         patch.setattr(*place, at_the_second([], getattr(*place), die))
         with pytest.raises(Died):
             train(settings)
-    assert not (settings.run_dir / "manifest.json").exists()
-    newest = checkpoints.newest_complete(settings.run_dir)
+    assert not (settings.out_dir / "manifest.json").exists()
+    newest = checkpoints.newest_complete(settings.out_dir)
     assert newest is not None and newest.name == "checkpoint-2"
     assert_same(train(settings), undisturbed)
 
@@ -169,7 +169,7 @@ config = TrainConfig.model_validate_json(open(sys.argv[1]).read())
 try:
     train(config)
 except SystemExit as stopped:
-    (config.run_dir / f"code-{os.environ['RANK']}").write_text(str(stopped.code))
+    (config.out_dir / f"code-{os.environ['RANK']}").write_text(str(stopped.code))
     raise
 """
 
@@ -184,8 +184,8 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_update(config: MakeConfig
     command = [*launcher, str(tmp_path / "told.py"), str(tmp_path / "config.json")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
     assert ended.returncode == 1, ended.stderr[-2000:]  # torchrun's own code, whatever the processes' is
-    assert [(settings.run_dir / f"code-{rank}").read_text() for rank in (0, 1)] == ["75", "75"]
-    newest = checkpoints.newest_complete(settings.run_dir)
+    assert [(settings.out_dir / f"code-{rank}").read_text() for rank in (0, 1)] == ["75", "75"]
+    newest = checkpoints.newest_complete(settings.out_dir)
     assert newest is not None and newest.name == "checkpoint-3"
     assert ended.stderr.count("stopped after update 3 of 6 and saved") == 1
 
@@ -217,7 +217,7 @@ def test_killed_in_a_save_and_gone_on_to_the_bit(config: MakeConfig, undisturbed
     command = [sys.executable, "-c", KILLED, settings.model_dump_json()]
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
-    assert (settings.run_dir / "checkpoint-4" / "model.safetensors").stat().st_size == 100_000
+    assert (settings.out_dir / "checkpoint-4" / "model.safetensors").stat().st_size == 100_000
     assert_same(train(settings), undisturbed)
 
 
@@ -236,7 +236,7 @@ def test_a_full_disk_is_a_sentence_and_the_old_checkpoint_stays(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "checkpoint-2 is kept; make room" in str(full.value)
-    assert [path.name for path in settings.run_dir.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert [path.name for path in settings.out_dir.glob("checkpoint-*")] == ["checkpoint-2"]
     assert_same(train(settings), undisturbed)
 
 
@@ -290,7 +290,7 @@ def test_the_heaviest_micro_batch_is_tried_and_leaves_no_trace(
     assert_same(checked, undisturbed)
     assert len(seen) == 1 + 6 * 2 and seen[0] == max(seen)
     adapted = {"lora": {"dropout": 0.3}, "max_steps": 2}  # draws random numbers in every step
-    runs = [train(config(run_dir=tmp_path / str(on), check_memory=on, **adapted)) for on in (False, True)]
+    runs = [train(config(out_dir=tmp_path / str(on), check_memory=on, **adapted)) for on in (False, True)]
     assert_same(*runs)
 
 

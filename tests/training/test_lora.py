@@ -35,13 +35,13 @@ def test_the_whole_life_of_an_adapter(
 ) -> None:
     """Trained, stopped and gone on from to the bit; merged in the run, by PEFT and by merge-lora into the same."""
     settings = {"lora": LORA, "trainable": PARTS, "max_steps": 4, "save_steps": 2, "keep_checkpoints": True}
-    run = train(config(**settings, run_dir=tmp_path / "whole"))
+    run = train(config(**settings, out_dir=tmp_path / "whole"))
     again = tmp_path / "again"
-    train(config(**settings, run_dir=again))
+    train(config(**settings, out_dir=again))
     # As after a kill in the last update.
     for name in ("manifest.json", "model.safetensors", "checkpoint-4/complete.json"):
         (again / name).unlink()
-    train(config(**settings, run_dir=again))
+    train(config(**settings, out_dir=again))
     for name in ("metrics.jsonl", "model.safetensors", "adapter/adapter_model.safetensors"):
         assert (again / name).read_bytes() == (run / name).read_bytes(), name
 

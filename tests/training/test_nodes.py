@@ -6,13 +6,13 @@ import pytest
 
 from sicog.training.nodes import planned_nodes
 
-ARGUMENTS = ["train", "my config.yaml", "run_dir=r"]
+ARGUMENTS = ["train", "my config.yaml", "out_dir=r"]
 
 
 def test_one_process_without_a_word() -> None:
     nodes = planned_nodes({})
     assert nodes.world_size == 1
-    assert nodes.commands(ARGUMENTS) == ["node 1 of 1, rank 0: sicog train 'my config.yaml' run_dir=r"]
+    assert nodes.commands(ARGUMENTS) == ["node 1 of 1, rank 0: sicog train 'my config.yaml' out_dir=r"]
 
 
 def test_torchrun_on_two_nodes_by_rank() -> None:
@@ -20,8 +20,8 @@ def test_torchrun_on_two_nodes_by_rank() -> None:
     assert nodes.world_size == 16
     first, second = nodes.commands(ARGUMENTS)
     torchrun = "torchrun --nnodes=2 --nproc_per_node=8 --master_addr head --node_rank="
-    assert first == f"node 1 of 2, ranks 0 to 7: {torchrun}0 -m sicog train 'my config.yaml' run_dir=r"
-    assert second == f"node 2 of 2, ranks 8 to 15: {torchrun}1 -m sicog train 'my config.yaml' run_dir=r"
+    assert first == f"node 1 of 2, ranks 0 to 7: {torchrun}0 -m sicog train 'my config.yaml' out_dir=r"
+    assert second == f"node 2 of 2, ranks 8 to 15: {torchrun}1 -m sicog train 'my config.yaml' out_dir=r"
 
 
 def test_torchrun_that_counts_devices_itself_cannot_be_planned() -> None:

@@ -55,7 +55,7 @@ def test_each_part_learns_at_its_rate_on_one_schedule(config: MakeConfig, tiny_d
     moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
     by_part = {part: max(v for name, v in moved.items() if name.startswith(part)) for part in ("vision", "res", "lang")}
     assert by_part["vision"] < 1e-7 < by_part["lang"] < by_part["res"]
-    plain = train(config(run_dir=tmp_path / "plain", max_steps=1))
+    plain = train(config(out_dir=tmp_path / "plain", max_steps=1))
     assert "learning_rate/projector" not in (plain / "metrics.jsonl").read_text()
 
 

@@ -33,9 +33,9 @@ def test_packed_steps_give_the_losses_of_padded_ones(
     config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same rows in each update, in one micro-batch and in several; some updates mix text only and image rows."""
-    off = train(config(run_dir=tmp_path / "off"))
+    off = train(config(out_dir=tmp_path / "off"))
     for name, limits in {"one": {}, "several": {"pack_tokens": 150}}.items():
-        run_dir = train(config(run_dir=tmp_path / name, packing="step", **limits))
+        run_dir = train(config(out_dir=tmp_path / name, packing="step", **limits))
         lines, wanted = metrics(run_dir), metrics(off)
         assert [line["samples"] for line in lines] == [line["samples"] for line in wanted]
         assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in wanted], abs=1e-4)
@@ -49,13 +49,13 @@ def test_packed_steps_give_the_losses_of_padded_ones(
 @pytest.mark.parametrize("packing", ["step", "epoch"])
 def test_a_packed_run_goes_on_from_its_checkpoint(config: MakeConfig, tmp_path: Path, packing: str) -> None:
     settings = {"packing": packing, "pack_tokens": 150, "save_steps": 2, "keep_checkpoints": True}
-    whole = train(config(run_dir=tmp_path / "whole", save_total_limit=9, **settings))
+    whole = train(config(out_dir=tmp_path / "whole", save_total_limit=9, **settings))
     again = tmp_path / "again"
     shutil.copytree(whole, again)
     for path in ("manifest.json", "model.safetensors", *(c.name for c in again.glob("checkpoint-*"))):
         if path != "checkpoint-2":
             shutil.rmtree(again / path) if (again / path).is_dir() else (again / path).unlink()
-    train(config(run_dir=again, save_total_limit=9, **settings))
+    train(config(out_dir=again, save_total_limit=9, **settings))
     assert (again / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert read_json(again / "manifest.json")["files"] == read_json(whole / "manifest.json")["files"]
 
@@ -105,7 +105,7 @@ def test_a_packed_epoch_is_the_same_on_another_number_of_processes(config: MakeC
     tokens = rng.integers(20, 200, 300).astype(np.int32)
     lengths = RowLengths(tokens, tokens // 2, *(np.zeros(300, dtype=np.int32) for _ in range(2)))
     settings = config(packing="epoch", pack_tokens=400, global_batch=16)
-    settings.run_dir.mkdir()
+    settings.out_dir.mkdir()
     model = SicogConfig.from_pretrained(tiny_dir)
     first = plan_updates(settings, lengths, model, 4)
     remember_plan(settings, first)

@@ -45,7 +45,7 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
 def start(settings: TrainConfig, run_dir: Path, processes: int, before: str = "") -> subprocess.Popen[str]:
     """Train in processes of their own, through the guard of the command line."""
     script = run_dir.parent / f"train_{run_dir.name}.py"
-    values = settings.model_copy(update={"run_dir": run_dir}).model_dump_json()
+    values = settings.model_copy(update={"out_dir": run_dir}).model_dump_json()
     script.write_text(
         "import os, pathlib\n"
         "from sicog import cli\n"
@@ -96,8 +96,8 @@ def test_zero2_is_one_process_and_resumes_after_a_kill(config: MakeConfig, tmp_p
     assert (pairs[:, 0] & ~pairs[:, 1]).any() and (pairs[:, 1] & ~pairs[:, 0]).any()
 
     one, free = tmp_path / "one", tmp_path / "free"
-    train(settings.model_copy(update={"run_dir": one}))
-    train(settings.model_copy(update={"run_dir": free, "max_grad_norm": 1.0}))
+    train(settings.model_copy(update={"out_dir": one}))
+    train(settings.model_copy(update={"out_dir": free, "max_grad_norm": 1.0}))
     assert abs(metrics(one)[-1]["loss"] - metrics(free)[-1]["loss"]) > 0.01
 
     two = tmp_path / "two"
@@ -131,7 +131,7 @@ def test_zero3_from_parts_is_one_process_and_goes_on_with_one_after_resharding(
     model = {**parts, "config": {"scale": 56, "query_grid": 2, "max_slices": 4}}
     settings = config(stage="align", model=model, device_batch=1, max_steps=6, save_steps=2, weight_decay=0.1, epochs=1)
     one = tmp_path / "one"
-    train(settings.model_copy(update={"run_dir": one}))
+    train(settings.model_copy(update={"out_dir": one}))
 
     run, nothing_whole = tmp_path / "zero3", "parallel._KEPT_WHOLE = 0"
     zero3 = settings.model_copy(update={"parallel": "zero3", "gradient_checkpointing": "full"})

@@ -70,7 +70,7 @@ def test_what_is_finished_is_not_computed_again(
 ) -> None:
     pairs = make_pairs(24) * 2  # three blocks
     values = dpo_values(data_dir, tmp_path / "pairs", pairs)
-    whole, _ = reference_log_probs(config(**values, run_dir=tmp_path / "whole"))
+    whole, _ = reference_log_probs(config(**values, out_dir=tmp_path / "whole"))
     blocks: list[int] = []
 
     def stopping(self: ReferenceBlock, block: Any) -> Any:
@@ -81,7 +81,7 @@ def test_what_is_finished_is_not_computed_again(
 
     original = ReferenceBlock.__call__
     monkeypatch.setattr(ReferenceBlock, "__call__", stopping)
-    settings = config(**values, run_dir=tmp_path / "stopped")
+    settings = config(**values, out_dir=tmp_path / "stopped")
     with pytest.raises(KeyboardInterrupt):
         reference_log_probs(settings)
     folder, _ = reference_log_probs(settings)
@@ -112,9 +112,9 @@ def test_another_reference_model(config: MakeConfig, data_dir: Path, tiny_dir: P
         ("given", {"dpo": {"reference": other}}),
         ("other", {"model": {"checkpoint": other}}),
     ):
-        folder, _ = reference_log_probs(config(**values, run_dir=tmp_path / name, **changes))
+        folder, _ = reference_log_probs(config(**values, out_dir=tmp_path / name, **changes))
         found[name] = [(row.chosen_log_prob, row.rejected_log_prob) for row in read_records(folder, ReferencedPair)]
     assert found["given"] == found["other"] != found["own"]
     coarser = tiny_checkpoint(tmp_path / "coarser", query_grid=3)
     with pytest.raises(ValueError, match="another vocabulary or query grid"):
-        reference_log_probs(config(**values, run_dir=tmp_path / "x", dpo={"reference": coarser}))
+        reference_log_probs(config(**values, out_dir=tmp_path / "x", dpo={"reference": coarser}))

@@ -82,10 +82,10 @@ def test_a_refused_start_leaves_the_folder_to_the_corrected_one(
 
 
 def test_noise_changes_what_is_learnt_and_not_what_is_counted(config: MakeConfig, tmp_path: Path) -> None:
-    plain = metrics(train(config(run_dir=tmp_path / "plain")))
+    plain = metrics(train(config(out_dir=tmp_path / "plain")))
     for name, noise in (("image", {"jitter": 0.5, "mirror": 0.5}), ("features", {"dropout": 0.3})):
-        noisy = metrics(train(config(run_dir=tmp_path / name, noise=noise)))
-        assert noisy == metrics(train(config(run_dir=tmp_path / f"{name}-again", noise=noise)))
+        noisy = metrics(train(config(out_dir=tmp_path / name, noise=noise)))
+        assert noisy == metrics(train(config(out_dir=tmp_path / f"{name}-again", noise=noise)))
         assert [line["loss"] for line in noisy] != [line["loss"] for line in plain]
     with pytest.raises(ValueError, match="noise is for objective next_token"):
         config(stage="dpo", objective="dpo", noise={"jitter": 0.1})
@@ -94,7 +94,7 @@ def test_noise_changes_what_is_learnt_and_not_what_is_counted(config: MakeConfig
 def test_accumulation_gives_the_update_of_the_full_batch(config: MakeConfig, tmp_path: Path) -> None:
     """Rows differ much in supervised tokens, so a mean of means would be another loss."""
     runs = [
-        train(config(run_dir=tmp_path / str(batch), device_batch=batch, group_by_length=True)) for batch in (8, 4, 1)
+        train(config(out_dir=tmp_path / str(batch), device_batch=batch, group_by_length=True)) for batch in (8, 4, 1)
     ]
     losses = [[line["loss"] for line in metrics(run)] for run in runs]
     for other in losses[1:]:
@@ -142,7 +142,7 @@ def test_new_parts_are_drawn_from_the_seed(config: MakeConfig, tiny_dir: Path, t
     runs = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.rand(len(name) + len(runs))  # whatever was drawn before must not matter
-        runs.append(train(config(stage="align", run_dir=tmp_path / name, model=model, seed=seed, max_steps=1)))
+        runs.append(train(config(stage="align", out_dir=tmp_path / name, model=model, seed=seed, max_steps=1)))
     first, same, other = (load_file(run / "model.safetensors")["resampler.proj"] for run in runs)
     assert torch.equal(first, same) and not torch.equal(first, other)
 
@@ -207,7 +207,7 @@ def test_native_precision_and_plain_attention_train_nearly_the_same(
     losses = {}
     for name, can in (("bfloat16", {"avx512_bf16": True}), ("float32", {"amx_bf16": False, "avx512_bf16": False})):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can, raising=False)
-        run_dir = train(config(precision="native", attention="eager", max_steps=3, run_dir=tmp_path / name))
+        run_dir = train(config(precision="native", attention="eager", max_steps=3, out_dir=tmp_path / name))
         expected = "bfloat16" if torch.cuda.is_available() else name
         assert read_json(run_dir / "run.json")["identity"]["precision"] == expected
         losses[name] = [row["loss"] for row in metrics(run_dir)]
@@ -241,7 +241,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_ids(config: MakeConfig, tiny_d
 def test_weights_that_the_last_update_broke_are_not_saved(config: MakeConfig) -> None:
     with pytest.raises(ValueError, match=r"after update 1 \d+ of \d+ trained tensors hold NaN or infinity, such as "):
         train(config(learning_rate=1e39, max_steps=1, warmup_ratio=0))
-    left = config().run_dir
+    left = config().out_dir
     assert not (left / "manifest.json").exists() and not list(left.rglob("*.safetensors"))
 
 
@@ -304,7 +304,7 @@ def test_two_processes_train_as_one(config: MakeConfig, tmp_path: Path, packing:
 def start(settings: TrainConfig, run_dir: Path, launcher: list[str] | None = None) -> subprocess.Popen[str]:
     """Train in a process of its own."""
     script = run_dir.parent / f"train_{run_dir.name}.py"
-    values = settings.model_copy(update={"run_dir": run_dir}).model_dump_json()
+    values = settings.model_copy(update={"out_dir": run_dir}).model_dump_json()
     script.write_text(
         "from sicog.training.config import TrainConfig\n"
         "from sicog.training.run import train\n"

@@ -21,7 +21,7 @@ GIVEN = {
 
 
 def load(stage: str, *more: str) -> TrainConfig:
-    return load_config(TrainConfig, CONFIGS / f"{stage}.yaml", ["run_dir=r", "data.path=d.json", *GIVEN[stage], *more])
+    return load_config(TrainConfig, CONFIGS / f"{stage}.yaml", ["out_dir=r", "data.path=d.json", *GIVEN[stage], *more])
 
 
 @pytest.mark.parametrize("stage", GIVEN)

@@ -148,17 +148,17 @@ def test_checkpointing_recomputes_and_changes_no_gradient(
 @pytest.mark.parametrize("level", ["selective", "full"])
 def test_a_run_with_checkpointing_is_the_run_without(config: MakeConfig, tmp_path: Path, level: str) -> None:
     """And the level may be changed in a run's folder: a run that ran out of memory goes on."""
-    runs = [train(config(run_dir=tmp_path / on, gradient_checkpointing=on, max_steps=2)) for on in ("none", level)]
+    runs = [train(config(out_dir=tmp_path / on, gradient_checkpointing=on, max_steps=2)) for on in ("none", level)]
     assert metrics(runs[0]) == metrics(runs[1])
     first, second = (load_file(run / "model.safetensors") for run in runs)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (runs[0] / "config.json").read_bytes() == (runs[1] / "config.json").read_bytes()
-    assert train(config(run_dir=runs[0], gradient_checkpointing=level, max_steps=2)) == runs[0]
+    assert train(config(out_dir=runs[0], gradient_checkpointing=level, max_steps=2)) == runs[0]
 
 
 def test_bfloat16_on_a_cpu(config: MakeConfig, tmp_path: Path) -> None:
     lines = metrics(train(config(precision="bfloat16", max_steps=2)))
-    plain = metrics(train(config(run_dir=tmp_path / "plain", max_steps=2)))
+    plain = metrics(train(config(out_dir=tmp_path / "plain", max_steps=2)))
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in plain], rel=0.02)
     assert lines[0]["loss"] != plain[0]["loss"]
     assert {v.dtype for v in load_file(tmp_path / "run" / "model.safetensors").values()} == {torch.float32}
@@ -191,7 +191,7 @@ def test_normalising_in_the_model_changes_no_loss(
         image = {"normalize_on": where, "long_side": 100, "max_patches": 500}
         run = config(
             stage="align",  # begins without a projector
-            run_dir=tmp_path / where,
+            out_dir=tmp_path / where,
             model={**parts, **settings, "image": image},
             max_steps=2,
             precision=precision,

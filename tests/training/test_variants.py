@@ -30,7 +30,7 @@ def test_every_variant_is_tested() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_values_are_the_align_stages(name: str) -> None:
-    given = ["run_dir=r", "data.path=d.json", "model.vision_tower=v", "model.language_model=l"]
+    given = ["out_dir=r", "data.path=d.json", "model.vision_tower=v", "model.language_model=l"]
     config = load_config(TrainConfig, VARIANTS / f"{name}.yaml", given)
     assert (config.stage, config.global_batch, config.learning_rate) == ("align", 256, 2e-4)
     assert config.trainable == ("projector",)
@@ -45,7 +45,7 @@ def test_a_step_trains_and_the_result_samples(name: str, tmp_path: Path, data_di
         text = tiny_llama(tmp_path / "llama")
     own, per_view = SMALL[name]
     small = ["max_steps=1", "global_batch=4", "device_batch=2", "precision=float32", "tensorboard=false", "workers=0"]
-    given = [f"run_dir={tmp_path / 'run'}", f"model.vision_tower={vision}", f"model.language_model={text}"]
+    given = [f"out_dir={tmp_path / 'run'}", f"model.vision_tower={vision}", f"model.language_model={text}"]
     data = [f"data.path={data_dir / 'rows'}", f"data.image_folder={data_dir / 'images'}", "slicing=true"]
     overrides = [*small, *given, *data, f"model.config.scale={SCALE}", *own]
     run_dir = train(load_config(TrainConfig, VARIANTS / f"{name}.yaml", overrides))
