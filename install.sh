@@ -9,7 +9,8 @@ if [ -z "$uv" ] && { [ -x "$(dirname "$python")/uv" ] || "$python" -m pip instal
     uv="$(dirname "$python")/uv"
 fi
 if [ -n "$uv" ]; then
-    install=("$uv" pip install --quiet --python "$python")
+    # Compiled now: where PYTHONDONTWRITEBYTECODE is set, every start would compile PyTorch and Transformers again.
+    install=("$uv" pip install --quiet --compile-bytecode --python "$python")
 else
     echo "uv is not to be had here; pip takes a few minutes" >&2
     install=("$python" -m pip install --quiet)
