@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from sicog import __version__
+from sicog.arguments import taken_as_configs_do
 from sicog.config import Config, load_config, load_yaml
 from sicog.console import stderr_console
 from sicog.generation.commands import app as generation_app
@@ -326,6 +327,9 @@ def script_help(script: Annotated[Path, typer.Argument(help="a script of the pro
     typer.echo(describe(script))
 
 
+taken_as_configs_do(app)
+
+
 def _guarded(main: Callable[[], None]) -> None:
     """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose.
 
@@ -336,7 +340,7 @@ def _guarded(main: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SICOG_TRACEBACK"):
             raise
-        text = _escaped(_sentence(error))
+        text = _sentence(error).replace("[", "\\[")  # no markup of rich's
         _leave_first_word_to_main(error)
         stderr_console().print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
         sys.exit(2)
@@ -382,10 +386,6 @@ def _leave_first_word_to_main(error: Exception) -> None:
 def _refusal(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}; what is finished is kept, so mend this and run again"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 def main() -> None:

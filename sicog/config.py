@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
@@ -11,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from sicog.console import say
+from sicog.home import at_home
 from sicog.keys import members
 from sicog.validation import told
 
@@ -46,12 +48,12 @@ class Config(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _as_it_is_meant(cls, value: Any) -> Any:
-        """A shell writes `~` out where it begins a word; in YAML and behind `=` nobody does.
-
-        An integer beyond 64 bits could not be written into run.json.
-        """
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ValueError("must be a number of at most 64 bits")
+        """`~` is the home folder. Numbers that could not be written into run.json are refused."""
+        for number in _numbers(value):
+            if isinstance(number, int) and not -(2**63) <= number < 2**63:
+                raise ValueError("must be a number of at most 64 bits")
+            if not math.isfinite(number):
+                raise ValueError("holds a number that is not finite")
         return _at_home(value)
 
     def identity(self) -> dict[str, Any]:
@@ -74,12 +76,19 @@ class Config(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
+def _numbers(value: Any) -> Iterator[int | float]:
+    """All numbers in a value, also those deep in a mapping of anything."""
+    if isinstance(value, (int, float)):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (number for item in value.values() for number in _numbers(item))
+    elif isinstance(value, (list, tuple)):
+        yield from (number for item in value for number in _numbers(item))
+
+
 def _at_home(value: Any) -> Any:
-    if isinstance(value, Path) and str(value).startswith("~"):
-        try:
-            return value.expanduser()
-        except RuntimeError:  # of no user: a file that is called so
-            return value
+    if isinstance(value, Path):
+        return at_home(value)
     if isinstance(value, tuple) and any(isinstance(v, (Path, tuple)) for v in value):
         return tuple(map(_at_home, value))
     return {k: _at_home(v) for k, v in value.items()} if isinstance(value, dict) else value
@@ -160,20 +169,27 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def load_extended(path: Path, extended_by: Sequence[Path] = ()) -> dict[str, Any]:
+def load_extended(
+    path: Path,
+    extended_by: Sequence[Path] = (),
+    *,
+    place: Callable[[dict[str, Any], Path], dict[str, Any]] = lambda values, folder: values,
+) -> dict[str, Any]:
     """A YAML's values over those of the YAML that it `extends`, whose path is relative to it.
 
-    extended_by: the files that came before. Raises as `load_yaml`, and for `extends` in a circle.
+    extended_by: the files that came before. place: from the values of a file and its folder, the values with the paths
+    in them as they are from here. Raises as `load_yaml`, and for `extends` in a circle.
     """
-    values, chain = load_yaml(path), [*extended_by, path.resolve()]
+    values, chain = place(load_yaml(path), path.parent), [*extended_by, path.resolve()]
     base = values.pop("extends", None)
     if base is None:
         return values
     if not isinstance(base, str):
         raise ValueError(f"{path}: extends is the path of one YAML file, got {base!r:.100}")
-    if (path.parent / base).resolve() in chain:
+    below = path.parent / at_home(Path(base))
+    if below.resolve() in chain:
         raise ValueError(f"{path}: extends goes in a circle: {' -> '.join(p.name for p in chain)} -> {base}")
-    return merge(load_extended(path.parent / base, chain), values)
+    return merge(load_extended(below, chain, place=place), values)
 
 
 def merge(below: Any, above: Any) -> Any:

@@ -22,6 +22,7 @@ from sicog.evaluation.names import tails
 from sicog.evaluation.samples import DIRECT, CurveConfig, EvalSamplesConfig, Select, eval_samples
 from sicog.evaluation.suite import OFFLINE, Benchmark, check_table, chosen, load_suite
 from sicog.generation.sample import SampleConfig, StyleCount, sample
+from sicog.home import NameOrPath
 from sicog.model.precision import Precision
 from sicog.provenance import digest_file, digest_path, digest_value
 from sicog.tasks import SHORT_ANSWER, STEP_BY_STEP
@@ -32,7 +33,7 @@ class SampledConfig(Config):
 
     checkpoints: tuple[Path, ...] = Field(min_length=1)
     """The models, named by their folders, and by those above where two are called the same."""
-    suite: str
+    suite: NameOrPath
     """Name of a shipped suite, or a YAML."""
     only: tuple[str, ...] = ()
     """Some of the suite's benchmarks; empty: all."""

@@ -1,7 +1,7 @@
 """config.py: overrides, types, and unknown keys named with their nearest neighbour."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from pydantic import Field
@@ -147,6 +147,10 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     assert (config.out_dir, config.inputs) == (tmp_path / "mix", (tmp_path / "a", Path("b")))
     assert config.by_name == {"x": tmp_path / "c"} and config.text == "~/x"
     assert Paths(out_dir=Path("~no-such-user/x")).out_dir == Path("~no-such-user/x")
+    (tmp_path / "base.yaml").write_text("text: below")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "own.yaml").write_text("extends: ~/base.yaml")
+    assert load_config(Paths, tmp_path / "sub" / "own.yaml").text == "below"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +171,8 @@ def test_extends_in_a_circle_or_of_no_path_is_a_sentence(tmp_path, files, says):
 class Numbers(Config):
     rate: float = 0.0
     seed: int = 0
+    seeds: tuple[int, ...] = ()
+    anything: dict[str, Any] = {}
 
 
 @pytest.mark.parametrize(
@@ -175,6 +181,9 @@ class Numbers(Config):
         ("rate=.inf", "rate: must be a finite number"),
         ("rate=.nan", "rate: must be a finite number"),
         ("seed=123456789012345678901", "seed: must be a number of at most 64 bits"),
+        ("seeds=[1, -9223372036854775809]", "seeds: must be a number of at most 64 bits"),
+        ("anything={a: [9223372036854775808]}", "anything: must be a number of at most 64 bits"),
+        ("anything={a: {b: .nan}}", "anything: holds a number that is not finite"),
     ],
 )
 def test_numbers_that_nothing_can_be_done_with_are_refused(override, says):

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from sicog.config import Config, validate
+from sicog.home import NameOrPath
 from sicog.remote.config import EndpointConfig
 
 PACKAGE = "package:"
@@ -72,7 +73,7 @@ class EncoderConfig(Config):
     kind: Literal["sentence-transformers", "endpoint", "file"] = "sentence-transformers"
     """`sentence-transformers` runs it here; `endpoint` asks a server's `/embeddings`; `file` reads vectors that were
     made elsewhere."""
-    name: str = MINILM
+    name: NameOrPath = MINILM
     """`package:NAME` for an encoder that ships inside an installed Python package (the default: a real MiniLM), a
     folder, or the name of a Hugging Face model that is already in the local cache; nothing is downloaded. With an
     endpoint: the model's name, unless `endpoint.model` says another."""

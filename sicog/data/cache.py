@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sicog.console import stderr_console
+from sicog.home import at_home
 
 _BEAT_S = 5.0
 _STALE_S = 60.0
@@ -31,7 +32,7 @@ def cache_folder(given: Path | None = None) -> Path:
     if given is not None:
         return given
     named = os.environ.get("SICOG_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "sicog"
+    return at_home(Path(named)) if named else Path.home() / ".cache" / "sicog"
 
 
 def build_once(target: Path, build: Callable[[Path], None], what: str) -> Path:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sicog.config import Config
 from sicog.evaluation.forms import Style
+from sicog.home import NameOrPath
 from sicog.model.precision import Precision
 
 EXACT = "exact_matching"
@@ -30,7 +31,7 @@ class EvalConfig(Config):
     """With format `llava`: as for `sicog import-checkpoint`."""
     turn_format: str | None = None
     """With format `llava`: as for `sicog import-checkpoint`."""
-    suite: str = "paper"
+    suite: NameOrPath = "paper"
     """Name of a shipped suite, or a YAML."""
     only: tuple[str, ...] = ()
     """Some of the suite's benchmarks; empty: all."""

@@ -20,6 +20,7 @@ from sicog.data.image_files import image_size
 from sicog.data.images import ImageProblem, resolve_image
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.suite import Benchmark
+from sicog.home import at_home
 from sicog.provenance import digest_bytes
 from sicog.records import Query
 from sicog.storage import MANIFEST, opened_table, write_bytes, write_dataset
@@ -34,7 +35,7 @@ _TURN = 10**6  # between the indices of one question
 
 def data_root(given: Path | None) -> Path:
     """Where the kit keeps its data: as given, else $LMUData, else ~/LMUData."""
-    return Path(given or os.environ.get(DATA_ROOT) or Path.home() / "LMUData").absolute()
+    return at_home(Path(given or os.environ.get(DATA_ROOT) or "~/LMUData")).absolute()
 
 
 def table_file(benchmark: Benchmark, root: Path) -> Path:

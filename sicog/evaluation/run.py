@@ -32,6 +32,7 @@ from sicog.evaluation.work_folder import (
     needs_judge,
     work_folder,
 )
+from sicog.home import at_home
 from sicog.launch import gpus
 from sicog.provenance import digest_path
 from sicog.storage import locked, read_json, write_json
@@ -74,7 +75,7 @@ def kit_python(config: EvalConfig) -> Path:
     """The interpreter of the kit's environment. Raises `ValueError` when there is none."""
     given = config.python or os.environ.get("SICOG_EVAL_PYTHON")
     roots = (Path(__file__).parents[2], Path.cwd())
-    places = [Path(given)] if given else [root / ".venv-eval/bin/python" for root in roots]
+    places = [at_home(Path(given))] if given else [root / ".venv-eval/bin/python" for root in roots]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise ValueError(

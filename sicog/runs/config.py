@@ -8,12 +8,13 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from sicog.config import Config
+from sicog.home import NameOrPath
 
 
 class InputSpec(Config):
     """Something from outside that steps name as `${inputs.NAME}`."""
 
-    path: str = Field(min_length=1)
+    path: NameOrPath = Field(min_length=1)
     """A file, a folder, or for a model also its id on the Hugging Face hub, looked up in the local cache."""
     rows: int | None = Field(default=None, ge=0)
     """Rows that it should hold; a plan compares it with the rows it holds."""

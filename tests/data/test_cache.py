@@ -54,6 +54,8 @@ def test_the_folder_is_the_one_given_or_the_variables(tmp_path: Path, monkeypatc
     monkeypatch.delenv("SICOG_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "sicog"
+    monkeypatch.setenv("SICOG_CACHE", "~/y")  # `docker -e` and .env files do not write it out
+    assert cache_folder() == tmp_path / "y"
 
 
 def test_of_two_that_start_at_once_one_builds(tmp_path: Path) -> None:

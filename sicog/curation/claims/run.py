@@ -36,6 +36,7 @@ from sicog.curation.scoring import comparable
 from sicog.curation.self_consistency import DECIMALS, votes
 from sicog.curation.vector_cache import Embedding
 from sicog.curation.vectors import encoder_files, when_embedded
+from sicog.home import NameOrPath
 from sicog.pipeline import FolderSource, Outcome, Source
 from sicog.provenance import digest_path, write_run_json
 from sicog.records import CandidateSet, Claim, Dropped, ScoredCandidate, ScoredSet
@@ -60,7 +61,7 @@ class ClaimsConfig(SetsConfig):
     other candidates."""
     threshold: float = Field(default=0.65, gt=0, le=1)
     """Cosine, or probability of entailment, from which a sentence counts as stated."""
-    nli: str | None = None
+    nli: NameOrPath | None = None
     """An NLI cross-encoder that compares sentences instead of `encoder`: a folder, or a model of the Hugging Face hub
     in the local cache."""
     grammar: str | None = None

@@ -1,0 +1,26 @@
+"""`~` as the user's home folder: a shell writes it out only where it begins a word, so not in YAML, nor behind `=`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+
+def at_home(path: Path) -> Path:
+    """The path with a leading `~` or `~user` written out; of no user, it is a file that is called so."""
+    if not str(path).startswith("~"):
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def _text_at_home(text: str) -> str:
+    return str(at_home(Path(text))) if text.startswith("~") else text
+
+
+# A text in a config that is the name of something, or the path of a file or folder.
+NameOrPath = Annotated[str, AfterValidator(_text_at_home)]
