@@ -32,7 +32,6 @@ from sicog.config import (
     apply_overrides,
     by_its_key,
     load_extended,
-    load_yaml,
     merge,
     paths_of,
     say_old_names,
@@ -40,6 +39,7 @@ from sicog.config import (
 )
 from sicog.data.cache import cache_folder
 from sicog.data.table import digest_source_file
+from sicog.home import at_home
 from sicog.model.hub import find_model
 from sicog.provenance import digest_file, digest_path, digest_value
 from sicog.runs.config import Assumed, InputSpec, JobConfig, LauncherConfig
@@ -163,7 +163,7 @@ class Recipe:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and resolve every step. Raises `ValueError` naming the step and the key of any mistake."""
-    spec = validate(RecipeSpec, apply_overrides(_extended(path), overrides), str(path))
+    spec = validate(RecipeSpec, apply_overrides(load_extended(path, place=_place_beside), overrides), str(path))
     steps: dict[str, Step] = {}
     for written in _in_order(spec):
         steps[written.name] = _resolve(written, spec, steps, path)
@@ -303,19 +303,17 @@ def _digest(file: Path) -> str:
     return digest_source_file(file, cache_folder(None)) if file.stat().st_size >= _REMEMBERED else digest_file(file)
 
 
-def _extended(path: Path) -> dict[str, Any]:
-    """The recipe's values over those of the recipe it extends; the files that it names lie beside it."""
-    values = load_yaml(path)
+def _place_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The values of a recipe with the files that it names, which lie beside it, told from where we are."""
     for part in ("steps", "each_round", "then"):
         steps = values.get(part)
         for step in steps.values() if isinstance(steps, dict) else ():
             if isinstance(step, dict) and isinstance(defaults := step.get("defaults"), str):
-                step["defaults"] = str(path.parent / defaults)
+                step["defaults"] = str(folder / at_home(Path(defaults)))
     assume = values.get("assume")
     if isinstance(assume, dict) and isinstance(model := assume.get("model"), str):
-        assume["model"] = str(path.parent / model)
-    base = values.pop("extends", None)
-    return merge(_extended(path.parent / base), values) if base else values
+        assume["model"] = str(folder / at_home(Path(model)))
+    return values
 
 
 def _is_small(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """recipe.py: order, skipping, redoing what depends on a change, and plans without torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sicog.lab.arms import load_lab
 from sicog.recipe import load_recipe
 from sicog.records import Example
-from sicog.runs.run import run
-from sicog.runs.states import read_plan
+from sicog.runs.run import run, run_planned
+from sicog.runs.states import read_plan, write_plan
 from sicog.storage import read_records
 
 RECIPE = """
@@ -54,6 +56,25 @@ def test_a_recipe_runs_its_steps_and_skips_them_the_second_time(tmp_path, capfd)
     run(path)
     assert capfd.readouterr().err.count(": done") == 4
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")} == before
+
+
+def test_a_step_is_not_run_for_a_copy_nor_from_another_folder(tmp_path, monkeypatch):
+    """It would read and write the run that the plan was made for, or folders that nobody meant."""
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace(str(tmp_path / "run"), "run"))
+    write_plan(Path("run"), load_recipe(path).steps)
+    shutil.copytree("run", "copy")
+    with pytest.raises(ValueError, match=rf"would write to {tmp_path / 'run' / 'data'}: .* or is a copy"):
+        run_planned(Path("copy"), "data")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="Call `sicog step` in the folder where its `sicog run` was called"):
+        run_planned(tmp_path / "run", "data")
+    assert not list(tmp_path.rglob("manifest.json"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="needs data to be done before it"):
+        run_planned(tmp_path / "run", "captions")
 
 
 def test_a_changed_step_is_redone_with_what_depends_on_it_and_the_old_output_kept(tmp_path):
@@ -140,6 +161,17 @@ def test_a_recipe_that_is_none_is_said(tmp_path, text, says):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(ValueError, match=says):
         run(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize("load", [load_recipe, load_lab])
+def test_extends_in_a_circle_or_of_no_path_is_a_sentence(tmp_path, load):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml")
+    with pytest.raises(ValueError, match=r"b\.yaml: extends goes in a circle: a\.yaml -> b\.yaml -> a\.yaml"):
+        load(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("extends: [a.yaml]")
+    with pytest.raises(ValueError, match=r"c\.yaml: extends is the path of one YAML file, got \['a\.yaml'\]"):
+        load(tmp_path / "c.yaml")
 
 
 def test_a_defaults_file_lies_beside_the_recipe_that_names_it(tmp_path):

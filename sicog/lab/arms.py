@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from sicog.config import Config, apply_overrides, load_extended, load_yaml, merge, validate
+from sicog.config import Config, apply_overrides, load_extended, merge, validate
+from sicog.home import at_home
 from sicog.recipe import StepSpec, texts_of
 from sicog.runs.config import InputSpec
 from sicog.storage import write_bytes
@@ -142,13 +143,7 @@ class LabConfig(Config):
 
 def load_lab(path: Path, overrides: Sequence[str] = ()) -> LabConfig:
     """Read the lab's file, over the one it `extends`. `defaults` of steps and trainings are files beside it."""
-    return validate(LabConfig, apply_overrides(_extended(path), overrides), str(path))
-
-
-def _extended(path: Path) -> Values:
-    values: Values = _beside(load_yaml(path), path.parent)
-    base = values.pop("extends", None)
-    return merge(_extended(path.parent / base), values) if base else values
+    return validate(LabConfig, apply_overrides(load_extended(path, place=_beside), overrides), str(path))
 
 
 def _beside(value: Any, folder: Path) -> Any:
@@ -156,7 +151,9 @@ def _beside(value: Any, folder: Path) -> Any:
     if not isinstance(value, Mapping):
         return value
     of = {key: _beside(item, folder) for key, item in value.items()}
-    return of | ({"defaults": str(folder / of["defaults"])} if isinstance(of.get("defaults"), str) else {})
+    if isinstance(of.get("defaults"), str):
+        of["defaults"] = str(folder / at_home(Path(of["defaults"])))
+    return of
 
 
 def write_recipe(lab: LabConfig) -> Path:

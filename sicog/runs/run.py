@@ -62,7 +62,8 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) 
 def run_planned(run_dir: Path, name: str, key: str | None = None) -> None:
     """Run one step of a planned run in this process, as the jobs of SLURM and the processes of torchrun do.
 
-    key: refuse a step whose config or inputs have changed since. Raises `ValueError` when what it needs is not done.
+    key: refuse a step whose config or inputs have changed since. Raises `ValueError` when what it needs is not done,
+    and where the paths of its config do not lead into `run_dir`.
     """
     steps = {step.name: step for step in read_steps(run_dir)}
     if name not in steps:
@@ -70,6 +71,7 @@ def run_planned(run_dir: Path, name: str, key: str | None = None) -> None:
     step = steps[name]
     if key not in (None, step.key):
         raise ValueError(f"step {name!r} of {run_dir} has changed since it was submitted; run its recipe again")
+    _check_place(step)
     if missing := [other for other in (*step.depends_on, *step.after) if not is_done(steps[other])]:
         raise ValueError(f"step {name!r} of {run_dir} needs {', '.join(missing)} to be done before it")
     if is_done(step) and not step.verb.shows:
@@ -78,6 +80,18 @@ def run_planned(run_dir: Path, name: str, key: str | None = None) -> None:
         step.verb.run(step.config)
     else:
         carry_out(step)
+
+
+def _check_place(step: Step) -> None:
+    """A plan holds paths as the recipe gave them: from another folder, or for a copy, they are those of another run."""
+    for key, sub in step.verb.outputs.items():
+        writes = Path(getattr(step.config, key))
+        if writes.resolve() != (step.folder / sub).resolve():
+            raise ValueError(
+                f"step {step.name!r} of {step.run_dir} would write to {writes.absolute()}: the run was started from "
+                f"another folder, or is a copy. Call `sicog step` in the folder where its `sicog run` was called; of "
+                f"a copy, run the recipe with run_dir={step.run_dir}"
+            )
 
 
 def carry_out(step: Step) -> None:
