@@ -8,6 +8,7 @@ plain text, one a line. It is read once and kept in the cache.
 from __future__ import annotations
 
 import base64
+import codecs
 import csv
 import io
 import logging
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import orjson
 from pydantic import Field
 
 from sicog.chains import COD_QUESTIONS
@@ -29,18 +29,20 @@ from sicog.config import Config
 from sicog.curation.clusters import Numbers
 from sicog.curation.image_hash import WORDS, image_hash
 from sicog.curation.words import Hashes, digest64, runs, word_hashes, words
+from sicog.data.file_kinds import IMAGE_SUFFIXES
 from sicog.data.image_files import load_image
 from sicog.data.table import digest_source_file
+from sicog.json_rows import loads
 from sicog.pipeline import run_stage
 from sicog.provenance import digest_value
 from sicog.records import Dropped, Record
+from sicog.row_keys import given
 from sicog.storage import MANIFEST, read_records
 from sicog.tasks import TASKS, bare_question
 
-FORMAT = 1
+FORMAT = 2  # another number where rows are read in another way: what the cache holds is then made anew
 _PICTURE = re.compile(r"[A-Za-z0-9+/]{65,}={0,2}")  # VLMEvalKit: a shorter cell is the index of another row
 _SUFFIXES = (".tsv", ".jsonl", ".txt")
-_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _TEXTS = re.compile(r"question|hint|answer|[A-Z]")
 # A run of words in more different texts of benchmarks than this is a form of words ("please answer yes or no").
 _FORM = 5
@@ -88,7 +90,7 @@ def read_benchmark(benchmark: Benchmark, cache: Path, workers: int) -> Path:
             raise ValueError(f"benchmark {benchmark.name}: {path} holds no image files")
         stats = [(file, file.stat()) for file in files]
         content: Any = [[str(file.relative_to(path)), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
-    elif not path.is_file() or path.suffix not in _SUFFIXES:
+    elif not path.is_file() or path.suffix.lower() not in _SUFFIXES:
         known = "a .tsv of VLMEvalKit, a folder of images, a .jsonl or a .txt of questions"
         raise ValueError(f"benchmark {benchmark.name}: {path} is not there, or none of: {known}")
     else:
@@ -132,7 +134,7 @@ class _Entries:
         if self.path.is_dir():
             for file in _images_below(self.path):
                 yield Entry(id=str(file.relative_to(self.path)), file=file, has_image=True)
-        elif self.path.suffix == ".tsv":
+        elif self.path.suffix.lower() == ".tsv":
             yield from self._tsv()
         else:
             with self.path.open("rb") as lines:
@@ -154,16 +156,18 @@ class _Entries:
 
     def _line(self, line: bytes, number: int) -> Entry | Dropped:
         try:
-            if self.path.suffix == ".txt":
+            line = line.removeprefix(codecs.BOM_UTF8)  # as editors of Windows begin a file
+            if self.path.suffix.lower() == ".txt":
                 return Entry(id=str(number), texts={"question": line.decode().strip()})
-            row = orjson.loads(line)
-            return _entry(row, str(next((row[k] for k in ("index", "id", "question_id") if k in row), number)))
+            row = loads(line)
+            named = given(row, "index", "id", "question_id")
+            return _entry(row, str(number if named is None else named))
         except (ValueError, TypeError, AttributeError) as error:
             return Dropped(id=str(number), step="benchmark", reason="malformed_row", detail=f"line {number}: {error}")
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES and path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower()[1:] in IMAGE_SUFFIXES and path.is_file())
 
 
 def _entry(row: Mapping[str, Any], row_id: str) -> Entry:
