@@ -46,6 +46,7 @@ _YES_NO_QUESTION = re.compile(
 )
 _LETTER = re.compile(r"^(?:option |choice |letter )?[(\[]?([a-z])[)\].:]?$")
 _LETTER_AND_TEXT = re.compile(r"^(?:option |choice )?[(\[]?([a-z])(?:[)\]][.:]?|[.:]|\s[-:])\s+(\S.*)$", re.DOTALL)
+_LETTER_BEFORE_TEXT = re.compile(r"^(?:option |choice )?([a-z]),?\s+(\S.*)$", re.DOTALL)
 _LETTER_IS_RIGHT = re.compile(
     r"^(?:option |choice )?[(\[]?([a-z])[)\]]?\s+is\s+(?:the\s+)?"
     r"(?:(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?|answer)$"
@@ -199,6 +200,9 @@ def _choice(said: str, choices: dict[str, str]) -> str | None:
         return None
     if match := _LETTER_AND_TEXT.match(said):
         return match.group(1) if choices.get(match.group(1)) == final_answer(match.group(2)) else None
+    # `B dog` is B where B is the dog, and `A dog` is not A where A is the cat.
+    if (match := _LETTER_BEFORE_TEXT.match(said)) and choices.get(match.group(1)) == final_answer(match.group(2)):
+        return match.group(1)
     named = [letter for letter, told in choices.items() if told == " ".join(_without_articles(_words(said)))]
     return named[0] if len(named) == 1 else None
 

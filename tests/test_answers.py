@@ -48,7 +48,8 @@ SAME = [
         LISTED,
         ["B", "dark red", "B) dark red", "Dark red.", "The correct answer is B. It barks.", "B is correct."]
         + ["The correct answer is B. Here's why: a long story.", "$\\boxed{B}$", "<answer>B</answer>"]
-        + ["Option B is the right answer.", "B\nExplanation: it is dark."],
+        + ["Option B is the right answer.", "B\nExplanation: it is dark."]
+        + ["B dark red", "B, dark red", "Option B dark red", "A dark red"],
     ),
     (LISTED, ["C", "1000", "one thousand", "C. 1000"]),
     (LINES, ["C", "2 cups", "two cups", "C. two cups"]),
@@ -92,6 +93,7 @@ DIFFERENT = [
     ("", ["A", "B", "not A"]),
     (LISTED, ["A", "B", "A. dark red", "D", "none", "E"]),
     (LISTED, ["A", "The answer is A. dark red", "B"]),
+    (LISTED, ["A", "B blue and red", "C, or D", "B"]),
     ("", ["1.5 m", "1.5M"]),
     ("Which is larger, is it the cat?", ["yes", "Yes, the cat"]),
     ("Which is larger?", ["The cup, which is red", "The cup, which is blue", "The cup"]),
