@@ -161,7 +161,7 @@ def parse_row(
         row_id = _id_of(row, index, default_id)
         if repeated:
             raise RowError("duplicate_id", "an earlier row has this id (a row without one has its index, from 0)")
-        _check_depth(row)
+        _check_storable(row)
         return parse(row, row_id)
     except RowError as error:
         return Dropped(id=row_id, step=step, reason=error.reason, detail=f"{where}: {error}")
@@ -320,15 +320,23 @@ def _id_of(row: Row, index: int, default_id: str | None) -> str:
     return id_
 
 
-def _check_depth(row: Row) -> None:
+def _check_storable(row: Row) -> None:
     """Refuse what JSON readers refuse: they take about 200 levels, and a row is stored within other records."""
+    if _why_not_stored(row):
+        named = ((key, _why_not_stored({key: value})) for key, value in row.items())
+        key, reason = next((key, reason) for key, reason in named if reason)
+        raise RowError("malformed_row", f"the value of {key!r:.60} cannot be stored as JSON ({reason})")
+
+
+def _why_not_stored(row: Row) -> str:
     nested: Any = row
     for _ in range(64):  # of the 254 levels that orjson writes
         nested = [nested]
     try:
         orjson.dumps(nested)
     except orjson.JSONEncodeError as error:
-        raise RowError("malformed_row", f"cannot be stored as JSON ({error})") from None
+        return "a number of it is too large" if "Decimal" in str(error) else str(error)
+    return ""
 
 
 def _place_images(turns: list[tuple[str, str]], n_images: int) -> tuple[Turn, ...]:

@@ -30,9 +30,14 @@ class RowError(ValueError):
 def given(row: Mapping[str, Any], *keys: str) -> Any:
     """The value of the first of these keys that says something, else None.
 
-    A key with null or an empty list is as good as absent: `Dataset.to_json` gives every row every key of all rows.
+    A key with null, or a list of nothing else, is as good as absent: `Dataset.to_json` gives every row every key of all
+    rows.
     """
-    return next((row[key] for key in keys if row.get(key) is not None and row[key] != []), None)
+    return next((row[key] for key in keys if _says_something(row.get(key))), None)
+
+
+def _says_something(value: Any) -> bool:
+    return any(item is not None for item in value) if isinstance(value, list) else value is not None
 
 
 def image_names(row: Row) -> tuple[str, ...]:
@@ -43,7 +48,7 @@ def image_names(row: Row) -> tuple[str, ...]:
     value = given(row, "image", "images")
     if value is None:
         value = row["file_name"] if _file_name_is_image(row) else list(_named_in_turns(row))
-    names = value if isinstance(value, list) else [value]
+    names = [name for name in value if name is not None] if isinstance(value, list) else [value]
     if not all(isinstance(n, str) and n for n in names):
         raise RowError("malformed_image", f"image must be a path or a list of paths, got {value!r:.100}")
     return tuple(names)

@@ -38,7 +38,7 @@ class ImageFolder:
         if folder is not None and folder.is_file():
             self.tars = [folder]
         elif folder is not None and folder.is_dir():
-            self.tars = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+            self.tars = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".tar" and not p.name.startswith("."))
 
     def identity(self) -> list[object]:
         """Which folder this is: paths, and size and time of its tars. The files in it are not looked at."""

@@ -109,7 +109,7 @@ def load_sources(path: Path) -> tuple[Source, ...]:
 
     Those of a YAML mixture (ours, or LLaVA's `datasets`); the paths of `prefix{a,b,c}.json`; else the path alone.
     """
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix.lower() not in (".yaml", ".yml"):
         return tuple(Source(path=one) for one in _braces_expanded(path))
     values = load_yaml(path)
     if "datasets" in values:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from datetime import timedelta
-from decimal import Decimal
+from contextlib import ExitStack, suppress
+from datetime import date, datetime, time
 from itertools import groupby
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any, NamedTuple
+from uuid import UUID
 
 import orjson
 
 from sicog.data.file_kinds import IMAGE_SUFFIXES, SourceFiles
 from sicog.data.file_kinds import find_files as find_files
 from sicog.data.tar_files import Member, members
-from sicog.formats import given, parse_example, parse_row, read_llava
+from sicog.formats import parse_example, parse_row, read_llava
 from sicog.json_rows import loads
 from sicog.records import Dropped, Example
 from sicog.storage import opened_table, read_records
 
 _ROWS_AT_ONCE = 32  # of parquet, whose rows may hold whole images
+_OF_JSON = frozenset({str, int, float, bool, NoneType, datetime, date, time, UUID})  # what orjson writes
 
 
 class Place(NamedTuple):
@@ -93,8 +95,9 @@ def _arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
                 batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False)
             for batch in batches:
                 for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-                    for row in batch.slice(start, _ROWS_AT_ONCE).to_pylist():
-                        yield row
+                    some = batch.slice(start, _ROWS_AT_ONCE)
+                    for values in zip(*map(_values, some.columns), strict=True):
+                        yield dict(zip(some.schema.names, values, strict=True))
                         index += 1
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "filename", None):  # the cache's file, not this one
@@ -103,11 +106,22 @@ def _arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{path} is no {kind} file, or is damaged after row {index}: {error}") from error
 
 
+def _values(column: Any) -> list[Any]:
+    """A column's values as Python has them; times that it has not (of nanoseconds, of the year 20000) as text."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        with suppress(pa.ArrowException):
+            return column.cast(pa.string()).to_pylist()
+        return [None] * len(column)  # within lists or structs, which have no text; such a column is of no use here
+
+
 def _named(row: dict[str, Any], index: int) -> ColumnRow:
-    shown = given(row, "image", "images")
-    row = {key: value for key, value in row.items() if key not in ("image", "images")}
     # A text alone, beside rows with images, has an image of nothing.
-    values = [value for value in (shown if isinstance(shown, list) else [shown]) if value not in (None, {})]
+    values = next(filter(None, (_given_images(row.get(key)) for key in ("image", "images"))), [])
+    row = {key: value for key, value in row.items() if key not in ("image", "images")}
     names: list[Any] = []
     contents: list[bytes | None] = []
     for number, value in enumerate(values):
@@ -117,6 +131,10 @@ def _named(row: dict[str, Any], index: int) -> ColumnRow:
         contents.append(content)
         names.append(name or f"row {index + 1}, image {number + 1}" if content is not None else name)
     return ColumnRow({**row, "images": names} if names else row, tuple(contents))
+
+
+def _given_images(value: Any) -> list[Any]:
+    return [image for image in (value if isinstance(value, list) else [value]) if image not in (None, {})]
 
 
 def _column_row(found: ColumnRow, index: int, path: Path, copies: IO[bytes]) -> PlacedRow | Dropped:
@@ -141,16 +159,18 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with all but its images as JSON has it: decimals and durations as text, bytes as null."""
+    """The row with all but its images as JSON has it: bytes as null, what it has no kind for (decimals) as text."""
     return {key: value if key in ("image", "images") else _as_json(value) for key, value in row.items()}
 
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): _as_json(v) for k, v in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):  # a map's pairs are tuples
         return [_as_json(v) for v in value]
-    return str(value) if isinstance(value, (Decimal, timedelta)) else None if isinstance(value, bytes) else value
+    if type(value) in _OF_JSON:
+        return value
+    return None if isinstance(value, bytes) else str(value)
 
 
 def _tar_rows(path: Path, number: int) -> Iterator[PlacedRow | Dropped]:
@@ -161,17 +181,24 @@ def _tar_rows(path: Path, number: int) -> Iterator[PlacedRow | Dropped]:
         where = f"{path.name}:{sample.key}"
         example = parse_row(sample.row, index, parse_example, where=where, default_id=sample.key)
         if isinstance(example, Dropped):
-            yield example
+            others = ", ".join(f".{suffix}" for suffix in sample.unread)
+            hidden = f"; not taken for pictures by their names: {others}" if others else ""
+            told = f"{example.detail}{hidden}" if example.reason == "marker_count" else example.detail
+            yield example.model_copy(update={"detail": told})
         else:
             yield example, tuple(Place(number, m.offset, m.size) for m in sample.images)
 
 
 class TarSample(NamedTuple):
-    """One webdataset sample; `row` is JSON text where nothing is to be put into it, or it cannot be read."""
+    """One webdataset sample; `row` is JSON text where nothing is to be put into it, or it cannot be read.
+
+    unread: its members that are neither a row nor called as a picture is.
+    """
 
     key: str
     row: dict[str, Any] | bytes
     images: tuple[Member, ...]
+    unread: tuple[str, ...] = ()
 
 
 def tar_samples(path: Path) -> Iterator[TarSample | Dropped]:
@@ -194,7 +221,7 @@ def tar_samples(path: Path) -> Iterator[TarSample | Dropped]:
 
 
 def _tar_sample(key: str, group: Iterable[Member], file: IO[bytes], where: str) -> TarSample | Dropped:
-    texts, images = [], []
+    texts, images, unread = [], [], []
     for member in group:
         suffix = _split(member.name)[1].lower()
         is_image = suffix.rpartition(".")[2] in IMAGE_SUFFIXES
@@ -205,6 +232,8 @@ def _tar_sample(key: str, group: Iterable[Member], file: IO[bytes], where: str) 
             texts.append(member)
         elif is_image:
             images.append(member)
+        else:
+            unread.append(_split(member.name)[1])
     if len(texts) != 1:
         return Dropped(
             id=key, step="read", reason="malformed_row", detail=f"{where}: {len(texts)} .json members, not one"
@@ -212,7 +241,7 @@ def _tar_sample(key: str, group: Iterable[Member], file: IO[bytes], where: str) 
     images.sort(key=lambda member: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", member.name)])
     file.seek(texts[0].offset)
     raw = file.read(texts[0].size)
-    return TarSample(key, _with_images(raw, [m.name for m in images]), tuple(images))
+    return TarSample(key, _with_images(raw, [m.name for m in images]), tuple(images), tuple(unread))
 
 
 def _with_images(raw: bytes, names: list[str]) -> dict[str, Any] | bytes:

@@ -28,7 +28,7 @@ from sicog.storage import dump_record, read_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 2  # another number where rows are parsed or stored in another way: tables are then made anew
+FORMAT = 3  # another number where rows are parsed or stored in another way: tables are then made anew
 _ROWS, _IMAGES, _DROPPED, _META = "rows.arrow", "images.bin", "dropped.jsonl", "table.json"
 _BATCH_ROWS, _BATCH_CHARS = 2048, 1 << 24
 _TURNS = TypeAdapter(tuple[Turn, ...])
@@ -134,7 +134,7 @@ def open_table(path: Path, cache: Path) -> RowTable:
 def digest_source_file(path: Path, cache: Path) -> str:
     """The digest of a file's content (of a tar's: see `digest_tar`), remembered by path, size, time and inode."""
     stat = path.stat()
-    digest = digest_tar if path.suffix == ".tar" else digest_file
+    digest = digest_tar if path.suffix.lower() == ".tar" else digest_file
     if time.time() - stat.st_mtime < _SETTLED_S:
         return digest(path)
     known_by = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino, digest.__name__]

@@ -87,7 +87,7 @@ def plan_lines(config: TrainConfig, arguments: Sequence[str], environment: Mappi
 def missing(config: TrainConfig) -> dict[str, Path]:
     """The inputs that do not exist, by their config key."""
     data = config.data
-    is_gone = data.path is not None and data.path.suffix in (".yaml", ".yml") and not data.path.is_file()
+    is_gone = data.path is not None and data.path.suffix.lower() in (".yaml", ".yml") and not data.path.is_file()
     of_data = {"data.path": data.path} if is_gone else data.inputs()  # those behind a mixture, once it can be read
     inputs = {**of_data, "data.image_folder": data.image_folder}
     gone = {name: path for name, path in config.model.inputs().items() if find_model(path) is None}

@@ -87,6 +87,11 @@ def test_a_bomb_in_a_tar_is_not_decoded(tmp_path: Path, cache: Path) -> None:  #
         images.measure(images.find("bomb.png"))
 
 
+def test_a_tar_in_capitals_is_read(folder: Path, cache: Path) -> None:
+    (folder / "two.tar").rename(folder / "two.TAR")
+    assert colour(ImageFolder(folder, cache=cache), "a/2.png") == BLUE
+
+
 def test_an_index_is_made_once_for_the_same_tars(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert colour(ImageFolder(folder, cache=cache), "a/1.png") == BLUE
     monkeypatch.setattr(TarIndex, "_build", lambda *_: pytest.fail("indexed again"))

@@ -232,11 +232,40 @@ def test_columns_that_no_json_holds_lose_no_row(tmp_path: Path, cache: Path) -> 
     assert (len(first.images), len(second.images)) == (1, 0)
 
 
+def test_columns_that_python_does_not_hold_lose_no_row(tmp_path: Path, cache: Path) -> None:
+    many = pa.scalar(123456789, pa.timestamp("ns"))
+    columns = {
+        "when": pa.array([many, None]),
+        "whens": pa.array([[many], []], pa.list_(pa.timestamp("ns"))),
+        "far": pa.array([10**7, 1], pa.date32()),
+        "half": pa.array([0.5, None], pa.float16()),
+        "map": pa.array([[("a", Decimal("1.5"))], None], pa.map_(pa.string(), pa.decimal128(3, 1))),
+    }
+    rows = pa.Table.from_pylist([row(0), row(1)])
+    for name, column in columns.items():
+        rows = rows.append_column(name, column)
+    pq.write_table(rows, tmp_path / "odd.parquet")
+    first, second = examples(tmp_path / "odd.parquet", cache)
+    assert first.extra["when"].endswith("00:00:00.123456789") and first.extra["half"] in (0.5, "0.5")
+    assert first.extra["map"] == [["a", "1.5"]] and second.extra.keys() <= {"far", "whens"}
+
+
+def test_an_image_of_nothing_hides_no_other(tmp_path: Path, cache: Path) -> None:
+    nothing = {"bytes": None, "path": None}
+    shown = {**row(0, "x"), "image": nothing, "images": [nothing, {"bytes": picture("red"), "path": None}]}
+    pq.write_table(pa.Table.from_pylist([shown]), tmp_path / "x.parquet")
+    assert [len(example.images) for example in examples(tmp_path / "x.parquet", cache)] == [1]
+
+
 def test_pictures_of_any_kind_are_taken_for_pictures(tmp_path: Path, cache: Path) -> None:
     for number, suffix in enumerate(("avif", "jfif", "heic", "jp2", "PNG")):
         text = json.dumps(row(number, "x")).encode()
         write_tar(tmp_path / f"{number}.tar", {"a.json": text, f"a.{suffix}": picture("red")})
         assert [len(example.images) for example in examples(tmp_path / f"{number}.tar", cache)] == [1], suffix
+    text = json.dumps({**row(0, "x"), "image": None}).encode()
+    write_tar(tmp_path / "odd.tar", {"a.json": text, "a.img": picture("red")})
+    (dropped,) = open_table(tmp_path / "odd.tar", cache).dropped()
+    assert dropped.detail.endswith("markers in the human turns; not taken for pictures by their names: .img")
 
 
 def test_images_from_webdataset_shards(tmp_path: Path, cache: Path) -> None:
