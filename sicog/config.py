@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from sicog.console import say
-from sicog.home import at_home
+from sicog.home import as_utf8, at_home
 from sicog.keys import members
 from sicog.validation import told
 
@@ -88,6 +88,8 @@ def _numbers(value: Any) -> Iterator[int | float]:
 
 def _at_home(value: Any) -> Any:
     if isinstance(value, Path):
+        if as_utf8(str(value)) != str(value):
+            raise ValueError(f"the name {as_utf8(str(value))} is not UTF-8, so run.json could not hold it; rename it")
         return at_home(value)
     if isinstance(value, tuple) and any(isinstance(v, (Path, tuple)) for v in value):
         return tuple(map(_at_home, value))

@@ -1,4 +1,7 @@
-"""`~` as the user's home folder: a shell writes it out only where it begins a word, so not in YAML, nor behind `=`."""
+"""Paths as users give them, with `~` and with names that are not UTF-8.
+
+`~` is the user's home folder: a shell writes it out only where it begins a word, so not in YAML, nor behind `=`.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,11 @@ def at_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def as_utf8(name: str) -> str:
+    """A name on the disk as text that can be written: bytes that are not UTF-8 as `\\xe9`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _text_at_home(text: str) -> str:

@@ -14,6 +14,7 @@ import orjson
 
 from sicog import __version__
 from sicog.config import Config
+from sicog.home import as_utf8
 from sicog.storage import MANIFEST, is_locked, read_json, write_json
 
 RUN = "run.json"
@@ -65,12 +66,7 @@ def digest_path(path: Path, of_file: Callable[[Path], str] = digest_file) -> str
     if manifest.is_file() and "files" in (content := read_json(manifest)):
         return digest_value(content["files"])
     files = [p for p in sorted(path.iterdir()) if p.is_file() and p.name != RUN and not p.name.startswith(".")]
-    return digest_value({_utf8(p.name): of_file(p) for p in files})
-
-
-def _utf8(name: str) -> str:
-    """A name on the disk as text that can be written: bytes that are not UTF-8 as `\\xe9`."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return digest_value({as_utf8(p.name): of_file(p) for p in files})
 
 
 def versions() -> dict[str, str]:

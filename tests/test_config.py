@@ -1,5 +1,6 @@
 """config.py: overrides, types, and unknown keys named with their nearest neighbour."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,6 +148,8 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     assert (config.out_dir, config.inputs) == (tmp_path / "mix", (tmp_path / "a", Path("b")))
     assert config.by_name == {"x": tmp_path / "c"} and config.text == "~/x"
     assert Paths(out_dir=Path("~no-such-user/x")).out_dir == Path("~no-such-user/x")
+    with pytest.raises(ValueError, match=r"the name caf\\xe9\.json is not UTF-8, .*; rename it"):
+        load_config(Paths, None, ["out_dir=" + os.fsdecode(b"caf\xe9.json")])
     (tmp_path / "base.yaml").write_text("text: below")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "own.yaml").write_text("extends: ~/base.yaml")

@@ -32,6 +32,7 @@ from sicog.curation.words import Hashes, digest64, runs, word_hashes, words
 from sicog.data.file_kinds import IMAGE_SUFFIXES
 from sicog.data.image_files import load_image
 from sicog.data.table import digest_source_file
+from sicog.home import as_utf8
 from sicog.json_rows import loads
 from sicog.pipeline import run_stage
 from sicog.provenance import digest_value
@@ -89,7 +90,7 @@ def read_benchmark(benchmark: Benchmark, cache: Path, workers: int) -> Path:
         if not files:
             raise ValueError(f"benchmark {benchmark.name}: {path} holds no image files")
         stats = [(file, file.stat()) for file in files]
-        content: Any = [[str(file.relative_to(path)), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+        content: Any = [[as_utf8(str(file.relative_to(path))), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
     elif not path.is_file() or path.suffix.lower() not in _SUFFIXES:
         known = "a .tsv of VLMEvalKit, a folder of images, a .jsonl or a .txt of questions"
         raise ValueError(f"benchmark {benchmark.name}: {path} is not there, or none of: {known}")
@@ -133,7 +134,7 @@ class _Entries:
     def _all(self) -> Iterator[Entry | Dropped]:
         if self.path.is_dir():
             for file in _images_below(self.path):
-                yield Entry(id=str(file.relative_to(self.path)), file=file, has_image=True)
+                yield Entry(id=as_utf8(str(file.relative_to(self.path))), file=file, has_image=True)
         elif self.path.suffix.lower() == ".tsv":
             yield from self._tsv()
         else:

@@ -18,7 +18,7 @@ import numpy as np
 from sicog.data.lengths import RowLengths
 from sicog.data.mixture import read_mixture
 from sicog.data.preferences import PairSource
-from sicog.model.hub import find_model
+from sicog.model.hub import find_model, local_model
 from sicog.preflight import is_finished, refusals
 from sicog.readable import duration, power_of_ten
 from sicog.records import Dropped
@@ -106,8 +106,9 @@ def read_shapes(source: ModelSource) -> tuple[SicogConfig, SicogProcessor]:
     if source.checkpoint is not None:
         return read_config(source.checkpoint), read_processor(str(source.checkpoint))
     vision = clip_vision_config(str(source.vision_tower))
-    text = AutoConfig.from_pretrained(str(source.language_model))
-    tokenizer = AutoTokenizer.from_pretrained(str(source.language_model))
+    assert source.language_model is not None  # the config says so
+    language_model = local_model(source.language_model, "model.language_model")
+    text, tokenizer = AutoConfig.from_pretrained(language_model), AutoTokenizer.from_pretrained(language_model)
     fields = {**token_ids(tokenizer, text.vocab_size), **source.config}
     config = SicogConfig(vision_config=vision, text_config=text, **fields)
     image = source.image.model_dump()

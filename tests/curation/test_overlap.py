@@ -1,6 +1,7 @@
 """`sicog overlap`: near-duplicates and benchmarks, over records of any step, as a dataset of drops."""
 
 import json
+import os
 import pickle
 import random
 
@@ -226,12 +227,13 @@ def test_benchmarks_as_folders_and_lines(world):
 
 
 def test_benchmarks_as_editors_and_tables_write_them(world):
-    """A byte order mark, a null for another name's sake, an id beyond 64 bits, pictures of any kind."""
+    """A byte order mark, a null for another name's sake, an id beyond 64 bits, pictures of any kind and name."""
     line = {"index": None, "id": 123456789012345678901, "question": LONG}
     (world / "q.jsonl").write_text(json.dumps(line), encoding="utf-8-sig")
     (world / "q.TXT").write_text("What is it?\n", encoding="utf-8-sig")
     (world / "pictures").mkdir()
     picture(0).save(world / "pictures" / "x.jfif", "JPEG")
+    (world / "pictures" / os.fsdecode(b"y\xe9.PNG")).write_bytes(b"")
 
     def read(name):
         benchmark = Benchmark(name="B", path=world / name)
@@ -239,7 +241,7 @@ def test_benchmarks_as_editors_and_tables_write_them(world):
 
     assert [(r.id, r.texts) for r in read("q.jsonl")] == [("123456789012345678901", {"question": LONG})]
     assert [(r.id, r.texts) for r in read("q.TXT")] == [("1", {"question": "What is it?"})]
-    assert [(r.id, len(r.hashes)) for r in read("pictures")] == [("x.jfif", 1)]
+    assert [(r.id, len(r.hashes)) for r in read("pictures")] == [("x.jfif", 1), ("y\\xe9.PNG", 0)]
 
 
 def test_forms_of_words_of_a_benchmark_are_no_overlap():
