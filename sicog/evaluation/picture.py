@@ -107,11 +107,13 @@ def _curve(frame: Frame, points: Sequence[Point], colour: str, dash: str, label:
     line = " ".join(f"{x:.1f},{frame.y(p['value']):.1f}" for x, p in places)
     parts = [f'<polyline points="{line}" style="stroke:{colour}{dash}"/>']
     for x, p in places:
+        limits = ""
         if p["low"] == p["low"]:  # not nan
+            limits = f" [{p['low']:.1f}, {p['high']:.1f}]"
             top, end = frame.y(p["high"]), frame.y(p["low"])
             ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{end:.1f}"'
             parts.append(f'<line class="whisker" {ends} style="stroke:{colour}"/>')
-        tip = f"{label}, K = {p['k']}: {p['value']:.1f} [{p['low']:.1f}, {p['high']:.1f}]"
+        tip = f"{label}, K = {p['k']}: {p['value']:.1f}{limits}"
         dot = f'cx="{x:.1f}" cy="{frame.y(p["value"]):.1f}" r="2.8" fill="{colour}"'
         parts.append(f"<circle {dot}><title>{escape(tip)}</title></circle>")
     return "".join(parts)

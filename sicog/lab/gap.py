@@ -223,4 +223,4 @@ def markdown(found: Sequence[Cell], whole: float) -> str:
 
 
 def _shown(value: Interval) -> str:
-    return f"{value.value:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
+    return f"{value.value:+.3f}" + ("" if math.isnan(value.low) else f" [{value.low:+.3f}, {value.high:+.3f}]")

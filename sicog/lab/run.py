@@ -57,5 +57,6 @@ def lab_train(path: Path, file: Path, overrides: Sequence[str] = ()) -> dict[str
     accuracy = results["arms"][name]["accuracy"]
     value, low, high = (math.nan if v is None else v for v in accuracy["difference"])
     verdict = "better" if low > 0 else "worse" if high < 0 else "not to be told apart"
-    stderr_console().print(f"  {name} against {lab.compare_with}: {verdict} ({value:+.3f} [{low:+.3f}, {high:+.3f}])")
+    limits = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"  # of one seed there are none
+    stderr_console().print(f"  {name} against {lab.compare_with}: {verdict} ({value:+.3f}{limits})")
     return results

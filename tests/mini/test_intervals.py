@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from sicog.mini.intervals import mean_interval, paired_difference_interval, share_interval
+from sicog.lab.gap import _shown
+from sicog.mini.intervals import Interval, mean_interval, paired_difference_interval, share_interval
 
 
 def test_wilson_by_hand():
@@ -21,6 +22,11 @@ def test_mean_by_hand():
     assert mean_interval(values) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
     assert mean_interval(values, groups="abcd") == pytest.approx(mean_interval(values))
     assert math.isnan(mean_interval([1.0]).low) and math.isnan(mean_interval([]).value)
+
+
+def test_an_interval_that_is_none_is_not_shown():
+    assert str(mean_interval([1.0])) == "1.000" and str(mean_interval([1.0, 1.0])) == "1.000 [1.000, 1.000]"
+    assert _shown(mean_interval([1.0])) == "+1.000" and _shown(Interval(0.5, 0, 1)) == "+0.500 [+0.000, +1.000]"
 
 
 def test_copies_in_a_group_add_no_certainty():
