@@ -42,7 +42,7 @@ bench: setup-dev
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --out runs/benchmarks/$$name.json $(ARGS); done
 
 test: setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The kit switches gradients and checks of TLS off as it is imported, and wants torchvision: an environment of its own.
 eval-env: $(EVAL_VENV)/.ready

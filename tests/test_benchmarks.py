@@ -13,6 +13,7 @@ FILES = {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "tim
 NAMES = sorted(name for name in FILES if "gpu" not in name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_and_both_ways_agree(tmp_path, name):
     out = tmp_path / "result.json"

@@ -27,6 +27,7 @@ def smoke(name, out):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_whole_model(tmp_path):
     smoke("gpu_model", tmp_path / "gpu.json")
     train = json.loads((tmp_path / "gpu-train.json").read_text())["rows"]
@@ -45,6 +46,7 @@ def test_the_whole_model(tmp_path):
         assert row["graph"] or all(row[name] > 0 for name in ("vision ms", "prefill ms", "tokens/s")), row
 
 
+@pytest.mark.slow
 def test_a_sampling_run(tmp_path):
     smoke("gpu_sampling", tmp_path / "gpu.json")
     rows = json.loads((tmp_path / "gpu-sampling.json").read_text())["rows"]
@@ -54,6 +56,7 @@ def test_a_sampling_run(tmp_path):
         assert 0 < row["in use %"] <= 100 and row["share of the bound %"] is None  # a CPU has no data sheet here
 
 
+@pytest.mark.slow
 def test_training_with_all_options(tmp_path):
     smoke("gpu_train", tmp_path / "gpu.json")
     rows = json.loads((tmp_path / "gpu-train.json").read_text())["rows"]

@@ -12,7 +12,6 @@ import pytest
 
 from sicog.storage import read_json
 
-pytestmark = pytest.mark.xdist_group("mini run")  # one worker, for all use the one undisturbed run
 ROOT = Path(__file__).parents[1]
 RECIPE = """
 extends: {root}/recipes/mini-quick.yaml

@@ -19,7 +19,7 @@ from test_readme import bash
 from sicog.records import CandidateSet, PreferencePair
 from sicog.storage import read_json, read_records
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("outside-data")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SETTINGS = """
 export IMAGE_FOLDER=images CLIP_CKPT_DIR=clip LLM_CKPT_DIR=qwen2 OMP_NUM_THREADS=1

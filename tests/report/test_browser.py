@@ -20,7 +20,6 @@ from sicog.report.discover import report_run
 from sicog.storage import read_json, read_records, write_dataset
 
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'></script><!-- \u2028 ]]> {{ 7*7 }}"
-pytestmark = pytest.mark.xdist_group("chromium")
 
 
 @pytest.fixture(scope="module")
