@@ -26,6 +26,7 @@ class Config(BaseModel):
     the name that it has in most configs is understood too.
     formerly: old names of keys, with their names today. They still work; a user who gives one is told the new one.
     What is recorded is the key.
+    of_rows: the keys that name rows, in a file or folder of any kind that `sicog.data.file_kinds` knows.
     """
 
     model_config = ConfigDict(
@@ -34,6 +35,7 @@ class Config(BaseModel):
     volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
     also: ClassVar[Mapping[str, str]] = {}
     formerly: ClassVar[Mapping[str, str]] = {}
+    of_rows: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def other_names(cls) -> dict[str, str]:
@@ -67,10 +69,14 @@ class Config(BaseModel):
     def problems(self, processes: int = 1) -> list[str]:
         """Sentences for what a start on so many processes would be refused for here, beside missing files.
 
-        Looks in its first second: nothing is loaded and nothing written. By default what the configs within it say.
+        Looks in its first second: nothing is loaded and nothing written. By default what the configs within it say, and
+        which rows that are there cannot be read.
         """
+        from sicog.data.file_kinds import unreadable  # much of the package reads no rows
+
         within = _configs(getattr(self, name) for name in type(self).model_fields)
-        return [problem for config in within for problem in config.problems()]
+        of_rows = [problem for key in self.of_rows for problem in unreadable(getattr(self, key))]
+        return [*of_rows, *(problem for config in within for problem in config.problems())]
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

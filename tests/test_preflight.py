@@ -76,6 +76,22 @@ def test_what_is_within_a_config_is_asked_too(monkeypatch: pytest.MonkeyPatch) -
     assert "package:nosuch: no such package; pip install nosuch" in said
 
 
+@pytest.mark.parametrize("verb", ["sample", "annotate", "train", "mix", "build", "import-candidates"])
+def test_rows_of_a_kind_that_no_step_reads(verb: str) -> None:
+    Path("x.csv").write_text("question,answer\n")
+    Path("mixture.yaml").write_text("sources: [{path: x.csv}]\n")
+    given = {
+        "sample": ["task=captioning", "checkpoint=c", "input=x.csv", "out_dir=o"],
+        "annotate": ["task=reasoning", "input=x.csv", "chain_dir=a", "plain_dir=b", "image_folder=c"],
+        "train": [*TRAIN, "run_dir=run", "data.path=mixture.yaml"],
+        "mix": ["sources=[{path: x.csv}]", "out_dir=o"],
+        "build": ["sources=[{name: a, path: x.csv}]", "out_dir=o"],
+        "import-candidates": ["task=captioning", "input=x.csv", "out_dir=o"],
+    }[verb]
+    (said,) = found(verb, *given)
+    assert said.startswith("x.csv is no data source: give a dataset folder")
+
+
 def test_an_output_folder_of_another_run_or_of_strangers() -> None:
     config = load_config(VERBS["select"].config_type(), None, ["input=c", "out_dir=o", "threshold=0.5"])
     Path("o").mkdir()

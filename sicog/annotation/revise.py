@@ -46,6 +46,7 @@ class ReviseConfig(Config):
     """Annotated rows, or captions with a teacher, to two kinds of examples: chains and plain answers."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
+    of_rows: ClassVar[tuple[str, ...]] = ("input",)
     task: Literal["captioning", "reasoning"]
     """`captioning` reads captions, `reasoning` LLaVA-CoT rows."""
     input: Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ class BuildSource(Config):
     Of the rows that remain after all drops, at most one of count, weight, share and at_most says how many are taken.
     """
 
+    of_rows: ClassVar[tuple[str, ...]] = ("path",)
     name: str = Field(min_length=1)
     """Becomes the `source` of its rows."""
     path: Path
@@ -84,7 +85,7 @@ def _split(rest: int, total: int, shares: dict[int, float], rows: list[int], sou
         others = f" beside the {sum(rows)} rows of {', '.join(fixed)}" if fixed else ""
         raise ValueError(
             f"the shares make {sum(exact.values()):.0f} of total {total} rows{others}, but {rest} are needed; "
-            f"the shares of a build add up to 1, less what is given otherwise"
+            f"the shares of a build, and what is given otherwise, must add up to 1"
         )
     whole = {number: int(value) for number, value in exact.items()}
     by_remainder = sorted(whole, key=lambda number: (whole[number] - exact[number], number))

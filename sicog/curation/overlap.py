@@ -32,6 +32,7 @@ class OverlapConfig(Config):
     """Config of `sicog overlap`."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
+    of_rows: ClassVar[tuple[str, ...]] = ("input",)
     input: Path
     """A dataset of examples, queries, candidate sets or scored sets, or a user's file of examples. Of a set of
     candidates the best one is compared, by score or else by vote; without either the first."""

@@ -42,6 +42,15 @@ class DataConfig(Config):
         """The sources given, or those that `path` stands for. Raises `ValueError` for a mixture that is none."""
         return self.sources or load_sources(Path(str(self.path)))
 
+    def problems(self, processes: int = 1) -> list[str]:
+        """What cannot be read among the sources that are given, or that `path` stands for."""
+        if self.path is None or (self.path.suffix in (".yaml", ".yml") and not self.path.exists()):
+            return super().problems()
+        try:
+            return [problem for source in self.chosen_sources() for problem in source.problems()]
+        except ValueError as error:
+            return [str(error)]
+
     def inputs(self) -> dict[str, Path]:
         """The files and folders whose rows are read, by name; images are not among them."""
         if self.path is None:

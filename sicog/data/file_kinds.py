@@ -90,6 +90,17 @@ def find_files(path: Path) -> SourceFiles:
     return SourceFiles(path, kind, (path,))
 
 
+def unreadable(path: Path) -> list[str]:
+    """The sentence by which `find_files` refuses what lies at a path; none where nothing does."""
+    if not path.exists():
+        return []
+    try:
+        find_files(path)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
 def check_content(path: Path, kind: Kind) -> None:
     """Refuse a file whose first bytes are those of another kind, with a `ValueError` that names both."""
     if found := _by_content(path):

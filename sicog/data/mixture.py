@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import AfterValidator, Field, field_validator
@@ -38,6 +38,7 @@ _TAKE = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 class Source(Config):
     """Rows of one source of a mixture."""
 
+    of_rows: ClassVar[tuple[str, ...]] = ("path",)
     path: Path
     """A dataset folder, a folder of shards, or a file."""
     take: str = "all"

@@ -34,6 +34,7 @@ class ImportCandidatesConfig(Config):
     """What `sicog import-candidates` does."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
+    of_rows: ClassVar[tuple[str, ...]] = ("input",)
     input: Path
     """A JSON list or JSONL of the original, with `generated_caption`, `generated_thought` or `candidates`."""
     out_dir: Path

@@ -66,6 +66,7 @@ class SampleConfig(SamplingConfig):
     volatile: ClassVar[frozenset[str]] = frozenset(
         {"workers", "device", "max_dropped_share", "launch", "price_per_hour"}
     )
+    of_rows: ClassVar[tuple[str, ...]] = ("input",)
     engine: Literal["transformers", "openai"] = "transformers"
     """`transformers` samples from `checkpoint`; `openai` asks the model that `endpoint` names."""
     checkpoint: Path | None = None

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from sicog.data.file_kinds import find_files
 from sicog.data.mixture import Source, chosen_rows
+from sicog.data.sources import count_file
 from sicog.formats import FileSource, parse_example
 from sicog.recipe import Recipe, Step
 from sicog.runs.states import is_done
@@ -81,13 +82,14 @@ class Counts:
             files = find_files(path)
         except ValueError:
             return None
-        if files.kind == "parquet":
-            import pyarrow.parquet as pq
-
-            return Rows(sum(pq.read_metadata(file).num_rows for file in files.files), "counted")
-        if files.kind != "json":
+        if files.kind == "dataset":
             return None
-        return Rows(sum(len(FileSource(file, parse_example, unique_ids=False)) for file in files.files), "counted")
+        if files.kind == "json":
+            return Rows(sum(len(FileSource(file, parse_example, unique_ids=False)) for file in files.files), "counted")
+        try:
+            return Rows(sum(map(count_file, files.files)), "counted")
+        except ValueError:  # damaged, which the step that reads it says
+            return None
 
     def will_hold(self, path: Path, rows: Rows | None) -> None:
         """Remember what a step will write."""

@@ -21,6 +21,7 @@ from sicog.data.image_folder import ImageFolder
 from sicog.data.mix import MixConfig
 from sicog.data.mixture import load_sources
 from sicog.data.preferences import PairSource, parse_pair
+from sicog.data.sources import count_file
 from sicog.data.table import open_table
 from sicog.data.users_rows import open_users_rows
 from sicog.formats import QueryParser, RowError, parse_example
@@ -146,6 +147,15 @@ def test_folders_and_tars_that_hold_something_else_say_so(folder: Path, cache: P
     write_tar(folder / "pictures.tar", {"a.png": png()})
     with pytest.raises(ValueError, match="holds 1 files and no rows"):
         open_table(folder / "pictures.tar", cache)
+
+
+def test_rows_are_counted_without_reading_them(folder: Path) -> None:
+    for name in ("x.parquet", "arrow", "x.tar", "pictures"):
+        assert sum(map(count_file, find_files(folder / name).files)) == len(QUESTIONS), name
+    for name in ("x.parquet", "x.tar"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:700])
+        with pytest.raises(ValueError, match=f"{name} is"):
+            count_file(folder / name)
 
 
 def test_braces_are_files_wherever_sources_are_given(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The shipped recipes: each is whole and typed without its data, says what it lacks, and holds the paper's values."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sicog.data.config import NoiseConfig
 from sicog.evaluation.config import EvalConfig
 from sicog.recipe import load_recipe, texts_of
 from sicog.runs.costs import Cost, most_disk
+from sicog.runs.counts import Counts
 from sicog.runs.plan import show_plan
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -153,6 +155,20 @@ steps:
     cells = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
     assert "7 (not as expected)" in cells["images"] and " 8 " in cells["images"]
     assert " 7 " in cells["asked"] and "<= 7" in cells["kept"] and "~ 4" in cells["kept"]
+
+
+def test_a_plan_counts_rows_of_columns_and_of_tars(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "metadata.csv").write_text("file_name,text\na.png,A cat\nb.png,A dog\n")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in ("a.json", "a.png", "b.json", "b.png", "c.json"):
+            archive.addfile(tarfile.TarInfo(name))
+    (tmp_path / "cut.tar").write_bytes(b"no tar")
+    path = tmp_path / "r.yaml"
+    path.write_text(f"{{run_dir: {tmp_path}/run, steps: {{d: {{run: mini-data}}}}}}")
+    counts = Counts(load_recipe(path))
+    found = [counts.at(tmp_path / name) for name in ("pictures", "x.tar", "cut.tar")]
+    assert [rows and str(rows) for rows in found] == ["2", "3", None]
 
 
 def test_the_levers_that_the_paper_does_not_have(tmp_path):
