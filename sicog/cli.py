@@ -385,7 +385,7 @@ def _leave_first_word_to_main(error: Exception) -> None:
 
 def _refusal(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}; what is finished is kept, so mend this and run again"
+    return f"{where}{error.strerror or error}; what is finished is kept, so correct this and run again"
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ class JsonRows:
         except (ijson.JSONError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{self.path} is cut or broken after row {n}: {error}. A JSON list cannot be read past such a place: "
-                f"mend the file, or write it as JSONL, where only the broken row is dropped"
+                f"repair the file, or write it as JSONL, where only the broken row is dropped"
             ) from error
 
     def _values(self, file: IO[bytes], begin: int) -> Iterator[Any]:

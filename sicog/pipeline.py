@@ -419,7 +419,7 @@ def _too_many(step: str, limit: Limit, found: Mapping[str, Counter[str]], n_rows
     reasons = limit.counted(found)
     return (
         f"{step}: {reasons.total()} of {n_rows} rows cannot be used ({_listed(reasons)}), more than {limit.share:.0%}. "
-        f"They are listed in {out_dir / 'dropped.jsonl'} and failed.jsonl. Mend the data and choose another output "
+        f"They are listed in {out_dir / 'dropped.jsonl'} and failed.jsonl. Correct the data and choose another output "
         f"folder, or allow more with max_dropped_share and run again: what is finished is kept"
     )
 

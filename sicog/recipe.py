@@ -158,7 +158,7 @@ class Recipe:
             if path == Path(given.path) or Path(given.path) in path.parents:
                 get = f" ({given.get})" if given.get else ""
                 return f"it is the input {name!r}{get}: get it, or say where it is with inputs.{name}.path=..."
-        return "mend the recipe's path"
+        return "correct the recipe's path"
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -72,7 +72,7 @@ class TaskSpec:
             return spec.template
         question = bare_question(query.question)
         if not question:
-            raise ValueError(f"query {query.id}: style {style!r} needs a question and the row has none")
+            raise ValueError(f"query {query.id} has no question, which style {style!r} needs: give one")
         return spec.template.replace("{question}", question)
 
     def compared(self, text: str, style: str) -> str:

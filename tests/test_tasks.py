@@ -20,7 +20,7 @@ def test_the_step_by_step_sentence_is_there_once_and_only_for_chains():  # D-C24
 def test_unknown_styles_and_missing_questions_are_named():  # D-U18
     with pytest.raises(ValueError, match="unknown captioning style 'cot'; known: cod, cod-conv, dd"):
         CAPTIONING.style("cot")
-    with pytest.raises(ValueError, match="query q: style 'cot' needs a question"):
+    with pytest.raises(ValueError, match="query q has no question, which style 'cot' needs"):
         REASONING.prompt(QUERY.model_copy(update={"question": " "}), "cot")
 
 

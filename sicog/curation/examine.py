@@ -101,8 +101,8 @@ class Verdicts:
             listed = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
             first = f"; the first: {bad[0][1]}" if bad else ""
             raise ValueError(
-                f"{step}: {len(bad) + unread} of {n} rows cannot be used ({listed}), more than {most:.0%}{first}. Mend "
-                f"the data, or allow more with max_dropped_share"
+                f"{step}: {len(bad) + unread} of {n} rows cannot be used ({listed}), more than {most:.0%}{first}. "
+                f"Correct the data, or allow more with max_dropped_share"
             )
 
 

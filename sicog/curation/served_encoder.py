@@ -74,7 +74,7 @@ class ServedEncoder:
                 return np.concatenate([await self._vectors(client, [text]) for text in texts])
             first = ValueError(
                 f"no vector for the text {shortened(texts[0])}{f' and {len(texts) - 1} more' if texts[1:] else ''}: "
-                f"{error}. A text without a vector cannot be scored: mend it and run again, what is answered is kept"
+                f"{error}. A text without a vector cannot be scored: correct it and run again, what is answered is kept"
             )
             client.stop(first)
             raise first from None

@@ -76,7 +76,7 @@ class ExampleDataset:
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"row {example.id} could be read before training and cannot now: {error}. Was the image changed? "
-                f"Mend or remove it and run again; training goes on from its last checkpoint"
+                f"Replace or remove it and run again; training resumes from its last checkpoint"
             ) from error
         n, expected = len(encoded.input_ids), int(self.lengths.tokens[index])
         if n != expected:

@@ -91,7 +91,7 @@ class PairDataset:
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"pair {row.id} could be read before training and cannot now: {error}. Was the image changed? "
-                f"Mend or remove it and run again; training goes on from its last checkpoint"
+                f"Replace or remove it and run again; training resumes from its last checkpoint"
             ) from error
         if (n := sum(len(e.input_ids) for e in encoded)) != row.n_tokens:
             raise ValueError(

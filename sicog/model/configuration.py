@@ -81,7 +81,7 @@ class SicogConfig(PreTrainedConfig):
         for name, token_id in (("row", self.row_separator_id), ("slice", self.slice_separator_id)):
             if not 0 <= token_id < text.vocab_size:
                 raise ValueError(
-                    f"{name}_separator_id {token_id} lies outside the vocabulary of {text.vocab_size}; "
+                    f"{name}_separator_id {token_id} is outside the vocabulary of {text.vocab_size}; "
                     f"set it to the tokenizer's {'newline' if name == 'row' else 'comma'}"
                 )
         if text.hidden_size % self.resampler_heads:

@@ -330,7 +330,7 @@ class Client:
             # The model and the form of the requests are right, for others were answered: it is this row's content.
             raise NoAnswer("bad_request", detail) from None
         raise EndpointError(
-            f"{self._where} refuses model {self.config.model!r} ({detail}); mend the key, the address, the model's "
+            f"{self._where} refuses model {self.config.model!r} ({detail}); correct the key, the address, the model's "
             f"name or the settings, and run again: what is answered is kept"
         ) from None
 

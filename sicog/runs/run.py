@@ -138,7 +138,7 @@ def _begin(step: Step, title: str, console: Console) -> None:
     if job and job_is_alive(job.job):
         raise ValueError(
             f"step {step.name!r} is job {job.job} of SLURM; wait for it (sicog status {step.run_dir}), end it with "
-            f"scancel {job.job}, or go on with launcher.on=slurm"
+            f"scancel {job.job}, or resume with launcher.on=slurm"
         )
     if aside := put_aside(step):
         console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)

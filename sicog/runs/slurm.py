@@ -74,8 +74,8 @@ def _submit(recipe: Recipe, step: Step, needed: Sequence[str]) -> str:
     found = re.search(r"Submitted batch job (\d+)", done.stdout)
     if done.returncode or not found:
         raise ValueError(
-            f"SLURM refused the job of step {step.name!r}: {(done.stderr or done.stdout).strip()}; mend `launcher` or "
-            f"the step's `job`, and run the same again ({script} is what was submitted)"
+            f"SLURM refused the job of step {step.name!r}: {(done.stderr or done.stdout).strip()}; correct `launcher` "
+            f"or the step's `job`, and run the same again ({script} is what was submitted)"
         )
     return found[1]
 

@@ -154,7 +154,7 @@ def _summary(found: list[StepStatus]) -> str:
     kinds = {line.standing for line in found}
     if kinds == {"done"}:
         return f"finished: {done} steps in {spent}"
-    advice = "" if kinds & {*_UNDER_WAY} else "; nothing works on it: run its recipe again to go on"
+    advice = "" if kinds & {*_UNDER_WAY} else "; nothing is at work on it: run its recipe again to resume"
     return f"{done} of {len(found)} steps done, {spent} spent{advice}"
 
 

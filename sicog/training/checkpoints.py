@@ -107,7 +107,7 @@ def writing(folder: Path) -> Iterator[None]:
         reason = "the disk did not take all of it" if of_torch else system or str(error).splitlines()[0]
         raise ValueError(
             f"{folder} could not be written: {reason}. {kept.name if kept else 'No earlier checkpoint'} is kept; "
-            f"make room or mend the folder, and run the same again to go on"
+            f"make room or repair the folder, and run the same command again to resume"
         ) from error
 
 

@@ -13,7 +13,7 @@ app = typer.Typer()
 @app.command()
 def reshard(
     run_dir: Annotated[Path, typer.Argument(help="the folder of a training run that was stopped")],
-    processes: Annotated[int, typer.Option(min=1, help="how many will go on with it")],
+    processes: Annotated[int, typer.Option(min=1, help="how many will resume it")],
 ) -> None:
     """Let a ZeRO run go on with another number of processes: its newest checkpoint becomes a universal one."""
     from sicog.training.reshard import reshard as reshard_run

@@ -27,7 +27,7 @@ def reshard(run_dir: Path, processes: int) -> Path:
     if not (run_dir / RUN).is_file():
         raise ValueError(f"{run_dir} holds no {RUN}; give the folder of a training run")
     if (run_dir / MANIFEST).is_file():
-        raise ValueError(f"{run_dir} is finished; there is nothing to go on with")
+        raise ValueError(f"{run_dir} is finished; there is nothing to resume")
     begun = TrainConfig.model_validate(read_json(run_dir / RUN)["config"])
     check_divides(begun.model_copy(update={"out_dir": run_dir}), processes)
     old = checkpoints.newest_complete(run_dir)
@@ -35,7 +35,7 @@ def reshard(run_dir: Path, processes: int) -> Path:
         raise ValueError(f"{run_dir} holds no complete checkpoint; start the run with {processes} processes")
     shards = checkpoints.shards(old)
     if shards is None or checkpoints.is_universal(old):
-        raise ValueError(f"{old} needs no resharding: any number of processes can go on from it")
+        raise ValueError(f"{old} needs no resharding: any number of processes can resume from it")
     new = old.with_name(old.name + checkpoints.UNIVERSAL)
     shutil.rmtree(new, ignore_errors=True)
     # Hard links where the disk has them: the weights are as large as all else.
@@ -45,7 +45,7 @@ def reshard(run_dir: Path, processes: int) -> Path:
     (new / _UNIVERSAL_TAG).write_text(tag, encoding="utf-8")
     checkpoints.mark_complete(new, processes=processes)
     checkpoints.remove(old)
-    stderr_console().print(f"  {new.name}: {processes} processes can go on from it", highlight=False, soft_wrap=True)
+    stderr_console().print(f"  {new.name}: {processes} processes can resume from it", highlight=False, soft_wrap=True)
     return new
 
 

@@ -209,7 +209,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
         first = next(usable.dropped())
         raise ValueError(
             f"{dropped.total()} of {n_rows} rows cannot be used ({reasons}; such as {first.id}: {first.detail}). "
-            f"All are listed in {config.out_dir / DROPPED}. Mend the data, or allow more with data.max_dropped_share"
+            f"All are listed in {config.out_dir / DROPPED}. Correct the data, or allow more with data.max_dropped_share"
         )
     if not len(dataset):
         raise ValueError(f"no row to train on: {n_rows} rows were read ({reasons or 'the data is empty'})")

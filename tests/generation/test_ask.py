@@ -144,7 +144,7 @@ def test_mistakes(tiny_dir, tmp_path):
     picture(1).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="unknown style 'x'; known: cod"):
         task_of("x")
-    with pytest.raises(ValueError, match="needs a question"):
+    with pytest.raises(ValueError, match="has no question, which style"):
         ask(tiny_dir, tmp_path / "a.png", "", style="cot")
     with pytest.raises(ValueError, match="no such image"):
         ask(tiny_dir, tmp_path / "b.png", "How many?")

@@ -104,7 +104,7 @@ def test_jobs_that_wait_are_not_submitted_twice(tmp_path, slurm, capsys):
     assert len(codes(slurm)) == 3
     assert [line.standing for line in status_of(run_dir)] == ["queued"] * 3 and show_status(run_dir)
     with pytest.raises(
-        ValueError, match=r"step 'data' is job 1 of SLURM; .* scancel 1, or go on with launcher.on=slurm"
+        ValueError, match=r"step 'data' is job 1 of SLURM; .* scancel 1, or resume with launcher.on=slurm"
     ):
         run(path, ["launcher.on=local"])
     (slurm / "hold").unlink()  # as scancel would: the jobs are gone
