@@ -27,7 +27,7 @@ from sicog.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
-STEPS = ("training_scripts", "training_data_annotation", "recap_scripts", "benchmarks")
+STEPS = ("training_scripts", "training_data_annotation", "recap_scripts", "quality_evaluation", "benchmarks")
 PAGES += [ROOT / name / "README.md" for name in STEPS]
 STAND_INS = ("sicog", "torchrun", "make", "hf", "pip", "python", "sbatch")
 

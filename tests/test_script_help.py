@@ -53,3 +53,12 @@ def test_help_of_a_script_asks_for_no_variable(tmp_path):
 def test_a_file_that_starts_nothing_is_refused():
     with pytest.raises(ValueError, match=r"install\.sh is no script that starts `sicog`"):
         describe(ROOT / "install.sh")
+
+
+def test_the_page_of_the_curation_scripts_has_their_variables():
+    folder = ROOT / "quality_evaluation"
+    page = (folder / "README.md").read_text()
+    for script in folder.glob("scripts/*.sh"):
+        names = set(re.findall(r"\$\{([A-Z_]+):[-?]", script.read_text()))
+        assert script.name in page and names >= {"RAW_DATASET", "THRESHOLD"}
+        assert all(f"| `{name}` |" in page for name in names), script.name
