@@ -92,6 +92,14 @@ def test_rows_of_a_kind_that_no_step_reads(verb: str) -> None:
     assert said.startswith("x.csv is no data source: give a dataset folder")
 
 
+def test_a_folder_that_a_step_has_only_begun_is_none_that_cannot_be_read() -> None:
+    Path("begun/.work").mkdir(parents=True)
+    assert found("sample", "task=captioning", "checkpoint=c", "input=begun", "out_dir=o") == []
+    Path("begun/notes.pdf").touch()
+    (said,) = found("sample", "task=captioning", "checkpoint=c", "input=begun", "out_dir=o")
+    assert said.startswith("begun is no data source")
+
+
 def test_an_output_folder_of_another_run_or_of_strangers() -> None:
     config = load_config(VERBS["select"].config_type(), None, ["input=c", "out_dir=o", "threshold=0.5"])
     Path("o").mkdir()

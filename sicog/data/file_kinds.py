@@ -91,8 +91,11 @@ def find_files(path: Path) -> SourceFiles:
 
 
 def unreadable(path: Path) -> list[str]:
-    """The sentence by which `find_files` refuses what lies at a path; none where nothing does."""
-    if not path.exists():
+    """The sentence by which `find_files` refuses what is at a path; none where nothing is.
+
+    A folder without a file counts as nothing: an earlier step of a recipe may have been stopped as it began.
+    """
+    if not path.exists() or (path.is_dir() and all(p.name[0] == "." for p in path.iterdir())):
         return []
     try:
         find_files(path)
