@@ -1,9 +1,12 @@
-"""Transformers' Auto classes find ours: in a process that has imported both, and in a saved folder by its own file."""
+"""Transformers' Auto classes find ours: in a process that has imported both, and in a saved folder by its own file.
+
+PEFT, too, learns which layers of ours get an adapter when its config names none.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -28,6 +31,9 @@ AUTO_MAP = {
     }.items()
 }
 
+# Those that PEFT adapts in Llama and Qwen2; the vision tower has layers of these names too, which are left alone.
+_LORA_TARGETS = r"language_model\..*\.(q_proj|v_proj)"
+
 
 def write_classes(folder: str | Path) -> None:
     """Write the file that `AUTO_MAP` names into a checkpoint's folder."""
@@ -36,23 +42,39 @@ def write_classes(folder: str | Path) -> None:
 
 
 def register() -> None:
-    """Register all classes with the Auto classes, now if Transformers is imported, else as soon as it is.
+    """Register all classes with the Auto classes, and PEFT's targets, now or when the libraries are imported.
 
     Importing them takes seconds, and much of this package needs neither Transformers nor torch.
     """
-    if "transformers" in sys.modules:
+    for library, then in (("transformers", _register_classes), ("peft", _register_lora_targets)):
+        if library in sys.modules:
+            then()
+        else:
+            sys.meta_path.insert(0, _WhenImported(library, then))
+
+
+def _register_classes() -> None:
+    if not _registering():
         import_module("sicog.model.checkpoints")
-    else:
-        sys.meta_path.insert(0, _WhenTransformersIsImported())
 
 
-class _WhenTransformersIsImported(MetaPathFinder):
-    """Notices the first import of Transformers, lets it happen, and registers."""
+def _register_lora_targets() -> None:
+    mapping = getattr(import_module("peft.utils"), "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING", None)
+    if mapping is not None:  # another version may keep them elsewhere: it then asks for target_modules
+        mapping.setdefault("sicog", _LORA_TARGETS)
+
+
+class _WhenImported(MetaPathFinder):
+    """Notices the first import of a library, lets it happen, and calls `then`."""
+
+    def __init__(self, library: str, then: Callable[[], None]) -> None:
+        self.library = library
+        self.then = then
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "transformers":
+        if fullname != self.library:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -62,8 +84,7 @@ class _WhenTransformersIsImported(MetaPathFinder):
         def run_and_register(module: ModuleType) -> None:
             sys.meta_path.remove(self)  # only now: whoever asks whether it is installed looks for it too
             run(module)
-            if not _registering():
-                register()
+            self.then()
 
         spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec

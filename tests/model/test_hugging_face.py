@@ -21,7 +21,7 @@ from transformers import (
     pipeline,
 )
 
-from sicog.model import SicogForConditionalGeneration, SicogProcessor, load_checkpoint
+from sicog.model import SicogForConditionalGeneration, SicogProcessor, load_checkpoint, registration
 from sicog.model.registration import AUTO_MAP
 
 ROOT = Path(__file__).parents[2]
@@ -236,12 +236,14 @@ def test_trl_s_dpo_trainer_compares_the_answers(loaded, tiny_dir, tmp_path):
     assert trainer.train().training_loss == pytest.approx(float(np.log(2)), rel=1e-4)
 
 
-def test_peft_asks_for_targets_and_trains_them(loaded, tiny_dir, tmp_path):
+def test_peft_adapts_the_language_model_or_what_it_is_told(loaded, tiny_dir, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
 
     _, processor = loaded
-    with pytest.raises(ValueError, match="Please specify `target_modules`"):
-        get_peft_model(load_checkpoint(tiny_dir)[0], LoraConfig())
+    by_default = get_peft_model(load_checkpoint(tiny_dir)[0], LoraConfig())
+    adapted = {name.split(".lora_")[0] for name, parameter in by_default.named_parameters() if parameter.requires_grad}
+    assert adapted and {name.rpartition(".")[2] for name in adapted} == {"q_proj", "v_proj"}
+    assert all(".language_model." in name for name in adapted)
     model = get_peft_model(load_checkpoint(tiny_dir)[0], LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
     text_alone = get_peft_model(load_checkpoint(tiny_dir)[0], LoraConfig(r=2, target_modules=r"language_model.*_proj"))
     adapted = {name for name, parameter in text_alone.named_parameters() if parameter.requires_grad}
@@ -255,3 +257,14 @@ def test_peft_asks_for_targets_and_trains_them(loaded, tiny_dir, tmp_path):
     again = PeftModel.from_pretrained(load_checkpoint(tiny_dir)[0], tmp_path)
     out = again.generate(**processor(images=ONE, text="What?"), max_new_tokens=2)
     assert out.shape[0] == 1
+
+
+def test_peft_learns_the_targets_in_whichever_order_both_are_imported(monkeypatch):
+    import peft.utils
+
+    mapping = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    targets = mapping.pop("sicog")  # known since the import above, after ours
+    registration.register()
+    assert mapping["sicog"] == targets
+    monkeypatch.setattr(peft.utils, "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING", None)
+    registration.register()  # of a version without it nothing is asked
