@@ -11,12 +11,14 @@ from test_readme import bash
 
 from sicog.storage import read_json
 
-PAGE = (Path(__file__).parents[1] / "docs/one-gpu.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/one-gpu.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_the_page_begins_with_what_is_installed_and_fetched() -> None:
     assert "pip install" in BLOCKS[0] and BLOCKS[0].count("hf download") == 2 and len(BLOCKS) == 7
+    assert "On one GPU, with data of your own, follow [docs/one-gpu.md]" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.slow
