@@ -16,7 +16,7 @@ import torch
 
 from sicog.config import Config
 from sicog.journal import Appending
-from sicog.pipeline import FolderSource, Line, run_stage
+from sicog.pipeline import FolderSource, Limit, Line, run_stage
 from sicog.records import Dropped, Example, Failed, Query, Turn
 from sicog.runs.states import lives
 from sicog.storage import dump_record, read_json, read_records, write_dataset, write_json
@@ -340,6 +340,11 @@ def test_too_many_unusable_rows_stop_the_run_which_goes_on_when_more_are_allowed
     run(tmp_path, process=noted, max_dropped_share=0.2, rows_per_shard=104)
     assert sorted(seen, key=int) == [str(i) for i in range(100)]  # no block was done twice
     assert files(tmp_path / "out") == files(run(tmp_path, "undisturbed", rows_per_shard=104))
+
+
+@pytest.mark.parametrize(("bad", "rows", "exceeded"), [(1, 3, False), (1, 8, False), (2, 8, True), (5, 100, False)])
+def test_one_row_may_always_be_bad(bad, rows, exceeded):
+    assert Limit(0.05).is_exceeded(bad, rows) == exceeded
 
 
 def test_a_folder_that_another_process_writes_is_refused(tmp_path):  # D-C6

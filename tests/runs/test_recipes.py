@@ -10,8 +10,8 @@ from sicog.config import load_yaml
 from sicog.data.config import NoiseConfig
 from sicog.evaluation.config import EvalConfig
 from sicog.recipe import load_recipe, texts_of
-from sicog.runs.costs import Cost, most_disk
-from sicog.runs.counts import Counts
+from sicog.runs.costs import Cost, Shapes, cost_of, most_disk
+from sicog.runs.counts import Counts, Rows
 from sicog.runs.plan import show_plan
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -122,6 +122,16 @@ def test_a_plan_without_data_says_what_to_get_and_what_it_will_take(tmp_path, mo
     (all_steps,) = [line for line in out.splitlines() if line.startswith("│ all that is computed")]
     assert max(disk) < _number(all_steps.split("│")[9]) < sum(disk)  # checkpoints go when a training is done
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_of_so_many_updates_takes_the_same_on_any_number_of_rows():
+    def hours(rows, *overrides):
+        recipe = load_recipe(RECIPES / "small-gpu.yaml", overrides)
+        (step,) = (step for step in recipe.steps if step.name == "align")
+        return cost_of(step, Rows(rows, "counted"), Shapes(recipe)).hours
+
+    assert hours(5000) == pytest.approx(5 * hours(1000))
+    assert hours(5000, "steps.align.config.max_steps=3") == hours(1000, "steps.align.config.max_steps=3") < hours(1000)
 
 
 def test_disk_is_what_lies_there_at_once():
