@@ -83,7 +83,7 @@ def test_rows_of_a_kind_that_no_step_reads(verb: str) -> None:
     given = {
         "sample": ["task=captioning", "checkpoint=c", "input=x.csv", "out_dir=o"],
         "annotate": ["task=reasoning", "input=x.csv", "chain_dir=a", "plain_dir=b", "image_folder=c"],
-        "train": [*TRAIN, "run_dir=run", "data.path=mixture.yaml"],
+        "train": [*TRAIN, "out_dir=run", "data.path=mixture.yaml"],
         "mix": ["sources=[{path: x.csv}]", "out_dir=o"],
         "build": ["sources=[{name: a, path: x.csv}]", "out_dir=o"],
         "import-candidates": ["task=captioning", "input=x.csv", "out_dir=o"],

@@ -41,7 +41,7 @@ def test_the_papers_values():
         assert config.trainable == (("projector",) if align else ("vision_tower", "projector", "language_model"))
         assert (config.slicing, config.warmup_ratio, config.weight_decay) == (not align, 0.03, 0.0)
         assert (config.epochs, config.max_length) == (1, 4096)
-    assert found["next-pretrain"].model.projector == found["align"].run_dir  # not from a warm-up model
+    assert found["next-pretrain"].model.projector == found["align"].out_dir  # not from a warm-up model
     for name, styles in (("captions", {"cod": 2, "dd": 1}), ("answers", {"cot": 2, "direct": 1})):
         config = found[name]
         assert {s.style: s.n for s in config.wanted_styles} == styles
@@ -51,7 +51,7 @@ def test_the_papers_values():
         "captions", "answers", "texts"
     }  # fmt: skip
     judged = [c for c in found.values() if isinstance(c, EvalConfig)]
-    assert [(c.suite, c.checkpoint) for c in judged] == [("paper", found[n].run_dir) for n in ("base", "next")]
+    assert [(c.suite, c.checkpoint) for c in judged] == [("paper", found[n].out_dir) for n in ("base", "next")]
     teacher = found["warmup-captions"].teacher
     assert (teacher.endpoint.model, teacher.temperature, teacher.max_tokens) == ("gpt-4o", 0.2, 2048)
     inputs = load_yaml(RECIPES / "sicog-7b.yaml")["inputs"]
