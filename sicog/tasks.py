@@ -91,14 +91,14 @@ def _styles(*styles: Style) -> Mapping[str, Style]:
     return MappingProxyType({s.name: s for s in styles})
 
 
-_CAPTION = "Please generate a detailed caption of this image."
+CAPTION_REQUEST = "Please generate a detailed caption of this image."
 
 CAPTIONING = TaskSpec(
     "captioning",
     _styles(
-        Style("cod", f"{_CAPTION} Describe the image step-by-step.", COD),
+        Style("cod", f"{CAPTION_REQUEST} Describe the image step-by-step.", COD),
         Style("cod-conv", "{question} Describe the image step-by-step.", COD),
-        Style("dd", f"{_CAPTION} Be as descriptive as possible."),
+        Style("dd", f"{CAPTION_REQUEST} Be as descriptive as possible."),
     ),
     votes=False,
 )

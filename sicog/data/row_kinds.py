@@ -22,6 +22,7 @@ from sicog.json_rows import loads
 from sicog.pipeline import FolderSource, Source
 from sicog.records import CandidateSet, Dropped, Example, PreferencePair, Query, Record, ScoredSet
 from sicog.row_keys import MARKER, Row, RowError, caption_of, given, image_names, turn_columns, turns_of
+from sicog.tasks import CAPTION_REQUEST
 
 _LOOKED_AT = 200  # rows of each source
 _GENERATED = ("candidates", "generated_caption", "generated_thought")
@@ -127,7 +128,8 @@ def _kind_by_keys(row: Row) -> RowKind | None:
         return EXAMPLES
     if _asks(row):
         return QUESTIONS
-    return IMAGES if image_names(row) and given(row, "conversations", "messages") is None else None
+    is_image = _questions(row) or given(row, "conversations", "messages") is None
+    return IMAGES if is_image and image_names(row) else None
 
 
 def _answers(row: Row) -> bool:
@@ -136,4 +138,10 @@ def _answers(row: Row) -> bool:
 
 
 def _asks(row: Row) -> bool:
-    return any(role == "user" and text.replace(MARKER, "").strip() for role, text in turns_of(row, required=False))
+    """Whether a row asks for more than a caption, which files of images without labels often do in words."""
+    return any(not question.startswith(CAPTION_REQUEST) for question in _questions(row))
+
+
+def _questions(row: Row) -> list[str]:
+    asked = (text.replace(MARKER, "").strip() for role, text in turns_of(row, required=False) if role == "user")
+    return [question for question in asked if question]

@@ -19,11 +19,11 @@ COVERAGES = 20
 class Worth:
     """One scorer on one task.
 
-    truth: mean truth of the picks; over_random: less that of a random candidate, paired by row.
+    truth: mean truth of the picks; over_random: minus that of a random candidate, paired by row.
     truest: the share of rows whose pick is as true as the truest candidate.
     auroc: the chance that a right pick has a higher score than a wrong one (0.5: the scores say nothing).
     risk: for each share of rows kept, best scores first, 1 - the mean truth of the kept; aurc is its mean.
-    gap: truth of the picks on the development split less that of the student's own greedy texts; None where a run has
+    gap: truth of the picks on the development split minus that of the student's own greedy texts; None where a run has
     measured none.
     Intervals are of 95 %, rows of one image taken together.
     """

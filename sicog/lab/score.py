@@ -69,7 +69,7 @@ def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> 
 
 
 def _gap(name: str, scorer: Scorer, task: GapTask, embed: Embed) -> Interval:
-    """Truth of the scorer's picks on the development split less that of the student's greedy texts."""
+    """Truth of the scorer's picks on the development split minus that of the student's greedy texts."""
     rows = read_rows(task.scored, None)
     picks = {}
     for row, scores in zip(rows, scores_of(name, scorer, rows, embed), strict=True):

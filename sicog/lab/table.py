@@ -131,11 +131,11 @@ def crossed_interval(values_SN: NDArray[np.float64], groups: Sequence[str], *, s
 def markdown(results: Mapping[str, Any]) -> str:
     """The results as a Markdown table, ending in a newline; what is missing is said below it."""
     reference = results["compare_with"]
-    less = f"less that of {reference}"
+    minus = f"minus {reference}"
     others = [figure for figure in FIGURES if figure not in MAIN and any(figure in a for a in results["arms"].values())]
     head = ["arm", "what changes", "rows", "their truth"]
     for figure in MAIN:
-        head += [_HEADS[figure], less]
+        head += [_HEADS[figure], minus]
     head += [_HEADS[figure] for figure in others]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     for name in results["order"]:

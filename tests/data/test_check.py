@@ -84,9 +84,13 @@ def test_training_finds_what_the_check_has_measured(
 def test_rows_of_other_kinds_are_checked_as_what_they_are(tmp_path: Path, cache: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
     asked = {"conversations": [{"from": "human", "value": "<image>\nWhat?"}]}
+    captioned = {
+        "conversations": [{"from": "human", "value": "<image>\nPlease generate a detailed caption of this image."}]
+    }
     pair = {"prompt": "What?", "chosen": "a", "rejected": "b"}
     for kind, verb, row in (
         ("unlabelled images", "sicog sample task=captioning", {}),
+        ("unlabelled images", "sicog sample task=captioning", captioned),
         ("unlabelled questions", "sicog sample task=reasoning", asked),
         ("captions to annotate", "sicog annotate", {"caption": "A thing."}),
         ("candidates to import", "sicog import-candidates", {**asked, "candidates": ["a", "b"]}),

@@ -148,6 +148,7 @@ def test_died_in_a_save_and_gone_on_to_the_bit(
     assert not (settings.out_dir / "manifest.json").exists()
     newest = checkpoints.newest_complete(settings.out_dir)
     assert newest is not None and newest.name == "checkpoint-2"
+    assert (newest / "model.safetensors").stat().st_mode & 0o777 == 0o644  # a colleague's job may read it
     assert_same(train(settings), undisturbed)
 
 
