@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 COMMON: Mapping[str, str] = {
     "out_dir": "Folder to write.",
-    "image_folder": "What image paths are relative to.",
+    "image_folder": "What image paths are relative to: a folder, or a .tar.",
     "image_roots": "Folders outside `image_folder` into which its links may lead.",
     "cache_dir": "Where tables, vectors and hashes are kept for later runs; null: $SICOG_CACHE, else ~/.cache/sicog.",
     "max_dropped_share": "Above this share of rows that cannot be used the run stops.",

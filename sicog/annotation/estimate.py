@@ -19,6 +19,7 @@ from sicog.annotation.teacher import (
     request_for,
 )
 from sicog.console import stderr_console
+from sicog.data.image_folder import ImageFolder
 from sicog.data.images import ImageProblem
 from sicog.data.users_rows import open_users_rows
 from sicog.records import Dropped
@@ -77,9 +78,7 @@ class Estimate:
         yield "An answer that cannot be used is asked again once: a bad teacher costs up to twice as much."
 
 
-def estimate(
-    config: TeacherConfig, input_file: Path, image_folder: Path, roots: tuple[Path, ...], answers: Path, asks: bool
-) -> Estimate:
+def estimate(config: TeacherConfig, input_file: Path, images: ImageFolder, answers: Path, asks: bool) -> Estimate:
     """Measure the rows of `input_file`. asks: whether every row needs a question of its own."""
     prompt, found = load_prompt(config.prompt), Estimate(answer_tokens=config.expected_answer_tokens)
     source = open_users_rows(input_file, CaptionRowParser(asks), step="estimate")
@@ -93,7 +92,7 @@ def estimate(
                 if isinstance(row, Dropped):
                     found.unusable[row.reason] += 1
                 else:
-                    _add(found, row, config, prompt, image_folder, roots, store)
+                    _add(found, row, config, prompt, images, store)
     return found
 
 
@@ -102,12 +101,11 @@ def _add(
     row: CaptionRow,
     config: TeacherConfig,
     prompt: Prompt,
-    folder: Path,
-    roots: tuple[Path, ...],
+    images: ImageFolder,
     store: AnswerStore | None,
 ) -> None:
     try:
-        pictures = pictures_of(row, folder, roots, config.max_side)
+        pictures = pictures_of(row, images, config.max_side)
         sizes = [picture.size() for picture in pictures]
     except ImageProblem as problem:
         found.unusable[problem.reason] += 1

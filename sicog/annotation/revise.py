@@ -18,7 +18,9 @@ from sicog.annotation.estimate import estimate
 from sicog.annotation.teacher import STEP, CaptionRowParser, Teacher, TeacherConfig, prompt_file
 from sicog.chains import COD, COT, ChainError, parse, render
 from sicog.config import Config
-from sicog.data.images import ImageProblem, require_folder, resolve_image
+from sicog.data.cache import cache_folder
+from sicog.data.image_folder import ImageFolder
+from sicog.data.images import ImageProblem, require_folder
 from sicog.data.users_rows import open_users_rows
 from sicog.formats import (
     Row,
@@ -56,7 +58,7 @@ class ReviseConfig(Config):
     plain_dir: Path
     """Folder to write: detailed descriptions or short answers."""
     image_folder: Path | None = None
-    """Folder of the images. When given, a row whose image cannot be used is dropped now."""
+    """Folder of the images, or a .tar of them. When given, a row whose image cannot be used is dropped now."""
     image_roots: tuple[Path, ...] = ()
     prompts: Literal["task", "row"] = "task"
     """`task`: the prompts that generation uses. `row`: the row's own question (step-by-step added for a chain)."""
@@ -104,19 +106,16 @@ def print_estimate(config: ReviseConfig) -> None:
     """Print what the teacher's work would take. Asks nothing, writes nothing."""
     if not config.teacher:
         raise ValueError("without a teacher nothing is asked: set teacher.endpoint.model to estimate its work")
-    assert config.image_folder
-    require_folder(config.image_folder, "image_folder")
     needs_question = config.prompts == "row"
-    places = (config.input, config.image_folder, config.image_roots, config.answers())
-    for line in estimate(config.teacher, *places, needs_question).lines(config.teacher):
+    found = estimate(config.teacher, config.input, _images(config), config.answers(), needs_question)
+    for line in found.lines(config.teacher):
         print(line)
 
 
 def _annotate(config: ReviseConfig, teacher: TeacherConfig) -> Path:
     """The teacher's rows: one dataset of `AnnotatedRow`, whose shards are themselves a file of annotated rows."""
-    assert config.image_folder
     with connected(teacher.endpoint, config.answers()) as client:
-        process = Teacher(teacher, client, config.image_folder, config.image_roots)
+        process = Teacher(teacher, client, _images(config))
         return run_stage(
             step=STEP,
             out_dir=config.teacher_folder() / "rows",
@@ -129,6 +128,10 @@ def _annotate(config: ReviseConfig, teacher: TeacherConfig) -> Path:
             limits_failed=False,  # teacher.max_failed_share does
             status=process.status,
         )
+
+
+def _images(config: ReviseConfig) -> ImageFolder:
+    return ImageFolder(config.image_folder, config.image_roots, cache=cache_folder())
 
 
 def _step(config: ReviseConfig, form: str) -> str:
@@ -157,7 +160,7 @@ def _write(config: ReviseConfig, form: str, out_dir: Path) -> Path:
         step=_step(config, form),
         out_dir=out_dir,
         source=source,
-        process=_Keep(config.image_folder, config.image_roots),
+        process=_Keep(_images(config) if config.image_folder else None),
         config=config,
         inputs=_inputs(config),
         block_size=256,
@@ -204,17 +207,16 @@ class _Parser:
 class _Keep:
     """The process of the stage: a parsed row is kept when its images are there."""
 
-    image_folder: Path | None
-    image_roots: tuple[Path, ...]
+    images: ImageFolder | None
 
     def __call__(self, block: Sequence[Example]) -> list[Outcome]:
         return [self._outcome(example) for example in block]
 
     def _outcome(self, example: Example) -> Outcome:
-        if self.image_folder is not None:
+        if self.images is not None:
             try:
                 for name in example.images:
-                    resolve_image(self.image_folder, name, self.image_roots)
+                    self.images.find(name)
             except ImageProblem as problem:
                 return Dropped(id=example.id, step="revise", reason=problem.reason, detail=str(problem))
         return [example]

@@ -19,7 +19,8 @@ from pydantic import Field
 
 from sicog.chains import COD, ChainError, parse, render
 from sicog.config import Config, validate
-from sicog.data.images import ImageProblem, resolve_image
+from sicog.data.image_folder import ImageFolder
+from sicog.data.images import ImageProblem
 from sicog.formats import Row, RowError, caption_of, first_question, image_names
 from sicog.pipeline import Outcome
 from sicog.records import AnnotatedRow, Dropped, Failed, Record
@@ -180,8 +181,7 @@ class Teacher:
 
     config: TeacherConfig
     client: Client
-    image_folder: Path
-    image_roots: tuple[Path, ...]
+    images: ImageFolder
 
     def __post_init__(self) -> None:
         self.prompt = load_prompt(self.config.prompt)
@@ -193,7 +193,7 @@ class Teacher:
 
     async def _outcome(self, row: CaptionRow) -> Outcome:
         try:
-            pictures = pictures_of(row, self.image_folder, self.image_roots, self.config.max_side)
+            pictures = pictures_of(row, self.images, self.config.max_side)
             bodies = await self._bodies(request_for(row, pictures, self.config, self.prompt))
         except ImageProblem as problem:
             return Dropped(id=row.id, step=STEP, reason=problem.reason, detail=str(problem))
@@ -232,6 +232,6 @@ class Teacher:
         return f"{self.client.status()}, {self.failed.total()} failed"
 
 
-def pictures_of(row: CaptionRow, folder: Path, roots: Sequence[Path], max_side: int) -> list[Picture]:
+def pictures_of(row: CaptionRow, images: ImageFolder, max_side: int) -> list[Picture]:
     """The row's images. Raises `ImageProblem`."""
-    return [Picture(resolve_image(folder, name, roots), max_side) for name in row.images]
+    return [Picture(images.find(name), max_side) for name in row.images]

@@ -12,8 +12,11 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 from pydantic import Field, model_validator
 
+from sicog.data.cache import cache_folder
 from sicog.data.file_kinds import find_files
-from sicog.data.images import ImageProblem, require_folder, resolve_image
+from sicog.data.image_files import image_size, load_image
+from sicog.data.image_folder import ImageFolder, Readable, opened
+from sicog.data.images import ImageProblem, require_folder
 from sicog.data.users_rows import open_users_rows
 from sicog.formats import QueryParser
 from sicog.generation.closer import Box, CloserConfig, Share, StyleCount, shares, shown, shown_size, windows
@@ -233,6 +236,11 @@ class SampleBlock:
         ]
 
     @cached_property
+    def images(self) -> ImageFolder:
+        """Where the images of the rows lie: a folder or a .tar."""
+        return ImageFolder(self.config.image_folder, self.config.image_roots, cache=cache_folder())
+
+    @cached_property
     def contexts(self) -> Mapping[str, str]:
         """What the context says of each image, by its name."""
         return read_contexts(self.config.context.path) if self.config.context else {}
@@ -313,19 +321,17 @@ class SampleBlock:
 
     def _picture(self, query: Query, number: int, pictures: dict[str, Picture]) -> Picture:
         """The picture of an image of this row. Raises `ImageProblem` when its file or header is no good."""
-        from sicog.model.image_processing import image_size
-
         name = query.images[number]
         if name not in pictures:
-            path = resolve_image(self.config.image_folder, name, self.config.image_roots)
+            found = self.images.find(name)
             try:
-                size = image_size(path)
+                size = image_size(opened(found))
             except ValueError as error:
                 raise ImageProblem("image_broken", str(error)) from error
             spoilt = self._corruptions(query)[number] if self.config.corruptions else None
             if spoilt and turns(spoilt):
                 size = (size[1], size[0])
-            pictures[name] = Picture(size, partial(_read, path, spoilt))
+            pictures[name] = Picture(size, partial(_read, found, spoilt))
         return pictures[name]
 
     def _corruptions(self, query: Query) -> tuple[Corruption, ...]:
@@ -366,11 +372,9 @@ class SampleBlock:
         return CandidateSet(id=query.id, query=query, candidates=candidates)
 
 
-def _read(path: Path, spoilt: Corruption | None) -> Image.Image:
+def _read(found: Readable, spoilt: Corruption | None) -> Image.Image:
     """The decoded image, spoilt where so asked."""
-    from sicog.model.image_processing import load_image
-
-    image = load_image(path)
+    image = load_image(opened(found))
     return apply(image, spoilt) if spoilt else image
 
 

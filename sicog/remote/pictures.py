@@ -13,6 +13,7 @@ from typing import Protocol
 from PIL import Image
 
 from sicog.data.image_files import image_size, load_image
+from sicog.data.image_folder import Readable, opened
 
 # What every endpoint takes as it is. Anything else, and all that is turned or too large, is sent as JPEG.
 _SENT_AS_IT_IS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -36,18 +37,18 @@ class SentPicture(Protocol):
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file that is read when its request is sent. max_side: of the longer side, in pixels."""
+    """An image that is read when its request is sent. max_side: of the longer side, in pixels."""
 
-    path: Path
+    found: Readable
     max_side: int
 
     def identity(self) -> dict[str, object]:
         """What stands for the image in the key of its request: the file's content and how it is prepared."""
-        return {"sha256": hashlib.sha256(self.path.read_bytes()).hexdigest(), "max_side": self.max_side}
+        return {"sha256": hashlib.sha256(self._bytes()).hexdigest(), "max_side": self.max_side}
 
     def size(self) -> tuple[int, int]:
         """(width, height) as sent, from the file's header. Raises `ValueError` as `load_image` does."""
-        width, height = image_size(self.path)
+        width, height = image_size(opened(self.found))
         factor = min(1.0, self.max_side / max(width, height))
         return max(1, round(width * factor)), max(1, round(height * factor))
 
@@ -58,17 +59,20 @@ class Picture:
 
     def data_url(self) -> str:
         """The image as a `data:` URL. Raises `ValueError` when the file does not decode."""
-        rgb = load_image(self.path)  # decoded in any case: a damaged file is refused here, not by the endpoint
-        with Image.open(self.path) as image:
+        rgb = load_image(opened(self.found))  # decoded in any case: a damaged file is refused here, not by the endpoint
+        with Image.open(opened(self.found)) as image:
             upright = image.getexif().get(_EXIF_ORIENTATION, 1) == 1
             still = getattr(image, "n_frames", 1) == 1
             plain = still and image.mode in _PLAIN_MODES and "transparency" not in image.info
             media = _SENT_AS_IT_IS.get(image.format or "")
         if media and upright and plain and rgb.size == self.size():
-            return _url(media, self.path.read_bytes())
+            return _url(media, self._bytes())
         buffer = io.BytesIO()
         rgb.resize(self.size(), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=_QUALITY)
         return _url("image/jpeg", buffer.getvalue())
+
+    def _bytes(self) -> bytes:
+        return self.found.read_bytes() if isinstance(self.found, Path) else self.found.open().read()
 
 
 def _url(media: str, data: bytes) -> str:

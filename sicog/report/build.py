@@ -172,7 +172,7 @@ def _browsed(config: ReportConfig, tasks: Mapping[str, Curated], n_rows: int, sa
     """What the page's script starts from: the sample with its pictures, and where all else lies."""
     folder = config.image_folder
     names = [facts.image for _, facts, _ in sample if facts.image is not None]
-    inline = {name: pictures.inline(folder, name) for name in names} if folder else {}
+    inline = pictures.inline(folder, names) if folder else {}
     sets = {name: {"by": task.rule.by, "threshold": task.rule.threshold} for name, task in tasks.items()}
     return {
         "rows": n_rows,

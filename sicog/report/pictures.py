@@ -5,21 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import os
-import struct
-import zlib
-from contextlib import suppress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from sicog.data.images import ImageProblem, check_name, resolve_image
+from sicog.data.cache import cache_folder
+from sicog.data.image_files import load_image
+from sicog.data.image_folder import ImageFolder, opened
+from sicog.data.images import ImageProblem, check_name
 
 SIDE = 320  # pixels; a larger image is scaled down to it
 PNG_BELOW = 1 << 16  # bytes; a larger picture is stored as JPEG
-# What Pillow raises on broken files, as in model/image_processing.py.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 # Said without the path: a page that is passed on names no folders of this machine.
 _NO_PICTURE = {
     "image_missing": "the file is missing",
@@ -52,47 +51,39 @@ def refusal(image_folder: Path, name: str) -> str | None:
     return None
 
 
-def inline(image_folder: Path, name: str) -> dict[str, Any]:
-    """The picture as `src` and its true `size` (width, height); or `missing`, which says why there is none."""
+def inline(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Each picture as `src` and its true `size` (width, height); or `missing`, which says why there is none.
+
+    folder: of the images, or a .tar of them; it may be gone.
+    """
+    images = ImageFolder(folder, cache=cache_folder()) if folder.exists() else None
+    return {name: _inline(images, name) if images else {"missing": _NO_PICTURE["image_missing"]} for name in names}
+
+
+def _inline(images: ImageFolder, name: str) -> dict[str, Any]:
     try:
-        src, size = data_url(image_folder, name)
+        src, size = data_url(images, name)
     except ImageProblem as problem:  # one picture is no reason to lose the page
         return {"missing": _NO_PICTURE.get(problem.reason, problem.reason.replace("_", " "))}
     return {"src": src, "size": size}
 
 
-def data_url(folder: Path, name: str) -> tuple[str, tuple[int, int]]:
+def data_url(images: ImageFolder, name: str) -> tuple[str, tuple[int, int]]:
     """The image, at most `SIDE` pixels a side, as a data URL, and its own size (width, height).
 
     Raises `ImageProblem` when it cannot be shown.
     """
-    path = resolve_image(folder, name)
+    found = images.find(name)
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            picture = _upright(opened)
-    except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
-        raise ImageProblem("image_damaged", f"{path} cannot be shown ({error})") from error
+        picture = load_image(opened(found))
+    except ValueError as error:
+        raise ImageProblem("image_damaged", f"{name} cannot be shown ({error})") from error
     size = picture.size
     picture.thumbnail((SIDE, SIDE))
     data, kind = _encoded(picture, "PNG", optimize=True), "png"
     if len(data) > PNG_BELOW:
         data, kind = _encoded(picture, "JPEG", quality=85), "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}", size
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Upright and in RGB, as the model saw it; its own loader needs Transformers, which a report does without."""
-    with suppress(*_DECODE_ERRORS):  # damaged metadata: the picture stays as stored, as for the model
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        top: Any = image.getextrema()[1]
-        factor = 255.0 if top <= 1 else 1.0 if top <= 255 else 255.0 / 65535.0
-        return image.convert("F").point(lambda level: level * factor + 0.0).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert("RGB")
 
 
 def _encoded(picture: Image.Image, form: str, **options: Any) -> bytes:

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -86,6 +87,20 @@ def files_of(folder, *parts):
         for p in (folder / part).rglob("*")
         if p.is_file() and p.name != "run.json"
     }
+
+
+def test_images_may_lie_in_a_tar(endpoint, tmp_path):
+    settings = config(tmp_path, 2)
+    revise(settings)
+    with tarfile.open(tmp_path / "images.tar", "w") as packed:
+        packed.add(tmp_path / "images" / "0.png", "0.png")
+    folders = {"chain_dir": tmp_path / "of-tar" / "cod", "plain_dir": tmp_path / "of-tar" / "dd"}
+    again = {"image_folder": tmp_path / "images.tar", "max_dropped_share": 0.5, **folders}
+    revise(settings.model_copy(update=again))
+    assert endpoint.count == 3
+    assert examples(tmp_path / "of-tar" / "cod") == {"0/cod": examples(tmp_path / "cod")["0/cod"]}
+    dropped = (tmp_path / "of-tar" / "cod-teacher" / "rows" / "dropped.jsonl").read_text()
+    assert "image_missing" in dropped and "images.tar has no file '1.png'" in dropped
 
 
 def test_one_answer_gives_both_examples_and_keeps_the_row(endpoint, tmp_path):

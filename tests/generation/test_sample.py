@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import textwrap
 from pathlib import Path
 
@@ -62,6 +63,14 @@ def test_two_runs_and_other_blocks_give_the_same_text(tiny_dir, world, captions,
     assert _bytes(again) == _bytes(captions)
     other = sample(_config(tiny_dir, world, tmp_path / "other", block_size=5, batch_size=4))
     assert _sets(other) == _sets(captions)
+
+
+def test_images_of_a_tar_are_those_of_its_folder(tiny_dir, world, captions, tmp_path):
+    with tarfile.open(tmp_path / "images.tar", "w") as packed:
+        for path in sorted(p for p in world.parent.rglob("*") if p.is_file() and p != world):
+            packed.add(path, path.relative_to(world.parent).as_posix())
+    of_tar = sample(_config(tiny_dir, world, tmp_path / "of-tar", image_folder=tmp_path / "images.tar"))
+    assert _bytes(of_tar) == _bytes(captions)
 
 
 def test_a_finished_folder_is_left_as_it_is_and_another_config_is_refused(tiny_dir, world, captions):

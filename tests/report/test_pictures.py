@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from report.fake_run import fake_run, page_data
 
+from sicog.data.image_folder import ImageFolder
 from sicog.model.image_processing import load_image
 from sicog.report.build import ReportConfig, report
 from sicog.report.pictures import data_url, link_to
@@ -16,7 +17,9 @@ from sicog.storage import read_json
 
 def shown(folder, name):
     """The picture that the page would hold."""
-    return Image.open(io.BytesIO(base64.b64decode(data_url(folder, name)[0].partition(",")[2])))
+    return Image.open(
+        io.BytesIO(base64.b64decode(data_url(ImageFolder(folder, cache=folder), name)[0].partition(",")[2]))
+    )
 
 
 @pytest.fixture(scope="module")

@@ -308,10 +308,11 @@ def test_a_run_that_kept_nothing_still_has_a_page(made, tmp_path, rows):
 
 
 def test_a_large_photograph_is_embedded_small(made, tmp_path):
+    from sicog.data.image_folder import ImageFolder
     from sicog.report.pictures import SIDE, data_url
 
     Image.effect_noise((900, 600), 80).save(tmp_path / "a b.png")
-    url, size = data_url(tmp_path, "a b.png")
+    url, size = data_url(ImageFolder(tmp_path, cache=tmp_path), "a b.png")
     assert size == (900, 600) and url.startswith("data:image/jpeg;base64,")
     assert max(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size) == SIDE
 
