@@ -125,13 +125,22 @@ def test_evaluations_of_other_questions_are_not_compared(lab: LabConfig) -> None
 
 def test_the_tables_of_the_page_are_those_of_the_kept_results() -> None:
     page = (ROOT / "docs" / "lab.md").read_text()
-    results = read_json(KEPT / "lab.json")
-    assert markdown(results) in page
+    results, controls = read_json(KEPT / "lab.json"), read_json(KEPT / "lab-controls.json")
+    assert markdown(results) in page and markdown(controls) in page
     assert scorers_markdown(read_json(KEPT / "lab-scorers.json")) in page
-    for name in ("full", "base", "annotated", "random-choice", "perfect"):
-        assert results["arms"][name]["seeds"] == [1, 2, 3]
+    assert set(controls["arms"]) == {"full", "base", "annotated", "random-choice", "perfect"}
+    assert all(arm["seeds"] == [1, 2, 3, 4, 5, 6] for arm in controls["arms"].values())
+    assert all(arm["seeds"] == [1, 2, 3] for arm in results["arms"].values())
     assert f"{results['updates']['pretrain']:,} updates of 8 rows" in page
-    assert (ROOT / "docs" / "lab.svg").read_text() == draw_arms(results)
+    assert (ROOT / "docs" / "lab.svg").read_text() == draw_arms(controls)
+
+
+def test_the_figures_of_the_first_page_are_those_of_the_kept_results() -> None:
+    readme, controls = (ROOT / "README.md").read_text(), read_json(KEPT / "lab-controls.json")["arms"]
+    for arm in ("annotated", "random-choice"):
+        for figure in ("accuracy", "caption_f1"):
+            value, low, high = (-x for x in controls[arm][figure]["difference"])
+            assert f"{value:+.3f}, {high:+.3f} to {low:+.3f}" in " ".join(readme.split())
 
 
 def test_the_table_of_chosen_and_random_candidates_is_that_of_the_kept_results() -> None:
@@ -145,9 +154,11 @@ def test_the_table_of_chosen_and_random_candidates_is_that_of_the_kept_results()
     assert len(settings) == 5
     for setting, arms in settings.items():
         chosen, drawn = arms["chosen"], arms["random"]
-        cells = [setting, truth(chosen), truth(drawn), difference(chosen["accuracy"]), difference(chosen["caption_f1"])]
+        seeds = str(len(chosen["seeds"]))
+        of_rows = [setting, truth(chosen), truth(drawn), seeds]
+        cells = [*of_rows, difference(chosen["accuracy"]), difference(chosen["caption_f1"])]
         assert f"| {' | '.join(cells)} |\n" in page
-        assert chosen["seeds"] == drawn["seeds"] == [1, 2, 3]
+        assert chosen["seeds"] == drawn["seeds"] and len(chosen["seeds"]) >= 3
 
 
 def test_rows_of_an_arm_come_with_their_truth(run_dir: Path, tmp_path: Path) -> None:
