@@ -9,11 +9,13 @@ from typing import Any
 
 from rich.markdown import Markdown
 
-from sicog.console import stderr_console, stdout_console
-from sicog.lab.arms import LabConfig, load_lab, write_recipe
+from sicog.console import say, stderr_console, stdout_console
+from sicog.lab.arms import RUN, LabConfig, eval_step, load_lab, write_recipe
 from sicog.lab.picture import draw_arms, draw_curves
 from sicog.lab.table import CURVES, PICTURE, RESULTS, TABLE, collect, markdown
+from sicog.recipe import load_recipe
 from sicog.runs.run import run
+from sicog.runs.states import read_state
 from sicog.storage import write_bytes, write_json
 
 
@@ -29,7 +31,7 @@ def lab_run(path: Path, overrides: Sequence[str] = (), *, only: Sequence[str] = 
 
 def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
     """Write the results so far with their pictures to `out` (the run's folder unless given) and print their table."""
-    results = collect(lab)
+    results = collect(lab, _stale(lab))
     if not results["arms"]:
         raise ValueError(f"{lab.run_dir} holds no result yet; sicog lab run makes them")
     text = markdown(results)
@@ -43,6 +45,25 @@ def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
     # Rich centres headings and wraps paragraphs; a log gets the Markdown itself, line by line.
     console.print(Markdown(text) if console.is_terminal else text, markup=False, highlight=False)
     return results
+
+
+def _stale(lab: LabConfig) -> list[tuple[str, int]]:
+    """Evaluations that lie there, of other candidates or another config than the arms have now; says which."""
+    if not Path(lab.inputs[RUN].path).is_dir():
+        say(f"{lab.inputs[RUN].path} is gone: whether these results are of its candidates cannot be checked")
+        return []
+    steps = {step.name: step for step in load_recipe(write_recipe(lab)).steps}
+    found = []
+    for arm in lab.arms:
+        for seed in lab.seeds:
+            step = steps[eval_step(arm, seed)]
+            state = read_state(step.run_dir, step.name)
+            if state and state.key != step.key:
+                found.append((arm, seed))
+    if found:
+        names = ", ".join(dict.fromkeys(arm for arm, _ in found))
+        say(f"left out, of other candidates or another config: {names}; sicog lab run trains them again")
+    return found
 
 
 def lab_train(path: Path, file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

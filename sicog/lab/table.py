@@ -6,7 +6,7 @@ Shapes: S seeds, N items (questions or images), G groups of them (images).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,12 @@ _SHORT = {"captioning": "captions", "reasoning": "answers"}
 Items = tuple[list[str], list[str], list[float]]  # ids, groups, values
 
 
-def collect(lab: LabConfig) -> dict[str, Any]:
-    """The results of all arms that have one: seeds, means, differences to the arm that others are held against."""
-    found = {name: [_read(lab, name, seed) for seed in lab.seeds] for name in lab.arms}
+def collect(lab: LabConfig, stale: Collection[tuple[str, int]] = ()) -> dict[str, Any]:
+    """The results of all arms that have one: seeds, means, differences to the arm that others are held against.
+
+    stale: evaluations by arm and seed that count as not done, since they are of another run or config.
+    """
+    found = {name: [{} if (name, seed) in stale else _read(lab, name, seed) for seed in lab.seeds] for name in lab.arms}
     arms: dict[str, Any] = {}
     for name, arm in lab.arms.items():
         done = [seed for seed, items in zip(lab.seeds, found[name], strict=True) if items]

@@ -11,11 +11,13 @@ import numpy as np
 import orjson
 import pytest
 
-from sicog.lab.arms import LabConfig, eval_step, load_lab
+from sicog.lab.arms import LabConfig, eval_step, load_lab, write_recipe
 from sicog.lab.picture import draw_arms, draw_curves
 from sicog.lab.rows import truth_of_examples
+from sicog.lab.run import lab_table
 from sicog.lab.score import markdown as scorers_markdown
 from sicog.lab.table import collect, crossed_interval, markdown
+from sicog.recipe import load_recipe
 from sicog.records import Example
 from sicog.storage import read_json, write_bytes, write_json
 
@@ -114,6 +116,30 @@ def test_pictures_show_every_arm_and_every_curve(lab: LabConfig) -> None:
         told = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
         assert len(told) == 4 and all("[" in text for text in told) and "question accuracy" in svg
     assert "full, caption F1: 0.375 [" in "".join(ElementTree.fromstring(draw_arms(results)).itertext())
+
+
+def test_results_of_other_candidates_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, values = (
+        tmp_path / "mini",
+        [f"run_dir={tmp_path / 'lab'}", f"inputs.run.path={tmp_path / 'mini'}", "seeds=[1]"],
+    )
+    lab = load_lab(SHIPPED, values).only(["base", "perfect"])
+    lab = lab.model_copy(
+        update={"arms": {name: arm.model_copy(update={"rows": None}) for name, arm in lab.arms.items()}}
+    )
+    for arm in lab.arms:
+        put(lab, arm, 1, [1, 0], [0.5])
+    assert list(lab_table(lab)["arms"]) == ["full", "base", "perfect"]
+    assert "mini is gone: whether these results are of its candidates cannot be checked" in capsys.readouterr().err
+    run.mkdir()
+    keys = {step.name: step.key for step in load_recipe(write_recipe(lab)).steps}
+    for arm, key in (("full", keys["full-1-eval"]), ("base", "of another run")):  # of the third nothing is known
+        state = {"state": "done", "verb": "mini-eval", "key": key, "host": "h", "pid": 1, "since": 0.0, "seconds": 1.0}
+        write_json(lab.run_dir / ".steps" / f"{arm}-1-eval.json", state)
+    results = lab_table(lab)
+    assert list(results["arms"]) == ["full", "perfect"] and results["missing"] == {"base": [1]}
+    says = "left out, of other candidates or another config: base; sicog lab run trains them again\n"
+    assert capsys.readouterr().err.endswith(says)
 
 
 def test_evaluations_of_other_questions_are_not_compared(lab: LabConfig) -> None:
