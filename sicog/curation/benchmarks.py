@@ -191,7 +191,7 @@ def _hash_of(source: Path | io.BytesIO, row_id: str) -> str | None:
     try:
         found = image_hash(load_image(source))
     except ValueError as error:
-        log.warning("row %s of a benchmark: its image cannot be compared: %s", row_id, error)
+        log.warning("row %s of a benchmark: its image cannot be compared: %s", row_id, as_utf8(str(error)))
         return None
     return None if found is None else found.astype("<u8").tobytes().hex()
 

@@ -226,7 +226,7 @@ def test_benchmarks_as_folders_and_lines(world):
     }
 
 
-def test_benchmarks_as_editors_and_tables_write_them(world):
+def test_benchmarks_as_editors_and_tables_write_them(world, caplog):
     """A byte order mark, a null for another name's sake, an id beyond 64 bits, pictures of any kind and name."""
     line = {"index": None, "id": 123456789012345678901, "question": LONG}
     (world / "q.jsonl").write_text(json.dumps(line), encoding="utf-8-sig")
@@ -242,6 +242,7 @@ def test_benchmarks_as_editors_and_tables_write_them(world):
     assert [(r.id, r.texts) for r in read("q.jsonl")] == [("123456789012345678901", {"question": LONG})]
     assert [(r.id, r.texts) for r in read("q.TXT")] == [("1", {"question": "What is it?"})]
     assert [(r.id, len(r.hashes)) for r in read("pictures")] == [("x.jfif", 1), ("y\\xe9.PNG", 0)]
+    assert caplog.text.encode() and "y\\xe9.PNG: the image file is empty" in caplog.text  # a log is UTF-8
 
 
 def test_forms_of_words_of_a_benchmark_are_no_overlap():
