@@ -69,14 +69,17 @@ class Config(BaseModel):
     def problems(self, processes: int = 1) -> list[str]:
         """Sentences for what a start on so many processes would be refused for here, beside missing files.
 
-        Looks in its first second: nothing is loaded and nothing written. By default what the configs within it say, and
-        which rows that are there cannot be read.
+        Looks in its first second: nothing is loaded and nothing written. By default what the configs within it say.
+        Whether `row_paths` can be read is asked apart: a recipe's steps write some of them first.
         """
-        from sicog.data.file_kinds import unreadable  # much of the package reads no rows
+        return [problem for config in self._within() for problem in config.problems()]
 
-        within = _configs(getattr(self, name) for name in type(self).model_fields)
-        of_rows = [problem for key in self.of_rows for problem in unreadable(getattr(self, key))]
-        return [*of_rows, *(problem for config in within for problem in config.problems())]
+    def row_paths(self) -> list[Path]:
+        """What the keys of `of_rows` name, here and in the configs within it."""
+        return [getattr(self, key) for key in self.of_rows] + [p for inner in self._within() for p in inner.row_paths()]
+
+    def _within(self) -> Iterator[Config]:
+        return _configs(getattr(self, name) for name in type(self).model_fields)
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

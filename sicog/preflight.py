@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sicog.config import Config, paths_of
+from sicog.data.file_kinds import unreadable
 from sicog.model.hub import find_model
 from sicog.provenance import RUN, another_run, holds_nothing, holds_strangers, identity_differences
 from sicog.storage import MANIFEST, read_json
@@ -26,7 +27,8 @@ def missing_inputs(verb: Verb, config: Config) -> list[str]:
 def refusals(verb: Verb, config: Config, processes: int = 1) -> list[str]:
     """As `problems`, without missing inputs."""
     of_folders = [p for folder in _claimed(verb, config) for p in _of_folder(folder, config, processes)]
-    return list(dict.fromkeys([*config.problems(processes), *of_folders]))
+    of_rows = [problem for path in config.row_paths() for problem in unreadable(path)]
+    return list(dict.fromkeys([*of_rows, *config.problems(processes), *of_folders]))
 
 
 def is_finished(verb: Verb, config: Config, processes: int = 1) -> bool:

@@ -13,7 +13,10 @@ from sicog.config import load_config
 from sicog.model.precision import chosen_device
 from sicog.packages import imported, lacking
 from sicog.preflight import is_finished, problems
+from sicog.recipe import load_recipe
 from sicog.records import CandidateSet, Example, Query, Turn
+from sicog.runs.counts import Counts
+from sicog.runs.refusals import refusals
 from sicog.storage import write_dataset, write_json
 from sicog.verbs import VERBS
 
@@ -92,12 +95,21 @@ def test_rows_of_a_kind_that_no_step_reads(verb: str) -> None:
     assert said.startswith("x.csv is no data source: give a dataset folder")
 
 
-def test_a_folder_that_a_step_has_only_begun_is_none_that_cannot_be_read() -> None:
-    Path("begun/.work").mkdir(parents=True)
-    assert found("sample", "task=captioning", "checkpoint=c", "input=begun", "out_dir=o") == []
-    Path("begun/notes.pdf").touch()
-    (said,) = found("sample", "task=captioning", "checkpoint=c", "input=begun", "out_dir=o")
-    assert said.startswith("begun is no data source")
+def test_a_folder_that_a_step_has_only_begun_is_read_by_no_other_and_written_by_its_recipe(here: Path) -> None:
+    begun = here / "runs" / "r" / "kept"
+    (begun / ".work").mkdir(parents=True)
+    (begun / "run.json").write_text("{}")
+    (said,) = found("sample", "task=captioning", "checkpoint=c", f"input={begun}", "out_dir=o")
+    assert said == f"{begun} has no manifest.json: the step that writes it has not finished; run that step again"
+    (here / "rows.json").write_text("[]")
+    steps = {"kept": {"run": "build", "config": {"sources": [{"name": "a", "path": "rows.json"}]}}}
+    steps["all"] = {"run": "build", "config": {"sources": [{"name": "b", "path": "${kept}"}]}}
+    steps["other"] = {"run": "build", "config": {"sources": [{"name": "c", "path": "x.csv"}]}}
+    (here / "r.yaml").write_text(json.dumps({"run_dir": str(here / "runs" / "r"), "steps": steps}))
+    (here / "x.csv").write_text("question,answer\n")
+    planned = load_recipe(here / "r.yaml")
+    (said,) = refusals(planned, planned.steps, Counts(planned))
+    assert said.startswith("step 'other': x.csv is no data source")
 
 
 def test_an_output_folder_of_another_run_or_of_strangers() -> None:
@@ -172,9 +184,6 @@ def test_a_package_that_is_missing_is_said_and_one_that_breaks_is_not_called_mis
 
 
 def test_candidates_of_a_curate_step_are_counted(here: Path) -> None:
-    from sicog.recipe import load_recipe
-    from sicog.runs.counts import Counts
-
     write_dataset(
         here / "sets",
         [

@@ -43,13 +43,20 @@ class DataConfig(Config):
         return self.sources or load_sources(Path(str(self.path)))
 
     def problems(self, processes: int = 1) -> list[str]:
-        """What cannot be read among the sources that are given, or that `path` stands for."""
-        if self.path is None or (self.path.suffix in (".yaml", ".yml") and not self.path.exists()):
-            return super().problems()
+        """A mixture that is none."""
+        if self.path is not None and self.path.exists():
+            try:
+                self.chosen_sources()
+            except ValueError as error:
+                return [*super().problems(), str(error)]
+        return super().problems()
+
+    def row_paths(self) -> list[Path]:
+        """The sources that are given, or that `path` stands for; none of a mixture that is none."""
         try:
-            return [problem for source in self.chosen_sources() for problem in source.problems()]
-        except ValueError as error:
-            return [str(error)]
+            return [source.path for source in self.chosen_sources()]
+        except ValueError:
+            return []
 
     def inputs(self) -> dict[str, Path]:
         """The files and folders whose rows are read, by name; images are not among them."""

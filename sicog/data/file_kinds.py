@@ -91,11 +91,8 @@ def find_files(path: Path) -> SourceFiles:
 
 
 def unreadable(path: Path) -> list[str]:
-    """The sentence by which `find_files` refuses what is at a path; none where nothing is.
-
-    A folder without a file counts as nothing: an earlier step of a recipe may have been stopped as it began.
-    """
-    if not path.exists() or (path.is_dir() and all(p.name[0] == "." for p in path.iterdir())):
+    """The sentence by which `find_files` refuses what is at a path; none where nothing is."""
+    if not path.exists():
         return []
     try:
         find_files(path)

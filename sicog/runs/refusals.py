@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from sicog.data.file_kinds import unreadable
 from sicog.recipe import Recipe, Step
 from sicog.runs.costs import devices_of
 from sicog.runs.counts import Counts, Rows
@@ -17,14 +19,21 @@ def refusals(recipe: Recipe, steps: Sequence[Step], counts: Counts) -> list[str]
     Steps that are done are left out, and so are missing inputs: `Recipe.missing` names those.
     """
     found: dict[str, str] = {}  # by sentence: steps that share a mistake say it once
+    unwritten = [step.folder for step in recipe.steps if not is_done(step)]
     for step in steps:
         given = counts.of(step).given
         if is_done(step):
             continue
         devices = devices_of(step, recipe) if isinstance(step.config, TrainConfig) else 1
-        for problem in [*step.config.problems(devices), *_too_few(step, given, devices)]:
+        for problem in [*_unreadable(step, unwritten), *step.config.problems(devices), *_too_few(step, given, devices)]:
             found.setdefault(problem, f"step {step.name!r}: {problem}")
     return list(found.values())
+
+
+def _unreadable(step: Step, unwritten: Sequence[Path]) -> list[str]:
+    """Rows that no step reads. What an earlier step is still to write may lie there half, and is not looked at."""
+    given = [path for path in step.config.row_paths() if not {path, *path.parents} & set(unwritten)]
+    return [problem for path in given for problem in unreadable(path)]
 
 
 def _too_few(step: Step, rows: Rows | None, devices: int) -> list[str]:
