@@ -89,6 +89,12 @@ def test_shapes_are_read_without_weights(config: MakeConfig, tiny_dir: Path, tmp
         assert getattr(found, name) == getattr(whole.config, name)
 
 
+def test_a_planned_model_that_is_nowhere_is_not_looked_for_on_the_hub(config: MakeConfig, tiny_dir: Path) -> None:
+    parts = {"vision_tower": tiny_dir / "parts" / "vision", "language_model": "nobody/nothing"}
+    with pytest.raises(ValueError, match="model.language_model"):
+        read_shapes(config(stage="align", model={**parts, "config": {"scale": 56, "query_grid": 2}}).model)
+
+
 def test_rows_are_drawn_from_all_and_the_users_cache_is_left_alone(
     config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
