@@ -169,7 +169,11 @@ def test_a_setting_out_of_range_is_a_sentence_without_an_address(tmp_path):
 
 def test_ctrl_c_says_what_to_do_next(tmp_path):
     command = [sys.executable, "-m", "sicog.cli", "mini-data", "--out", tmp_path / "world", "unlabelled=9999"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+
+    def as_in_a_terminal():  # a shell's background jobs, and what they start, ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal) as running:
         while not (tmp_path / "world" / "images").exists():
             assert running.poll() is None
             time.sleep(0.05)

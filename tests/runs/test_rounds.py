@@ -12,10 +12,10 @@ steps:
   first: {{run: annotate, config: {{task: reasoning, input: "${{inputs.rows}}"}}}}
 each_round:
   made: {{run: build, config: {{seed: 1, sources: [{{name: a, path: "${{previous.made|first}}/chain"}}]}}}}
-  pooled: {{run: group, config: {{inputs: ["${{all.made}}/sub"]}}}}
+  pooled: {{run: group, config: {{input: ["${{all.made}}/sub"]}}}}
   judged: {{run: promote, config: {{candidate: "${{made}}", incumbent: "${{previous.pooled|first}}"}}}}
 then:
-  last: {{run: group, config: {{inputs: ["${{all.pooled}}", "${{last.made}}", "${{first}}"]}}}}
+  last: {{run: group, config: {{input: ["${{all.pooled}}", "${{last.made}}", "${{first}}"]}}}}
 """
 
 
@@ -34,10 +34,10 @@ def test_rounds_become_steps_that_name_each_other(tmp_path):
         "run/first/chain",
         "run/round-1/made/chain",
     ]
-    assert [str(p) for p in found["round-1/pooled"].config.inputs] == ["run/round-1/made/sub"]
-    assert [str(p) for p in found["round-2/pooled"].config.inputs] == ["run/round-1/made/sub", "run/round-2/made/sub"]
+    assert [str(p) for p in found["round-1/pooled"].config.input] == ["run/round-1/made/sub"]
+    assert [str(p) for p in found["round-2/pooled"].config.input] == ["run/round-1/made/sub", "run/round-2/made/sub"]
     assert found["round-2/pooled"].depends_on == ("round-1/made", "round-2/made")
-    last = [str(p) for p in found["last"].config.inputs]
+    last = [str(p) for p in found["last"].config.input]
     assert last == ["run/round-1/pooled", "run/round-2/pooled", "run/round-2/made", "run/first"]
     assert str(found["round-2/made"].folder) == "run/round-2/made"
 
@@ -78,6 +78,6 @@ def test_mistakes_say_what_to_write(tmp_path, edit, says):
 def test_a_recipe_removes_steps_of_the_one_it_extends_and_adds_its_own(tmp_path):
     steps(tmp_path)
     (tmp_path / "v.yaml").write_text(
-        'extends: r.yaml\nthen: {last: null, more: {run: group, config: {inputs: ["${first}"]}}}'
+        'extends: r.yaml\nthen: {last: null, more: {run: group, config: {input: ["${first}"]}}}'
     )
     assert [step.name for step in load_recipe(tmp_path / "v.yaml").steps][-2:] == ["round-2/judged", "more"]
