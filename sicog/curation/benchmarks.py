@@ -15,7 +15,6 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -38,7 +37,7 @@ from sicog.pipeline import run_stage
 from sicog.provenance import digest_value
 from sicog.records import Dropped, Record
 from sicog.row_keys import given
-from sicog.storage import MANIFEST, read_records
+from sicog.storage import MANIFEST, opened_table, read_records
 from sicog.tasks import TASKS, bare_question
 
 FORMAT = 2  # another number where rows are read in another way: what the cache holds is then made anew
@@ -145,7 +144,7 @@ class _Entries:
 
     def _tsv(self) -> Iterator[Entry | Dropped]:
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images are fields of megabytes
-        with self.path.open(encoding="utf-8-sig", errors="replace", newline="") as file, closing(file):
+        with opened_table(self.path) as file:
             rows = csv.DictReader(file, delimiter="\t")
             if "index" not in (rows.fieldnames or ()):
                 raise ValueError(f"{self.path}: no column `index`; is it a TSV of VLMEvalKit?")

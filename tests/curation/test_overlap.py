@@ -242,6 +242,9 @@ def test_benchmarks_as_editors_and_tables_write_them(world, caplog):
     assert [(r.id, r.texts) for r in read("q.jsonl")] == [("123456789012345678901", {"question": LONG})]
     assert [(r.id, r.texts) for r in read("q.TXT")] == [("1", {"question": "What is it?"})]
     assert [(r.id, len(r.hashes)) for r in read("pictures")] == [("x.jfif", 1), ("y\\xe9.PNG", 0)]
+    (world / "latin.tsv").write_bytes(b"index\tquestion\n1\tcaf\xe9?\n")
+    with pytest.raises(ValueError, match=r"latin\.tsv is not UTF-8 .*; save it as UTF-8"):
+        read("latin.tsv")
     assert caplog.text.encode() and "y\\xe9.PNG: the image file is empty" in caplog.text  # a log is UTF-8
 
 
