@@ -20,7 +20,7 @@ from sicog.chains import COD, COT, ChainError, parse, render
 from sicog.config import Config
 from sicog.data.cache import cache_folder
 from sicog.data.image_folder import ImageFolder
-from sicog.data.images import ImageProblem, require_folder
+from sicog.data.images import ImageProblem
 from sicog.data.users_rows import open_users_rows
 from sicog.formats import (
     Row,
@@ -92,14 +92,14 @@ def revise(config: ReviseConfig) -> tuple[Path, Path]:
     """Write both datasets of `Example` records; returns (chain_dir, plain_dir)."""
     folders = {"chain": config.chain_dir, "plain": config.plain_dir}
     finished = all((folder / MANIFEST).is_file() for folder in folders.values())
-    if config.image_folder is not None and not finished:
-        require_folder(config.image_folder, "image_folder")
+    images = _images(config) if config.image_folder and not finished else None  # which may be gone when all is done
     if config.teacher and not finished:
         config.teacher.endpoint.check()  # before anything is written
         for form, folder in folders.items():  # both, before anything is paid
             write_run_json(folder, step=_step(config, form), config=config, inputs=_inputs(config))
-        _annotate(config, config.teacher)
-    return _write(config, "chain", config.chain_dir), _write(config, "plain", config.plain_dir)
+        assert images is not None  # the config says so
+        _annotate(config, config.teacher, images)
+    return _write(config, "chain", config.chain_dir, images), _write(config, "plain", config.plain_dir, images)
 
 
 def print_estimate(config: ReviseConfig) -> None:
@@ -112,10 +112,10 @@ def print_estimate(config: ReviseConfig) -> None:
         print(line)
 
 
-def _annotate(config: ReviseConfig, teacher: TeacherConfig) -> Path:
+def _annotate(config: ReviseConfig, teacher: TeacherConfig, images: ImageFolder) -> Path:
     """The teacher's rows: one dataset of `AnnotatedRow`, whose shards are themselves a file of annotated rows."""
     with connected(teacher.endpoint, config.answers()) as client:
-        process = Teacher(teacher, client, _images(config))
+        process = Teacher(teacher, client, images)
         return run_stage(
             step=STEP,
             out_dir=config.teacher_folder() / "rows",
@@ -143,7 +143,7 @@ def _inputs(config: ReviseConfig) -> dict[str, Path]:
     return {"annotations": config.input, **prompt}
 
 
-def _write(config: ReviseConfig, form: str, out_dir: Path) -> Path:
+def _write(config: ReviseConfig, form: str, out_dir: Path, images: ImageFolder | None) -> Path:
     parsers: dict[tuple[str, str], Callable[[Row, str, str], Example]] = {
         ("captioning", "chain"): cod_example,
         ("captioning", "plain"): dd_example,
@@ -160,7 +160,7 @@ def _write(config: ReviseConfig, form: str, out_dir: Path) -> Path:
         step=_step(config, form),
         out_dir=out_dir,
         source=source,
-        process=_Keep(_images(config) if config.image_folder else None),
+        process=_Keep(images),
         config=config,
         inputs=_inputs(config),
         block_size=256,

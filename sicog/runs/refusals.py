@@ -14,7 +14,8 @@ from sicog.training.config import TrainConfig
 
 
 def refusals(recipe: Recipe, steps: Sequence[Step], counts: Counts) -> list[str]:
-    """A sentence for each step whose sizes do not agree, that lacks a package, or gets fewer rows than an update.
+    """A sentence for each step whose sizes do not agree, that lacks a package, whose rows no step reads, or that
+    gets fewer than an update.
 
     Steps that are done are left out, and so are missing inputs: `Recipe.missing` names those.
     """

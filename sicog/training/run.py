@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sicog.console import say, say_finished
 from sicog.data.batching import RunPlan
 from sicog.data.cache import cache_folder
+from sicog.data.file_kinds import unreadable
 from sicog.data.images import require_folder
 from sicog.data.mixture import read_mixture
 from sicog.provenance import digest_file, write_run_json
@@ -51,8 +52,10 @@ def _train(config: TrainConfig) -> Path:
     batch = batch_line(config, _world_size())
     if config.data.image_folder is not None and not (config.out_dir / MANIFEST).is_file():
         require_folder(config.data.image_folder, "data.image_folder")
-    if not (config.out_dir / MANIFEST).is_file() and (found := config.problems(_world_size())):  # before all else
-        raise ValueError("; ".join(found))
+    if not (config.out_dir / MANIFEST).is_file():  # before all else
+        of_rows = [problem for path in config.row_paths() for problem in unreadable(path)]
+        if found := [*of_rows, *config.problems(_world_size())]:
+            raise ValueError("; ".join(found))
     config = config.model_copy(update={"model": config.model.located()}).settled(_world_size())
     if _is_main():
         from sicog.data.table import digest_source_file

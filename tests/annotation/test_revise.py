@@ -164,6 +164,18 @@ def revised(folder, names, **config):
     return read_json(folder / "cod" / "manifest.json")
 
 
+def test_finished_annotations_need_no_images(tmp_path):
+    manifest = revised(tmp_path, ["a.png"])
+    (tmp_path / "images").rename(tmp_path / "packed-away")
+    paths = {"input": tmp_path / "in.jsonl", "chain_dir": tmp_path / "cod", "plain_dir": tmp_path / "dd"}
+    config = ReviseConfig(task="captioning", image_folder=tmp_path / "images", max_dropped_share=1.0, **paths)
+    revise(config)
+    assert read_json(tmp_path / "cod" / "manifest.json") == manifest
+    (tmp_path / "dd" / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="image_folder .*images does not exist"):
+        revise(config)
+
+
 def test_an_image_problem_keeps_its_own_reason(tmp_path):
     manifest = revised(tmp_path, ["a.png", "../far.png", "none.png", "far.png"])
     assert manifest["dropped"] == {"image_missing": 1, "image_refused": 2}
