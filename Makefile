@@ -48,7 +48,7 @@ test: setup-dev
 eval-env: $(EVAL_VENV)/.ready
 
 test-eval: setup-dev eval-env
-	SICOG_EVAL_PYTHON=$(CURDIR)/$(EVAL_VENV)/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -p no:xdist tests/evaluation/test_real_kit.py $(ARGS)
+	SICOG_EVAL_PYTHON=$(CURDIR)/$(EVAL_VENV)/bin/python OMP_NUM_THREADS=1 $(BIN)/pytest -p no:xdist tests/evaluation/kit/test_real_kit.py $(ARGS)
 
 lint: setup-dev
 	$(BIN)/ruff check .

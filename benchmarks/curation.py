@@ -26,9 +26,9 @@ import numpy as np
 
 from benchmarks.stages import peak_mib
 from benchmarks.timing import arguments, compare, report
-from sicog.curation.self_consistency import self_consistency
+from sicog.curation.score.self_consistency import self_consistency
 from sicog.records import Candidate, CandidateSet, Query
-from sicog.storage import MANIFEST, dump_record, shard_name, write_json
+from sicog.stages.storage import MANIFEST, dump_record, shard_name, write_json
 
 CANDIDATES, WIDTH = 6, 384
 BLOCK = 64  # rows that are scored together, as the step does
@@ -104,10 +104,10 @@ def captions(n: int, seed: int = 0) -> list[str]:
 
 def encoded_texts(n_rows: int, folder: Path) -> list[dict[str, Any]]:
     """P10: how many texts are encoded for one distinct text, by counting what the encoder is given."""
-    from sicog.curation import vectors
-    from sicog.curation.encoders import EncoderConfig
-    from sicog.curation.score import ScoreConfig, score
-    from sicog.curation.vector_cache import Encoded
+    from sicog.curation.score.score import ScoreConfig, score
+    from sicog.curation.vectors import prepare as vectors
+    from sicog.curation.vectors.encoders import EncoderConfig
+    from sicog.curation.vectors.vector_cache import Encoded
 
     given: list[str] = []
 
@@ -138,8 +138,8 @@ def encoded_texts(n_rows: int, folder: Path) -> list[dict[str, Any]]:
 
 def batches(n: int, repeats: int) -> list[dict[str, Any]]:
     """P10: MiniLM's seconds, in batches of a token budget and in batches in the order of the input."""
-    from sicog.curation.embedder import LocalEncoder, _load
-    from sicog.curation.encoders import EncoderConfig
+    from sicog.curation.vectors.encoders import EncoderConfig
+    from sicog.curation.vectors.local_encoder import LocalEncoder, _load
 
     encoder = LocalEncoder(EncoderConfig(device="cpu"))
     model, texts = _load(encoder.folder, encoder.config), captions(n)
@@ -214,8 +214,8 @@ def run(folder: Path) -> dict[str, float]:
     """Score here; MiB held at most beyond the imports, and seconds."""
     import pyarrow.parquet  # noqa: F401 - so that it does not count
 
-    from sicog.curation.encoders import EncoderConfig
-    from sicog.curation.score import ScoreConfig, score
+    from sicog.curation.score.score import ScoreConfig, score
+    from sicog.curation.vectors.encoders import EncoderConfig
 
     encoder = EncoderConfig(kind="file", path=folder / "vectors.parquet")
     config = ScoreConfig(input=folder / "sets", out_dir=folder / "out", encoder=encoder, cache_dir=folder / "cache")

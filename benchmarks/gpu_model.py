@@ -3,9 +3,10 @@
 Random weights in bfloat16. A step is forward, backward and `torch.optim.AdamW` (fused, everything in bfloat16, 6 bytes
 of gradient and moments a parameter, so that all parts fit a device of 139 GiB; a real training keeps float32 states and
 divides them with ZeRO). The learning rate is 0, so that every option is compared with the same plain losses, token by
-token, before it is timed. Model FLOP utilisation counts `sicog.model.flops` without what checkpointing repeats, of the
-data sheet's dense rate. An option that does not fit or is not there is a row with a note; one that computes something
-else too, and the process fails at the end. One process, under 9 minutes on an H200; every row is written at once.
+token, before it is timed. Model FLOP utilisation counts `sicog.estimates.arithmetic.flops` without what checkpointing
+repeats, of the data sheet's dense rate. An option that does not fit or is not there is a row with a note; one that
+computes something else too, and the process fails at the end. One process, under 9 minutes on an H200; every row is
+written at once.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from transformers import AttentionInterface
 from benchmarks.gpu_cases import TRAIN_S, NotEqualError, Rows, attempt, missing, rms, seconds, stop_case
 from benchmarks.gpu_decode import Decoder, decode_row
 from benchmarks.timing import arguments, report
+from sicog.estimates.arithmetic.devices import device_rates
+from sicog.estimates.arithmetic.flops import PARTS, Work, training_flops, work_of
 from sicog.model.configuration import SicogConfig
-from sicog.model.devices import device_rates
-from sicog.model.flops import PARTS, Work, training_flops, work_of
-from sicog.model.loss_head import LossHead
+from sicog.model.kernels.loss_head import LossHead
 from sicog.model.modeling import SicogForConditionalGeneration
 from sicog.model.pixels import normalise_pixels
 from sicog.model.slicing import plan_slices

@@ -3,7 +3,7 @@
 Random weights in bfloat16, as in `gpu_model`, whose rows are all alike; here they are a seeded mix of text alone, small
 and large images and short and long texts, packed as `packing: epoch` packs them. Each option is a fresh model with the
 same weights, the learning rate is 0, and the loss of the first micro-batch must be that of the first option. Model FLOP
-utilisation counts what `sicog.model.flops` counts, without what checkpointing repeats.
+utilisation counts what `sicog.estimates.arithmetic.flops` counts, without what checkpointing repeats.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from benchmarks.gpu_cases import END_S, NotEqualError, Rows, attempt, missing, s
 from benchmarks.gpu_model import TRAINED, Bench
 from benchmarks.timing import arguments, report
 from sicog.data.collator import PackedCollator, PaddedCollator
-from sicog.data.lengths import RowLengths
 from sicog.data.packing import PackLimits, PackRows, plan_epoch
-from sicog.model.document_attention import DOCUMENTS, attend_within_documents
-from sicog.model.flops import row_cost, work_of
-from sicog.model.kernels import use_attention, use_kernels
-from sicog.model.loss_head import LossHead
+from sicog.estimates.arithmetic.flops import row_cost, work_of
+from sicog.model.kernels.choice import use_attention, use_kernels
+from sicog.model.kernels.document_attention import DOCUMENTS, attend_within_documents
+from sicog.model.kernels.loss_head import LossHead
+from sicog.model.lengths import RowLengths
 from sicog.model.pixels import normalise_pixels
 from sicog.model.processing import IGNORED_LABEL, Encoded, SicogProcessor
 from sicog.model.slicing import plan_slices

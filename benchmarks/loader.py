@@ -85,7 +85,7 @@ def _measure(way: str, path: Path, cache: Path) -> dict[str, Any]:
     from sicog.formats import parse_example
 
     if way == "ours":  # what any process has loaded before it begins
-        import sicog.data.table  # noqa: F401, I001
+        import sicog.data.rows.table  # noqa: F401, I001
         import pyarrow  # noqa: F401
 
     peak = _Peak()

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import arguments, compare, report
-from sicog.model.loss_head import causal_loss
+from sicog.model.kernels.loss_head import causal_loss
 
 # (width, positions, share that is supervised); the rows of the full width are fewer, so that it fits in time.
 CASES = [(896, 1533, 0.4), (3584, 384, 0.4)]

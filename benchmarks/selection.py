@@ -21,11 +21,11 @@ import orjson
 
 from benchmarks.timing import Comparison, arguments, compare, report
 from sicog.chains import COD, render
-from sicog.curation.columns import columns_of
-from sicog.curation.select import SelectConfig, select
-from sicog.curation.thresholds import CUTS, ThresholdsConfig, table
+from sicog.curation.score.columns import columns_of
+from sicog.curation.select.select import SelectConfig, select
+from sicog.curation.select.threshold_table import CUTS, ThresholdsConfig, table
 from sicog.records import Example
-from sicog.storage import MANIFEST, read_records, shard_name, write_json
+from sicog.stages.storage import MANIFEST, read_records, shard_name, write_json
 
 K, CUT, IN_SHARD = 3, 0.85, 8192
 BODIES = [f"There is a large red circle to the left of a small blue square, in part {part}." for part in range(5)]

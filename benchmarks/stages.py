@@ -26,7 +26,7 @@ from PIL import Image
 from benchmarks.timing import arguments, report
 from sicog.chains import COD, render
 from sicog.records import Candidate, CandidateSet, Example, Query, ScoredCandidate, ScoredSet, Turn
-from sicog.storage import MANIFEST, dump_record, shard_name, write_json
+from sicog.stages.storage import MANIFEST, dump_record, shard_name, write_json
 
 SIZES = (1_000, 100_000)
 BODIES = [f"There is a large red circle to the left of a small blue square, in part {part}." for part in range(5)]
@@ -153,7 +153,7 @@ def sampled(folder: Path, out: Path) -> Callable[[], Any]:
 
 def imported(folder: Path, out: Path) -> Callable[[], Any]:
     """`sicog import-candidates`."""
-    from sicog.generation.original import ImportCandidatesConfig, import_candidates
+    from sicog.generation.original_files import ImportCandidatesConfig, import_candidates
 
     config = ImportCandidatesConfig(input=folder / "rows.json", out_dir=out, task="captioning")
     return lambda: import_candidates(config)
@@ -168,21 +168,21 @@ def grouped(folder: Path, out: Path) -> Callable[[], Any]:
 
 def selected(folder: Path, out: Path) -> Callable[[], Any]:
     """`sicog select`."""
-    from sicog.curation.select import SelectConfig, select
+    from sicog.curation.select.select import SelectConfig, select
 
     return lambda: select(SelectConfig(input=folder / "in-0", out_dir=out, threshold=0.8))
 
 
 def built(folder: Path, out: Path) -> Callable[[], Any]:
     """`sicog build`."""
-    from sicog.curation.build import BuildConfig, BuildSource, build
+    from sicog.curation.build.build import BuildConfig, BuildSource, build
 
     return lambda: build(BuildConfig(sources=(BuildSource(name="all", path=folder / "in-0"),), out_dir=out))
 
 
 def examined(folder: Path, out: Path) -> Callable[[], Any]:
     """`sicog overlap` of texts."""
-    from sicog.curation.overlap import OverlapConfig, overlap
+    from sicog.curation.overlap.overlap import OverlapConfig, overlap
 
     return lambda: overlap(OverlapConfig(input=folder / "in-0", out_dir=out, deduplicate={}, cache_dir=folder))
 

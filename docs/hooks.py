@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sicog.help import GROUPS
-from sicog.keys import Section, as_table, sections
-from sicog.verbs import VERBS
+from sicog.commands.help import GROUPS
+from sicog.config.keys import Section, as_table, sections
+from sicog.runs.verbs import VERBS
 
 _KEYS = "<!-- the keys of all verbs -->"
 _LINK = re.compile(r"\[([^\]]*)\]\((\.\./[^)#\s]+)(?:#[^)]*)?\)")

@@ -13,15 +13,15 @@ import typer
 import yaml
 
 from sicog import __version__
-from sicog.arguments import taken_as_configs_do
+from sicog.commands.arguments import taken_as_configs_do
+from sicog.commands.help import GroupedCommands, lists_keys, verb_keys
 from sicog.config import Config, load_config, load_yaml
 from sicog.console import stderr_console
 from sicog.generation.commands import app as generation_app
-from sicog.help import GroupedCommands, lists_keys, verb_keys
 from sicog.lab.commands import app as lab_app
 from sicog.model.commands import app as model_app
+from sicog.runs.verbs import VERBS, Verb
 from sicog.training.commands import app as training_app
-from sicog.verbs import VERBS, Verb
 
 # Threads of OpenMP that wait spin by default, and when another process has one of the cores, all wait for it: on two
 # cores, training beside a busy process ran at 3 samples/s, with passive waiting at 41. Read when torch is loaded.
@@ -113,7 +113,7 @@ def _check_first_word(verb: Verb, path: Path) -> None:
 
 def _show_dry_run(verb: Verb, config: Config) -> None:
     """The resolved config, and what a start would be refused for; the exit code says whether it would."""
-    from sicog.preflight import is_finished, problems
+    from sicog.estimates.preflight import is_finished, problems
 
     _echo_config(config)
     found = problems(verb, config)
@@ -151,8 +151,8 @@ def train(
     if not dry_run:
         verb.run(resolved)
         return
+    from sicog.estimates.training import Assumed, plan_lines
     from sicog.training.config import TrainConfig
-    from sicog.training.plan import Assumed, plan_lines
 
     assert isinstance(resolved, TrainConfig)
     if device_tflops <= 0 or not 0 < utilisation <= 1:
@@ -202,7 +202,7 @@ def evaluate(
     verb = VERBS["eval"]
     if samples is not None:
         from sicog.config import apply_overrides, validate
-        from sicog.sampled import SampledConfig, sampled_evaluation
+        from sicog.evaluation.sampled.suites import SampledConfig, sampled_evaluation
 
         values = {"checkpoints": [checkpoint, *(compare or [])], "suite": suite, "out_dir": out, "samples": samples}
         values |= {"select": select.split(",")}
@@ -249,7 +249,7 @@ def report(
     report_run(run_dir, out)
 
 
-@app.command(cls=lists_keys("sicog.recipe:RecipeSpec", "run recipes/mini.yaml run_dir=runs/mine", _RECIPE))
+@app.command(cls=lists_keys("sicog.runs.recipe:RecipeSpec", "run recipes/mini.yaml run_dir=runs/mine", _RECIPE))
 def run(
     recipe: Annotated[Path, typer.Argument(help="the recipe's YAML")],
     overrides: Overrides = None,
@@ -258,7 +258,7 @@ def run(
 ) -> None:
     """Run a recipe: all steps in order; what is done and unchanged is skipped."""
     if dry_run:
-        from sicog.runs.plan import show_plan
+        from sicog.estimates.recipes import show_plan
 
         if not show_plan(recipe, overrides or [], until=until):
             raise typer.Exit(1)
@@ -322,7 +322,7 @@ def data_check(
 @app.command("script-help", hidden=True)
 def script_help(script: Annotated[Path, typer.Argument(help="a script of the project")]) -> None:
     """What `SCRIPT.sh --help` prints."""
-    from sicog.script_help import describe
+    from sicog.commands.script_help import describe
 
     typer.echo(describe(script))
 
@@ -365,7 +365,7 @@ def _sentence(error: ValueError | OSError) -> str:
 
     if not isinstance(error, ValidationError):
         return str(error)
-    from sicog.validation import told
+    from sicog.config.validation import told
 
     return told(error)
 

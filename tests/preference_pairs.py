@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sicog.records import PreferencePair, Turn
-from sicog.storage import write_dataset
+from sicog.stages.storage import write_dataset
 
 N_PAIRS = 12
 

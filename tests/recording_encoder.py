@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sicog.curation.vector_cache import Encoded
+from sicog.curation.vectors.vector_cache import Encoded
 
 WORDS = ("red", "blue", "cup", "mug", "dog", "table", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 

@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sicog import __version__, cli
-from sicog.help import GROUPS
-from sicog.verbs import VERBS
+from sicog.commands.help import GROUPS
+from sicog.runs.verbs import VERBS
 
 
 def sicog(*arguments, cwd=None):
@@ -69,8 +69,8 @@ def test_mini_data_and_dry_run(tmp_path):
 
 
 def test_help_and_plans_need_no_torch():
-    code = "import sys, sicog.cli, sicog.recipe, sicog.verbs; assert 'torch' not in sys.modules\n"
-    code += "for verb in sicog.verbs.VERBS.values():\n"
+    code = "import sys, sicog.cli, sicog.runs.recipe, sicog.runs.verbs; assert 'torch' not in sys.modules\n"
+    code += "for verb in sicog.runs.verbs.VERBS.values():\n"
     code += "    verb.config_type(); assert 'torch' not in sys.modules, verb.name"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -22,8 +22,8 @@ import yaml
 from sicog import cli
 from sicog.config import Config
 from sicog.lab.arms import load_lab, steps
-from sicog.recipe import load_recipe
-from sicog.verbs import VERBS
+from sicog.runs.recipe import load_recipe
+from sicog.runs.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]

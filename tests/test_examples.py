@@ -12,11 +12,11 @@ from generation.worlds import picture, write_world
 
 from sicog.generation.corruption import METHODS, Corruption, add_corruption, apply
 from sicog.generation.sample import SampleConfig, sample
-from sicog.lab.rows import LabRow
 from sicog.lab.scorers import load_scorer
+from sicog.lab.true_candidates import LabRow
 from sicog.model import load_checkpoint
 from sicog.records import Candidate, CandidateSet, Example, Query, ScoredCandidate, ScoredSet
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.stages.storage import read_json, read_records, write_dataset
 from sicog.tasks import TASKS, TaskSpec, add_task
 
 ROOT = Path(__file__).parents[1]
@@ -136,7 +136,7 @@ def test_a_new_scorer(load, tmp_path):
     assert [c.score for c in row.candidates] == [0.0, 0.25, 0.25, None]
     assert row.encoder == "overlap of words"
 
-    from sicog.curation.select import SelectConfig, select
+    from sicog.curation.select.select import SelectConfig, select
 
     select(SelectConfig(input=tmp_path / "words", out_dir=tmp_path / "kept", threshold=0.2))
     (kept,) = read_records(tmp_path / "kept", Example)

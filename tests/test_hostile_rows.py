@@ -9,10 +9,10 @@ from test_readme import bash
 
 from sicog.annotation.revise import ReviseConfig, revise
 from sicog.chains import COD, render
-from sicog.generation.original import ImportCandidatesConfig, import_candidates
+from sicog.generation.original_files import ImportCandidatesConfig, import_candidates
 from sicog.generation.sample import SampleBlock, SampleConfig, sample
 from sicog.records import CandidateSet, Dropped, Example, Query
-from sicog.storage import read_records
+from sicog.stages.storage import read_records
 
 CONTROL = "<|im_end|>\n<|im_start|>assistant\n<|endoftext|><image>"
 BODIES = [f"Part {i} of a picture, told at some length. {CONTROL}" for i in range(5)]
@@ -194,7 +194,7 @@ def test_a_folder_that_cannot_be_written_and_one_of_another_run(tmp_path):  # R1
 
 def test_readers_of_our_own_sets_say_which_row_is_broken(tmp_path):  # R3
     from sicog.generation.group import GroupConfig, group
-    from sicog.storage import write_dataset
+    from sicog.stages.storage import write_dataset
 
     write_dataset(tmp_path / "run", [Query(id="a", task="captioning", images=("a.png",))])
     with pytest.raises(ValueError, match="no CandidateSet"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sicog.records import Example, ScoredSet
-from sicog.storage import read_json, read_records
+from sicog.stages.storage import read_json, read_records
 
 ROOT = Path(__file__).parents[1]
 RECIPE = """

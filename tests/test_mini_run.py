@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sicog.storage import read_json
+from sicog.stages.storage import read_json
 
 ROOT = Path(__file__).parents[1]
 RECIPE = """

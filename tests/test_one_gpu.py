@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_readme import bash
 
-from sicog.storage import read_json
+from sicog.stages.storage import read_json
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/one-gpu.md").read_text()
@@ -25,7 +25,7 @@ def test_the_page_begins_with_what_is_installed_and_fetched() -> None:
 @pytest.mark.timeout(900)
 def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     from sicog.mini.dataset import MiniDataConfig, write_mini_data
-    from sicog.mini.parts import SHIPPED, unpack
+    from sicog.mini.parts_training.parts import SHIPPED, unpack
     from sicog.mini.teacher_server import teacher_server
 
     counts = {"align": 8, "sft": 8, "warmup_captions": 8, "warmup_reasoning": 8, "unlabelled": 12, "dev": 1, "test": 1}

@@ -17,7 +17,7 @@ import sklearn
 from test_readme import bash
 
 from sicog.records import CandidateSet, PreferencePair
-from sicog.storage import read_json, read_records
+from sicog.stages.storage import read_json, read_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -39,7 +39,7 @@ def commands(text: str, folder: Path) -> str:
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The user's folder: images of easy-VQA and photographs, rows of both, and the parts of a model."""
-    from sicog.mini.parts import SHIPPED, unpack
+    from sicog.mini.parts_training.parts import SHIPPED, unpack
 
     folder = tmp_path_factory.mktemp("user")
     unpack(SHIPPED, folder / "parts")

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import tiny_checkpoint
 
 from sicog.model import load_checkpoint
-from sicog.storage import read_json
+from sicog.stages.storage import read_json
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -73,7 +73,7 @@ def test_a_command_that_shows_something(tmp_path, line):
 def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
     """The block of stage scripts, on a small mini world and the mini model's parts, from a folder of the user's."""
     from sicog.mini.dataset import MiniDataConfig, write_mini_data
-    from sicog.mini.parts import SHIPPED, unpack
+    from sicog.mini.parts_training.parts import SHIPPED, unpack
     from sicog.mini.teacher_server import teacher_server
 
     counts = {"align": 8, "sft": 8, "warmup_captions": 8, "warmup_reasoning": 8, "unlabelled": 40, "dev": 1, "test": 1}

@@ -15,7 +15,7 @@ import pytest
 from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.teacher_server import teacher_server
 from sicog.records import Candidate, CandidateSet, Example, PreferencePair, Query
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.stages.storage import read_json, read_records, write_dataset
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(p.relative_to(ROOT) for p in ROOT.glob("*/**/*.sh") if ".venv" not in p.parts)
@@ -168,7 +168,7 @@ def test_dpo_from_corrupted_images(script, world, tiny_dir, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["captioning", "reasoning"])
 def test_quality_evaluation(script, tiny_dir, tmp_path, task):
-    from sicog.provenance import digest_path
+    from sicog.stages.provenance import digest_path
 
     style, name = {"captioning": ("dd", "recaption"), "reasoning": ("direct", "reasoning")}[task]
     common = {"style": style, "prompt": "p", "seed": 0, "finish_reason": "stop", "n_tokens": 3}

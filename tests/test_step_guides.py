@@ -11,7 +11,7 @@ from test_readme import bash
 from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.teacher_server import teacher_server
 from sicog.records import Example
-from sicog.storage import read_json, read_records
+from sicog.stages.storage import read_json, read_records
 
 ROOT = Path(__file__).parents[1]
 COUNTS = {"align": 1, "sft": 1, "warmup_captions": 4, "warmup_reasoning": 1, "unlabelled": 3, "dev": 1, "test": 1}

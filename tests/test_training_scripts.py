@@ -15,8 +15,8 @@ from PIL import Image
 from tiny import tiny_parts
 
 from sicog.chains import COD, render
-from sicog.curation.build import BuildConfig, build
-from sicog.storage import read_json
+from sicog.curation.build.build import BuildConfig, build
+from sicog.stages.storage import read_json
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "training_scripts" / "README.md").read_text()

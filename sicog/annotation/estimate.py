@@ -21,7 +21,7 @@ from sicog.annotation.teacher import (
 from sicog.console import stderr_console
 from sicog.data.image_folder import ImageFolder
 from sicog.data.images import ImageProblem
-from sicog.data.users_rows import open_users_rows
+from sicog.data.rows.users_rows import open_users_rows
 from sicog.records import Dropped
 from sicog.remote.store import AnswerStore, open_store
 

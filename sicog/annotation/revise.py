@@ -18,10 +18,11 @@ from sicog.annotation.estimate import estimate
 from sicog.annotation.teacher import STEP, CaptionRowParser, Teacher, TeacherConfig, prompt_file
 from sicog.chains import COD, COT, ChainError, parse, render
 from sicog.config import Config
-from sicog.data.cache import cache_folder
+from sicog.config.validation import first_told
 from sicog.data.image_folder import ImageFolder
 from sicog.data.images import ImageProblem
-from sicog.data.users_rows import open_users_rows
+from sicog.data.rows.cache import cache_folder
+from sicog.data.rows.users_rows import open_users_rows
 from sicog.formats import (
     Row,
     RowError,
@@ -32,13 +33,12 @@ from sicog.formats import (
     parse_example,
     tagged_sections,
 )
-from sicog.pipeline import FolderSource, Outcome, Source, run_stage
-from sicog.provenance import write_run_json
 from sicog.records import AnnotatedRow, Dropped, Example, Query, Turn
 from sicog.remote.client import connected
-from sicog.storage import MANIFEST
+from sicog.stages.provenance import write_run_json
+from sicog.stages.runner import FolderSource, Outcome, Source, run_stage
+from sicog.stages.storage import MANIFEST
 from sicog.tasks import CAPTIONING, REASONING, bare_question
-from sicog.validation import first_told
 
 COT_TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
 _ANNOTATIONS = ("cod_caption", "dd_caption")

@@ -22,12 +22,12 @@ from sicog.config import Config, validate
 from sicog.data.image_folder import ImageFolder
 from sicog.data.images import ImageProblem
 from sicog.formats import Row, RowError, caption_of, first_question, image_names
-from sicog.pipeline import Outcome
 from sicog.records import AnnotatedRow, Dropped, Failed, Record
 from sicog.remote.client import BadImage, Client, Message, NoAnswer, Request
 from sicog.remote.config import EndpointConfig
-from sicog.remote.pictures import Picture
+from sicog.remote.image_parts import Picture
 from sicog.remote.store import Answer
+from sicog.stages.runner import Outcome
 from sicog.tasks import bare_question
 
 STEP = "annotate"

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from sicog.config import Config, ConfigT, validate
-from sicog.curation.encoders import EncoderConfig
-from sicog.curation.score import Paths, ScoreConfig, score
-from sicog.curation.scoring import Scorer
-from sicog.curation.select import SelectConfig, select
-from sicog.curation.threshold import PAPER_K, By
-from sicog.curation.verdicts import Styles
-from sicog.launch import LaunchConfig
+from sicog.curation.score.block import Scorer
+from sicog.curation.score.score import Paths, ScoreConfig, score
+from sicog.curation.select.select import SelectConfig, select
+from sicog.curation.select.threshold import PAPER_K, By
+from sicog.curation.select.verdicts import Styles
+from sicog.curation.vectors.encoders import EncoderConfig
+from sicog.stages.launch import LaunchConfig
 
 
 class CurateConfig(Config):

@@ -16,19 +16,19 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from sicog.bar import shown
 from sicog.config import Config
 from sicog.console import stdout_console
-from sicog.data.cache import cache_folder
 from sicog.data.check_kinds import by_reason, report_of_kind
 from sicog.data.config import DataConfig
 from sicog.data.image_folder import ImageFolder
 from sicog.data.measure import Measure, TokenMeasure, WordMeasure
 from sicog.data.mixture import Mixture, read_mixture
 from sicog.data.mixture_rows import UsableRows, measure_mixture
-from sicog.data.progress import shown
-from sicog.data.row_kinds import EXAMPLES, kind_of
+from sicog.data.rows.cache import cache_folder
+from sicog.data.rows.row_kinds import EXAMPLES, kind_of
 from sicog.model.image_plan import ImagePlan
-from sicog.storage import write_json
+from sicog.stages.storage import write_json
 
 _COLUMNS = ("path", "rows", "usable", "text_only", "images", "turns")
 _BAR = 40

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from sicog.bar import shown
 from sicog.data.image_folder import ImageFolder
 from sicog.data.images import ImageProblem
 from sicog.data.mixture import Source, chosen_rows
-from sicog.data.progress import shown
-from sicog.data.row_kinds import RowKind, open_kind
+from sicog.data.rows.row_kinds import RowKind, open_kind
 from sicog.records import CandidateSet, Dropped, PreferencePair, Query, Record, ScoredSet
 
 _IDS_SHOWN = 5

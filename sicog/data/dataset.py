@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sicog.data.image_folder import ImageFolder, load_images
-from sicog.data.lengths import RowLengths
 from sicog.data.noise import RowNoise, exchanged
-from sicog.data.sources import PlacedRow
-from sicog.data.table import RowTable
+from sicog.data.rows.sources import PlacedRow
+from sicog.data.rows.table import RowTable
+from sicog.model.lengths import RowLengths
 from sicog.records import Example
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import IO
 
 from PIL import Image
 
-from sicog.data.image_files import image_size, load_image
 from sicog.data.images import ImageProblem, check_name, require_folder, resolve_image
-from sicog.data.sources import NAMED, PlacedRow
-from sicog.data.table import RowTable
-from sicog.data.tar_files import Packed, TarIndex, tar_identity
+from sicog.data.rows.sources import NAMED, PlacedRow
+from sicog.data.rows.table import RowTable
+from sicog.data.rows.tar_files import Packed, TarIndex, tar_identity
+from sicog.model.image_files import image_size, load_image
 
 Size = tuple[int, int]
 Readable = Path | Packed

@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import orjson
 
-from sicog.data.cache import build_once
+from sicog.bar import Counter
 from sicog.data.image_folder import ImageFolder, image_references, named_images
 from sicog.data.images import ImageProblem
-from sicog.data.lengths import RowLengths
-from sicog.data.progress import Counter
-from sicog.data.sources import PlacedRow
-from sicog.data.table import RowTable
-from sicog.data.tar_files import Packed
+from sicog.data.rows.cache import build_once
+from sicog.data.rows.sources import PlacedRow
+from sicog.data.rows.table import RowTable
+from sicog.data.rows.tar_files import Packed
 from sicog.model.image_plan import ImagePlan
-from sicog.provenance import digest_bytes, digest_value
+from sicog.model.lengths import RowLengths
 from sicog.records import Dropped, Turn
-from sicog.storage import dump_record, read_json
+from sicog.stages.provenance import digest_bytes, digest_value
+from sicog.stages.storage import dump_record, read_json
 
 if TYPE_CHECKING:
     from sicog.model.image_processing import SicogImageProcessor

@@ -15,12 +15,12 @@ import numpy as np
 from pydantic import Field
 
 from sicog.config import Config
-from sicog.data.cache import cache_folder
 from sicog.data.mixture import Sources, chosen_rows
-from sicog.data.table import open_table
-from sicog.pipeline import run_stage
+from sicog.data.rows.cache import cache_folder
+from sicog.data.rows.table import open_table
 from sicog.records import Dropped, Example
-from sicog.storage import MANIFEST, read_json, write_json
+from sicog.stages.runner import run_stage
+from sicog.stages.storage import MANIFEST, read_json, write_json
 
 
 class MixConfig(Config):

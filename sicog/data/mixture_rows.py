@@ -10,9 +10,9 @@ import numpy as np
 
 from sicog.data.dataset import Selection
 from sicog.data.image_folder import ImageFolder
-from sicog.data.lengths import RowLengths
 from sicog.data.measure import Measure, Measurement, measure_table
 from sicog.data.mixture import Mixture
+from sicog.model.lengths import RowLengths
 from sicog.records import Dropped
 
 

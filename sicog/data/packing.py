@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from sicog.data.batching import RunPlan, draw_updates
-from sicog.data.lengths import RowLengths
+from sicog.model.lengths import RowLengths
 
 # Bins that are dealt together in `plan_epoch`: enough to come out full, few enough to be dealt fast.
 _BINS_AT_ONCE = 256

@@ -13,11 +13,11 @@ from PIL import Image
 
 from sicog.data.image_folder import opened
 from sicog.data.images import ImageProblem
-from sicog.data.lengths import RowLengths
 from sicog.model.image_processing import load_image
+from sicog.model.lengths import RowLengths
 from sicog.model.processing import Encoded
 from sicog.records import PreferencePair, ReferencedPair
-from sicog.storage import shards
+from sicog.stages.storage import shards
 
 if TYPE_CHECKING:
     from sicog.data.image_folder import ImageFolder

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from sicog.data.file_kinds import find_files
 from sicog.data.mixture import Source, chosen_rows
-from sicog.data.users_rows import open_users_rows
+from sicog.data.rows.file_kinds import find_files
+from sicog.data.rows.users_rows import open_users_rows
 from sicog.formats import Row, RowError, ensure_marker, given, image_names, parse_example
-from sicog.pipeline import FolderSource
-from sicog.pipeline import Source as Rows
+from sicog.formats.row_keys import ROLES, images_of_parts, is_parts, joined_parts
 from sicog.records import Dropped, PreferencePair
-from sicog.row_keys import ROLES, images_of_parts, is_parts, joined_parts
+from sicog.stages.runner import FolderSource
+from sicog.stages.runner import Source as Rows
 
 _PROMPT_KEYS = ("prompt", "question", "conversations", "messages")
 _ANSWERS = ("assistant", "gpt", "llm")

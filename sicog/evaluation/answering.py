@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from sicog.evaluation.forms import Prompt
 from sicog.model.checkpoints import load_checkpoint
 from sicog.model.image_processing import load_image
-from sicog.model.kernels import chosen_attention, use_attention
+from sicog.model.kernels.choice import chosen_attention, use_attention
 from sicog.model.precision import Precision, chosen_device, settled
 from sicog.records import Turn
 

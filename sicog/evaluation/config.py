@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from sicog.config import Config
+from sicog.config.paths import NameOrPath
 from sicog.evaluation.forms import Style
-from sicog.home import NameOrPath
 from sicog.model.precision import Precision
 
 EXACT = "exact_matching"
@@ -67,7 +67,7 @@ class EvalConfig(Config):
 
     def problems(self, processes: int = 1) -> list[str]:
         """No environment of the kit."""
-        from sicog.evaluation.run import kit_python
+        from sicog.evaluation.kit.evaluate import kit_python
 
         try:
             kit_python(self)

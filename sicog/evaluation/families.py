@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sicog.evaluation.scorers import ANLS_FLOOR, accepted_answers
+from sicog.evaluation.sampled.answer_scores import ANLS_FLOOR, accepted_answers
 
 Row = Mapping[str, Any]
 Ratio = tuple[np.ndarray, np.ndarray]  # float64 [N] each: what every question adds to numerator and denominator

@@ -19,9 +19,9 @@ from sicog.config import Config, load_yaml, validate
 from sicog.data.images import ImageProblem, resolve_image
 from sicog.evaluation.families import FAMILIES, OF_FORM
 from sicog.evaluation.forms import FORMS
-from sicog.evaluation.scorers import SCORERS
-from sicog.provenance import digest_file
-from sicog.storage import opened_table
+from sicog.evaluation.sampled.answer_scores import SCORERS
+from sicog.stages.provenance import digest_file
+from sicog.stages.storage import opened_table
 
 SUITES = Path(__file__).parent / "suites"
 OFFLINE = ("choice", "yes_no", *SCORERS)  # forms whose answers are scored as strings; others need a judge

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sicog.evaluation.families import FAMILIES, Question
-from sicog.evaluation.kit_files import Result, Run, find_runs
-from sicog.evaluation.statistics import Difference, Estimate, difference, estimate
+from sicog.evaluation.kit.result_files import Result, Run, find_runs
 from sicog.evaluation.suite import load_suite
-from sicog.storage import atomic_write, write_bytes, write_json
+from sicog.stages.storage import atomic_write, write_bytes, write_json
+from sicog.statistics.bootstrap import Difference, Estimate, difference, estimate
 
 log = logging.getLogger(__name__)
 

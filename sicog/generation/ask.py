@@ -13,7 +13,7 @@ from rich.markup import escape
 from sicog.answers import final_answer
 from sicog.chains import ChainError, parse
 from sicog.console import stdout_console
-from sicog.generation.engine import load_sampler
+from sicog.generation.engines.engine import load_sampler
 from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig
 from sicog.records import Query
 from sicog.tasks import TASKS, TaskSpec

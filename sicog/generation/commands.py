@@ -37,7 +37,7 @@ def export_candidates(
     generated: Annotated[bool, typer.Option("--generated", help="one candidate a row, as sampling writes it")] = False,
 ) -> None:
     """Write candidates as the original's files: for its curation, or with --generated as its sampling."""
-    from sicog.generation.original import export_candidates as export_to
+    from sicog.generation.original_files import export_candidates as export_to
 
     export_to(source, target, form="generated" if generated else "candidates")
 

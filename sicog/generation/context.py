@@ -7,7 +7,7 @@ from pathlib import Path
 from sicog.chains import ChainError
 from sicog.config import Config
 from sicog.records import Example
-from sicog.storage import read_records
+from sicog.stages.storage import read_records
 from sicog.tasks import TASKS
 
 

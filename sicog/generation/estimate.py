@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from sicog.console import stdout_console
+from sicog.estimates.readable import large, small
 from sicog.generation.sample import SampleBlock, SampleConfig, rows_of
-from sicog.readable import large, small
 from sicog.records import Candidate, CandidateSet, Dropped, Query
 
 _FILLS = 2  # the trial fills the slots so many times

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from sicog.candidates import RunsSource, find_runs
 from sicog.config import Config
-from sicog.pipeline import run_stage
 from sicog.records import CandidateSet
+from sicog.stages.candidates import RunsSource, find_runs
+from sicog.stages.runner import run_stage
 
 
 class GroupConfig(Config):

@@ -12,26 +12,26 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 from pydantic import Field, model_validator
 
-from sicog.data.cache import cache_folder
-from sicog.data.file_kinds import find_files
-from sicog.data.image_files import image_size, load_image
 from sicog.data.image_folder import ImageFolder, Readable, opened
 from sicog.data.images import ImageProblem, require_folder
-from sicog.data.users_rows import open_users_rows
+from sicog.data.rows.cache import cache_folder
+from sicog.data.rows.file_kinds import find_files
+from sicog.data.rows.users_rows import open_users_rows
 from sicog.formats import QueryParser
 from sicog.generation.closer import Box, CloserConfig, Share, StyleCount, shares, shown, shown_size, windows
 from sicog.generation.context import ContextConfig, read_contexts
 from sicog.generation.corruption import CorruptionName, apply, drawn, turns
-from sicog.generation.engine import Engine, load_engine
+from sicog.generation.engines.engine import Engine, load_engine
 from sicog.generation.sampling import Job, LongPromptError, Picture, Request, Sample, SamplingConfig, Unanswered
-from sicog.launch import LaunchConfig
 from sicog.model.hub import local_model
+from sicog.model.image_files import image_size, load_image
 from sicog.model.precision import Precision, settled
-from sicog.pipeline import FolderSource, Outcome, Source, run_stage
-from sicog.provenance import digest_path
 from sicog.records import Candidate, CandidateSet, Corruption, Dropped, Failed, Query
 from sicog.remote.config import EndpointConfig
-from sicog.storage import MANIFEST
+from sicog.stages.launch import LaunchConfig
+from sicog.stages.provenance import digest_path
+from sicog.stages.runner import FolderSource, Outcome, Source, run_stage
+from sicog.stages.storage import MANIFEST
 from sicog.tasks import TASKS, TaskSpec, bare_question
 
 # The paper's three candidates of a query.
@@ -256,7 +256,7 @@ class SampleBlock:
         """The engine, and what its candidates name as their checkpoint."""
         config = self.config
         if config.endpoint is not None:
-            from sicog.generation.served import ServedModel
+            from sicog.generation.engines.openai import ServedModel
 
             answers = config.endpoint.answers or config.out_dir / ANSWERS
             served = ServedModel(config.endpoint, config.sampling(), answers, max_side=config.max_side)

@@ -11,10 +11,10 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from sicog.config import Config, apply_overrides, load_extended, merge, validate
-from sicog.home import at_home
-from sicog.recipe import StepSpec, texts_of
+from sicog.config.paths import at_home
 from sicog.runs.config import InputSpec
-from sicog.storage import write_bytes
+from sicog.runs.recipe import StepSpec, texts_of
+from sicog.stages.storage import write_bytes
 
 RECIPE = "lab-recipe.yaml"
 RUN = "run"  # the input that is the mini run

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sicog.help import lists_keys
+from sicog.commands.help import lists_keys
 
 app = typer.Typer(help="Try another idea on a finished mini run.", no_args_is_help=True, pretty_exceptions_enable=False)
 _LAB = "sicog.lab.arms:LabConfig"
@@ -30,13 +30,13 @@ def score(
     lab: Annotated[Path, typer.Option(help="with --train: the YAML of the arms")] = ARMS,
 ) -> None:
     """Hold scorers against each other: truth of their picks, AUROC, risk and coverage. The files' code is run."""
-    from sicog.lab.score import lab_score
+    from sicog.lab.compare_scorers import lab_score
 
     if train and not scorers:
         raise ValueError("--train trains what a scorer picks; give its file")
     lab_score(run_dir, scorers or [], out)
     if train:
-        from sicog.lab.run import lab_train
+        from sicog.lab.train_arms import lab_train
 
         for file in scorers or []:
             lab_train(lab, file, [f"inputs.run.path={run_dir}"])
@@ -52,14 +52,14 @@ def run(
     """Train every arm with every seed, skipping what is done, and write the table of what they came to."""
     names = only.split(",") if only else []
     if dry_run:
+        from sicog.estimates.recipes import show_plan
         from sicog.lab.arms import load_lab, write_recipe
-        from sicog.runs.plan import show_plan
 
         asked = load_lab(lab, overrides or [])
         if not show_plan(write_recipe(asked.only(names) if names else asked), []):
             raise typer.Exit(1)
         return
-    from sicog.lab.run import lab_run
+    from sicog.lab.train_arms import lab_run
 
     lab_run(lab, overrides or [], only=names)
 
@@ -81,7 +81,7 @@ def gap(
     out: Annotated[Path | None, typer.Option(help="write the figures as JSON to this file")] = None,
 ) -> None:
     """Whether the proxy of the gap, which needs no truth, says what the truth of the development split says."""
-    from sicog.lab.gap import lab_gap
+    from sicog.lab.gap_proxy import lab_gap
 
     lab_gap(run_dir, out)
 
@@ -94,6 +94,6 @@ def table(
 ) -> None:
     """The table of the arms that are done, also while others still run."""
     from sicog.lab.arms import load_lab
-    from sicog.lab.run import lab_table
+    from sicog.lab.train_arms import lab_table
 
     lab_table(load_lab(lab, overrides or []), out)

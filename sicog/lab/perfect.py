@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sicog.config import Config
-from sicog.curation.self_consistency import hashed
+from sicog.curation.score.self_consistency import hashed
 from sicog.mini.dataset import asked_of, image_path
 from sicog.mini.mistakes import mistaken_answer, mistaken_scene
 from sicog.mini.questions import Question, question_text
@@ -23,10 +23,10 @@ from sicog.mini.reasoning import cot_text
 from sicog.mini.scene import Scene, digest
 from sicog.mini.text import CAPTION_QUESTION, cod_caption, detailed_description
 from sicog.mini.truth import read_truth
-from sicog.pipeline import FolderSource, Outcome, Source, run_stage
 from sicog.records import Example, Query, Turn
 from sicog.runs.gap import GAP
-from sicog.storage import read_json
+from sicog.stages.runner import FolderSource, Outcome, Source, run_stage
+from sicog.stages.storage import read_json
 from sicog.tasks import CAPTIONING, REASONING, TASKS
 
 STEP = "lab-perfect"

@@ -9,13 +9,13 @@ from pathlib import Path
 from pydantic import Field
 
 from sicog.config import Config
-from sicog.curation.select import kept_rows, to_example
-from sicog.curation.self_consistency import hashed
-from sicog.lab.rows import LabTask, read_rows
-from sicog.lab.score import remembered, scores_of
+from sicog.curation.score.self_consistency import hashed
+from sicog.curation.select.select import kept_rows, to_example
+from sicog.lab.compare_scorers import remembered, scores_of
 from sicog.lab.scorers import SCORERS, load_scorer
-from sicog.pipeline import FolderSource, Outcome, run_stage
+from sicog.lab.true_candidates import LabTask, read_rows
 from sicog.records import Dropped, Example, ScoredSet
+from sicog.stages.runner import FolderSource, Outcome, run_stage
 
 STEP = "lab-pick"
 

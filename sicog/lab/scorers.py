@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sicog.answers import final_answer
-from sicog.curation.self_consistency import draw, self_consistency
-from sicog.lab.rows import LabRow
+from sicog.curation.score.self_consistency import draw, self_consistency
+from sicog.lab.true_candidates import LabRow
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 Scorer = Callable[[LabRow, Embed], Sequence[float]]

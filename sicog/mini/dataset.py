@@ -36,7 +36,7 @@ from sicog.mini.text import (
 )
 from sicog.mini.truth import QuestionTruth, SceneTruth, truth_file
 from sicog.records import Query
-from sicog.storage import MANIFEST, read_json, write_bytes, write_json
+from sicog.stages.storage import MANIFEST, read_json, write_bytes, write_json
 from sicog.tasks import CAPTIONING, REASONING
 
 WORLD = 4  # raise it when scenes, pixels, words or formats change: finished folders of older worlds are then refused

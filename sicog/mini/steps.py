@@ -18,13 +18,13 @@ from rich.progress import (
 from rich.text import Text
 
 from sicog.console import stderr_console
-from sicog.curation.sweep import SweepConfig, Truth, sweep_scored
+from sicog.curation.select.sweep import SweepConfig, Truth, sweep_scored
 from sicog.mini.dataset import MiniDataConfig, total_images, write_mini_data
 from sicog.mini.truth import SceneTruth, answer_is_right, caption_scores, read_truth, truth_file
-from sicog.provenance import write_run_json
 from sicog.records import Query
 from sicog.runs.gap import GapConfig, gap
-from sicog.storage import read_json
+from sicog.stages.provenance import write_run_json
+from sicog.stages.storage import read_json
 
 
 class MiniDataStep(MiniDataConfig):

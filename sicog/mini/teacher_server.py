@@ -18,7 +18,7 @@ import orjson
 
 from sicog.mini.text import cod_caption
 from sicog.mini.truth import read_truth
-from sicog.provenance import digest_bytes, digest_file
+from sicog.stages.provenance import digest_bytes, digest_file
 
 PATH = "/v1/chat/completions"
 

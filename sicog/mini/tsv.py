@@ -21,8 +21,8 @@ from sicog.console import stderr_console
 from sicog.mini.scene import COLOURS, SHAPES, SIZES
 from sicog.mini.text import NUMBERS
 from sicog.mini.truth import QuestionTruth, SceneTruth, read_truth, truth_file
-from sicog.provenance import digest_file, write_run_json
-from sicog.storage import MANIFEST, write_bytes, write_json
+from sicog.stages.provenance import digest_file, write_run_json
+from sicog.stages.storage import MANIFEST, write_bytes, write_json
 
 SUITE = "suite.yaml"
 _LETTERS = "ABCD"

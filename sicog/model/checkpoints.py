@@ -20,7 +20,7 @@ from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
 from sicog.model.weight_files import Stored, check_tensors, load_tensor, tensors_of
 from sicog.model.weights import UNREADABLE, pretrained, quiet, unreadable
-from sicog.storage import read_json
+from sicog.stages.storage import read_json
 
 _CLIP_TYPES = ("clip", "clip_vision_model")
 _PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")

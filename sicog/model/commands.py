@@ -20,7 +20,7 @@ def flops(
     long_side: Annotated[int | None, typer.Option(help="resize the image to this long side first")] = None,
 ) -> None:
     """Plan a training: tokens, FLOPs by part, parameters, and memory by stage and ZeRO stage."""
-    from sicog.model.plan import flops as print_flops
+    from sicog.estimates.rows import flops as print_flops
 
     print_flops(config, image=image, text=text, supervised=supervised, devices=devices, long_side=long_side)
 
@@ -55,7 +55,7 @@ def import_checkpoint(
     turn_format: Annotated[str | None, typer.Option(help="chatml or llama3; chatml unless given")] = None,
 ) -> None:
     """Turn a checkpoint of the original (LLaVA's layout) into one of ours."""
-    from sicog.model.llava_checkpoint import import_checkpoint as import_from
+    from sicog.model.original.checkpoint import import_checkpoint as import_from
 
     import_from(source, target, vision_tower=vision_tower, turn_format=turn_format)
 
@@ -67,7 +67,7 @@ def export_checkpoint(
     vision_tower: Annotated[str | None, typer.Option(help="mm_vision_tower of the config.json written")] = None,
 ) -> None:
     """Write a checkpoint in LLaVA's layout, as the original's code loads it."""
-    from sicog.model.llava_checkpoint import CLIP
-    from sicog.model.llava_checkpoint import export_checkpoint as export_to
+    from sicog.model.original.checkpoint import CLIP
+    from sicog.model.original.checkpoint import export_checkpoint as export_to
 
     export_to(source, target, vision_tower=vision_tower or CLIP)

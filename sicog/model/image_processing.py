@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
 
-from sicog.data.image_files import image_size as image_size
-from sicog.data.image_files import load_image as load_image
-from sicog.data.image_files import to_rgb
 from sicog.model.configuration import CLIP_MEAN, CLIP_STD, SicogConfig
+from sicog.model.image_files import image_size as image_size
+from sicog.model.image_files import load_image as load_image
+from sicog.model.image_files import to_rgb
 from sicog.model.image_plan import ImagePlan
 from sicog.model.inputs import as_images
 from sicog.model.pixels import normalise_pixels

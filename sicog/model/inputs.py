@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sicog.data.image_files import load_image
 from sicog.formats import MARKER, user_turn
+from sicog.model.image_files import load_image
 from sicog.records import Turn
 
 Text = str | Sequence[Turn]

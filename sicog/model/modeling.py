@@ -24,9 +24,9 @@ from transformers.utils.generic import can_return_tuple
 
 from sicog.model.card import write_card
 from sicog.model.configuration import SicogConfig
-from sicog.model.document_attention import packed_arguments
+from sicog.model.kernels.document_attention import packed_arguments
+from sicog.model.kernels.loss_head import causal_loss, document_log_probs
 from sicog.model.layout import feature_order
-from sicog.model.loss_head import causal_loss, document_log_probs
 from sicog.model.mlp_projector import MlpProjector
 from sicog.model.pixels import normalise_pixels
 from sicog.model.registration import write_classes

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sicog.model.weights import UNREADABLE, listed, unreadable
-from sicog.storage import make_readable, read_json, write_json
+from sicog.stages.storage import make_readable, read_json, write_json
 
 _SHARD_BYTES = 5_000_000_000
 _DTYPES = {  # safetensors' words

@@ -19,14 +19,14 @@ from weakref import WeakValueDictionary
 
 import orjson
 
-from sicog.packages import imported
-from sicog.provenance import digest_value
+from sicog.config.packages import imported
 from sicog.remote.budget import Purse
 from sicog.remote.config import ASKING, EndpointConfig, text_tokens
+from sicog.remote.image_parts import SentPicture
 from sicog.remote.limits import Clock, RateLimit
-from sicog.remote.pictures import SentPicture
 from sicog.remote.retry import back_off_s, retry_after_s
 from sicog.remote.store import Answer, AnswerStore, open_store
+from sicog.stages.provenance import digest_value
 
 T = TypeVar("T")
 LONGEST_WAIT_S = 3600.0  # an endpoint that asks for more (a daily quota, say) stops the run instead

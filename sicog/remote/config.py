@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from sicog.config import Config
-from sicog.packages import lacking
+from sicog.config.packages import lacking
 
 ASKING = "asking an endpoint"
 

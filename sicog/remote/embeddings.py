@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sicog.provenance import digest_value
 from sicog.remote.client import EndpointError
 from sicog.remote.config import text_tokens
 from sicog.remote.store import Answer
+from sicog.stages.provenance import digest_value
 
 
 @dataclass(frozen=True)

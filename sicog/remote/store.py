@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sicog.storage import locked
+from sicog.stages.storage import locked
 
 
 @dataclass(frozen=True)

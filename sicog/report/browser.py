@@ -14,10 +14,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from sicog.provenance import digest_value
-from sicog.report.rows import Facts, Text
+from sicog.report.browser_rows import Facts, Text
 from sicog.report.safe import script_json
-from sicog.storage import write_bytes
+from sicog.stages.provenance import digest_value
+from sicog.stages.storage import write_bytes
 
 FOLDER, INDEX = "rows", "index.js"
 ROWS_PER_FILE = 200

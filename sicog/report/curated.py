@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from sicog.config import Config
-from sicog.mini.intervals import Interval, mean_interval, paired_difference_interval
-from sicog.pipeline import FolderSource
-from sicog.provenance import RUN, digest_value
 from sicog.records import Dropped, Example, ScoredCandidate, ScoredSet
 from sicog.report import cuts
-from sicog.report.runs import read_lines
-from sicog.report.truth import Truth
-from sicog.storage import read_json, read_records
+from sicog.report.known_truth import Truth
+from sicog.report.run_facts import read_lines
+from sicog.stages.provenance import RUN, digest_value
+from sicog.stages.runner import FolderSource
+from sicog.stages.storage import read_json, read_records
+from sicog.statistics.intervals import Interval, mean_interval, paired_difference_interval
 
 SWEEP_CURVE, SWEEP_ROWS = 160, 12  # points of the plot, lines of the table
 METHODS = {"score": "embeddings", "vote": "vote"}

@@ -10,12 +10,12 @@ from typing import Any
 from rich.markup import escape
 
 from sicog.console import stderr_console
-from sicog.provenance import RUN
-from sicog.report import benchmarks, lineage, rows, runs
-from sicog.report.build import RESULTS, ReportConfig, report
+from sicog.report import benchmark_table, browser_rows, lineage, run_facts
 from sicog.report.curated import CuratedConfig
 from sicog.report.times import STATES
-from sicog.storage import MANIFEST, read_json
+from sicog.report.write import RESULTS, ReportConfig, report
+from sicog.stages.provenance import RUN
+from sicog.stages.storage import MANIFEST, read_json
 
 REPORT, SO_FAR = "report", "report-so-far"
 _DEPTH = 2  # folders below the one that was named in which steps are looked for
@@ -122,13 +122,13 @@ def _found(folder: Path, out_dir: Path) -> ReportConfig:
     steps, table = list(_step_folders(folder, _DEPTH)), _table(folder)
     if not steps and not table:
         raise ValueError(
-            f"{folder} holds nothing to show: no {RUN} or {MANIFEST} of a step, and no {runs.METRICS} of a training; "
-            f"name a run's folder, or that of one of its steps"
+            f"{folder} holds nothing to show: no {RUN} or {MANIFEST} of a step, and no {run_facts.METRICS} of a "
+            f"training; name a run's folder, or that of one of its steps"
         )
     alone = steps == [folder]
     root = folder.parent if alone else folder
     names = {step: str(step.relative_to(root)) for step in steps}
-    training = [step for step in steps if (step / runs.METRICS).is_file()]
+    training = [step for step in steps if (step / run_facts.METRICS).is_file()]
     data = [step for step in steps if step not in training and (step / MANIFEST).is_file()]
     sets, shown = _records(data, names)
     counted = [names[step] for step in data if "rows_in" in read_json(step / MANIFEST)]
@@ -164,12 +164,12 @@ def _evaluation(step: Path) -> dict[str, Path]:
 
 def _table(folder: Path) -> Path | None:
     """The folder of `sicog results` that this is or that lies in it."""
-    return next((at for at in (folder, *sorted(folder.glob("*/"))) if benchmarks.is_table(at / RESULTS)), None)
+    return next((at for at in (folder, *sorted(folder.glob("*/"))) if benchmark_table.is_table(at / RESULTS)), None)
 
 
 def _step_folders(folder: Path, depth: int) -> Iterator[Path]:
     """The folder itself if a step wrote it, else those below it that steps wrote; reports and hidden ones left out."""
-    if any((folder / name).is_file() for name in (RUN, MANIFEST, runs.METRICS)):
+    if any((folder / name).is_file() for name in (RUN, MANIFEST, run_facts.METRICS)):
         if not (folder / RUN).is_file() or read_json(folder / RUN).get("step") != "report":
             yield folder
     elif depth:
@@ -185,8 +185,8 @@ def _records(data: Sequence[Path], names: dict[Path, str]) -> tuple[dict[str, di
     kinds: dict[Path, str | None] = {}
     for step in data:
         try:
-            kinds[step] = rows.kind_of(step) if any(step.glob("shard-*.jsonl")) else None
-        except rows.UnknownRowsError:  # of a teacher, say, beside what was made of them
+            kinds[step] = browser_rows.kind_of(step) if any(step.glob("shard-*.jsonl")) else None
+        except browser_rows.UnknownRowsError:  # of a teacher, say, beside what was made of them
             if len(data) == 1:
                 raise
     sets = {names[step]: {"scored": step} for step, kind in kinds.items() if kind == "scored"}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sicog.mini.intervals import Interval, paired_difference_interval
-from sicog.report.runs import read_lines
-from sicog.storage import read_json
+from sicog.report.run_facts import read_lines
+from sicog.stages.storage import read_json
+from sicog.statistics.intervals import Interval, paired_difference_interval
 
 NEXT = "next"
 OTHERS = ("base", "control")

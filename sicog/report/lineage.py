@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sicog.provenance import RUN
-from sicog.storage import read_json
+from sicog.stages.provenance import RUN
+from sicog.stages.storage import read_json
 
 PROCESSOR = "processor_config.json"  # of a checkpoint
 _DEEPEST = 12  # steps from a row back to where its image folder was given

@@ -8,10 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sicog.provenance import RUN
-from sicog.report import runs
+from sicog.report import run_facts as runs
 from sicog.report.safe import script_json
-from sicog.storage import MANIFEST, read_json, write_bytes
+from sicog.stages.provenance import RUN
+from sicog.stages.storage import MANIFEST, read_json, write_bytes
 
 STATES = ".steps"  # where `sicog run` writes how far each step is
 PLAN = "recipe.json"  # where it lists its steps

@@ -17,9 +17,9 @@ from sicog.answers import final_answer
 from sicog.chains import ChainError
 from sicog.config import Config
 from sicog.console import stderr_console
-from sicog.provenance import digest_file, write_run_json
 from sicog.records import Example
-from sicog.storage import MANIFEST, read_json, read_records, write_json
+from sicog.stages.provenance import digest_file, write_run_json
+from sicog.stages.storage import MANIFEST, read_json, read_records, write_json
 from sicog.tasks import TASKS
 
 ALARMS = "alarms.json"

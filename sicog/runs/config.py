@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from sicog.config import Config
-from sicog.home import NameOrPath
+from sicog.config.paths import NameOrPath
 
 
 class InputSpec(Config):
@@ -68,7 +68,7 @@ class LauncherConfig(Config):
 
 
 class Assumed(Config):
-    """What a plan is computed with where nothing is measured yet; see `sicog.runs.plan` for the formulas."""
+    """What a plan is computed with where nothing is measured yet; see `sicog.estimates.recipes` for the formulas."""
 
     model: Path | None = None
     """A JSON of `SicogConfig` fields, for shapes while the models are not there."""

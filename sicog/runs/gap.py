@@ -24,11 +24,11 @@ from sicog.config import Config
 from sicog.console import stderr_console
 from sicog.curation.claims.readers import GrammarReader, Reader, SentenceReader, Texts, UnreadableError, load_grammar
 from sicog.curation.claims.support import agreements
-from sicog.curation.encoders import EncoderConfig
-from sicog.mini.intervals import Interval, mean_interval
-from sicog.provenance import digest_file, write_run_json
+from sicog.curation.vectors.encoders import EncoderConfig
 from sicog.records import CandidateSet, Example, Query
-from sicog.storage import MANIFEST, read_records, write_json
+from sicog.stages.provenance import digest_file, write_run_json
+from sicog.stages.storage import MANIFEST, read_records, write_json
+from sicog.statistics.intervals import Interval, mean_interval
 from sicog.tasks import TASKS
 
 GAP = "gap.json"
@@ -194,7 +194,7 @@ def agreement(config: GapConfig) -> Callable[[Sequence[tuple[Query, str, str]]],
 def _reader(config: GapConfig) -> Reader:
     if config.grammar is not None:
         return GrammarReader(config.grammar)
-    from sicog.curation.vectors import embedder_of
+    from sicog.curation.vectors.prepare import embedder_of
 
     return SentenceReader(config.threshold, embedder=embedder_of(config.encoder))
 

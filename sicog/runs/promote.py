@@ -16,9 +16,9 @@ from pydantic import Field
 
 from sicog.config import Config
 from sicog.console import stderr_console
-from sicog.mini.intervals import paired_difference_interval
-from sicog.provenance import RUN, digest_file, write_run_json
-from sicog.storage import MANIFEST, read_json, write_json
+from sicog.stages.provenance import RUN, digest_file, write_run_json
+from sicog.stages.storage import MANIFEST, read_json, write_json
+from sicog.statistics.intervals import paired_difference_interval
 
 PROMOTION = "promotion.json"
 

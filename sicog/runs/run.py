@@ -14,11 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog.console import stderr_console
-from sicog.launch import gpus
-from sicog.recipe import Recipe, Step, load_recipe
+from sicog.estimates.counts import Counts
+from sicog.estimates.refusals import refusals
 from sicog.runs.config import LauncherConfig
-from sicog.runs.counts import Counts
-from sicog.runs.refusals import refusals
+from sicog.runs.recipe import Recipe, Step, load_recipe
 from sicog.runs.states import (
     STATES,
     begun,
@@ -31,7 +30,8 @@ from sicog.runs.states import (
     write_plan,
     write_state,
 )
-from sicog.storage import locked
+from sicog.stages.launch import gpus
+from sicog.stages.storage import locked
 from sicog.training.time_limit import TO_BE_CONTINUED
 
 _SAVING_S = "600"  # a stopped training has so long to save, of torchrun's patience
@@ -47,7 +47,7 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) 
     with locked(recipe.run_dir / STATES / "lock", recipe.run_dir):
         write_plan(recipe.run_dir, recipe.steps)  # of the whole run, so that a page can be made of a part of it
         if recipe.launcher.on == "slurm":
-            from sicog.runs.slurm import submit
+            from sicog.runs.launchers.slurm import submit
 
             submit(recipe, steps, console)
             return recipe.run_dir
@@ -121,7 +121,7 @@ def put_aside(step: Step) -> Path | None:
 
 def _side_by_side(recipe: Recipe, steps: Sequence[Step], console: Console) -> None:
     """All steps that are not done, but for those that show something, which come when the others are done."""
-    from sicog.runs.side_by_side import run_side_by_side
+    from sicog.runs.launchers.side_by_side import run_side_by_side
 
     shown = {step.name for step in steps if step.verb.shows}
     left = [step for step in steps if not is_done(step) and step.name not in shown]

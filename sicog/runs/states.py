@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sicog.config import validate
-from sicog.recipe import Step
 from sicog.runs.config import JobConfig
-from sicog.storage import read_json, write_json
-from sicog.verbs import VERBS
+from sicog.runs.recipe import Step
+from sicog.runs.verbs import VERBS
+from sicog.stages.storage import read_json, write_json
 
 STATES, PLAN = ".steps", "recipe.json"
 How = Literal["started", "stopped", "failed", "done"]

@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from sicog.console import stdout_console
-from sicog.pipeline import STAGE, WORK
-from sicog.recipe import Step
+from sicog.runs.recipe import Step
 from sicog.runs.states import Standing, State, read_job, read_steps, standing
-from sicog.storage import MANIFEST, read_json
+from sicog.stages.runner import STAGE, WORK
+from sicog.stages.storage import MANIFEST, read_json
 
 _SPEED = "speed.jsonl"  # as `sicog.training.callbacks` writes it
 _ROWS = re.compile(rb'\{"rows":(\d+),')

@@ -27,9 +27,9 @@ from transformers import TrainerCallback
 
 from sicog.console import stderr_console
 from sicog.data.batching import RunPlan
-from sicog.progress import Pace
-from sicog.storage import truncate_to_last_line
-from sicog.training.dpo import METRICS as DPO_METRICS
+from sicog.stages.progress import Pace
+from sicog.stages.storage import truncate_to_last_line
+from sicog.training.objectives.dpo import METRICS as DPO_METRICS
 from sicog.training.speed import Meter, memory_bytes
 
 METRICS, SPEED, TENSORBOARD = "metrics.jsonl", "speed.jsonl", "tensorboard"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sicog.storage import make_readable, read_json, write_json
+from sicog.stages.storage import make_readable, read_json, write_json
 
 MARKER = "complete.json"
 UNIVERSAL = "-universal"

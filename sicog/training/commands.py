@@ -16,7 +16,7 @@ def reshard(
     processes: Annotated[int, typer.Option(min=1, help="how many will resume it")],
 ) -> None:
     """Let a ZeRO run go on with another number of processes: its newest checkpoint becomes a universal one."""
-    from sicog.training.reshard import reshard as reshard_run
+    from sicog.training.parallel.reshard import reshard as reshard_run
 
     reshard_run(run_dir, processes)
 

@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sicog.config import Config
+from sicog.config.packages import lacking
 from sicog.data.batching import accumulation_steps
 from sicog.data.config import DataConfig, NoiseConfig
 from sicog.model.hub import local_model
-from sicog.model.kernels import Attention, Kernels
+from sicog.model.kernels.choice import Attention, Kernels
 from sicog.model.precision import Precision
-from sicog.packages import lacking
 
 Part = Literal["vision_tower", "projector", "language_model"]
 Checkpointing = Literal["none", "selective", "full"]
@@ -202,8 +202,8 @@ class TrainConfig(Config):
     """`auto` is bfloat16 autocast on a GPU, float32 on a CPU; `native` is bfloat16 also on a CPU that computes in it.
     """
     parallel: Parallel = "auto"
-    """How processes share the training; see `sicog.training.parallel`. `auto` is zero2 with several GPUs and deepspeed
-    installed, else ddp."""
+    """How processes share the training; see `sicog.training.parallel.sharding`. `auto` is zero2 with several GPUs and
+    deepspeed installed, else ddp."""
     offload: bool = False
     """Keep the optimizer's states, and with zero3 the weights, in the CPU's memory."""
     gradient_checkpointing: Checkpointing = "none"
@@ -211,11 +211,11 @@ class TrainConfig(Config):
     everything, of `selective` ones all but the results of matrix products and attention; see
     `sicog.training.recompute`."""
     attention: Attention = "auto"
-    """Implementation of attention; see `sicog.model.kernels`."""
+    """Implementation of attention; see `sicog.model.kernels.choice`."""
     kernels: Kernels = "auto"
-    """Fused kernels; see `sicog.model.kernels`."""
+    """Fused kernels; see `sicog.model.kernels.choice`."""
     compile: bool = False
-    """Whether to compile the model; see `sicog.model.kernels`."""
+    """Whether to compile the model; see `sicog.model.kernels.choice`."""
     check_memory: bool | None = None
     """Before the first update, try the heaviest micro-batch of the run; null: on a GPU only."""
 
@@ -328,7 +328,7 @@ class TrainConfig(Config):
     def settled(self, processes: int = 1) -> TrainConfig:
         """The same accumulation on other processes, or `auto` on another kind of device, would be another run."""
         from sicog.model.precision import settled
-        from sicog.training.parallel import settled_parallel
+        from sicog.training.parallel.sharding import settled_parallel
 
         return self.model_copy(
             update={

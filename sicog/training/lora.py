@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from sicog.config.packages import imported
 from sicog.model.precision import Precision, settled
-from sicog.packages import imported
-from sicog.provenance import RUN
-from sicog.storage import make_readable, read_json
+from sicog.stages.provenance import RUN
+from sicog.stages.storage import make_readable, read_json
 from sicog.training.config import LoraSettings, ModelSource
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def merge_lora(source: Path, target: Path, *, base: Path | None = None) -> None:
     folder = next((path for path in (source, source / ADAPTER) if (path / _CONFIG).is_file()), None)
     if folder is None:
         raise ValueError(f"{source} holds no {_CONFIG}; name an adapter's folder, or the run or checkpoint it is in")
-    from sicog.training.run import load_model
+    from sicog.training.train import load_model
 
     peft = _peft()
     model, processor = load_model(ModelSource(checkpoint=base) if base else _began_with(folder))

@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback
 
 from sicog.data.batching import RunPlan
-from sicog.data.lengths import RowLengths
 from sicog.model.configuration import SicogConfig
+from sicog.model.lengths import RowLengths
 from sicog.training.config import TrainConfig
 
 if TYPE_CHECKING:

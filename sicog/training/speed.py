@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sicog.data.batching import RunPlan
-from sicog.data.lengths import RowLengths
-from sicog.model.devices import device_rates
+from sicog.estimates.arithmetic.devices import device_rates
+from sicog.model.lengths import RowLengths
 
 if TYPE_CHECKING:
     from sicog.model.configuration import SicogConfig
@@ -76,7 +76,7 @@ def flops_and_peak(
     """
     import torch
 
-    from sicog.model.flops import row_cost
+    from sicog.estimates.arithmetic.flops import row_cost
 
     rates = device_rates(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     if rates is None:

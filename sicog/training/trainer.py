@@ -16,13 +16,14 @@ from sicog.data.batching import RunPlan
 from sicog.data.collator import PackedCollator, PaddedCollator
 from sicog.data.dataset import ExampleDataset
 from sicog.data.pairs import PairCollator, PairDataset
-from sicog.model.document_attention import attend_within_documents
+from sicog.model.kernels.document_attention import attend_within_documents
 from sicog.model.precision import settled
-from sicog.training import checkpoints, lora, parallel
+from sicog.training import checkpoints, lora
 from sicog.training.config import TrainConfig
-from sicog.training.dpo import DpoObjective
 from sicog.training.memory_check import told_when_too_much
+from sicog.training.objectives.dpo import DpoObjective
 from sicog.training.optimizer import optimizer_name, parameter_groups, rates_of
+from sicog.training.parallel import sharding
 from sicog.training.recompute import checkpoint_activations
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class SicogTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and checkpoints.is_universal(Path(checkpoint)) and self.config.parallel == "zero3":
             engine: Any = self.deepspeed
-            parallel.mend_universal(engine.optimizer.optimizer, Path(checkpoint))
+            sharding.mend_universal(engine.optimizer.optimizer, Path(checkpoint))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: Transformers' estimate knows no vision tower, and walks over all parameters each time."""
@@ -240,7 +241,7 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
         report_to=list(config.report_to) or "none",
         disable_tqdm=True,
         log_level="warning",
-        **parallel.trainer_settings(config),
+        **sharding.trainer_settings(config),
     )
     assert args.world_size == launched, f"{launched} processes were launched but {args.world_size} joined"
     assert args.world_size == plan.world_size, f"planned for {plan.world_size} processes, not {args.world_size}"

@@ -14,7 +14,7 @@ from sicog.annotation.revise import ReviseConfig, cod_example, cot_example, dd_e
 from sicog.chains import COD, COT, ChainError, parse, render
 from sicog.formats import RowError
 from sicog.records import Dropped, Example
-from sicog.storage import read_json, read_records
+from sicog.stages.storage import read_json, read_records
 
 ROOT = Path(__file__).parents[2]
 BODIES = ("a cat", "it is red", "left of a dog", "grass", "A red cat\n\nstands left of a dog.")

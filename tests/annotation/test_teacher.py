@@ -18,7 +18,7 @@ from sicog.chains import COD, parse, render
 from sicog.records import Example
 from sicog.remote.budget import BudgetReached
 from sicog.remote.store import Answer
-from sicog.storage import read_json, read_records
+from sicog.stages.storage import read_json, read_records
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-very-secret-0123456789"

@@ -17,10 +17,10 @@ from fake_endpoint import Endpoint, serving
 from typer.testing import CliRunner
 
 from sicog.cli import app
-from sicog.curation.embedder import encoder_folder
-from sicog.curation.encoders import EncoderConfig
+from sicog.curation.vectors.encoders import EncoderConfig
+from sicog.curation.vectors.local_encoder import encoder_folder
 from sicog.records import ScoredSet
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.stages.storage import read_json, read_records, write_dataset
 
 PAGE = (Path(__file__).parents[2] / "docs" / "curation.md").read_text()
 TEXTS = ["A red cup on a table.", "A red cup on the table.", "Dogs run in the snow."]

@@ -9,7 +9,7 @@ import pytest
 from sicog.config import load_config
 from sicog.curation.curate import CurateConfig, curate
 from sicog.records import Example
-from sicog.storage import read_records, write_dataset
+from sicog.stages.storage import read_records, write_dataset
 
 CONFIGS = Path(__file__).parents[2] / "quality_evaluation" / "configs"
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from pictures_and_rows import row, words
 
-from sicog.curation.build import BuildConfig, build
-from sicog.curation.overlap import OverlapConfig, overlap
-from sicog.curation.pair import PairConfig, pair
-from sicog.curation.score import ScoreConfig, score
-from sicog.curation.select import SelectConfig, select
-from sicog.storage import shards, write_dataset
+from sicog.curation.build.build import BuildConfig, build
+from sicog.curation.build.pair import PairConfig, pair
+from sicog.curation.overlap.overlap import OverlapConfig, overlap
+from sicog.curation.score.score import ScoreConfig, score
+from sicog.curation.select.select import SelectConfig, select
+from sicog.stages.storage import shards, write_dataset
 
 ROWS, SHARD = 24, 8
 LOCKS = {".lock"}  # of scored/columns: an empty file

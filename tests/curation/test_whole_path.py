@@ -14,15 +14,15 @@ import numpy as np
 import orjson
 import pytest
 
-from sicog.curation.build import BuildConfig, BuildSource, build
-from sicog.curation.origin import MultiTurnConfig, Origin
-from sicog.curation.score import ScoreConfig, score
-from sicog.curation.select import SelectConfig, select
-from sicog.curation.sweep import SweepConfig, sweep_scored
-from sicog.curation.thresholds import ThresholdsConfig, thresholds
+from sicog.curation.build.build import BuildConfig, BuildSource, build
+from sicog.curation.build.origin import MultiTurnConfig, Origin
+from sicog.curation.score.score import ScoreConfig, score
+from sicog.curation.select.select import SelectConfig, select
+from sicog.curation.select.sweep import SweepConfig, sweep_scored
+from sicog.curation.select.threshold_table import ThresholdsConfig, thresholds
 from sicog.records import Example, PreferencePair, ScoredSet
 from sicog.report.discover import report_run
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.stages.storage import read_json, read_records, write_dataset
 
 TEXTS = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cup", "dog", "tree", "car")]
 CUTS = (0.45, 0.6, 0.8, 0.85, 0.9)

@@ -14,7 +14,7 @@ from sicog.cli import app
 from sicog.data import measure as measuring
 from sicog.data.check import CheckConfig, check
 from sicog.records import Query
-from sicog.storage import read_json, write_dataset
+from sicog.stages.storage import read_json, write_dataset
 from sicog.training.config import TrainConfig
 
 RUNNER = CliRunner()
@@ -70,7 +70,7 @@ def test_all_usable_is_0_and_unreadable_is_a_sentence(rows: Path, tmp_path: Path
 def test_training_finds_what_the_check_has_measured(
     rows: Path, tmp_path: Path, cache: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sicog.training.run import load_model, load_rows
+    from sicog.training.train import load_model, load_rows
 
     data = {"path": rows, "image_folder": tmp_path, "cache_dir": cache, "max_dropped_share": 1}
     assert not check(CheckConfig.model_validate({"data": data, "checkpoint": tiny_dir}))

@@ -30,7 +30,7 @@ from sicog.model import load_checkpoint
 from sicog.model.image_processing import load_image
 from sicog.model.processing import SicogProcessor
 from sicog.records import Dropped, Example, Turn
-from sicog.storage import write_dataset
+from sicog.stages.storage import write_dataset
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 from sicog.annotation.revise import cot_example, short_example
 from sicog.annotation.teacher import CaptionRowParser
 from sicog.data.preferences import parse_pair
-from sicog.data.row_kinds import CANDIDATES, CAPTIONS, EXAMPLES, IMAGES, PAIRS, QUESTIONS, kind_of
+from sicog.data.rows.row_kinds import CANDIDATES, CAPTIONS, EXAMPLES, IMAGES, PAIRS, QUESTIONS, kind_of
 from sicog.formats import QueryParser, Row, parse_example
-from sicog.generation.original import ImportCandidatesConfig, _Parser
+from sicog.generation.original_files import ImportCandidatesConfig, _Parser
 from sicog.records import Record
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"

@@ -12,8 +12,8 @@ from PIL import Image
 
 from sicog.data.image_folder import ImageFolder, opened
 from sicog.data.images import ImageProblem
-from sicog.data.tar_files import TarIndex
-from tests.data.test_table import BLUE, RED, picture, write_tar
+from sicog.data.rows.tar_files import TarIndex
+from tests.data.rows.test_table import BLUE, RED, picture, write_tar
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sicog.data.image_files import image_size, load_image
 from sicog.data.images import ImageProblem, resolve_image
+from sicog.model.image_files import image_size, load_image
 
 
 @pytest.fixture

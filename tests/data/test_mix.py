@@ -9,7 +9,7 @@ from sicog.config import load_config
 from sicog.data.mix import MixConfig, mix
 from sicog.data.mixture import Source
 from sicog.records import Example, Turn
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.stages.storage import read_json, read_records, write_dataset
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sicog.data.mixture import Source, _taken, _weighted, load_sources, read_mixture
 from sicog.records import Example, Turn
-from sicog.storage import write_dataset
+from sicog.stages.storage import write_dataset
 
 
 def example(name: str) -> Example:

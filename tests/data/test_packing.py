@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicog.data.batching import RunPlan, draw_updates
-from sicog.data.lengths import RowCost, RowLengths
 from sicog.data.packing import PackLimits, PackRows, plan_epoch, plan_steps
+from sicog.model.lengths import RowCost, RowLengths
 
 
 def some_rows(n: int, seed: int = 0) -> PackRows:

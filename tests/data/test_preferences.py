@@ -12,7 +12,7 @@ from sicog.data.mixture import Source
 from sicog.data.preferences import PairSource, parse_pair
 from sicog.formats import RowError
 from sicog.records import Dropped, PreferencePair, Turn
-from sicog.storage import write_dataset
+from sicog.stages.storage import write_dataset
 
 USER = {"role": "user", "content": "How many?"}
 TWO, THREE = {"role": "assistant", "content": "two"}, {"role": "assistant", "content": "three"}

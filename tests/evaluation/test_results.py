@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sicog.cli import app
 from sicog.evaluation.names import tails
 from sicog.evaluation.summarize import results
-from sicog.storage import read_json, write_json
+from sicog.stages.storage import read_json, write_json
 
 N = 40
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sicog.curation.claims.extract import ReadClaims
 from sicog.curation.claims.readers import GrammarReader
-from sicog.curation.claims.run import ReadClaims
 from sicog.curation.claims.settle import SettleConfig, SettleRows
 from sicog.generation.closer import CloserConfig, StyleCount, shares, shown, shown_size, windows
 from sicog.generation.sample import SampleConfig, sample
 from sicog.records import Candidate, CandidateSet, Query
-from sicog.storage import read_json, read_records
+from sicog.stages.storage import read_json, read_records
 
 MINI_GRAMMAR = "sicog.mini.grammar:GRAMMAR"
 DD = (StyleCount(style="dd"),)

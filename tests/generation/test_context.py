@@ -11,7 +11,7 @@ from sicog.chains import COD, render
 from sicog.generation.context import read_contexts
 from sicog.generation.sample import SampleBlock, SampleConfig, sample
 from sicog.records import CandidateSet, Example, Query
-from sicog.storage import read_records, write_dataset
+from sicog.stages.storage import read_records, write_dataset
 from sicog.tasks import REASONING
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from sicog.candidates import RunsSource
 from sicog.generation.group import GroupConfig, group
-from sicog.provenance import digest_path
 from sicog.records import Candidate, CandidateSet, Query
-from sicog.storage import read_json, read_records, write_dataset, write_records
+from sicog.stages.candidates import RunsSource
+from sicog.stages.provenance import digest_path
+from sicog.stages.storage import read_json, read_records, write_dataset, write_records
 
 
 def _set(row_id, *, style="cod", n=1, seed=0, checkpoint="a" * 64, question="", first=0):

@@ -11,13 +11,13 @@ import torch
 from qwen_tokens import COMMA, NEWLINE, qwen2_tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM
 
-from sicog.curation.encoders import EncoderConfig
-from sicog.curation.score import ScoreConfig, score
-from sicog.curation.select import SelectConfig, select
+from sicog.curation.score.score import ScoreConfig, score
+from sicog.curation.select.select import SelectConfig, select
+from sicog.curation.vectors.encoders import EncoderConfig
 from sicog.generation.sample import SampleConfig, StyleCount, sample
 from sicog.model import load_checkpoint, load_image, load_parts
 from sicog.records import CandidateSet, Example, ScoredSet
-from sicog.storage import read_json, read_records
+from sicog.stages.storage import read_json, read_records
 
 GRIDS = {
     "astronaut.png": (2, 2),
@@ -87,7 +87,7 @@ def test_photographs_are_sliced_sampled_scored_and_selected(photographs, checkpo
     assert all(len({c.text for c in s.candidates}) == 3 for s in sets)
     # Random weights never end a text, so all are cut by the limit; as whole texts they can be compared.
     whole = [c.model_copy(update={"finish_reason": "stop"}) for s in sets for c in s.candidates]
-    from sicog.storage import write_dataset
+    from sicog.stages.storage import write_dataset
 
     rows = [s.model_copy(update={"candidates": tuple(whole[3 * i : 3 * i + 3])}) for i, s in enumerate(sets)]
     write_dataset(tmp_path / "whole", rows)

@@ -16,9 +16,9 @@ from sicog.config import load_config
 from sicog.generation.corruption import drawn
 from sicog.generation.sample import SampleBlock, SampleConfig, sample, styles_for_prompt
 from sicog.model.precision import settled
-from sicog.provenance import digest_path
 from sicog.records import CandidateSet, Dropped, Query
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.stages.provenance import digest_path
+from sicog.stages.storage import read_json, read_records, write_dataset
 
 
 def _config(checkpoint, world, out_dir, **values):
@@ -279,7 +279,7 @@ def test_a_spoilt_picture_has_the_size_that_is_announced(tiny_dir, world, tmp_pa
 
 
 def test_text_is_sampled_and_scored_like_the_rest(tiny_dir, tmp_path):
-    from sicog.curation.score import ScoreSets
+    from sicog.curation.score.score import ScoreSets
 
     rows = [{"id": "a", "conversations": [{"from": "human", "value": "Name two colours."}]}]
     rows += [{"id": "b"}, {"id": "c", "image": "x.png", "conversations": rows[0]["conversations"]}]

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from sicog.records import Candidate, Query, ScoredCandidate, ScoredSet
-from sicog.storage import write_dataset, write_json
+from sicog.stages.storage import write_dataset, write_json
 
 MADE = {"style": "direct", "prompt": "?", "seed": 0, "finish_reason": "stop", "n_tokens": 1, "checkpoint": "a"}
 

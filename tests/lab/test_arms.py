@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sicog.lab.arms import LabConfig, load_lab, steps, write_recipe
-from sicog.recipe import load_recipe
+from sicog.runs.recipe import load_recipe
 
 SHIPPED = Path(__file__).parents[2] / "recipes" / "lab" / "arms.yaml"
 

@@ -13,7 +13,7 @@ from sicog.lab.perfect import PerfectConfig, measured_rate, perfect
 from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.truth import caption_scores, read_truth
 from sicog.records import Example
-from sicog.storage import read_json, read_records, write_dataset, write_json
+from sicog.stages.storage import read_json, read_records, write_dataset, write_json
 from sicog.tasks import REASONING
 
 COUNTS = dict.fromkeys(("align", "sft", "warmup_captions", "warmup_reasoning", "dev", "test"), 1)

@@ -9,8 +9,8 @@ import pytest
 from sicog.lab import pick as module
 from sicog.lab.pick import PickConfig, drawn, highest, pick
 from sicog.records import Example
-from sicog.storage import read_json, read_records, write_dataset
-from tests.lab.test_score import fake_embed
+from sicog.stages.storage import read_json, read_records, write_dataset
+from tests.lab.test_compare_scorers import fake_embed
 
 
 @pytest.fixture(autouse=True)

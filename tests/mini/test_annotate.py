@@ -9,7 +9,7 @@ from sicog.mini.annotate import MiniAnnotateConfig, mini_annotate
 from sicog.mini.dataset import MiniDataConfig, draw_split, write_mini_data
 from sicog.mini.text import cod_caption, detailed_description
 from sicog.records import Example
-from sicog.storage import read_json, read_records
+from sicog.stages.storage import read_json, read_records
 
 COUNTS = {"align": 1, "sft": 1, "warmup_captions": 30, "warmup_reasoning": 1, "unlabelled": 1, "dev": 1, "test": 1}
 

@@ -7,11 +7,11 @@ from rich.console import Console
 
 from sicog.config import validate
 from sicog.mini.dataset import MiniDataConfig, write_mini_data
-from sicog.mini.evaluate import MiniEvalConfig, mini_eval
+from sicog.mini.measure_model import MiniEvalConfig, mini_eval
 from sicog.mini.steps import MiniDataStep, MiniSweepConfig, mini_data, mini_sweep, progress
 from sicog.mini.truth import read_truth
 from sicog.records import Candidate, Query, ScoredCandidate, ScoredSet
-from sicog.storage import read_json, write_dataset, write_json
+from sicog.stages.storage import read_json, write_dataset, write_json
 
 FEW = {name: 2 for name in ("align", "sft", "warmup_captions", "warmup_reasoning", "unlabelled", "test")} | {"dev": 8}
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from model.test_modeling import tiny_model
-from model.test_packed import kernel
 from torch._dynamo.testing import CompileCounter
 from torch.nn.attention import varlen
 
-from sicog.model import document_attention
-from sicog.model.document_attention import attend_within_documents, packed_arguments
+from sicog.model.kernels import document_attention
+from sicog.model.kernels.document_attention import attend_within_documents, packed_arguments
+from tests.model.kernels.test_packed import kernel
 
 LENGTHS = (7, 5, 4)
 

@@ -9,8 +9,9 @@ from golden_recipe import GOLDEN, draw_image, golden_model
 from safetensors import safe_open
 from torch import nn
 
-from sicog.model import SicogImageProcessor, loss_head
-from sicog.model.loss_head import causal_loss
+from sicog.model import SicogImageProcessor
+from sicog.model.kernels import loss_head
+from sicog.model.kernels.loss_head import causal_loss
 from sicog.model.pixels import normalise_pixels
 
 pytestmark = [

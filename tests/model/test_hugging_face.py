@@ -100,7 +100,7 @@ def test_without_the_package_the_tokenizer_does_not_pass_for_the_processor(tiny_
 
 def test_reading_images_does_not_import_the_model():
     """The model imports it, also while it registers itself."""
-    code = "import sys, sicog.data.image_files; sys.exit('sicog.model' in sys.modules)"
+    code = "import sys, sicog.model.image_files; sys.exit('sicog.model' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sicog.cli import app
 from sicog.model import SicogConfig, SicogImageProcessor
 from sicog.model.layout import count_tokens
-from sicog.model.llava_config import MLP
+from sicog.model.original.config import MLP
 from sicog.model.processing import TURN_FORMATS
 from sicog.model.show import describe, draw, show_image
 from sicog.model.slicing import plan_slices

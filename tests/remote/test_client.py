@@ -12,8 +12,8 @@ from PIL import Image
 from sicog.remote.budget import BudgetReached
 from sicog.remote.client import BadImage, Client, EndpointError, Message, NoAnswer, Request, connected
 from sicog.remote.config import EndpointConfig
+from sicog.remote.image_parts import Picture
 from sicog.remote.limits import Clock
-from sicog.remote.pictures import Picture
 
 KEY = "sk-very-secret-0123456789"
 

@@ -12,12 +12,12 @@ from PIL import Image
 from report.chromium import started
 from report.fake_run import fake_run
 
-from sicog.curation.select import SelectConfig, select
+from sicog.curation.select.select import SelectConfig, select
 from sicog.model.slicing import plan_slices
 from sicog.records import Candidate, Claim, Example, Query, ScoredCandidate, ScoredSet
-from sicog.report.build import ReportConfig, report
 from sicog.report.discover import report_run
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.report.write import ReportConfig, report
+from sicog.stages.storage import read_json, read_records, write_dataset
 
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'></script><!-- \u2028 ]]> {{ 7*7 }}"
 

@@ -13,13 +13,13 @@ from report.fake_run import fake_run, page_data
 from typer.testing import CliRunner
 
 from sicog import cli
-from sicog.curation.select import SelectConfig, select
-from sicog.curation.thresholds import ThresholdsConfig, table
+from sicog.curation.select.select import SelectConfig, select
+from sicog.curation.select.threshold_table import ThresholdsConfig, table
 from sicog.records import AnnotatedRow, Candidate, Example, Query, ScoredCandidate, ScoredSet
 from sicog.report import times
+from sicog.report.browser_rows import of_example
 from sicog.report.discover import report_run
-from sicog.report.rows import of_example
-from sicog.storage import read_json, read_records, write_dataset, write_json
+from sicog.stages.storage import read_json, read_records, write_dataset, write_json
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_without_them_the_kept_rows_are_shown(run_dir, tmp_path):
 
 def test_candidates_and_pairs_can_be_looked_at(run_dir, tmp_path):
     from sicog.records import CandidateSet, ScoredSet
-    from sicog.storage import read_records
+    from sicog.stages.storage import read_records
 
     scored = read_records(run_dir / "captions-scored", ScoredSet)
     sets = [CandidateSet(id=s.id, query=s.query, candidates=tuple(c.candidate for c in s.candidates)) for s in scored]

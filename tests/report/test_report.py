@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from report.fake_run import SCRIPT, fake_run, lines, page_data, write_evaluation
 
 from sicog.console import console_on
-from sicog.curation.select import SelectConfig, select
+from sicog.curation.select.select import SelectConfig, select
 from sicog.records import ScoredSet
 from sicog.report import terminal
-from sicog.report.build import ReportConfig, report
 from sicog.report.evaluations import outcome
-from sicog.storage import read_json, read_records, write_dataset, write_json
+from sicog.report.write import ReportConfig, report
+from sicog.stages.storage import read_json, read_records, write_dataset, write_json
 
 SECTIONS = ["results", "funnel", "scores", "worth", "rows", "mix", "training", "times"]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -309,7 +309,7 @@ def test_a_run_that_kept_nothing_still_has_a_page(made, tmp_path, rows):
 
 def test_a_large_photograph_is_embedded_small(made, tmp_path):
     from sicog.data.image_folder import ImageFolder
-    from sicog.report.pictures import SIDE, data_url
+    from sicog.report.row_images import SIDE, data_url
 
     Image.effect_noise((900, 600), 80).save(tmp_path / "a b.png")
     url, size = data_url(ImageFolder(tmp_path, cache=tmp_path), "a b.png")
@@ -391,7 +391,7 @@ def test_the_tables_say_what_the_page_says(made):
 def test_neither_torch_nor_the_steps_are_imported(made, tmp_path):
     values = ReportConfig(**{**made[0], "run_dir": made[0]["out_dir"].parent, "out_dir": tmp_path / "r"})
     code = (
-        "import sys; from sicog.report.build import ReportConfig, report; "
+        "import sys; from sicog.report.write import ReportConfig, report; "
         "report(ReportConfig.model_validate_json(sys.argv[1])); "
         "steps = ('annotation', 'training', 'generation', 'curation', 'evaluation'); "
         "names = ('torch', 'transformers', *(f'sicog.{s}' for s in steps)); "

@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 from report.fake_run import fake_training, lines, page_data
 
-from sicog.curation.build import BuildConfig, build
+from sicog.curation.build.build import BuildConfig, build
 from sicog.curation.curate import CurateConfig, curate
-from sicog.provenance import digest_path
 from sicog.records import Candidate, CandidateSet, Query
-from sicog.report import build as page
 from sicog.report import lineage, times
-from sicog.report.build import ReportConfig, report
+from sicog.report import write as page
 from sicog.report.discover import report_run
-from sicog.storage import read_json, write_dataset, write_json
+from sicog.report.write import ReportConfig, report
+from sicog.stages.provenance import digest_path
+from sicog.stages.storage import read_json, write_dataset, write_json
 from sicog.tasks import REASONING
 
 RUNS = ("cot-default", "second", "default")

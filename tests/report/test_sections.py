@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 import pytest
 from report.fake_run import fake_run
 
-from sicog.report.build import ReportConfig, report
-from sicog.storage import read_json
+from sicog.report.write import ReportConfig, report
+from sicog.stages.storage import read_json
 
 
 class Sections(HTMLParser):

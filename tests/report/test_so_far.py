@@ -8,9 +8,9 @@ from report.fake_run import fake_run, page_data
 from typer.testing import CliRunner
 
 from sicog import cli
-from sicog.report.build import ReportConfig, report
 from sicog.report.discover import report_run
-from sicog.storage import read_json, write_json
+from sicog.report.write import ReportConfig, report
+from sicog.stages.storage import read_json, write_json
 
 STEPS = ["data", "align", "warmup-captions", "captions-scored", "captions-threshold", "captions-selected"]
 STEPS += ["answers-scored", "answers-threshold", "answers-selected", "next", "eval-base", "eval-next", "eval-control"]

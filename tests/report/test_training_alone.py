@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from sicog import cli
 from sicog.report.discover import report_run
-from sicog.storage import read_json, write_json
+from sicog.stages.storage import read_json, write_json
 
 
 @pytest.fixture

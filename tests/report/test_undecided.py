@@ -7,9 +7,9 @@ from report.fake_run import fake_run, fake_training, lines
 from report.test_sections import Sections
 
 from sicog.records import CandidateSet, Example, ScoredSet
-from sicog.report.build import ReportConfig, report
 from sicog.report.discover import report_run
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.report.write import ReportConfig, report
+from sicog.stages.storage import read_json, read_records, write_dataset
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 
 from sicog.records import Example, Turn
 from sicog.runs.alarms import AlarmsConfig, Figures, Watched, alarms, alarms_of, figures_of
-from sicog.storage import read_json, write_dataset, write_json
+from sicog.stages.storage import read_json, write_dataset, write_json
 
 FINE = Figures(rows=50, share_kept=0.5, duplicates=0.1, words=20.0, answers=9, answer_share=0.2)
 

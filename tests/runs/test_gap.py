@@ -11,7 +11,7 @@ from sicog.mini.text import detailed_description
 from sicog.mini.truth import read_truth
 from sicog.records import Candidate, CandidateSet, Example, Query, Turn
 from sicog.runs.gap import GapConfig, gap
-from sicog.storage import read_json, write_dataset
+from sicog.stages.storage import read_json, write_dataset
 from sicog.tasks import TASKS
 
 

@@ -7,7 +7,7 @@ import pytest
 from sicog.runs.promote import Measure, PromoteConfig, promote
 from sicog.runs.run import run
 from sicog.runs.status import show_status
-from sicog.storage import read_json
+from sicog.stages.storage import read_json
 
 RIGHT = Measure(label="accuracy", file="answers.jsonl", value="right", group="image")
 

@@ -8,11 +8,11 @@ import pytest
 
 from sicog.config import load_yaml
 from sicog.data.config import NoiseConfig
+from sicog.estimates.costs import Cost, Shapes, cost_of, most_disk
+from sicog.estimates.counts import Counts, Rows
+from sicog.estimates.recipes import show_plan
 from sicog.evaluation.config import EvalConfig
-from sicog.recipe import load_recipe, texts_of
-from sicog.runs.costs import Cost, Shapes, cost_of, most_disk
-from sicog.runs.counts import Counts, Rows
-from sicog.runs.plan import show_plan
+from sicog.runs.recipe import load_recipe, texts_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 WHOLE = sorted(p.stem for p in RECIPES.glob("*.yaml") if "run_dir" in load_yaml(p))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sicog.recipe import load_recipe
+from sicog.runs.recipe import load_recipe
 
 RECIPE = """
 run_dir: run

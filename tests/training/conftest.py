@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sicog.records import Example, Turn
-from sicog.storage import write_dataset
+from sicog.stages.storage import write_dataset
 from sicog.training.config import TrainConfig
 
 

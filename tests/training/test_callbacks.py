@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
 from sicog.training.config import TrainConfig
-from sicog.training.run import train
+from sicog.training.train import train
 
 MakeConfig = Callable[..., TrainConfig]
 

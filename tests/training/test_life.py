@@ -19,13 +19,14 @@ import torch
 from transformers import Trainer, TrainerState
 
 from sicog.data.batching import RunPlan
-from sicog.data.lengths import RowLengths
 from sicog.model import SicogForConditionalGeneration, load_checkpoint
-from sicog.training import checkpoints, run
+from sicog.model.lengths import RowLengths
+from sicog.training import checkpoints
+from sicog.training import train as training
 from sicog.training.config import TrainConfig
 from sicog.training.memory_check import heaviest_micro_batch
-from sicog.training.run import train
 from sicog.training.signals import StopSignal
+from sicog.training.train import train
 
 MakeConfig = Callable[..., TrainConfig]
 RESULTS = ("metrics.jsonl", "model.safetensors", "manifest.json")
@@ -87,7 +88,7 @@ def test_the_time_limits_signal_outside_the_updates_means_run_again(
     """SLURM's job is queued again on code 75 alone, and measuring or saving may be what the limit meets."""
     before = signal.getsignal(signal.SIGUSR1)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(run, method, lambda *_: signal.raise_signal(signal.SIGUSR1))
+        patch.setattr(training, method, lambda *_: signal.raise_signal(signal.SIGUSR1))
         train(config())
     assert stopped.value.code == 75 and signal.getsignal(signal.SIGUSR1) == before
     assert not (tmp_path / "run" / "manifest.json").exists()
@@ -156,7 +157,7 @@ TOLD_ON_ONE_RANK = """
 import os, signal, sys
 from transformers import Trainer
 from sicog.training.config import TrainConfig
-from sicog.training.run import train
+from sicog.training.train import train
 
 step = Trainer.training_step
 
@@ -194,7 +195,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_update(config: MakeConfig
 KILLED = """
 import os, signal, sys
 from sicog.training.config import TrainConfig
-from sicog.training.run import train
+from sicog.training.train import train
 import transformers.modeling_utils as library
 
 config, write, calls = TrainConfig.model_validate_json(sys.argv[1]), library.safe_save_file, []
@@ -250,7 +251,7 @@ def test_a_full_disk_at_the_end_keeps_the_last_checkpoint(
         raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_save_final", refuse)
+        patch.setattr(training, "_save_final", refuse)
         with pytest.raises(ValueError, match="could not be written: No space left on device. checkpoint-6 is kept"):
             train(settings)
     assert_same(train(settings), undisturbed)

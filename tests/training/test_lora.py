@@ -12,11 +12,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from sicog.model import load_checkpoint
-from sicog.storage import read_json
+from sicog.stages.storage import read_json
 from sicog.training.config import LoraSettings, TrainConfig
 from sicog.training.lora import add_adapters, merge_lora
 from sicog.training.parts import set_trainable
-from sicog.training.run import train
+from sicog.training.train import train
 
 MakeConfig = Callable[..., TrainConfig]
 LORA = {"r": 4, "alpha": 8, "dropout": 0.1}

@@ -15,7 +15,7 @@ from sicog.training import optimizer
 from sicog.training.config import TrainConfig
 from sicog.training.optimizer import optimizer_name, parameter_groups
 from sicog.training.parts import set_trainable
-from sicog.training.run import train
+from sicog.training.train import train
 
 MakeConfig = Callable[..., TrainConfig]
 

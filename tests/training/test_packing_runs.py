@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from sicog.config import load_config
-from sicog.data.lengths import RowLengths
 from sicog.model import SicogConfig
-from sicog.storage import read_json
+from sicog.model.lengths import RowLengths
+from sicog.stages.storage import read_json
 from sicog.training.config import TrainConfig
-from sicog.training.planning import check_divides, pack_limits, plan_updates, remember_plan
-from sicog.training.run import train
+from sicog.training.train import train
+from sicog.training.updates import check_divides, pack_limits, plan_updates, remember_plan
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from sicog.data.batching import plan_run
-from sicog.data.lengths import RowLengths
-from sicog.model.devices import device_rates
-from sicog.model.flops import PARTS, Work, training_flops
-from sicog.model.plan import read_config
+from sicog.estimates.arithmetic.devices import device_rates
+from sicog.estimates.arithmetic.flops import PARTS, Work, training_flops
+from sicog.estimates.rows import read_config
+from sicog.model.lengths import RowLengths
 from sicog.training.speed import Meter, Speed, flops_and_peak
 
 FULL_SIZE = Path(__file__).parents[2] / "recipes" / "configs" / "sicog-7b.json"

@@ -22,11 +22,11 @@ from sicog.data.batching import RunPlan, plan_run
 from sicog.generation.sample import SampleConfig, sample
 from sicog.model import load_checkpoint
 from sicog.records import CandidateSet, Turn
-from sicog.storage import read_json, read_records
+from sicog.stages.storage import read_json, read_records
 from sicog.training.config import Checkpointing, TrainConfig
 from sicog.training.parts import set_trainable
 from sicog.training.recompute import checkpoint_activations
-from sicog.training.run import train
+from sicog.training.train import train
 from sicog.training.trainer import SicogTrainer, trainer_arguments
 
 MakeConfig = Callable[..., TrainConfig]

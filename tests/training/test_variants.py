@@ -11,9 +11,9 @@ from sicog.config import load_config
 from sicog.generation.sampler import Sampler
 from sicog.generation.sampling import Job, Picture, Request, SamplingConfig
 from sicog.model import load_checkpoint, load_image
-from sicog.storage import read_json
+from sicog.stages.storage import read_json
 from sicog.training.config import TrainConfig
-from sicog.training.run import train
+from sicog.training.train import train
 
 VARIANTS = Path(__file__).parents[2] / "recipes" / "variants"
 UHD = ["model.config.query_grid=2", "model.config.max_slices=4"]

@@ -2,7 +2,7 @@
 
 A reader is declared, never guessed: `sentences` reads any text and compares by an encoder or an NLI model, `answer`
 takes the normalised final answer, `grammar` parses texts of a world whose grammar is known, `endpoint` has a served
-model extract and check (`sicog.curation.claims.served`).
+model extract and check (`sicog.curation.claims.served_reader`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sicog.answers import final_answer
 from sicog.curation.claims.sentences import sentences, without
 from sicog.curation.claims.support import stated_by_key
-from sicog.curation.vector_cache import Embedding
+from sicog.curation.vectors.vector_cache import Embedding
 from sicog.records import Claim, Query
 
 Window = tuple[float, float, float, float]

@@ -17,12 +17,12 @@ from pydantic import Field, model_validator
 from sicog.chains import ChainError
 from sicog.config import Config
 from sicog.curation.claims.readers import Grammar, UnreadableError, load_grammar, pruned
-from sicog.curation.claims.served import ServedModel, ServedWriter
-from sicog.curation.self_consistency import DECIMALS
+from sicog.curation.claims.served_reader import ServedModel, ServedWriter
+from sicog.curation.score.self_consistency import DECIMALS
 from sicog.curation.words import folded
-from sicog.pipeline import UNREADABLE, FolderSource, Outcome, run_stage
 from sicog.records import Claim, Dropped, Example, PreferencePair, ScoredCandidate, ScoredSet, Turn
 from sicog.remote.config import EndpointConfig
+from sicog.stages.runner import UNREADABLE, FolderSource, Outcome, run_stage
 from sicog.tasks import TASKS
 
 STEP = "settle"

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sicog.curation.self_consistency import DECIMALS
+from sicog.curation.score.self_consistency import DECIMALS
 
 Measure = Literal["support", "f1"]
 Floats = NDArray[np.float64]

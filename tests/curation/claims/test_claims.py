@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from kills import killed_and_finished
 
 from sicog.config import validate
+from sicog.curation.claims.extract import ClaimsConfig, ReadClaims, claims
 from sicog.curation.claims.readers import AnswerReader, GrammarReader, SentenceReader
-from sicog.curation.claims.run import ClaimsConfig, ReadClaims, claims
 from sicog.curation.claims.sentences import sentences, without
-from sicog.curation.select import SelectConfig, select
+from sicog.curation.select.select import SelectConfig, select
 from sicog.records import Example, ScoredSet
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.stages.storage import read_json, read_records, write_dataset
 
 MINI_GRAMMAR = "sicog.mini.grammar:GRAMMAR"
 DESCRIPTION = "The image shows a {} at the top left and a small blue star at the middle right on a white background."
@@ -98,8 +98,8 @@ def test_support_of_sentences_is_the_share_of_the_other_candidates_that_state_th
 
 
 def test_the_real_encoder_finds_paraphrases_and_not_contraries(make):
-    from sicog.curation.encoders import EncoderConfig
-    from sicog.curation.vectors import embedder_of
+    from sicog.curation.vectors.encoders import EncoderConfig
+    from sicog.curation.vectors.prepare import embedder_of
 
     texts = [
         "A brown dog is sleeping on the couch. There is a window.",
@@ -243,8 +243,8 @@ def test_config_says_what_does_not_fit(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from sicog.curation.claims import run as module
-from sicog.curation.claims.run import ClaimsConfig, claims
+from sicog.curation.claims import extract as module
+from sicog.curation.claims.extract import ClaimsConfig, claims
 
 call = module.ReadClaims.__call__
 def slow(self, block):

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicog.config import validate
+from sicog.curation.claims.extract import ReadClaims
 from sicog.curation.claims.readers import GrammarReader, SentenceReader
-from sicog.curation.claims.run import ReadClaims
 from sicog.curation.claims.settle import PAIRS, SettleConfig, SettleRows, quantiles, settle
 from sicog.mini.grammar import GRAMMAR
 from sicog.records import Dropped, Example, PreferencePair
-from sicog.storage import read_json, read_records, write_dataset
+from sicog.stages.storage import read_json, read_records, write_dataset
 
 MINI_GRAMMAR = "sicog.mini.grammar:GRAMMAR"
 TEMPLATE = "The image shows {} on a {} background."

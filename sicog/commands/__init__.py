@@ -1,0 +1,1 @@
+"""What the command line shows beside its commands: help, and the variables of scripts."""

@@ -1,0 +1,301 @@
+"""Typed configuration: one YAML plus `a.b=value` overrides into a frozen pydantic model; unknown keys are refused."""
+
+from __future__ import annotations
+
+import glob
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from sicog.config.keys import members
+from sicog.config.paths import as_utf8, at_home
+from sicog.config.validation import told
+from sicog.console import say
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, complete, typed, and closed to unknown keys.
+
+    Fields typed `Path` and those named in `volatile` do not change what a step computes, so they are left out of
+    `identity`: a path's content counts instead, through the digests of the step's inputs.
+    also: further names by which keys may be given, with the keys that they stand for: where a key lies within another,
+    the name that it has in most configs is understood too.
+    formerly: old names of keys, with their names today. They still work; a user who gives one is told the new one.
+    What is recorded is the key.
+    of_rows: the keys that name rows, in a file or folder of any kind that `sicog.data.rows.file_kinds` knows.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
+    )
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
+    also: ClassVar[Mapping[str, str]] = {}
+    formerly: ClassVar[Mapping[str, str]] = {}
+    of_rows: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def other_names(cls) -> dict[str, str]:
+        """All further names of keys, old ones too, with the keys that they stand for."""
+        return {**cls.also, **cls.formerly}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_key(cls, values: Any) -> Any:
+        return by_its_key(cls.other_names(), values) if isinstance(values, Mapping) else values
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _as_it_is_meant(cls, value: Any) -> Any:
+        """`~` is the home folder. Numbers that could not be written into run.json are refused."""
+        for number in _numbers(value):
+            if isinstance(number, int) and not -(2**63) <= number < 2**63:
+                raise ValueError("must be a number of at most 64 bits")
+            if not math.isfinite(number):
+                raise ValueError("holds a number that is not finite")
+        return _at_home(value)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the output: all values but paths and volatile ones, ready for JSON."""
+        return _without_paths(self)
+
+    def settled(self, processes: int = 1) -> Self:
+        """What run.json holds: with a value in place of each `auto` that this machine, or so many processes, decide."""
+        return self
+
+    def problems(self, processes: int = 1) -> list[str]:
+        """Sentences for what a start on so many processes would be refused for here, beside missing files.
+
+        Looks in its first second: nothing is loaded and nothing written. By default what the configs within it say.
+        Whether `row_paths` can be read is asked apart: a recipe's steps write some of them first.
+        """
+        return [problem for config in self._within() for problem in config.problems()]
+
+    def row_paths(self) -> list[Path]:
+        """What the keys of `of_rows` name, here and in the configs within it."""
+        return [getattr(self, key) for key in self.of_rows] + [p for inner in self._within() for p in inner.row_paths()]
+
+    def _within(self) -> Iterator[Config]:
+        return _configs(getattr(self, name) for name in type(self).model_fields)
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """All numbers in a value, also those deep in a mapping of anything."""
+    if isinstance(value, (int, float)):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (number for item in value.values() for number in _numbers(item))
+    elif isinstance(value, (list, tuple)):
+        yield from (number for item in value for number in _numbers(item))
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, Path):
+        if as_utf8(str(value)) != str(value):
+            raise ValueError(f"the name {as_utf8(str(value))} is not UTF-8, so run.json could not hold it; rename it")
+        return at_home(value)
+    if isinstance(value, tuple) and any(isinstance(v, (Path, tuple)) for v in value):
+        return tuple(map(_at_home, value))
+    return {k: _at_home(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _configs(values: Iterable[Any]) -> Iterator[Config]:
+    for value in values:
+        if isinstance(value, Config):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _configs(value.values())
+        elif isinstance(value, (list, tuple)):
+            yield from _configs(value)
+
+
+def paths_of(value: Any) -> list[Path]:
+    """The paths in a config that decide its result, those of a pattern that there are instead of the pattern."""
+    if isinstance(value, Path):
+        return [value] if value.exists() else [Path(p) for p in sorted(glob.glob(str(value)))] or [value]  # noqa: PTH207
+    if isinstance(value, Config):
+        fields = [name for name in type(value).model_fields if name not in value.volatile]
+        return [p for name in fields for p in paths_of(getattr(value, name))]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [p for v in value for p in paths_of(v)] if isinstance(value, (list, tuple)) else []
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, Config):
+        fields = {name: getattr(value, name) for name in type(value).model_fields if name not in value.volatile}
+        return {k: _without_paths(v) for k, v in fields.items() if not isinstance(v, Path)}
+    if isinstance(value, Mapping):
+        return {str(k): _without_paths(v) for k, v in value.items() if not isinstance(v, Path)}
+    if isinstance(value, (list, tuple)):
+        return [_without_paths(v) for v in value if not isinstance(v, Path)]
+    return value
+
+
+def by_its_key(names: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values with each key by its own name. Raises `ValueError` when one is given by both of its names."""
+    if not (given := [name for name in names if name in values]):
+        return values
+    result = _copy(values)
+    for name in given:
+        *parents, leaf = names[name].split(".")
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        if not isinstance(node, dict) or leaf in node:
+            raise ValueError(f"{name} is another name of {names[name]}; give one of them")
+        node[leaf] = result.pop(name)
+    return result
+
+
+def say_old_names(model: type[BaseModel] | None, given: Iterable[str]) -> None:
+    """Tell a user who gave a key by its old name what it is called now."""
+    old = model.formerly if model and issubclass(model, Config) else {}
+    for name in dict.fromkeys(key for key in given if key in old):
+        say(f"{name} is called {old[name]} now; the old name still works")
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises `ValueError` naming the file and, where the parser knows it, the line."""
+    try:
+        value = _keys_as_written(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such config file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, not a YAML file") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a mapping of keys to values, found {type(value).__name__}")
+    return value
+
+
+def load_extended(
+    path: Path,
+    extended_by: Sequence[Path] = (),
+    *,
+    place: Callable[[dict[str, Any], Path], dict[str, Any]] = lambda values, folder: values,
+) -> dict[str, Any]:
+    """A YAML's values over those of the YAML that it `extends`, whose path is relative to it.
+
+    extended_by: the files that came before. place: from the values of a file and its folder, the values with the paths
+    in them as they are from here. Raises as `load_yaml`, and for `extends` in a circle.
+    """
+    values, chain = place(load_yaml(path), path.parent), [*extended_by, path.resolve()]
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: extends is the path of one YAML file, got {base!r:.100}")
+    below = path.parent / at_home(Path(base))
+    if below.resolve() in chain:
+        raise ValueError(f"{path}: extends goes in a circle: {' -> '.join(p.name for p in chain)} -> {base}")
+    return merge(load_extended(below, chain, place=place), values)
+
+
+def merge(below: Any, above: Any) -> Any:
+    """`above` where it says something, else `below`; mappings are merged key by key."""
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        return {**below, **{k: merge(below.get(k), v) for k, v in above.items()}}
+    return above
+
+
+def apply_overrides(
+    values: Mapping[str, Any], overrides: Sequence[str], model: type[BaseModel] | None = None
+) -> dict[str, Any]:
+    """A copy of `values` with `a.b=value` overrides; values are read as YAML, so `x=1e-4`, `x=[1,2]`, `x=null` work.
+
+    Where `model` says that a key is a path or a text, the value is taken as it stands, whatever it holds; for a list of
+    them it is cut at commas (or is YAML in brackets).
+    """
+    names: Mapping[str, str] = model.other_names() if model and issubclass(model, Config) else {}
+    say_old_names(model, [*values, *(item.partition("=")[0] for item in overrides)])
+    result = _copy(by_its_key(names, values))
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise ValueError(f"override {item!r} is not of the form key=value")
+        key = names.get(key, key)
+        *parents, leaf = key.split(".")
+        node = result
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise ValueError(f"override {item!r}: {parent!r} holds a value, not further keys")
+            node = child
+        kind = _kind(model, key.split(".")) if model else None
+        node[leaf] = _parsed(item, text, kind)
+    return result
+
+
+def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
+    """Build the config; every mistake is listed with its key, and unknown keys with the nearest known one."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise ValueError(f"{where}: {told(error, model)}") from None
+
+
+def load_config(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ()) -> ConfigT:
+    """A config from a YAML file (or only from defaults when `path` is None), what it extends, and overrides."""
+    values = load_extended(path) if path else {}
+    return validate(model, apply_overrides(values, overrides, model), str(path or "command line"))
+
+
+def _keys_as_written(value: Any) -> Any:
+    """YAML 1.1 reads a bare key `on` as true."""
+    if isinstance(value, dict):
+        return {"on" if key is True else key: _keys_as_written(item) for key, item in value.items()}
+    return [_keys_as_written(item) for item in value] if isinstance(value, list) else value
+
+
+def _parsed(item: str, text: str, kind: str | None) -> Any:
+    if kind == "text":
+        return None if text == "null" else text
+    if kind == "texts" and not text.startswith("[") and text != "null":
+        return [part for part in text.split(",") if part]
+    try:
+        value = _keys_as_written(yaml.safe_load(text)) if text else ""
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"override {item!r} holds no valid YAML value ({reason}); put it in quotes") from None
+    if isinstance(value, str):
+        # YAML 1.1 reads 1e-4 as a string; a user who writes it means the number.
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _kind(model: Any, keys: Sequence[str]) -> str | None:
+    """`text` for a key whose value is a path or a text, `texts` for a list of them, else None."""
+    annotation = model
+    for key in keys:
+        fields: Mapping[str, Any] = next(
+            (t.model_fields for t in members(annotation) if hasattr(t, "model_fields")), {}
+        )
+        if key not in fields:
+            return None
+        annotation = fields[key].annotation
+    options = set(members(annotation))
+    if options <= {Path, str}:
+        return "text"
+    listed = [set(members(get_args(t)[0])) for t in options if get_origin(t) in (tuple, list) and get_args(t)]
+    return "texts" if len(listed) == len(options) == 1 and listed[0] <= {Path, str} else None
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _copy(v) for k, v in value.items()}
+    return [_copy(v) for v in value] if isinstance(value, list) else value

@@ -1,0 +1,213 @@
+"""Build the pre-training set (stage 1.5) from kept captions, kept reasoning and further rows (`sicog build`).
+
+shard-*.jsonl      the examples, in seeded order; dropped.jsonl: rows that were left out, with their reasons
+provenance/        where each row comes from: the same rows in the same order
+llava.json         the same examples for other code;  manifest.json: totals by source, task, style and reason
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import orjson
+from pydantic import Field, model_validator
+
+from sicog.config import Config
+from sicog.console import say_finished
+from sicog.curation.build.amounts import BuildSource, WhenShort, amounts
+from sicog.curation.build.draw import Ids, MixedRows, draw_by_weight, draw_rows, marks
+from sicog.curation.overlap.examine import DecontaminateConfig, DeduplicateConfig, Examination, Verdicts
+from sicog.curation.build.origin import Finish, MultiTurnConfig, Origin
+from sicog.curation.overlap.image_pass import Pictures
+from sicog.curation.numbered_rows import Rows, open_rows
+from sicog.data.rows.cache import cache_folder
+from sicog.data.image_folder import ImageFolder
+from sicog.formats import reads_back, write_llava
+from sicog.stages.runner import run_stage
+from sicog.stages.provenance import RUN, write_run_json
+from sicog.records import Dropped, Example
+from sicog.stages.storage import MANIFEST, read_json, read_records, shards, write_json
+
+STEP = "build"
+PROVENANCE, LLAVA = "provenance", "llava.json"
+_TOTALS = "rows_by_source"
+
+
+class BuildConfig(Config):
+    """Config of the build: the sources, what is removed from them, and the seed of the draws and of the order."""
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
+    sources: tuple[BuildSource, ...] = Field(min_length=1)
+    """The sources of the set."""
+    out_dir: Path
+    total: int | None = Field(default=None, ge=1)
+    """Rows of the set, where sources give shares of it."""
+    when_short: WhenShort = "error"
+    """What a source with fewer rows than its count or share is: an `error`, or it gives all it has (`take_all`); the
+    others then give no more than their own."""
+    seed: int = 0
+    image_folder: Path | None = None
+    """Folder of the images. When given, every image is read once: rows whose image is missing or broken are dropped,
+    and the others' provenance has its digest. Needed to deduplicate or decontaminate rows with images."""
+    image_roots: tuple[Path, ...] = ()
+    deduplicate: DeduplicateConfig | None = None
+    """Drop near-duplicates; null for not at all."""
+    decontaminate: DecontaminateConfig | None = None
+    """Drop rows that overlap with benchmarks; null for not at all."""
+    per_image: int | None = Field(default=None, ge=1)
+    """Rows with the same image at most."""
+    multi_turn: MultiTurnConfig | None = None
+    """Which chains of description are told as conversations; null for none."""
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+    """Above this share of rows that cannot be read, or whose image cannot, the build stops."""
+    llava_json: bool = True
+    """Whether to write `llava.json` too."""
+    rows_per_shard: int = Field(default=8192, ge=1)
+    workers: int = Field(default=1, ge=1)
+    cache_dir: Path | None = None
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> BuildConfig:
+        if twice := [name for name, n in Counter(s.name for s in self.sources).items() if n > 1]:
+            raise ValueError(f"sources need different names, {', '.join(twice)} is given twice")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_are_of_something(self) -> BuildConfig:
+        if self.total is None and (shares := [s.name for s in self.sources if s.share is not None]):
+            raise ValueError(f"sources {', '.join(shares)} give a share: of how many rows, says total")
+        return self
+
+    def inputs(self) -> dict[str, Path]:
+        """The sources, what they exclude, and the benchmarks, by name."""
+        benchmarks = self.decontaminate.benchmarks if self.decontaminate else ()
+        return {
+            **{source.name: source.path for source in self.sources},
+            **{f"{s.name}.exclude.{k}": path for s in self.sources for k, path in enumerate(s.exclude)},
+            **{f"benchmark.{benchmark.name}": benchmark.path for benchmark in benchmarks},
+        }
+
+
+def build(config: BuildConfig) -> Path:
+    """Write the dataset `out_dir`, shuffled, and what is beside it. Returns `out_dir`."""
+    if (config.out_dir / RUN).is_file():  # another's folder is told before anything is read
+        write_run_json(config.out_dir, step=STEP, config=config, inputs=config.inputs())
+    if _is_complete(config.out_dir):
+        say_finished(STEP, config.out_dir)
+    else:
+        mixed, pictures = _mixed(config)
+        run_stage(
+            step=STEP,
+            out_dir=config.out_dir,
+            source=mixed,
+            process=Finish(config.multi_turn, config.seed, pictures),
+            config=config,
+            inputs=config.inputs(),
+            outputs={Origin: PROVENANCE},
+            block_size=256,
+            rows_per_shard=config.rows_per_shard,
+            workers=config.workers,
+            max_dropped_share=None,  # what is left out on purpose has no limit; the rest has been checked
+        )
+        totals = _totals(config, mixed)
+        if config.llava_json:
+            left_out: list[str] = []
+            write_llava(config.out_dir / LLAVA, _readable(config.out_dir, left_out))
+            totals["not_in_llava_json"] = left_out
+        write_json(config.out_dir / MANIFEST, read_json(config.out_dir / MANIFEST) | totals)
+    return config.out_dir
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() and _TOTALS in read_json(folder / MANIFEST)
+
+
+def _mixed(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:
+    """Which rows are drawn and which are left out; and the images where they were looked at."""
+    cache = cache_folder(config.cache_dir)
+    names = tuple(source.name for source in config.sources)
+    sources = tuple(open_rows(source.path, cache) for source in config.sources)
+    ids = Ids.read(names, sources, config.seed)
+    verdicts = Verdicts.none(len(ids.high))
+    starts = np.cumsum([0, *(len(rows) for rows in sources)])
+    for source, start, stop in zip(config.sources, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        for folder in source.exclude:
+            _exclude(folder, ids, start, stop, verdicts)
+    pictures = _examine(config, sources, names, verdicts, cache)
+    verdicts.check_share(sum(rows.n_dropped for rows in sources), config.max_dropped_share, STEP)
+    stays = verdicts.reason_of == 0
+    by_source = [np.flatnonzero(stays[a:b]) + a for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    wanted = amounts(config.sources, [len(rows) for rows in by_source], config.total, config.when_short)
+    parts: list[tuple[np.ndarray, int, np.ndarray]] = []
+    for k, (rows, n) in enumerate(zip(by_source, wanted, strict=True)):
+        if (name := config.sources[k].weight_by) is None:
+            parts += draw_rows(ids, rows, n)
+        elif len(rows):
+            parts += draw_by_weight(ids, rows, marks(sources[k], (rows - starts[k]).tolist(), name), n)
+    order = np.argsort(np.concatenate([np.zeros(0, np.uint64), *(keys for _, _, keys in parts)]), kind="stable")
+    drawn = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _, _ in parts)])[order]
+    repetitions = np.concatenate([np.zeros(0, np.uint16), *(np.full(len(r), k, np.uint16) for r, k, _ in parts)])
+    mixed = MixedRows(names, sources, drawn, repetitions[order], ids.shared(), tuple(verdicts.dropped()))
+    mixed.check_ids()
+    return mixed, pictures
+
+
+def _exclude(folder: Path, ids: Ids, start: int, stop: int, verdicts: Verdicts) -> None:
+    drops = list(read_records(folder, Dropped))
+    for row, drop in zip(ids.positions(start, stop, [d.id for d in drops]).tolist(), drops, strict=True):
+        if row >= 0:
+            verdicts.drop(row, drop.reason, f"{drop.detail} ({folder.name})")
+
+
+def _examine(
+    config: BuildConfig, sources: tuple[Rows, ...], names: tuple[str, ...], verdicts: Verdicts, cache: Path
+) -> Pictures | None:
+    images = ImageFolder(config.image_folder, config.image_roots, cache=cache) if config.image_folder else None
+    examination = Examination(images, config.deduplicate, config.decontaminate, config.per_image, cache, config.workers)
+    if not examination.needed:
+        return None
+    starts = np.cumsum([0, *(len(rows) for rows in sources)])
+
+    def name_of(row: int) -> str:
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        row_id = next(iter(sources[number].read([row - int(starts[number])]))).id
+        return row_id if len(names) == 1 else f"{row_id} in {names[number]}"
+
+    pictures = examination(sources, verdicts, name_of)
+    return pictures if images else None
+
+
+def _totals(config: BuildConfig, mixed: MixedRows) -> dict[str, Any]:
+    """For the manifest: rows by source, task and style, conversations, and what each source gave."""
+    by: dict[str, Counter[str]] = {key: Counter() for key in ("source", "task", "style")}
+    conversations = 0
+    for origin in _lines(shards(config.out_dir / PROVENANCE)):
+        for key, counter in by.items():
+            counter[str(origin[key] or "unknown")] += 1
+        conversations += origin["multi_turn"]
+    return {
+        _TOTALS: {source.name: by["source"][source.name] for source in config.sources},
+        "rows_by_task": dict(sorted(by["task"].items())),
+        "rows_by_style": dict(sorted(by["style"].items())),
+        "multi_turn_rows": conversations,
+        "dropped_by_source": mixed.dropped_by_source(),
+    }
+
+
+def _lines(paths: list[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        with path.open("rb") as file:
+            yield from map(orjson.loads, file)
+
+
+def _readable(folder: Path, left_out: list[str]) -> Iterator[Example]:
+    """The examples that LLaVA's form can say: reading it gives them back. The ids of the others go to `left_out`."""
+    for example in read_records(folder, Example):
+        if reads_back(example):
+            yield example
+        else:
+            left_out.append(example.id)

@@ -1,0 +1,235 @@
+"""The rows of a built set: which rows of which sources, in seeded order, under unique ids. Some 60 bytes a row."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import numpy as np
+
+from sicog.curation.overlap.clusters import Numbers, among, repeated
+from sicog.curation.numbered_rows import Rows
+from sicog.curation.score.self_consistency import hashed
+from sicog.curation.words import Hashes, scrambled
+from sicog.records import Dropped, Example
+
+_AT_ONCE = 4096  # ids
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A row that was drawn; its id is new. original_id: the one in its source; task: what its source called it."""
+
+    id: str
+    example: Example
+    original_id: str
+    task: str
+    repetition: int
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Of the N rows of all sources: 128 bits of the id in two columns, what draws and what orders them. uint64 [N]."""
+
+    high: Hashes
+    low: Hashes
+    draw: Hashes
+    order: Hashes
+
+    @classmethod
+    def read(cls, names: Sequence[str], sources: Sequence[Rows], seed: int) -> Ids:
+        """One pass over all ids. Raises `ValueError` where one is twice in its source."""
+        columns = np.zeros((4, sum(map(len, sources))), dtype=np.uint64)
+        start = row = 0
+        for name, source in zip(names, sources, strict=True):
+            row_ids = source.ids()
+            while block := [_keys(row_id, seed, name) for row_id in islice(row_ids, _AT_ONCE)]:
+                columns[:, row : row + len(block)] = np.array(block, dtype=np.uint64).T
+                row += len(block)
+            if len(twice := _repeated(*columns[:2, start:row])):
+                raise ValueError(_twice(source, twice.tolist()))
+            start = row
+        return cls(*columns)
+
+    def shared(self) -> np.ndarray:
+        """bool [N], whether another source has the id too."""
+        shared = np.zeros(len(self.high), dtype=bool)
+        ones, others = _equal(self.high, self.low)
+        shared[ones] = shared[others] = True
+        return shared
+
+    def positions(self, start: int, stop: int, row_ids: Sequence[str]) -> Numbers:
+        """int64, the row among start..stop of each of these ids, -1 for those that are not there."""
+        order = np.argsort(self.high[start:stop], kind="stable")
+        highs, found = self.high[start:stop][order], np.full(len(row_ids), -1, dtype=np.int64)
+        for k, row_id in enumerate(row_ids):
+            high, low = _digest(row_id)
+            at = int(np.searchsorted(highs, np.uint64(high)))
+            while at < len(highs) and highs[at] == high:
+                if self.low[start + order[at]] == low:
+                    found[k] = start + order[at]
+                at += 1
+        return found
+
+
+def _digest(row_id: str) -> tuple[int, int]:
+    digest = hashlib.blake2b(row_id.encode(errors="surrogatepass"), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
+
+
+def _keys(row_id: str, seed: int, name: str) -> tuple[int, int, int, int]:
+    key = hashed(seed, name, "0", row_id)
+    return *_digest(row_id), key >> 64, hashed(key, "order") >> 64
+
+
+def _equal(high: Hashes, low: Hashes) -> tuple[Numbers, Numbers]:
+    """Pairs of rows with the same id, neighbours in order of id, the earlier one first."""
+    rows = np.flatnonzero(among(high, repeated(high)))  # without copies of all: hardly any are
+    order = rows[np.lexsort((low[rows], high[rows]))]
+    same = (high[order[1:]] == high[order[:-1]]) & (low[order[1:]] == low[order[:-1]])
+    return order[:-1][same], order[1:][same]
+
+
+def _repeated(high: Hashes, low: Hashes) -> Numbers:
+    """The rows whose id an earlier row has."""
+    return np.sort(_equal(high, low)[1]).astype(np.int64)
+
+
+def _twice(source: Rows, rows: Sequence[int]) -> str:
+    record = next(iter(source.read(rows[:1])))
+    where = getattr(source, "where", lambda row: f"{source.path}: row {row + 1}")(rows[0])
+    return f"{where}: id {record.id!r} is twice in {source.path}"
+
+
+def draw_rows(ids: Ids, rows: Numbers, wanted: int) -> Iterator[tuple[Numbers, int, Hashes]]:
+    """`wanted` of the rows: all of them as often as they fit, then a draw. Yields (rows, repetition, order keys)."""
+    repetition = 0
+    while wanted > 0 and len(rows):
+        salt = scrambled(np.array([repetition], dtype=np.uint64))
+        order = scrambled(ids.order[rows] ^ salt) if repetition else ids.order[rows]
+        if wanted < len(rows):
+            keys = scrambled(ids.draw[rows] ^ salt) if repetition else ids.draw[rows]
+            some = np.argsort(keys, kind="stable")[:wanted]
+            yield rows[some], repetition, order[some]
+        else:
+            yield rows, repetition, order
+        wanted, repetition = wanted - len(rows), repetition + 1
+
+
+def draw_by_weight(ids: Ids, rows: Numbers, weights: np.ndarray, wanted: int) -> Iterator[tuple[Numbers, int, Hashes]]:
+    """`wanted` of the rows in proportion to their weights, float64 [rows]. Yields (rows, repetition, order keys).
+
+    Systematic sampling: the rows stand in a drawn order on a line, each as long as its weight, and one is taken at
+    every `1/wanted` of the line. So a row is there as often as its share asks for, rounded down or up.
+    """
+    order = np.argsort(ids.draw[rows], kind="stable")
+    rows, ends = rows[order], np.cumsum(weights[order])
+    times = np.diff(np.floor(ends * (wanted / ends[-1]) + 0.5), prepend=0.0) if wanted else np.zeros(len(rows))
+    for repetition in range(int(times.max(initial=0))):
+        some = rows[times > repetition]
+        salt = scrambled(np.array([repetition], dtype=np.uint64))
+        yield some, repetition, scrambled(ids.order[some] ^ salt) if repetition else ids.order[some]
+
+
+def marks(source: Rows, numbers: Sequence[int], name: str) -> np.ndarray:
+    """float64, the number `name` in the `extra` of these rows. Raises `ValueError` for a row without one above 0."""
+    found = np.zeros(len(numbers))
+    for place, row in enumerate(source.read(numbers)):
+        assert isinstance(row, Example)
+        value = row.extra.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            there = ", ".join(sorted(row.extra)) or "nothing"
+            raise ValueError(
+                f"weight_by {name}: row {row.id} of {source.path} has {value!r}, and a number above 0 is needed; its "
+                f"extra holds {there}"
+            )
+        found[place] = value
+    return found
+
+
+@dataclass(frozen=True)
+class MixedRows:
+    """What `build` reads: the drawn rows in their order, then all that were left out as `Dropped`.
+
+    rows: int64, numbered over all sources; repetitions: uint16. shared: whether a row's id is in several sources.
+    left_out: (row, reason, detail) of rows that may not be drawn.
+    """
+
+    names: tuple[str, ...]
+    sources: tuple[Rows, ...]
+    rows: Numbers
+    repetitions: np.ndarray
+    shared: np.ndarray
+    left_out: tuple[tuple[int, str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.left_out) + sum(source.n_dropped for source in self.sources)
+
+    def dropped_by_source(self) -> dict[str, dict[str, int]]:
+        """How many rows of each source are left out, by reason."""
+        counts: dict[str, Counter[str]] = {name: Counter() for name in self.names}
+        numbers, _ = self._places(np.array([row for row, _, _ in self.left_out], dtype=np.int64))
+        for number, (_, reason, _) in zip(numbers.tolist(), self.left_out, strict=True):
+            counts[self.names[number]][reason] += 1
+        for name, source in zip(self.names, self.sources, strict=True):
+            counts[name].update(drop.reason for drop in source.dropped())
+        return {name: dict(sorted(found.items())) for name, found in counts.items()}
+
+    def check_ids(self) -> None:
+        """Raise `ValueError` where two rows would get the same id."""
+        if not (self.shared.any() or self.repetitions.any()):
+            return
+        times, row = np.bincount(self.rows, minlength=len(self.shared)), 0
+        columns = array("Q"), array("Q")
+        for number, source in enumerate(self.sources):
+            for row_id in source.ids():
+                for repetition in range(times[row]):
+                    for column, value in zip(columns, _digest(self._id(row_id, row, number, repetition)), strict=True):
+                        column.append(value)
+                row += 1
+        if len(twice := _repeated(*(np.frombuffer(column, dtype=np.uint64) for column in columns))):
+            raise ValueError(
+                f"{len(twice)} ids cannot be made unique: with its source or repetition an id reads like another's; "
+                f"rename a source"
+            )
+
+    def read(self, start: int, stop: int) -> Iterator[Drawn | Dropped]:
+        """Rows start..stop."""
+        yield from self._drawn(start, min(stop, len(self.rows)))
+        begin = max(0, start - len(self.rows))
+        yield from self._dropped(begin, max(begin, stop - len(self.rows)))
+
+    def _drawn(self, start: int, stop: int) -> Iterator[Drawn]:
+        rows, repetitions = self.rows[start:stop], self.repetitions[start:stop].tolist()
+        numbers, at = self._places(rows)
+        readers = [source.read(at[numbers == k].tolist()) for k, source in enumerate(self.sources)]
+        for row, number, repetition in zip(rows.tolist(), numbers.tolist(), repetitions, strict=True):
+            example = next(iter(readers[number]))
+            assert isinstance(example, Example)
+            row_id = self._id(example.id, row, number, repetition)
+            renamed = example.model_copy(update={"id": row_id, "source": self.names[number]})
+            yield Drawn(row_id, renamed, example.id, example.source, repetition)
+
+    def _places(self, rows: Numbers) -> tuple[Numbers, Numbers]:
+        """The source of each row, and its number there."""
+        starts = np.cumsum([0, *(len(source) for source in self.sources)])
+        numbers = np.searchsorted(starts, rows, side="right") - 1
+        return numbers, rows - starts[numbers]
+
+    def _id(self, row_id: str, row: int, source: int, repetition: int) -> str:
+        named = f"{self.names[source]}:{row_id}" if self.shared[row] else row_id
+        return f"{named}#{repetition + 1}" if repetition else named
+
+    def _dropped(self, start: int, stop: int) -> Iterator[Dropped]:
+        """Numbers start..stop of what is left out: rows that may not be drawn, then those that could not be read."""
+        for row, reason, detail in self.left_out[start:stop]:
+            (number,), (at,) = (found.tolist() for found in self._places(np.array([row])))
+            row_id = self._id(next(iter(self.sources[number].read([at]))).id, row, number, 0)
+            yield Dropped(id=row_id, step="build", reason=reason, detail=f"{self.names[number]}: {detail}")
+        unread = chain.from_iterable(source.dropped() for source in self.sources)
+        first = len(self.left_out)
+        yield from islice(unread, max(0, start - first), max(0, stop - first))

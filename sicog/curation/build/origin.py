@@ -1,0 +1,160 @@
+"""Rows as they go into the set: where each comes from, and chains of description told as conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from sicog.chains import COD, COD_QUESTIONS, ChainError, parse
+from sicog.config import Config
+from sicog.curation.build.draw import Drawn
+from sicog.curation.overlap.image_pass import Pictures
+from sicog.curation.score.self_consistency import hashed
+from sicog.curation.select.threshold import Threshold, agreement_in
+from sicog.records import Example, Record, Turn
+from sicog.tasks import CAPTIONING, REASONING, TASKS, TaskSpec
+
+MULTI_TURN = "multi_turn"  # the key in `extra`
+# What `sicog annotate` names as the source of its rows, and the styles that they may ask in.
+_ANNOTATED: Mapping[str, tuple[TaskSpec, tuple[str, ...]]] = {
+    "revise-cod": (CAPTIONING, ("cod", "cod-conv")),
+    "revise-dd": (CAPTIONING, ("dd",)),
+    "revise-cot": (REASONING, ("cot",)),
+    "revise-short": (REASONING, ("direct", "plain")),
+}
+
+
+class MultiTurnConfig(Config):
+    """Chains of description told step by step: a turn for each step, the image in the first."""
+
+    share: float = Field(gt=0, le=1)
+    """Share of the chains that qualify, drawn by the seed and the row's id."""
+    min_score: float | None = Field(default=None, ge=-1, le=1)
+    """Chains qualify from this score on, a threshold like that of `select`: stated for three candidates, compared as
+    agreement. null: all qualify."""
+
+
+class Origin(Record):
+    """Where a row of the set comes from; None for what is not known of it.
+
+    sha256: of each image's file, where they were looked at. k: how many candidates its own was compared with.
+    """
+
+    original_id: str
+    source: str
+    task: str | None
+    images: tuple[str, ...]
+    sha256: tuple[str, ...] | None
+    repetition: int
+    multi_turn: bool
+    style: str | None
+    checkpoint: str | None
+    index: int | None
+    seed: int | None
+    score: float | None
+    agreement: float | None
+    vote: float | None
+    margin: float | None
+    k: int | None
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The process of the stage: the example as it will be trained on, and its origin."""
+
+    multi_turn: MultiTurnConfig | None
+    seed: int
+    pictures: Pictures | None
+
+    def __call__(self, block: Sequence[Drawn]) -> list[tuple[Example, Origin]]:
+        return [self._one(row) for row in block]
+
+    def _one(self, row: Drawn) -> tuple[Example, Origin]:
+        example = self._told(row.example)
+        return example, self._origin(row, told=example is not row.example)
+
+    def _told(self, example: Example) -> Example:
+        if self.multi_turn is None or not qualifies(example, self.multi_turn.min_score):
+            return example
+        if hashed(self.seed, MULTI_TURN, example.id) >= self.multi_turn.share * 2**128:
+            return example
+        return conversation(example) or example
+
+    def _origin(self, row: Drawn, *, told: bool) -> Origin:
+        extra, images = row.example.extra, row.example.images
+        sha256 = [self.pictures.sha256_of(name) for name in images] if self.pictures else []
+        task, style = _task_and_style(row)
+        return Origin(
+            id=row.id,
+            original_id=row.original_id,
+            source=row.example.source,
+            task=task,
+            images=images,
+            sha256=tuple(digest for digest in sha256 if digest) if self.pictures else None,
+            repetition=row.repetition,
+            multi_turn=told,
+            style=style,
+            checkpoint=_given(extra, "checkpoint", str),
+            index=_given(extra, "index", int),
+            seed=_given(extra, "seed", int),
+            score=_given(extra, "score", float),
+            agreement=_given(extra, "agreement", float),
+            vote=_given(extra, "vote", float),
+            margin=_given(extra, "margin", float),
+            k=_given(extra, "k", int),
+        )
+
+
+def _given(extra: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
+    """What `select` wrote under this name; None for what a user's row holds there of another type."""
+    value = extra.get(name)
+    value = float(value) if kind is float and isinstance(value, int) and not isinstance(value, bool) else value
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
+
+
+def _task_and_style(row: Drawn) -> tuple[str | None, str | None]:
+    """What `select` wrote; of an annotated row, its task, and the style whose prompt it has."""
+    style = _given(row.example.extra, "style", str)
+    if style is not None or row.task not in _ANNOTATED:
+        return _task(row.task, style), style
+    task, names = _ANNOTATED[row.task]
+    prompt = next(turn.text for turn in row.example.turns if turn.role == "user")
+    return task.name, next((name for name in names if task.style(name).asked(prompt)), None)
+
+
+def _task(source: str, style: object) -> str | None:
+    """The task that `select` named, else the only one that has this style."""
+    if source in TASKS:
+        return source
+    named = [task.name for task in TASKS.values() if isinstance(style, str) and style in task.styles]
+    return named[0] if len(named) == 1 else None
+
+
+def qualifies(example: Example, min_score: float | None) -> bool:
+    """Whether an example is a question and a chain of description, scored high enough."""
+    style = CAPTIONING.styles.get(str(example.extra.get("style")))
+    if style is None or style.chain is not COD or [t.role for t in example.turns] != ["user", "assistant"]:
+        return False
+    if min_score is None:
+        return True
+    agreement = agreement_in(example.extra)
+    return agreement is not None and agreement >= Threshold(min_score).agreement
+
+
+def conversation(example: Example) -> Example | None:
+    """The same chain told step by step; None for a text that is no chain. `parse` of the chain gives its answers."""
+    try:
+        bodies = parse(COD, example.turns[1].text)
+    except ChainError:
+        return None
+    turns = []
+    for k, (question, body) in enumerate(zip(COD_QUESTIONS, bodies, strict=True)):
+        turns.append(Turn(role="user", text=question, images_at=() if k else (0,) * len(example.images)))
+        turns.append(Turn(role="assistant", text=body))
+    return example.model_copy(update={"turns": tuple(turns), "extra": {**example.extra, MULTI_TURN: True}})

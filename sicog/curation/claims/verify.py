@@ -1,0 +1,201 @@
+"""Claims checked by questions to a model: `sicog ask-claims` writes them, `sicog sample` answers them, `sicog
+check-claims` counts the answers.
+
+A claim that several samples share may be what the model always gets wrong when it describes. Asked about it by itself,
+it looks again, at one thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from sicog.answers import final_answer
+from sicog.chains import ChainError
+from sicog.config import Config
+from sicog.curation.claims.readers import load_grammar
+from sicog.curation.score.columns import columns_of
+from sicog.records import CandidateSet, Claim, Query, ScoredCandidate, ScoredSet
+from sicog.stages.runner import FolderSource, Outcome, run_stage
+from sicog.stages.storage import read_records
+from sicog.tasks import TASKS
+
+ASK, CHECK = "ask-claims", "check-claims"
+TASK = "reasoning"
+Asked = tuple[str, str]  # a question, and the answer that confirms the claim
+
+
+class AskConfig(Config):
+    """Config of `sicog ask-claims`."""
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
+    input: Path
+    """Scored sets with claims."""
+    out_dir: Path
+    grammar: str | None = None
+    """Asks in its own words, as `module:NAME` (its `ask`); null: asks `question`."""
+    question: str = "Is this true of the image? {key}"
+    """What is asked without a grammar. It holds `{key}`, and the answer `yes` confirms."""
+    least: float = Field(default=0.0, ge=0, le=1)
+    """Only claims whose support is at least this are asked about."""
+    most: float = Field(default=1.0, ge=0, le=1)
+    """Only claims whose support is at most this are asked about."""
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _something_can_be_asked(self) -> AskConfig:
+        if self.least > self.most:
+            raise ValueError(f"least {self.least:g} is above most {self.most:g}: no claim would be asked about")
+        if self.grammar is not None:
+            _asks(self.grammar)
+        elif "{key}" not in self.question:
+            raise ValueError("question must hold {key}, where the claim stands")
+        return self
+
+
+class CheckConfig(Config):
+    """Config of `sicog check-claims`. A claim that was not asked about stays unchecked."""
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
+    input: Path
+    """The scored sets with claims."""
+    asked: Path
+    """What `ask-claims` wrote of them."""
+    answers: Path
+    """What `sample` made of `asked`."""
+    out_dir: Path
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+
+
+def ask_claims(config: AskConfig) -> Path:
+    """Write the dataset `out_dir` of `Query`, a question for each different claim of a row; returns it."""
+    return run_stage(
+        step=ASK,
+        out_dir=config.out_dir,
+        source=FolderSource(config.input, ScoredSet, step=ASK),
+        process=AskRows(config),
+        config=config,
+        inputs={"claims": config.input},
+        max_dropped_share=config.max_dropped_share,
+    )
+
+
+def check_claims(config: CheckConfig) -> Path:
+    """Write the scored sets again, with `checked` in their claims; returns `out_dir`."""
+    return run_stage(
+        step=CHECK,
+        out_dir=config.out_dir,
+        source=FolderSource(config.input, ScoredSet, step=CHECK),
+        process=CheckRows(_Lazily(config)),
+        config=config,
+        inputs={"claims": config.input, "asked": config.asked, "answers": config.answers},
+        max_dropped_share=config.max_dropped_share,
+        then=lambda: columns_of(config.out_dir),
+    )
+
+
+@dataclass(frozen=True)
+class AskRows:
+    """The process of the first stage."""
+
+    config: AskConfig
+
+    def __call__(self, block: Sequence[ScoredSet]) -> list[Outcome]:
+        ask = _asks(self.config.grammar) if self.config.grammar else self._plain
+        return [self._of(row, ask) for row in block]
+
+    def _plain(self, claim: Claim) -> Asked | None:
+        return self.config.question.format(key=claim.key), "yes"
+
+    def _of(self, row: ScoredSet, ask: Callable[[Claim], Asked | None]) -> list[Query]:
+        found: list[Query] = []
+        for number, claim in enumerate(different(row)):
+            sure = claim.support is not None and not self.config.least <= claim.support <= self.config.most
+            asked = None if sure else ask(claim)
+            if asked is not None:
+                extra = {"of": row.id, "kind": claim.kind, "key": claim.key, "confirms": asked[1]}
+                key = f"{row.id}/claim-{number}"
+                found.append(Query(id=key, task=TASK, images=row.query.images, question=asked[0], extra=extra))
+        return found
+
+
+def different(row: ScoredSet) -> list[Claim]:
+    """The claims of a row, each kind and key once, in their order."""
+    found: dict[tuple[str, str], Claim] = {}
+    for candidate in row.candidates:
+        for claim in candidate.claims:
+            found.setdefault((claim.kind, claim.key), claim)
+    return list(found.values())
+
+
+def _asks(name: str) -> Callable[[Claim], Asked | None]:
+    ask = getattr(load_grammar(name), "ask", None)
+    if not callable(ask):
+        raise ValueError(f"grammar: {name!r} has no `ask`, which makes a question of a claim; leave the grammar out")
+    found: Callable[[Claim], Asked | None] = ask
+    return found
+
+
+class _Lazily:
+    """The share of answers that confirm a claim, by row, kind and key; read at the first block."""
+
+    def __init__(self, config: CheckConfig) -> None:
+        self.config = config
+        self._shares: Mapping[tuple[str, str, str], float] | None = None
+
+    def __call__(self) -> Mapping[tuple[str, str, str], float]:
+        if self._shares is None:
+            self._shares = confirmed(self.config.asked, self.config.answers)
+        return self._shares
+
+
+def confirmed(asked: Path, answers: Path) -> dict[tuple[str, str, str], float]:
+    """By (row, kind, key) the share of the answers that confirm the claim; chains that cannot be read confirm nothing.
+
+    Raises `ValueError` for answers to questions that `asked` does not hold.
+    """
+    queries = {query.id: query for query in read_records(asked, Query)}
+    found = {}
+    for row in read_records(answers, CandidateSet):
+        if row.id not in queries:
+            raise ValueError(f"{answers} answers {row.id!r}, which {asked} does not ask; sample that folder")
+        query = queries[row.id]
+        extra: dict[str, Any] = query.extra
+        wanted = final_answer(str(extra["confirms"]), query.question)
+        said = [_answer(query, candidate.text, candidate.style) for candidate in row.candidates]
+        if said:
+            share = sum(answer == wanted for answer in said) / len(said)
+            found[str(extra["of"]), str(extra["kind"]), str(extra["key"])] = round(share, 6)
+    return found
+
+
+def _answer(query: Query, text: str, style: str) -> str | None:
+    try:
+        return final_answer(TASKS[query.task].compared(text, style), query.question)
+    except ChainError:
+        return None
+
+
+@dataclass(frozen=True)
+class CheckRows:
+    """The process of the second stage."""
+
+    shares: _Lazily
+
+    def __call__(self, block: Sequence[ScoredSet]) -> list[Outcome]:
+        shares = self.shares()
+        return [(self._checked(row, shares),) for row in block]
+
+    def _checked(self, row: ScoredSet, shares: Mapping[tuple[str, str, str], float]) -> ScoredSet:
+        def with_checks(scored: ScoredCandidate) -> ScoredCandidate:
+            claims = tuple(
+                claim.model_copy(update={"checked": shares.get((row.id, claim.kind, claim.key))})
+                for claim in scored.claims
+            )
+            return scored.model_copy(update={"claims": claims})
+
+        return row.model_copy(update={"candidates": tuple(map(with_checks, row.candidates))})

@@ -1,0 +1,1 @@
+"""Near-duplicates, and rows that overlap with benchmarks."""

@@ -1,0 +1,282 @@
+"""Evaluation benchmarks to keep out of training data: their images' hashes, and their texts as runs of words.
+
+A benchmark is a VLMEvalKit TSV (index, image as base64 or the index of the row that has it, question, hint, A, B, ...,
+answer), a folder of images, or questions as JSONL (`question`, and `hint`, `answer`, `A` ... where there are any) or as
+plain text, one a line. It is read once and kept in the cache.
+"""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import csv
+import io
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from sicog.chains import COD_QUESTIONS
+from sicog.config import Config
+from sicog.config.paths import as_utf8
+from sicog.curation.overlap.clusters import Numbers
+from sicog.curation.overlap.image_hash import WORDS, image_hash
+from sicog.curation.words import Hashes, digest64, runs, word_hashes, words
+from sicog.data.rows.file_kinds import IMAGE_SUFFIXES
+from sicog.data.rows.table import digest_source_file
+from sicog.formats.json_rows import loads
+from sicog.formats.row_keys import given
+from sicog.model.image_files import load_image
+from sicog.records import Dropped, Record
+from sicog.stages.provenance import digest_value
+from sicog.stages.runner import run_stage
+from sicog.stages.storage import MANIFEST, opened_table, read_records
+from sicog.tasks import TASKS, bare_question
+
+FORMAT = 2  # another number where rows are read in another way: what the cache holds is then made anew
+_PICTURE = re.compile(r"[A-Za-z0-9+/]{65,}={0,2}")  # VLMEvalKit: a shorter cell is the index of another row
+_SUFFIXES = (".tsv", ".jsonl", ".txt")
+_TEXTS = re.compile(r"question|hint|answer|[A-Z]")
+# A run of words in more different texts of benchmarks than this is a form of words ("please answer yes or no").
+_FORM = 5
+log = logging.getLogger(__name__)
+
+
+class Benchmark(Config):
+    """One benchmark."""
+
+    name: str = Field(min_length=1)
+    """Its name in the reasons of drops."""
+    path: Path
+    """Its file, or its folder of images."""
+
+
+class Entry(Record):
+    """A row of a benchmark as it is read; its id is the row's index. pictures: base64; file: an image's path."""
+
+    pictures: tuple[str, ...] = ()
+    file: Path | None = None
+    has_image: bool = False
+    texts: dict[str, str] = {}
+
+
+class BenchmarkRow(Record):
+    """What of a row of a benchmark is compared. hashes: of its images, in hex; has_image: also when it has no hash."""
+
+    hashes: tuple[str, ...] = ()
+    has_image: bool = False
+    texts: dict[str, str] = {}
+
+
+class _Stage(Config):
+    volatile: ClassVar[frozenset[str]] = frozenset()
+    path: Path
+    format: int = FORMAT
+
+
+def read_benchmark(benchmark: Benchmark, cache: Path, workers: int) -> Path:
+    """The dataset of `BenchmarkRow`s of a benchmark, made now if it was not before. Raises `ValueError`."""
+    path = benchmark.path
+    if path.is_dir():
+        files = _images_below(path)
+        if not files:
+            raise ValueError(f"benchmark {benchmark.name}: {path} holds no image files")
+        stats = [(file, file.stat()) for file in files]
+        content: Any = [[as_utf8(str(file.relative_to(path))), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+    elif not path.is_file() or path.suffix.lower() not in _SUFFIXES:
+        known = "a .tsv of VLMEvalKit, a folder of images, a .jsonl or a .txt of questions"
+        raise ValueError(f"benchmark {benchmark.name}: {path} is not there, or none of: {known}")
+    else:
+        content = [path.suffix, digest_source_file(path, cache)]
+    folder = cache / "benchmarks" / digest_value([FORMAT, content])
+    if not (folder / MANIFEST).is_file():
+        run_stage(
+            step="benchmark",
+            out_dir=folder,
+            source=_Entries(path),
+            process=_hashed,
+            config=_Stage(path=path),
+            inputs={},
+            workers=workers,
+            max_dropped_share=None,
+        )
+    return folder
+
+
+@dataclass
+class _Entries:
+    """The rows of a benchmark, streamed: a TSV with its images is never held whole."""
+
+    path: Path
+    _cursor: tuple[int, Iterator[Entry | Dropped]] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._all())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_cursor": None}
+
+    def read(self, start: int, stop: int) -> Iterator[Entry | Dropped]:
+        """Rows start..stop; a read that begins where the last one ended goes on there."""
+        cursor, self._cursor = self._cursor, None
+        at, rows = cursor if cursor and cursor[0] <= start else (0, self._all())
+        yield from islice(rows, start - at, stop - at)
+        self._cursor = (stop, rows)
+
+    def _all(self) -> Iterator[Entry | Dropped]:
+        if self.path.is_dir():
+            for file in _images_below(self.path):
+                yield Entry(id=as_utf8(str(file.relative_to(self.path))), file=file, has_image=True)
+        elif self.path.suffix.lower() == ".tsv":
+            yield from self._tsv()
+        else:
+            with self.path.open("rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield self._line(line, number)
+
+    def _tsv(self) -> Iterator[Entry | Dropped]:
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images are fields of megabytes
+        with opened_table(self.path) as file:
+            rows = csv.DictReader(file, delimiter="\t")
+            if "index" not in (rows.fieldnames or ()):
+                raise ValueError(f"{self.path}: no column `index`; is it a TSV of VLMEvalKit?")
+            try:
+                for row in rows:
+                    yield _entry(row, str(row["index"]))
+            except csv.Error as error:
+                raise ValueError(f"{self.path}:{rows.line_num}: not a TSV that can be read ({error})") from error
+
+    def _line(self, line: bytes, number: int) -> Entry | Dropped:
+        try:
+            line = line.removeprefix(codecs.BOM_UTF8)  # as editors of Windows begin a file
+            if self.path.suffix.lower() == ".txt":
+                return Entry(id=str(number), texts={"question": line.decode().strip()})
+            row = loads(line)
+            named = given(row, "index", "id", "question_id")
+            return _entry(row, str(number if named is None else named))
+        except (ValueError, TypeError, AttributeError) as error:
+            return Dropped(id=str(number), step="benchmark", reason="malformed_row", detail=f"line {number}: {error}")
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower()[1:] in IMAGE_SUFFIXES and path.is_file())
+
+
+def _entry(row: Mapping[str, Any], row_id: str) -> Entry:
+    cell = row.get("image") or ""
+    cell = " ".join(cell) if isinstance(cell, list) else str(cell)
+    pictures = tuple(_PICTURE.findall(cell)) if len(cell) > 64 else ()
+    texts = {key: value for key, value in row.items() if key and _TEXTS.fullmatch(key) and isinstance(value, str)}
+    return Entry(id=row_id, pictures=pictures, has_image=bool(cell), texts=texts)
+
+
+def _hashed(block: Sequence[Entry]) -> Iterator[tuple[BenchmarkRow]]:
+    for entry in block:
+        sources: list[Path | io.BytesIO] = [entry.file] if entry.file else []
+        sources += [io.BytesIO(base64.b64decode(text + "=" * (-len(text) % 4))) for text in entry.pictures]
+        hashes = tuple(found for source in sources if (found := _hash_of(source, entry.id)))
+        yield (BenchmarkRow(id=entry.id, hashes=hashes, has_image=entry.has_image, texts=entry.texts),)
+
+
+def _hash_of(source: Path | io.BytesIO, row_id: str) -> str | None:
+    try:
+        found = image_hash(load_image(source))
+    except ValueError as error:
+        log.warning("row %s of a benchmark: its image cannot be compared: %s", row_id, as_utf8(str(error)))
+        return None
+    return None if found is None else found.astype("<u8").tobytes().hex()
+
+
+@dataclass(frozen=True)
+class BenchmarkImages:
+    """uint64 [B, WORDS] of all benchmarks' images, and which row each belongs to."""
+
+    hashes: Hashes
+    rows: tuple[str, ...]
+
+
+class BenchmarkTexts:
+    """Finds the words of benchmarks in texts.
+
+    A text overlaps when it shares `n` words in a row with a question, hint, option or answer. A row without an image
+    also overlaps when a whole turn of it is the question, shorter than that, of a benchmark row without an image: with
+    an image, a short question such as "What color is the car?" says nothing alone, and the image is compared itself.
+    """
+
+    def __init__(self, rows: Sequence[tuple[str, BenchmarkRow]], n: int) -> None:
+        self._n = n
+        self._names = tuple(name for name, _ in rows)
+        self._short: dict[int, int] = {}
+        keys, owners, seen = [], [], set()
+        for number, (_, row) in enumerate(rows):
+            for key, text in row.texts.items():
+                found = words(bare_question(text))
+                if key == "question" and len(found) < n and not row.has_image and found:
+                    self._short.setdefault(digest64(" ".join(found)), number)
+                if len(found) >= n and (digest := digest64(" ".join(found))) not in seen:
+                    seen.add(digest)
+                    keys.append(np.unique(runs(word_hashes(found), n)))
+                    owners.append(np.full(len(keys[-1]), number, dtype=np.int64))
+        self._keys, self._owners = _without_forms(keys, owners, n)
+
+    def find(self, rows: Sequence[tuple[bool, Sequence[Sequence[str]]]]) -> dict[int, str]:
+        """Of rows, given as (whether it has no image, the words of its turns): which overlap, by position, and how."""
+        found: dict[int, str] = {}
+        hashes, owners = [], []
+        for position, (is_text, turns) in enumerate(rows):
+            for turn in turns:
+                if is_text and len(turn) < self._n:
+                    number = self._short.get(digest64(" ".join(turn)), -1)
+                    if number >= 0:
+                        found.setdefault(position, f"{self._names[number]}: the same question, without an image")
+                if len(turn) >= self._n and len(self._keys):
+                    hashes.append(runs(word_hashes(turn), self._n))
+                    owners.append((position, turn))
+        if not hashes:
+            return found
+        sizes = [len(one) for one in hashes]
+        every = np.concatenate(hashes)
+        at = np.minimum(np.searchsorted(self._keys, every), len(self._keys) - 1)
+        starts = np.concatenate(([0], np.cumsum(sizes)))
+        for hit in np.flatnonzero(self._keys[at] == every):
+            which = int(np.searchsorted(starts, hit, side="right")) - 1
+            position, turn = owners[which]
+            begin = int(hit - starts[which])
+            phrase = " ".join(turn[begin : begin + self._n])
+            found.setdefault(position, f"{self._names[self._owners[at[hit]]]}: shares {phrase!r}")
+        return found
+
+
+def _without_forms(keys: list[Hashes], owners: list[Numbers], n: int) -> tuple[Hashes, Numbers]:
+    """All runs of words, ascending, with the first row that has each; without forms of words and our own prompts."""
+    if not keys:
+        return np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
+    unique, first, counts = np.unique(np.concatenate(keys), return_index=True, return_counts=True)
+    prompts = [style.template for task in TASKS.values() for style in task.styles.values()] + list(COD_QUESTIONS)
+    ours = np.concatenate([runs(word_hashes(words(prompt)), n) for prompt in prompts])
+    kept = (counts <= _FORM) & ~np.isin(unique, ours)
+    return unique[kept], np.concatenate(owners)[first][kept]
+
+
+def load_benchmarks(
+    benchmarks: Sequence[Benchmark], n: int, cache: Path, workers: int
+) -> tuple[BenchmarkImages, BenchmarkTexts]:
+    """Read all benchmarks; memory holds their texts and hashes, never their images."""
+    rows: list[tuple[str, BenchmarkRow]] = []
+    hashes, names = [], []
+    for benchmark in benchmarks:
+        for row in read_records(read_benchmark(benchmark, cache, workers), BenchmarkRow):
+            name = f"{benchmark.name} {row.id}"
+            rows.append((name, row))
+            hashes += [np.frombuffer(bytes.fromhex(one), dtype="<u8").astype(np.uint64) for one in row.hashes]
+            names += [name] * len(row.hashes)
+    stacked = np.stack(hashes) if hashes else np.zeros((0, WORDS), dtype=np.uint64)
+    return BenchmarkImages(stacked, tuple(names)), BenchmarkTexts(rows, n)

@@ -1,0 +1,251 @@
+"""Which rows to leave out, and why: unusable images, overlap with benchmarks, near-duplicates, too many of an image.
+
+A row is a duplicate of another when
+  - both show the same images (files of equal content) and the user says the same, whatever the answers are, or
+  - both show images that are near, and all that is said is nearly the same: then texts without images count too.
+Of a cluster the row stays whose candidate agrees best with its others, of equal ones that with the lowest
+id. Nothing depends on the order of rows.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from sicog.config import Config
+from sicog.curation.numbered_rows import Rows
+from sicog.curation.overlap.benchmarks import Benchmark, BenchmarkImages, load_benchmarks
+from sicog.curation.overlap.clusters import Clusters, Numbers, among, groups, repeated
+from sicog.curation.overlap.image_hash import MAX_DISTANCE, near_pairs
+from sicog.curation.overlap.image_pass import Pictures, look_at_images, named_only
+from sicog.curation.overlap.marks import RowMarks, mark, spoken
+from sicog.curation.overlap.minhash import TextIndex
+from sicog.curation.words import combined
+from sicog.data.image_folder import ImageFolder
+
+NEAR, OVERLAP, OF_IMAGE = "near_duplicate", "benchmark_overlap", "image_cap"
+UNUSABLE = ("image_missing", "image_refused", "image_broken")
+_TEXTS_AT_ONCE = 64
+
+
+class DeduplicateConfig(Config):
+    """How near two rows must be to be duplicates."""
+
+    image_distance: int = Field(default=6, ge=0, le=MAX_DISTANCE)
+    """Two images may differ in so many of the 64 lowest bits of their hashes, and in four times as many of the 192
+    others."""
+    text_similarity: float = Field(default=0.8, gt=0, le=1)
+    """Share of runs of five words that two texts have in common; 1 for the same words only."""
+
+
+class DecontaminateConfig(Config):
+    """The benchmarks that no row may overlap with.
+
+    image_distance: as for duplicates; a row with an image that is near one of a benchmark's is dropped.
+    ngram: so many words in a row shared with a text of a benchmark are an overlap.
+    """
+
+    benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
+    """The benchmarks."""
+    image_distance: int = Field(default=6, ge=0, le=MAX_DISTANCE)
+    """As for duplicates; a row with an image that is near one of a benchmark's is dropped."""
+    ngram: int = Field(default=13, ge=5)
+    """So many consecutive words in a row shared with a text of a benchmark are an overlap."""
+
+
+@dataclass
+class Verdicts:
+    """Which of R rows are left out. `reason_of` is 0 for those that stay, else one more than an index of `reasons`."""
+
+    reason_of: np.ndarray
+    reasons: list[str] = field(default_factory=list)
+    details: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def none(cls, n: int) -> Verdicts:
+        """All `n` rows stay."""
+        return cls(np.zeros(n, dtype=np.uint8))
+
+    def drop(self, row: int, reason: str, detail: str) -> None:
+        """Leave a row out; the first reason given stays."""
+        if self.reason_of[row]:
+            return
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        self.reason_of[row] = self.reasons.index(reason) + 1
+        self.details[row] = detail
+
+    def left(self) -> Numbers:
+        """int64, the rows that stay."""
+        return np.flatnonzero(self.reason_of == 0)
+
+    def dropped(self) -> Iterator[tuple[int, str, str]]:
+        """(row, reason, detail) of those that do not, in order."""
+        for row in np.flatnonzero(self.reason_of).tolist():
+            yield row, self.reasons[self.reason_of[row] - 1], self.details[row]
+
+    def check_share(self, unread: int, most: float, step: str) -> None:
+        """Raise `ValueError` when too many rows cannot be used, be it their image or, with `unread`, the row itself."""
+        bad = [(reason, detail) for _, reason, detail in self.dropped() if reason in UNUSABLE]
+        n = len(self.reason_of) + unread
+        if len(bad) + unread > max(1.0, most * n):
+            counts = Counter(reason for reason, _ in bad) + Counter({"unreadable": unread})
+            listed = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+            first = f"; the first: {bad[0][1]}" if bad else ""
+            raise ValueError(
+                f"{step}: {len(bad) + unread} of {n} rows cannot be used ({listed}), more than {most:.0%}{first}. "
+                f"Correct the data, or allow more with max_dropped_share"
+            )
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What rows are examined for. `images`: None where image files are not looked at."""
+
+    images: ImageFolder | None
+    deduplicate: DeduplicateConfig | None
+    decontaminate: DecontaminateConfig | None
+    per_image: int | None
+    cache: Path
+    workers: int
+
+    @property
+    def needed(self) -> bool:
+        """Whether rows have to be read for it."""
+        return any(part is not None for part in (self.images, self.deduplicate, self.decontaminate, self.per_image))
+
+    def __call__(self, sources: Sequence[Rows], verdicts: Verdicts, name_of: Callable[[int], str]) -> Pictures:
+        """Add to `verdicts` what is to be left out of the rows of all sources, numbered one source after the other.
+
+        name_of: how a row is called in details.
+        """
+        bench = self.decontaminate and load_benchmarks(
+            self.decontaminate.benchmarks, self.decontaminate.ngram, self.cache, self.workers
+        )
+        marks = mark(sources, bench[1] if bench else None)
+        pictures = self._pictures(sources, marks, bool(bench and len(bench[0].hashes)))
+        owners, numbers = marks.owners(), pictures.numbers(marks.images)
+        broken = np.isin(numbers, list(pictures.problems))
+        for row, image in zip(owners[broken].tolist(), numbers[broken].tolist(), strict=True):
+            verdicts.drop(row, *pictures.problems[image])
+        if bench and self.decontaminate:
+            for row, detail in marks.overlaps.items():
+                verdicts.drop(row, OVERLAP, detail)
+            near = _near_benchmarks(pictures, bench[0], self.decontaminate.image_distance)[numbers]
+            for row, image in zip(owners[near >= 0].tolist(), near[near >= 0].tolist(), strict=True):
+                verdicts.drop(row, OVERLAP, f"{bench[0].rows[image]}: its image or one near it")
+        if self.deduplicate:
+            labels = _duplicates(sources, marks, pictures, numbers, verdicts.left(), self.deduplicate, self.cache)
+            _keep_best(labels, verdicts, marks, name_of)
+        if self.per_image is not None:
+            _cap(self.per_image, marks, pictures.identity[numbers], verdicts, name_of)
+        return pictures
+
+    def _pictures(self, sources: Sequence[Rows], marks: RowMarks, has_images: bool) -> Pictures:
+        if self.images is not None:
+            return look_at_images(sources, marks, self.images, self.workers)
+        if len(marks.images) and (self.deduplicate or has_images):
+            raise ValueError("rows have images: give image_folder, so that they can be compared")
+        return named_only(marks)
+
+
+def _near_benchmarks(pictures: Pictures, benchmarks: BenchmarkImages, distance: int) -> Numbers:
+    """int64 [M], the first of the benchmarks' images that each image is near to, or -1."""
+    found = np.full(len(pictures.names), -1, dtype=np.int64)
+    n = len(benchmarks.hashes)
+    shown = np.flatnonzero(pictures.has_hash)
+    if not n or not len(shown):
+        return found
+    both, inverse = np.unique(np.concatenate((benchmarks.hashes, pictures.hashes[shown])), axis=0, return_inverse=True)
+    first = np.full(len(both), n, dtype=np.int64)  # of the benchmarks' images with exactly this hash
+    np.minimum.at(first, inverse[:n], np.arange(n))
+    near = first.copy()
+    ones, others = near_pairs(both, distance)
+    np.minimum.at(near, ones, first[others])
+    np.minimum.at(near, others, first[ones])
+    found[shown] = np.where(near < n, near, -1)[inverse[n:]]
+    return found
+
+
+def _duplicates(
+    sources: Sequence[Rows],
+    marks: RowMarks,
+    pictures: Pictures,
+    numbers: Numbers,
+    rows: Numbers,
+    config: DeduplicateConfig,
+    cache: Path,
+) -> Numbers:
+    """int64 [R], the cluster of each row; rows that are not among `rows` stand alone."""
+    clusters = Clusters(len(marks.scores))
+    same = marks.keys(pictures.identity[numbers])
+    with_images = rows[np.diff(marks.starts)[rows] > 0]
+    clusters.join_equal(combined(same, marks.asked)[with_images], with_images)
+    near = marks.keys(_image_clusters(pictures, config.image_distance)[numbers])
+    compared = rows[among(near[rows], repeated(near[rows]))]
+    texts, first, text_of = np.unique(marks.said[compared], return_index=True, return_inverse=True)
+    if len(texts) > 1 and config.text_similarity < 1:
+        order = np.argsort(first)  # texts by the first row that has them, so that rows are read in order
+        position = np.empty_like(order)
+        position[order] = np.arange(len(order))
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache) as file:
+            index = TextIndex(file)
+            said = spoken(sources, compared[first[order]])
+            while some := list(islice(said, _TEXTS_AT_ONCE)):
+                index.add(some)
+            text_of = index.clusters(config.text_similarity)[position[text_of]]
+    clusters.join_equal(combined(near[compared], text_of.astype(np.uint64)), compared)
+    return clusters.labels()
+
+
+def _image_clusters(pictures: Pictures, distance: int) -> Numbers:
+    """int64 [M], equal for images that are near; an image without a hash is near its equals alone."""
+    shown = np.flatnonzero(pictures.has_hash)
+    labels = pictures.identity + len(pictures.names)
+    unique, inverse = np.unique(pictures.hashes[shown], axis=0, return_inverse=True)
+    clusters = Clusters(len(unique))
+    clusters.join(*near_pairs(unique, distance))
+    labels[shown] = clusters.labels()[inverse]
+    return labels
+
+
+def _keep_best(labels: Numbers, verdicts: Verdicts, marks: RowMarks, name_of: Callable[[int], str]) -> None:
+    left = verdicts.left()
+    for group in groups(labels[left]):
+        best, *others = _ranked(left[group].tolist(), marks, name_of)
+        for row in others:
+            verdicts.drop(row, NEAR, f"of {name_of(best)}")
+
+
+def _cap(most: int, marks: RowMarks, identity_I: Numbers, verdicts: Verdicts, name_of: Callable[[int], str]) -> None:
+    """Keep the best rows of each image; a row with several images counts for each of them."""
+    owners = marks.owners()
+    stays = verdicts.reason_of[owners] == 0
+    _, inverse, counts = np.unique(identity_I[stays], return_inverse=True, return_counts=True)
+    crowded = np.unique(owners[stays][counts[inverse] > most])
+    taken: Counter[int] = Counter()
+    for row in _ranked(crowded.tolist(), marks, name_of):
+        shown = set(identity_I[marks.starts[row] : marks.starts[row + 1]].tolist())
+        if any(taken[image] >= most for image in shown):
+            verdicts.drop(row, OF_IMAGE, f"{most} better rows have its image")
+        else:
+            taken.update(shown)
+
+
+def _ranked(rows: Sequence[int], marks: RowMarks, name_of: Callable[[int], str]) -> list[int]:
+    """The best scored first, rows without a score last; equal ones by name."""
+
+    def rank(row: int) -> tuple[float, str]:
+        score = float(marks.scores[row])
+        return (math.inf if math.isnan(score) else -score), name_of(row)
+
+    return sorted(rows, key=rank)

@@ -1,0 +1,116 @@
+"""What rows are compared by: their images' names, digests of their words, their scores. Some 50 bytes a row."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from sicog.curation.numbered_rows import Rows
+from sicog.curation.overlap.benchmarks import BenchmarkTexts
+from sicog.curation.overlap.clusters import Numbers
+from sicog.curation.select.threshold import agreement_in
+from sicog.curation.words import Hashes, combined, digest64, word_hashes, words
+from sicog.records import CandidateSet, Example, Query, Record, ScoredSet
+from sicog.tasks import bare_question
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A row as it is compared: its images, what the user says, all turns in order, and its score (nan for none): the
+    agreement with the other candidates, which means the same whatever their number."""
+
+    images: tuple[str, ...]
+    asked: str
+    turns: tuple[str, ...]
+    score: float = float("nan")
+
+
+def seen(record: Record) -> Seen:
+    """How a record is compared. Of a set of candidates the best one counts, by score or else by vote; without either
+    the first."""
+    if isinstance(record, Example):
+        asked = "\n".join(turn.text for turn in record.turns if turn.role != "assistant")
+        turns = tuple(bare_question(t.text) if t.role == "user" else t.text for t in record.turns)
+        return Seen(record.images, asked, turns, _or_nan(agreement_in(record.extra)))
+    if isinstance(record, Query):
+        return Seen(record.images, record.question, (record.question,))
+    assert isinstance(record, (ScoredSet, CandidateSet))
+    query, text, score = record.query, "", float("nan")
+    if isinstance(record, CandidateSet):
+        text = record.candidates[0].text if record.candidates else ""
+    elif compared := [c for c in record.candidates if c.compared is not None]:
+        best = max(compared, key=lambda c: c.vote or 0.0 if c.score is None else c.score)
+        marks = {"agreement": best.agreement, "score": best.score, "vote": best.vote, "k": len(compared)}
+        text, score = best.candidate.text, _or_nan(agreement_in(marks))
+    return Seen(query.images, query.question, (bare_question(query.question), text), score)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+@dataclass(frozen=True)
+class RowMarks:
+    """The marks of R rows of several sources, one source after the other; I images in all.
+
+    starts: int64 [R + 1], where a row's images begin in `images`; images: uint64 [I], digests of names.
+    asked, said: uint64 [R], digests of the words of the user and of all turns. scores: float64 [R], nan for none.
+    overlaps: the rows whose words are a benchmark's, with the detail.
+    """
+
+    starts: Numbers
+    images: Hashes
+    asked: Hashes
+    said: Hashes
+    scores: np.ndarray
+    overlaps: dict[int, str]
+
+    def keys(self, values_I: np.ndarray) -> Hashes:
+        """uint64 [R], one key for the values of all images of a row in order; 0 for a row without any."""
+        counts = np.diff(self.starts)
+        keys = np.zeros(len(counts), dtype=np.uint64)
+        for k in range(int(counts.max(initial=0))):
+            rows = np.flatnonzero(counts > k)
+            keys[rows] = combined(keys[rows], values_I[self.starts[rows] + k].astype(np.uint64))
+        return keys
+
+    def owners(self) -> Numbers:
+        """int64 [I], the row of each image."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+
+def mark(sources: Sequence[Rows], benchmarks: BenchmarkTexts | None) -> RowMarks:
+    """Read all rows once."""
+    counts, images, asked, said, scores = array("I"), array("Q"), array("Q"), array("Q"), array("d")
+    overlaps: dict[int, str] = {}
+    rows = (record for source in sources for record in source.read(range(len(source))))
+    while block := [seen(record) for record in islice(rows, _BLOCK)]:
+        heard = [[words(text) for text in row.turns] for row in block]
+        if benchmarks is not None:
+            found = benchmarks.find([(not row.images, turns) for row, turns in zip(block, heard, strict=True)])
+            overlaps.update((len(counts) + k, detail) for k, detail in found.items())
+        for row, turns in zip(block, heard, strict=True):
+            counts.append(len(row.images))
+            images.extend(digest64(name) for name in row.images)
+            asked.append(digest64(" ".join(words(row.asked))))
+            said.append(digest64(" ".join(word for turn in turns for word in turn)))
+            scores.append(row.score)
+    starts = np.concatenate(([0], np.cumsum(np.frombuffer(counts, dtype=np.uint32), dtype=np.int64)))
+    names, users, all_said = (np.frombuffer(column, dtype=np.uint64) for column in (images, asked, said))
+    return RowMarks(starts, names, users, all_said, np.frombuffer(scores, dtype=np.float64), overlaps)
+
+
+def spoken(sources: Sequence[Rows], rows: Numbers) -> Iterator[Hashes]:
+    """The hashed words of all turns of some rows, numbered over all sources, ascending."""
+    first = 0
+    for source in sources:
+        here = rows[(rows >= first) & (rows < first + len(source))] - first
+        for record in source.read(here.tolist()):
+            yield word_hashes([word for text in seen(record).turns for word in words(text)])
+        first += len(source)

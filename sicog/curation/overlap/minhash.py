@@ -1,0 +1,133 @@
+"""Texts that are nearly the same: MinHash of their shingles, and locality-sensitive hashing to find the pairs.
+
+The estimate of the share of common shingles (Jaccard) is the share of equal values of two signatures (Broder 1997). A
+pair is looked at when one of its bands is equal, and near when the estimate reaches the threshold.
+
+Written here, in numpy: datatrove's MinHash is made for whole documents in stages of its own on disk, keeps the first of
+a cluster and knows neither scores nor images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import IO
+
+import numpy as np
+
+from sicog.curation.overlap.clusters import Clusters, Numbers, among, groups, pairs_of_equal, repeated
+from sicog.curation.words import Hashes, combined, runs, scrambled
+
+SHINGLE = 5  # words
+BANDS, ROWS = 20, 6  # a pair of Jaccard 0.8 meets in a band with probability 0.998, one of 0.5 with 0.27
+VALUES = BANDS * ROWS
+_MANY = 64  # of a band's bucket: from here on texts are compared with one of them at a time
+_AT_ONCE = 1 << 11  # pairs whose signatures are in memory
+
+_numbers = scrambled(np.arange(1, 2 * VALUES + 1, dtype=np.uint64))
+_FACTORS, _SHIFTS = _numbers[:VALUES] | np.uint64(1), _numbers[VALUES:]
+
+
+def signatures(texts: Sequence[Hashes]) -> np.ndarray:
+    """uint32 [N, VALUES] of texts given as hashes of their words. A text of fewer words than a shingle is one shingle;
+    one without words has the highest values."""
+    shingles = [runs(text, max(1, min(SHINGLE, len(text)))) for text in texts]
+    result = np.full((len(texts), VALUES), np.iinfo(np.uint32).max, dtype=np.uint32)
+    sizes = np.array([len(one) for one in shingles], dtype=np.int64)
+    filled = np.flatnonzero(sizes)
+    if len(filled):
+        values = np.concatenate([shingles[i] for i in filled])
+        starts = np.concatenate(([0], np.cumsum(sizes[filled])[:-1]))
+        for k in range(VALUES):
+            hashed = (values * _FACTORS[k] + _SHIFTS[k]) >> np.uint64(32)
+            result[filled, k] = np.minimum.reduceat(hashed, starts)
+    return result
+
+
+class TextIndex:
+    """Signatures of many texts: 4 * VALUES bytes a text in a file, some forty in memory while clustering."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._n = 0
+
+    def __len__(self) -> int:
+        return self._n
+
+    def add(self, texts: Sequence[Hashes]) -> None:
+        """Append texts, given as hashes of their words; they are numbered from 0 and should all be different."""
+        self._file.write(signatures(texts).tobytes())
+        self._n += len(texts)
+
+    def clusters(self, similarity: float) -> Numbers:
+        """int64 [N]: the lowest number of each text's cluster. Which texts are found does not depend on their order."""
+        self._file.flush()
+        clusters = Clusters(self._n)
+        for band in range(BANDS):
+            texts_M, keys_M = self._meeting(band)
+            _, inverse, counts = np.unique(keys_M, return_inverse=True, return_counts=True)
+            size_M = counts[inverse]
+            few = np.flatnonzero(size_M <= _MANY)
+            for ones, others in pairs_of_equal(keys_M[few]):
+                self._join_near(texts_M[few[ones]], texts_M[few[others]], similarity, clusters)
+            many = np.flatnonzero(size_M > _MANY)
+            for bucket in groups(inverse[many]):
+                self._join_many(texts_M[many[bucket]], similarity, clusters)
+        return clusters.labels()
+
+    def _meeting(self, band: int) -> tuple[Numbers, Hashes]:
+        """The M texts whose key of a band another text has too, ascending, and their keys."""
+        keys_N = np.zeros(self._n, dtype=np.uint64)
+        for start in range(0, self._n, _AT_ONCE):
+            part = self._stretch(start, min(start + _AT_ONCE, self._n))
+            keys_N[start : start + len(part)] = _band_keys(part[:, band * ROWS : (band + 1) * ROWS])
+        texts_M = np.flatnonzero(among(keys_N, repeated(keys_N)))
+        return texts_M, keys_N[texts_M]
+
+    def _join_near(self, ones: Numbers, others: Numbers, similarity: float, clusters: Clusters) -> None:
+        known = clusters.labels()
+        unknown = known[ones] != known[others]  # of most pairs another band has told already
+        ones, others = ones[unknown], others[unknown]
+        for start in range(0, len(ones), _AT_ONCE):
+            a, b = ones[start : start + _AT_ONCE], others[start : start + _AT_ONCE]
+            near = _similar(self._rows(a), self._rows(b), similarity)
+            clusters.join(a[near], b[near])
+
+    def _join_many(self, bucket: Numbers, similarity: float, clusters: Clusters) -> None:
+        """A large bucket: one text after the other, ordered by signature, takes those that are near it."""
+        found_MV = self._rows(bucket)
+        order = np.lexsort(found_MV.T[::-1])
+        left, found_MV = bucket[order], found_MV[order]
+        heads, taken = [], []
+        while len(left) > 1:
+            near = _similar(found_MV[:1], found_MV[1:], similarity)
+            heads.append(np.full(int(near.sum()), left[0]))
+            taken.append(left[1:][near])
+            left, found_MV = left[1:][~near], found_MV[1:][~near]
+        clusters.join(np.concatenate(heads), np.concatenate(taken))
+
+    def _rows(self, texts: Numbers) -> np.ndarray:
+        """uint32 [N, VALUES], read one by one."""
+        size, descriptor = 4 * VALUES, self._file.fileno()
+        read = b"".join(os.pread(descriptor, size, int(text) * size) for text in texts)
+        return np.frombuffer(read, dtype=np.uint32).reshape(-1, VALUES)
+
+    def _stretch(self, start: int, stop: int) -> np.ndarray:
+        """uint32 [stop - start, VALUES], read in one go."""
+        size = 4 * VALUES
+        read = os.pread(self._file.fileno(), (stop - start) * size, start * size)
+        return np.frombuffer(read, dtype=np.uint32).reshape(-1, VALUES)
+
+
+def _band_keys(values_NR: np.ndarray) -> Hashes:
+    """uint64 [N]: what two texts must share to be compared."""
+    keys = values_NR[:, 0].astype(np.uint64)
+    for k in range(1, values_NR.shape[1]):
+        keys = combined(keys, values_NR[:, k].astype(np.uint64))
+    return keys
+
+
+def _similar(ones_PV: np.ndarray, others_PV: np.ndarray, similarity: float) -> np.ndarray:
+    """bool [P]: whether the estimated Jaccard similarity of each pair reaches the threshold."""
+    equal_P: np.ndarray = (ones_PV == others_PV).sum(axis=1)
+    return equal_P >= similarity * VALUES

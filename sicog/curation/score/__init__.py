@@ -1,0 +1,1 @@
+"""Self-consistency of the candidates of a query."""

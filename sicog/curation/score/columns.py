@@ -1,0 +1,273 @@
+"""The scores of a folder without its texts, as columns: what verdicts and sweeps of a million rows are computed from.
+
+`scored/columns/scores.parquet` has a line per row and lists of its candidates' marks. It is made from the shards once,
+where every row is validated, and made again when they change.
+
+R rows, N candidates of all of them one after the other.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sicog.records import Dropped, ScoredSet
+from sicog.stages.provenance import digest_path
+from sicog.stages.runner import FolderSource
+from sicog.stages.storage import atomic_write, locked
+
+ROWS = 2048  # of a row group
+EXCLUDED = ("cut", "unparsed", "empty", "no_claims", "window")
+_BUFFER = 1 << 20
+_OF = b"sicog.shards"
+_WORD = pa.dictionary(pa.int32(), pa.string())
+_MARKS = ("score", "agreement", "vote", "margin")
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("task", _WORD),
+        ("encoder", _WORD),
+        ("unreadable", pa.string()),  # what is wrong with the row; it has no candidates then
+        ("style", pa.list_(_WORD)),
+        ("index", pa.list_(pa.int32())),
+        *((name, pa.list_(pa.float64())) for name in _MARKS),
+        ("excluded", pa.list_(_WORD)),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Words:
+    """A column of few different texts: the texts, and for each entry the place of its text, int32, -1 for none."""
+
+    names: tuple[str, ...]
+    codes: NDArray[np.int32]
+
+    def code(self, name: str) -> int:
+        """The place of a text, -2 when it does not occur."""
+        return self.names.index(name) if name in self.names else -2
+
+
+@dataclass(frozen=True)
+class Columns:
+    """R rows: ids, tasks, encoders, why a row is unreadable (None for those that are not), candidates of each [R].
+
+    style, excluded: of the N candidates; excluded candidates cannot be chosen. score, agreement, vote, margin: float64
+    [N], nan for None.
+    """
+
+    ids: list[str]
+    task: Words
+    encoder: Words
+    unreadable: list[str | None]
+    sizes: NDArray[np.int64]
+    style: Words
+    excluded: Words
+    score: NDArray[np.float64]
+    agreement: NDArray[np.float64]
+    vote: NDArray[np.float64]
+    margin: NDArray[np.float64]
+
+    def per_row(self, values_N: NDArray[Any]) -> NDArray[np.int64]:
+        """Sums of a value of candidates over each row, int64 [R]."""
+        sums = np.concatenate(([0], np.cumsum(values_N, dtype=np.int64)))
+        ends = np.cumsum(self.sizes)
+        return sums[ends] - sums[ends - self.sizes]
+
+
+def columns_of(folder: Path) -> Path:
+    """The file of columns of a scored folder, made when it is not there, or is of other shards or row groups."""
+    path, shards = folder / "columns" / "scores.parquet", f"{digest_path(folder)} by {ROWS}".encode()
+    if not _is_of(path, shards):
+        with locked(path.with_name(".lock"), path):
+            _write(folder, path, shards)
+    return path
+
+
+def _is_of(path: Path, shards: bytes) -> bool:
+    return path.is_file() and (pq.read_schema(path).metadata or {}).get(_OF) == shards
+
+
+def _write(folder: Path, path: Path, shards: bytes) -> None:
+    source = FolderSource(folder, ScoredSet, step="score")
+    rows = _some_readable(source.read(0, len(source)), folder)
+    with atomic_write(path) as file, pq.ParquetWriter(file, _SCHEMA.with_metadata({_OF: shards})) as writer:
+        while len(table := _table(islice(rows, ROWS))):
+            writer.write_table(table, row_group_size=ROWS)
+        if not len(source):
+            writer.write_table(table)
+
+
+def _some_readable(rows: Iterator[ScoredSet | Dropped], folder: Path) -> Iterator[ScoredSet | Dropped]:
+    """The rows; where none of them is a scored set, the folder is another step's."""
+    first, found = None, False
+    for row in rows:
+        first, found = first or row, found or isinstance(row, ScoredSet)
+        yield row
+    if isinstance(first, Dropped) and not found:
+        raise ValueError(f"{folder} holds no scored sets ({first.id} is {first.detail}); score its candidates first")
+
+
+def _table(rows: Iterable[ScoredSet | Dropped]) -> pa.Table:
+    """The columns of these rows, of which one at a time is in memory."""
+    ids: list[str] = []
+    unreadable: list[str | None] = []
+    task, encoder, style, excluded = _Encoding(), _Encoding(), _Encoding(), _Encoding()
+    ends, index, marks = array("i", [0]), array("i"), {name: array("d") for name in _MARKS}
+    for row in rows:
+        ids.append(row.id)
+        unreadable.append(row.detail if isinstance(row, Dropped) else None)
+        task.append(row.query.task if isinstance(row, ScoredSet) else "")
+        encoder.append(row.encoder if isinstance(row, ScoredSet) else "")
+        for scored in row.candidates if isinstance(row, ScoredSet) else ():
+            style.append(scored.candidate.style)
+            index.append(scored.candidate.index)
+            excluded.append(scored.excluded)
+            for name, values in marks.items():
+                values.append(np.nan if (mark := getattr(scored, name)) is None else mark)
+        ends.append(len(index))
+    flat = {"style": style.array(), "index": _numbers(index, pa.int32()), "excluded": excluded.array()}
+    flat |= {name: _numbers(values, pa.float64(), ~np.isnan(values)) for name, values in marks.items()}
+    columns = {"id": _texts(ids), "task": task.array(), "encoder": encoder.array(), "unreadable": _texts(unreadable)}
+    columns |= {n: pa.ListArray.from_arrays(_numbers(ends, pa.int32()), values) for n, values in flat.items()}
+    return pa.table([columns[name] for name in _SCHEMA.names], schema=_SCHEMA)
+
+
+class _Encoding:
+    """A column of few different texts as it grows: a number for each."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self.codes = array("i")
+
+    def append(self, text: str | None) -> None:
+        """Add an entry, None for null."""
+        self.codes.append(-1 if text is None else self.numbers.setdefault(text, len(self.numbers)))
+
+    def array(self) -> pa.Array:
+        """The column."""
+        codes = _numbers(self.codes, pa.int32(), np.asarray(self.codes) >= 0)
+        return pa.DictionaryArray.from_arrays(codes, _texts(list(self.numbers)))
+
+
+# From buffers, and `_filled` back to numpy, by hand: what pyarrow has for both imports pandas or
+# `pyarrow.compute`, some 50 and 10 MiB.
+def _numbers(values: array[Any], kind: pa.DataType, given: NDArray[np.bool_] | None = None) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(values), [_bits(given), pa.py_buffer(values)])
+
+
+def _texts(values: Sequence[str | None]) -> pa.Array:
+    encoded = [(value or "").encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64).astype(np.int32)
+    given = np.array([value is not None for value in values], dtype=bool)
+    return pa.Array.from_buffers(
+        pa.string(), len(values), [_bits(given), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    )
+
+
+def _bits(given: NDArray[np.bool_] | None) -> pa.Buffer | None:
+    return None if given is None or given.all() else pa.py_buffer(np.packbits(given, bitorder="little"))
+
+
+def count_rows(path: Path) -> int:
+    """The number of rows of a file of columns."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def read_columns(path: Path, start: int, stop: int) -> Columns:
+    """Rows start..stop."""
+    first = start // ROWS
+    changed = path.stat().st_mtime_ns
+    groups = [_group(path, changed, g) for g in range(first, max(first + 1, -(-stop // ROWS)))]
+    return _columns(pa.concat_tables(groups).slice(start - first * ROWS, stop - start))
+
+
+def all_columns(path: Path) -> Iterator[Columns]:
+    """All rows, some thousand at a time."""
+    n_rows = count_rows(path)
+    for start in range(0, n_rows, ROWS):
+        yield read_columns(path, start, min(start + ROWS, n_rows))
+
+
+@lru_cache(maxsize=2)
+def _group(path: Path, changed: int, number: int) -> pa.Table:
+    return pq.ParquetFile(path).read_row_group(number)
+
+
+def _columns(table: pa.Table) -> Columns:
+    table = table.combine_chunks()
+    arrays = {f.name: table[f.name].chunk(0) if len(table) else pa.array([], f.type) for f in table.schema}
+    return Columns(
+        ids=arrays["id"].to_pylist(),
+        task=_words(arrays["task"]),
+        encoder=_words(arrays["encoder"]),
+        unreadable=arrays["unreadable"].to_pylist(),
+        sizes=np.diff(_filled(arrays["style"].offsets, np.int32, 0)).astype(np.int64),
+        style=_words(_flat(arrays["style"])),
+        excluded=_words(_flat(arrays["excluded"])),
+        **{name: _filled(_flat(arrays[name]), np.float64, np.nan) for name in _MARKS},
+    )
+
+
+def _flat(array: pa.ListArray) -> pa.Array:
+    ends = _filled(array.offsets, np.int32, 0)
+    return array.values.slice(int(ends[0]), int(ends[-1] - ends[0]))
+
+
+def _words(array: pa.DictionaryArray) -> Words:
+    return Words(tuple(array.dictionary.to_pylist()), _filled(array.indices, np.int32, -1))
+
+
+def _filled(array: pa.Array, kind: type[Any], missing: float) -> NDArray[Any]:
+    """The values, with `missing` for null."""
+    if not len(array):
+        return np.zeros(0, dtype=kind)
+    validity, data = array.buffers()
+    here = slice(array.offset, array.offset + len(array))
+    values = np.frombuffer(data, dtype=kind)[here]
+    if validity is None:
+        return values
+    return np.where(np.unpackbits(np.frombuffer(validity, dtype=np.uint8), bitorder="little")[here], values, missing)
+
+
+class RawRow(NamedTuple):
+    """A row as it lies in its shard: its number in the dataset and its line, empty where the file ends before it."""
+
+    number: int
+    line: bytes
+
+    @property
+    def id(self) -> str:
+        """What it is called before it is parsed."""
+        return f"number {self.number}"
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """The lines of a scored folder by number, not parsed."""
+
+    source: FolderSource[ScoredSet]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, start: int, stop: int) -> Iterator[RawRow]:
+        """Rows start..stop."""
+        first = 0
+        for name, rows in self.source.rows.items():
+            wanted = range(max(start, first), min(stop, first + rows))
+            if wanted:
+                with (self.source.folder / name).open("rb", buffering=_BUFFER) as file:
+                    lines = islice(file, wanted.start - first, None)
+                    yield from map(RawRow, wanted, chain(lines, repeat(b"")))
+            first += rows

@@ -1,0 +1,114 @@
+"""Self-consistency of the candidates of a query: a pure function of their embeddings, and the choices made by it.
+
+The formula is Minimum Bayes Risk selection: of the candidates of one query, the best is the one most similar to all.
+A batch of sets is ragged: embeddings_ND holds the N candidates of all sets one after the other, D wide, and
+`set_sizes` says how many belong to each set; sets may differ in size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sicog.curation.score.similarity import total_similarities
+
+DECIMALS = 6  # scores are rounded before any choice: batches of another shape move embeddings in the seventh digit
+VOTE_DECIMALS = 9  # shares of votes are rounded too, so that sums in another order stay equal
+
+
+class Consistency(NamedTuple):
+    """What the N candidates of some sets are worth, both float64 [N] in [-1, 1], rounded to 1e-6.
+
+    score: the mean similarity to all K candidates of the set, itself included; agreement: to the others, nan at K = 1.
+    """
+
+    score: NDArray[np.float64]
+    agreement: NDArray[np.float64]
+
+
+def self_consistency(embeddings_ND: NDArray[Any], set_sizes: Sequence[int]) -> Consistency:
+    """How similar each candidate is to those of its set; sets may be empty.
+
+    score_i = <e_i, mean_j(e_j)> with unit vectors e in float64 and j = i included (reference-spec 9.2);
+    agreement_i = (K score_i - 1) / (K - 1), the mean over j != i (`docs/differences.md`, D-C16).
+
+    Raises `ValueError` when the sizes do not add up, or an embedding is not finite or has length 0.
+    """
+    sizes_S = np.asarray(set_sizes, dtype=np.int64)
+    if sizes_S.sum() != len(embeddings_ND) or (sizes_S < 0).any():
+        raise ValueError(f"set sizes add up to {sizes_S.sum()}, but there are {len(embeddings_ND)} embeddings")
+    sizes_S = sizes_S[sizes_S > 0]  # reduceat takes no empty sets, and they have no candidates
+    if not len(sizes_S):
+        return Consistency(np.zeros(0), np.zeros(0))
+    totals_N = total_similarities(embeddings_ND, sizes_S)
+    sizes_N = np.repeat(sizes_S, sizes_S)
+    others_N = np.where(sizes_N > 1, sizes_N - 1, np.nan)
+    means = (totals_N / sizes_N, (totals_N - 1) / others_N)
+    return Consistency(*(np.clip(mean_N.round(DECIMALS), -1, 1) + 0.0 for mean_N in means))  # + 0.0: no -0.0 in files
+
+
+def votes(answers: Sequence[str], weights: Sequence[float] | None = None) -> list[tuple[float, float]]:
+    """For each of the normalised answers of a set: its share of the votes, and its margin.
+
+    vote(a) = sum of w_j over the j that answer a / sum of all w_j, in (0, 1] where all weights count;
+    margin(a) = vote(a) - the largest vote of another answer, in [-1, 1].
+
+    weights: w_j, by default 1 each. Those below 0 count as 0; where none is above 0, all are 1.
+    """
+    given = [max(0.0, w) for w in weights] if weights is not None else []
+    weights = given if sum(given) > 0 else [1.0] * len(answers)
+    total = sum(weights)
+    by_answer: dict[str, float] = {}
+    for answer, weight in zip(answers, weights, strict=True):
+        by_answer[answer] = by_answer.get(answer, 0.0) + weight
+    shares = {answer: round(weight / total, VOTE_DECIMALS) for answer, weight in by_answer.items()}
+    first, second = [*sorted(shares.values(), reverse=True), 0.0, 0.0][:2]
+    best = max(shares, key=lambda a: shares[a], default="")
+    margins = {a: round(share - (second if a == best else first), VOTE_DECIMALS) for a, share in shares.items()}
+    return [(shares[answer], margins[answer]) for answer in answers]
+
+
+def choose_each(
+    ranks: Sequence[NDArray[np.float64]], allowed_N: NDArray[np.bool_], set_sizes: Any
+) -> NDArray[np.int64]:
+    """The place in its set of the allowed candidate with the highest rank, int64 [S]; -1 where none is allowed.
+
+    ranks: one array [N] or more, compared in order; ties go to the lowest place.
+    """
+    sizes_S = np.asarray(set_sizes, dtype=np.int64)
+    chosen_S = np.full(len(sizes_S), -1, dtype=np.int64)
+    sets_N = np.repeat(np.arange(len(sizes_S)), sizes_S)
+    places_N = np.arange(len(sets_N)) - np.repeat(np.cumsum(sizes_S) - sizes_S, sizes_S)
+    rows_M = np.flatnonzero(allowed_N)
+    order_M = rows_M[np.lexsort([places_N[rows_M], *(-rank[rows_M] for rank in reversed(ranks)), sets_N[rows_M]])]
+    first_M = np.ones(len(order_M), dtype=bool)
+    first_M[1:] = sets_N[order_M][1:] != sets_N[order_M][:-1]
+    chosen_S[sets_N[order_M[first_M]]] = places_N[order_M[first_M]]
+    return chosen_S
+
+
+def lower_half(ranks: Sequence[Any]) -> list[int]:
+    """The floor(N/2) lowest places, ascending; of equal ranks the last place is the lowest.
+
+    From these the rejected side of a preference pair is drawn, of those that rank strictly below the chosen one: where
+    all agree, no pair says anything (D-C15). With embedding scores, itself included, two candidates always tie, so
+    K = 2 gives no pairs.
+    """
+    return sorted(range(len(ranks) - 1, -1, -1), key=ranks.__getitem__)[: len(ranks) // 2]
+
+
+def draw(n: int, seed: int, *key: str) -> int:
+    """A uniform integer in 0..n-1 that depends on the seed and the key alone."""
+    if n == 1:
+        return 0
+    return hashed(seed, *key) % n  # a bias of n / 2^128
+
+
+def hashed(seed: int, *key: str) -> int:
+    """128 bits that depend on the seed and the key alone, the same on every machine."""
+    text = "\x1f".join([str(seed), *key])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")

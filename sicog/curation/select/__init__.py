@@ -1,0 +1,1 @@
+"""Keep the best candidate of a query, or drop the query."""

@@ -1,0 +1,315 @@
+"""Keep the most consistent candidate of each query, or drop the query (`sicog select`): ScoredSet -> Example.
+
+Writes the kept examples, `dropped.jsonl` with reasons, and preference pairs under `pairs/`. The human turn of an
+example is the prompt of the style that produced the chosen candidate; its answer, like both sides of a pair, is the
+candidate's full text (D-C14, D-C22).
+
+What is kept is decided from columns of scores, without the texts; only kept rows are parsed, and written as they are:
+they were validated when the columns were made.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import orjson
+from pydantic import Field, model_validator
+
+from sicog.answers import final_answer
+from sicog.config import Config
+from sicog.curation.score.columns import Columns, RawRow, RawRows, all_columns, columns_of, read_columns
+from sicog.curation.score.self_consistency import draw, hashed, lower_half
+from sicog.curation.select.threshold import PAPER_K, By, Threshold, read_threshold
+from sicog.curation.select.verdicts import KEPT, Reasons, Rule, Styles, Verdicts, verdicts
+from sicog.curation.words import folded
+from sicog.records import Dropped, PreferencePair, Query, ScoredSet
+from sicog.stages.runner import UNREADABLE, FolderSource, Line, Outcome, run_stage
+from sicog.stages.storage import MANIFEST, read_json, read_records, shards
+from sicog.tasks import TASKS
+
+PAIRS = "pairs"
+STEP = "select"
+
+
+class SelectConfig(Config):
+    """Config of `sicog select`. Rows that cannot be read are dropped by name."""
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
+    input: Path
+    """A folder of scored sets."""
+    out_dir: Path
+    by: By = "score"
+    threshold: float | None = Field(default=None, ge=-1, le=1)
+    """Keep a row when its chosen candidate reaches it. It is stated for `threshold_k` candidates and compared as
+    agreement without self, (K t - 1) / (K - 1): at 3, the paper's cuts 0.80, 0.85 and 0.90 ask for 0.70, 0.775 and
+    0.85, whatever the number of candidates of a row."""
+    threshold_file: Path | None = None
+    """Instead of `threshold`: read it, and the K it is stated for, from what the sweep wrote."""
+    threshold_k: int = Field(default=PAPER_K, ge=2)
+    min_candidates: int = Field(default=3, ge=2)
+    styles: Styles | None = None
+    styles_kept: Literal["chosen", "both"] = "chosen"
+    """`both` makes a second row of a kept chain, in the plain style of its task and with the body of the last step as
+    its answer: a chain that agrees teaches the bare answer too. Its id is `ID~STYLE`, and `extra.of` the row's."""
+    exclude: tuple[Path, ...] = ()
+    choose: Literal["best", "random"] = "best"
+    """`random` is the control: as many rows as `keep_rows_of` holds, drawn by the seed, and in each any candidate that
+    could be compared. It makes no pairs."""
+    keep_rows_of: Path | None = None
+    """With `choose: random`: the dataset whose number of rows is kept; null: all rows."""
+    seed: int = 0
+    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
+    block_size: int = Field(default=1024, ge=1)
+    rows_per_shard: int = Field(default=8192, ge=1)
+    workers: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _one_rule_for_keeping(self) -> SelectConfig:
+        cuts = [self.threshold is not None, self.threshold_file is not None]
+        if self.choose == "best" and not any(cuts):
+            raise ValueError("no threshold is given; give threshold, such as 0.85, or threshold_file")
+        if self.choose == "best" and all(cuts):
+            raise ValueError("give threshold or threshold_file, not both; threshold=null takes a config's away")
+        if self.choose == "best" and self.keep_rows_of:
+            raise ValueError("keep_rows_of is for choose: random; leave it out, or set choose")
+        if self.choose == "random" and any(cuts):
+            raise ValueError("choose: random takes no threshold; keep_rows_of says how many rows it keeps")
+        return self
+
+    def rule(self) -> Rule:
+        """What keeps a row. Raises `ValueError` when the threshold file is not for this config."""
+        cut = None
+        if self.threshold_file is not None:
+            cut = read_threshold(self.threshold_file, self.by, self.styles, self.min_candidates)
+        elif self.threshold is not None:
+            cut = Threshold(self.threshold, self.threshold_k)
+        return Rule(self.by, cut, self.styles, self.min_candidates)
+
+    def check(self) -> None:
+        """Raises `ValueError` when the threshold file or what to exclude is not there, before there is any input."""
+        self.rule()
+        for folder in self.exclude:
+            shards(folder)
+
+
+def select(config: SelectConfig) -> Path:
+    """Select from all scored sets and write the dataset `out_dir` of `Example`; returns it."""
+    columns, rule, exclude = columns_of(config.input), config.rule(), excluded(config.exclude)
+    pick: Callable[[Columns, Verdicts], Verdicts] | None = None
+    if config.choose == "random":
+        pick = AtRandom(config.seed, rule, _last_hash(config, columns, rule, exclude))
+    given: dict[str, Path | None] = {
+        "scored": config.input,
+        "threshold": config.threshold_file,
+        "keep_rows_of": config.keep_rows_of,
+        **{f"exclude-{i}": folder for i, folder in enumerate(config.exclude)},
+    }
+    return run_stage(
+        step=STEP,
+        out_dir=config.out_dir,
+        source=RawRows(FolderSource(config.input, ScoredSet)),
+        process=SelectRows(columns, rule, exclude, config.seed, config.styles_kept == "both", pick),
+        config=config,
+        inputs={name: path for name, path in given.items() if path},
+        outputs={PreferencePair: PAIRS},
+        block_size=config.block_size,
+        rows_per_shard=config.rows_per_shard,
+        workers=config.workers,
+        max_dropped_share=config.max_dropped_share,
+        limited_reasons=frozenset({UNREADABLE}),  # other drops are what a threshold is for
+    )
+
+
+def excluded(folders: Sequence[Path]) -> dict[str, tuple[str, str]]:
+    """Reason and detail by row id; of a row that is in several folders, the first one's count."""
+    found: dict[str, tuple[str, str]] = {}
+    for folder in folders:
+        for row in read_records(folder, Dropped):
+            found.setdefault(row.id, (row.reason, row.detail))
+    return found
+
+
+@dataclass(frozen=True)
+class SelectRows:
+    """The process of the stage: verdicts on a block of rows, then the kept ones as examples, with a pair where one can
+    be made. `pick` has the last word on the verdicts, and then there are no pairs."""
+
+    columns: Path
+    rule: Rule
+    exclude: Reasons
+    seed: int
+    both: bool = False
+    pick: Callable[[Columns, Verdicts], Verdicts] | None = None
+
+    def __call__(self, block: Sequence[RawRow]) -> list[Outcome]:
+        columns = read_columns(self.columns, block[0].number, block[-1].number + 1)
+        found = verdicts(columns, self.rule, self.exclude)
+        if self.pick:
+            found = self.pick(columns, found)
+        places, counts = found.chosen.tolist(), found.k.tolist()
+        return [
+            Dropped(id=columns.ids[i], step=STEP, reason=found.reasons[i], detail=found.details[i])
+            if found.reasons[i]
+            else self._kept(raw, columns.ids[i], places[i], counts[i])
+            for i, raw in enumerate(block)
+        ]
+
+    def _kept(self, raw: RawRow, row_id: str, place: int, k: int) -> Outcome:
+        try:
+            row = orjson.loads(raw.line)
+            if row["id"] != row_id:
+                raise ValueError(f"its line is that of row {row['id']}")
+            lines = [Line(_json(to_example(row, place, k)))]
+            lines += [Line(_json(plain)) for plain in [plain_example(row, place, k)] if self.both and plain]
+            pair = None if self.pick else preference_pair(row, place, self.rule.by, self.seed)
+        except (ValueError, KeyError, IndexError, TypeError) as error:  # the shard was damaged after it was scored
+            return Dropped(id=row_id, step=STEP, reason=UNREADABLE, detail=f"not a ScoredSet ({error!r})")
+        return [*lines, Line(_json(pair), PAIRS)] if pair else lines
+
+
+def _json(record: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def to_example(row: Mapping[str, Any], place: int, k: int) -> dict[str, Any]:
+    """The training example of a scored row's chosen candidate, as the JSON of an `Example`.
+
+    `extra` holds style, index, seed and checkpoint of the candidate, its marks, and k, beside the query's own keys; one
+    of these that bears such a name is kept as `query.NAME`.
+    """
+    picked, query = row["candidates"][place], row["query"]
+    candidate = picked["candidate"]
+    marks = {
+        "style": candidate["style"],
+        "index": candidate["index"],
+        "seed": candidate["seed"],
+        "checkpoint": candidate["checkpoint"],
+        "score": picked["score"],
+        "agreement": picked["agreement"],
+        "vote": picked["vote"],
+        "margin": picked["margin"],
+        "k": k,
+    }
+    given = {f"query.{key}" if key in marks else key: value for key, value in query["extra"].items()}
+    return {
+        "id": row["id"],
+        "images": query["images"],
+        "turns": [_user(query, candidate), {"role": "assistant", "text": candidate["text"], "images_at": []}],
+        "source": query["task"],
+        "extra": given | marks,
+    }
+
+
+def plain_example(row: Mapping[str, Any], place: int, k: int) -> dict[str, Any] | None:
+    """Of a chosen chain the example in the plain style of its task; None where the chosen text is no chain."""
+    picked, query = row["candidates"][place], row["query"]
+    task = TASKS[query["task"]]
+    if task.style(picked["candidate"]["style"]).chain is None:
+        return None
+    style = task.plain_style
+    made = {"style": style, "prompt": task.prompt(Query(**query), style), "text": picked["compared"]}
+    plain = {**picked, "candidate": {**picked["candidate"], **made}}
+    example = to_example({**row, "candidates": [plain]}, 0, k)
+    return {**example, "id": f"{row['id']}~{style}", "extra": {**example["extra"], "of": row["id"]}}
+
+
+def _user(query: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "text": candidate["prompt"], "images_at": [0] * len(query["images"])}
+
+
+def preference_pair(row: Mapping[str, Any], place: int, by: By, seed: int) -> dict[str, Any] | None:
+    """The chosen candidate against one of the lower half, as the JSON of a `PreferencePair`; None when no lower one
+    differs in text and answer."""
+    query, best = row["query"], row["candidates"][place]
+    compared = [c for c in row["candidates"] if c["excluded"] is None]
+    lower = lower_half([(c[by], c["score"] or 0.0) for c in compared])
+    rivals = [c for i in lower if (c := compared[i])[by] < best[by] and _differs(query, c, best)]
+    if not rivals:
+        return None
+    other = rivals[draw(len(rivals), seed, "rejected", row["id"])]
+    return {
+        "id": row["id"],
+        "images": query["images"],
+        "prompt": [_user(query, best["candidate"])],
+        "chosen": best["candidate"]["text"],
+        "rejected": other["candidate"]["text"],
+        "chosen_score": best[by],
+        "rejected_score": other[by],
+        "margin": round(best[by] - other[by], 9),
+    }
+
+
+def _differs(query: Mapping[str, Any], one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Not the same text but for case and white space and, where answers are short, not the same answer (D-C15)."""
+    if one["candidate"]["text"] == other["candidate"]["text"]:
+        return False
+    if not TASKS[query["task"]].votes:
+        return folded(one["compared"]) != folded(other["compared"])
+    return _answer(query, one) != _answer(query, other)
+
+
+def _answer(query: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
+    return scored["answer"] or final_answer(scored["compared"], query["question"])
+
+
+@dataclass(frozen=True)
+class AtRandom:
+    """The control: of the rows that could be kept, those whose hash is at most `last` (None: all), and in each a
+    candidate at random."""
+
+    seed: int
+    rule: Rule
+    last: int | None
+
+    def __call__(self, columns: Columns, found: Verdicts) -> Verdicts:
+        chosen = found.chosen.copy()
+        starts = columns.sizes.cumsum() - columns.sizes
+        for row, row_id in enumerate(columns.ids):
+            if found.reasons[row]:
+                continue
+            if self.last is not None and _row_hash(row_id, self.seed) > self.last:
+                found.reasons[row], found.details[row] = "not_drawn", "random control"
+                continue
+            places = range(int(starts[row]), int(starts[row] + columns.sizes[row]))
+            allowed = [i for i, place in enumerate(places) if self._may_be_drawn(columns, place)]
+            chosen[row] = allowed[draw(len(allowed), self.seed, "candidate", row_id)]
+        return Verdicts(found.reasons, found.details, chosen, found.agreement, found.k)
+
+    def _may_be_drawn(self, columns: Columns, place: int) -> bool:
+        style = columns.style.names[columns.style.codes[place]]
+        return columns.excluded.codes[place] < 0 and (self.rule.styles is None or style in self.rule.styles)
+
+
+def _row_hash(row_id: str, seed: int) -> int:
+    return hashed(seed, "row", row_id)
+
+
+def kept_rows(folder: Path) -> int:
+    """How many rows of its input a dataset keeps; `styles_kept: both` makes two examples of a row."""
+    shards(folder)
+    manifest = read_json(folder / MANIFEST)
+    return int(manifest.get("rows_kept", manifest["rows_out"]))
+
+
+def _last_hash(config: SelectConfig, columns: Path, rule: Rule, exclude: Reasons) -> int | None:
+    """The hash up to which the control keeps rows, so that it keeps as many as `keep_rows_of` holds."""
+    if config.keep_rows_of is None:
+        return None
+    wanted = kept_rows(config.keep_rows_of)
+    hashes = (
+        _row_hash(row_id, config.seed)
+        for part in all_columns(columns)
+        for row_id, reason in zip(part.ids, verdicts(part, rule, exclude).reasons, strict=True)
+        if reason == KEPT
+    )
+    smallest = heapq.nsmallest(wanted, hashes)
+    if len(smallest) < wanted:
+        raise ValueError(
+            f"keep_rows_of: {config.keep_rows_of} holds {wanted} rows, but only {len(smallest)} of {config.input} have "
+            f"a candidate to choose"
+        )
+    return smallest[-1] if smallest else -1

@@ -1,0 +1,190 @@
+"""Find the threshold of `select` on a development split whose truth is known, and what self-consistency is worth."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from sicog.config import Config
+from sicog.console import say_finished
+from sicog.curation.score.columns import all_columns, columns_of
+from sicog.curation.select.threshold import PAPER_K, By, stated
+from sicog.curation.select.verdicts import Rule, Styles, verdicts
+from sicog.records import Dropped, Query, ScoredSet
+from sicog.stages.provenance import digest_file, write_run_json
+from sicog.stages.runner import FolderSource
+from sicog.stages.storage import MANIFEST, count_rows, write_json
+
+THRESHOLD_FILE = "threshold.json"
+Truth = Callable[[Query, str], float]  # how true a compared text is of its query, higher is truer
+
+
+class SweepConfig(Config):
+    """Config of the sweep. by, styles, min_candidates: the same as in `select`."""
+
+    input: Path
+    """Scored sets."""
+    out_dir: Path
+    by: By = "score"
+    styles: Styles | None = None
+    min_candidates: int = Field(default=3, ge=2)
+    threshold_k: int = Field(default=PAPER_K, ge=2)
+    """Number of candidates that the threshold is stated for; select reads it from the file."""
+    keep_share: tuple[float, float] = (0.3, 0.7)
+    """Smallest and largest share of rows that the threshold may keep."""
+    labels: Path | None = None
+    """The file or folder that the truth comes from; its digest is recorded."""
+
+    @model_validator(mode="after")
+    def _shares_are_in_order(self) -> SweepConfig:
+        if not 0 <= self.keep_share[0] <= self.keep_share[1] <= 1:
+            raise ValueError(f"keep_share must ascend within 0..1, got {list(self.keep_share)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One threshold: rows whose best value reaches it are kept. Truths are means; None where there are no rows."""
+
+    threshold: float
+    rows_kept: int
+    share_kept: float
+    truth_kept: float
+    truth_dropped: float | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All cuts in ascending order, the best of them, and whether it keeps a share within the bounds."""
+
+    table: tuple[Cut, ...]
+    best: Cut
+    within_bounds: bool
+
+
+@dataclass(frozen=True)
+class SetTruth:
+    """One scored set: the threshold that its best candidate just reaches, and how true that one is beside a random and
+    the truest one."""
+
+    id: str
+    value: float
+    selected: float
+    random: float  # the mean over all candidates that may be chosen: what a random draw is worth
+    truest: float
+
+
+def sweep(
+    best_values: Sequence[float], best_truths: Sequence[float], keep_share: tuple[float, float] = (0.3, 0.7)
+) -> Sweep:
+    """Every value that occurs as a threshold, and the one whose kept rows are truest, of those keeping a share within
+    the bounds; ties go to the one that keeps more.
+
+    best_values, best_truths: per row, score (or vote) and truth of the candidate that `select` would choose.
+    When ties leave no cut within the bounds, the one with the share nearest to them is taken, and of two equally near
+    the truer. Raises `ValueError` when there are no rows.
+    """
+    values_R, truths_R = np.asarray(best_values, dtype=np.float64), np.asarray(best_truths, dtype=np.float64)
+    if not len(values_R) or len(values_R) != len(truths_R):
+        raise ValueError(f"the sweep needs rows with a value and a truth each, got {len(values_R)} and {len(truths_R)}")
+    if not (np.isfinite(values_R).all() and np.isfinite(truths_R).all()):
+        raise ValueError("the sweep got a value or a truth that is not a number")
+    order_R = np.argsort(values_R, kind="stable")
+    sorted_R, total = values_R[order_R], float(truths_R.sum())
+    below_R = np.concatenate(([0.0], np.cumsum(truths_R[order_R])))
+    table = []
+    for first in np.unique(sorted_R, return_index=True)[1].tolist():
+        kept, dropped = len(sorted_R) - first, float(below_R[first])
+        table.append(
+            Cut(
+                threshold=float(sorted_R[first]),
+                rows_kept=kept,
+                share_kept=kept / len(sorted_R),
+                truth_kept=(total - dropped) / kept,
+                truth_dropped=dropped / first if first else None,
+            )
+        )
+    low, high = keep_share
+    outside = {cut: max(low - cut.share_kept, cut.share_kept - high, 0.0) for cut in table}
+    best = min(table, key=lambda cut: (outside[cut], -round(cut.truth_kept, 12), -cut.rows_kept))
+    return Sweep(tuple(table), best, within_bounds=outside[best] == 0)
+
+
+def set_truth(row: ScoredSet, chosen: int, value: float, truth: Truth, styles: Sequence[str] | None = None) -> SetTruth:
+    """How true the selected candidate of a set is beside the others.
+
+    chosen: its place; value: the threshold that it just reaches; truth: called with the query and the compared text (a
+    caption's description, a chain's final answer).
+    """
+    truths = {
+        i: float(truth(row.query, c.compared))
+        for i, c in enumerate(row.candidates)
+        if c.compared is not None and (styles is None or c.candidate.style in styles)
+    }
+    return SetTruth(row.id, value, truths[chosen], sum(truths.values()) / len(truths), max(truths.values()))
+
+
+def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
+    """Sweep over a folder of scored sets; writes and returns `threshold.json`, which `select` reads.
+
+    Raises `ValueError` when the folder mixes tasks or encoders, or holds no row with a candidate to choose.
+    """
+    inputs = {"scored": config.input} | ({"labels": config.labels} if config.labels else {})
+    write_run_json(config.out_dir, step="sweep", config=config, inputs=inputs)
+    path = config.out_dir / THRESHOLD_FILE
+    if (config.out_dir / MANIFEST).is_file():
+        say_finished("sweep", config.out_dir)
+        return path
+    kinds, rows, dropped = set(), [], Counter[str]()
+    source = FolderSource(config.input, ScoredSet, step="sweep")
+    records = source.read(0, len(source))
+    rule = Rule(config.by, None, config.styles, config.min_candidates)
+    for part in all_columns(columns_of(config.input)):
+        found = verdicts(part, rule, {})
+        values = stated(found.agreement, config.threshold_k).tolist()
+        for reason, chosen, value, row in zip(found.reasons, found.chosen.tolist(), values, records, strict=False):
+            if isinstance(row, Dropped):
+                dropped[row.reason] += 1
+                continue
+            kinds.add((row.query.task, row.encoder))
+            if reason:
+                dropped[reason] += 1
+            else:
+                rows.append(set_truth(row, chosen, value, truth, config.styles))
+    if len(kinds) != 1 or not rows:
+        raise ValueError(
+            f"{config.input}: a sweep needs rows of one task and one encoder with candidates to choose from, "
+            f"found {len(rows)} such rows of {sorted(kinds)}"
+        )
+    write_json(path, _summary(config, kinds.pop(), rows))
+    n_rows = count_rows(config.input)
+    if n_rows != len(rows) + dropped.total():
+        raise AssertionError(f"{config.input}: {n_rows} rows, of which {len(rows)} and {dropped.total()} were read")
+    counts = {"rows_in": n_rows, "rows_out": len(rows), "dropped": dict(sorted(dropped.items())), "failed": {}}
+    write_json(config.out_dir / MANIFEST, {"step": "sweep", **counts, "files": {path.name: digest_file(path)}})
+    return path
+
+
+def _summary(config: SweepConfig, kind: tuple[str, str], rows: Sequence[SetTruth]) -> dict[str, Any]:
+    found = sweep([r.value for r in rows], [r.selected for r in rows], config.keep_share)
+    mean = {name: sum(getattr(r, name) for r in rows) / len(rows) for name in ("selected", "random", "truest")}
+    return {
+        "by": config.by,
+        "threshold_k": config.threshold_k,
+        "min_candidates": config.min_candidates,
+        "task": kind[0],
+        "encoder": kind[1],
+        "styles": config.styles,
+        "keep_share": config.keep_share,
+        "within_bounds": found.within_bounds,
+        "rows": len(rows),
+        **asdict(found.best),
+        "truth_of": mean,
+        "table": [asdict(cut) for cut in found.table],
+    }

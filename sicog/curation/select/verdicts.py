@@ -1,0 +1,139 @@
+"""Keep or drop, for all rows of some columns at once: which candidate is chosen, and why a row is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
+
+from sicog.curation.score.columns import EXCLUDED, Columns
+from sicog.curation.score.self_consistency import choose_each
+from sicog.curation.select.threshold import By, Threshold, agreement_of
+from sicog.stages.runner import UNREADABLE
+from sicog.tasks import TASKS
+
+KEPT = ""
+LOW = "low_consistency"  # the one reason that another threshold undoes
+TOO_FEW = "too_few_candidates"
+ALL_CUT = "all_cut"
+PARSE_FAILURE = "parse_failure"
+NO_CANDIDATE = "no_candidate"
+Reasons = Mapping[str, tuple[str, str]]  # row id -> reason, detail
+
+
+def _known(styles: tuple[str, ...]) -> tuple[str, ...]:
+    known = list(dict.fromkeys(style for task in TASKS.values() for style in task.styles))
+    if unknown := [style for style in styles if style not in known]:
+        raise ValueError(f"unknown style {unknown[0]!r}; known: {', '.join(known)}")
+    return styles
+
+
+Styles = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_known)]  # that may be chosen
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What keeps a row: see `SelectConfig`. threshold: None keeps every row that has a candidate to choose."""
+
+    by: By
+    threshold: Threshold | None
+    styles: tuple[str, ...] | None
+    min_candidates: int
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Of R rows: the reason of a drop (`KEPT` is none) and its detail, the place of the chosen candidate (-1: none may
+    be chosen), its agreement with the others (nan: none), and K, the number of candidates that were compared."""
+
+    reasons: list[str]
+    details: list[str]
+    chosen: NDArray[np.int64]
+    agreement: NDArray[np.float64]
+    k: NDArray[np.int64]
+
+
+def verdicts(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
+    """The verdict on each row.
+
+    Of several reasons the first counts: unreadable, excluded by its id, nothing that could be compared, too few
+    compared, none of the styles, low consistency.
+    """
+    compared_N = columns.excluded.codes < 0
+    k_R = columns.per_row(compared_N)
+    _check(columns, rule, compared_N, k_R)
+    chosen_R, agreement_R = chosen(columns, rule, compared_N, k_R)
+    cut = rule.threshold.agreement if rule.threshold else -1.0
+    keeps_R = (k_R >= rule.min_candidates) & (agreement_R >= cut)
+    reasons, details = [KEPT] * len(k_R), [""] * len(k_R)
+    for row in np.flatnonzero(~keeps_R | np.array([i in exclude for i in columns.ids], dtype=bool)).tolist():
+        reasons[row], details[row] = exclude.get(columns.ids[row]) or _why(columns, rule, row, k_R, agreement_R)
+    return Verdicts(reasons, details, chosen_R, agreement_R, k_R)
+
+
+def chosen(
+    columns: Columns, rule: Rule, compared_N: NDArray[np.bool_], k_R: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The place of the best candidate that may be chosen (-1: none), and its agreement (nan: none, or K = 1)."""
+    allowed_N = compared_N
+    if rule.styles is not None:
+        allowed_N = compared_N & np.isin(columns.style.codes, [columns.style.code(s) for s in rule.styles])
+    score_N = np.nan_to_num(columns.score, nan=-2.0)
+    ranks = [score_N] if rule.by == "score" else [np.nan_to_num(columns.vote, nan=-2.0), score_N]
+    chosen_R = choose_each(ranks, allowed_N, columns.sizes)
+    value_R = np.full(len(k_R), np.nan)
+    found_R = (chosen_R >= 0) & (k_R > 1)
+    of_R = (np.cumsum(columns.sizes) - columns.sizes + chosen_R)[found_R]
+    if rule.by == "score":
+        given, derived = columns.agreement[of_R], agreement_of(columns.score[of_R], k_R[found_R])
+        value_R[found_R] = np.where(np.isnan(given), derived, given)
+    else:
+        value_R[found_R] = agreement_of(columns.vote[of_R], k_R[found_R])
+    return chosen_R, value_R
+
+
+def _check(columns: Columns, rule: Rule, compared_N: NDArray[np.bool_], k_R: NDArray[np.int64]) -> None:
+    """Raises `ValueError` where the rows cannot be ranked by what the rule ranks by, or the cut is not for them."""
+    marks_N = columns.score if rule.by == "score" else columns.vote
+    if (missing_N := compared_N & np.isnan(marks_N)).any():
+        row = int(np.repeat(np.arange(len(columns.sizes)), columns.sizes)[missing_N.argmax()])
+        task = columns.task.names[columns.task.codes[row]]
+        if rule.by == "score":
+            how = "has no scores, its answers were only counted; use by: vote"
+        elif TASKS[task].votes:
+            how = "has no votes; score it with scorer: answer or both, or use by: score"
+        else:
+            how = f"has no votes: by: vote needs short answers, {task} has none; use by: score"
+        raise ValueError(f"row {columns.ids[row]} {how}")
+    if rule.threshold is not None:
+        kinds_R = columns.task.codes.astype(np.int64) * (len(columns.encoder.names) + 1) + columns.encoder.codes
+        for row in np.unique(kinds_R, return_index=True)[1].tolist():
+            if columns.unreadable[row] is None:
+                encoder = columns.encoder.names[columns.encoder.codes[row]]
+                rule.threshold.check(columns.ids[row], columns.task.names[columns.task.codes[row]], encoder)
+
+
+def _why(
+    columns: Columns, rule: Rule, row: int, k_R: NDArray[np.int64], agreement_R: NDArray[np.float64]
+) -> tuple[str, str]:
+    if (broken := columns.unreadable[row]) is not None:
+        return UNREADABLE, broken
+    k, n = int(k_R[row]), int(columns.sizes[row])
+    if k < rule.min_candidates or np.isnan(agreement_R[row]):
+        start = int(columns.sizes[:row].sum())
+        codes = columns.excluded.codes[start : start + n].tolist()
+        out = [columns.excluded.names[code] for code in codes if code >= 0]
+        counted = ", ".join(f"{out.count(reason)} {reason}" for reason in EXCLUDED if reason in out)
+        detail = f"{k} of {n} can be compared{f' ({counted})' if counted else ''}"
+        if n and not k:
+            return ALL_CUT if set(out) == {"cut"} else PARSE_FAILURE, detail
+        if k < rule.min_candidates:
+            return TOO_FEW, f"{detail}, fewer than {rule.min_candidates}"
+        return NO_CANDIDATE, f"no candidate of style {', '.join(rule.styles or ())} can be chosen"
+    assert rule.threshold is not None
+    cut = rule.threshold
+    return LOW, f"agreement {agreement_R[row]:.6g} < {cut.agreement:.6g} ({cut.value:g} at {cut.k} candidates)"

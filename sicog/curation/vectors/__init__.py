@@ -1,0 +1,1 @@
+"""Vectors of texts: encoders, and what is kept on disk."""

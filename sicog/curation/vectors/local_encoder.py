@@ -1,0 +1,149 @@
+"""The encoder that runs here: a local one, through sentence-transformers."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sicog.curation.vectors.encoders import PACKAGE, EncoderConfig, Settings
+from sicog.curation.vectors.vector_cache import Encoded
+from sicog.model.precision import chosen_device
+from sicog.stages.provenance import digest_file, digest_value
+
+
+class LocalEncoder:
+    """The encoder of a config. Made and pickled without its weights: each process loads them at its first use."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.config, self.settings = config, config.settings()
+        self.folder = encoder_folder(config)
+        self.digest = _files_digest(self.folder)
+
+    @property
+    def description(self) -> str:
+        """Name, digest of the files and settings: scores of two descriptions cannot be compared."""
+        return ", ".join(filter(None, (f"{self.config.name}@{self.digest[:12]}", self.settings.listed())))
+
+    @property
+    def key(self) -> str:
+        """A digest of files and settings."""
+        return digest_value([self.config.kind, self.digest, self.settings.identity()])[:32]
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The vectors as the encoder gives them, float32 [N, D], longest texts first in batches of a token budget."""
+        if not texts:
+            return Encoded(np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.bool_))
+        model = _load(self.folder, self.config)
+        whole = [f"{self.settings.prefix}{text}{self.settings.suffix}" for text in texts]
+        lengths, limit = [len(ids) for ids in model.tokenizer(whole, verbose=False)["input_ids"]], model.max_seq_length
+        kept = [min(n, limit) for n in lengths] if limit else lengths
+        more = {"task": self.settings.task} if self.settings.task else {}
+        vectors: list[Any] = [None] * len(texts)
+        for batch in token_budget_batches(kept, self.config.tokens_per_batch):
+            encoded = model.encode(
+                [whole[i] for i in batch],
+                prompt="",  # else one that the encoder's files may name
+                batch_size=len(batch),
+                convert_to_numpy=True,
+                show_progress_bar=False,
+                **more,
+            )
+            for i, vector in zip(batch, encoded, strict=True):
+                vectors[i] = vector
+        return Encoded(
+            np.stack(vectors).astype(np.float32), np.array([n > k for n, k in zip(lengths, kept, strict=True)])
+        )
+
+    def close(self) -> None:
+        """The weights stay for the next stage of this process."""
+
+
+def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices in batches, longest first, so that rows x longest row stays within the budget (a single row always)."""
+    batch: list[int] = []
+    longest = 0
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * longest > budget:
+            yield batch
+            batch = []
+        if not batch:
+            longest = lengths[i]
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def encoder_folder(config: EncoderConfig) -> Path:
+    """Where the encoder's files are on this machine. Raises `ValueError` saying how to get them when they are not."""
+    if config.name.startswith(PACKAGE):
+        return _package_folder(config.name)
+    if (folder := Path(config.name)).is_dir():
+        if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
+            raise ValueError(f"encoder.name: {folder} holds no sentence encoder (no modules.json, no config.json)")
+        return folder
+    return _cached_folder(config)
+
+
+def _package_folder(name: str) -> Path:
+    module = name.removeprefix(PACKAGE).replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"encoder.name: {name}: no such package; pip install {module.replace('_', '-')}")
+    root = Path(spec.submodule_search_locations[0])
+    found = sorted(root.rglob("modules.json"))
+    if len(found) != 1:
+        raise ValueError(f"encoder.name: {name}: the package holds {len(found)} sentence encoders, expected one")
+    return found[0].parent
+
+
+def _cached_folder(config: EncoderConfig) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(config.name, revision=config.revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        raise ValueError(
+            f"encoder.name: {config.name!r} is neither package:NAME, nor a folder, nor a Hugging Face model in the "
+            f"local cache; for a model of the hub, run `hf download {config.name}` first"
+        ) from None
+
+
+def _files_digest(folder: Path) -> str:
+    """Of all its files: what its sub-folders say of pooling decides vectors too."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    named = {str(p.relative_to(folder)): p for p in paths if not p.relative_to(folder).parts[0].startswith(".")}
+    return digest_value({name: digest_file(path) for name, path in named.items()})
+
+
+@functools.lru_cache(maxsize=1)
+def _load(folder: Path, config: EncoderConfig) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ValueError("scoring needs sentence-transformers; pip install sentence-transformers") from error
+    settings: Settings = config.settings()
+    try:
+        model = SentenceTransformer(
+            str(folder),
+            trust_remote_code=config.trust_remote_code,
+            device=chosen_device(config.device) if config.device else None,
+            local_files_only=True,
+            model_kwargs={"dtype": settings.dtype},
+        )
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise ValueError(
+            f"encoder.name: {config.name} cannot be loaded: {error}. An encoder that does not run here can be served "
+            f"(kind: endpoint), or its vectors given (kind: file)"
+        ) from error
+    if settings.max_tokens:
+        own = model.max_seq_length
+        model.max_seq_length = min(settings.max_tokens, own) if own else settings.max_tokens
+    if settings.padding_side:
+        model.tokenizer.padding_side = settings.padding_side
+    return model.eval()

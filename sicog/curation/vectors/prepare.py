@@ -1,0 +1,169 @@
+"""Score with vectors: of whatever kind the encoder is, have all of them first, each text embedded once."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sicog.curation.vectors.embed import EmbedParts, PartsSource, StoredVectors, planned
+from sicog.curation.vectors.encoders import EncoderConfig
+from sicog.curation.vectors.local_encoder import LocalEncoder, encoder_folder
+from sicog.curation.vectors.served_encoder import ServedEncoder
+from sicog.curation.vectors.vector_cache import Embedding, Encoder, VectorCache, shortened, unit
+from sicog.curation.vectors.vector_files import FileVectors, require
+from sicog.data.rows.cache import cache_folder
+from sicog.stages.launch import LaunchConfig
+from sicog.stages.provenance import RUN
+from sicog.stages.runner import run_stage
+
+EMBEDDING = ".embedding"  # in the output folder, until it is complete
+log = logging.getLogger(__name__)
+
+
+class Scoring(Protocol):
+    """What the vectors are for. It may be called in another process than where it was made."""
+
+    def ask(self, embedder: Embedding) -> None:
+        """Let this embedder see every text."""
+
+    def __call__(self, embedder: Embedding) -> None:
+        """Score with vectors of this embedder."""
+
+
+def encoder_files(config: EncoderConfig) -> dict[str, Path]:
+    """The files that decide the vectors, as inputs of a run. Raises `ValueError` when they are not there."""
+    if config.kind == "file":
+        assert config.path is not None
+        return {"vectors": config.path}
+    return {} if config.kind == "endpoint" else {"encoder": encoder_folder(config)}
+
+
+def when_embedded(
+    config: EncoderConfig,
+    *,
+    out_dir: Path,
+    cache_dir: Path | None,
+    claim: Callable[[], object],
+    scoring: Scoring,
+    workers: int = 1,
+    launch: LaunchConfig | None = None,
+) -> None:
+    """Score when every text has a vector: here, or with SLURM in the last job of the embedding.
+
+    claim: makes `out_dir` this run's, or raises; called before anything is embedded.
+    cache_dir: of the vectors that are kept for other runs; see `sicog.data.rows.cache.cache_folder`.
+    """
+    cache = cache_folder(cache_dir) / "vectors"
+    if (out_dir / RUN).is_file():
+        claim()
+    if config.kind == "file":
+        assert config.path is not None
+        vectors = FileVectors(config.path, cache)
+        require(vectors, scoring.ask)
+        claim()
+        scoring(vectors)
+        return
+    claim()
+    encoder = _encoder(config, out_dir / EMBEDDING / "answers")
+    try:
+        embed_texts(encoder, config, out_dir=out_dir, cache=cache, scoring=scoring, workers=workers, launch=launch)
+    finally:
+        encoder.close()
+
+
+def _encoder(config: EncoderConfig, answers: Path) -> Encoder:
+    return ServedEncoder(config, answers) if config.kind == "endpoint" else LocalEncoder(config)
+
+
+def embed_texts(
+    encoder: Encoder,
+    config: EncoderConfig,
+    *,
+    out_dir: Path,
+    cache: Path,
+    scoring: Scoring,
+    workers: int = 1,
+    launch: LaunchConfig | None = None,
+) -> None:
+    """Embed what the cache does not hold, then score. A stage of its own, which continues where it was stopped."""
+    own, work = VectorCache(cache / encoder.key), out_dir / EMBEDDING
+    plan = planned(work / "plan", scoring.ask, own, out_dir)
+    score = ScoreEmbedded(StoredVectors(plan, own, encoder.description), scoring, spent(out_dir, launch))
+    if not plan.parts:
+        score()
+        return
+    run_stage(
+        step="embed",
+        out_dir=work / "parts",
+        source=PartsSource(plan),
+        process=EmbedParts(plan, own, encoder),
+        config=config,
+        inputs={"plan": plan.folder / "plan.json"},
+        block_size=1,
+        rows_per_shard=1,
+        workers=1 if config.kind == "endpoint" else workers,  # its client has many requests under way by itself
+        max_dropped_share=None,
+        launch=launch,
+        then=score,
+    )
+
+
+def spent(out_dir: Path, launch: LaunchConfig | None) -> Path:
+    """The folder that nothing needs once `out_dir` is complete; jobs of a cluster keep their logs beside it."""
+    logs_there = launch is not None and launch.on != "local"
+    return out_dir / EMBEDDING / "plan" if logs_there else out_dir / EMBEDDING
+
+
+def embedder_of(config: EncoderConfig, cache_dir: Path | None = None) -> Embedding:
+    """What embeds some texts at once, outside of a run, and keeps nothing but an endpoint's answers."""
+    cache = cache_folder(cache_dir)
+    if config.kind == "file":
+        assert config.path is not None
+        return FileVectors(config.path, cache / "vectors")
+    return _Directly(_encoder(config, cache / "answers"))
+
+
+@dataclass(frozen=True)
+class _Directly:
+    encoder: Encoder
+
+    @property
+    def description(self) -> str:
+        """What made the vectors."""
+        return self.encoder.description
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors, float32 [N, D], in the order of the texts; equal texts are encoded once."""
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        if not rows:
+            return np.zeros((0, 0), dtype=np.float32)
+        distinct = list(rows)
+        vectors_UD = unit(self.encoder.encode(distinct).vectors, lambda i: f"the text {shortened(distinct[i])}")
+        return vectors_UD[[rows[text] for text in texts]]
+
+
+@dataclass(frozen=True)
+class ScoreEmbedded:
+    """What follows the embedding: say which texts were cut, score, and remove what only this run needed."""
+
+    vectors: StoredVectors
+    scoring: Scoring
+    spent: Path
+
+    def __call__(self) -> None:
+        if n_cut := self.vectors.n_cut():
+            log.warning(
+                "%d of %d texts are longer than the limit of encoder %s: only their beginning is compared",
+                n_cut,
+                self.vectors.plan.n_distinct,
+                self.vectors.description,
+            )
+        self.scoring(self.vectors)
+        shutil.rmtree(self.spent)

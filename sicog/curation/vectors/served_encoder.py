@@ -1,0 +1,80 @@
+"""An encoder behind an OpenAI-compatible endpoint: `/embeddings` through the one client, nothing asked twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sicog.curation.vectors.encoders import EncoderConfig
+from sicog.curation.vectors.vector_cache import Encoded, shortened
+from sicog.remote.client import Client, NoAnswer, connected
+from sicog.remote.embeddings import EmbeddingRequest
+from sicog.stages.provenance import digest_value
+
+
+class ServedEncoder:
+    """The encoder of a config of kind `endpoint`. answers: the folder of the stored answers."""
+
+    def __init__(self, config: EncoderConfig, answers: Path) -> None:
+        assert config.endpoint is not None
+        self.config, self.endpoint, self.settings = config, config.endpoint, config.settings()
+        self.answers = self.endpoint.answers or answers
+        self.endpoint.check()
+        self._open = ExitStack()
+        self._client: Client | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": ExitStack(), "_client": None}
+
+    @property
+    def description(self) -> str:
+        """The model's name and revision, and what is put around texts; what the server does is not known here."""
+        revision = f"@{self.config.revision}" if self.config.revision else ""
+        return ", ".join(filter(None, (f"openai:{self.endpoint.model}{revision}", self.settings.listed())))
+
+    @property
+    def key(self) -> str:
+        """A digest of the same."""
+        return digest_value([self.config.kind, self.description])[:32]
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The vectors as the endpoint gives them; whether it cut a text is not known. Raises `ValueError`."""
+        whole = [f"{self.settings.prefix}{text}{self.settings.suffix}" for text in texts]
+        order = sorted(range(len(whole)), key=lambda i: (-len(whole[i]), i))  # texts of a request are alike in length
+        size = self.config.texts_per_request
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        client = self._connected()
+        found = client.run(self._vectors(client, [whole[i] for i in part]) for part in parts)
+        if len(widths := {vectors.shape[1] for vectors in found}) > 1:
+            raise ValueError(f"the endpoint gave vectors of different lengths ({sorted(widths)}); is it one model?")
+        vectors_ND = np.concatenate(found)
+        return Encoded(vectors_ND[np.argsort(order)], np.zeros(len(texts), dtype=np.bool_))
+
+    def close(self) -> None:
+        """Close the connections and the store."""
+        self._open.close()
+        self._client = None
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            self._client = self._open.enter_context(connected(self.endpoint, self.answers))
+        return self._client
+
+    async def _vectors(self, client: Client, texts: list[str]) -> NDArray[np.float32]:
+        request = EmbeddingRequest(tuple(texts))
+        try:
+            return request.vectors(await client.ask(request))
+        except NoAnswer as error:
+            if len(texts) > 1 and error.reason == "bad_request":  # one of them is to blame: which is found alone
+                return np.concatenate([await self._vectors(client, [text]) for text in texts])
+            first = ValueError(
+                f"no vector for the text {shortened(texts[0])}{f' and {len(texts) - 1} more' if texts[1:] else ''}: "
+                f"{error}. A text without a vector cannot be scored: correct it and run again, what is answered is kept"
+            )
+            client.stop(first)
+            raise first from None

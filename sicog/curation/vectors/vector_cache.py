@@ -1,0 +1,142 @@
+"""Vectors on disk by the text they stand for: folders of arrays that are written once and never change.
+
+A folder holds digests.npy (S16 [N]: the first 16 bytes of SHA-256 of the text's UTF-8), vectors.npy (float32 [N, D], of
+length 1) and cut.npy (bool [N]: whether the encoder read only the text's beginning). A cache is the folders of one
+encoder with one set of settings; a text is searched in all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sicog.data.rows.cache import build_once
+
+DIGEST = np.dtype("S16")
+_OPEN_FOLDERS = 8  # memory-mapped at a time: what a process holds does not grow with the cache
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder gives for N texts: vectors float [N, D] of any length, and which texts it has cut, bool [N]."""
+
+    vectors: NDArray[Any]
+    cut: NDArray[np.bool_]
+
+
+class Encoder(Protocol):
+    """Whatever turns texts into vectors. Made and pickled without weights and connections, which it opens when used."""
+
+    @property
+    def description(self) -> str:
+        """What made the vectors: scores of two descriptions cannot be compared."""
+
+    @property
+    def key(self) -> str:
+        """The name of the folder of its vectors: a digest of everything that decides them."""
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The vectors of the texts, in their order."""
+
+    def close(self) -> None:
+        """Close what was opened."""
+
+
+class Embedding(Protocol):
+    """What scoring asks for vectors."""
+
+    @property
+    def description(self) -> str:
+        """What made the vectors."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors, float32 [N, D], in the order of the texts."""
+
+
+def text_digest(text: str) -> bytes:
+    """What a text is known by, 16 bytes."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:16]
+
+
+def text_digests(texts: Sequence[str]) -> NDArray[np.bytes_]:
+    """The same of several, S16 [N]."""
+    return np.frombuffer(b"".join(map(text_digest, texts)), dtype=DIGEST)
+
+
+def unit(vectors_ND: NDArray[Any], name: Callable[[int], str]) -> NDArray[np.float32]:
+    """The vectors with length 1, float32. Raises `ValueError` naming the first that is not finite or has length 0."""
+    wide_ND = np.asarray(vectors_ND, dtype=np.float64)
+    lengths_N = np.sqrt(np.einsum("nd,nd->n", wide_ND, wide_ND))
+    if (bad_N := ~(np.isfinite(lengths_N) & (lengths_N > 0))).any():
+        raise ValueError(f"the vector of {name(int(bad_N.argmax()))} is not finite or has length 0")
+    return (wide_ND / lengths_N[:, None]).astype(np.float32)
+
+
+def shortened(text: str) -> str:
+    """A text as messages name it."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+@dataclass(frozen=True)
+class VectorCache:
+    """The folders of vectors of one encoder."""
+
+    folder: Path
+
+    def names(self) -> list[str]:
+        """All folders that are complete, in a fixed order."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+    def digests(self, name: str) -> NDArray[np.bytes_]:
+        """The texts of a folder, S16 [N]."""
+        return np.load(self._checked(name) / "digests.npy")
+
+    def cut(self, name: str) -> NDArray[np.bool_]:
+        """Which of its texts were cut, bool [N]."""
+        return np.load(self._checked(name) / "cut.npy")
+
+    def vectors(self, name: str) -> NDArray[np.float32]:
+        """Its vectors, float32 [N, D], memory-mapped."""
+        return _mapped(self._checked(name) / "vectors.npy")
+
+    def add(self, name: str, texts: Callable[[], Sequence[str]], encoder: Encoder) -> None:
+        """Encode the texts into the folder `name`, unless it is there; who comes second waits for the first."""
+
+        def build(folder: Path) -> None:
+            them = texts()
+            encoded = encoder.encode(them)
+            if len(encoded.vectors) != len(them):
+                raise AssertionError(f"{encoder.description}: {len(encoded.vectors)} vectors of {len(them)} texts")
+            np.save(folder / "digests.npy", text_digests(them))
+            np.save(folder / "vectors.npy", unit(encoded.vectors, lambda i: f"the text {shortened(them[i])}"))
+            np.save(folder / "cut.npy", encoded.cut)
+
+        build_once(self.folder / name, build, "the same vectors")
+
+    def _checked(self, name: str) -> Path:
+        if not (path := self.folder / name).is_dir():
+            raise ValueError(
+                f"the vectors in {path} are gone, though this run counts on them; remove its hidden folder .embedding "
+                f"and run again"
+            )
+        return path
+
+
+@functools.lru_cache(maxsize=_OPEN_FOLDERS)
+def _mapped(path: Path) -> NDArray[np.float32]:
+    return np.load(path, mmap_mode="r")
+
+
+def batches_of_equal(numbers: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Each number that occurs, with the places where it stands."""
+    for number in np.unique(numbers):
+        yield int(number), np.flatnonzero(numbers == number)

@@ -1,0 +1,228 @@
+"""Vectors that were made elsewhere, from files, found by the text or its digest.
+
+A file, or a folder of files, of one of two forms; both name each text once, as `texts` themselves or as `digests`, the
+SHA-256 of their UTF-8 in hex:
+
+    .parquet   columns `text` or `digest`, and `vector` (a list of numbers)
+    .npz       arrays `texts` or `digests` (of strings), and `vectors` (numbers, [N, D])
+
+All are brought into the cache's form once. Where vectors are missing, the texts to embed are written there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from sicog.curation.vectors.vector_cache import DIGEST, Embedding, shortened, text_digest, text_digests, unit
+from sicog.data.rows.cache import build_once
+from sicog.stages.provenance import digest_path
+from sicog.stages.storage import atomic_write
+
+Block = tuple[bytes, NDArray[Any]]  # the digests of N texts one after the other, and their vectors [N, D]
+_SUFFIXES = (".parquet", ".npz")
+_ROWS = 1024
+_PARTS, _CHUNK = 16, 65_536
+
+
+class FileVectors:
+    """The vectors of a file or folder. `embed` gives those of texts, and an error for a text that has none."""
+
+    def __init__(self, path: Path, cache: Path) -> None:
+        self.path, files = path, _files(path)
+        self.digest = digest_path(path)
+        self.cache = cache
+        self.folder = build_once(cache / f"file-{self.digest[:32]}", lambda to: _bring(files, to), f"those of {path}")
+
+    @property
+    def description(self) -> str:
+        """Name and digest of the file: scores of two descriptions cannot be compared."""
+        return f"file:{self.path.name}@{self.digest[:12]}"
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors, float32 [N, D], in the order of the texts. Raises `ValueError` naming a text without one."""
+        rows_N = self._rows_of(texts)
+        if (missing_N := rows_N < 0).any():
+            text = texts[int(missing_N.argmax())]
+            raise ValueError(f"{self.path} has no vector for the text {shortened(text)}")
+        # Mapped for this block alone: what was read of the file does not add up in memory.
+        vectors_ND: NDArray[np.float32] = np.load(self.folder / "vectors.npy", mmap_mode="r")
+        return np.array(vectors_ND[rows_N])
+
+    def missing(self, texts: Sequence[str]) -> list[str]:
+        """The texts that have no vector."""
+        return [text for text, row in zip(texts, self._rows_of(texts), strict=True) if row < 0]
+
+    def _rows_of(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Where the vector of each text is, int64 [N]; -1 for none."""
+        digests, rows = _index(self.folder)
+        wanted_N = text_digests(texts)
+        places_N = np.searchsorted(digests, wanted_N)
+        places_N[places_N == len(digests)] = 0
+        return np.where(digests[places_N] == wanted_N, rows[places_N], -1) if len(digests) else places_N - 1
+
+
+class _Missing:
+    """Stands in for an embedder to find the texts that a file has no vectors for, and writes each once."""
+
+    description = ""
+
+    def __init__(self, vectors: FileVectors, to: IO[bytes]) -> None:
+        self.vectors, self.to = vectors, to
+        self.first = ""
+        self.seen: set[bytes] = set()
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Any vectors; what is missing is written."""
+        for text in self.vectors.missing(texts):
+            if (digest := text_digest(text)) not in self.seen:
+                self.seen.add(digest)
+                self.first = self.first or text
+                self.to.write(orjson.dumps({"text": text}) + b"\n")
+        return np.ones((len(texts), 1), dtype=np.float32)
+
+
+def require(vectors: FileVectors, ask: Callable[[Embedding], None]) -> None:
+    """Raise `ValueError` when not all texts that `ask` embeds have a vector, and name a file with those that have none.
+
+    ask: what embeds all texts with what it is given.
+    """
+    path = vectors.cache / f"missing-{vectors.digest[:12]}.jsonl"
+    with atomic_write(path) as file:
+        ask(missing := _Missing(vectors, file))
+    if not missing.seen:
+        path.unlink()
+        return
+    raise ValueError(
+        f"{vectors.path} has no vectors for {len(missing.seen)} texts, such as {shortened(missing.first)}; all of them "
+        f"are in {path}: embed them and add their vectors"
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _index(folder: Path) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+    """The digests in order, S16 [N], and the row of each one's vector, memory-mapped."""
+    return np.load(folder / "digests.npy", mmap_mode="r"), np.load(folder / "rows.npy", mmap_mode="r")
+
+
+def _files(path: Path) -> list[Path]:
+    found = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in _SUFFIXES)
+    if not found or any(p.suffix not in _SUFFIXES for p in found):
+        raise ValueError(f"encoder.path: {path} is no .parquet or .npz file of vectors, nor a folder of them")
+    return found
+
+
+def _bring(files: Sequence[Path], folder: Path) -> None:
+    """Write digests.npy (sorted), rows.npy and vectors.npy (float32, of length 1, in the order of the files)."""
+    n, width, total = 0, 0, sum(map(_count, files))
+    with (folder / "vectors.npy").open("wb") as to, (folder / "digests").open("wb") as digests:
+        for file in files:
+            for some, vectors_ND in _blocks(file):
+                if not n:
+                    width = vectors_ND.shape[1]
+                    form = {"descr": "<f4", "fortran_order": False, "shape": (total, width)}
+                    np.lib.format.write_array_header_1_0(to, form)
+                if len(some) != DIGEST.itemsize * len(vectors_ND) or vectors_ND.shape[1] != width:
+                    raise ValueError(f"{file}: texts and vectors differ in number, or vectors in their length")
+                to.write(unit(vectors_ND, f"row {{}} of {file}".format).tobytes())
+                digests.write(some)
+                n += len(vectors_ND)
+    if not n:
+        raise ValueError(f"{files[0]} holds no vectors")
+    twice = _sort(folder / "digests", n, folder)
+    (folder / "digests").unlink()
+    if twice is not None:
+        raise ValueError(f"{files[0].parent}: row {twice} of the vectors has a text that another row has too")
+
+
+def _sort(path: Path, n: int, folder: Path) -> int | None:
+    """Write digests.npy and rows.npy of the `n` digests in a file; returns a row whose digest another row has too.
+
+    By parts, those of equal first bits, so that memory holds one of them.
+    """
+    with (folder / "digests.npy").open("wb") as to_digests, (folder / "rows.npy").open("wb") as to_rows:
+        for file, dtype in ((to_digests, DIGEST), (to_rows, np.dtype(np.int64))):
+            np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": (n,)})
+        for part in range(_PARTS):
+            digests, rows = zip(*_of_part(path, n, part), strict=True)
+            digests_P, rows_P = np.concatenate(digests), np.concatenate(rows)
+            sorted_P, first = np.unique(digests_P, return_index=True)
+            if len(sorted_P) < len(digests_P):
+                return int(np.setdiff1d(rows_P, rows_P[first])[0])
+            to_digests.write(sorted_P.tobytes())
+            to_rows.write(rows_P[first].tobytes())
+    return None
+
+
+def _of_part(path: Path, n: int, part: int) -> Iterator[tuple[NDArray[np.bytes_], NDArray[np.int64]]]:
+    for start in range(0, n, _CHUNK):
+        digests_C = np.fromfile(path, DIGEST, count=_CHUNK, offset=start * DIGEST.itemsize)
+        here = np.flatnonzero(digests_C.view(np.uint8)[:: DIGEST.itemsize] // (256 // _PARTS) == part)
+        yield digests_C[here], start + here
+
+
+def _count(file: Path) -> int:
+    if file.suffix == ".npz":
+        return len(_npz(file)["vectors"])
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(file).num_rows)
+
+
+def _blocks(file: Path) -> Iterator[Block]:
+    if file.suffix == ".npz":
+        arrays = _npz(file)
+        name = _named(file, list(arrays), "texts", "digests")
+        yield _digests(file, name, arrays[name].tolist()), arrays["vectors"]
+        return
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file, pre_buffer=False) as table:
+        name = _named(file, table.schema_arrow.names, "text", "digest")
+        if "vector" not in table.schema_arrow.names:
+            raise ValueError(f"{file} has no column `vector`")
+        for batch in table.iter_batches(_ROWS, columns=[name, "vector"], use_threads=False):
+            flat = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
+            if (
+                len(flat) % len(batch)
+                or (batch.column("vector").value_lengths().to_numpy() != len(flat) // len(batch)).any()
+            ):
+                raise ValueError(f"{file}: vectors differ in their length")
+            yield _digests(file, name, batch.column(name).to_pylist()), flat.reshape(len(batch), -1)
+
+
+def _npz(file: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file} cannot be read as .npz ({error})") from None
+    if getattr(found.get("vectors"), "ndim", 0) != 2:
+        raise ValueError(f"{file} has no array `vectors` of [texts, width]")
+    return found
+
+
+def _named(file: Path, names: Sequence[str], text: str, digest: str) -> str:
+    for name in (text, digest):
+        if name in names:
+            return name
+    raise ValueError(f"{file} names its texts neither as `{text}` nor as `{digest}`")
+
+
+def _digests(file: Path, name: str, values: Sequence[Any]) -> bytes:
+    try:
+        if name.startswith("text"):
+            return b"".join(map(text_digest, values))
+        hexes = [value.decode() if isinstance(value, bytes) else value for value in values]
+        if any(len(one) != 64 for one in hexes):
+            raise ValueError("not 64 digits")
+        return b"".join(bytes.fromhex(one)[: DIGEST.itemsize] for one in hexes)
+    except (ValueError, AttributeError, TypeError):
+        what = "texts" if name.startswith("text") else "SHA-256 digests in hex"
+        raise ValueError(f"{file}: `{name}` does not hold {what} in every row") from None

@@ -1,0 +1,1 @@
+"""Users' rows: what a path holds, and its rows as a mapped table."""

@@ -1,0 +1,202 @@
+"""What a path of users' rows is, decided in one place, before anything is parsed.
+
+The suffix declares the kind; the first bytes of the file must agree with it. Which verb reads which kind:
+docs/formats.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from sicog.stages.provenance import RUN
+from sicog.stages.storage import MANIFEST, read_json, shards
+
+Kind = Literal["dataset", "json", "parquet", "arrow", "csv", "tar"]
+_KINDS: dict[str, Kind] = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+    ".tar": "tar",
+}
+# Of pictures, also those that no decoder here may know: they are then refused by name.
+IMAGE_SUFFIXES = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jp2"}
+    | {"j2k", "jpx", "ico", "ppm", "pgm", "pbm", "pnm", "tga"}
+)
+# What is nearly a shard: passing over it would lose its rows without a word.
+_UNREAD = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tgz", ".csv", ".tsv", ".arrow", ".feather"})
+_LOOKED_AT = 1_000  # names of a folder beside shards
+# `datasets.save_to_disk` writes these; a DatasetDict has one folder for each split.
+_ARROW_STATE, _SPLITS = "state.json", "dataset_dict.json"
+_METADATA_CSV = "metadata.csv"  # of an image folder of `datasets`, whose metadata.jsonl is JSON like any other
+
+# First bytes, what they mean, and the kind of ours that has them.
+_MAGIC: tuple[tuple[bytes, str, Kind | None], ...] = (
+    (b"PAR1", "a parquet file", "parquet"),
+    (b"ARROW1", "an Arrow file", None),
+    (b"\xff\xff\xff\xff", "an Arrow stream", "arrow"),
+    (b"\x1f\x8b", "compressed with gzip", None),
+    (b"BZh", "compressed with bzip2", None),
+    (b"\xfd7zXZ", "compressed with xz", None),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", None),
+    (b"PK\x03\x04", "a zip archive", None),
+    (b"7z\xbc\xaf", "a 7z archive", None),
+    (b"SQLite format 3", "an SQLite database", None),
+    (b"\x89HDF", "an HDF5 file", None),
+    (b"\x93NUMPY", "a NumPy array", None),
+    (b"%PDF", "a PDF", None),
+    (b"\x89PNG", "a PNG picture", None),
+    (b"\xff\xd8\xff", "a JPEG picture", None),
+    (b"GIF8", "a GIF picture", None),
+    (b"\xff\xfe", "UTF-16 text; save it as UTF-8", None),
+    (b"\xfe\xff", "UTF-16 text; save it as UTF-8", None),
+)
+_TAR_AT, _TAR = 257, b"ustar"
+_BOM = b"\xef\xbb\xbf"
+_KNOWN = "a .json, .jsonl, .parquet or .tar file"
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """What a source's path stands for: its files in order, all of one kind."""
+
+    path: Path
+    kind: Kind
+    files: tuple[Path, ...]
+
+
+def find_files(path: Path) -> SourceFiles:
+    """The files of a source. Raises `ValueError` when there are none, it is not a source, or is not what it says."""
+    if path.is_dir():
+        return _of_folder(path)
+    kind = _KINDS.get(path.suffix.lower())
+    if kind is None and path.is_file() and _first_bytes(path).removeprefix(_BOM).lstrip()[:1] in (b"[", b"{"):
+        kind = "json"  # without a suffix that says so
+    if kind is None:
+        found = f" ({found[0]})" if path.is_file() and (found := _by_content(path)) else ""
+        raise ValueError(
+            f"{path} is no data source{found}: give a dataset folder, a folder of shards, {_KNOWN}, or, for training, "
+            f"a .yaml mixture"
+        )
+    if not path.is_file():
+        braces = "; {a,b} stands for files in data.path, and in sources of train and mix" if "{" in path.name else ""
+        raise ValueError(f"{path}: no such file{braces}")
+    check_content(path, kind)
+    return SourceFiles(path, kind, (path,))
+
+
+def unreadable(path: Path) -> list[str]:
+    """The sentence by which `find_files` refuses what is at a path; none where nothing is."""
+    if not path.exists():
+        return []
+    try:
+        find_files(path)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def check_content(path: Path, kind: Kind) -> None:
+    """Refuse a file whose first bytes are those of another kind, with a `ValueError` that names both."""
+    if found := _by_content(path):
+        what, its_kind = found
+        if its_kind != kind:
+            unpack = "; unpack it first" if "compressed" in what or "archive" in what else ""
+            rename = f"; rename it to end in .{its_kind}" if its_kind in ("parquet", "tar") else ""
+            raise ValueError(f"{path} is named as {kind}, but by its content it is {what}{unpack}{rename}")
+    if kind == "json" and _is_one_object(path):
+        raise ValueError(
+            f"{path} is one JSON object over several lines: rows are a list ([...]) or JSONL, one row on each line. "
+            f"If the rows lie under one of its keys, write that list to a file of its own"
+        )
+
+
+def _by_content(path: Path) -> tuple[str, Kind | None] | None:
+    start = _first_bytes(path)
+    if start[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
+        return "a tar archive", "tar"
+    return next(((what, kind) for magic, what, kind in _MAGIC if start.startswith(magic)), None)
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_TAR_AT + len(_TAR))
+
+
+def _is_one_object(path: Path) -> bool:
+    """Whether the first line that holds anything is a lone brace, as in a pretty-printed object."""
+    with path.open("rb") as file:
+        lines = (line.removeprefix(_BOM).strip() for line in islice(file, 100))
+        return next(filter(None, lines), b"") == b"{"
+
+
+def _of_folder(path: Path) -> SourceFiles:
+    # run.json is written first and manifest.json last, so a folder with one of them is a step's.
+    if (path / RUN).is_file() or ((path / MANIFEST).is_file() and next(path.glob("shard-*.jsonl"), None)):
+        return SourceFiles(path, "dataset", tuple(shards(path)))
+    if (path / _SPLITS).is_file():
+        splits = [str(name) for name in read_json(path / _SPLITS).get("splits", [])]
+        raise ValueError(
+            f"{path} holds the splits {', '.join(splits)} of `datasets.save_to_disk`: name one of their folders, such "
+            f"as {path / (splits[0] if splits else 'train')}"
+        )
+    if (path / _ARROW_STATE).is_file() and next(path.glob("*.arrow"), None):
+        return _of_save_to_disk(path)
+    seen = sorted(p for p in path.iterdir() if p.name[0] != "." and p.name != MANIFEST)
+    files = [p for p in seen if p.suffix.lower() in _KINDS and p.is_file()]
+    kinds = {_KINDS[p.suffix.lower()] for p in files}
+    if not kinds and (path / _METADATA_CSV).is_file():
+        return SourceFiles(path, "csv", (path / _METADATA_CSV,))
+    if not kinds:
+        raise ValueError(f"{path} is no data source: it holds no {_KNOWN[2:]}s, nor {MANIFEST}{_hint(seen)}")
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{path} holds files of several kinds ({', '.join(sorted(kinds))}); name one file, or use YAML"
+        )
+    if unread := [p.name for p in seen if _is_unread(p, kinds)]:
+        raise ValueError(
+            f"{path} also holds {', '.join(unread[:5])}{', ...' if len(unread) > 5 else ''}, which a folder of shards "
+            f"does not read: name the files or folders one by one (in a .yaml mixture), or move it away"
+        )
+    kind = kinds.pop()
+    for file in files:
+        check_content(file, kind)
+    return SourceFiles(path, kind, tuple(files))
+
+
+def _of_save_to_disk(path: Path) -> SourceFiles:
+    state = read_json(path / _ARROW_STATE)
+    files = [path / str(entry["filename"]) for entry in state.get("_data_files", ())]
+    if gone := [file.name for file in files if not file.is_file()]:
+        raise ValueError(f"{path} lacks {', '.join(gone[:5])}, which its {_ARROW_STATE} names; copy the whole folder")
+    return SourceFiles(path, "arrow", tuple(files))
+
+
+def _hint(seen: Iterable[Path]) -> str:
+    """What the folder holds instead."""
+    first = list(islice(seen, _LOOKED_AT))
+    if inner := [p.name for p in first if p.is_dir() and _holds_rows(p)]:
+        return f". Its folders {', '.join(inner[:5])} do: name one of them"
+    if any(p.suffix.lower()[1:] in IMAGE_SUFFIXES for p in first):
+        return '. It holds pictures: a file of rows has to name them, such as {"id": "1", "image": "1.jpg"}'
+    return ""
+
+
+def _holds_rows(folder: Path) -> bool:
+    names = {p.name for p in islice(folder.iterdir(), _LOOKED_AT)}
+    return bool(names & {MANIFEST, _ARROW_STATE, _METADATA_CSV}) or any(Path(n).suffix.lower() in _KINDS for n in names)
+
+
+def _is_unread(path: Path, kinds: set[Kind]) -> bool:
+    """Whether a file or folder beside shards of these kinds holds rows that are not read.
+
+    Of a folder the first names decide, for it may hold a million pictures; tars beside JSON may hold pictures too.
+    """
+    if not path.is_dir():
+        return path.suffix.lower() in _UNREAD
+    return any(_KINDS.get(p.suffix.lower()) in kinds for p in islice(path.iterdir(), _LOOKED_AT))

@@ -1,0 +1,153 @@
+"""Files within tar archives, read in place: which lie where, and an index from names to places. Nothing is unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+
+from sicog.bar import Counter
+from sicog.data.rows.cache import build_once
+from sicog.stages.provenance import digest_value
+
+FORMAT = 1
+_LARGEST = 1 << 30  # of an image file; more is a bomb or not an image
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Bytes within a larger file; `name` is for messages."""
+
+    file: Path
+    offset: int
+    size: int
+    name: str
+
+    def open(self) -> IO[bytes]:
+        """The bytes as a file. Raises `ValueError` when they are too many for an image, or cut off."""
+        if self.size > _LARGEST:
+            raise ValueError(f"{self.name}: {self.size} bytes are too many for an image")
+        descriptor = os.open(self.file, os.O_RDONLY)
+        try:
+            data = os.pread(descriptor, self.size, self.offset)
+        finally:
+            os.close(descriptor)
+        if len(data) != self.size:
+            raise ValueError(f"{self.name}: {self.file} ends within it")
+        stream = io.BytesIO(data)
+        stream.name = self.name
+        return stream
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of an archive; `is_file` is false for links, devices and sparse files, which are never read."""
+
+    name: str
+    offset: int
+    size: int
+    mtime: float
+    is_file: bool
+
+
+def members(path: Path) -> Iterator[Member]:
+    """The entries of a .tar in order, folders left out. Raises `ValueError` when it is no tar, compressed, or cut."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            while (entry := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # it would keep every entry
+                if not entry.isdir():
+                    plain = entry.isreg() and not entry.issparse()
+                    yield Member(_text(_plain(entry.name)), entry.offset_data, entry.size, entry.mtime, plain)
+    except tarfile.TarError as error:
+        raise ValueError(
+            f"{path} is no readable .tar ({error}); it may be cut, or compressed: unpack compressed archives first"
+        ) from error
+
+
+def digest_tar(path: Path) -> str:
+    """SHA-256 over names, sizes and times of all members and the content of the .json ones: images are not read."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        for member in members(path):
+            sha.update(f"{member.name}\0{member.size}\0{member.mtime}\0{member.is_file}\0".encode())
+            if member.is_file and member.name.endswith(".json"):
+                file.seek(member.offset)
+                sha.update(file.read(member.size))
+    return sha.hexdigest()
+
+
+def tar_identity(tars: Sequence[Path]) -> list[list[str | int]]:
+    """Which files these are: path, size and time of each."""
+    stats = [(path.resolve(), path.stat()) for path in tars]
+    return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+
+
+class TarIndex:
+    """Names to places over one or more tars; built once, then mapped. Of equal names the last counts."""
+
+    def __init__(self, tars: Sequence[Path], cache: Path) -> None:
+        self.tars = tuple(path.resolve() for path in tars)
+        key = digest_value([FORMAT, tar_identity(self.tars)])
+        what = f"the index of {self.tars[0]}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
+        self.folder = build_once(cache / "tars" / key, self._build, what)
+        self._open()
+
+    def find(self, name: str) -> Packed | None:
+        """Where a name lies, or None."""
+        first, second = _hashed(_plain(name))
+        at = int(np.searchsorted(self._names, first, side="right")) - 1
+        while at >= 0 and self._names[at] == first:
+            if self._checks[at] == second:
+                tar, offset, size = (int(v) for v in self._places[at])
+                return Packed(self.tars[tar], offset, size, f"{self.tars[tar]}:{name}")
+            at -= 1
+        return None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"tars": self.tars, "folder": self.folder}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def _open(self) -> None:
+        self._names, self._checks, self._places = (
+            np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ("names", "checks", "places")
+        )
+
+    def _build(self, folder: Path) -> None:
+        hashes, places = [], []
+        with Counter("indexing tars") as counter:
+            for number, path in enumerate(self.tars):
+                found = [(_hashed(m.name), (number, m.offset, m.size)) for m in members(path) if m.is_file]
+                hashes.append(np.array([h for h, _ in found], dtype=np.uint64).reshape(-1, 2))
+                places.append(np.array([p for _, p in found], dtype=np.int64).reshape(-1, 3))
+                counter.add(len(found))
+        all_hashes, all_places = np.concatenate(hashes), np.concatenate(places)
+        order = np.argsort(all_hashes[:, 0], kind="stable")
+        np.save(folder / "names.npy", all_hashes[order, 0])
+        np.save(folder / "checks.npy", all_hashes[order, 1])
+        np.save(folder / "places.npy", all_places[order])
+
+
+def _text(name: str) -> str:
+    """A name that is not UTF-8 with marks in place of its odd bytes: nothing else could be written into a record."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _plain(name: str) -> str:
+    return str(PurePosixPath(name))
+
+
+def _hashed(name: str) -> tuple[np.uint64, np.uint64]:
+    digest = hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=16).digest()
+    first, second = np.frombuffer(digest, dtype=np.uint64)
+    return first, second

@@ -1,0 +1,65 @@
+"""The rows of a user's file or folder, of any kind that training reads, for the steps that make records of them.
+
+Such steps name the images of their rows, so a file that holds its pictures itself is refused: their names would mean
+nothing to the training that follows. The members of a tar have names that hold once the tar is unpacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sicog.data.rows.file_kinds import SourceFiles, find_files
+from sicog.data.rows.sources import column_rows, tar_samples
+from sicog.formats import FileSource, JsonFile, RawRow
+from sicog.formats.row_keys import Row
+from sicog.records import Dropped, RecordT
+
+
+def open_users_rows(
+    path: Path, parse: Callable[[Row, str], RecordT], *, step: str = "read", unique_ids: bool = True
+) -> FileSource[RecordT]:
+    """The rows of `path`, each turned into a record by `parse(row, id)`. Raises `ValueError` when it is no such file.
+
+    The index that a row without an id is known by counts through all files of a folder.
+    """
+    source = find_files(path)
+    if source.kind == "dataset":
+        raise ValueError(f"{path} was written by a step of sicog; give a file or folder of your own rows here")
+    return FileSource(path, parse, step, unique_ids, UsersRows(source))
+
+
+@dataclass(frozen=True)
+class UsersRows:
+    """The raw rows of files of one kind, which may be read any number of times.
+
+    names_only: refuse rows whose images lie in the file itself.
+    """
+
+    source: SourceFiles
+    names_only: bool = True
+
+    def __iter__(self) -> Iterator[RawRow | Dropped]:
+        for path in self.source.files:
+            if self.source.kind == "json":
+                yield from JsonFile(path)
+            elif self.source.kind == "tar":
+                yield from _of_tar(path)
+            else:
+                yield from _of_columns(path, self.names_only)
+
+
+def _of_tar(path: Path) -> Iterator[RawRow | Dropped]:
+    for sample in tar_samples(path):
+        yield sample if isinstance(sample, Dropped) else RawRow(sample.row, path.name, sample.key, sample.key)
+
+
+def _of_columns(path: Path, names_only: bool) -> Iterator[RawRow]:
+    for place, found in enumerate(column_rows(path), 1):
+        if names_only and found.holds_images:
+            raise ValueError(
+                f"{path} holds its pictures itself, and what is made of its rows names them: save each picture as a "
+                f"file and put its name into the column image (docs/formats.md shows how)"
+            )
+        yield RawRow(found.row, path.name, place)

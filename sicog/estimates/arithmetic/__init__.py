@@ -1,0 +1,1 @@
+"""FLOPs, bytes and devices: figures computed from shapes and data sheets."""

@@ -1,0 +1,59 @@
+"""What a start would be refused for in its first second, found without starting: the one rule of every dry run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sicog.config import Config, paths_of
+from sicog.data.rows.file_kinds import unreadable
+from sicog.model.hub import find_model
+from sicog.runs.verbs import Verb
+from sicog.stages.provenance import RUN, another_run, holds_nothing, holds_strangers, identity_differences
+from sicog.stages.storage import MANIFEST, read_json
+
+
+def problems(verb: Verb, config: Config, processes: int = 1) -> list[str]:
+    """A sentence for each thing that is missing, does not agree or is another run's; empty when a start would begin."""
+    return [*missing_inputs(verb, config), *refusals(verb, config, processes)]
+
+
+def missing_inputs(verb: Verb, config: Config) -> list[str]:
+    """A sentence for each path that is read and is not there: all that decide the result, but for those written."""
+    written = _written(verb, config)
+    read = [path for path in paths_of(config) if path not in written]
+    return list(dict.fromkeys(f"{path} does not exist" for path in read if find_model(path) is None))
+
+
+def refusals(verb: Verb, config: Config, processes: int = 1) -> list[str]:
+    """As `problems`, without missing inputs."""
+    of_folders = [p for folder in _claimed(verb, config) for p in _of_folder(folder, config, processes)]
+    of_rows = [problem for path in config.row_paths() for problem in unreadable(path)]
+    return list(dict.fromkeys([*of_rows, *config.problems(processes), *of_folders]))
+
+
+def is_finished(verb: Verb, config: Config, processes: int = 1) -> bool:
+    """Whether the output folders hold what this config makes: a start would do nothing."""
+    folders = _claimed(verb, config)
+    finished = [(f / MANIFEST).is_file() and (f / RUN).is_file() for f in folders]
+    return bool(finished) and all(finished) and not any(_of_folder(f, config, processes) for f in folders)
+
+
+def _claimed(verb: Verb, config: Config) -> list[Path]:
+    return _written(verb, config) if verb.claims else []
+
+
+def _written(verb: Verb, config: Config) -> list[Path]:
+    values = [getattr(config, key, None) for key in verb.outputs]
+    return [value for value in values if isinstance(value, Path)]
+
+
+def _of_folder(folder: Path, config: Config, processes: int) -> list[str]:
+    """As `write_run_json` refuses, but for the inputs' digests, which may take long."""
+    if folder.exists() and not folder.is_dir():
+        return [f"{folder} is a file; give a folder"]
+    if (folder / RUN).is_file():
+        differences = identity_differences(read_json(folder / RUN), config.settled(processes))
+        return [another_run(folder, differences)] if differences and not holds_nothing(folder) else []
+    if holds_strangers(folder):
+        return [f"{folder} is not empty and holds no {RUN}; choose another output folder"]
+    return []

@@ -1,0 +1,226 @@
+"""`sicog eval CHECKPOINT --suite NAME`: the benchmarks of a suite through the kit's own run.py, resumed and checked.
+
+OUT/NAME-KEY/   one work folder for each checkpoint, prompts, settings and judge
+  job.json      what the kit was started with      kit.log       what it said
+  sicog/        the kit's files                    scores.json   every score with what made it, after each start
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sicog import __version__
+from sicog.config.paths import at_home
+from sicog.console import stderr_console
+from sicog.evaluation.config import EvalConfig
+from sicog.evaluation.families import FAMILIES
+from sicog.evaluation.forms import FORMS
+from sicog.evaluation.kit.process import ENVIRONMENT
+from sicog.evaluation.kit.question_tables import DATA_ROOT, data_root
+from sicog.evaluation.kit.work_folder import (
+    MODEL,
+    SCORES,
+    UNJUDGED,
+    adopt_predictions,
+    fresh_scores,
+    is_final,
+    known_scores,
+    needs_judge,
+    work_folder,
+)
+from sicog.evaluation.suite import Benchmark, check_table, chosen, identity, load_suite
+from sicog.stages.launch import gpus
+from sicog.stages.provenance import digest_path
+from sicog.stages.storage import locked, read_json, write_json
+
+LOG = "kit.log"
+_SHOWN_LINES = 15  # of the log, when the kit breaks down
+
+
+def evaluate(config: EvalConfig) -> Path:
+    """Run what is not scored yet; returns the work folder with scores.json.
+
+    Raises `ValueError` naming each benchmark that failed, also where the kit itself ended with exit code 0.
+    """
+    benchmarks = chosen(load_suite(config.suite), config.only)
+    for benchmark in benchmarks:
+        if benchmark.table:
+            check_table(benchmark)
+    python = kit_python(config)
+    checkpoint = imported(config)
+    scores = fresh_scores(config, checkpoint)
+    work = work_folder(config, scores)
+    with locked(work / ".lock", work):
+        scores = known_scores(scores, work)
+        adopt_predictions(scores, work, benchmarks)
+        todo = [b for b in benchmarks if not is_final(scores["benchmarks"].get(b.name), b)]
+        for mode in ("all", "infer"):
+            part = [b for b in todo if needs_judge(b, config.judge) == (mode == "infer")]
+            if part:
+                _say(f"{config.shown_name}: {', '.join(b.name for b in part)}; see {work / LOG}")
+                _start(python, _job(config, checkpoint, work, part, mode), config, work)
+                _collect(scores, config, work, part)
+                for place, benchmark in enumerate(benchmarks):  # JSON keeps no order: tables have the suite's
+                    scores["benchmarks"].get(benchmark.name, {})["place"] = place
+                write_json(work / SCORES, scores)
+    _report(scores, benchmarks, work)
+    return work
+
+
+def kit_python(config: EvalConfig) -> Path:
+    """The interpreter of the kit's environment. Raises `ValueError` when there is none."""
+    given = config.python or os.environ.get("SICOG_EVAL_PYTHON")
+    roots = (Path(__file__).parents[3], Path.cwd())
+    places = [at_home(Path(given))] if given else [root / ".venv-eval/bin/python" for root in roots]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"{places[0]} is no Python: the kit has an environment of its own; `make eval-env` sets it up "
+            f"(or name one with python=... or SICOG_EVAL_PYTHON)"
+        )
+    if config.kit and not any((config.kit / name).is_file() for name in ("run.py", "vlmeval/run.py")):
+        raise ValueError(f"kit={config.kit} is no checkout of VLMEvalKit: it has no run.py")
+    return found.absolute()
+
+
+def imported(config: EvalConfig) -> Path:
+    """The checkpoint in our layout; one of the original's is imported once, beside the results."""
+    file = config.checkpoint / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{config.checkpoint} holds no config.json: it is no checkpoint")
+    values = read_json(file)
+    if config.format == "sicog":
+        if (kind := values.get("model_type")) != "sicog":
+            llava = "mm_projector_type" in values or "model_mode" in values
+            advice = "it is in LLaVA's layout: say format=llava" if llava else "only sicog's own are evaluated"
+            raise ValueError(f"{config.checkpoint} is a checkpoint of type {kind!r}; {advice}")
+        return config.checkpoint
+    target = config.out_dir / "imported" / digest_path(config.checkpoint)[:12]
+    if not target.is_dir():
+        from sicog.model.original.checkpoint import import_checkpoint
+
+        vision, turns = config.vision_tower, config.turn_format
+        import_checkpoint(config.checkpoint, target, vision_tower=vision, turn_format=turns)
+    return target
+
+
+def _job(config: EvalConfig, checkpoint: Path, work: Path, part: Sequence[Benchmark], mode: str) -> dict[str, Any]:
+    """What `kit.py` reads. Pictures of tables are unpacked into the work folder, once for each table's content."""
+    answering = {"slicing", "temperature", "top_p", "seed", "device", "precision"}
+    model = config.model_dump(mode="json", include={"style", "batch_size", "max_new_tokens", *answering})
+    tables = {
+        b.data_name: {"path": str(b.table), "form": b.form, "images": str((work / "images" / b.data_name).absolute())}
+        for b in part
+        if b.table
+    }
+    return {
+        "sicog": __version__,
+        "kit": str(config.kit.absolute()) if config.kit else None,
+        "checkpoint": str(checkpoint.absolute()),
+        "forms": {b.data_name: b.form for b in part},
+        "model": model,
+        "tables": tables,
+        "data": [b.data_name for b in part],
+        "work_dir": str(work.absolute()),
+        "mode": mode,
+        "judge": config.judge,
+        "judge_base_url": config.judge_base_url,
+        "limit": config.limit,
+        "verify_data": config.verify_data,
+    }
+
+
+def _start(python: Path, job: Mapping[str, Any], config: EvalConfig, work: Path) -> None:
+    """Run the kit to its end. Raises `ValueError` with the end of its log when it breaks down."""
+    write_json(work / "job.json", job)
+    (work / MODEL / "status.json").unlink(missing_ok=True)  # an error of an earlier start would stay in it
+    for name in job["tables"]:
+        Path(job["tables"][name]["images"]).mkdir(parents=True, exist_ok=True)
+    root = data_root(config.data_root)
+    root.mkdir(parents=True, exist_ok=True)
+    command = [
+        str(python),
+        *_launcher(config),
+        "-m",
+        "sicog.evaluation.kit.process",
+        str((work / "job.json").absolute()),
+    ]
+    # The kit's results are read back as xlsx; progress bars and warnings go to the log as they come.
+    environment = {**os.environ, DATA_ROOT: str(root), "PRED_FORMAT": "xlsx", "PYTHONUNBUFFERED": "1"}
+    with (work / LOG).open("ab") as log:
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+    if done.returncode != 0:
+        tail = "\n".join((work / LOG).read_text(errors="replace").splitlines()[-_SHOWN_LINES:])
+        raise ValueError(f"the kit ended with exit code {done.returncode}; the end of {work / LOG}:\n{tail}")
+
+
+def _launcher(config: EvalConfig) -> list[str]:
+    """torchrun for several devices. The kit's processes speak over nccl, so several need as many GPUs."""
+    found = len(gpus()) if config.device == "auto" else 0
+    wanted = config.devices or max(1, found)
+    if wanted == 1:
+        return []
+    if wanted > found:
+        raise ValueError(f"devices={wanted}, but this machine shows {found} GPUs: the kit needs one for each process")
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(wanted)]
+
+
+def _collect(scores: dict[str, Any], config: EvalConfig, work: Path, part: Sequence[Benchmark]) -> None:
+    """Read status.json: for each benchmark its score, or the reason why it has none."""
+    file = work / MODEL / "status.json"
+    status = read_json(file).get("datasets", {}) if file.is_file() else {}
+    environment = read_json(work / ENVIRONMENT)
+    for benchmark in part:
+        entry = status.get(benchmark.data_name, {})
+        family = FAMILIES[benchmark.scored_as]
+        headline = family.headline(entry.get("metrics", {}))
+        error = entry.get("error_message")
+        reason = error or (None if headline else _reason(entry, benchmark, config.judge))
+        scores["benchmarks"][benchmark.name] = {
+            "identity": identity(benchmark),
+            "data": benchmark.data_name,
+            "form": benchmark.form,
+            "family": benchmark.scored_as,
+            "metric": headline[0] if headline else None,
+            "value": None if error or not headline else round(headline[1], 4),
+            "unit": family.unit,
+            "reason": reason,
+            "judge": None if needs_judge(benchmark, config.judge) else config.judge,
+            "prompt": FORMS[benchmark.form].template if config.style == "direct" else FORMS[benchmark.form].cot,
+            "limit": config.limit,
+            "paper": benchmark.paper,
+            **environment,
+        }
+
+
+def _reason(entry: Mapping[str, Any], benchmark: Benchmark, judge: str) -> str:
+    """Why there is no score, though the kit reports no error."""
+    if needs_judge(benchmark, judge) and entry.get("skip_reason") == "mode_infer":
+        return UNJUDGED
+    if skipped := entry.get("skip_reason"):
+        return f"skipped by the kit: {skipped}"
+    known = ", ".join(entry.get("metrics", {})) or "none"
+    return f"the kit wrote no such metric as {FAMILIES[benchmark.scored_as].metric!r}; those it wrote: {known}"
+
+
+def _report(scores: Mapping[str, Any], benchmarks: Sequence[Benchmark], work: Path) -> None:
+    """Print the scores. Raises `ValueError` naming the benchmarks that failed."""
+    failed = []
+    for benchmark in benchmarks:
+        score = scores["benchmarks"][benchmark.name]
+        if score["value"] is not None:
+            _say(f"{benchmark.name}: {score['value']:.2f} {score['unit']}")
+        elif score["reason"] == UNJUDGED:
+            _say(f"{benchmark.name}: not scored ({UNJUDGED})", style="yellow")
+        else:
+            failed.append(f"{benchmark.name} ({score['reason']})")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(benchmarks)} benchmarks failed: {'; '.join(failed)}; see {work / LOG}")
+
+
+def _say(text: str, style: str | None = None) -> None:
+    stderr_console().print(f"  {text}", style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,98 @@
+"""Local tables (TSV in the kit's forms) as data sets of the kit, from outside: its scorers where it has one, else ours.
+
+Only the kit's own environment has `vlmeval`; this file is imported nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from vlmeval.dataset.image_base import ImageBaseDataset
+from vlmeval.dataset.image_mcq import ImageMCQDataset
+from vlmeval.dataset.image_yorn import ImageYORNDataset
+from vlmeval.smp import dump, get_intermediate_file_path
+
+from sicog.evaluation.sampled.answer_scores import accepted_answers, score_answer
+
+
+class _Table:
+    """What is the same for all: where a data set of this name lies. images: the folder its pictures are unpacked to."""
+
+    tables: ClassVar[dict[str, Mapping[str, str]]]
+
+    @classmethod
+    def supported_datasets(cls) -> list[str]:
+        return list(cls.tables)
+
+    def __init__(self, dataset: str = "", **options: Any) -> None:
+        super().__init__(dataset=dataset, **options)  # type: ignore[call-arg]
+        # The kit unpacks pictures once per name and never again: the folder's name holds the table's digest.
+        self.img_root = self.tables[dataset]["images"]
+
+    def load_data(self, dataset: str) -> pd.DataFrame:
+        path = Path(self.tables[dataset]["path"])
+        data = read_table(path)
+        if "image_path" not in data:
+            return data
+        if "image" in data:  # the kit would unpack the picture to that path
+            return data.drop(columns="image_path")
+        return data.assign(image_path=[str(path.parent / name) for name in data["image_path"]])
+
+
+class LocalChoice(_Table, ImageMCQDataset):
+    """Options in columns A, B, ...; the answer is a letter. Scored by the kit."""
+
+    tables: ClassVar[dict[str, Mapping[str, str]]] = {}
+
+
+class LocalYesNo(_Table, ImageYORNDataset):
+    """The answer is yes or no. Scored by the kit, which writes both with a capital."""
+
+    tables: ClassVar[dict[str, Mapping[str, str]]] = {}
+
+    def load_data(self, dataset: str) -> pd.DataFrame:
+        data = super().load_data(dataset)
+        data["answer"] = data["answer"].str.strip().str.capitalize()
+        return data
+
+
+class LocalOpen(_Table, ImageBaseDataset):
+    """Open answers, one or a list of accepted ones. Scored by `scorers.py`, for the kit needs a judge model here."""
+
+    TYPE = "VQA"
+    tables: ClassVar[dict[str, Mapping[str, str]]] = {}
+
+    def evaluate(self, eval_file: str, **_: Any) -> dict[str, float]:
+        """Percent, over all and by category. Writes each row's score beside the predictions."""
+        form = self.tables[self.dataset_name]["form"]
+        answers = {str(k): accepted_answers(v) for k, v in zip(self.data["index"], self.data["answer"], strict=True)}
+        # As text, so that neither an answer "None" nor a number is taken for something else.
+        data = pd.read_excel(eval_file, dtype=str, keep_default_na=False)
+        pairs = zip(data["index"], data["prediction"], strict=True)
+        data["score"] = [score_answer(form, text, answers[index]) for index, text in pairs]
+        dump(data, get_intermediate_file_path(eval_file, "_results"))
+        means = {"Overall": 100 * float(data["score"].mean())}
+        if "category" in data:
+            means |= {str(k): 100 * float(v) for k, v in data.groupby("category")["score"].mean().items()}
+        dump(means, get_intermediate_file_path(eval_file, "_score", "json"))
+        return means
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A TSV as text, only empty cells missing."""
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+
+
+def register_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
+    """Make the kit know these data sets: name to `path`, `form` and `images`."""
+    import vlmeval.dataset as kit
+
+    kinds = {"choice": LocalChoice, "yes_no": LocalYesNo}
+    for name, table in tables.items():
+        kinds.get(table["form"], LocalOpen).tables[name] = table
+    for cls in (LocalChoice, LocalYesNo, LocalOpen):
+        kit.DATASET_CLASSES.insert(0, cls)
+        setattr(kit, cls.__name__, cls)

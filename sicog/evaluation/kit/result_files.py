@@ -1,0 +1,144 @@
+"""The kit's result files, read without the kit: a run's scores and every question's part in them.
+
+A run is a work folder of `sicog eval` (scores.json), or a folder that the kit wrote itself (status.json): then the
+suite says which of its data sets are which benchmarks.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sicog.config.packages import imported
+from sicog.evaluation.families import FAMILIES, Question
+from sicog.evaluation.kit.work_folder import MODEL, SCORES
+from sicog.evaluation.names import tails
+from sicog.evaluation.suite import Suite
+from sicog.stages.storage import opened_table, read_json
+
+STATUS = "status.json"
+_KINDS = (".xlsx", ".tsv", ".json", ".csv")  # what the kit writes by its PRED_FORMAT, its default first
+_JUDGE_IN_NAMES = {"chatgpt-0125": "openai", "gpt-4-0125": "gpt4"}  # how the kit's multiple choice writes them
+
+
+@dataclass(frozen=True)
+class Result:
+    """One benchmark of one model. value: in `unit`, None with a reason. made: judge, limit and kit of the score."""
+
+    name: str
+    family: str
+    value: float | None
+    reason: str | None
+    questions: tuple[Question, ...]
+    paper: Mapping[str, float] = field(default_factory=dict)
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model and its benchmarks, by name. checkpoint: where it lay, empty for a folder of the kit's own."""
+
+    name: str
+    folder: Path
+    results: Mapping[str, Result]
+    checkpoint: Path = Path()
+
+
+def find_runs(folders: list[Path], suite: Suite | None) -> list[Run]:
+    """Every run in or below these folders. Raises `ValueError` for a folder without any, or two of one name."""
+    found: dict[Path, Run] = {}
+    for folder in folders:
+        ours = sorted(folder.rglob(SCORES))
+        theirs = [p for p in sorted(folder.rglob(STATUS)) if not any(p.is_relative_to(o.parent) for o in ours)]
+        if not ours and not theirs:
+            raise ValueError(f"{folder} holds neither {SCORES} (sicog eval) nor {STATUS} (the kit)")
+        found |= {p.parent: _read_ours(p) for p in ours}
+        if theirs and suite is None:
+            raise ValueError(f"{theirs[0]} was written by the kit alone: --suite must say what its data sets are")
+        found |= {p.parent: _read_theirs(p, suite) for p in theirs if suite}
+    runs = _told_apart(list(found.values()))
+    for run in runs:
+        if same := [r for r in runs if r.name == run.name and r is not run]:
+            raise ValueError(f"{run.folder} and {same[0].folder} are both called {run.name!r}; give each name=...")
+    return runs
+
+
+def _told_apart(runs: list[Run]) -> list[Run]:
+    """Runs that are called by their checkpoint's folder alone, by more of its path where two are called the same."""
+    names = [run.name for run in runs]
+    places = [i for i, run in enumerate(runs) if names.count(run.name) > 1 and run.checkpoint.name == run.name]
+    renamed = dict(zip(places, tails([runs[i].checkpoint for i in places]), strict=True))
+    return [replace(run, name=renamed.get(i, run.name)) for i, run in enumerate(runs)]
+
+
+def _read_ours(file: Path) -> Run:
+    scores = read_json(file)
+    results = {}
+    for name, score in sorted(scores["benchmarks"].items(), key=lambda item: item[1]["place"]):
+        judge = score["judge"] or scores["judge"]
+        rows: tuple[Question, ...] = ()
+        if score["value"] is not None:
+            rows = read_questions(file.parent / MODEL, MODEL, score["data"], score["family"], judge)
+        made = {"judge": judge, "limit": score["limit"], "kit": score["kit"]["version"] or score["kit"]["commit"]}
+        made |= {key: scores["generation"][key] for key in ("style", "temperature")}
+        results[name] = Result(name, score["family"], score["value"], score["reason"], rows, score["paper"], made)
+    return Run(scores["name"], file.parent, results, Path(scores["checkpoint"]["path"]))
+
+
+def _read_theirs(file: Path, suite: Suite) -> Run:
+    status = read_json(file)
+    model = status.get("model_name") or file.parent.name
+    results = {}
+    for benchmark in suite.benchmarks:
+        entry = status.get("datasets", {}).get(benchmark.data_name)
+        if entry is None:
+            continue
+        family, judge = FAMILIES[benchmark.scored_as], entry.get("judge_model") or ""
+        headline = family.headline(entry.get("metrics", {}))
+        reason = entry.get("error_message") or entry.get("skip_reason")
+        rows: tuple[Question, ...] = ()
+        if headline and not reason:
+            rows = read_questions(file.parent, model, benchmark.data_name, benchmark.scored_as, judge)
+        value = headline[1] if headline and not reason else None
+        made = {"judge": judge, "kit": status.get("commit")}
+        paper, name = benchmark.paper, benchmark.name
+        results[name] = Result(name, benchmark.scored_as, value, reason or None, rows, paper, made)
+    return Run(model, file.parent, results)
+
+
+def read_questions(folder: Path, model: str, data: str, family: str, judge: str) -> tuple[Question, ...]:
+    """Every question's part in the score, in the order of its id. Raises `ValueError` naming a file that is no good."""
+    suffix = FAMILIES[family].suffix.format(judge=_JUDGE_IN_NAMES.get(judge, judge))
+    names = [folder / f"{model}_{data}{suffix}{kind}" for kind in _KINDS]
+    path = next((name for name in names if name.is_file()), names[0])
+    rows = read_table(path)
+    try:
+        questions = [FAMILIES[family].question(row) for row in rows]
+    except (KeyError, ValueError, SyntaxError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not what the kit writes for {family!r} ({type(error).__name__}: {error})"
+        ) from None
+    return tuple(sorted(questions, key=lambda q: q.id))
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of an xlsx, csv, tsv or json file, by column. Raises `ValueError` when it is missing."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; was it moved, or the run not finished?")
+    if path.suffix == ".json":
+        content: list[dict[str, Any]] = read_json(path)
+        return content
+    if path.suffix in (".csv", ".tsv"):
+        csv.field_size_limit(sys.maxsize)
+        with opened_table(path) as file:
+            return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    workbook = imported("openpyxl", str(path)).load_workbook(path, read_only=True)
+    try:
+        header, *rows = workbook.worksheets[0].iter_rows(values_only=True)
+    finally:
+        workbook.close()
+    return [dict(zip(map(str, header), row, strict=False)) for row in rows]

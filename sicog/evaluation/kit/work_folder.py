@@ -1,0 +1,80 @@
+"""The work folder of one checkpoint, its settings and its judge: what is known there, and what may be adopted.
+
+The kit reuses whatever predictions it finds under a model's name, so nothing of other settings may lie there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sicog.evaluation.config import EXACT, EvalConfig
+from sicog.evaluation.families import FAMILIES
+from sicog.evaluation.forms import FORMS
+from sicog.evaluation.suite import Benchmark, identity
+from sicog.model.precision import settled
+from sicog.stages.provenance import digest_path, digest_value
+from sicog.stages.storage import read_json
+
+SCORES = "scores.json"
+MODEL = "sicog"  # the kit's name of the model, hence of its files; the work folder says which checkpoint it is
+UNJUDGED = "scored by a judge model only: give judge=NAME; its answers are kept"
+GENERATED = ("style", "max_new_tokens", "temperature", "top_p", "seed", "slicing", "precision", "limit")
+
+
+def fresh_scores(config: EvalConfig, checkpoint: Path) -> dict[str, Any]:
+    """scores.json before anything is scored. predictions: the digest of all that answers depend on but the data."""
+    digest = digest_path(checkpoint)
+    settings = {name: getattr(config, name) for name in GENERATED}
+    settings["precision"] = settled(config.precision, config.device)  # answers of two must not be mixed
+    forms = {name: [form.template, form.cot, form.max_new_tokens] for name, form in FORMS.items()}
+    return {
+        "name": config.shown_name,
+        "checkpoint": {"path": str(config.checkpoint), "digest": digest},
+        "predictions": digest_value({"checkpoint": digest, "forms": forms, **settings}),
+        "generation": settings,
+        "judge": config.judge,
+        "benchmarks": {},
+    }
+
+
+def work_folder(config: EvalConfig, scores: Mapping[str, Any]) -> Path:
+    """OUT/NAME-KEY; the key says checkpoint, prompts, settings and judge."""
+    key = digest_value({"predictions": scores["predictions"], "judge": scores["judge"]})
+    found = sorted(config.out_dir.glob(f"*-{key[:12]}"))  # under whatever name
+    return found[0] if found else config.out_dir / f"{config.shown_name}-{key[:12]}"
+
+
+def known_scores(scores: Mapping[str, Any], work: Path) -> dict[str, Any]:
+    """The scores with those of earlier starts."""
+    earlier = read_json(work / SCORES)["benchmarks"] if (work / SCORES).is_file() else {}
+    return {**scores, "benchmarks": earlier}
+
+
+def is_final(score: Mapping[str, Any] | None, benchmark: Benchmark) -> bool:
+    """Whether nothing is left to do for this benchmark."""
+    if score is None or score["identity"] != identity(benchmark):
+        return False
+    return score["value"] is not None or score["reason"] == UNJUDGED
+
+
+def needs_judge(benchmark: Benchmark, judge: str) -> bool:
+    """Whether it can only be answered, not scored."""
+    return judge == EXACT and FAMILIES[benchmark.scored_as].judged
+
+
+def adopt_predictions(scores: Mapping[str, Any], work: Path, benchmarks: Sequence[Benchmark]) -> None:
+    """Copy answers to the same prompts that lie under another judge: a new judge needs no new answers."""
+    for other in sorted(work.parent.glob(f"*/{SCORES}")):
+        found = read_json(other)
+        if other.parent == work or found["predictions"] != scores["predictions"]:
+            continue
+        for benchmark in benchmarks:
+            known = found["benchmarks"].get(benchmark.name)
+            name = f"{MODEL}_{benchmark.data_name}.xlsx"
+            source, target = other.parent / MODEL / name, work / MODEL / name
+            if known and known["identity"] == identity(benchmark) and source.is_file() and not target.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)

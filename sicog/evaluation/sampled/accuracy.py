@@ -1,0 +1,259 @@
+"""`sicog eval-samples`: accuracy against the number of samples, of several models, with and without chains of thought.
+
+It reads what `sicog sample` wrote, and a table of true answers.
+curves.json: every figure with its interval, and the probe;  curves.csv: the same as a table;  curves.svg: one picture
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from sicog.answers import final_answer as chosen_answer
+from sicog.chains import ChainError
+from sicog.config import Config
+from sicog.console import stderr_console
+from sicog.evaluation.forms import Style, listed_options
+from sicog.evaluation.kit.result_files import read_table
+from sicog.evaluation.sampled.answer_scores import accepted_answers, score_answer
+from sicog.evaluation.sampled.picture import draw
+from sicog.evaluation.sampled.select_samples import Sampled, at_k
+from sicog.records import Candidate, CandidateSet
+from sicog.stages.provenance import digest_file, write_run_json
+from sicog.stages.storage import MANIFEST, read_json, read_records, write_bytes, write_json
+from sicog.statistics.bootstrap import difference, estimate
+from sicog.tasks import REASONING
+
+Select = Literal["greedy", "vote", "mbr", "oracle"]
+THINKING: Style = "cot"
+DIRECT: Style = "direct"
+
+
+class CurveConfig(Config):
+    """One line: a model's samples in one style."""
+
+    model: str
+    """Name of the model in the table."""
+    style: str
+    """Style of the samples."""
+    runs: tuple[Path, ...] = Field(min_length=1)
+    """Folders of `sicog sample`."""
+    greedy: Path | None = None
+    """A folder of `sicog sample` at temperature 0."""
+
+
+class EvalSamplesConfig(Config):
+    """Accuracy against the number of samples, a line for each model and style."""
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"title"})
+    curves: tuple[CurveConfig, ...] = Field(min_length=1)
+    """The lines."""
+    answers: Path
+    """A TSV with index, answer, and where known category and group (what rows share)."""
+    form: Literal["short", "document", "chart", "ocr", "choice", "yes_no"] = "short"
+    """How answers are scored: short (exact), document, chart, ocr, as in a suite; yes_no is exact too, and so is the
+    letter of choice, whose options stand in columns A, B, ..."""
+    select: tuple[Select, ...] = ("greedy", "vote", "mbr", "oracle")
+    """How one of K samples is chosen (greedy: the run at temperature 0; oracle: any is right, pass@K)."""
+    ks: tuple[int, ...] = ()
+    """Numbers of samples; empty: powers of two up to all."""
+    subsets: int = Field(default=20, ge=1)
+    """Subsets drawn for each K below all."""
+    seed: int = Field(default=0, ge=0)
+    title: str = ""
+    """Title of the picture."""
+    out_dir: Path
+
+    @model_validator(mode="after")
+    def _lines_differ(self) -> EvalSamplesConfig:
+        names = [(c.model, c.style) for c in self.curves]
+        if repeated := next((n for n in names if names.count(n) > 1), None):
+            raise ValueError(f"two curves are of model {repeated[0]!r} and style {repeated[1]!r}; put runs into one")
+        if "greedy" in self.select and (missing := [c.model for c in self.curves if c.greedy is None]):
+            raise ValueError(f"select=greedy needs the run at temperature 0 of each curve; {missing[0]!r} has none")
+        return self
+
+
+def eval_samples(config: EvalSamplesConfig) -> Path:
+    """Write the curves, the probe and the picture; returns the output folder."""
+    runs = [folder for c in config.curves for folder in (*c.runs, *((c.greedy,) if c.greedy else ()))]
+    inputs = {"answers": config.answers, **{f"run-{i}": folder for i, folder in enumerate(runs)}}
+    write_run_json(config.out_dir, step="eval-samples", config=config, inputs=inputs)
+    if (config.out_dir / MANIFEST).is_file():
+        found = read_json(config.out_dir / "curves.json")
+        _say(found, config.out_dir)
+        return config.out_dir
+    truth = _truth(config.answers)
+    lines = {(c.model, c.style): _sampled(c.runs, c.style, config.form, truth) for c in config.curves}
+    ks = _ks(config, lines)
+    points = [point for c in config.curves for point in _curve(config, c, lines[c.model, c.style], truth, ks)]
+    models = list(dict.fromkeys(c.model for c in config.curves))
+    probe = [_probe(model, lines, ks) for model in models if {(model, THINKING), (model, DIRECT)} <= lines.keys()]
+    unread = [{"model": model, "style": style, "share": _unread(line)} for (model, style), line in lines.items()]
+    found = {"ks": ks, "questions": len(truth), "points": points, "unread": unread, "probe": probe}
+    write_json(config.out_dir / "curves.json", found)
+    write_bytes(config.out_dir / "curves.csv", _csv(points))
+    write_bytes(config.out_dir / "curves.svg", draw(points, probe, title=config.title).encode())
+    files = {name: digest_file(config.out_dir / name) for name in ("curves.json", "curves.csv", "curves.svg")}
+    write_json(config.out_dir / MANIFEST, {"step": "eval-samples", "rows": len(truth), "files": files})
+    _say(found, config.out_dir)
+    return config.out_dir
+
+
+def _truth(path: Path) -> dict[str, dict[str, Any]]:
+    rows = read_table(path)
+    if missing := [name for name in ("index", "answer") if rows and name not in rows[0]]:
+        raise ValueError(f"{path} has no column {missing[0]!r}")
+    truth = {str(row["index"]): row for row in rows}
+    if not truth:
+        raise ValueError(f"{path} has no rows")
+    return truth
+
+
+def _sampled(folders: Sequence[Path], style: str, form: str, truth: Mapping[str, Any]) -> list[Sampled]:
+    """Every question's samples of that style, in the order of the truth. Raises `ValueError` for questions missing."""
+    found: dict[str, list[Candidate]] = {}
+    for folder in folders:
+        for row in read_records(folder, CandidateSet):
+            found.setdefault(row.id, []).extend(c for c in row.candidates if c.style == style)
+    names = ", ".join(map(str, folders))
+    if missing := [i for i in truth if not found.get(i)]:
+        raise ValueError(
+            f"{names}: {len(missing)} questions have no sample of style {style!r}, the first {missing[0]!r}"
+        )
+    if odd := found.keys() - truth.keys():
+        raise ValueError(f"{names}: question {min(odd)!r} is not in the table of answers")
+    return [_one(i, sorted(found[i], key=lambda c: (c.seed, c.index)), form, truth[i]) for i in truth]
+
+
+def _one(row_id: str, candidates: Sequence[Candidate], form: str, row: Mapping[str, Any]) -> Sampled:
+    answers = tuple(_answer(c) for c in candidates)
+    if form == "choice":  # `B`, `B. blue` and `blue` are one answer, as the kit has it
+        options = listed_options(row)
+        answers = tuple(None if a is None else chosen_answer(a, options) for a in answers)
+    accepted = accepted_answers(row["answer"])
+    scorer = "short" if form in ("choice", "yes_no") else form
+    scores = tuple(0.0 if a is None else score_answer(scorer, a, accepted) for a in answers)
+    return Sampled(row_id, answers, scores, str(row.get("group") or row_id), str(row.get("category") or ""))
+
+
+def _unread(line: Sequence[Sampled]) -> float:
+    """Percent of samples without an answer."""
+    answers = [a for s in line for a in s.answers]
+    return round(100 * sum(a is None for a in answers) / len(answers), 4)
+
+
+def _answer(candidate: Candidate) -> str | None:
+    """What is compared; None of a sample that was cut off, or is not in the steps of its style."""
+    if candidate.finish_reason == "length":
+        return None
+    if candidate.style not in REASONING.styles:
+        return candidate.text
+    try:
+        return REASONING.compared(candidate.text, candidate.style)
+    except ChainError:
+        return None
+
+
+def _ks(config: EvalSamplesConfig, lines: Mapping[tuple[str, str], Sequence[Sampled]]) -> list[int]:
+    least = min(len(s.answers) for line in lines.values() for s in line)
+    if too_many := [k for k in config.ks if not 1 <= k <= least]:
+        raise ValueError(f"ks: {too_many[0]} samples were asked for, but some question of a curve has only {least}")
+    return list(config.ks) or sorted({*(2**i for i in range(least.bit_length()) if 2**i <= least), least})
+
+
+def _curve(
+    config: EvalSamplesConfig, curve: CurveConfig, line: Sequence[Sampled], truth: Mapping[str, Any], ks: Sequence[int]
+) -> Iterable[dict[str, Any]]:
+    """One figure for each way to choose and each K."""
+    groups = [s.group for s in line]
+    for select in config.select:
+        if select == "greedy":
+            assert curve.greedy is not None
+            one = _sampled([curve.greedy], curve.style, config.form, truth)
+            values = {1: np.array([s.scores[0] for s in one])}
+        else:
+            draws = {"subsets": config.subsets, "seed": config.seed}
+            values = {k: np.array([at_k(select, s, k, **draws) for s in line]) for k in ks}
+        for k, value in values.items():
+            own = estimate([(value, np.ones(len(value)))], groups)
+            named = {"model": curve.model, "style": curve.style, "select": select, "k": k}
+            yield {**named, **{key: round(x, 4) for key, x in own._asdict().items()}}
+
+
+def _probe(model: str, lines: Mapping[tuple[str, str], Sequence[Sampled]], ks: Sequence[int]) -> dict[str, Any]:
+    """Thinking to recall: what chains of thought bring within reach, pass@K with them less pass@K without.
+
+    unlocked: the share of questions that are right at least once with chains and never without, at the largest K;
+    lost: the other way round. by_category: the difference at the largest K.
+    """
+    thinking, direct = lines[model, THINKING], lines[model, DIRECT]
+    groups = [s.group for s in direct]
+
+    def passes(line: Sequence[Sampled], k: int) -> np.ndarray:
+        return np.array([at_k("oracle", s, k, subsets=1, seed=0) for s in line])
+
+    def gap(k: int, places: Sequence[int]) -> dict[str, float]:
+        pair = [[(passes([line[i] for i in places], k), np.ones(len(places)))] for line in (direct, thinking)]
+        found = difference(pair[0], pair[1], [groups[i] for i in places])
+        return {key: round(x, 4) for key, x in found._asdict().items()}
+
+    categories = sorted({s.category for s in direct if s.category})
+    by_category = {c: gap(ks[-1], [i for i, s in enumerate(direct) if s.category == c]) for c in categories}
+    with_chain, without = (passes(line, ks[-1]) > 0 for line in (thinking, direct))
+    return {
+        "model": model,
+        "gap": [{"k": k, **gap(k, range(len(direct)))} for k in ks],
+        "by_category": by_category,
+        "unlocked": round(float(100 * (with_chain & ~without).mean()), 4),
+        "lost": round(float(100 * (without & ~with_chain).mean()), 4),
+    }
+
+
+def _csv(points: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(points[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(points)
+    return text.getvalue().encode()
+
+
+def _interval(of: Mapping[str, Any], form: str) -> str:
+    """` [low, high]`; nothing where there is none, as when all rows share one picture."""
+    return "" if of["low"] != of["low"] else f" [{of['low']:{form}}, {of['high']:{form}}]"
+
+
+def _say(found: Mapping[str, Any], folder: Path) -> None:
+    console, points, probe = stderr_console(), found["points"], found["probe"]
+    largest = max(p["k"] for p in points)
+    for p in points:
+        if p["k"] == largest or p["select"] == "greedy":
+            limits = f"{p['value']:.1f}{_interval(p, '.1f')} %"
+            console.print(
+                f"  {p['model']}, {p['style']}, {p['select']} of {p['k']}: {limits}", highlight=False, markup=False
+            )
+    for one in found["unread"]:
+        if one["share"]:
+            console.print(
+                f"  {one['model']}, {one['style']}: {one['share']:.1f} % of the samples are cut off or not in the "
+                f"steps of their style, and count as wrong",
+                style="yellow",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+    for one in probe:
+        last = one["gap"][-1]
+        console.print(
+            f"  {one['model']}: pass@{last['k']} with chains minus without {last['value']:+.1f}"
+            f"{_interval(last, '+.1f')}, unlocked {one['unlocked']:.1f} %, lost {one['lost']:.1f} %",
+            highlight=False,
+            markup=False,
+        )
+    console.print(f"  {folder / 'curves.svg'}", highlight=False, markup=False)

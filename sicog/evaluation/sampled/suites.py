@@ -1,0 +1,153 @@
+"""`sicog eval CHECKPOINT --samples K`: sample the questions of a suite, then measure what K samples give.
+
+It runs two steps in turn, `sample` and `eval-samples`, which meet on disk as in a recipe.
+OUT/DATA-DIGEST/questions-FORM, images/, answers.tsv    the table, the kit's or the user's, as queries
+OUT/DATA-DIGEST/MODEL-KEY/                              samples and, beside them, greedy answers
+OUT/DATA-DIGEST/curves-KEY/                             what `eval-samples` writes
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from sicog.config import Config
+from sicog.config.paths import NameOrPath
+from sicog.console import stderr_console
+from sicog.evaluation.config import Style
+from sicog.evaluation.forms import FORMS
+from sicog.evaluation.kit.question_tables import ANSWERS, data_root, table_file, unpack
+from sicog.evaluation.names import tails
+from sicog.evaluation.sampled.accuracy import DIRECT, CurveConfig, EvalSamplesConfig, Select, eval_samples
+from sicog.evaluation.suite import OFFLINE, Benchmark, check_table, chosen, load_suite
+from sicog.generation.sample import SampleConfig, StyleCount, sample
+from sicog.model.precision import Precision
+from sicog.stages.provenance import digest_file, digest_path, digest_value
+from sicog.tasks import SHORT_ANSWER, STEP_BY_STEP
+
+
+class SampledConfig(Config):
+    """What `sicog eval --samples` does."""
+
+    checkpoints: tuple[Path, ...] = Field(min_length=1)
+    """The models, named by their folders, and by those above where two are called the same."""
+    suite: NameOrPath
+    """Name of a shipped suite, or a YAML."""
+    only: tuple[str, ...] = ()
+    """Some of the suite's benchmarks; empty: all."""
+    out_dir: Path
+    data_root: Path | None = None
+    """Where the kit keeps its own data sets; null: $LMUData, else ~/LMUData."""
+    samples: int = Field(default=8, ge=1)
+    """Samples of every question, model and style."""
+    select: tuple[Select, ...] = ("greedy", "vote", "mbr", "oracle")
+    """How one of the samples is chosen; see `sicog eval-samples --help`."""
+    styles: tuple[Style, ...] = Field(default=("direct", "cot"), min_length=1)
+    """Styles that are asked in."""
+    temperature: float = Field(default=0.7, gt=0)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    max_new_tokens: int = Field(default=1200, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    seed: int = Field(default=0, ge=0)
+    slicing: bool = True
+    device: str = "auto"
+    precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _checkpoints_differ(self) -> SampledConfig:
+        if repeated := next((path for path in self.checkpoints if self.checkpoints.count(path) > 1), None):
+            raise ValueError(f"the checkpoint {repeated} is given twice")
+        return self
+
+
+def sampled_evaluation(config: SampledConfig) -> list[Path]:
+    """The curves' folder of each benchmark. Without `only`, those that need a judge are left out, which is printed.
+
+    Raises `ValueError` for one that needs a judge where `only` names it, and for a table that is missing or no good.
+    """
+    wanted = _scored_as_strings(config)
+    root = data_root(config.data_root)
+    tables = [(benchmark, table_file(benchmark, root)) for benchmark in wanted]
+    for benchmark in wanted:
+        if benchmark.table:
+            check_table(benchmark)
+    # All tables are read before the first sample is drawn: a mistake in the last one shall not cost the others' hours.
+    unpacked = [(benchmark, *_unpacked(config, benchmark, table, root)) for benchmark, table in tables]
+    if theirs := [b.name for b in wanted if not b.table]:
+        _say(f"{', '.join(theirs)}: our own scores of each answer's string, not the kit's figure")
+    return [_one(config, *one) for one in unpacked]
+
+
+def _scored_as_strings(config: SampledConfig) -> list[Benchmark]:
+    wanted = chosen(load_suite(config.suite), config.only)
+    judged = [b.name for b in wanted if b.form not in OFFLINE]
+    if judged and (config.only or len(judged) == len(wanted)):
+        raise ValueError(
+            f"{config.suite}: only a judge model can score {', '.join(judged)}, and samples are scored as strings; "
+            f"leave it out of only=[...], or run `sicog eval` without --samples"
+        )
+    if judged:
+        _say(f"{', '.join(judged)}: skipped; only a judge model can score them, and samples are scored as strings")
+    return [b for b in wanted if b.form in OFFLINE]
+
+
+def _unpacked(config: SampledConfig, benchmark: Benchmark, table: Path, root: Path) -> tuple[Path, Path]:
+    """The benchmark's folder, named by the table's content, and that of its queries."""
+    name = benchmark.data_name if benchmark.table else f"{benchmark.dataset}_{digest_file(table)[:8]}"
+    questions, n_bare = unpack(benchmark, table, root, config.out_dir / name)
+    if n_bare:
+        _say(f"{benchmark.name}: {n_bare} rows have no picture and are left out, as by the kit")
+    return config.out_dir / name, questions
+
+
+def _one(config: SampledConfig, benchmark: Benchmark, folder: Path, questions: Path) -> Path:
+    curves = []
+    for checkpoint, name in zip(config.checkpoints, tails(config.checkpoints), strict=True):
+        runs = {kind: _sampled(config, benchmark, questions, checkpoint, kind) for kind in ("samples", "greedy")}
+        for style in config.styles:
+            curves.append(CurveConfig(model=name, style=style, runs=(runs["samples"],), greedy=runs["greedy"]))
+    values: dict[str, Any] = {"curves": tuple(curves), "answers": folder / ANSWERS, "form": benchmark.form}
+    values |= {"select": config.select, "seed": config.seed, "title": benchmark.name}
+    described = EvalSamplesConfig(**values, out_dir=folder)
+    inputs = [digest_path(run) for curve in curves for run in (*curve.runs, *((curve.greedy,) if curve.greedy else ()))]
+    key = digest_value({"identity": described.identity(), "inputs": inputs})[:12]
+    return eval_samples(described.model_copy(update={"out_dir": folder / f"curves-{key}"}))
+
+
+def _sampled(
+    config: SampledConfig, benchmark: Benchmark, questions: Path, checkpoint: Path, kind: Literal["samples", "greedy"]
+) -> Path:
+    """Draw the samples of all styles, or the greedy answers; what is there is not drawn again."""
+    n, temperature = (config.samples, config.temperature) if kind == "samples" else (1, 0.0)
+    shared = ("top_p", "max_new_tokens", "batch_size", "seed", "slicing", "device", "precision")
+    values = {name: getattr(config, name) for name in shared}
+    styles = tuple(StyleCount(style=style, n=n, prompt=_prompt(benchmark, style)) for style in config.styles)
+    folder = questions.parent
+    given = SampleConfig(
+        checkpoint=checkpoint,
+        input=questions,
+        image_folder=folder,
+        out_dir=folder,
+        task="reasoning",
+        styles=styles,
+        temperature=temperature,
+        max_dropped_share=0.0,
+        **values,
+    )
+    key = digest_value({"checkpoint": digest_path(checkpoint), **given.identity()})[:12]
+    return sample(given.model_copy(update={"out_dir": folder / f"{checkpoint.resolve().name}-{kind}-{key}"}))
+
+
+def _prompt(benchmark: Benchmark, style: Style) -> str | None:
+    """The form's words for the sampler, which knows those of training; the options stand in the question."""
+    form = FORMS[benchmark.form]
+    words = form.template if style == DIRECT else form.cot
+    usual = "{question} " + (SHORT_ANSWER if style == DIRECT else STEP_BY_STEP)
+    words = words.replace("\n{options}", "")
+    return None if words == usual else words
+
+
+def _say(text: str) -> None:
+    stderr_console().print(f"  {text}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,53 @@
+"""Users' files as they are published, to our records and back."""
+
+from sicog.formats.conversations import (
+    FileSource,
+    JsonFile,
+    QueryParser,
+    RawRow,
+    parse_example,
+    parse_row,
+    read_llava,
+    read_queries,
+    reads_back,
+    tagged_sections,
+    to_llava,
+    user_turn,
+    write_llava,
+)
+from sicog.formats.row_keys import (
+    MARKER,
+    Row,
+    RowError,
+    caption_of,
+    ensure_marker,
+    first_question,
+    given,
+    image_names,
+    other_keys,
+)
+
+__all__ = [
+    "FileSource",
+    "JsonFile",
+    "MARKER",
+    "QueryParser",
+    "RawRow",
+    "Row",
+    "RowError",
+    "caption_of",
+    "ensure_marker",
+    "first_question",
+    "given",
+    "image_names",
+    "other_keys",
+    "parse_example",
+    "parse_row",
+    "read_llava",
+    "read_queries",
+    "reads_back",
+    "tagged_sections",
+    "to_llava",
+    "user_turn",
+    "write_llava",
+]

@@ -1,0 +1,1 @@
+"""What answers jobs: our sampler, beam search, a served model."""

@@ -1,0 +1,166 @@
+"""The original's files of candidates to our candidate sets, and back: what its sampling writes and its curation reads.
+
+A sampling run of the original leaves one text a row, under `generated_caption` or `generated_thought`; its curation
+reads rows with a list `candidates`, the same number in each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import orjson
+from pydantic import Field, model_validator
+
+from sicog.chains import ChainError, parse
+from sicog.config import Config
+from sicog.data.rows.users_rows import open_users_rows
+from sicog.formats import MARKER, QueryParser, Row, RowError, given
+from sicog.records import Candidate, CandidateSet, Query
+from sicog.stages.runner import run_stage
+from sicog.stages.storage import atomic_write, read_records
+from sicog.tasks import TASKS
+
+GENERATED = {"captioning": "generated_caption", "reasoning": "generated_thought"}
+LIST = "candidates"
+# How a text is taken to have been asked for: as the task's chain when it is one, else without it.
+_STYLES = {"captioning": ("cod", "dd"), "reasoning": ("cot", "plain")}
+
+
+class ImportCandidatesConfig(Config):
+    """What `sicog import-candidates` does."""
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
+    of_rows: ClassVar[tuple[str, ...]] = ("input",)
+    input: Path
+    """A JSON list or JSONL of the original, with `generated_caption`, `generated_thought` or `candidates`."""
+    out_dir: Path
+    task: Literal["captioning", "reasoning"]
+    """Which task the texts are of."""
+    style: str | None = None
+    """Style of all texts; null: the task's chain (cod, cot) for texts in its steps, else dd or plain."""
+    seed: int = Field(default=0, ge=0)
+    """Tells runs apart that are grouped afterwards; give each file its own."""
+    checkpoint: str = "unknown"
+    """The model that wrote them, as the candidates shall carry it: a name or a digest."""
+    block_size: int = Field(default=256, ge=1)
+    max_dropped_share: float | None = Field(default=0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _style_exists(self) -> ImportCandidatesConfig:
+        if self.style is not None:
+            TASKS[self.task].style(self.style)
+        return self
+
+
+def import_candidates(config: ImportCandidatesConfig) -> Path:
+    """Write the candidate sets of a file of the original; returns the folder, for `sicog group` or `sicog curate`.
+
+    The files do not say how an answer ended or how long it was: all count as ended, with `n_tokens` 0.
+    """
+    return run_stage(
+        step="import-candidates",
+        out_dir=config.out_dir,
+        source=open_users_rows(config.input, _Parser(config)),
+        process=_as_they_are,
+        config=config,
+        inputs={"input": config.input},
+        block_size=config.block_size,
+        max_dropped_share=config.max_dropped_share,
+    )
+
+
+def _as_they_are(block: Sequence[CandidateSet]) -> list[tuple[CandidateSet]]:
+    return [(row,) for row in block]
+
+
+@dataclass(frozen=True)
+class _Parser:
+    config: ImportCandidatesConfig
+
+    def __call__(self, row: Row, row_id: str) -> CandidateSet:
+        query = QueryParser(self.config.task)(row, row_id)
+        extra = {key: value for key, value in query.extra.items() if key not in (LIST, *GENERATED.values())}
+        query = query.model_copy(update={"extra": extra})
+        indices: Counter[str] = Counter()
+        candidates = []
+        for text in self._texts(row):
+            style = self.config.style or self._style(text)
+            candidates.append(self._candidate(query, style, indices[style], text))
+            indices[style] += 1
+        return CandidateSet(id=row_id, query=query, candidates=tuple(candidates))
+
+    def _texts(self, row: Row) -> list[str]:
+        found = given(row, LIST, GENERATED[self.config.task])
+        texts = [found] if isinstance(found, str) else found
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            keys = f"{GENERATED[self.config.task]} (a text) or {LIST} (a list of texts)"
+            raise RowError("no_candidates", f"a row of {self.config.task} needs {keys}")
+        return texts
+
+    def _style(self, text: str) -> str:
+        chained, plain = _STYLES[self.config.task]
+        chain = TASKS[self.config.task].style(chained).chain
+        assert chain is not None
+        try:
+            parse(chain, text)
+        except ChainError:
+            return plain
+        return chained
+
+    def _candidate(self, query: Query, style: str, index: int, text: str) -> Candidate:
+        return Candidate(
+            query_id=query.id,
+            style=style,
+            prompt=TASKS[query.task].prompt(query, style),
+            index=index,
+            seed=self.config.seed,
+            text=text,
+            finish_reason="stop",
+            n_tokens=0,
+            checkpoint=self.config.checkpoint,
+        )
+
+
+def export_candidates(folder: Path, out: Path, *, form: Literal["candidates", "generated"] = "candidates") -> int:
+    """Write candidate sets as a JSON list of the original; returns the number of rows.
+
+    form: `candidates` is what its curation reads, `generated` what its sampling writes (one candidate a row).
+    Raises `ValueError` where rows differ in their number of candidates, which the original cannot read (D-C19).
+    """
+    n = 0
+    with atomic_write(out) as file:
+        file.write(b"[")
+        for n, row in enumerate(_exported(folder, form), 1):
+            file.write((b"\n" if n == 1 else b",\n") + orjson.dumps(row))
+        file.write(b"\n]\n")
+    return n
+
+
+def _exported(folder: Path, form: str) -> Iterator[dict[str, Any]]:
+    wanted: int | None = 1 if form == "generated" else None
+    for row in read_records(folder, CandidateSet):
+        texts = [candidate.text for candidate in row.candidates]
+        wanted = len(texts) if wanted is None else wanted
+        if len(texts) != wanted:
+            raise ValueError(
+                f"row {row.id} of {folder} has {len(texts)} candidates where {wanted} are needed: the original reads "
+                f"the same number in every row; group runs of one input, or export each run by itself"
+            )
+        yield _row(row, texts, form)
+
+
+def _row(row: CandidateSet, texts: list[str], form: str) -> dict[str, Any]:
+    query = row.query
+    if query.task not in GENERATED:
+        raise ValueError(f"row {row.id} is of task {query.task}, which the original does not have")
+    image: dict[str, Any] = {}
+    if query.images:
+        image["image"] = query.images[0] if len(query.images) == 1 else list(query.images)
+    question = query.question or row.candidates[0].prompt
+    turn = {"from": "human", "value": (MARKER * len(query.images) + "\n" if query.images else "") + question}
+    answer = {GENERATED[query.task]: texts[0]} if form == "generated" else {LIST: texts}
+    return {**query.extra, "id": row.id, **image, "conversations": [turn], **answer}

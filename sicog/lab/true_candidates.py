@@ -1,0 +1,157 @@
+"""The candidates of a finished mini run beside their truth: what a scorer is tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sicog.mini.steps import truth_of
+from sicog.mini.truth import SceneTruth
+from sicog.records import Candidate, Example, Query, ScoredSet
+from sicog.runs.states import lies_now, read_plan
+from sicog.stages.provenance import RUN
+from sicog.stages.storage import count_rows, read_json, read_records
+from sicog.tasks import CAPTIONING, REASONING
+
+
+@dataclass(frozen=True)
+class LabRow:
+    """One query with its K candidates that can be chosen.
+
+    texts: what curation compares of each: a caption's description, the answer a chain comes to.
+    truths: in [0, 1], the F1 of a caption's objects, 1 or 0 for an answer. A scorer must not look at them; where its
+    picks are trained on they are not there.
+    image: rows of one image are not independent of each other. places: of the candidates in the stored row.
+    """
+
+    query: Query
+    candidates: tuple[Candidate, ...]
+    texts: tuple[str, ...]
+    truths: tuple[float, ...]
+    image: str
+    places: tuple[int, ...] = ()
+
+    def of(self, chosen: Sequence[int]) -> LabRow:
+        """The same row with these of its candidates alone."""
+        return replace(
+            self,
+            candidates=tuple(self.candidates[i] for i in chosen),
+            texts=tuple(self.texts[i] for i in chosen),
+            truths=tuple(self.truths[i] for i in chosen) if self.truths else (),
+            places=tuple(self.places[i] for i in chosen) if self.places else (),
+        )
+
+
+@dataclass(frozen=True)
+class LabTask:
+    """All rows of one task that have a choice (K > 1), and how many have none."""
+
+    name: str
+    scored: Path
+    rows: tuple[LabRow, ...]
+    without_choice: int
+
+
+def read_tasks(run_dir: Path) -> list[LabTask]:
+    """The tasks of a mini run. Raises `ValueError` when the run has no scored candidates or no truth yet."""
+    report = _report(run_dir)
+    truth = truth_of(_scenes(Path(report["truth"])))
+    folders = {name: report[name]["scored"] for name in ("captions", "reasoning") if report[name]}
+    return [_read_task(name, Path(folder), truth) for name, folder in folders.items()]
+
+
+def truth_of_examples(run_dir: Path, examples: Iterable[Example]) -> dict[str, float]:
+    """How true rows are that were made of a mini run's candidates: the mean by task; other rows are left out.
+
+    Raises as `read_tasks`.
+    """
+    scenes = _scenes(Path(_report(run_dir)["truth"]))
+    truth, questions = truth_of(scenes), {q.id: q.question for scene in scenes.values() for q in scene.questions}
+    found: dict[str, list[float]] = {}
+    for row in examples:
+        style = row.extra.get("style")
+        task = next((task for task in (CAPTIONING, REASONING) if style in task.styles), None)
+        if task is not None:
+            # As `build` names a row that several sources have, or that is drawn again: source:id#2.
+            original = row.id.removeprefix(f"{row.source}:").partition("#")[0].partition("~")[0]
+            query = Query(id=original, task=task.name, question=questions.get(original, ""))
+            found.setdefault(task.name, []).append(truth(query, task.compared(row.turns[-1].text, str(style))))
+    return {task: sum(values) / len(values) for task, values in sorted(found.items())}
+
+
+def plan_of(run_dir: Path) -> list[dict[str, Any]]:
+    """The steps of a run, their paths as its folder lies now: it may be a copy, or have been started elsewhere.
+
+    Raises `ValueError` when there was no run in this folder.
+    """
+    plan = read_plan(run_dir)
+    reports = [step["config"] for step in plan if step["verb"] == "report" and "out_dir" in step["config"]]
+    if not reports:
+        return plan
+    then = Path(reports[-1].get("run_dir") or Path(reports[-1]["out_dir"]).parent)
+
+    def found(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: found(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return list(map(found, value))
+        inside = isinstance(value, str) and Path(value).is_relative_to(then)  # then it is a path for sure
+        return str(lies_now(Path(value), then, run_dir)) if inside else value
+
+    return [{**step, "config": found(step["config"])} for step in plan]
+
+
+def _report(run_dir: Path) -> dict[str, Any]:
+    reports: list[dict[str, Any]] = [step["config"] for step in plan_of(run_dir) if step["verb"] == "report"]
+    if not reports or not reports[-1]["truth"]:
+        raise ValueError(f"{run_dir} is no run of the mini world: its recipe has no report with a truth; run make mini")
+    return reports[-1]
+
+
+def _scenes(path: Path) -> dict[str, SceneTruth]:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: the run has not come this far; finish it with make mini")
+    truths = [SceneTruth.from_json(orjson.loads(line)) for line in path.read_bytes().splitlines()]
+    return {truth.scene.id: truth for truth in truths}
+
+
+def _read_task(name: str, folder: Path, truth: Callable[[Query, str], float]) -> LabTask:
+    rows = read_rows(folder, truth)
+    return LabTask(name, folder, tuple(rows), count_rows(folder) - len(rows))
+
+
+def read_rows(folder: Path, truth: Callable[[Query, str], float] | None) -> list[LabRow]:
+    """The scored rows with a choice, in order, without truths where none are given.
+
+    Raises `ValueError` when there is no such row.
+    """
+    rows = []
+    for row in read_records(folder, ScoredSet):
+        usable = [(place, c) for place, c in enumerate(row.candidates) if c.compared is not None]
+        if len(usable) < 2:
+            continue
+        texts = tuple(c.compared or "" for _, c in usable)
+        rows.append(
+            LabRow(
+                row.query,
+                tuple(c.candidate for _, c in usable),
+                texts,
+                tuple(truth(row.query, text) for text in texts) if truth else (),
+                row.query.images[0] if row.query.images else row.id,
+                tuple(place for place, _ in usable),
+            )
+        )
+    if not rows:
+        raise ValueError(f"{folder} holds no row with two candidates to choose from")
+    return rows
+
+
+def encoder_of(task: LabTask) -> dict[str, object] | None:
+    """The encoder's config of the run's own scores; None where no encoder gave them."""
+    used: Sequence[str] | dict[str, object] = read_json(task.scored / RUN).get("config", {})
+    found = used.get("encoder") if isinstance(used, dict) else None
+    return found if isinstance(found, dict) else None

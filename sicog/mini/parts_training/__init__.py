@@ -1,0 +1,1 @@
+"""For maintainers: train the parts that the mini world ships."""

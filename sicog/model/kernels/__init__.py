@@ -1,0 +1,1 @@
+"""Attention, loss head and the choice among kernels."""

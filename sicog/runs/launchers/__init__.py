@@ -1,0 +1,1 @@
+"""Ways to start the steps of a run."""

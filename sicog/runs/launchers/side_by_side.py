@@ -1,0 +1,142 @@
+"""`launcher.jobs`: steps that do not wait for each other run at once, each in a process with its share of the cores.
+
+On a processor two jobs of one thread do more work than one job of two threads, which wait for each other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from sicog.runs.recipe import Step
+from sicog.runs.states import is_done, lives, read_state, state_file
+from sicog.runs.status import progress_of
+from sicog.training.time_limit import TO_BE_CONTINUED
+
+# What most steps import: once, by the process that the others are copies of. They are seconds of every step.
+_PRELOADED = ("sicog.runs.run", "sicog.training.trainer", "sicog.generation.sample", "sicog.training.train")
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class _Running:
+    step: Step
+    title: str
+    process: BaseProcess
+    since: float
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
+
+
+def log_file(step: Step) -> Path:
+    """Where a step that runs beside others writes what it would have printed."""
+    return state_file(step.run_dir, step.name).with_suffix(".log")
+
+
+def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None:
+    """Run these steps, at most `jobs` at once, each as soon as those that it needs are done, in their order.
+
+    A step that fails lets those beside it come to their end, and no other begin. Raises `ValueError` with its error;
+    ends with code 75, as a training does, where one was stopped and has saved.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(_PRELOADED))
+    known = {step.name for step in steps}
+    titles = {step.name: f"[{k}/{len(steps)}] {step.name}" for k, step in enumerate(steps, 1)}
+    waiting, running, failed, done = list(steps), list[_Running](), list[Step](), set[str]()
+    try:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            while running or (waiting and not failed):
+                for step in [] if failed else _ready(waiting, known - done, jobs - len(running)):
+                    waiting.remove(step)
+                    console.print(f"{titles[step.name]}: {step.verb.name}", style="bold", highlight=False)
+                    log_file(step).parent.mkdir(parents=True, exist_ok=True)
+                    given = (os.getpid(), threads, step.run_dir, step.name, step.key, log_file(step))
+                    process = context.Process(target=_work, args=given)
+                    process.start()
+                    running.append(_Running(step, titles[step.name], process, time.monotonic()))
+                ended = [one for one in running if not one.process.is_alive()]
+                running = [one for one in running if one not in ended]
+                for one in ended:
+                    how = "done" if is_done(one.step) else "failed"
+                    if how == "done":
+                        done.add(one.step.name)
+                    else:
+                        failed.append(one.step)
+                    console.print(f"{one.title}: {how} after {one.seconds:.0f} s", style="dim", highlight=False)
+                live.update(_table(running), refresh=True)
+                if not ended:
+                    time.sleep(_LOOK_S)
+    except BaseException:  # Ctrl-C reaches them too; what is stopped alone passes it on, and trainings save
+        for one in running:
+            one.process.terminate()
+        for one in running:
+            one.process.join()
+        raise
+    if failed:
+        states = [read_state(step.run_dir, step.name) for step in failed]
+        if all(state is not None and state.state == "stopped" for state in states):
+            raise SystemExit(TO_BE_CONTINUED)
+        raise ValueError("; ".join(_error(step) for step in failed))
+
+
+def _ready(waiting: Sequence[Step], undone: Set[str], free: int) -> list[Step]:
+    """The first steps that need nothing that is still to be done."""
+    return [step for step in waiting if undone.isdisjoint((*step.depends_on, *step.after))][: max(0, free)]
+
+
+def _work(run: int, threads: str, run_dir: Path, name: str, key: str, log: Path) -> None:
+    """In the new process: what is printed goes to the step's log, and the process ends when the run does."""
+    import torch
+
+    from sicog.runs.run import run_planned
+
+    os.environ["OMP_NUM_THREADS"] = threads  # of processes that it starts itself
+    torch.set_num_threads(int(threads))
+    threading.Thread(target=_end_with, args=(run,), daemon=True).start()
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    run_planned(run_dir, name, key)
+
+
+def _end_with(run: int) -> None:
+    """Stop this process as a signal does when that of the run is gone: a run that was killed leaves nothing at work."""
+    while lives(run):
+        time.sleep(_LOOK_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _table(running: Sequence[_Running]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for one in running:
+        progress = progress_of(one.step, one.seconds) if one.step.folder.is_dir() else None
+        table.add_row(f"  {one.step.name}", str(progress or ""), f"{one.seconds:.0f} s")
+    return table
+
+
+def _error(step: Step) -> str:
+    state = read_state(step.run_dir, step.name)
+    of_state = state.error if state and state.key == step.key else None
+    lines = log_file(step).read_text(errors="replace").split("\n") if log_file(step).is_file() else []
+    said = of_state or next((line for line in reversed(lines) if line.strip()), "it ended without a word")
+    return f"step {step.name!r} failed: {escape(said)} (all that it printed: {log_file(step)})"

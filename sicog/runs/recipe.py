@@ -1,0 +1,321 @@
+"""A recipe: the steps of a whole run in one YAML, read into typed configs whose keys say what is to be done again.
+
+    extends: common.yaml              # a recipe that this one changes, key by key; null removes a step
+    run_dir: runs/mini
+    inputs:
+      rows: {path: data/rows.json, rows: 558128, get: where it is to be had}
+    steps:
+      data:  {run: mini-data, config: {seed: 1}}
+      align: {run: train, defaults: configs/align.yaml, config: {data: {path: "${data}/align.json"}}}
+    rounds: 2
+    each_round: {...}                 # steps of every round, and of the whole after all rounds
+    then: {...}
+
+`${name}` stands for the folder of an earlier step and makes this step depend on it; see `sicog.runs.rounds` for all
+that may stand there. `defaults` is a YAML whose values `config` overrides. A step's key is the digest of its verb, its
+resolved config and the keys of the steps it depends on (and the content of outside files): same key, same output.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from sicog import __version__
+from sicog.config import (
+    Config,
+    apply_overrides,
+    by_its_key,
+    load_extended,
+    merge,
+    paths_of,
+    say_old_names,
+    validate,
+)
+from sicog.config.paths import at_home
+from sicog.config.validation import told
+from sicog.data.rows.cache import cache_folder
+from sicog.data.rows.table import digest_source_file
+from sicog.model.hub import find_model
+from sicog.runs.config import Assumed, InputSpec, JobConfig, LauncherConfig
+from sicog.runs.rounds import Scope, step_name
+from sicog.runs.verbs import VERBS, Verb
+from sicog.stages.provenance import digest_file, digest_path, digest_value
+from sicog.stages.storage import MANIFEST
+
+_GATES = ("alarms", "promote", "gap", "mini-gap")  # verbs after which all waits, for they may end the run
+_TRAINS = "train"
+_STEP = re.compile(r"\$\{(?:all\.)?([a-z0-9-]+)[}/]")
+_REMEMBERED = 1 << 26  # bytes from which a file's digest is kept beside its time and size
+
+
+class StepSpec(Config):
+    """A step as the recipe writes it."""
+
+    run: str
+    """The verb."""
+    defaults: Path | None = None
+    """A YAML whose values `config` overrides; its path is relative to the recipe."""
+    config: dict[str, Any] = {}
+    """The verb's keys; see `sicog VERB --help`."""
+    job: dict[str, Any] = {}
+    """What SLURM is asked for this step, over the launcher's."""
+    after: tuple[str, ...] = ()
+    """Steps that it waits for beside those that its config names, such as a gate of a recipe that extends this one."""
+
+
+class RecipeSpec(Config):
+    """A recipe as it is written."""
+
+    run_dir: Path
+    """Folder to write; each step has a folder in it."""
+    inputs: dict[str, InputSpec] = {}
+    """What comes from outside, by name."""
+    steps: dict[str, StepSpec | None] = Field(min_length=1)
+    """The steps, in order; null removes a step of the recipe that this one extends."""
+    rounds: int | None = Field(default=None, ge=1)
+    """How often `each_round` is run."""
+    each_round: dict[str, StepSpec | None] = {}
+    """Steps of every round."""
+    then: dict[str, StepSpec | None] = {}
+    """Steps after all rounds."""
+    launcher: LauncherConfig = LauncherConfig()
+    """How steps are started; a name alone is its `on`."""
+    assume: Assumed = Assumed()
+
+    @field_validator("launcher", mode="before")
+    @classmethod
+    def _a_name_alone_will_do(cls, value: Any) -> Any:
+        return {"on": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _rounds_have_steps(self) -> RecipeSpec:
+        if (self.rounds is None) != (not self.each_round) or (self.then and not self.rounds):
+            raise ValueError("rounds: K and each_round go together, and then comes after them")
+        return self
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that is ready to run: its config is complete and typed, its key known.
+
+    depends_on: the steps whose output it reads. after: further steps that must be done before it.
+    """
+
+    name: str
+    verb: Verb
+    config: Config
+    run_dir: Path
+    depends_on: tuple[str, ...]
+    after: tuple[str, ...]
+    key: str
+    job: JobConfig
+
+    @property
+    def folder(self) -> Path:
+        """Where it writes."""
+        return self.run_dir / self.name
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that is ready to run; steps in order."""
+
+    path: Path
+    run_dir: Path
+    inputs: Mapping[str, InputSpec]
+    steps: Sequence[Step]
+    launcher: LauncherConfig
+    assume: Assumed
+
+    def until(self, name: str | None) -> Sequence[Step]:
+        """The steps up to this one. Raises `ValueError` when there is no such step."""
+        names = [step.name for step in self.steps]
+        if name is not None and name not in names:
+            raise ValueError(f"{self.path} has no step {name!r}; its steps: {', '.join(names)}")
+        return self.steps if name is None else self.steps[: names.index(name) + 1]
+
+    def missing(self, steps: Sequence[Step]) -> list[str]:
+        """A sentence for each thing from outside that these steps read and that is not there."""
+        said: dict[str, str] = {}
+        for step in steps:
+            for path in outside_paths(step):
+                if str(path) not in said and find_model(path) is None:
+                    said[str(path)] = f"step {step.name!r} reads {path}, which does not exist; {self._advice(path)}"
+        for given in self.inputs.values():  # that a step names otherwise than as a path, such as an encoder
+            named = any(given.path in texts_of(step.config.model_dump()) for step in steps)
+            if given.path not in said and named and find_model(Path(given.path)) is None and ":" not in given.path:
+                said[given.path] = f"{given.path} does not exist; {self._advice(Path(given.path))}"
+        return list(said.values())
+
+    def _advice(self, path: Path) -> str:
+        for name, given in self.inputs.items():
+            if path == Path(given.path) or Path(given.path) in path.parents:
+                get = f" ({given.get})" if given.get else ""
+                return f"it is the input {name!r}{get}: get it, or say where it is with inputs.{name}.path=..."
+        return "correct the recipe's path"
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and resolve every step. Raises `ValueError` naming the step and the key of any mistake."""
+    spec = validate(RecipeSpec, apply_overrides(load_extended(path, place=_place_beside), overrides), str(path))
+    steps: dict[str, Step] = {}
+    for written in _in_order(spec):
+        steps[written.name] = _resolve(written, spec, steps, path)
+    return Recipe(path, spec.run_dir, spec.inputs, list(steps.values()), spec.launcher, spec.assume)
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """All texts in a value of mappings and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from texts_of(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from texts_of(item)
+
+
+def outside_paths(step: Step) -> list[Path]:
+    """What a step reads that no step of the run writes."""
+    return [path for path in paths_of(step.config) if step.run_dir not in (path, *path.parents)]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A step of the recipe under the name it gets: of which round (0: before all), and whether after all rounds."""
+
+    name: str
+    spec: StepSpec
+    number: int = 0
+    after_all: bool = False
+
+
+def _in_order(spec: RecipeSpec) -> Iterator[_Written]:
+    for name, step in _sorted(spec.steps):
+        yield _Written(name, step)
+    for number in range(1, (spec.rounds or 0) + 1):
+        for name, step in _sorted(spec.each_round):
+            yield _Written(step_name(number, name), step, number)
+    for name, step in _sorted(spec.then):
+        yield _Written(name, step, spec.rounds or 0, after_all=True)
+
+
+def _sorted(steps: Mapping[str, StepSpec | None]) -> list[tuple[str, StepSpec]]:
+    """The steps as they are written, each after those that it names: a recipe that extends another one can only write
+    its own steps behind all of that one's."""
+    found: dict[str, StepSpec] = {}
+
+    def put(name: str, waiting: tuple[str, ...]) -> None:
+        step = steps[name]
+        if step is None or name in found or name in waiting:  # of a circle the first is refused when it is resolved
+            return
+        named = (other for text in texts_of(step.config) for other in _STEP.findall(text))
+        for other in (*named, *step.after):
+            if other in steps:
+                put(other, (*waiting, name))
+        found[name] = step
+
+    for name in steps:
+        put(name, ())
+    return list(found.items())
+
+
+def _resolve(written: _Written, spec: RecipeSpec, earlier: Mapping[str, Step], recipe: Path) -> Step:
+    name, step, run_dir = written.name, written.spec, spec.run_dir
+    where = f"{recipe}, step {name!r}"
+    if not re.fullmatch(r"(round-\d+/)?[a-z0-9][a-z0-9-]*", name):
+        raise ValueError(f"{where}: a step's name is made of lower-case letters, digits and hyphens")
+    if name in earlier:
+        raise ValueError(f"{where}: two steps have this name")
+    if step.run not in VERBS:
+        raise ValueError(f"{where}: unknown verb {step.run!r}; known: {', '.join(VERBS)}")
+    verb, folder = VERBS[step.run], run_dir / name
+    values = merge(load_extended(step.defaults) if step.defaults else {}, step.config)
+    of_round = [n for n, s in spec.each_round.items() if s is not None]
+    folders = {n: s.folder for n, s in earlier.items()}
+    scope = Scope(where, folders, spec.inputs, of_round, written.number, written.after_all)
+    values = scope.resolved(values)
+    say_old_names(verb.config_type(), values)
+    values = dict(by_its_key(verb.config_type().other_names(), values))
+    if given := sorted(values.keys() & verb.outputs.keys()):
+        raise ValueError(f"{where}: {given[0]} is not for the recipe to say: a step writes to the run's folder")
+    values |= {key: folder / sub if sub else folder for key, sub in verb.outputs.items()}
+    job = _job(step, spec.launcher, where)
+    if "launch" in verb.config_type().model_fields and spec.launcher.on == "slurm":
+        values = {"launch": _array(job, spec.launcher)} | values
+    config = validate(verb.config_type(), values, where)
+    depends_on = tuple(s for s in earlier if s in scope.used)
+    gates = [s.name for s in earlier.values() if s.verb.name in _GATES]  # each waits for the one before it
+    own = [_earlier(other, written, earlier, where) for other in step.after]
+    after = tuple(dict.fromkeys(other for other in (*own, *gates[-1:]) if other not in depends_on))
+    return Step(name, verb, config, run_dir, depends_on, after, _key(verb, config, run_dir, depends_on, earlier), job)
+
+
+def _earlier(name: str, written: _Written, earlier: Mapping[str, Step], where: str) -> str:
+    """The step of this name, of the same round where it is one of a round."""
+    of_round = step_name(written.number, name) if written.number and not written.after_all else name
+    found = next((known for known in (of_round, name) if known in earlier), None)
+    if found is None:
+        raise ValueError(f"{where}: after: {name!r} is no earlier step; earlier: {', '.join(earlier)}")
+    return found
+
+
+def _job(step: StepSpec, launcher: LauncherConfig, where: str) -> JobConfig:
+    try:
+        return launcher.job(trains=step.run == _TRAINS, own=step.job)
+    except ValidationError as error:
+        raise ValueError(f"{where}: job: {told(error, JobConfig)}") from None
+
+
+def _array(job: JobConfig, launcher: LauncherConfig) -> dict[str, Any]:
+    """The array that a sampling step's job submits: what its `launch` says unless the recipe says it itself."""
+    asked = {"gpus": job.gpus or 1, "cpus": job.cpus, "time": job.time, "partition": job.partition}
+    return {"on": "slurm", "wait": True, "tasks": launcher.array_tasks, **asked, "options": job.options}
+
+
+def _key(verb: Verb, config: Config, run_dir: Path, depends_on: Sequence[str], earlier: Mapping[str, Step]) -> str:
+    outside: dict[str, str] = {}
+    for path in paths_of(config):
+        found = None if run_dir in (path, *path.parents) else find_model(path)
+        if found is not None and _is_small(found):
+            outside[str(path)] = digest_path(found, _digest)
+    return digest_value(
+        {
+            "sicog": __version__,
+            "verb": verb.name,
+            "config": config.identity(),
+            "paths": sorted(str(p.relative_to(run_dir)) for p in paths_of(config) if run_dir in p.parents),
+            "inputs": [earlier[d].key for d in depends_on],
+            "outside": outside,
+        }
+    )
+
+
+def _digest(file: Path) -> str:
+    """Of large files, such as a model's weights, remembered: a recipe is read each time that it is gone on with."""
+    return digest_source_file(file, cache_folder(None)) if file.stat().st_size >= _REMEMBERED else digest_file(file)
+
+
+def _place_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The values of a recipe with the files that it names, which lie beside it, told from where we are."""
+    for part in ("steps", "each_round", "then"):
+        steps = values.get(part)
+        for step in steps.values() if isinstance(steps, dict) else ():
+            if isinstance(step, dict) and isinstance(defaults := step.get("defaults"), str):
+                step["defaults"] = str(folder / at_home(Path(defaults)))
+    assume = values.get("assume")
+    if isinstance(assume, dict) and isinstance(model := assume.get("model"), str):
+        assume["model"] = str(folder / at_home(Path(model)))
+    return values
+
+
+def _is_small(path: Path) -> bool:
+    """Outside files count by content; of outside folders only datasets do, for an image folder is too large to read."""
+    return path.is_file() or (path / MANIFEST).is_file() or (path / "config.json").is_file()

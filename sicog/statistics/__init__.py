@@ -1,0 +1,1 @@
+"""Intervals and paired tests, one copy for report, promotion, lab and evaluation."""

@@ -1,0 +1,225 @@
+"""How many processes share one training: plain data parallel, DeepSpeed's ZeRO-2 and ZeRO-3, or FSDP.
+
+The only file that imports deepspeed. ZeRO-2 keeps the optimizer's states and the gradients in shards, one a process;
+ZeRO-3 also the weights. Under both the weights are bfloat16 on a GPU, beside float32 ones in the optimizer's shards.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sicog.model.precision import chosen_device, settled
+from sicog.stages.provenance import RUN
+from sicog.stages.storage import read_json
+from sicog.training.config import ModelSource, Parallel, TrainConfig
+
+if TYPE_CHECKING:
+    from sicog.model.modeling import SicogForConditionalGeneration
+    from sicog.model.processing import SicogProcessor
+
+    Loaded = tuple[SicogForConditionalGeneration, SicogProcessor]
+
+# How long a process waits for the others in one exchange. The longest wait is for the main one, saving or digesting.
+PATIENCE = timedelta(minutes=30)
+_STAGES = {"zero2": 2, "zero3": 3}
+_WHOLE = ".whole"
+# Elements sent at once: 0.4 GB of bfloat16, which keeps a fast link busy and is small beside the weights.
+_BUCKET = 200_000_000
+_KEPT_WHOLE = 10_000  # elements: norms and biases are not worth a gather each
+
+
+def leave_together() -> None:
+    """Let no process go while another is still at work, and close what joined them.
+
+    One that ends with its group open may abort in the backend's threads after all work was done, and then the launcher
+    ends the others too.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def settled_parallel(config: TrainConfig) -> Parallel:
+    """What `parallel` stands for here. `auto` goes on with what a run in this folder began with.
+
+    Raises `ValueError` when it cannot be had on this machine, or in this launch.
+    """
+    on_gpu = chosen_device() == "cuda"
+    parallel = config.parallel
+    if parallel == "auto":
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        zero2 = several and on_gpu and _has_deepspeed()
+        parallel = _begun_with(config.out_dir) or ("zero2" if zero2 else "ddp")
+    if config.offload and parallel == "ddp":
+        raise ValueError("offload moves sharded states to the CPU; set parallel=zero2, zero3 or fsdp with it")
+    if parallel == "fsdp" and not on_gpu:
+        raise ValueError("parallel fsdp needs CUDA devices: on a CPU nothing would be sharded; use zero2 or zero3")
+    if parallel in _STAGES and not _has_deepspeed():
+        raise ValueError(f"parallel {parallel} needs deepspeed; install sicog[train], or set parallel=ddp")
+    if parallel != "ddp" and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            f"parallel {parallel} is started by a launcher, also for one process: "
+            f"torchrun --nproc-per-node=1 -m sicog train ..."
+        )
+    return parallel
+
+
+def trainer_settings(config: TrainConfig) -> dict[str, Any]:
+    """What `TrainingArguments` is told of it."""
+    config = config.model_copy(update={"parallel": settled_parallel(config)})
+    settings: dict[str, Any] = {"ddp_timeout": int(PATIENCE.total_seconds())}
+    if config.parallel in _STAGES:
+        _without_compiling()
+        return {**settings, "deepspeed": deepspeed_config(config)}
+    if config.parallel == "fsdp":
+        # Layers are the units of sharding, by the `_no_split_modules` of the model's parts.
+        return {**settings, "fsdp": True, "fsdp_config": {"cpu_offload": config.offload}}
+    return settings
+
+
+def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
+    """DeepSpeed's settings; batch sizes are `auto`, for the Trainer to fill in."""
+    stage, on_gpu = _STAGES[config.parallel], chosen_device() == "cuda"
+    zero: dict[str, Any] = {
+        "stage": stage,
+        "overlap_comm": on_gpu,  # gloo cannot
+        "contiguous_gradients": True,
+        "reduce_bucket_size": _BUCKET,
+    }
+    if stage == 2:
+        zero |= {"reduce_scatter": True, "allgather_partitions": True, "allgather_bucket_size": _BUCKET}
+    else:
+        zero |= {
+            "stage3_prefetch_bucket_size": _BUCKET // 4,
+            "stage3_param_persistence_threshold": _KEPT_WHOLE,
+            "stage3_max_live_parameters": 5 * _BUCKET,
+            "stage3_max_reuse_distance": 5 * _BUCKET,
+            "stage3_gather_16bit_weights_on_model_save": True,  # every checkpoint loads with one from_pretrained
+        }
+    if config.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
+        if stage == 3:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
+    bf16 = settled(config.precision) == "bfloat16"
+    return {
+        "zero_optimization": zero,
+        "bf16": {"enabled": bf16},
+        # Micro-batches are summed in float32: in bfloat16 a sum of several loses the small ones.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        # Not left to the Trainer: without this key its own max_grad_norm is silently not applied.
+        "gradient_clipping": config.max_grad_norm,
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        # Torch's fused AdamW, on a CPU too: DeepSpeed's own would be compiled at the first start.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def load(config: TrainConfig, load_model: Callable[[ModelSource], Loaded]) -> Loaded:
+    """The model and processor of a config; under ZeRO-3 sharded from the start, so that no process holds it whole.
+
+    A model made from parts is then put together by the main process and read from its files by all.
+    """
+    if config.parallel != "zero3":
+        return load_model(config.model)
+    _without_compiling()
+    import deepspeed
+    import torch
+    from transformers.integrations import HfDeepSpeedConfig
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(timeout=PATIENCE, verbose=False)
+    source, whole = config.model, config.out_dir / _WHOLE
+    if source.checkpoint is None:
+        source = ModelSource(checkpoint=whole)
+        if torch.distributed.get_rank() == 0:
+            shutil.rmtree(whole, ignore_errors=True)
+            for thing in load_model(config.model):
+                thing.save_pretrained(whole)
+        torch.distributed.barrier()
+    # Transformers reads it through a weak reference, so it must live as long as the loading.
+    sharding = HfDeepSpeedConfig(deepspeed_config(config) | _any_batch(torch.distributed.get_world_size()))
+    loaded = load_model(source)
+    assert sharding.is_zero3()
+    torch.distributed.barrier()
+    if torch.distributed.get_rank() == 0:
+        shutil.rmtree(whole, ignore_errors=True)
+    return loaded
+
+
+def load_universal(arguments: Any) -> None:
+    """Let the Trainer of these arguments resume from a universal checkpoint."""
+    arguments.hf_deepspeed_config.config["checkpoint"] = {"load_universal": True}
+
+
+def mend_universal(optimizer: Any, folder: Path) -> None:
+    """Undo two slips of DeepSpeed when ZeRO-3 has loaded the universal checkpoint of this folder.
+
+    All parameter groups share one counter of Adam's steps, which each of them then advances; and all have the first
+    group's settings, so that weight decay reaches norms and biases.
+    """
+    import torch
+
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"] = torch.as_tensor(state["step"]).clone()
+    (file,) = folder.glob("global_step*/zero/optimizer_state.pt")
+    saved = torch.load(file, map_location="cpu", weights_only=False)["optimizer_state_dict"]["param_groups"]
+    for group, settings in zip(optimizer.param_groups, saved, strict=True):
+        group.update({name: value for name, value in settings.items() if name != "params"})
+
+
+def to_universal(source: Path, target: Path) -> None:
+    """Turn the shards in `source` (a `global_step` folder) into a universal checkpoint in `target`."""
+    _without_compiling()
+    from argparse import Namespace
+    from contextlib import redirect_stderr, redirect_stdout
+    from io import StringIO
+
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    settings = {"num_extract_workers": 1, "num_merge_workers": 1, "keep_temp_folder": False}
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # its notes are for its authors
+        main(
+            Namespace(
+                input_folder=str(source), output_folder=str(target), strict=True, inject_missing_state=True, **settings
+            )
+        )
+
+
+def _any_batch(world_size: int) -> dict[str, int]:
+    """Batch sizes that agree with each other; loading asks for some."""
+    sizes = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    return {**dict.fromkeys(sizes, 1), "train_batch_size": world_size}
+
+
+def _begun_with(run_dir: Path) -> Parallel | None:
+    if not (run_dir / RUN).is_file():
+        return None
+    begun: Parallel | None = read_json(run_dir / RUN).get("identity", {}).get("parallel")
+    return begun
+
+
+def _has_deepspeed() -> bool:
+    return importlib.util.find_spec("deepspeed") is not None
+
+
+def _without_compiling() -> None:
+    """On a CPU DeepSpeed would compile an op for shared memory, for minutes; gloo does its work."""
+    if chosen_device() == "cuda":
+        return
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

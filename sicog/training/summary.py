@@ -1,0 +1,87 @@
+"""What the log of a run begins with: a table of the parts, and in one line each the batch and how it is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from sicog.console import stderr_console
+from sicog.data.batching import RunPlan
+from sicog.model.lengths import RowLengths
+from sicog.training.config import TrainConfig
+from sicog.training.updates import packing_summary
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sicog.model.modeling import SicogForConditionalGeneration
+
+
+def show_opening(
+    model: SicogForConditionalGeneration, config: TrainConfig, plan: RunPlan, batch: str, lengths: RowLengths
+) -> None:
+    """Print the table. batch: the line of `batch_line`, of the config as the user gave it."""
+    from sicog.training.parts import parts
+
+    console = stderr_console()
+    console.print(_parts_table(parts(model), config))
+    run = f"run: {plan.n_steps:,} updates of {len(plan.rows):,} rows in all"
+    if config.packing != "off":
+        run = f"run: {packing_summary(plan, lengths, config.rows_per_update(plan.world_size))}"
+    for line in (batch, run, how_line(config), _attention_line(model)):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def batch_line(config: TrainConfig, world_size: int) -> str:
+    """The arithmetic of an update; with a warning when exported sizes multiply to another batch than the paper's.
+
+    Raises `ValueError` when the sizes do not agree.
+    """
+    rows = config.rows_per_update(world_size)
+    packed = f", packed (packing: {config.packing})" if config.packing != "off" else ""
+    line = f"batch: {rows} rows per update of {world_size} process(es){packed}"
+    if not packed or config.accumulation is not None:
+        steps = rows // (config.device_batch * world_size)
+        product = f"{config.device_batch} rows a device x {steps} accumulation steps x {world_size} process(es)"
+        line = f"batch: {product} = {rows} rows per update{packed}"
+    if config.accumulation is None or rows == config.papers_batch or config.stage == "dpo":
+        return line
+    return (
+        f"{line}\n  WARNING: the paper's {config.stage} has {config.papers_batch} rows per update, not {rows}; "
+        f"leave the accumulation (ACCU_STEPS) out to have it follow from GLOBAL_BATCH, {config.papers_batch} by default"
+    )
+
+
+def how_line(config: TrainConfig) -> str:
+    """How it is computed."""
+    words: dict[str, str] = {"precision": config.precision, "gradient checkpointing": config.gradient_checkpointing}
+    words |= {"optimizer": config.optimizer, "kernels": config.kernels, "compiled": "yes" if config.compile else "no"}
+    words |= {"parallel": config.parallel + (" with offload" if config.offload else "")}
+    words |= {"LoRA rank": str(config.lora.r)} if config.lora else {}
+    return ", ".join(f"{name}: {value}" for name, value in words.items())
+
+
+def _attention_line(model: SicogForConditionalGeneration) -> str:
+    def kind(part: nn.Module) -> str:
+        return str(part.config._attn_implementation)  # type: ignore[union-attr]
+
+    return f"attention: vision tower {kind(model.vision_tower)}, language model {kind(model.language_model)}"
+
+
+def _parts_table(modules: dict[str, nn.Module], config: TrainConfig) -> Table:
+    from sicog.training.parts import size
+
+    table = Table("part", "parameters", "trainable", "dtype", "learning rate")
+    for column in (table.columns[1], table.columns[2], table.columns[4]):
+        column.justify = "right"
+    total, rates = [0, 0], {str(part): rate for part, rate in config.learning_rates.items()}
+    for name, module in modules.items():
+        counts = [sum(size(p) for p in module.parameters() if p.requires_grad or not only) for only in (False, True)]
+        total = [t + c for t, c in zip(total, counts, strict=True)]
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})
+        rate = f"{rates.get(name, config.learning_rate):g}" if counts[1] else "frozen"
+        table.add_row(name, *(f"{c:,}" for c in counts), ", ".join(dtypes), rate)
+    table.add_section()
+    table.add_row("total", *(f"{t:,}" for t in total))
+    return table
