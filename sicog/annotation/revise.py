@@ -35,8 +35,11 @@ from sicog.formats import (
 )
 from sicog.records import AnnotatedRow, Dropped, Example, Query, Turn
 from sicog.remote.client import connected
+from sicog.stages.config import StageOptions
 from sicog.stages.provenance import write_run_json
-from sicog.stages.runner import FolderSource, Outcome, Source, run_stage
+from sicog.stages.reader import FolderSource, Source
+from sicog.stages.runner import Stage, run_stage
+from sicog.stages.shard import Outcome
 from sicog.stages.storage import MANIFEST
 from sicog.tasks import CAPTIONING, REASONING, bare_question
 
@@ -117,16 +120,17 @@ def _annotate(config: ReviseConfig, teacher: TeacherConfig, images: ImageFolder)
     with connected(teacher.endpoint, config.answers()) as client:
         process = Teacher(teacher, client, images)
         return run_stage(
-            step=STEP,
-            out_dir=config.teacher_folder() / "rows",
-            source=open_users_rows(config.input, CaptionRowParser(config.prompts == "row"), step=STEP),
-            process=process,
-            config=config,
-            inputs=_inputs(config),
-            block_size=1024,  # several times what is asked at once, so that few wait for the last of a block
-            max_dropped_share=config.max_dropped_share,
-            limits_failed=False,  # teacher.max_failed_share does
-            status=process.status,
+            Stage(
+                step=STEP,
+                out_dir=config.teacher_folder() / "rows",
+                source=open_users_rows(config.input, CaptionRowParser(config.prompts == "row"), step=STEP),
+                process=process,
+                inputs=_inputs(config),
+                limits_failed=False,
+                status=process.status,
+            ),
+            config,
+            StageOptions.of(config, block_size=1024),
         )
 
 
@@ -157,14 +161,15 @@ def _write(config: ReviseConfig, form: str, out_dir: Path, images: ImageFolder |
     else:
         source = open_users_rows(config.input, parser, step=f"revise-{form}")
     return run_stage(
-        step=_step(config, form),
-        out_dir=out_dir,
-        source=source,
-        process=_Keep(images),
-        config=config,
-        inputs=_inputs(config),
-        block_size=256,
-        max_dropped_share=config.max_dropped_share,
+        Stage(
+            step=_step(config, form),
+            out_dir=out_dir,
+            source=source,
+            process=_Keep(images),
+            inputs=_inputs(config),
+        ),
+        config,
+        StageOptions.of(config, block_size=256),
     )
 
 

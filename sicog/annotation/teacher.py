@@ -27,7 +27,7 @@ from sicog.remote.client import BadImage, Client, Message, NoAnswer, Request
 from sicog.remote.config import EndpointConfig
 from sicog.remote.image_parts import Picture
 from sicog.remote.store import Answer
-from sicog.stages.runner import Outcome
+from sicog.stages.shard import Outcome
 from sicog.tasks import bare_question
 
 STEP = "annotate"

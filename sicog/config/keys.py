@@ -145,7 +145,8 @@ def _section(config: type[BaseModel], places: tuple[str, ...], also: Mapping[str
         if place in also:
             comment += f" {also[place]}"
         keys.append(Key(place, type_text(field.annotation, field.metadata), _default(field), comment))
-    keys.sort(key=lambda key: key.default != _REQUIRED)
+    last = [f"{prefix}{name}" for name in getattr(config, "last", ())]
+    keys.sort(key=lambda key: (key.default != _REQUIRED, last.index(key.name) if key.name in last else -1))
     return Section(config, places, _summary(config), tuple(keys))
 
 

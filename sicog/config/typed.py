@@ -26,6 +26,7 @@ class Config(BaseModel):
     the name that it has in most configs is understood too.
     formerly: old names of keys, with their names today. They still work; a user who gives one is told the new one.
     What is recorded is the key.
+    last: keys that help lists after all others.
     of_rows: the keys that name rows, in a file or folder of any kind that `sicog.data.rows.file_kinds` knows.
     """
 
@@ -35,6 +36,7 @@ class Config(BaseModel):
     volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
     also: ClassVar[Mapping[str, str]] = {}
     formerly: ClassVar[Mapping[str, str]] = {}
+    last: ClassVar[tuple[str, ...]] = ()
     of_rows: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

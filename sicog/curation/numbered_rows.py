@@ -15,7 +15,7 @@ from sicog.curation.words import Hashes, digest64
 from sicog.data.rows.file_kinds import find_files
 from sicog.data.rows.table import open_table
 from sicog.records import CandidateSet, Dropped, Example, Query, Record, ScoredSet
-from sicog.stages.runner import UNREADABLE
+from sicog.stages.reader import UNREADABLE
 from sicog.stages.storage import named, shards, what_is_wrong
 
 ALL_TYPES: tuple[type[Record], ...] = (Example, ScoredSet, CandidateSet, Query)

@@ -19,7 +19,8 @@ from sicog.data.mixture import Sources, chosen_rows
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.table import open_table
 from sicog.records import Dropped, Example
-from sicog.stages.runner import run_stage
+from sicog.stages.config import StageOptions
+from sicog.stages.runner import Stage, run_stage
 from sicog.stages.storage import MANIFEST, read_json, write_json
 
 
@@ -40,15 +41,15 @@ def mix(config: MixConfig) -> Path:
     """Write the dataset `out_dir` and return it; its manifest also says how many rows each source gave and left."""
     mixed = _Mix(config)
     run_stage(
-        step="mix",
-        out_dir=config.out_dir,
-        source=mixed,
-        process=_as_they_are,
-        config=config,
-        inputs={f"{number}:{source.path.name}": source.path for number, source in enumerate(config.sources)},
-        block_size=256,
-        rows_per_shard=8192,
-        max_dropped_share=config.max_dropped_share,
+        Stage(
+            step="mix",
+            out_dir=config.out_dir,
+            source=mixed,
+            process=_as_they_are,
+            inputs={f"{number}:{source.path.name}": source.path for number, source in enumerate(config.sources)},
+        ),
+        config,
+        StageOptions.of(config, block_size=256, rows_per_shard=8192),
     )
     manifest = read_json(config.out_dir / MANIFEST)
     if "sources" not in manifest:

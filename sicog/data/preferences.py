@@ -18,8 +18,8 @@ from sicog.data.rows.users_rows import open_users_rows
 from sicog.formats import Row, RowError, ensure_marker, given, image_names, parse_example
 from sicog.formats.row_keys import ROLES, images_of_parts, is_parts, joined_parts
 from sicog.records import Dropped, PreferencePair
-from sicog.stages.runner import FolderSource
-from sicog.stages.runner import Source as Rows
+from sicog.stages.reader import FolderSource
+from sicog.stages.reader import Source as Rows
 
 _PROMPT_KEYS = ("prompt", "question", "conversations", "messages")
 _ANSWERS = ("assistant", "gpt", "llm")

@@ -11,7 +11,8 @@ from pydantic import Field
 from sicog.config import Config
 from sicog.records import CandidateSet
 from sicog.stages.candidates import RunsSource, find_runs
-from sicog.stages.runner import run_stage
+from sicog.stages.config import StageOptions
+from sicog.stages.runner import Stage, run_stage
 
 
 class GroupConfig(Config):
@@ -31,14 +32,15 @@ def group(config: GroupConfig) -> Path:
     """
     folders = find_runs(config.input)
     return run_stage(
-        step="group",
-        out_dir=config.out_dir,
-        source=RunsSource(folders),
-        process=_as_they_are,
-        config=config,
-        inputs={f"run-{i}": folder for i, folder in enumerate(folders)},
-        block_size=config.block_size,
-        max_dropped_share=None,
+        Stage(
+            step="group",
+            out_dir=config.out_dir,
+            source=RunsSource(folders),
+            process=_as_they_are,
+            inputs={f"run-{i}": folder for i, folder in enumerate(folders)},
+        ),
+        config,
+        StageOptions.of(config, max_dropped_share=None),
     )
 
 

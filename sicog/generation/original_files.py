@@ -20,7 +20,7 @@ from sicog.config import Config
 from sicog.data.rows.users_rows import open_users_rows
 from sicog.formats import MARKER, QueryParser, Row, RowError, given
 from sicog.records import Candidate, CandidateSet, Query
-from sicog.stages.runner import run_stage
+from sicog.stages.runner import Stage, run_stage
 from sicog.stages.storage import atomic_write, read_records
 from sicog.tasks import TASKS
 
@@ -62,14 +62,14 @@ def import_candidates(config: ImportCandidatesConfig) -> Path:
     The files do not say how an answer ended or how long it was: all count as ended, with `n_tokens` 0.
     """
     return run_stage(
-        step="import-candidates",
-        out_dir=config.out_dir,
-        source=open_users_rows(config.input, _Parser(config)),
-        process=_as_they_are,
-        config=config,
-        inputs={"input": config.input},
-        block_size=config.block_size,
-        max_dropped_share=config.max_dropped_share,
+        Stage(
+            step="import-candidates",
+            out_dir=config.out_dir,
+            source=open_users_rows(config.input, _Parser(config)),
+            process=_as_they_are,
+            inputs={"input": config.input},
+        ),
+        config,
     )
 
 

@@ -28,9 +28,13 @@ from sicog.model.image_files import image_size, load_image
 from sicog.model.precision import Precision, settled
 from sicog.records import Candidate, CandidateSet, Corruption, Dropped, Failed, Query
 from sicog.remote.config import EndpointConfig
+from sicog.stages.backends import backend_of
+from sicog.stages.config import StageOptions
 from sicog.stages.launch import LaunchConfig
 from sicog.stages.provenance import digest_path
-from sicog.stages.runner import FolderSource, Outcome, Source, run_stage
+from sicog.stages.reader import FolderSource, Source
+from sicog.stages.runner import Stage, run_stage
+from sicog.stages.shard import Outcome
 from sicog.stages.storage import MANIFEST
 from sicog.tasks import TASKS, TaskSpec, bare_question
 
@@ -186,18 +190,16 @@ def sample(config: SampleConfig) -> Path:
     answering |= {"context": config.context.path} if config.context else {}
     with closing(SampleBlock(config)) as process:
         return run_stage(
-            step="sample",
-            out_dir=config.out_dir,
-            source=rows_of(config),
-            process=process,
-            config=config,
-            inputs={**answering, "input": config.input},
-            block_size=config.queries_per_block,
-            rows_per_shard=config.rows_per_shard,
-            workers=config.workers,
-            max_dropped_share=config.max_dropped_share,
-            launch=config.launch,
-            status=process.status,
+            Stage(
+                step="sample",
+                out_dir=config.out_dir,
+                source=rows_of(config),
+                process=process,
+                inputs={**answering, "input": config.input},
+                status=process.status,
+            ),
+            config,
+            StageOptions.of(config, block_size=config.queries_per_block, backend=backend_of(config.launch)),
         )
 
 

@@ -32,7 +32,7 @@ from sicog.mini.truth import read_truth
 from sicog.records import CandidateSet, Example, Query, Record, ScoredSet
 from sicog.runs.gap import GapConfig, agreement, compared
 from sicog.stages.candidates import RunsSource, find_runs
-from sicog.stages.runner import Outcome
+from sicog.stages.shard import Outcome
 from sicog.stages.storage import read_records, write_bytes, write_json
 from sicog.statistics.intervals import Interval, mean_interval, paired_difference_interval
 

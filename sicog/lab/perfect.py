@@ -25,7 +25,9 @@ from sicog.mini.text import CAPTION_QUESTION, cod_caption, detailed_description
 from sicog.mini.truth import read_truth
 from sicog.records import Example, Query, Turn
 from sicog.runs.gap import GAP
-from sicog.stages.runner import FolderSource, Outcome, Source, run_stage
+from sicog.stages.reader import FolderSource, Source
+from sicog.stages.runner import Stage, run_stage
+from sicog.stages.shard import Outcome
 from sicog.stages.storage import read_json
 from sicog.tasks import CAPTIONING, REASONING, TASKS
 
@@ -74,12 +76,14 @@ def perfect(config: PerfectConfig) -> Path:
     rates = {task: measured_rate(folder) for task, folder in config.mistakes_of.items()} | config.mistakes
     inputs = {"world": config.data / "config.json"} | ({"rows": config.input} if config.input else {})
     return run_stage(
-        step=STEP,
-        out_dir=config.out_dir,
-        source=source,
-        process=_Truth(scenes, asked, rates, config.seed),
-        config=config,
-        inputs=inputs | {f"{task} gap": folder / GAP for task, folder in config.mistakes_of.items()},
+        Stage(
+            step=STEP,
+            out_dir=config.out_dir,
+            source=source,
+            process=_Truth(scenes, asked, rates, config.seed),
+            inputs=inputs | {f"{task} gap": folder / GAP for task, folder in config.mistakes_of.items()},
+        ),
+        config,
     )
 
 

@@ -15,7 +15,10 @@ from sicog.lab.compare_scorers import remembered, scores_of
 from sicog.lab.scorers import SCORERS, load_scorer
 from sicog.lab.true_candidates import LabTask, read_rows
 from sicog.records import Dropped, Example, ScoredSet
-from sicog.stages.runner import FolderSource, Outcome, run_stage
+from sicog.stages.config import StageOptions
+from sicog.stages.reader import FolderSource
+from sicog.stages.runner import Stage, run_stage
+from sicog.stages.shard import Outcome
 
 STEP = "lab-pick"
 
@@ -48,13 +51,15 @@ def pick(config: PickConfig) -> Path:
     """Write the dataset `out_dir` of `Example`; returns it. Raises `ValueError` when there are not enough rows."""
     inputs = {"scored": config.input, "keep_rows_of": config.keep_rows_of}
     return run_stage(
-        step=STEP,
-        out_dir=config.out_dir,
-        source=FolderSource(config.input, ScoredSet),
-        process=_Lazily(config),
-        config=config,
-        inputs=inputs | ({"scorer": config.scorer} if config.scorer else {}),
-        max_dropped_share=None,  # dropping is what it is for
+        Stage(
+            step=STEP,
+            out_dir=config.out_dir,
+            source=FolderSource(config.input, ScoredSet),
+            process=_Lazily(config),
+            inputs=inputs | ({"scorer": config.scorer} if config.scorer else {}),
+        ),
+        config,
+        StageOptions(max_dropped_share=None),
     )
 
 

@@ -15,7 +15,7 @@ from sicog.report import cuts
 from sicog.report.known_truth import Truth
 from sicog.report.run_facts import read_lines
 from sicog.stages.provenance import RUN, digest_value
-from sicog.stages.runner import FolderSource
+from sicog.stages.reader import FolderSource
 from sicog.stages.storage import read_json, read_records
 from sicog.statistics.intervals import Interval, mean_interval, paired_difference_interval
 

@@ -16,7 +16,8 @@ from rich.table import Table
 from sicog.console import stdout_console
 from sicog.runs.recipe import Step
 from sicog.runs.states import Standing, State, read_job, read_steps, standing
-from sicog.stages.runner import STAGE, WORK
+from sicog.stages.journal import WORK
+from sicog.stages.runner import STAGE
 from sicog.stages.storage import MANIFEST, read_json
 
 _SPEED = "speed.jsonl"  # as `sicog.training.callbacks` writes it

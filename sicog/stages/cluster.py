@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sicog.console import stderr_console
+from sicog.stages.journal import WORK
 from sicog.stages.launch import LaunchConfig
-from sicog.stages.runner import WORK, Finish, ShardTask
+from sicog.stages.shard import Finish, ShardTask
 from sicog.stages.storage import MANIFEST, locked, write_json
 
 try:

@@ -148,7 +148,8 @@ def _is_work(path: Path, inside: tuple[str, ...]) -> bool:
     if path.parent.name == ".work" and path.name.startswith("journal-"):
         return path.stat().st_size > 0  # a line for each finished block
     of_a_block = (".work", "parts") in zip(inside, inside[1:], strict=False)
-    return not (path.name in _OF_A_START or path.parent.name == "tensorboard" or of_a_block)
+    name = path.name[1:-4] if path.name.startswith(".") and path.name.endswith(".tmp") else path.name  # being written
+    return not (name in _OF_A_START or path.parent.name == "tensorboard" or of_a_block)
 
 
 def another_run(folder: Path, differences: list[str]) -> str:

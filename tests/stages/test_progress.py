@@ -8,7 +8,8 @@ from sicog.config import Config
 from sicog.records import Query
 from sicog.stages import progress
 from sicog.stages.progress import Pace
-from sicog.stages.runner import FolderSource, run_stage
+from sicog.stages.reader import FolderSource
+from sicog.stages.runner import Stage, run_stage
 from sicog.stages.storage import write_dataset
 
 
@@ -49,13 +50,15 @@ def test_a_log_hears_of_a_block_that_takes_long(tmp_path, monkeypatch, capsys):
 
     source, counted = FolderSource(tmp_path / "in", Query), iter(range(1, 1000))
     run_stage(
-        step="sample",
-        out_dir=tmp_path / "out",
-        source=source,
-        process=slow,
-        config=Config(),
-        inputs={},
-        status=lambda: f"{next(counted)} candidates",
+        Stage(
+            step="sample",
+            out_dir=tmp_path / "out",
+            source=source,
+            process=slow,
+            inputs={},
+            status=lambda: f"{next(counted)} candidates",
+        ),
+        Config(),
     )
     lines = [line for line in capsys.readouterr().err.splitlines() if "sample: row 0/3, " in line]
     assert lines and lines[0].endswith(" candidates")

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,8 +18,13 @@ import torch
 from sicog.config import Config
 from sicog.records import Dropped, Example, Failed, Query, Turn
 from sicog.runs.states import lives
+from sicog.stages.backends import backend_of
+from sicog.stages.config import StageOptions
 from sicog.stages.journal import Appending
-from sicog.stages.runner import FolderSource, Limit, Line, run_stage
+from sicog.stages.provenance import holds_nothing
+from sicog.stages.reader import FolderSource
+from sicog.stages.runner import Stage, run_stage
+from sicog.stages.shard import Limit, Line
 from sicog.stages.storage import dump_record, read_json, read_records, write_dataset, write_json
 
 
@@ -63,17 +69,19 @@ def prepare(tmp_path, n=100):
     return FolderSource(tmp_path / "in", Query)
 
 
-def run(tmp_path, out="out", process=process, k=1, **options):
+def run(tmp_path, out="out", process=process, k=1, launch=None, **given):
+    """given: fields of the stage and of its options."""
     out_dir = tmp_path / out
-    return run_stage(
+    options = {f.name: given.pop(f.name) for f in fields(StageOptions) if f.name in given}
+    stage = Stage(
         step="s",
         out_dir=out_dir,
         source=FolderSource(tmp_path / "in", Query),
         process=process,
-        config=StageConfig(out_dir=out_dir, k=k),
-        inputs={"rows": tmp_path / "in"},
-        **{"block_size": 8, "rows_per_shard": 32, "max_dropped_share": 0.2, **options},
+        **{"inputs": {"rows": tmp_path / "in"}, **given},
     )
+    options = {"block_size": 8, "rows_per_shard": 32, "max_dropped_share": 0.2, **options}
+    return run_stage(stage, StageConfig(out_dir=out_dir, k=k), StageOptions(backend=backend_of(launch), **options))
 
 
 def files(folder):
@@ -154,7 +162,7 @@ def test_ctrl_c_ends_the_workers_at_once(tmp_path, monkeypatch):
         two_that_began(tmp_path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sicog.stages.runner.as_completed", interrupted)
+    monkeypatch.setattr("sicog.stages.workers.as_completed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, process=Waits(tmp_path), workers=2)
     assert not any(lives(int(path.name.split("-")[1])) for path in tmp_path.glob("begun-*"))
@@ -539,14 +547,15 @@ def test_a_source_that_gives_fewer_rows_than_it_counted_is_an_error_and_never_a_
     def attempt(rows: int) -> Path:
         out_dir = tmp_path / "out"
         return run_stage(
-            step="s",
-            out_dir=out_dir,
-            source=Shrinking(rows),
-            process=process,
-            config=StageConfig(out_dir=out_dir),
-            inputs={"rows": tmp_path / "in"},
-            block_size=8,
-            max_dropped_share=1.0,
+            Stage(
+                step="s",
+                out_dir=out_dir,
+                source=Shrinking(rows),
+                process=process,
+                inputs={"rows": tmp_path / "in"},
+            ),
+            StageConfig(out_dir=out_dir),
+            StageOptions(block_size=8, max_dropped_share=1.0),
         )
 
     with pytest.raises(ValueError, match=f"gave {n} rows where 20 were counted"):
@@ -609,3 +618,10 @@ def test_a_start_that_is_still_at_work_keeps_its_folder(tmp_path):
             run(tmp_path, k=2)
         other.communicate(b"\n")
     run(tmp_path, k=2)
+
+
+def test_a_run_json_that_is_being_written_is_no_work_of_a_folder(tmp_path):
+    (tmp_path / ".run.json.tmp").write_text("{")  # the first process writes it; the others wait for its claim
+    assert holds_nothing(tmp_path)
+    (tmp_path / "shard-00000.jsonl").write_text("{}\n")
+    assert not holds_nothing(tmp_path)

@@ -27,7 +27,8 @@ from sicog.curation.numbered_rows import Rows, open_rows
 from sicog.data.rows.cache import cache_folder
 from sicog.data.image_folder import ImageFolder
 from sicog.formats import reads_back, write_llava
-from sicog.stages.runner import run_stage
+from sicog.stages.config import StageOptions
+from sicog.stages.runner import Stage, run_stage
 from sicog.stages.provenance import RUN, write_run_json
 from sicog.records import Dropped, Example
 from sicog.stages.storage import MANIFEST, read_json, read_records, shards, write_json
@@ -100,19 +101,7 @@ def build(config: BuildConfig) -> Path:
         say_finished(STEP, config.out_dir)
     else:
         mixed, pictures = _mixed(config)
-        run_stage(
-            step=STEP,
-            out_dir=config.out_dir,
-            source=mixed,
-            process=Finish(config.multi_turn, config.seed, pictures),
-            config=config,
-            inputs=config.inputs(),
-            outputs={Origin: PROVENANCE},
-            block_size=256,
-            rows_per_shard=config.rows_per_shard,
-            workers=config.workers,
-            max_dropped_share=None,  # what is left out on purpose has no limit; the rest has been checked
-        )
+        run_stage(Stage(step=STEP, out_dir=config.out_dir, source=mixed, process=Finish(config.multi_turn, config.seed, pictures), inputs=config.inputs(), outputs={Origin: PROVENANCE},), config, StageOptions.of(config, block_size=256, max_dropped_share=None),)
         totals = _totals(config, mixed)
         if config.llava_json:
             left_out: list[str] = []

@@ -16,14 +16,17 @@ from sicog.config import Config
 from sicog.curation.score.score import Paths
 from sicog.curation.score.self_consistency import draw
 from sicog.curation.words import folded
-from sicog.stages.runner import UNREADABLE, Outcome, run_stage
+from sicog.stages.reader import UNREADABLE
+from sicog.stages.config import StageConfig
+from sicog.stages.runner import Stage, run_stage
+from sicog.stages.shard import Outcome
 from sicog.records import Candidate, CandidateSet, Dropped, PreferencePair, Turn
 from sicog.tasks import TASKS
 
 STEP = "pair"
 
 
-class PairConfig(Config):
+class PairConfig(StageConfig):
     """Config of `sicog pair`.
 
     Of each row one answer to a prompt of both is drawn from `chosen`, and from `rejected` one to the same prompt that
@@ -38,10 +41,6 @@ class PairConfig(Config):
     """The same, sampled with `corruptions`."""
     out_dir: Path
     seed: int = 0
-    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
-    block_size: int = Field(default=256, ge=1)
-    rows_per_shard: int = Field(default=1024, ge=1)
-    workers: int = Field(default=1, ge=1)
 
 
 def pair(config: PairConfig) -> Path:
@@ -50,19 +49,7 @@ def pair(config: PairConfig) -> Path:
     folders = {
         f"{name}-{i}": f for name, all_ in (("chosen", clean), ("rejected", corrupted)) for i, f in enumerate(all_)
     }
-    return run_stage(
-        step=STEP,
-        out_dir=config.out_dir,
-        source=RunsSource(clean, step=STEP),
-        process=PairSets(RunsSource(corrupted, step=STEP), config.seed),
-        config=config,
-        inputs=folders,
-        block_size=config.block_size,
-        rows_per_shard=config.rows_per_shard,
-        workers=config.workers,
-        max_dropped_share=config.max_dropped_share,
-        limited_reasons=frozenset({UNREADABLE}),  # where both answers agree there is no pair: no fault of the data
-    )
+    return run_stage(Stage(step=STEP, out_dir=config.out_dir, source=RunsSource(clean, step=STEP), process=PairSets(RunsSource(corrupted, step=STEP), config.seed), inputs=folders, limited_reasons=frozenset({UNREADABLE}),), config,)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ from sicog.records import CandidateSet, Claim, Dropped, ScoredCandidate, ScoredS
 from sicog.remote.config import EndpointConfig
 from sicog.stages.candidates import RunsSource, find_runs
 from sicog.stages.provenance import digest_path, write_run_json
-from sicog.stages.runner import FolderSource, Outcome, Source
+from sicog.stages.reader import FolderSource, Source
+from sicog.stages.shard import Outcome
 from sicog.stages.storage import MANIFEST
 from sicog.tasks import TASKS
 

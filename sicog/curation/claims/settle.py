@@ -15,14 +15,16 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sicog.chains import ChainError
-from sicog.config import Config
 from sicog.curation.claims.readers import Grammar, UnreadableError, load_grammar, pruned
 from sicog.curation.claims.served_reader import ServedModel, ServedWriter
 from sicog.curation.score.self_consistency import DECIMALS
 from sicog.curation.words import folded
 from sicog.records import Claim, Dropped, Example, PreferencePair, ScoredCandidate, ScoredSet, Turn
 from sicog.remote.config import EndpointConfig
-from sicog.stages.runner import UNREADABLE, FolderSource, Outcome, run_stage
+from sicog.stages.config import StageConfig
+from sicog.stages.reader import UNREADABLE, FolderSource
+from sicog.stages.runner import Stage, run_stage
+from sicog.stages.shard import Outcome
 from sicog.tasks import TASKS
 
 STEP = "settle"
@@ -31,7 +33,7 @@ UNWRITTEN = "unwritten"
 Least = float | dict[str, float]
 
 
-class SettleConfig(Config):
+class SettleConfig(StageConfig):
     """Config of `sicog settle`.
 
     The strength of a claim is its support, the share of the other candidates that state it; where windows were shown
@@ -68,10 +70,7 @@ class SettleConfig(Config):
     endpoint: EndpointConfig | None = None
     """A served model that writes the merged text from the claims; null: the grammar writes it, or the sentences follow
     one another. Its answers are stored and asked for once."""
-    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
-    block_size: int = Field(default=256, ge=1)
     rows_per_shard: int = Field(default=8192, ge=1)
-    workers: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _one_rule_for_claims(self) -> SettleConfig:
@@ -103,18 +102,16 @@ def settle(config: SettleConfig) -> Path:
     )
     try:
         return run_stage(
-            step=STEP,
-            out_dir=config.out_dir,
-            source=source,
-            process=SettleRows(config, least, ServedWriter(served) if served else None),
-            config=config,
-            inputs=inputs,
-            outputs={PreferencePair: PAIRS},
-            block_size=config.block_size,
-            rows_per_shard=config.rows_per_shard,
-            workers=config.workers,
-            max_dropped_share=config.max_dropped_share,
-            limited_reasons=frozenset({UNREADABLE, UNWRITTEN}),  # other drops are what supports are for
+            Stage(
+                step=STEP,
+                out_dir=config.out_dir,
+                source=source,
+                process=SettleRows(config, least, ServedWriter(served) if served else None),
+                inputs=inputs,
+                outputs={PreferencePair: PAIRS},
+                limited_reasons=frozenset({UNREADABLE, UNWRITTEN}),
+            ),
+            config,
         )
     finally:
         if served is not None:

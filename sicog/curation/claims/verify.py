@@ -20,7 +20,9 @@ from sicog.config import Config
 from sicog.curation.claims.readers import load_grammar
 from sicog.curation.score.columns import columns_of
 from sicog.records import CandidateSet, Claim, Query, ScoredCandidate, ScoredSet
-from sicog.stages.runner import FolderSource, Outcome, run_stage
+from sicog.stages.reader import FolderSource
+from sicog.stages.runner import Stage, run_stage
+from sicog.stages.shard import Outcome
 from sicog.stages.storage import read_records
 from sicog.tasks import TASKS
 
@@ -74,27 +76,29 @@ class CheckConfig(Config):
 def ask_claims(config: AskConfig) -> Path:
     """Write the dataset `out_dir` of `Query`, a question for each different claim of a row; returns it."""
     return run_stage(
-        step=ASK,
-        out_dir=config.out_dir,
-        source=FolderSource(config.input, ScoredSet, step=ASK),
-        process=AskRows(config),
-        config=config,
-        inputs={"claims": config.input},
-        max_dropped_share=config.max_dropped_share,
+        Stage(
+            step=ASK,
+            out_dir=config.out_dir,
+            source=FolderSource(config.input, ScoredSet, step=ASK),
+            process=AskRows(config),
+            inputs={"claims": config.input},
+        ),
+        config,
     )
 
 
 def check_claims(config: CheckConfig) -> Path:
     """Write the scored sets again, with `checked` in their claims; returns `out_dir`."""
     return run_stage(
-        step=CHECK,
-        out_dir=config.out_dir,
-        source=FolderSource(config.input, ScoredSet, step=CHECK),
-        process=CheckRows(_Lazily(config)),
-        config=config,
-        inputs={"claims": config.input, "asked": config.asked, "answers": config.answers},
-        max_dropped_share=config.max_dropped_share,
-        then=lambda: columns_of(config.out_dir),
+        Stage(
+            step=CHECK,
+            out_dir=config.out_dir,
+            source=FolderSource(config.input, ScoredSet, step=CHECK),
+            process=CheckRows(_Lazily(config)),
+            inputs={"claims": config.input, "asked": config.asked, "answers": config.answers},
+            then=lambda: columns_of(config.out_dir),
+        ),
+        config,
     )
 
 

@@ -35,8 +35,9 @@ from sicog.formats.json_rows import loads
 from sicog.formats.row_keys import given
 from sicog.model.image_files import load_image
 from sicog.records import Dropped, Record
+from sicog.stages.config import StageOptions
 from sicog.stages.provenance import digest_value
-from sicog.stages.runner import run_stage
+from sicog.stages.runner import Stage, run_stage
 from sicog.stages.storage import MANIFEST, opened_table, read_records
 from sicog.tasks import TASKS, bare_question
 
@@ -98,14 +99,15 @@ def read_benchmark(benchmark: Benchmark, cache: Path, workers: int) -> Path:
     folder = cache / "benchmarks" / digest_value([FORMAT, content])
     if not (folder / MANIFEST).is_file():
         run_stage(
-            step="benchmark",
-            out_dir=folder,
-            source=_Entries(path),
-            process=_hashed,
-            config=_Stage(path=path),
-            inputs={},
-            workers=workers,
-            max_dropped_share=None,
+            Stage(
+                step="benchmark",
+                out_dir=folder,
+                source=_Entries(path),
+                process=_hashed,
+                inputs={},
+            ),
+            _Stage(path=path),
+            StageOptions(workers=workers, max_dropped_share=None),
         )
     return folder
 

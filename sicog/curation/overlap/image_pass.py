@@ -27,8 +27,9 @@ from sicog.data.images import ImageProblem
 from sicog.data.rows.tar_files import Packed
 from sicog.model.image_files import load_image
 from sicog.records import Dropped, Record
+from sicog.stages.config import StageOptions
 from sicog.stages.provenance import digest_bytes, digest_value
-from sicog.stages.runner import run_stage
+from sicog.stages.runner import Stage, run_stage
 from sicog.stages.storage import MANIFEST, read_json, read_records, write_json
 
 FORMAT = 1
@@ -118,15 +119,15 @@ def _hashed(names: _Names, images: ImageFolder, workers: int) -> Path:
         folder = images.cache / "image-hashes" / key
         if not (folder / MANIFEST).is_file():
             run_stage(
-                step=STEP,
-                out_dir=folder,
-                source=names,
-                process=_LookAt(images),
-                config=_Stage(names=asked),
-                inputs={},
-                rows_per_shard=4096,
-                workers=workers,
-                max_dropped_share=None,  # the share of rows counts, not that of images
+                Stage(
+                    step=STEP,
+                    out_dir=folder,
+                    source=names,
+                    process=_LookAt(images),
+                    inputs={},
+                ),
+                _Stage(names=asked),
+                StageOptions(rows_per_shard=4096, workers=workers, max_dropped_share=None),
             )
         states = {drop.id: images.state(drop.id) for drop in _dropped(folder)}
         if not (folder / _PROBLEMS).is_file():

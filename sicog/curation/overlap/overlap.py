@@ -20,8 +20,9 @@ from sicog.curation.overlap.examine import NEAR, OVERLAP, DecontaminateConfig, D
 from sicog.data.image_folder import ImageFolder
 from sicog.data.rows.cache import cache_folder
 from sicog.records import Dropped, Record
+from sicog.stages.config import StageOptions
 from sicog.stages.provenance import RUN, write_run_json
-from sicog.stages.runner import run_stage
+from sicog.stages.runner import Stage, run_stage
 from sicog.stages.storage import MANIFEST, read_json, write_json
 
 STEP = "overlap"
@@ -67,15 +68,15 @@ def overlap(config: OverlapConfig) -> Path:
     if not ((config.out_dir / MANIFEST).is_file() and _EXAMINED in read_json(config.out_dir / MANIFEST)):
         rows, verdicts = _examined(config)
         run_stage(
-            step=STEP,
-            out_dir=config.out_dir,
-            source=_Findings(rows, tuple(verdicts.dropped())),
-            process=_as_records,
-            config=config,
-            inputs=config.inputs(),
-            block_size=256,
-            rows_per_shard=8192,
-            max_dropped_share=None,
+            Stage(
+                step=STEP,
+                out_dir=config.out_dir,
+                source=_Findings(rows, tuple(verdicts.dropped())),
+                process=_as_records,
+                inputs=config.inputs(),
+            ),
+            config,
+            StageOptions(block_size=256, rows_per_shard=8192, max_dropped_share=None),
         )
         manifest = read_json(config.out_dir / MANIFEST)
         counts = {reason: sum(1 for _, r, _ in verdicts.dropped() if r == reason) for reason in (NEAR, OVERLAP)}

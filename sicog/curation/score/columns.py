@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from sicog.records import Dropped, ScoredSet
 from sicog.stages.provenance import digest_path
-from sicog.stages.runner import FolderSource
+from sicog.stages.reader import FolderSource
 from sicog.stages.storage import atomic_write, locked
 
 ROWS = 2048  # of a row group

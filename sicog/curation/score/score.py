@@ -13,7 +13,6 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from sicog.config import Config
 from sicog.console import say_finished
 from sicog.curation.score.block import Scorer, ScoreSets
 from sicog.curation.score.columns import columns_of
@@ -22,15 +21,18 @@ from sicog.curation.vectors.prepare import encoder_files, spent, when_embedded
 from sicog.curation.vectors.vector_cache import Embedding
 from sicog.records import CandidateSet, Dropped
 from sicog.stages.candidates import RunsSource, find_runs
+from sicog.stages.config import StageConfig
 from sicog.stages.launch import LaunchConfig
 from sicog.stages.provenance import digest_path, write_run_json
-from sicog.stages.runner import FolderSource, Process, Source, run_stage
+from sicog.stages.reader import FolderSource, Source
+from sicog.stages.runner import Stage, run_stage
+from sicog.stages.shard import Process
 from sicog.stages.storage import MANIFEST
 
 Paths = Annotated[tuple[Path, ...], BeforeValidator(lambda v: (v,) if isinstance(v, (str, Path)) else v)]
 
 
-class SetsConfig(Config):
+class SetsConfig(StageConfig):
     """The keys of every step that scores candidate sets."""
 
     input: Paths = Field(min_length=1)
@@ -41,10 +43,7 @@ class SetsConfig(Config):
     """The checkpoint that wrote the candidates, or all of them where several are pooled. When given, a candidate of
     another checkpoint is an error."""
     cache_dir: Path | None = None
-    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     block_size: int = Field(default=64, ge=1)
-    rows_per_shard: int = Field(default=1024, ge=1)
-    workers: int = Field(default=1, ge=1)
 
 
 class ScoreConfig(SetsConfig):
@@ -137,17 +136,15 @@ class SetsStage(ABC):
     def __call__(self, embedder: Embedding | None) -> None:
         config = self.config
         run_stage(
-            step=self.step,
-            out_dir=config.out_dir,
-            source=self.source,
-            process=self.process(embedder),
-            config=config,
-            inputs=self.inputs,
-            block_size=config.block_size,
-            rows_per_shard=config.rows_per_shard,
-            workers=config.workers,
-            max_dropped_share=config.max_dropped_share,
-            then=self.then,
+            Stage(
+                step=self.step,
+                out_dir=config.out_dir,
+                source=self.source,
+                process=self.process(embedder),
+                inputs=self.inputs,
+                then=self.then,
+            ),
+            config,
         )
 
 

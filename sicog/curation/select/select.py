@@ -20,14 +20,16 @@ import orjson
 from pydantic import Field, model_validator
 
 from sicog.answers import final_answer
-from sicog.config import Config
 from sicog.curation.score.columns import Columns, RawRow, RawRows, all_columns, columns_of, read_columns
 from sicog.curation.score.self_consistency import draw, hashed, lower_half
 from sicog.curation.select.threshold import PAPER_K, By, Threshold, read_threshold
 from sicog.curation.select.verdicts import KEPT, Reasons, Rule, Styles, Verdicts, verdicts
 from sicog.curation.words import folded
 from sicog.records import Dropped, PreferencePair, Query, ScoredSet
-from sicog.stages.runner import UNREADABLE, FolderSource, Line, Outcome, run_stage
+from sicog.stages.config import StageConfig
+from sicog.stages.reader import UNREADABLE, FolderSource
+from sicog.stages.runner import Stage, run_stage
+from sicog.stages.shard import Line, Outcome
 from sicog.stages.storage import MANIFEST, read_json, read_records, shards
 from sicog.tasks import TASKS
 
@@ -35,7 +37,7 @@ PAIRS = "pairs"
 STEP = "select"
 
 
-class SelectConfig(Config):
+class SelectConfig(StageConfig):
     """Config of `sicog select`. Rows that cannot be read are dropped by name."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
@@ -62,10 +64,8 @@ class SelectConfig(Config):
     keep_rows_of: Path | None = None
     """With `choose: random`: the dataset whose number of rows is kept; null: all rows."""
     seed: int = 0
-    max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     block_size: int = Field(default=1024, ge=1)
     rows_per_shard: int = Field(default=8192, ge=1)
-    workers: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _one_rule_for_keeping(self) -> SelectConfig:
@@ -109,18 +109,16 @@ def select(config: SelectConfig) -> Path:
         **{f"exclude-{i}": folder for i, folder in enumerate(config.exclude)},
     }
     return run_stage(
-        step=STEP,
-        out_dir=config.out_dir,
-        source=RawRows(FolderSource(config.input, ScoredSet)),
-        process=SelectRows(columns, rule, exclude, config.seed, config.styles_kept == "both", pick),
-        config=config,
-        inputs={name: path for name, path in given.items() if path},
-        outputs={PreferencePair: PAIRS},
-        block_size=config.block_size,
-        rows_per_shard=config.rows_per_shard,
-        workers=config.workers,
-        max_dropped_share=config.max_dropped_share,
-        limited_reasons=frozenset({UNREADABLE}),  # other drops are what a threshold is for
+        Stage(
+            step=STEP,
+            out_dir=config.out_dir,
+            source=RawRows(FolderSource(config.input, ScoredSet)),
+            process=SelectRows(columns, rule, exclude, config.seed, config.styles_kept == "both", pick),
+            inputs={name: path for name, path in given.items() if path},
+            outputs={PreferencePair: PAIRS},
+            limited_reasons=frozenset({UNREADABLE}),
+        ),
+        config,
     )
 
 

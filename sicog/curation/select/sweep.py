@@ -18,7 +18,7 @@ from sicog.curation.select.threshold import PAPER_K, By, stated
 from sicog.curation.select.verdicts import Rule, Styles, verdicts
 from sicog.records import Dropped, Query, ScoredSet
 from sicog.stages.provenance import digest_file, write_run_json
-from sicog.stages.runner import FolderSource
+from sicog.stages.reader import FolderSource
 from sicog.stages.storage import MANIFEST, count_rows, write_json
 
 THRESHOLD_FILE = "threshold.json"

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from sicog.curation.score.columns import EXCLUDED, Columns
 from sicog.curation.score.self_consistency import choose_each
 from sicog.curation.select.threshold import By, Threshold, agreement_of
-from sicog.stages.runner import UNREADABLE
+from sicog.stages.reader import UNREADABLE
 from sicog.tasks import TASKS
 
 KEPT = ""

@@ -19,9 +19,11 @@ from sicog.curation.vectors.served_encoder import ServedEncoder
 from sicog.curation.vectors.vector_cache import Embedding, Encoder, VectorCache, shortened, unit
 from sicog.curation.vectors.vector_files import FileVectors, require
 from sicog.data.rows.cache import cache_folder
+from sicog.stages.backends import backend_of
+from sicog.stages.config import StageOptions
 from sicog.stages.launch import LaunchConfig
 from sicog.stages.provenance import RUN
-from sicog.stages.runner import run_stage
+from sicog.stages.runner import Stage, run_stage
 
 EMBEDDING = ".embedding"  # in the output folder, until it is complete
 log = logging.getLogger(__name__)
@@ -100,18 +102,22 @@ def embed_texts(
         score()
         return
     run_stage(
-        step="embed",
-        out_dir=work / "parts",
-        source=PartsSource(plan),
-        process=EmbedParts(plan, own, encoder),
-        config=config,
-        inputs={"plan": plan.folder / "plan.json"},
-        block_size=1,
-        rows_per_shard=1,
-        workers=1 if config.kind == "endpoint" else workers,  # its client has many requests under way by itself
-        max_dropped_share=None,
-        launch=launch,
-        then=score,
+        Stage(
+            step="embed",
+            out_dir=work / "parts",
+            source=PartsSource(plan),
+            process=EmbedParts(plan, own, encoder),
+            inputs={"plan": plan.folder / "plan.json"},
+            then=score,
+        ),
+        config,
+        StageOptions(
+            block_size=1,
+            rows_per_shard=1,
+            workers=1 if config.kind == "endpoint" else workers,
+            max_dropped_share=None,
+            backend=backend_of(launch),
+        ),
     )
 
 

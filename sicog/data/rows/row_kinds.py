@@ -21,7 +21,7 @@ from sicog.formats import QueryParser, parse_example
 from sicog.formats.json_rows import loads
 from sicog.formats.row_keys import MARKER, Row, RowError, caption_of, given, image_names, turn_columns, turns_of
 from sicog.records import CandidateSet, Dropped, Example, PreferencePair, Query, Record, ScoredSet
-from sicog.stages.runner import FolderSource, Source
+from sicog.stages.reader import FolderSource, Source
 from sicog.tasks import CAPTION_REQUEST
 
 _LOOKED_AT = 200  # rows of each source

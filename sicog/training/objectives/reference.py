@@ -18,7 +18,9 @@ from sicog.data.preferences import PairSource
 from sicog.data.rows.cache import cache_folder
 from sicog.model.precision import Precision, chosen_device
 from sicog.records import Dropped, PreferencePair, ReferencedPair
-from sicog.stages.runner import Outcome, run_stage
+from sicog.stages.config import StageOptions
+from sicog.stages.runner import Stage, run_stage
+from sicog.stages.shard import Outcome
 from sicog.training.config import ModelSource, TrainConfig
 
 if TYPE_CHECKING:
@@ -57,16 +59,20 @@ def reference_log_probs(config: TrainConfig) -> tuple[Path, int]:
     pairs = PairSource(config.data.chosen_sources(), config.seed)
     process = ReferenceBlock(settings)
     folder = run_stage(
-        step=STEP,
-        out_dir=config.out_dir / STEP,
-        source=pairs,
-        process=process,
-        config=settings,
-        inputs=config.inputs(),
-        block_size=_BLOCK,
-        rows_per_shard=_SHARD,
-        max_dropped_share=config.data.max_dropped_share,
-        share=(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))),
+        Stage(
+            step=STEP,
+            out_dir=config.out_dir / STEP,
+            source=pairs,
+            process=process,
+            inputs=config.inputs(),
+        ),
+        settings,
+        StageOptions(
+            block_size=_BLOCK,
+            rows_per_shard=_SHARD,
+            max_dropped_share=config.data.max_dropped_share,
+            share=(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))),
+        ),
     )
     process.release()
     return folder, pairs.left

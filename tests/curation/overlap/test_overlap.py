@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+from dataclasses import replace
 
 import pytest
 from pictures_and_rows import as_base64, picture, row, words, write_tsv
@@ -70,8 +71,9 @@ def test_what_a_duplicate_is(world):
 
 
 def test_the_order_of_rows_changes_nothing_nor_do_processes_that_are_sent_the_work(world, monkeypatch):
-    def sent(**stage):
-        return run_stage(**{**stage, **pickle.loads(pickle.dumps({k: stage[k] for k in ("source", "process")}))})
+    def sent(stage, *how):
+        source, process = pickle.loads(pickle.dumps((stage.source, stage.process)))
+        return run_stage(replace(stage, source=source, process=process), *how)
 
     monkeypatch.setattr("sicog.curation.overlap.image_pass.run_stage", sent)
     known = found(world, DUPLICATES, deduplicate={})

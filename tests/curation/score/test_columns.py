@@ -9,7 +9,7 @@ import pytest
 from sicog.curation.score import columns as module
 from sicog.curation.score.columns import RawRows, all_columns, columns_of, count_rows, read_columns
 from sicog.records import ScoredSet
-from sicog.stages.runner import FolderSource
+from sicog.stages.reader import FolderSource
 from sicog.stages.storage import write_dataset, write_json
 
 

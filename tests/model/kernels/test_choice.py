@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from sicog.model import SicogForConditionalGeneration, kernels, load_checkpoint
+from sicog.model import SicogForConditionalGeneration, load_checkpoint
+from sicog.model.kernels import choice
 from sicog.model.kernels.choice import chosen_attention, compile_blocks, use_attention, use_kernels
 
 
@@ -26,7 +27,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        kernels.importlib.util, "find_spec", lambda name: name in ("flash_attn", "liger_kernel") or find(name)
+        choice.importlib.util, "find_spec", lambda name: name in ("flash_attn", "liger_kernel") or find(name)
     )
 
 
