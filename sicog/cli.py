@@ -275,7 +275,7 @@ def step(
     key: Annotated[str | None, typer.Option(help="refuse a step that has changed since")] = None,
 ) -> None:
     """Run one step of a planned run here, as its SLURM jobs and the processes of torchrun do."""
-    from sicog.runs.run import run_planned
+    from sicog.runs.execute import run_planned
 
     run_planned(run_dir, name, key)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from sicog.data.image_folder import ImageFolder, load_images
 from sicog.data.noise import RowNoise, exchanged
 from sicog.data.rows.sources import PlacedRow
 from sicog.data.rows.table import RowTable
+from sicog.data.selection import Selection
 from sicog.model.lengths import RowLengths
 from sicog.records import Example
 
@@ -20,20 +20,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sicog.model.processing import Encoded, SicogProcessor
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Rows of tables in the order of a data set: int32 [N], the table's number, and int64 [N], the row in it."""
-
-    table: np.ndarray
-    row: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, chosen: np.ndarray) -> Selection:
-        return Selection(self.table[chosen], self.row[chosen])
 
 
 class ExampleDataset:

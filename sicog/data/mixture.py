@@ -29,8 +29,8 @@ from sicog.config import Config, load_yaml, validate
 from sicog.records import Dropped
 
 if TYPE_CHECKING:
-    from sicog.data.dataset import Selection
     from sicog.data.rows.table import RowTable
+    from sicog.data.selection import Selection
 
 _TAKE = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 
@@ -92,8 +92,8 @@ class Mixture:
 
 def read_mixture(sources: Sequence[Source], seed: int, cache: Path) -> Mixture:
     """Open all sources. What is random depends on the seed and the source's place in the list alone."""
-    from sicog.data.dataset import Selection
     from sicog.data.rows.table import open_table
+    from sicog.data.selection import Selection
 
     tables = tuple(open_table(source.path, cache) for source in sources)
     chosen, left = [], 0

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sicog.data.dataset import Selection
 from sicog.data.image_folder import ImageFolder
 from sicog.data.measure import Measure, Measurement, measure_table
 from sicog.data.mixture import Mixture
+from sicog.data.selection import Selection
 from sicog.model.lengths import RowLengths
 from sicog.records import Dropped
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from sicog.data.config import NoiseConfig
-from sicog.generation.sampling import stream_key
 from sicog.records import Turn
+from sicog.seeds import stream_key
 
 _SIDES = re.compile(r"\b(left|right)(?=most\b|-hand\b|ward\b|wards\b|\b)", re.IGNORECASE)
 

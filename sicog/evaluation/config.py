@@ -67,10 +67,10 @@ class EvalConfig(Config):
 
     def problems(self, processes: int = 1) -> list[str]:
         """No environment of the kit."""
-        from sicog.evaluation.kit.evaluate import kit_python
+        from sicog.evaluation.kit.interpreter import kit_python
 
         try:
-            kit_python(self)
+            kit_python(self.python, self.kit)
         except ValueError as error:
             return [*super().problems(), str(error)]
         return super().problems()

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from pydantic import AfterValidator
 
-from sicog.generation.sampling import stream_key
 from sicog.records import Corruption
+from sicog.seeds import stream_key
 
 BLUR_SIGMA = (3.0, 5.0)
 JITTER = 0.8  # brightness, contrast and saturation are scaled by 1 - JITTER .. 1 + JITTER

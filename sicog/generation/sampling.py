@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import orjson
 from PIL import Image
 from pydantic import Field
 
 from sicog.config import Config
 from sicog.records import FinishReason, Turn
+from sicog.seeds import stream_key
 
 
 class SamplingConfig(Config):
@@ -104,11 +103,6 @@ class Sample:
 def user_turns(prompt: str, n_images: int) -> tuple[Turn, ...]:
     """The conversation of a request: one user turn, its images in front."""
     return (Turn(role="user", text=prompt, images_at=(0,) * n_images),)
-
-
-def stream_key(*parts: str | int) -> int:
-    """A 128-bit key from named parts; parts of different types or borders never meet in the same key."""
-    return int.from_bytes(hashlib.blake2b(orjson.dumps(parts), digest_size=16).digest(), "little")
 
 
 def uniforms(seed: int, job: str, style: str, index: int, length: int) -> np.ndarray:

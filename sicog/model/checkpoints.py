@@ -80,13 +80,11 @@ def load_parts(
     fields = {**token_ids(tokenizer, text.config.vocab_size), **config_overrides}
     with mistakes_of("the config of the new model"):
         config = SicogConfig(vision_config=vision_config, text_config=text.config, dtype=target, **fields)
-    with torch.device("meta"):
-        model = SicogForConditionalGeneration(config)
-    model.language_model = text
     with quiet():  # a whole CLIP checkpoint also holds a text model: its weights are expected to be left over
         clip = pretrained(CLIPVisionModel, vision_name, config=vision_config, dtype=target)
-    model.vision_tower = VisionTower(config.vision_config, config.vision_select_layer).to(target)  # type: ignore[arg-type]
-    model.vision_tower.load_state_dict(clip.state_dict())
+    tower = VisionTower(config.vision_config, config.vision_select_layer).to(target)  # type: ignore[arg-type]
+    tower.load_state_dict(clip.state_dict())
+    model = SicogForConditionalGeneration.from_parts(config, tower, text)
     model.resampler = _fresh_projector(model.resampler, target)
     if projector is not None:
         load_projector(model, projector)

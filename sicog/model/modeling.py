@@ -102,17 +102,13 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_parts(
-        cls,
-        vision_tower: str,
-        language_model: str,
-        projector: str | None = None,
-        dtype: torch.dtype | str | None = None,
-        **options: Any,
+        cls, config: SicogConfig, vision_tower: VisionTower, language_model: nn.Module
     ) -> SicogForConditionalGeneration:
-        """A model from an ordinary CLIP vision model and causal language model; see `checkpoints.load_parts`."""
-        from sicog.model.checkpoints import load_parts
-
-        return load_parts(vision_tower, language_model, projector=projector, dtype=dtype, **options)[0]
+        """A model of these parts; its projector has no values yet. `load_parts` reads all of them from disk."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.vision_tower, model.language_model = vision_tower, language_model
+        return model
 
     @property
     def image_token_id(self) -> int:

@@ -15,10 +15,10 @@ from sicog.data.config import DataConfig, NoiseConfig
 from sicog.model.hub import local_model
 from sicog.model.kernels.choice import Attention, Kernels
 from sicog.model.precision import Precision
+from sicog.training.parallel.kind import Parallel
 
 Part = Literal["vision_tower", "projector", "language_model"]
 Checkpointing = Literal["none", "selective", "full"]
-Parallel = Literal["auto", "ddp", "zero2", "zero3", "fsdp"]
 _MODELS = ("checkpoint", "vision_tower", "language_model", "projector")
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
 # Of the Trainer's trackers those that are packages of the same name; it names the others itself.
@@ -328,14 +328,14 @@ class TrainConfig(Config):
     def settled(self, processes: int = 1) -> TrainConfig:
         """The same accumulation on other processes, or `auto` on another kind of device, would be another run."""
         from sicog.model.precision import settled
-        from sicog.training.parallel.sharding import settled_parallel
+        from sicog.training.parallel.kind import settled_parallel
 
         return self.model_copy(
             update={
                 "global_batch": self.rows_per_update(processes),
                 "accumulation": None,
                 "precision": settled(self.precision),
-                "parallel": settled_parallel(self),
+                "parallel": settled_parallel(self.parallel, self.out_dir, offload=self.offload),
             }
         )
 

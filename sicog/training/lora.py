@@ -120,7 +120,7 @@ def merge_lora(source: Path, target: Path, *, base: Path | None = None) -> None:
     folder = next((path for path in (source, source / ADAPTER) if (path / _CONFIG).is_file()), None)
     if folder is None:
         raise ValueError(f"{source} holds no {_CONFIG}; name an adapter's folder, or the run or checkpoint it is in")
-    from sicog.training.train import load_model
+    from sicog.training.load import load_model
 
     peft = _peft()
     model, processor = load_model(ModelSource(checkpoint=base) if base else _began_with(folder))

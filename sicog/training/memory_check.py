@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,8 +15,25 @@ from sicog.model.configuration import SicogConfig
 from sicog.model.lengths import RowLengths
 from sicog.training.config import TrainConfig
 
-if TYPE_CHECKING:
-    from sicog.training.trainer import SicogTrainer
+
+class Trains(Protocol):
+    """What of a trainer is needed to try a micro-batch: `SicogTrainer` has it."""
+
+    model: Any
+    model_wrapped: Any
+    optimizer: Any
+    args: Any
+    accelerator: Any
+    config: TrainConfig
+    plan: RunPlan
+    ids_of_update: Any
+    is_deepspeed_enabled: bool
+
+    def get_train_dataloader(self) -> Any: ...
+    def compute_loss(self, model: Any, inputs: Any, *, num_items_in_batch: Any) -> Any: ...
+    def compute_loss_context_manager(self) -> Any: ...
+    def listed_ids(self) -> str: ...
+    def _prepare_inputs(self, inputs: Any) -> Any: ...
 
 
 def heaviest_micro_batch(
@@ -42,7 +59,7 @@ def heaviest_micro_batch(
 class MemoryCheck(TrainerCallback):
     """Tries this rank's heaviest micro-batch once all is in place for the first update; every rank its own."""
 
-    def __init__(self, trainer: SicogTrainer, lengths: RowLengths) -> None:
+    def __init__(self, trainer: Trains, lengths: RowLengths) -> None:
         self.trainer = trainer
         model: Any = trainer.model
         self.rows = heaviest_micro_batch(
@@ -60,7 +77,7 @@ class MemoryCheck(TrainerCallback):
             try_micro_batch(self.trainer, self.trainer.model_wrapped, self.rows)
 
 
-def try_micro_batch(trainer: SicogTrainer, model: Any, rows: np.ndarray) -> None:
+def try_micro_batch(trainer: Trains, model: Any, rows: np.ndarray) -> None:
     """Run one micro-batch forward and backward and leave no trace: neither gradients nor random state.
 
     The loss is multiplied by zero, so that what an engine has added up (DeepSpeed's) stays as it is. The optimizer's
@@ -86,7 +103,7 @@ def try_micro_batch(trainer: SicogTrainer, model: Any, rows: np.ndarray) -> None
 
 
 @contextmanager
-def told_when_too_much(trainer: SicogTrainer, inputs: Mapping[str, Any]) -> Iterator[None]:
+def told_when_too_much(trainer: Trains, inputs: Mapping[str, Any]) -> Iterator[None]:
     """Out of memory is a `ValueError` that says what was tried and what to lower."""
     try:
         yield
@@ -110,7 +127,7 @@ def _ways_out(config: TrainConfig) -> str:
     return f"{here}{ways if here else ways[0].upper() + ways[1:]}, as a new run in another folder"
 
 
-def _missing_moments(trainer: SicogTrainer) -> int:
+def _missing_moments(trainer: Trains) -> int:
     """Bytes of AdamW's two moments, unless the optimizer has made them."""
     optimizer: Any = trainer.optimizer
     if trainer.is_deepspeed_enabled or optimizer.state:

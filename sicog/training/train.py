@@ -20,7 +20,8 @@ from sicog.data.rows.file_kinds import unreadable
 from sicog.stages.provenance import digest_file, write_run_json
 from sicog.stages.storage import MANIFEST, locked, make_readable, read_json, write_json, write_records
 from sicog.training import checkpoints
-from sicog.training.config import ModelSource, TrainConfig
+from sicog.training.config import TrainConfig
+from sicog.training.load import load_model
 from sicog.training.parallel import sharding
 from sicog.training.summary import batch_line, show_opening
 from sicog.training.time_limit import nothing_to_save
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from sicog.data.dataset import ExampleDataset
     from sicog.data.pairs import PairDataset
     from sicog.model.lengths import RowLengths
-    from sicog.model.modeling import SicogForConditionalGeneration
     from sicog.model.processing import SicogProcessor
     from sicog.training.trainer import SicogTrainer
 
@@ -134,28 +134,6 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
         say(f"{config.stage}: finished after {updates}; the model is in {config.out_dir}")
     sharding.leave_together()
     return _tidy(config)
-
-
-def load_model(source: ModelSource) -> tuple[SicogForConditionalGeneration, SicogProcessor]:
-    """The model in float32 and its processor, from a checkpoint or from parts."""
-    import torch
-
-    from sicog.model import SicogConfig, load_checkpoint, load_parts
-
-    if source.checkpoint is not None:
-        return load_checkpoint(source.checkpoint, dtype=torch.float32)
-    assert source.vision_tower is not None and source.language_model is not None  # the config has checked it
-    known = set(SicogConfig.__annotations__) - {"vision_config", "text_config"}
-    if unknown := sorted(source.config.keys() - known):
-        raise ValueError(f"unknown key model.config.{unknown[0]}; known: {', '.join(sorted(known))}")
-    return load_parts(
-        source.vision_tower,
-        source.language_model,
-        projector=source.projector,
-        turn_format=source.turn_format or "chatml",
-        image=source.image.model_dump(),
-        **source.config,
-    )
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ def test_all_usable_is_0_and_unreadable_is_a_sentence(rows: Path, tmp_path: Path
 def test_training_finds_what_the_check_has_measured(
     rows: Path, tmp_path: Path, cache: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sicog.training.train import load_model, load_rows
+    from sicog.training.load import load_model
+    from sicog.training.train import load_rows
 
     data = {"path": rows, "image_folder": tmp_path, "cache_dir": cache, "max_dropped_share": 1}
     assert not check(CheckConfig.model_validate({"data": data, "checkpoint": tiny_dir}))

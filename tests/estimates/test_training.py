@@ -20,7 +20,7 @@ from sicog.estimates.arithmetic.memory import activations, states
 from sicog.estimates.readable import duration
 from sicog.estimates.training import Assumed, heaviest, plan_lines, read_shapes, sample_rows
 from sicog.training.config import TrainConfig
-from sicog.training.train import load_model
+from sicog.training.load import load_model
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -3,7 +3,8 @@
 import torch
 
 from sicog.generation.choose import next_tokens
-from sicog.generation.sampling import SamplingConfig, stream_key, uniforms
+from sicog.generation.sampling import SamplingConfig, uniforms
+from sicog.seeds import stream_key
 
 
 def _draws(probs, n=4000, **values):

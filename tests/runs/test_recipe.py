@@ -11,8 +11,9 @@ import yaml
 
 from sicog.lab.arms import load_lab
 from sicog.records import Example
+from sicog.runs.execute import run_planned
 from sicog.runs.recipe import load_recipe
-from sicog.runs.run import run, run_planned
+from sicog.runs.run import run
 from sicog.runs.states import read_plan, write_plan
 from sicog.stages.storage import read_records
 

@@ -20,7 +20,8 @@ from sicog.model import load_checkpoint
 from sicog.records import Example, Turn
 from sicog.stages.storage import read_json, read_records, write_dataset
 from sicog.training.config import TrainConfig
-from sicog.training.train import load_model, train
+from sicog.training.load import load_model
+from sicog.training.train import train
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sicog import __version__
-from sicog.config.paths import at_home
 from sicog.console import stderr_console
 from sicog.evaluation.config import EvalConfig
 from sicog.evaluation.families import FAMILIES
 from sicog.evaluation.forms import FORMS
+from sicog.evaluation.kit.interpreter import kit_python
 from sicog.evaluation.kit.process import ENVIRONMENT
 from sicog.evaluation.kit.question_tables import DATA_ROOT, data_root
 from sicog.evaluation.kit.work_folder import (
@@ -50,7 +50,7 @@ def evaluate(config: EvalConfig) -> Path:
     for benchmark in benchmarks:
         if benchmark.table:
             check_table(benchmark)
-    python = kit_python(config)
+    python = kit_python(config.python, config.kit)
     checkpoint = imported(config)
     scores = fresh_scores(config, checkpoint)
     work = work_folder(config, scores)
@@ -69,22 +69,6 @@ def evaluate(config: EvalConfig) -> Path:
                 write_json(work / SCORES, scores)
     _report(scores, benchmarks, work)
     return work
-
-
-def kit_python(config: EvalConfig) -> Path:
-    """The interpreter of the kit's environment. Raises `ValueError` when there is none."""
-    given = config.python or os.environ.get("SICOG_EVAL_PYTHON")
-    roots = (Path(__file__).parents[3], Path.cwd())
-    places = [at_home(Path(given))] if given else [root / ".venv-eval/bin/python" for root in roots]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise ValueError(
-            f"{places[0]} is no Python: the kit has an environment of its own; `make eval-env` sets it up "
-            f"(or name one with python=... or SICOG_EVAL_PYTHON)"
-        )
-    if config.kit and not any((config.kit / name).is_file() for name in ("run.py", "vlmeval/run.py")):
-        raise ValueError(f"kit={config.kit} is no checkout of VLMEvalKit: it has no run.py")
-    return found.absolute()
 
 
 def imported(config: EvalConfig) -> Path:

@@ -15,8 +15,9 @@ from PIL import Image
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sicog.generation.sampler import Sampler
-from sicog.generation.sampling import Job, Request, Sample, SamplingConfig, stream_key, user_turns
+from sicog.generation.sampling import Job, Request, Sample, SamplingConfig, user_turns
 from sicog.records import FinishReason
+from sicog.seeds import stream_key
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig, Unanswered, stream_key
+from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig, Unanswered
 from sicog.remote.client import BadImage, Message, NoAnswer, connected
 from sicog.remote.client import Request as ChatRequest
 from sicog.remote.config import EndpointConfig
+from sicog.seeds import stream_key
 
 _QUALITY = 92
 

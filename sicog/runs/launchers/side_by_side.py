@@ -27,7 +27,13 @@ from sicog.runs.status import progress_of
 from sicog.training.time_limit import TO_BE_CONTINUED
 
 # What most steps import: once, by the process that the others are copies of. They are seconds of every step.
-_PRELOADED = ("sicog.runs.run", "sicog.training.trainer", "sicog.generation.sample", "sicog.training.train")
+_PRELOADED = (
+    "sicog.runs.execute",
+    "sicog.runs.run",
+    "sicog.training.trainer",
+    "sicog.generation.sample",
+    "sicog.training.train",
+)
 _LOOK_S = 0.2
 
 
@@ -105,7 +111,7 @@ def _work(run: int, threads: str, run_dir: Path, name: str, key: str, log: Path)
     """In the new process: what is printed goes to the step's log, and the process ends when the run does."""
     import torch
 
-    from sicog.runs.run import run_planned
+    from sicog.runs.execute import run_planned
 
     os.environ["OMP_NUM_THREADS"] = threads  # of processes that it starts itself
     torch.set_num_threads(int(threads))

@@ -14,8 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 import sicog
+from sicog.runs.execute import put_aside
 from sicog.runs.recipe import Recipe, Step
-from sicog.runs.run import put_aside
 from sicog.runs.states import STATES, is_done, job_is_alive, read_job, write_job
 from sicog.stages.launch import LaunchConfig
 from sicog.stages.storage import read_json, write_bytes

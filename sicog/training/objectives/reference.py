@@ -139,7 +139,7 @@ class ReferenceBlock:
     def _tools(self) -> tuple[Any, SicogProcessor, ImageFolder]:
         if self._loaded is None:
             from sicog.data.image_folder import ImageFolder
-            from sicog.training.train import load_model
+            from sicog.training.load import load_model
 
             config = self.config
             model, processor = load_model(config.model)

@@ -6,7 +6,6 @@ ZeRO-3 also the weights. Under both the weights are bfloat16 on a GPU, beside fl
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -15,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sicog.model.precision import chosen_device, settled
-from sicog.stages.provenance import RUN
-from sicog.stages.storage import read_json
-from sicog.training.config import ModelSource, Parallel, TrainConfig
+from sicog.training.config import ModelSource, TrainConfig
+from sicog.training.parallel.kind import ZERO_STAGES, settled_parallel
 
 if TYPE_CHECKING:
     from sicog.model.modeling import SicogForConditionalGeneration
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 # How long a process waits for the others in one exchange. The longest wait is for the main one, saving or digesting.
 PATIENCE = timedelta(minutes=30)
-_STAGES = {"zero2": 2, "zero3": 3}
 _WHOLE = ".whole"
 # Elements sent at once: 0.4 GB of bfloat16, which keeps a fast link busy and is small beside the weights.
 _BUCKET = 200_000_000
@@ -47,36 +44,13 @@ def leave_together() -> None:
         dist.destroy_process_group()
 
 
-def settled_parallel(config: TrainConfig) -> Parallel:
-    """What `parallel` stands for here. `auto` goes on with what a run in this folder began with.
-
-    Raises `ValueError` when it cannot be had on this machine, or in this launch.
-    """
-    on_gpu = chosen_device() == "cuda"
-    parallel = config.parallel
-    if parallel == "auto":
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        zero2 = several and on_gpu and _has_deepspeed()
-        parallel = _begun_with(config.out_dir) or ("zero2" if zero2 else "ddp")
-    if config.offload and parallel == "ddp":
-        raise ValueError("offload moves sharded states to the CPU; set parallel=zero2, zero3 or fsdp with it")
-    if parallel == "fsdp" and not on_gpu:
-        raise ValueError("parallel fsdp needs CUDA devices: on a CPU nothing would be sharded; use zero2 or zero3")
-    if parallel in _STAGES and not _has_deepspeed():
-        raise ValueError(f"parallel {parallel} needs deepspeed; install sicog[train], or set parallel=ddp")
-    if parallel != "ddp" and "WORLD_SIZE" not in os.environ:
-        raise ValueError(
-            f"parallel {parallel} is started by a launcher, also for one process: "
-            f"torchrun --nproc-per-node=1 -m sicog train ..."
-        )
-    return parallel
-
-
 def trainer_settings(config: TrainConfig) -> dict[str, Any]:
     """What `TrainingArguments` is told of it."""
-    config = config.model_copy(update={"parallel": settled_parallel(config)})
+    config = config.model_copy(
+        update={"parallel": settled_parallel(config.parallel, config.out_dir, offload=config.offload)}
+    )
     settings: dict[str, Any] = {"ddp_timeout": int(PATIENCE.total_seconds())}
-    if config.parallel in _STAGES:
+    if config.parallel in ZERO_STAGES:
         _without_compiling()
         return {**settings, "deepspeed": deepspeed_config(config)}
     if config.parallel == "fsdp":
@@ -87,7 +61,7 @@ def trainer_settings(config: TrainConfig) -> dict[str, Any]:
 
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     """DeepSpeed's settings; batch sizes are `auto`, for the Trainer to fill in."""
-    stage, on_gpu = _STAGES[config.parallel], chosen_device() == "cuda"
+    stage, on_gpu = ZERO_STAGES[config.parallel], chosen_device() == "cuda"
     zero: dict[str, Any] = {
         "stage": stage,
         "overlap_comm": on_gpu,  # gloo cannot
@@ -202,17 +176,6 @@ def _any_batch(world_size: int) -> dict[str, int]:
     """Batch sizes that agree with each other; loading asks for some."""
     sizes = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     return {**dict.fromkeys(sizes, 1), "train_batch_size": world_size}
-
-
-def _begun_with(run_dir: Path) -> Parallel | None:
-    if not (run_dir / RUN).is_file():
-        return None
-    begun: Parallel | None = read_json(run_dir / RUN).get("identity", {}).get("parallel")
-    return begun
-
-
-def _has_deepspeed() -> bool:
-    return importlib.util.find_spec("deepspeed") is not None
 
 
 def _without_compiling() -> None:

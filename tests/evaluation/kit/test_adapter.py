@@ -17,7 +17,8 @@ def adapter(monkeypatch):
     """The adapter's module beside the stand-in of the kit, with a model that says what it was asked."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(STUB)
-    from sicog.evaluation import adapter, answering
+    from sicog.evaluation import answering
+    from sicog.evaluation.kit import adapter
 
     monkeypatch.setattr(answering, "Answering", Echo)
     yield adapter

@@ -9,7 +9,8 @@ import pytest
 from tiny import tiny_checkpoint
 
 from sicog.mini.dataset import MiniDataConfig, write_mini_data
-from sicog.runs.run import run, run_planned
+from sicog.runs.execute import run_planned
+from sicog.runs.run import run
 from sicog.runs.states import read_state, read_steps, write_state
 from sicog.runs.status import show_status, status_of
 from sicog.stages.provenance import digest_file

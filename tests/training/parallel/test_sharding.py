@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from sicog.data.batching import plan_run
 from sicog.model import SicogForConditionalGeneration
 from sicog.stages.storage import read_json
-from sicog.training import checkpoints, parallel
+from sicog.training import checkpoints
 from sicog.training.config import TrainConfig
+from sicog.training.parallel import kind, sharding
 from sicog.training.parallel.reshard import reshard
 from sicog.training.train import train
 from sicog.training.trainer import trainer_arguments
@@ -49,7 +50,7 @@ def start(settings: TrainConfig, run_dir: Path, processes: int, before: str = ""
     script.write_text(
         "import os, pathlib\n"
         "from sicog import cli\n"
-        "from sicog.training import parallel\n"
+        "from sicog.training.parallel import sharding\n"
         "from sicog.training.config import TrainConfig\n"
         "from sicog.training.train import train\n"
         f"pathlib.Path({str(run_dir)!r} + '.pid' + os.environ['RANK']).write_text(str(os.getpid()))\n"
@@ -133,7 +134,7 @@ def test_zero3_from_parts_is_one_process_and_goes_on_with_one_after_resharding(
     one = tmp_path / "one"
     train(settings.model_copy(update={"out_dir": one}))
 
-    run, nothing_whole = tmp_path / "zero3", "parallel._KEPT_WHOLE = 0"
+    run, nothing_whole = tmp_path / "zero3", "sharding._KEPT_WHOLE = 0"
     zero3 = settings.model_copy(update={"parallel": "zero3", "gradient_checkpointing": "full"})
     process = start(zero3, run, 2, nothing_whole)
     kill_when(lambda: (run / "checkpoint-2" / "complete.json").exists() and len(metrics(run)) >= 3, process, run)
@@ -211,12 +212,12 @@ def test_zero_leaves_out_an_update_that_is_not_finite(config: MakeConfig, tmp_pa
 def test_deepspeed_is_told_what_the_config_says(config: MakeConfig) -> None:
     """Clipping is in DeepSpeed's own settings (D-C44): the Trainer's max_grad_norm alone would not be applied."""
     for precision in ("float32", "bfloat16"):
-        told = parallel.deepspeed_config(config(parallel="zero2", max_grad_norm=0.3, precision=precision))
+        told = sharding.deepspeed_config(config(parallel="zero2", max_grad_norm=0.3, precision=precision))
         assert told["gradient_clipping"] == 0.3 and told["zero_optimization"]["stage"] == 2
         assert told["bf16"] == {"enabled": precision == "bfloat16"}
         assert told["zero_optimization"]["overlap_comm"] is torch.cuda.is_available()
         assert "offload_optimizer" not in told["zero_optimization"]
-    zero3 = parallel.deepspeed_config(config(parallel="zero3", offload=True))["zero_optimization"]
+    zero3 = sharding.deepspeed_config(config(parallel="zero3", offload=True))["zero_optimization"]
     assert zero3["stage"] == 3 and zero3["stage3_gather_16bit_weights_on_model_save"]
     assert zero3["offload_optimizer"]["device"] == zero3["offload_param"]["device"] == "cpu"
 
@@ -227,17 +228,21 @@ def test_no_process_waits_for_weeks(config: MakeConfig) -> None:
     assert trainer_arguments(config(parallel="ddp"), plan).ddp_timeout == 1800
 
 
+def settled(config: TrainConfig) -> str:
+    return kind.settled_parallel(config.parallel, config.out_dir, offload=config.offload)
+
+
 def test_auto_is_settled_by_the_machine(config: MakeConfig, launched: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for device, world_size, expected in (("cuda", "2", "zero2"), ("cuda", "1", "ddp"), ("cpu", "2", "ddp")):
         monkeypatch.setenv("WORLD_SIZE", world_size)
-        monkeypatch.setattr(parallel, "chosen_device", lambda device=device: device)
-        assert parallel.settled_parallel(config()) == expected
+        monkeypatch.setattr(kind, "chosen_device", lambda device=device: device)
+        assert settled(config()) == expected
 
 
 def test_auto_goes_on_as_the_folders_run_began(config: MakeConfig, launched: None, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text('{"identity": {"parallel": "zero3"}}')
-    assert parallel.settled_parallel(config()) == "zero3"
+    assert settled(config()) == "zero3"
 
 
 @pytest.mark.parametrize(
@@ -250,25 +255,25 @@ def test_auto_goes_on_as_the_folders_run_began(config: MakeConfig, launched: Non
 def test_what_cannot_be_had_is_refused(
     config: MakeConfig, launched: None, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], sentence: str
 ) -> None:
-    monkeypatch.setattr(parallel, "chosen_device", lambda: "cpu")
+    monkeypatch.setattr(kind, "chosen_device", lambda: "cpu")
     with pytest.raises(ValueError, match=sentence):
-        parallel.settled_parallel(config(**changes))
+        settled(config(**changes))
 
 
 def test_zero_without_a_launcher_or_deepspeed_is_refused(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(ValueError, match="torchrun --nproc-per-node=1 -m sicog train"):
-        parallel.settled_parallel(config(parallel="zero2"))
-    monkeypatch.setattr(parallel, "_has_deepspeed", lambda: False)
+        settled(config(parallel="zero2"))
+    monkeypatch.setattr(kind, "_has_deepspeed", lambda: False)
     with pytest.raises(ValueError, match=r"install sicog\[train\]"):
-        parallel.settled_parallel(config(parallel="zero3"))
+        settled(config(parallel="zero3"))
 
 
 def test_fsdp_shards_layers(
     config: MakeConfig, tiny_dir: Path, launched: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel, "chosen_device", lambda: "cuda")
-    told = parallel.trainer_settings(config(parallel="fsdp", offload=True))
+    monkeypatch.setattr(kind, "chosen_device", lambda: "cuda")
+    told = sharding.trainer_settings(config(parallel="fsdp", offload=True))
     assert told["fsdp"] is True and told["fsdp_config"] == {"cpu_offload": True}
     model = SicogForConditionalGeneration.from_pretrained(tiny_dir)
     assert {"CLIPEncoderLayer", "Qwen2DecoderLayer"} <= set(model._no_split_modules)

@@ -1,0 +1,50 @@
+"""Which kind of data parallelism a training has: plain, ZeRO or FSDP. Needs no torch until it is asked."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Literal
+
+from sicog.model.precision import chosen_device
+from sicog.stages.provenance import RUN
+from sicog.stages.storage import read_json
+
+Parallel = Literal["auto", "ddp", "zero2", "zero3", "fsdp"]
+ZERO_STAGES = {"zero2": 2, "zero3": 3}
+
+
+def settled_parallel(parallel: Parallel, out_dir: Path, *, offload: bool = False) -> Parallel:
+    """What `parallel` stands for here. `auto` continues with what a run in `out_dir` began with.
+
+    Raises `ValueError` when it cannot be had on this machine, or in this launch.
+    """
+    on_gpu = chosen_device() == "cuda"
+    if parallel == "auto":
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        zero2 = several and on_gpu and _has_deepspeed()
+        parallel = _begun_with(out_dir) or ("zero2" if zero2 else "ddp")
+    if offload and parallel == "ddp":
+        raise ValueError("offload moves sharded states to the CPU; set parallel=zero2, zero3 or fsdp with it")
+    if parallel == "fsdp" and not on_gpu:
+        raise ValueError("parallel fsdp needs CUDA devices: on a CPU nothing would be sharded; use zero2 or zero3")
+    if parallel in ZERO_STAGES and not _has_deepspeed():
+        raise ValueError(f"parallel {parallel} needs deepspeed; install sicog[train], or set parallel=ddp")
+    if parallel != "ddp" and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            f"parallel {parallel} is started by a launcher, also for one process: "
+            f"torchrun --nproc-per-node=1 -m sicog train ..."
+        )
+    return parallel
+
+
+def _begun_with(run_dir: Path) -> Parallel | None:
+    if not (run_dir / RUN).is_file():
+        return None
+    begun: Parallel | None = read_json(run_dir / RUN).get("identity", {}).get("parallel")
+    return begun
+
+
+def _has_deepspeed() -> bool:
+    return importlib.util.find_spec("deepspeed") is not None
