@@ -20,9 +20,9 @@ from PIL import Image
 from benchmarks.timing import arguments, compare, report
 from sicog.generation.sampler import Sampler
 from sicog.generation.sampling import Job, Picture, Request, SamplingConfig, user_turns
-from sicog.mini.dataset import MiniDataConfig, draw_split
-from sicog.mini.parts_training.parts import SHIPPED, unpack
+from sicog.mini.parts_training.mini_parts import SHIPPED, unpack
 from sicog.mini.render import render_scene
+from sicog.mini.write_world import MiniDataConfig, draw_split
 from sicog.model import load_parts
 from sicog.tasks import CAPTIONING
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from sicog.mini.parts_training.parts import LANGUAGE, SHIPPED, VISION, unpack
+from sicog.mini.parts_training.mini_parts import LANGUAGE, SHIPPED, VISION, unpack
 from sicog.model import load_parts
 from sicog.records import Turn
 

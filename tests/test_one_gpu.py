@@ -24,9 +24,9 @@ def test_the_page_begins_with_what_is_installed_and_fetched() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
-    from sicog.mini.dataset import MiniDataConfig, write_mini_data
-    from sicog.mini.parts_training.parts import SHIPPED, unpack
+    from sicog.mini.parts_training.mini_parts import SHIPPED, unpack
     from sicog.mini.teacher_server import teacher_server
+    from sicog.mini.write_world import MiniDataConfig, write_mini_data
 
     counts = {"align": 8, "sft": 8, "warmup_captions": 8, "warmup_reasoning": 8, "unlabelled": 12, "dev": 1, "test": 1}
     world = tmp_path / "world"

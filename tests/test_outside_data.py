@@ -39,7 +39,7 @@ def commands(text: str, folder: Path) -> str:
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The user's folder: images of easy-VQA and photographs, rows of both, and the parts of a model."""
-    from sicog.mini.parts_training.parts import SHIPPED, unpack
+    from sicog.mini.parts_training.mini_parts import SHIPPED, unpack
 
     folder = tmp_path_factory.mktemp("user")
     unpack(SHIPPED, folder / "parts")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.teacher_server import teacher_server
+from sicog.mini.write_world import MiniDataConfig, write_mini_data
 from sicog.records import Candidate, CandidateSet, Example, PreferencePair, Query
 from sicog.stages.storage import read_json, read_records, write_dataset
 

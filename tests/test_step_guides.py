@@ -8,8 +8,8 @@ import pytest
 from test_docs import only_lacks_inputs
 from test_readme import bash
 
-from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.teacher_server import teacher_server
+from sicog.mini.write_world import MiniDataConfig, write_mini_data
 from sicog.records import Example
 from sicog.stages.storage import read_json, read_records
 

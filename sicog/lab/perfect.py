@@ -16,13 +16,13 @@ from pydantic import Field, model_validator
 
 from sicog.config import Config
 from sicog.curation.score.self_consistency import hashed
-from sicog.mini.dataset import asked_of, image_path
 from sicog.mini.mistakes import mistaken_answer, mistaken_scene
 from sicog.mini.questions import Question, question_text
 from sicog.mini.reasoning import cot_text
 from sicog.mini.scene import Scene, digest
 from sicog.mini.text import CAPTION_QUESTION, cod_caption, detailed_description
 from sicog.mini.truth import read_truth
+from sicog.mini.write_world import asked_of, image_path
 from sicog.records import Example, Query, Turn
 from sicog.runs.gap import GAP
 from sicog.stages.reader import FolderSource, Source

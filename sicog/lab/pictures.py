@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from sicog.evaluation.sampled.picture import COLOURS, STYLE
-from sicog.report.plots import Frame, number, ticks
+from sicog.statistics.plots import Frame, number, ticks
 
 _TITLES = {"accuracy": "question accuracy", "caption_f1": "caption F1"}
 _WIDE, _STEP = 330, 21

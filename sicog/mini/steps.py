@@ -19,8 +19,8 @@ from rich.text import Text
 
 from sicog.console import stderr_console
 from sicog.curation.select.sweep import SweepConfig, Truth, sweep_scored
-from sicog.mini.dataset import MiniDataConfig, total_images, write_mini_data
 from sicog.mini.truth import SceneTruth, answer_is_right, caption_scores, read_truth, truth_file
+from sicog.mini.write_world import MiniDataConfig, total_images, write_mini_data
 from sicog.records import Query
 from sicog.runs.gap import GapConfig, gap
 from sicog.stages.provenance import write_run_json

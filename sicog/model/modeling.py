@@ -189,20 +189,12 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         no features, it is not looked.
         """
         if inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError("pass input_ids or inputs_embeds")
             if image_features is None and pixel_values is not None:
                 if view_sizes is None or image_grids is None:
                     raise ValueError("pixel_values come with view_sizes and image_grids; pass all that collate returns")
                 image_features = self.encode_images(pixel_values, view_sizes, image_grids)
             decoding = past_key_values is not None and past_key_values.get_seq_length() > 0
-            # Counting placeholders waits for the device, which every step of decoding would pay for.
-            checked = image_features is not None or not decoding
-            # Before the embedding, as images are: DeepSpeed pairs what ranks gather and reduce by its order.
-            touched = self._touch_vision(input_ids.device) if image_features is None and labels is not None else None
-            inputs_embeds = self._embed(input_ids, image_features, checked=checked)
-            if touched is not None:
-                inputs_embeds = inputs_embeds + touched.to(inputs_embeds.dtype)
+            inputs_embeds = self._inputs_of(input_ids, image_features, training=labels is not None, decoding=decoding)
         if use_cache is None and labels is not None:
             use_cache = False  # a cache is of no use in training, and Transformers packs rows wrongly with one
         arguments: dict[str, Any] = {
@@ -215,26 +207,47 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         if document_borders is not None:
             if attention_mask is not None or past_key_values is not None or use_cache:
                 raise ValueError("document_borders come without attention_mask and cache; leave those out")
-            text: Any = self.language_model.config
-            arguments |= packed_arguments(text, inputs_embeds, document_borders, position_ids)
+            arguments |= packed_arguments(self.language_model.config, inputs_embeds, document_borders, position_ids)
         outputs = self.language_model.base_model(inputs_embeds=inputs_embeds, **arguments)
-        loss = logits = log_probs = None
-        head, kind = self.get_output_embeddings(), self.config.loss_head
+        heads: dict[str, Any] = {}
         if labels is None:
-            logits = self._logits(outputs.last_hidden_state, logits_to_keep)
-        elif wants_log_probs:
-            log_probs = document_log_probs(head, outputs.last_hidden_state, labels, document_borders, kind)
+            heads["logits"] = self._logits(outputs.last_hidden_state, logits_to_keep)
+            heads["last_hidden_state"] = outputs.last_hidden_state
         else:
-            loss = causal_loss(head, outputs.last_hidden_state, labels, num_items_in_batch, kind)
+            how = (num_items_in_batch, document_borders, wants_log_probs)
+            heads |= self._supervised(outputs.last_hidden_state, labels, *how)
         return SicogOutput(
-            document_log_probs=log_probs,
-            loss=loss,
-            logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            last_hidden_state=outputs.last_hidden_state if labels is None else None,
+            **heads,
         )
+
+    def _supervised(
+        self,
+        hidden_BTE: torch.Tensor,
+        labels_BT: torch.Tensor,
+        n_items: torch.Tensor | int | None,
+        borders: torch.Tensor | None,
+        wants_log_probs: bool,
+    ) -> dict[str, torch.Tensor]:
+        """The loss of the labels, or the log-probability of each document's."""
+        head, kind = self.get_output_embeddings(), self.config.loss_head
+        if wants_log_probs:
+            return {"document_log_probs": document_log_probs(head, hidden_BTE, labels_BT, borders, kind)}
+        return {"loss": causal_loss(head, hidden_BTE, labels_BT, n_items, kind)}
+
+    def _inputs_of(
+        self, input_ids: torch.Tensor | None, features_NE: torch.Tensor | None, *, training: bool, decoding: bool
+    ) -> torch.Tensor:
+        """The inputs [B, T, E] of the language model."""
+        if input_ids is None:
+            raise ValueError("pass input_ids or inputs_embeds")
+        # Before the embedding, as images are: DeepSpeed pairs what ranks gather and reduce by its order.
+        touched = self._touch_vision(input_ids.device) if features_NE is None and training else None
+        # Counting placeholders waits for the device, which every step of decoding would pay for.
+        x_BTE = self._embed(input_ids, features_NE, checked=features_NE is not None or not decoding)
+        return x_BTE if touched is None else x_BTE + touched.to(x_BTE.dtype)
 
     def _embed(self, input_ids: torch.Tensor, features_NE: torch.Tensor | None, *, checked: bool) -> torch.Tensor:
         """Look up the ids [B, T] and write the visual features over the placeholders, in order."""

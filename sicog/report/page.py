@@ -12,10 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sicog import __version__
-from sicog.report import plots
 from sicog.report.evaluations import outcome
-from sicog.report.plots import Mark
 from sicog.report.safe import script_json
+from sicog.statistics import plots
+from sicog.statistics.plots import Mark
 
 WEB = Path(__file__).parent / "web"
 # One script, in this order: each file uses those before it.

@@ -90,7 +90,7 @@ VERBS: Mapping[str, Verb] = {
             "The mini world's vision tower and language model: unpack the shipped ones, or train them.",
             "out_dir=data/parts",
             "sicog.mini.parts_training.parts_config:MiniPartsConfig",
-            "sicog.mini.parts_training.parts:mini_parts",
+            "sicog.mini.parts_training.mini_parts:mini_parts",
         ),
         Verb(
             "annotate",

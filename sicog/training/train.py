@@ -19,7 +19,7 @@ from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.file_kinds import unreadable
 from sicog.stages.provenance import digest_file, write_run_json
 from sicog.stages.storage import MANIFEST, locked, make_readable, read_json, write_json, write_records
-from sicog.training import checkpoints
+from sicog.training import run_checkpoints
 from sicog.training.config import TrainConfig
 from sicog.training.load import load_model
 from sicog.training.parallel import sharding
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sicog.data.dataset import ExampleDataset
     from sicog.data.pairs import PairDataset
     from sicog.model.lengths import RowLengths
+    from sicog.model.modeling import SicogForConditionalGeneration
     from sicog.model.processing import SicogProcessor
     from sicog.training.trainer import SicogTrainer
 
@@ -77,13 +78,10 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     from transformers.utils import logging
 
     from sicog.data.pairs import PairDataset
-    from sicog.model.kernels.choice import chosen_attention, compile_blocks, use_attention, use_kernels
     from sicog.training.callbacks import MetricsWriter, ProgressBar
-    from sicog.training.lora import add_adapters
     from sicog.training.memory_check import MemoryCheck
     from sicog.training.objectives.dpo import DpoObjective
     from sicog.training.objectives.reference import reference_log_probs
-    from sicog.training.parts import drop_features, set_trainable
     from sicog.training.signals import StopSignal, leave
     from sicog.training.speed import Meter, flops_and_peak
     from sicog.training.trainer import SicogTrainer
@@ -92,17 +90,7 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     # Before the model: the reference model may fill the device, and is let go again.
     referenced = reference_log_probs(config) if config.objective == "dpo" else None
     set_seed(config.seed)  # before the model: new parts are drawn from it
-    model, processor = sharding.load(config, load_model)
-    attention = chosen_attention(config.attention, config.precision)
-    use_attention(model, language_model=attention, vision_tower=attention)
-    use_kernels(model, config.kernels)
-    if config.lora:
-        add_adapters(model, config.lora, config.precision)
-    if config.compile:
-        compile_blocks(model)
-    set_trainable(model, config.trainable)
-    if config.noise.dropout:
-        drop_features(model, config.noise.dropout)
+    model, processor = _load(config)
     read = load_pairs(config, processor, *referenced) if referenced else load_rows(config, processor)
     plan = plan_updates(config, read.lengths, model.config, _world_size())
     meter = Meter(plan, read.lengths, *flops_and_peak(model.config, config.whole_parts, read.lengths, _world_size()))
@@ -126,7 +114,7 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
         sharding.leave_together()
         leave(config.stage, stop.stopped, plan.n_steps)
     trainer.stop_unless_weights_are_finite()
-    with checkpoints.writing(config.out_dir / _FINAL):
+    with run_checkpoints.writing(config.out_dir / _FINAL):
         _save_final(trainer, config)
     if _is_main():
         _write_manifest(trainer, config, read)
@@ -134,6 +122,26 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
         say(f"{config.stage}: finished after {updates}; the model is in {config.out_dir}")
     sharding.leave_together()
     return _tidy(config)
+
+
+def _load(config: TrainConfig) -> tuple[SicogForConditionalGeneration, SicogProcessor]:
+    """The model as this stage trains it: its attention, kernels and adapters, what is trained and what is frozen."""
+    from sicog.model.kernels.choice import chosen_attention, compile_blocks, use_attention, use_kernels
+    from sicog.training.lora import add_adapters
+    from sicog.training.parts import drop_features, set_trainable
+
+    model, processor = sharding.load(config, load_model)
+    attention = chosen_attention(config.attention, config.precision)
+    use_attention(model, language_model=attention, vision_tower=attention)
+    use_kernels(model, config.kernels)
+    if config.lora:
+        add_adapters(model, config.lora, config.precision)
+    if config.compile:
+        compile_blocks(model)
+    set_trainable(model, config.trainable)
+    if config.noise.dropout:
+        drop_features(model, config.noise.dropout)
+    return model, processor
 
 
 @dataclass(frozen=True)
@@ -217,14 +225,14 @@ def load_pairs(config: TrainConfig, processor: SicogProcessor, folder: Path, lef
 
 def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
     """Train from the newest complete checkpoint, or from the start."""
-    resume = checkpoints.newest_complete(config.out_dir)
+    resume = run_checkpoints.newest_complete(config.out_dir)
     if resume is not None:
-        checkpoints.check_processes(resume, _world_size())
-        if checkpoints.is_universal(resume):
+        run_checkpoints.check_processes(resume, _world_size())
+        if run_checkpoints.is_universal(resume):
             sharding.load_universal(trainer.args)
     trainer.accelerator.wait_for_everyone()  # all ranks have looked before the main one removes anything
     if _is_main():
-        checkpoints.remove_incomplete(config.out_dir)
+        run_checkpoints.remove_incomplete(config.out_dir)
         if resume is not None:
             say(f"{config.stage}: resuming from {resume.name}")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -287,7 +295,7 @@ def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) 
 
 def _tidy(config: TrainConfig) -> Path:
     if _is_main() and not config.keep_checkpoints:
-        checkpoints.keep_newest(config.out_dir, 0, config.keep_every)
+        run_checkpoints.keep_newest(config.out_dir, 0, config.keep_every)
     return config.out_dir
 
 

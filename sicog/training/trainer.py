@@ -18,7 +18,7 @@ from sicog.data.dataset import ExampleDataset
 from sicog.data.pairs import PairCollator, PairDataset
 from sicog.model.kernels.document_attention import attend_within_documents
 from sicog.model.precision import settled
-from sicog.training import checkpoints, lora
+from sicog.training import lora, run_checkpoints
 from sicog.training.config import TrainConfig
 from sicog.training.memory_check import told_when_too_much
 from sicog.training.objectives.dpo import DpoObjective
@@ -150,7 +150,11 @@ class SicogTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and checkpoints.is_universal(Path(checkpoint)) and self.config.parallel == "zero3":
+        if (
+            checkpoint is not None
+            and run_checkpoints.is_universal(Path(checkpoint))
+            and self.config.parallel == "zero3"
+        ):
             engine: Any = self.deepspeed
             sharding.mend_universal(engine.optimizer.optimizer, Path(checkpoint))
 
@@ -179,14 +183,14 @@ class SicogTrainer(Trainer):
         """Save the whole state, then mark it complete, then let go of older checkpoints."""
         folder = self.config.out_dir / f"checkpoint-{self.state.global_step}"
         self.stop_unless_weights_are_finite()
-        with checkpoints.writing(folder):
+        with run_checkpoints.writing(folder):
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
                 self.processor.save_pretrained(folder)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            checkpoints.mark_complete(folder, processes=self.args.world_size)
-            checkpoints.keep_newest(folder.parent, self.config.save_total_limit, self.config.keep_every)
+            run_checkpoints.mark_complete(folder, processes=self.args.world_size)
+            run_checkpoints.keep_newest(folder.parent, self.config.save_total_limit, self.config.keep_every)
 
     def listed_ids(self) -> str:
         """The rows of the update in progress, the first of them."""

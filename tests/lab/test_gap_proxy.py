@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sicog.lab.gap_proxy import cells, gap_of_picks, lab_gap, rank_correlation, read_gap_tasks
-from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.text import detailed_description
 from sicog.mini.truth import read_truth
+from sicog.mini.write_world import MiniDataConfig, write_mini_data
 from sicog.records import Candidate, CandidateSet, Query
 from sicog.stages.storage import read_json, write_dataset, write_json
 

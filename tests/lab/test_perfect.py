@@ -10,8 +10,8 @@ import pytest
 
 from sicog.config import validate
 from sicog.lab.perfect import PerfectConfig, measured_rate, perfect
-from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.truth import caption_scores, read_truth
+from sicog.mini.write_world import MiniDataConfig, write_mini_data
 from sicog.records import Example
 from sicog.stages.storage import read_json, read_records, write_dataset, write_json
 from sicog.tasks import REASONING

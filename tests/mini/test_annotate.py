@@ -6,8 +6,8 @@ import pytest
 
 from sicog.config import validate
 from sicog.mini.annotate import MiniAnnotateConfig, mini_annotate
-from sicog.mini.dataset import MiniDataConfig, draw_split, write_mini_data
 from sicog.mini.text import cod_caption, detailed_description
+from sicog.mini.write_world import MiniDataConfig, draw_split, write_mini_data
 from sicog.records import Example
 from sicog.stages.storage import read_json, read_records
 

@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from sicog.config import validate
-from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.measure_model import MiniEvalConfig, mini_eval
 from sicog.mini.steps import MiniDataStep, MiniSweepConfig, mini_data, mini_sweep, progress
 from sicog.mini.truth import read_truth
+from sicog.mini.write_world import MiniDataConfig, write_mini_data
 from sicog.records import Candidate, Query, ScoredCandidate, ScoredSet
 from sicog.stages.storage import read_json, write_dataset, write_json
 

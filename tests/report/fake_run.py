@@ -11,10 +11,10 @@ import orjson
 
 from sicog.curation.select.select import SelectConfig, select
 from sicog.curation.select.sweep import SweepConfig, sweep_scored
-from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.scene import COLOURS, SHAPES
 from sicog.mini.text import cod_caption, detailed_description
 from sicog.mini.truth import answer_is_right, caption_scores, read_truth
+from sicog.mini.write_world import MiniDataConfig, write_mini_data
 from sicog.records import Candidate, Query, ScoredCandidate, ScoredSet
 from sicog.stages.storage import MANIFEST, write_bytes, write_dataset, write_json
 from sicog.statistics.intervals import mean_interval, share_interval

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from sicog.config import validate
-from sicog.mini.dataset import MiniDataConfig, write_mini_data
 from sicog.mini.steps import MiniGapConfig, mini_gap
 from sicog.mini.text import detailed_description
 from sicog.mini.truth import read_truth
+from sicog.mini.write_world import MiniDataConfig, write_mini_data
 from sicog.records import Candidate, CandidateSet, Example, Query, Turn
 from sicog.runs.gap import GapConfig, gap
 from sicog.stages.storage import read_json, write_dataset

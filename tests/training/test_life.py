@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerState
 from sicog.data.batching import RunPlan
 from sicog.model import SicogForConditionalGeneration, load_checkpoint
 from sicog.model.lengths import RowLengths
-from sicog.training import checkpoints
+from sicog.training import run_checkpoints
 from sicog.training import train as training
 from sicog.training.config import TrainConfig
 from sicog.training.memory_check import heaviest_micro_batch
@@ -60,7 +60,7 @@ def test_a_stop_signal_saves_and_the_run_goes_on_to_the_bit(
         train(config())
     assert stopped.value.code == 75 and signal.getsignal(signal.SIGTERM) == before
     run_dir = tmp_path / "run"
-    newest = checkpoints.newest_complete(run_dir)
+    newest = run_checkpoints.newest_complete(run_dir)
     assert newest is not None and newest.name == "checkpoint-3"  # not of save_steps, which is 2
     assert not (run_dir / "manifest.json").exists()
     shown = capfd.readouterr().err
@@ -147,7 +147,7 @@ def test_died_in_a_save_and_gone_on_to_the_bit(
         with pytest.raises(Died):
             train(settings)
     assert not (settings.out_dir / "manifest.json").exists()
-    newest = checkpoints.newest_complete(settings.out_dir)
+    newest = run_checkpoints.newest_complete(settings.out_dir)
     assert newest is not None and newest.name == "checkpoint-2"
     assert (newest / "model.safetensors").stat().st_mode & 0o777 == 0o644  # a colleague's job may read it
     assert_same(train(settings), undisturbed)
@@ -187,7 +187,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_update(config: MakeConfig
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
     assert ended.returncode == 1, ended.stderr[-2000:]  # torchrun's own code, whatever the processes' is
     assert [(settings.out_dir / f"code-{rank}").read_text() for rank in (0, 1)] == ["75", "75"]
-    newest = checkpoints.newest_complete(settings.out_dir)
+    newest = run_checkpoints.newest_complete(settings.out_dir)
     assert newest is not None and newest.name == "checkpoint-3"
     assert ended.stderr.count("stopped after update 3 of 6 and saved") == 1
 
@@ -260,7 +260,7 @@ def test_a_full_disk_at_the_end_keeps_the_last_checkpoint(
 def test_checkpoints_of_every_so_many_steps_stay(config: MakeConfig, tmp_path: Path) -> None:
     folder = train(config(save_steps=1, save_total_limit=1, keep_every=2, epochs=5 / 3))
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
-    assert all(checkpoints.is_complete(path) for path in folder.glob("checkpoint-*"))
+    assert all(run_checkpoints.is_complete(path) for path in folder.glob("checkpoint-*"))
     assert train(config(save_steps=1, keep_every=None, epochs=5 / 3)) == folder  # how much is kept may change
 
 

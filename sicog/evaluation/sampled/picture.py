@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from sicog.report.plots import Frame, number, ticks
+from sicog.statistics.plots import Frame, number, ticks
 
 _WIDE, _HIGH, _LEGEND = 300, 240, 22
 COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#7048e8", "#0b7285", "#a61e4d")

@@ -9,13 +9,13 @@ from pathlib import Path
 from sicog.console import stderr_console
 from sicog.stages.provenance import RUN
 from sicog.stages.storage import MANIFEST, read_json
-from sicog.training import checkpoints
+from sicog.training import run_checkpoints
 from sicog.training.config import TrainConfig
 from sicog.training.parallel import sharding
 from sicog.training.updates import check_divides
 
 _UNIVERSAL_TAG = "latest_universal"  # DeepSpeed's file that names the folder to load
-_OF_ONE_PROCESS = ("global_step*", "latest", "rng_state*", checkpoints.MARKER)
+_OF_ONE_PROCESS = ("global_step*", "latest", "rng_state*", run_checkpoints.MARKER)
 
 
 def reshard(run_dir: Path, processes: int) -> Path:
@@ -31,21 +31,21 @@ def reshard(run_dir: Path, processes: int) -> Path:
         raise ValueError(f"{run_dir} is finished; there is nothing to resume")
     begun = TrainConfig.model_validate(read_json(run_dir / RUN)["config"])
     check_divides(begun.model_copy(update={"out_dir": run_dir}), processes)
-    old = checkpoints.newest_complete(run_dir)
+    old = run_checkpoints.newest_complete(run_dir)
     if old is None:
         raise ValueError(f"{run_dir} holds no complete checkpoint; start the run with {processes} processes")
-    shards = checkpoints.shards(old)
-    if shards is None or checkpoints.is_universal(old):
+    shards = run_checkpoints.shards(old)
+    if shards is None or run_checkpoints.is_universal(old):
         raise ValueError(f"{old} needs no resharding: any number of processes can resume from it")
-    new = old.with_name(old.name + checkpoints.UNIVERSAL)
+    new = old.with_name(old.name + run_checkpoints.UNIVERSAL)
     shutil.rmtree(new, ignore_errors=True)
     # Hard links where the disk has them: the weights are as large as all else.
     shutil.copytree(old, new, copy_function=_link, ignore=shutil.ignore_patterns(*_OF_ONE_PROCESS))
     tag = f"{shards.name}_universal"
     sharding.to_universal(shards, new / tag)
     (new / _UNIVERSAL_TAG).write_text(tag, encoding="utf-8")
-    checkpoints.mark_complete(new, processes=processes)
-    checkpoints.remove(old)
+    run_checkpoints.mark_complete(new, processes=processes)
+    run_checkpoints.remove(old)
     stderr_console().print(f"  {new.name}: {processes} processes can resume from it", highlight=False, soft_wrap=True)
     return new
 

@@ -19,7 +19,7 @@ from sicog.evaluation.kit.work_folder import fresh_scores, work_folder
 from sicog.evaluation.sampled.answer_scores import accepted_answers, score_answer
 from sicog.evaluation.summarize import results
 from sicog.mini.measure_model import MiniEvalConfig, mini_eval
-from sicog.mini.parts_training.parts import SHIPPED, unpack
+from sicog.mini.parts_training.mini_parts import SHIPPED, unpack
 from sicog.mini.steps import MiniDataStep, mini_data
 from sicog.mini.truth import truth_file
 from sicog.mini.tsv import MiniTsvConfig, mini_tsv

@@ -5,8 +5,9 @@ import hashlib
 import pytest
 import torch
 
-from sicog.mini.parts_training import fit, parts, train_language, train_vision
-from sicog.mini.parts_training.parts import LANGUAGE, SHIPPED, VISION, WEIGHTS, mini_parts, pack, unpack
+from sicog.mini.parts_training import fit, train_language, train_vision
+from sicog.mini.parts_training import mini_parts as module
+from sicog.mini.parts_training.mini_parts import LANGUAGE, SHIPPED, VISION, WEIGHTS, mini_parts, pack, unpack
 from sicog.mini.parts_training.parts_config import LanguagePartConfig, MiniPartsConfig, VisionPartConfig
 from sicog.mini.tokenizer import train_tokenizer
 from sicog.stages.storage import read_json, write_json
@@ -56,14 +57,14 @@ def test_a_part_is_trained_again_when_it_is_of_another_config_or_not_whole(tmp_p
     config = tiny(tmp_path)
     (tmp_path / VISION).mkdir()
     (tmp_path / VISION / "model.safetensors").touch()
-    assert parts._finished(config, VISION) is None  # no marker: it was being written
-    parts._finish(config, VISION, {"colour": 0.5})
-    assert parts._finished(config, VISION) == {"colour": 0.5}
-    assert parts._finished(config, LANGUAGE) is None
+    assert module._finished(config, VISION) is None  # no marker: it was being written
+    module._finish(config, VISION, {"colour": 0.5})
+    assert module._finished(config, VISION) == {"colour": 0.5}
+    assert module._finished(config, LANGUAGE) is None
     for other in (tiny(tmp_path, seed=1), tiny(tmp_path, vision=TINY_VISION.model_copy(update={"steps": 4}))):
-        assert parts._finished(other, VISION) is None
+        assert module._finished(other, VISION) is None
     (tmp_path / VISION / "model.safetensors").unlink()
-    assert parts._finished(config, VISION) is None
+    assert module._finished(config, VISION) is None
 
 
 def test_packing_replaces_all_files_or_none(tmp_path, monkeypatch):
@@ -79,8 +80,8 @@ def test_packing_replaces_all_files_or_none(tmp_path, monkeypatch):
         with pytest.raises(KilledError):
             pack(made, folder)
     assert digests(folder) == before and sorted(p.name for p in tmp_path.iterdir()) == ["made", "shipped"]
-    order, replace = [], parts.Path.replace
-    monkeypatch.setattr(parts.Path, "replace", lambda self, to: order.append(to) or replace(self, to))
+    order, replace = [], module.Path.replace
+    monkeypatch.setattr(module.Path, "replace", lambda self, to: order.append(to) or replace(self, to))
     pack(made, folder)
     assert [path.name for path in order if path.parent == folder][-1] == WEIGHTS
     assert read_json(folder / "figures.json") == {"other": 1} and sorted(tmp_path.iterdir()) == [made, folder]

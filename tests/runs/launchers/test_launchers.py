@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_checkpoint
 
-from sicog.mini.dataset import MiniDataConfig, write_mini_data
+from sicog.mini.write_world import MiniDataConfig, write_mini_data
 from sicog.runs.execute import run_planned
 from sicog.runs.run import run
 from sicog.runs.states import read_state, read_steps, write_state

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from sicog.data.batching import plan_run
 from sicog.model import SicogForConditionalGeneration
 from sicog.stages.storage import read_json
-from sicog.training import checkpoints
+from sicog.training import run_checkpoints
 from sicog.training.config import TrainConfig
 from sicog.training.parallel import kind, sharding
 from sicog.training.parallel.reshard import reshard
@@ -106,12 +106,12 @@ def test_zero2_is_one_process_and_resumes_after_a_kill(config: MakeConfig, tmp_p
     kill_when(
         lambda: (two / "checkpoint-2" / "complete.json").exists() and len(metrics(two)) >= 3, start(zero2, two, 2), two
     )
-    newest = checkpoints.newest_complete(two)
-    assert newest is not None and checkpoints.saved_by(newest) == 2
+    newest = run_checkpoints.newest_complete(two)
+    assert newest is not None and run_checkpoints.saved_by(newest) == 2
     saved = SicogForConditionalGeneration.from_pretrained(newest)
     assert not torch.equal(saved.resampler.query, load_file(one / "model.safetensors")["resampler.query"])
     with pytest.raises(ValueError, match=r"states of 2 processes .* 1 are running; .* sicog reshard .* --processes 1"):
-        checkpoints.check_processes(newest, 1)
+        run_checkpoints.check_processes(newest, 1)
 
     errors = finish(start(zero2, two, 2))
     assert "resuming from checkpoint-" in errors
@@ -138,15 +138,17 @@ def test_zero3_from_parts_is_one_process_and_goes_on_with_one_after_resharding(
     zero3 = settings.model_copy(update={"parallel": "zero3", "gradient_checkpointing": "full"})
     process = start(zero3, run, 2, nothing_whole)
     kill_when(lambda: (run / "checkpoint-2" / "complete.json").exists() and len(metrics(run)) >= 3, process, run)
-    newest = checkpoints.newest_complete(run)
+    newest = run_checkpoints.newest_complete(run)
     assert newest is not None and not (run / ".whole").exists()
     SicogForConditionalGeneration.from_pretrained(newest)
 
     with pytest.raises(ValueError, match="global_batch 8 is not a multiple"):
         reshard(run, 3)
     universal = reshard(run, 1)
-    assert universal.name == f"{newest.name}-universal" and checkpoints.is_complete(universal) and not newest.exists()
-    assert checkpoints.newest_complete(run) == universal
+    assert (
+        universal.name == f"{newest.name}-universal" and run_checkpoints.is_complete(universal) and not newest.exists()
+    )
+    assert run_checkpoints.newest_complete(run) == universal
     with pytest.raises(ValueError, match="needs no resharding"):
         reshard(run, 2)
     assert "it/s" not in capfd.readouterr().err
@@ -282,21 +284,21 @@ def test_fsdp_shards_layers(
 def test_whole_states_go_on_with_any_number_of_processes(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-2"
     folder.mkdir()
-    checkpoints.mark_complete(folder, processes=2)
-    checkpoints.check_processes(folder, 4)
+    run_checkpoints.mark_complete(folder, processes=2)
+    run_checkpoints.check_processes(folder, 4)
     sharded = tmp_path / "checkpoint-4"
     (sharded / "global_step4").mkdir(parents=True)
-    checkpoints.mark_complete(sharded, processes=2)
-    checkpoints.check_processes(sharded, 2)
+    run_checkpoints.mark_complete(sharded, processes=2)
+    run_checkpoints.check_processes(sharded, 2)
     with pytest.raises(ValueError, match="2 processes in 2 shards, and 4 are running"):
-        checkpoints.check_processes(sharded, 4)
+        run_checkpoints.check_processes(sharded, 4)
 
 
 def test_a_universal_checkpoint_is_newer_than_its_own(tmp_path: Path) -> None:
     for name in ("checkpoint-4-universal", "checkpoint-4", "checkpoint-2"):
         (tmp_path / name).mkdir()
-        checkpoints.mark_complete(tmp_path / name, processes=2)
-    assert checkpoints.newest_complete(tmp_path) == tmp_path / "checkpoint-4-universal"
+        run_checkpoints.mark_complete(tmp_path / name, processes=2)
+    assert run_checkpoints.newest_complete(tmp_path) == tmp_path / "checkpoint-4-universal"
 
 
 def test_only_a_stopped_run_is_resharded(tmp_path: Path, config: MakeConfig) -> None:

@@ -11,9 +11,9 @@ from PIL import Image
 from sicog.chains import COT, parse, render
 from sicog.config import validate
 from sicog.formats import ensure_marker, parse_example, read_llava, read_queries, tagged_sections
-from sicog.mini.dataset import TAGS, MiniDataConfig, draw_split, total_images, write_mini_data
 from sicog.mini.scene import HELD_OUT
 from sicog.mini.truth import read_truth
+from sicog.mini.write_world import TAGS, MiniDataConfig, draw_split, total_images, write_mini_data
 from sicog.records import Dropped, Example, Query
 
 SMALL = MiniDataConfig(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sicog.training import checkpoints
+from sicog.training import run_checkpoints
 from sicog.training.callbacks import cut_after
 
 
@@ -16,7 +16,7 @@ def save(run: Path, step: int, *, complete: bool = True) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"0123456789")
     if complete:
-        checkpoints.mark_complete(folder, processes=1)
+        run_checkpoints.mark_complete(folder, processes=1)
     return folder
 
 
@@ -24,8 +24,8 @@ def test_the_newest_complete_one_is_taken(tmp_path: Path) -> None:
     save(tmp_path, 9)
     newest = save(tmp_path, 10)
     save(tmp_path, 11, complete=False)
-    assert checkpoints.newest_complete(tmp_path) == newest
-    assert checkpoints.newest_complete(tmp_path / "none") is None
+    assert run_checkpoints.newest_complete(tmp_path) == newest
+    assert run_checkpoints.newest_complete(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("harm", ["cut", "missing", "marker"])
@@ -36,36 +36,36 @@ def test_a_harmed_one_is_not_complete(tmp_path: Path, harm: str) -> None:
     elif harm == "missing":
         (bad / "model.safetensors").unlink()
     else:
-        (bad / checkpoints.MARKER).write_bytes(b"{")
-    assert checkpoints.newest_complete(tmp_path) == good
-    checkpoints.remove_incomplete(tmp_path)
+        (bad / run_checkpoints.MARKER).write_bytes(b"{")
+    assert run_checkpoints.newest_complete(tmp_path) == good
+    run_checkpoints.remove_incomplete(tmp_path)
     assert not bad.exists() and good.exists()
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     folders = [save(tmp_path, step) for step in (2, 4, 10)]
-    checkpoints.keep_newest(tmp_path, 2)
+    run_checkpoints.keep_newest(tmp_path, 2)
     assert [f.exists() for f in folders] == [False, True, True]
-    checkpoints.keep_newest(tmp_path, 0)
+    run_checkpoints.keep_newest(tmp_path, 0)
     assert not any(f.exists() for f in folders)
 
 
 def test_those_of_every_so_many_steps_stay_too(tmp_path: Path) -> None:
     folders = [save(tmp_path, step) for step in (5, 10, 12, 20, 25)]
-    checkpoints.keep_newest(tmp_path, 1, every=10)
+    run_checkpoints.keep_newest(tmp_path, 1, every=10)
     assert [f.exists() for f in folders] == [False, True, False, True, True]
-    checkpoints.keep_newest(tmp_path, 0, every=20)
+    run_checkpoints.keep_newest(tmp_path, 0, every=20)
     assert [f.exists() for f in folders] == [False, False, False, True, False]
 
 
 def test_another_error_while_writing_is_left_as_it_is(tmp_path: Path) -> None:
     folder = save(tmp_path, 1, complete=False)
-    with pytest.raises(RuntimeError, match="shape"), checkpoints.writing(folder):
+    with pytest.raises(RuntimeError, match="shape"), run_checkpoints.writing(folder):
         raise RuntimeError("shape mismatch")
     refused = PermissionError(13, "Permission denied", "model.safetensors")
     with (
         pytest.raises(ValueError, match="Permission denied. No earlier checkpoint is kept"),
-        checkpoints.writing(folder),
+        run_checkpoints.writing(folder),
     ):
         raise refused
     assert not folder.exists()

@@ -11,9 +11,8 @@ from modes import unreadable
 from safetensors import safe_open
 
 from sicog.mini.cells import coverage
-from sicog.mini.dataset import LABELLED_SPLITS, MiniDataConfig, draw_split
 from sicog.mini.parts_training.measure_language import measure_language
-from sicog.mini.parts_training.parts import FIGURES, LANGUAGE, SHIPPED, VISION, WEIGHTS, mini_parts
+from sicog.mini.parts_training.mini_parts import FIGURES, LANGUAGE, SHIPPED, VISION, WEIGHTS, mini_parts
 from sicog.mini.parts_training.parts_config import LanguagePartConfig, MiniPartsConfig, VisionPartConfig
 from sicog.mini.parts_training.parts_text import CURRICULUM, Conversations, feature_cells
 from sicog.mini.parts_training.probe_tower import probe_tower
@@ -25,6 +24,7 @@ from sicog.mini.scene import COLOURS, LABELLED, SHAPES, Scene, Thing, draw_scene
 from sicog.mini.text import cod_caption
 from sicog.mini.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from sicog.mini.truth import QuestionTruth, chance
+from sicog.mini.write_world import LABELLED_SPLITS, MiniDataConfig, draw_split
 from sicog.model.checkpoints import load_parts
 from sicog.model.layout import count_features
 from sicog.records import Turn
@@ -184,7 +184,7 @@ def test_finished_parts_are_left_alone_and_known_by_their_content(shipped):
 
 
 def test_a_tiny_training_run_gives_folders_that_load(tmp_path, monkeypatch):
-    monkeypatch.setattr("sicog.mini.parts_training.parts.SHIPPED", tmp_path / "ship")
+    monkeypatch.setattr("sicog.mini.parts_training.mini_parts.SHIPPED", tmp_path / "ship")
     out = mini_parts(
         MiniPartsConfig(
             out_dir=tmp_path / "out", source="train", ship=True, workers=0, vision=TINY_VISION, language=TINY_LANGUAGE
@@ -199,6 +199,6 @@ def test_a_tiny_training_run_gives_folders_that_load(tmp_path, monkeypatch):
 
 
 def test_without_a_shipped_file_the_message_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr("sicog.mini.parts_training.parts.SHIPPED", tmp_path)
+    monkeypatch.setattr("sicog.mini.parts_training.mini_parts.SHIPPED", tmp_path)
     with pytest.raises(ValueError, match="source=train"):
         mini_parts(MiniPartsConfig(out_dir=tmp_path / "out"))
