@@ -197,25 +197,18 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
             inputs_embeds = self._inputs_of(input_ids, image_features, training=labels is not None, decoding=decoding)
         if use_cache is None and labels is not None:
             use_cache = False  # a cache is of no use in training, and Transformers packs rows wrongly with one
-        arguments: dict[str, Any] = {
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "past_key_values": past_key_values,
-            "use_cache": use_cache,
-            **kwargs,
-        }
+        arguments = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
+        arguments |= {"past_key_values": past_key_values, "use_cache": use_cache}
         if document_borders is not None:
             if attention_mask is not None or past_key_values is not None or use_cache:
                 raise ValueError("document_borders come without attention_mask and cache; leave those out")
             arguments |= packed_arguments(self.language_model.config, inputs_embeds, document_borders, position_ids)
         outputs = self.language_model.base_model(inputs_embeds=inputs_embeds, **arguments)
-        heads: dict[str, Any] = {}
+        hidden_BTE = outputs.last_hidden_state
         if labels is None:
-            heads["logits"] = self._logits(outputs.last_hidden_state, logits_to_keep)
-            heads["last_hidden_state"] = outputs.last_hidden_state
+            heads = {"logits": self._logits(hidden_BTE, logits_to_keep), "last_hidden_state": hidden_BTE}
         else:
-            how = (num_items_in_batch, document_borders, wants_log_probs)
-            heads |= self._supervised(outputs.last_hidden_state, labels, *how)
+            heads = self._supervised(hidden_BTE, labels, num_items_in_batch, document_borders, wants_log_probs)
         return SicogOutput(
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,

@@ -134,7 +134,7 @@ def test_died_in_a_save_and_gone_on_to_the_bit(
         "before the weights": (Trainer, "save_model"),
         "half of the weights": (Trainer, "_save_optimizer_and_scheduler"),
         "state": (TrainerState, "save_to_json"),
-        "marker": (checkpoints, "mark_complete"),
+        "marker": (run_checkpoints, "mark_complete"),
     }[where]
 
     def die() -> None:

@@ -35,18 +35,18 @@ def stop(*_, **__):
 
 def test_a_stopped_training_keeps_the_parts_that_were_finished(tmp_path, monkeypatch):
     tokenizer = train_tokenizer(0, TINY_LANGUAGE.vocabulary)  # it takes longer than all the rest
-    monkeypatch.setattr(parts, "train_tokenizer", lambda *_: tokenizer)
+    monkeypatch.setattr(module, "train_tokenizer", lambda *_: tokenizer)
     undisturbed = mini_parts(tiny(tmp_path / "undisturbed"))
     config = tiny(tmp_path / "stopped")
     for at, never in (("train_language", None), ("measure_language", "train_vision")):
         with monkeypatch.context() as patch:
-            patch.setattr(parts, at, stop)
+            patch.setattr(module, at, stop)
             if never:
-                patch.setattr(parts, never, lambda *_: pytest.fail("trained again"))
+                patch.setattr(module, never, lambda *_: pytest.fail("trained again"))
             with pytest.raises(KilledError):
                 mini_parts(config)
     for name in ("train_vision", "train_language"):
-        monkeypatch.setattr(parts, name, lambda *_: pytest.fail("trained again"))
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("trained again"))
     mini_parts(config)
     manifest = read_json(config.out_dir / "manifest.json")  # the digests of all files, and the figures
     assert manifest == read_json(undisturbed / "manifest.json")
@@ -76,7 +76,7 @@ def test_packing_replaces_all_files_or_none(tmp_path, monkeypatch):
     assert (folder / WEIGHTS).stat().st_mode & 0o777 == 0o644
     write_json(made / "manifest.json", {"figures": {"other": 1}})
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "save_file", stop)
+        patch.setattr(module, "save_file", stop)
         with pytest.raises(KilledError):
             pack(made, folder)
     assert digests(folder) == before and sorted(p.name for p in tmp_path.iterdir()) == ["made", "shipped"]
