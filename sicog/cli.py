@@ -17,6 +17,8 @@ from sicog.commands.arguments import taken_as_configs_do
 from sicog.commands.help import GroupedCommands, lists_keys, verb_keys
 from sicog.config import Config, load_config, load_yaml
 from sicog.console import stderr_console
+from sicog.estimates.arithmetic.assumed import A100_TFLOPS, UTILISATION, Assumed
+from sicog.estimates.commands import app as estimates_app
 from sicog.generation.commands import app as generation_app
 from sicog.lab.commands import app as lab_app
 from sicog.model.commands import app as model_app
@@ -139,8 +141,8 @@ def train(
     config: YamlFile = "-",
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print commands and a plan.")] = False,
-    device_tflops: Annotated[float, typer.Option(help="--dry-run: a device's dense bfloat16 TFLOP/s")] = 312.0,
-    utilisation: Annotated[float, typer.Option(help="--dry-run: the share of them that is used")] = 0.45,
+    device_tflops: Annotated[float, typer.Option(help="--dry-run: a device's dense bfloat16 TFLOP/s")] = A100_TFLOPS,
+    utilisation: Annotated[float, typer.Option(help="--dry-run: the share of them that is used")] = UTILISATION,
 ) -> None:
     """Train one stage, or plan it: the plan is printed as comments above the resolved config, which stays YAML.
 
@@ -151,14 +153,14 @@ def train(
     if not dry_run:
         verb.run(resolved)
         return
-    from sicog.estimates.training import Assumed, plan_lines
+    from sicog.estimates.training import plan_lines
     from sicog.training.config import TrainConfig
 
     assert isinstance(resolved, TrainConfig)
     if device_tflops <= 0 or not 0 < utilisation <= 1:
         raise ValueError("device-tflops must be above 0, and utilisation above 0 and at most 1")
     command = ["train", config, *(overrides or [])]
-    plan = plan_lines(resolved, command, os.environ, Assumed(device_tflops, utilisation))
+    plan = plan_lines(resolved, command, os.environ, Assumed(tflops=device_tflops, utilisation=utilisation))
     for line in plan.lines:
         typer.echo(f"# {line}")
     _echo_config(resolved)
@@ -290,6 +292,7 @@ def status(run_dir: Annotated[Path, typer.Argument(help="the folder of a run")])
 
 
 app.add_typer(generation_app)
+app.add_typer(estimates_app)
 app.add_typer(model_app)
 app.add_typer(training_app)
 app.add_typer(lab_app, name="lab")

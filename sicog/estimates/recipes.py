@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog.console import stdout_console
+from sicog.estimates.arithmetic.readable import large, small
 from sicog.estimates.costs import Cost, Shapes, cost_of, most_disk
 from sicog.estimates.counts import Counts
-from sicog.estimates.readable import large, small
 from sicog.estimates.refusals import refusals
 from sicog.model.hub import find_model
 from sicog.runs.recipe import Recipe, Step, load_recipe

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from sicog.console import stdout_console
-from sicog.estimates.readable import large, small
+from sicog.estimates.arithmetic.readable import large, small
 from sicog.generation.sample import SampleBlock, SampleConfig, rows_of
 from sicog.records import Candidate, CandidateSet, Dropped, Query
 

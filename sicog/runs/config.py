@@ -1,8 +1,7 @@
-"""What a recipe says beside its steps: inputs from outside, how steps are started, what a plan is computed with."""
+"""What a recipe sets beside its steps: inputs from outside, and how steps are started."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -65,26 +64,3 @@ class LauncherConfig(Config):
     def job(self, *, trains: bool, own: dict[str, Any]) -> JobConfig:
         """The job of a step. Raises pydantic's error for keys that are none."""
         return JobConfig.model_validate((self.train if trains else self.data).model_dump() | own)
-
-
-class Assumed(Config):
-    """What a plan is computed with where nothing is measured yet; see `sicog.estimates.recipes` for the formulas."""
-
-    model: Path | None = None
-    """A JSON of `SicogConfig` fields, for shapes while the models are not there."""
-    image: str = "640x480"
-    """WIDTHxHEIGHT of an image, or `none`."""
-    prompt_tokens: int = Field(default=40, ge=0)
-    """Tokens of a prompt."""
-    answer_tokens: int = Field(default=250, ge=1)
-    """Tokens of an answer."""
-    tflops: float = Field(default=312.0, gt=0)
-    """10^12 dense bfloat16 FLOP/s of a device in training."""
-    utilisation: float = Field(default=0.45, gt=0, le=1)
-    """Share of them that is used."""
-    bandwidth: float = Field(default=2.0, gt=0)
-    """Memory bandwidth of a device in TB/s."""
-    decode_share: float = Field(default=0.5, gt=0, le=1)
-    """Share of the bandwidth that decoding reaches."""
-    keep_share: float = Field(default=0.5, gt=0, le=1)
-    """Share of the rows that a threshold keeps."""

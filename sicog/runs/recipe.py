@@ -41,8 +41,9 @@ from sicog.config.paths import at_home
 from sicog.config.validation import told
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.table import digest_source_file
+from sicog.estimates.arithmetic.assumed import Assumed
 from sicog.model.hub import find_model
-from sicog.runs.config import Assumed, InputSpec, JobConfig, LauncherConfig
+from sicog.runs.config import InputSpec, JobConfig, LauncherConfig
 from sicog.runs.rounds import Scope, step_name
 from sicog.runs.verbs import VERBS, Verb
 from sicog.stages.provenance import digest_file, digest_path, digest_value

@@ -15,10 +15,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from sicog import cli
+from sicog.estimates.arithmetic.assumed import Assumed
 from sicog.estimates.arithmetic.flops import training_flops
 from sicog.estimates.arithmetic.memory import activations, states
-from sicog.estimates.readable import duration
-from sicog.estimates.training import Assumed, heaviest, plan_lines, read_shapes, sample_rows
+from sicog.estimates.arithmetic.readable import duration
+from sicog.estimates.resources import heaviest
+from sicog.estimates.shapes import read_shapes
+from sicog.estimates.training import plan_lines, sample_rows
 from sicog.training.config import TrainConfig
 from sicog.training.load import load_model
 

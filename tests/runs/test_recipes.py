@@ -8,9 +8,10 @@ import pytest
 
 from sicog.config import load_yaml
 from sicog.data.config import NoiseConfig
-from sicog.estimates.costs import Cost, Shapes, cost_of, most_disk
+from sicog.estimates.costs import Cost, cost_of, most_disk
 from sicog.estimates.counts import Counts, Rows
 from sicog.estimates.recipes import show_plan
+from sicog.estimates.shapes import Shapes
 from sicog.evaluation.config import EvalConfig
 from sicog.runs.recipe import load_recipe, texts_of
 
@@ -136,7 +137,7 @@ def test_a_training_of_so_many_updates_takes_the_same_on_any_number_of_rows():
 
 def test_disk_is_what_lies_there_at_once():
     def cost(disk, left):
-        return Cost(tokens=0, hours=0, disk=disk, left=left, memory=0, devices=1, per_row="")
+        return Cost(tokens=0, hours=0, disk=disk, left=left, memory=0, devices=1)
 
     assert most_disk([cost(10, 1), cost(8, 2), cost(9, 9)]) == 12
     assert most_disk([]) == 0

@@ -10,7 +10,7 @@ import pytest
 from sicog.data.batching import plan_run
 from sicog.estimates.arithmetic.devices import device_rates
 from sicog.estimates.arithmetic.flops import PARTS, Work, training_flops
-from sicog.estimates.rows import read_config
+from sicog.estimates.shapes import read_config
 from sicog.model.lengths import RowLengths
 from sicog.training.speed import Meter, Speed, flops_and_peak
 

@@ -1,11 +1,11 @@
-"""What data sheets say of devices: dense bfloat16 FLOP/s and bytes/s of the memory. Needs no torch."""
+"""Data sheets of devices: dense bfloat16 FLOP/s, and bytes/s of the memory. Needs no torch."""
 
 from __future__ import annotations
 
 import re
 
-# By words that the device's name holds; the first that fits counts, so special kinds stand before the general one.
-_RATES: dict[str, tuple[float, float]] = {
+# (FLOP/s, bytes/s) by words of the device's name. The first match counts, so special kinds come before the general one.
+RATES: dict[str, tuple[float, float]] = {
     "B200": (2250e12, 8.0e12),
     "H200": (989e12, 4.8e12),
     "H100 PCIe": (756e12, 2.04e12),
@@ -21,8 +21,8 @@ _RATES: dict[str, tuple[float, float]] = {
 
 
 def device_rates(name: str) -> tuple[float, float] | None:
-    """(FLOP/s, bytes/s) of a device by its name; None for one that is not known, or a slice of one (MIG)."""
+    """(FLOP/s, bytes/s) of a device by its name; None for an unknown device, or a slice of one (MIG)."""
     words = set(re.split(r"[\s_-]+", name))
     if "MIG" in words:
         return None
-    return next((rates for kind, rates in _RATES.items() if words.issuperset(kind.split())), None)
+    return next((rates for kind, rates in RATES.items() if words.issuperset(kind.split())), None)

@@ -50,11 +50,13 @@ def states(config: SicogConfig, trainable: Collection[str], *, zero_stage: int =
     )
 
 
-def states_without_deepspeed(config: SicogConfig, trainable: Collection[str]) -> States:
-    """What stays on each device when `sicog train` runs without DeepSpeed, whatever their number."""
-    trained = trained_parameters(config, trainable)
+def states_without_deepspeed(config: SicogConfig, trainable: Collection[str], *, shards: int = 1) -> States:
+    """Without DeepSpeed, on each device. shards: the number of devices that FSDP divides among; 1: none."""
+    trained = trained_parameters(config, trainable) / shards
     return States(
-        weights=sum(parameters(config).values()) * _FULL, gradients=trained * _FULL, optimizer=trained * 2 * _FULL
+        weights=sum(parameters(config).values()) / shards * _FULL,
+        gradients=trained * _FULL,
+        optimizer=trained * 2 * _FULL,
     )
 
 

@@ -1,18 +1,15 @@
-"""`sicog flops CONFIG`: what a row of one image and some text costs, in tokens, FLOPs, parameters and memory."""
+"""`sicog flops CONFIG`: tables of tokens, FLOPs, parameters and memory, for a row of one image and some text."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from rich.table import Table
 
-from sicog.config import load_yaml
 from sicog.console import stdout_console
+from sicog.estimates.arithmetic.assumed import image_size
 from sicog.estimates.arithmetic.flops import (
     PARTS,
     Work,
@@ -24,8 +21,9 @@ from sicog.estimates.arithmetic.flops import (
     work_of,
 )
 from sicog.estimates.arithmetic.memory import ZERO_STAGES, Checkpointing, activations, states, states_without_deepspeed
+from sicog.estimates.shapes import read_config
 from sicog.model.checkpoints import read_processor
-from sicog.model.configuration import SicogConfig, mistakes_of
+from sicog.model.configuration import SicogConfig
 from sicog.model.image_processing import SicogImageProcessor
 
 _MEMORY_NOTE = (
@@ -35,14 +33,14 @@ _MEMORY_NOTE = (
     "autocast, which makes bfloat16 copies of the weights on top. Kept are the activations of a bfloat16 model "
     "without checkpointing,\nwith selective (what lies between products is computed again) and with full checkpointing."
 )
-# What the paper's stages train, and whether they cut images into slices.
+# The parts that the paper's stages train, and whether they cut images into slices.
 STAGES: Mapping[str, tuple[tuple[str, ...], bool]] = {
     "align": (("projector",), False),
     "pretrain, sft": (PARTS, True),
 }
 
 
-def flops(
+def print_tables(
     config_path: Path,
     *,
     image: str = "1024x768",
@@ -51,9 +49,9 @@ def flops(
     devices: int = 1,
     long_side: int | None = None,
 ) -> None:
-    """Print the plan. image: WIDTHxHEIGHT in pixels, or `none`. supervised: of the text tokens; None: all.
+    """Print the tables. image: WIDTHxHEIGHT in pixels, or `none`. supervised: of the text tokens; None: all.
 
-    long_side: images are resized to it first; a checkpoint folder says itself how its images are prepared.
+    long_side: resize the image to it first; not for a checkpoint folder, which has its own setting.
     Raises `ValueError` for a config or a size that cannot be read.
     """
     if text < 1 or devices < 1 or not 0 <= (text if supervised is None else supervised) <= text:
@@ -72,7 +70,7 @@ def flops(
 
 
 def _image_processor(path: Path, config: SicogConfig, long_side: int | None) -> SicogImageProcessor:
-    """A checkpoint folder's own, else one of the config's settings."""
+    """The image processor of a checkpoint folder, else one with the config's settings."""
     if not (path / "processor_config.json").is_file():
         if long_side is not None and long_side < 1:
             raise ValueError("long-side must be at least 1")
@@ -81,40 +79,6 @@ def _image_processor(path: Path, config: SicogConfig, long_side: int | None) -> 
         raise ValueError(f"long-side comes with the checkpoint {path}; leave it out")
     processor: SicogImageProcessor = read_processor(str(path)).image_processor
     return processor
-
-
-def read_config(path: Path) -> SicogConfig:
-    """The config of a checkpoint folder, or of a JSON or YAML file with fields of `SicogConfig`."""
-    file = path / "config.json" if path.is_dir() else path
-    fields = _json(file) if file.suffix == ".json" else load_yaml(file)
-    known = {field.name for field in dataclasses.fields(SicogConfig)} | {"model_type"}
-    if "vision_config" not in fields or "text_config" not in fields:
-        raise ValueError(f"{file} must hold vision_config and text_config, as a checkpoint's config.json does")
-    if not path.is_dir() and (unknown := sorted(fields.keys() - known)):
-        raise ValueError(f"{file}: unknown keys {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    with mistakes_of(str(file)):
-        config: SicogConfig = SicogConfig.from_dict(fields)
-    return config
-
-
-def _json(file: Path) -> dict[str, Any]:
-    # YAML would do for JSON, did it not read 1e-05 as a text.
-    try:
-        fields = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{file}: no such config file") from None
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from None
-    return fields if isinstance(fields, dict) else {}
-
-
-def image_size(text: str) -> tuple[int, int] | None:
-    """(width, height) of WIDTHxHEIGHT; None of `none`."""
-    if text == "none":
-        return None
-    if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
-        raise ValueError(f"image must be WIDTHxHEIGHT in pixels, such as 1024x768, or none; got {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def _tokens(works: Mapping[str, Work]) -> Table:

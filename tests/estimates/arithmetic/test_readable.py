@@ -2,7 +2,7 @@
 
 import pytest
 
-from sicog.estimates.readable import duration, large, power_of_ten, small
+from sicog.estimates.arithmetic.readable import duration, large, power_of_ten, small
 
 
 @pytest.mark.parametrize(
