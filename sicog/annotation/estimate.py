@@ -1,4 +1,4 @@
-"""What annotating a file would take: rows, images, tokens, money and hours. Asks nothing, writes nothing."""
+"""`sicog annotate --estimate`: rows, images, tokens, money and hours of a file. Asks no teacher, writes nothing."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class Estimate:
     image_tokens: int = 0
     input_tokens: int = 0
     answer_tokens: float = 0.0  # of one answer
-    measured_on: int = 0  # stored answers that answer_tokens is the mean of; 0: the config's guess
+    measured_on: int = 0  # number of stored answers that answer_tokens is the mean of; 0: the config's guess
 
     @property
     def output_tokens(self) -> int:
-        """Of all answers."""
+        """Tokens of all answers."""
         return round(self.to_ask * self.answer_tokens)
 
     def usd(self, config: TeacherConfig) -> float | None:
-        """The money, None without prices."""
+        """The price in US dollars; None without prices in the config."""
         prices = config.endpoint.prices
         return prices.usd(self.input_tokens, self.output_tokens) if prices else None
 
     def hours(self, config: TeacherConfig) -> float | None:
-        """The time that the rate limits ask for at least, None without limits."""
+        """The least time under the rate limits; None without limits."""
         limits = config.endpoint
         minutes = []
         if limits.requests_per_minute:
@@ -82,7 +82,7 @@ def estimate(config: TeacherConfig, input_file: Path, images: ImageFolder, answe
     """Measure the rows of `input_file`. asks: whether every row needs a question of its own."""
     prompt, found = load_prompt(config.prompt), Estimate(answer_tokens=config.expected_answer_tokens)
     source = open_users_rows(input_file, CaptionRowParser(asks), step="estimate")
-    # An estimate makes no folder: without answers there is no store to look into.
+    # An estimate creates no folder, so the store is opened only if it exists.
     with open_store(answers) if (answers / "answers.sqlite").is_file() else nullcontext() as store:
         if store and (mean := store.mean_output(config.endpoint.model)):
             found.answer_tokens, found.measured_on = mean, store.count(config.endpoint.model)

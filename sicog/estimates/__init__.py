@@ -1,1 +1,1 @@
-"""What a run will take, and what it would be refused for, before it starts."""
+"""Plans of runs before they start: memory, time and disk, and the reasons to refuse a start."""

@@ -1,6 +1,6 @@
-"""How many rows each step of a run gets and gives, before it runs: counted where they are there, else from configs.
+"""The number of rows that each step of a run reads and writes: counted in files that exist, else from the configs.
 
-What a step will drop is not known, so that a number is most often `at most`; what a threshold keeps is assumed.
+The rows that a step will drop are unknown, so most numbers are `at most`. The share that a threshold keeps is assumed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ORDER: tuple[How, ...] = ("counted", "from the config", "at most", "assumed")
 
 @dataclass(frozen=True)
 class Rows:
-    """A number of rows and how it is known."""
+    """A number of rows, and where the number comes from."""
 
     n: int
     how: How
@@ -35,31 +35,31 @@ class Rows:
         return f"{_SIGNS[self.how]}{self.n:,}"
 
     def at_most(self) -> Rows:
-        """So many, less what will be dropped."""
+        """The same number as an upper bound, because some may be dropped."""
         return replace(self, how=_less_certain(self.how, "at most"))
 
     def times(self, factor: float, how: How = "counted") -> Rows:
-        """A share or a multiple of them."""
+        """A share or a multiple of them, rounded up."""
         return Rows(math.ceil(self.n * factor - 1e-9), _less_certain(self.how, how))
 
 
 @dataclass(frozen=True)
 class InAndOut:
-    """Rows that a step gets and gives, None where that cannot be known yet."""
+    """Rows that a step reads (`given`) and writes (`gives`); None where they are unknown."""
 
     given: Rows | None
     gives: Rows | None
 
 
 class Counts:
-    """Rows by the path that holds or will hold them."""
+    """Numbers of rows, by the path that holds them or will hold them."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.found: dict[Path, Rows | None] = {}
 
     def of(self, step: Step) -> InAndOut:
-        """Rows in and out of a step; those that it will write are remembered for the steps after it."""
+        """Rows in and out of a step. The rows it will write are remembered for later steps."""
         known = _KNOWN.get(step.verb.name)
         if is_done(step) and (step.folder / MANIFEST).is_file() and "rows_in" in read_json(step.folder / MANIFEST):
             manifest = read_json(step.folder / MANIFEST)
@@ -67,7 +67,7 @@ class Counts:
         return known(self, step) if known and not is_done(step) else InAndOut(None, None)
 
     def at(self, path: Path) -> Rows | None:
-        """The rows of a dataset or file: one that is there, one that a step will write, an input that is expected."""
+        """Rows of a path: of existing data, of a step's future output, or as expected of an input."""
         if path not in self.found:
             self.found[path] = self._counted(path)
         return self.found[path]
@@ -88,22 +88,22 @@ class Counts:
             return Rows(sum(len(FileSource(file, parse_example, unique_ids=False)) for file in files.files), "counted")
         try:
             return Rows(sum(map(count_file, files.files)), "counted")
-        except ValueError:  # damaged, which the step that reads it says
+        except ValueError:  # a damaged file: the step that reads it reports it
             return None
 
     def will_hold(self, path: Path, rows: Rows | None) -> None:
-        """Remember what a step will write."""
+        """Remember the number of rows that a step will write."""
         self.found[path] = rows
 
     def taken(self, sources: Sequence[Source]) -> Rows | None:
-        """The rows that a mixture takes."""
+        """The rows that a mixture takes from its sources."""
         all_rows = [self._taken(source) for source in sources]
         known = [rows for rows in all_rows if rows is not None]
         return _sum(known) if known and len(known) == len(all_rows) else None
 
     def _taken(self, source: Source) -> Rows | None:
         rows = self.at(source.path)
-        if rows is None:  # `first:N` says it all the same
+        if rows is None:  # `first:N` has the number itself
             which, _, n = source.take.partition(":")
             return Rows(int(int(n) * source.weight), "from the config") if n.isdigit() else None
         try:
@@ -142,7 +142,7 @@ def _sample(counts: Counts, step: Step) -> InAndOut:
 
 
 def _group(counts: Counts, step: Step) -> InAndOut:
-    """`group`, `score` and `claims`: folders of the same queries."""
+    """`group`, `score` and `claims` read several folders with the same queries."""
     config: Any = step.config
     folders = config.inputs if step.verb.name == "group" else config.input
     found = [rows for rows in map(counts.at, folders) if rows]
@@ -194,7 +194,7 @@ def _train(counts: Counts, step: Step) -> InAndOut:
     config: Any = step.config
     try:
         sources = config.data.chosen_sources()
-    except ValueError:  # a mixture that is not there
+    except ValueError:  # the mixture file does not exist
         return InAndOut(None, None)
     rows = counts.taken(sources)
     return InAndOut(rows, rows)

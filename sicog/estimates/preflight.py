@@ -1,4 +1,4 @@
-"""What a start would be refused for in its first second, found without starting: the one rule of every dry run."""
+"""The reasons to refuse the start of one command, found without starting it. Every dry run of a command asks here."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from sicog.stages.storage import MANIFEST, read_json
 
 
 def problems(verb: Verb, config: Config, processes: int = 1) -> list[str]:
-    """A sentence for each thing that is missing, does not agree or is another run's; empty when a start would begin."""
+    """A sentence for each problem: a missing input, sizes that do not agree, a folder of another run. Empty: none."""
     return [*missing_inputs(verb, config), *refusals(verb, config, processes)]
 
 
 def missing_inputs(verb: Verb, config: Config) -> list[str]:
-    """A sentence for each path that is read and is not there: all that decide the result, but for those written."""
+    """A sentence for each input path that does not exist."""
     written = _written(verb, config)
     read = [path for path in paths_of(config) if path not in written]
     return list(dict.fromkeys(f"{path} does not exist" for path in read if find_model(path) is None))
 
 
 def refusals(verb: Verb, config: Config, processes: int = 1) -> list[str]:
-    """As `problems`, without missing inputs."""
+    """The same as `problems`, without missing inputs."""
     of_folders = [p for folder in _claimed(verb, config) for p in _of_folder(folder, config, processes)]
     of_rows = [problem for path in config.row_paths() for problem in unreadable(path)]
     return list(dict.fromkeys([*of_rows, *config.problems(processes), *of_folders]))
 
 
 def is_finished(verb: Verb, config: Config, processes: int = 1) -> bool:
-    """Whether the output folders hold what this config makes: a start would do nothing."""
+    """Whether the output folders hold the finished result of this config, so that a start would do nothing."""
     folders = _claimed(verb, config)
     finished = [(f / MANIFEST).is_file() and (f / RUN).is_file() for f in folders]
     return bool(finished) and all(finished) and not any(_of_folder(f, config, processes) for f in folders)
@@ -48,7 +48,7 @@ def _written(verb: Verb, config: Config) -> list[Path]:
 
 
 def _of_folder(folder: Path, config: Config, processes: int) -> list[str]:
-    """As `write_run_json` refuses, but for the inputs' digests, which may take long."""
+    """The checks of `write_run_json`, without the digests of the inputs, which may take long."""
     if folder.exists() and not folder.is_dir():
         return [f"{folder} is a file; give a folder"]
     if (folder / RUN).is_file():

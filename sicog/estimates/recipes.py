@@ -1,4 +1,4 @@
-"""`sicog run RECIPE --dry-run`: what is missing, how many rows, what it will take, and every resolved config."""
+"""`sicog run RECIPE --dry-run`: missing inputs, numbers of rows, costs, and every resolved config."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sicog.runs.states import is_done
 
 
 def show_plan(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) -> bool:
-    """Print the plan of a recipe; nothing is written. Returns whether a start would not be refused."""
+    """Print the plan of a recipe and write nothing. Returns whether a start would be accepted."""
     console = stdout_console()
     recipe = load_recipe(path, overrides)
     steps = recipe.until(until)
@@ -79,14 +79,14 @@ def _cells(cost: Cost) -> list[str]:
 def _notes(recipe: Recipe) -> list[str]:
     a = recipe.assume
     return [
-        "rows: counted where they are there; <= before drops; ~ as assumed (keep_share of a threshold's rows).",
+        "rows: counted where the data exists; <= before drops; ~ as assumed (keep_share of a threshold's rows).",
         f"tokens, hours, disk and memory are computed, not measured, for images of {a.image}, prompts of "
         f"{a.prompt_tokens} and answers of {a.answer_tokens} tokens (assume.* changes what is assumed):",
         "  hours are those of the assumed device, whatever this machine has:",
         f"  training hours = FLOP / ({a.tflops:g} TFLOP/s x {a.utilisation:g}); decoding hours = bytes moved / "
         f"({a.bandwidth:g} TB/s x {a.decode_share:g}); not counted: encoders, evaluation, waiting",
-        "  disk: at most while the step runs, with checkpoints, which go when it is done; of all: beside what the "
-        "steps before have left. memory: of one GPU, without buffers of communication",
+        "  disk: the most while the step runs, with checkpoints, which are deleted when it is done; in the last line "
+        "also what earlier steps left. memory: of one GPU, without buffers of communication",
     ]
 
 

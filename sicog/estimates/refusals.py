@@ -1,4 +1,4 @@
-"""What a run of a recipe would be refused for, found before its first step: not after the hours that come before it."""
+"""The reasons to refuse the run of a recipe, found before its first step and not hours later."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sicog.training.config import TrainConfig
 
 
 def refusals(recipe: Recipe, steps: Sequence[Step], counts: Counts) -> list[str]:
-    """A sentence for each step whose sizes do not agree, that lacks a package, whose rows no step reads, or that
-    gets fewer than an update.
+    """A sentence for each problem of a step: sizes that do not agree, a missing package, a file of a kind that no
+    step reads, or fewer rows than an update.
 
-    Steps that are done are left out, and so are missing inputs: `Recipe.missing` names those.
+    Skips steps that are done. Missing inputs are left to `Recipe.missing`.
     """
-    found: dict[str, str] = {}  # by sentence: steps that share a mistake say it once
+    found: dict[str, str] = {}  # by sentence: a mistake that steps share is reported once
     unwritten = [step.folder for step in recipe.steps if not is_done(step)]
     for step in steps:
         given = counts.of(step).given
@@ -32,7 +32,7 @@ def refusals(recipe: Recipe, steps: Sequence[Step], counts: Counts) -> list[str]
 
 
 def _unreadable(step: Step, unwritten: Sequence[Path]) -> list[str]:
-    """Rows that no step reads. What an earlier step is still to write may lie there half, and is not looked at."""
+    """Files of a kind that no step reads. Skips the output of unfinished steps, which may be incomplete."""
     given = [path for path in step.config.row_paths() if not {path, *path.parents} & set(unwritten)]
     return [problem for path in given for problem in unreadable(path)]
 
@@ -43,7 +43,7 @@ def _too_few(step: Step, rows: Rows | None, devices: int) -> list[str]:
         return []
     try:
         batch = config.rows_per_update(devices)
-    except ValueError:  # which `problems` says
+    except ValueError:  # reported by `problems`
         return []
     if rows.n >= batch:
         return []

@@ -1,7 +1,7 @@
-"""Memory, FLOPs and disk of one training, computed from shapes: the same figures for its dry run and for a recipe's.
+"""Memory, FLOPs and disk of one training, computed from shapes, for its own dry run and for the plan of a recipe.
 
-A training is planned in two places. `sicog train --dry-run` has its rows and measures a sample of them; the plan of a
-recipe may have neither rows nor models and assumes the sizes of a row. All that follows from a row is computed here.
+`sicog train --dry-run` has the rows and measures a sample of them. The plan of a recipe may have neither rows nor
+models, and assumes the sizes of a row. Everything that follows from a row is computed here, once for both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Memory:
     batch: float
 
     def total(self, sharing: str) -> float:
-        """All of it, with this way of sharing."""
+        """Bytes on each device with this way of sharing."""
         return self.states[sharing].total + self.batch
 
 
@@ -86,7 +86,7 @@ class Updates:
 
 
 def updates_of(config: TrainConfig, n_rows: int, devices: int) -> Updates:
-    """What a training on `n_rows` consists of. Raises `ValueError` when the sizes of a batch do not agree."""
+    """The updates of a training on `n_rows`. Raises `ValueError` when the sizes of a batch do not agree."""
     batch = config.rows_per_update(devices)
     return Updates(config.max_steps or max(1, math.ceil(config.epochs * n_rows / batch - 1e-9)), batch)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sicog.model.configuration import SicogConfig
     from sicog.model.processing import SicogProcessor
 
-_SAMPLE = 512  # rows
+_SAMPLE_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ def plan_lines(config: TrainConfig, arguments: Sequence[str], environment: Mappi
     """
     nodes = planned_nodes(environment)
     lines = [*nodes.commands(arguments), *batch_line(config, nodes.world_size).split("\n"), how_line(config)]
-    gone = missing(config)
-    bad = [f"MISSING {name}: {path} does not exist" for name, path in gone.items()]
-    bad += [f"REFUSED {problem}" for problem in refusals(VERBS["train"], config, nodes.world_size)]
-    lines += bad
-    if not bad and is_finished(VERBS["train"], config, nodes.world_size):
+    absent = missing(config)
+    problems = [f"MISSING {name}: {path} does not exist" for name, path in absent.items()]
+    problems += [f"REFUSED {problem}" for problem in refusals(VERBS["train"], config, nodes.world_size)]
+    lines += problems
+    if not problems and is_finished(VERBS["train"], config, nodes.world_size):
         lines.append(f"finished already: {config.out_dir} holds this training, and a start would do nothing")
-    if any(name.startswith("model.") for name in gone):
-        return Plan([*lines, "memory and time: not known before the model's folders are there"], would_start=False)
+    if any(name.startswith("model.") for name in absent):
+        return Plan([*lines, "memory and time: not known until the model's folders exist"], would_start=False)
     model_config, processor = read_shapes(config.model.located())
     lines += _memory_lines(config, model_config, nodes.world_size)
-    if any(name.startswith("data.") for name in gone):
-        return Plan([*lines, "time: not known before the data is there"], would_start=False)
+    if any(name.startswith("data.") for name in absent):
+        return Plan([*lines, "time: not known until the data exists"], would_start=False)
     n_rows, known, unusable = sample_rows(config, processor)
     if not len(known):
         lines.append(f"rows: {n_rows:,}; of {unusable} looked at, none could be used: time is not known")
@@ -71,23 +71,23 @@ def plan_lines(config: TrainConfig, arguments: Sequence[str], environment: Mappi
     enough = n_rows >= config.rows_per_update(nodes.world_size)
     lines.append(_rows_line(n_rows, known, unusable))
     lines += _time_lines(config, model_config, n_rows, known, nodes.world_size, assumed)
-    return Plan(lines, would_start=enough and not bad)
+    return Plan(lines, would_start=enough and not problems)
 
 
 def missing(config: TrainConfig) -> dict[str, Path]:
     """The inputs that do not exist, by their config key."""
     data = config.data
-    is_gone = data.path is not None and data.path.suffix.lower() in (".yaml", ".yml") and not data.path.is_file()
-    of_data = {"data.path": data.path} if is_gone else data.inputs()  # those behind a mixture, once it can be read
+    no_mixture = data.path is not None and data.path.suffix.lower() in (".yaml", ".yml") and not data.path.is_file()
+    of_data = {"data.path": data.path} if no_mixture else data.inputs()  # a mixture that exists names files
     inputs = {**of_data, "data.image_folder": data.image_folder}
-    gone = {name: path for name, path in config.model.inputs().items() if find_model(path) is None}
-    return gone | {name: path for name, path in inputs.items() if path is not None and not path.exists()}
+    models = {name: path for name, path in config.model.inputs().items() if find_model(path) is None}
+    return models | {name: path for name, path in inputs.items() if path is not None and not path.exists()}
 
 
 def sample_rows(config: TrainConfig, processor: SicogProcessor) -> tuple[int, RowLengths, int]:
-    """The number of rows, the lengths of some that can be used, drawn from all, and how many others were drawn.
+    """The number of all rows, the lengths of the usable ones in a sample, and the number of unusable ones in it.
 
-    The rows are read as the run reads them, but their tables are made in a folder that is gone afterwards.
+    The rows are read as training reads them, but their tables are written to a temporary folder.
     """
     from sicog.data.image_folder import ImageFolder
     from sicog.data.measure import TokenMeasure
@@ -102,32 +102,33 @@ def sample_rows(config: TrainConfig, processor: SicogProcessor) -> tuple[int, Ro
             return _sample_pairs(config, images, measure)
         mixture = read_mixture(data.chosen_sources(), config.seed, cache)
         n = len(mixture.selection)
-        chosen = replace(mixture, selection=mixture.selection[_drawn(n)])
+        chosen = replace(mixture, selection=mixture.selection[_sample(n)])
         usable = measure_mixture(chosen, measure, images, max_length=config.max_length, cache=cache)
         return n, usable.lengths, len(chosen.selection) - len(usable.lengths)
 
 
 def _sample_pairs(config: TrainConfig, images: ImageFolder, measure: TokenMeasure) -> tuple[int, RowLengths, int]:
-    """As `sample_rows`, of pairs: what is measured are their conversations, two of each."""
+    """As `sample_rows` for pairs: measures both conversations of each."""
     pairs = PairSource(config.data.chosen_sources(), config.seed)
     known: list[Measured] = []
-    drawn = _drawn(len(pairs))
-    for index in drawn.tolist():
+    indices = _sample(len(pairs))
+    for index in indices.tolist():
         (pair,) = pairs.read(index, index + 1)
         if isinstance(pair, Dropped):
             continue
-        try:  # of an image that cannot be used, `ImageProblem` is a `ValueError` too
+        try:  # `ImageProblem`, of an unusable image, is a `ValueError` too
             sizes = [images.measure(images.find(name)) for name in pair.images]
             both = [measure(pair.turns(answer), sizes) for answer in (pair.chosen, pair.rejected)]
         except ValueError:
             continue
         if max(m.tokens for m in both) <= config.max_length:
             known += both
-    return len(pairs), RowLengths.of(np.array(known, dtype=np.int32).reshape(-1, 4)), 2 * len(drawn) - len(known)
+    return len(pairs), RowLengths.of(np.array(known, dtype=np.int32).reshape(-1, 4)), 2 * len(indices) - len(known)
 
 
-def _drawn(n: int) -> np.ndarray:
-    return np.sort(np.random.default_rng(0).choice(n, min(n, _SAMPLE), replace=False))
+def _sample(n: int) -> np.ndarray:
+    """Sorted indices of a random sample of `n` rows."""
+    return np.sort(np.random.default_rng(0).choice(n, min(n, _SAMPLE_ROWS), replace=False))
 
 
 def _rows_line(n_rows: int, known: RowLengths, unusable: int) -> str:

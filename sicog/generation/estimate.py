@@ -1,4 +1,4 @@
-"""`sicog sample --estimate`: what a run will take in tokens, hours and money, from a short trial of its rows."""
+"""`sicog sample --estimate`: tokens, hours and money of a run, from a short trial on some of its rows."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sicog.estimates.arithmetic.readable import large, small
 from sicog.generation.sample import SampleBlock, SampleConfig, rows_of
 from sicog.records import Candidate, CandidateSet, Dropped, Query
 
-_FILLS = 2  # the trial fills the slots so many times
+_FILLS = 2  # how many times the trial fills the batch
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the trial measured, and what follows for all rows.
+    """The measurements of a trial, and the estimate for all rows.
 
-    rows, trial_rows, dropped: of the input; of the trial; of those that the trial dropped.
-    seconds, n_candidates, n_tokens (generated), n_cut: of the trial, without loading the model.
-    hours: of the whole run, its workers working beside each other. money: None where no price is given.
+    rows: in the input. trial_rows: in the trial. dropped: by the trial. seconds, n_candidates, n_tokens (generated),
+    n_cut: of the trial, without loading the model. hours: of the whole run with all workers in parallel. money: None
+    without a price.
     """
 
     rows: int
@@ -42,17 +42,20 @@ class Estimate:
 
 
 def estimate(config: SampleConfig, console: Console | None = None) -> Estimate:
-    """Sample a few rows, spread over the input, print and return what all of them will take. Writes nothing.
+    """Sample a few rows, spread over the input; print and return the estimate for all rows. Writes nothing.
 
-    The trial ends as a block does, with slots standing empty, so that a long run is rather quicker than this.
-    Raises `ValueError` when the input holds no row, or the trial would have to be paid.
+    At the end of the trial some slots of the batch are empty, so a long run is somewhat faster than estimated.
+    Raises `ValueError` when the input has no rows, or when the trial would cost money.
     """
     if config.engine == "openai":
-        raise ValueError("a trial of a served model would be paid: set endpoint.prices and endpoint.budget, and run")
+        raise ValueError(
+            "--estimate samples a few rows, and at an endpoint they would be paid; set endpoint.prices and "
+            "endpoint.budget, and run without --estimate"
+        )
     source = rows_of(config)
     n = len(source)
     if not n:
-        raise ValueError(f"{config.input} holds no row to try")
+        raise ValueError(f"{config.input} has no rows to try; give an input with at least one row")
     per_query = config.candidates_per_query
     n_trial = min(n, max(1, -(-_FILLS * config.batch_size // per_query)))
     rows = [row for i in range(n_trial) for row in source.read(i * n // n_trial, i * n // n_trial + 1)]

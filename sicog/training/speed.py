@@ -1,4 +1,4 @@
-"""How fast a run is: samples, tokens, the useful share of them, and how much of the devices' FLOP/s is used."""
+"""Speed of a run: samples and tokens a second, the useful share of the positions, and model FLOP utilisation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Speed:
     """Means over some updates.
 
-    useful_tokens: of the positions that all ranks have time for, the share that is of rows and neither padding nor
-    waiting for the slowest. mfu: model FLOP utilisation, 0 to 1, None where the device's own rate is not known.
+    useful_tokens: the share of positions that are neither padding nor waiting time, of all that the ranks could compute
+    while the slowest one works. mfu: model FLOP utilisation, 0 to 1; None for a device of unknown speed.
     """
 
     samples_per_second: float
@@ -38,7 +38,7 @@ class Speed:
 class Meter:
     """Speeds between any two updates of a plan.
 
-    row_flops: float64 [N], FLOPs of training on each row; peak: FLOP/s of all devices together. None of either: no MFU.
+    row_flops: float64 [N], FLOPs of training on each row. peak: FLOP/s of all devices together. Without both: no MFU.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Meter:
         self._flops = _until(row_flops[plan.rows], plan.step_borders) if known else None  # type: ignore[index]
 
     def between(self, first: int, last: int, seconds: float) -> Speed:
-        """The speed of the updates after `first` up to `last`, which took so long."""
+        """The speed of the updates after `first` up to `last`, which took `seconds`."""
 
         def done(total: np.ndarray) -> float:
             return float(total[last] - total[first])
@@ -70,9 +70,9 @@ class Meter:
 def flops_and_peak(
     model: SicogConfig, trainable: Collection[str], lengths: RowLengths, n_devices: int
 ) -> tuple[np.ndarray, float] | tuple[None, None]:
-    """What a `Meter` needs for MFU; None on a CPU or a device that is not known.
+    """`row_flops` and `peak` of a `Meter`; None on a CPU or an unknown device.
 
-    Without what checkpointing runs again: that is no use that the model makes of a device.
+    FLOPs that checkpointing repeats are not counted: they do not train the model.
     """
     import torch
 
@@ -85,7 +85,7 @@ def flops_and_peak(
 
 
 def memory_bytes() -> int:
-    """The most memory of the device that was in use since the start; on a CPU what this process holds now."""
+    """The peak of allocated memory on the GPU since the start; on a CPU the memory of this process now."""
     import torch
 
     if torch.cuda.is_available():

@@ -39,7 +39,7 @@ def test_workers_divide_the_hours_and_an_empty_input_is_said(tiny_dir, tmp_path)
     four = estimate(config(tiny_dir, world, tmp_path / "o", workers=4, batch_size=12, price_per_hour=1.0))
     assert four.hours * 4 * 3600 == pytest.approx(four.seconds) and four.money == pytest.approx(four.hours * 4)
     (tmp_path / "none.json").write_text("[]")
-    with pytest.raises(ValueError, match="no row to try"):
+    with pytest.raises(ValueError, match="no rows to try"):
         estimate(config(tiny_dir, tmp_path / "none.json", tmp_path / "o"))
 
 

@@ -1,1 +1,1 @@
-"""FLOPs, bytes and devices: figures computed from shapes and data sheets."""
+"""FLOPs, bytes and times, computed from shapes and data sheets."""

@@ -1,4 +1,4 @@
-"""What an estimate assumes where nothing is measured yet: the device, and the sizes of a row. Needs no torch."""
+"""The assumptions of estimates, used until something is measured: a device, sizes of a row. Needs no torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How much arithmetic the model is: every matrix product of one row, from the config and the sizes of its images.
+"""FLOPs of the model: every matrix product of one row, from the config and the sizes of its images.
 
-Counted as PyTorch's own counter does: two FLOPs a multiplication, matrix products only, attention scores over all pairs
-of positions (a causal kernel does half of them), and nothing for what a kernel computes again by itself.
+Counts as PyTorch's own counter does: two FLOPs for a multiplication, matrix products only, attention scores over all
+pairs of positions (a causal kernel computes half of them), and nothing that a kernel computes again by itself.
 Shapes as in the modules: P patches, L tokens of one view, T positions, S supervised ones, C / E widths.
 """
 
@@ -137,10 +137,10 @@ def training_flops(
 
 
 def row_cost(config: SicogConfig, trainable: Collection[str] = PARTS, *, checkpointing: bool = False) -> RowCost:
-    """What `training_flops` counts, as coefficients of a row's lengths.
+    """The FLOPs of `training_flops` as coefficients of a row's lengths.
 
-    Exact in tokens. Attention within a view is taken as linear in its patches, between a view of full size and one of
-    half its rows, and what views of one shape share as each one's own.
+    Exact in tokens. Approximate in views: attention within a view is linear in its patches, fitted between a view of
+    full size and one of half its rows. Work that views of one shape share is counted for each of them.
     """
 
     def total(work: Work) -> int:

@@ -1,10 +1,12 @@
-"""How much memory training takes: weights, gradients, optimizer and activations, per stage and ZeRO stage, in bytes.
+"""Memory of training in bytes: weights, gradients, optimizer states and activations, by ZeRO stage.
 
-With AdamW, in one of two ways. DeepSpeed keeps a bfloat16 model: weights and gradients in 2 bytes, a float32 copy of
-what is trained and its two moments in 12. Without it, weights, gradients and moments are float32, 4 + 4 + 8 bytes;
-autocast makes bfloat16 copies of the weights, which are not counted. Activations are what autograd keeps of one micro-
-batch in bfloat16, with an attention kernel that keeps no scores; buffers of communication and fragmentation come on
-top. A frozen resampler behind a trained tower is counted as a trained one, which keeps more.
+The optimizer is AdamW. DeepSpeed has a bfloat16 model: 2 bytes for a weight and 2 for a gradient; a trained weight has
+12 more, for a float32 copy and two moments. Without DeepSpeed, weights, gradients and moments are float32: 4 + 4 + 8
+bytes. The bfloat16 copies that autocast makes of the weights are not counted.
+
+Activations are the tensors that autograd keeps for one micro-batch in bfloat16, with an attention kernel that keeps no
+scores. Buffers of communication and fragmentation are not counted. A frozen resampler behind a trained tower is counted
+as a trained one, which keeps more.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ Checkpointing = Literal["none", "selective", "full"]  # see `sicog.training.reco
 
 @dataclass(frozen=True)
 class States:
-    """Bytes on each device that stay from step to step."""
+    """Bytes on each device that stay from update to update."""
 
     weights: float
     gradients: float

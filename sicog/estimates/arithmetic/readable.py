@@ -1,4 +1,4 @@
-"""Numbers as people read them in a plan: three digits, and no exponent however small or large they are."""
+"""Format numbers for people: three digits, units instead of exponents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LEAST = 0.01
 
 
 def small(value: float) -> str:
-    """`0.35`, `12.5`, `1,234`; what is not 0 and below a hundredth as `< 0.01`."""
+    """`0.35`, `12.5`, `1,234`; a positive number below a hundredth is `< 0.01`."""
     if 0 < value < _LEAST:
         return f"< {_LEAST}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
