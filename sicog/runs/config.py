@@ -31,7 +31,8 @@ class JobConfig(Config):
     cpus: int = Field(default=8, ge=1)
     """CPU cores of each process."""
     memory_gb: int | None = Field(default=None, ge=1)
-    """Memory of a node in GB; null: SLURM's own."""
+    """Memory in GB that the job has on each node, or each task of its array; null: SLURM's own, and for a task of an
+    array 4 for each core."""
     time: str = "24:00:00"
     partition: str | None = None
     options: dict[str, str] = {}

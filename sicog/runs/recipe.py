@@ -276,8 +276,9 @@ def _job(step: StepSpec, launcher: LauncherConfig, where: str) -> JobConfig:
 
 
 def _array(job: JobConfig, launcher: LauncherConfig) -> dict[str, Any]:
-    """The array that a sampling step's job submits: what its `launch` says unless the recipe says it itself."""
-    asked = {"gpus": job.gpus or 1, "cpus": job.cpus, "time": job.time, "partition": job.partition}
+    """The `launch` of a step whose job submits an array, unless the recipe sets its own."""
+    asked: dict[str, Any] = {"gpus": job.gpus or 1, "cpus": job.cpus, "memory_gb": job.memory_gb}
+    asked |= {"time": job.time, "partition": job.partition}
     return {"on": "slurm", "wait": True, "tasks": launcher.array_tasks, **asked, "options": job.options}
 
 

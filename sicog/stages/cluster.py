@@ -24,6 +24,7 @@ except ImportError:
     ) from None
 
 LOOK_EVERY_S = 10.0
+_MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu")  # options of sbatch: a job may have one of them
 LOGS, JOBS = ".launch", "jobs.json"  # beside the shards: what datatrove knows of the tasks, and their output
 
 
@@ -52,13 +53,23 @@ class RunFinish:
 
 
 class _Slurm(SlurmPipelineExecutor):
-    """datatrove's executor without its job that merges statistics, and without options that have no value."""
+    """datatrove's executor without its job that merges statistics, and without options that have no value.
+
+    memory_gb: of a task on its node. datatrove asks for memory by core; SLURM takes one of the two.
+    """
+
+    def __init__(self, pipeline: list[Any], memory_gb: int, **values: Any) -> None:
+        super().__init__(pipeline, **values)
+        self.memory_gb = memory_gb
 
     def launch_merge_stats(self) -> None:
         pass
 
     def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
         options = super().get_sbatch_args(max_array)
+        given = {name: self._sbatch_args[name] for name in _MEMORY if name in self._sbatch_args}
+        options = {name: value for name, value in options.items() if name not in _MEMORY}
+        options |= given or {"mem": f"{self.memory_gb}G"}
         return {name: value for name, value in options.items() if value or name == "requeue"}
 
 
@@ -129,10 +140,10 @@ def _is_queued(job_id: str) -> bool:
 def _slurm(launch: LaunchConfig, pipeline: list[Any], logs: Path, **values: Any) -> _Slurm:
     return _Slurm(
         pipeline,
+        launch.task_memory_gb,
         time=launch.time,
         partition=launch.partition,
         cpus_per_task=launch.cpus,
-        mem_per_cpu_gb=launch.memory_gb,
         qos="",
         logging_dir=str(logs.absolute()),
         # The environment of this process: its tools are not on PATH where it was not activated.
@@ -148,7 +159,7 @@ def _ray(launch: LaunchConfig, task: ShardTask, n_shards: int, logs: Path) -> Ra
         tasks=n_shards,
         workers=launch.tasks,
         cpus_per_task=launch.cpus,
-        mem_per_cpu_gb=launch.memory_gb,
+        mem_per_cpu_gb=launch.task_memory_gb / launch.cpus,
         gpus_per_task=launch.gpus,
         logging_dir=str((logs / "shards").absolute()),
     )

@@ -12,6 +12,8 @@ from pydantic import Field
 from sicog.config import Config
 from sicog.config.packages import lacking
 
+_GB_PER_CORE = 4
+
 
 class LaunchConfig(Config):
     """Where the workers run: on this machine, or beyond it. The shards, and so the results, are the same everywhere."""
@@ -28,11 +30,16 @@ class LaunchConfig(Config):
     """GPUs of one task."""
     cpus: int = Field(default=8, ge=1)
     """CPU cores of one task."""
-    memory_gb: int = Field(default=4, ge=1)
-    """Memory of one task in GB for each CPU core."""
+    memory_gb: int | None = Field(default=None, ge=1)
+    """Memory in GB that one task has on its node, for all its cores together; null: 4 for each core."""
     time: str = "24:00:00"
     partition: str | None = None
     options: dict[str, str] = {}
+
+    @property
+    def task_memory_gb(self) -> int:
+        """`memory_gb`, or what stands for null."""
+        return self.memory_gb or _GB_PER_CORE * self.cpus
 
     def problems(self, processes: int = 1) -> list[str]:
         """datatrove hands the shards to other machines."""

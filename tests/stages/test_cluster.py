@@ -52,6 +52,7 @@ def test_an_array_gives_the_same_bytes_and_a_relaunch_does_what_is_missing(tmp_p
     assert slurm() == [9, 1] and not (out / "manifest.json").exists()  # the finish waits for all tasks of the array
     script = (tmp_path / "slurm" / "script-1.sh").read_text()
     assert "--array=0-1" in script and "--account=mine" in script and "--gpus=1" in script
+    assert "--mem=32G" in script and "--mem-per-cpu" not in script
     first = {line.split()[1] for line in (tmp_path / "seen").read_text().splitlines()}
     (tmp_path / "seen").unlink()
     test_runner.run(tmp_path, process=Once(tmp_path), launch=SLURM.model_copy(update={"wait": True}))
@@ -117,8 +118,30 @@ def test_ray_takes_our_arguments(tmp_path):
     from sicog.stages.cluster import _ray
 
     test_runner.prepare(tmp_path)
-    executor = _ray(LaunchConfig(on="ray", tasks=3, gpus=2), None, 4, tmp_path / "logs")
+    executor = _ray(LaunchConfig(on="ray", tasks=3, gpus=2, cpus=8, memory_gb=30), None, 4, tmp_path / "logs")
     assert (executor.world_size, executor.workers, executor.gpus_per_task) == (4, 3, 2)
+    assert executor.mem_per_cpu_gb * executor.cpus_per_task == 30
+
+
+@pytest.mark.parametrize(
+    ("launch", "asked"),
+    [
+        ({"memory_gb": 30, "cpus": 8}, {"mem": "30G"}),
+        ({"cpus": 2}, {"mem": "8G"}),  # 4 for each core
+        ({"memory_gb": 30, "options": {"mem": "0"}}, {"mem": "0"}),
+        ({"memory_gb": 30, "options": {"mem-per-cpu": "2G"}}, {"mem-per-cpu": "2G"}),
+        ({"options": {"mem-per-gpu": "60G"}}, {"mem-per-gpu": "60G"}),
+    ],
+)
+def test_memory_is_that_of_a_task_on_its_node(tmp_path, launch, asked):
+    """sbatch refuses a job that names memory twice."""
+    from sicog.stages.cluster import _slurm
+
+    config = LaunchConfig(on="slurm", **launch)
+    executor = _slurm(config, [], tmp_path / "logs", job_name="x", tasks=4, sbatch_args=config.options)
+    options = executor.get_sbatch_args()
+    assert {name: value for name, value in options.items() if name.startswith("mem")} == asked
+    assert options["cpus-per-task"] == config.cpus
 
 
 def test_the_launch_is_given_on_the_command_line_and_is_not_part_of_the_run():

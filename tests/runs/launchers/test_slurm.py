@@ -6,6 +6,8 @@ import re
 import pytest
 from slurm_stand_in import install
 
+from sicog.runs.launchers.slurm import job_script
+from sicog.runs.recipe import load_recipe
 from sicog.runs.run import run
 from sicog.runs.states import read_job
 from sicog.runs.status import show_status, status_of
@@ -137,6 +139,21 @@ def test_a_training_and_an_array_are_jobs_of_their_own_kind(tiny_dir, tmp_path, 
     run(path, ["launcher.on=local"])  # the same steps, whoever starts them
     assert len(codes(slurm)) == before
     assert keys == {p.stem: json.loads(p.read_text())["key"] for p in (run_dir / ".steps").glob("*.json")}
+
+
+@pytest.mark.parametrize(("own", "memory"), [({}, 48), ({"memory_gb": 20}, 20)])
+def test_memory_of_a_job_and_of_the_tasks_of_its_array_is_that_of_a_node(tiny_dir, tmp_path, own, memory):
+    path = recipe(tmp_path, steps=TRAINED.replace("MODEL", str(tiny_dir)))
+    overrides = ["launcher.data.memory_gb=48", "launcher.train.memory_gb=200"]
+    overrides += [f"steps.captions.job={json.dumps(own)}"]
+    steps = {step.name: step for step in load_recipe(path, overrides).steps}
+    assert "#SBATCH --mem=48G" in job_script(steps["data"], tmp_path / "log")
+    assert "#SBATCH --mem=200G" in job_script(steps["align"], tmp_path / "log")
+    launch = steps["captions"].config.launch
+    assert launch.memory_gb == launch.task_memory_gb == memory
+    assert "--mem" not in job_script(steps["captions"], tmp_path / "log")  # it only waits for the array
+    unset = {step.name: step for step in load_recipe(path).steps}
+    assert unset["captions"].config.launch.task_memory_gb == 8  # 4 for each of two cores
 
 
 def test_without_slurm_it_is_said(tmp_path, monkeypatch):
