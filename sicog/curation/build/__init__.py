@@ -1,0 +1,1 @@
+"""Kept rows to training sets."""
