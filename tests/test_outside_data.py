@@ -1,7 +1,7 @@
 """A new user's walk on data that is not the mini world's: easy-VQA, and photographs of scikit-image and scikit-learn.
 
-The commands are those of the README and docs/formats.md, with the mini model's parts. What they learn means nothing,
-what they read, refuse and write does.
+The commands are those of docs/scripts.md and docs/formats.md, with the mini model's parts. What they learn means
+nothing, what they read, refuse and write does.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def test_mixing(tmp_path):
 
 
 def test_sampling(tmp_path):
-    """Each command as a dry run: test_scripts.py samples with both scripts, test_readme.py whole sets of runs."""
+    """Each command as a dry run: test_scripts.py samples with both scripts, test_scripts_page.py whole sets of runs."""
     (block,) = commands("recap_scripts/README.md")
     (tmp_path / "questions_1.json").touch()
     exports, *lines = re.sub(r"\\\n\s*", "", block.replace("export TEMP", "TEMP")).splitlines()

@@ -1,4 +1,4 @@
-"""`sicog report` on what the scripts write, folder by folder as in README's "pipeline by stage", where no recipe is."""
+"""`sicog report` on what the scripts write, folder by folder as in docs/scripts.md, where no recipe is."""
 
 import json
 import random
