@@ -28,3 +28,11 @@ def test_everything_that_the_page_names_exists():
         assert (ROOT / name).exists(), name
     for name, module in re.findall(r"`(\w+)` in `(sicog/\S+\.py)`", PAGE):
         assert re.search(rf"^(?:def |class )?{name}\b", (ROOT / module).read_text(), re.MULTILINE), name
+
+
+def test_every_step_of_the_method_names_files_that_exist():
+    steps = re.split(r"^## ", (ROOT / "docs" / "method.md").read_text(), flags=re.MULTILINE)
+    for step in steps[1:]:
+        names = re.findall(r"`((?:sicog|training_scripts)/[\w./-]+)`", step)
+        assert all((ROOT / name).exists() for name in names), names
+        assert names or not step[0].isdigit(), step
