@@ -16,31 +16,32 @@ PICTURE = ROOT / "docs" / "packages.svg"
 # Lowest first. A box: where its middle is in the picture, and the modules and packages of `sicog` in it; the longest
 # name wins.
 LAYERS: tuple[Mapping[str, tuple[int, str]], ...] = (
-    {"records": (330, "records chains tasks answers numbers")},
-    {"console": (600, "console bar")},
+    {"records": (330, "records chains tasks answers numbers seeds")},
+    {"console": (600, "console progress bar")},
     {"config": (450, "config")},
     {"stages": (450, "stages")},
     {"formats": (330, "formats")},
-    {"remote": (640, "remote"), "statistics": (820, "statistics")},
-    {"model": (330, "model")},
+    {"model": (330, "model"), "statistics": (820, "statistics")},
     {"estimates.arithmetic": (160, "estimates.arithmetic")},
-    {"data": (400, "data")},
+    {"data": (380, "data")},
+    {"remote": (600, "remote")},
     {
         "training": (130, "training"),
         "curation": (350, "curation"),
         "annotation": (560, "annotation"),
         "generation": (740, "generation"),
     },
-    {"runs.recipe": (270, "runs.recipe runs.verbs runs.config runs.rounds runs.states")},
+    {"runs.recipe": (270, "runs.config runs.verbs runs.rounds runs.recipe runs.states")},
     {"estimates": (130, "estimates")},
     {"runs": (350, "runs")},
-    {"mini": (450, "mini"), "evaluation": (740, "evaluation")},
-    {"report": (300, "report")},
-    {"lab": (600, "lab")},
-    {"cli": (450, "cli commands __main__")},
+    {"commands": (190, "commands")},
+    {"evaluation": (740, "evaluation")},
+    {"mini": (500, "mini")},
+    {"report": (400, "report"), "lab": (620, "lab")},
+    {"cli": (450, "cli __main__")},
 )
-LABELS = {"records": "records, chains, tasks, answers", "cli": "commands, cli", "runs.recipe": "runs: recipe, verbs"}
-WIDTH, PITCH, BOX, HIGH = 920, 64, 150, 34  # pixels: the picture, from row to row, a box
+LABELS = {"records": "records, chains, tasks, answers", "runs.recipe": "runs: recipe, verbs"}
+WIDTH, PITCH, BOX, HIGH = 920, 60, 150, 34  # pixels: the picture, from row to row, a box
 
 
 def box_of(module: str) -> str:

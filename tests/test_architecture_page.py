@@ -2,8 +2,11 @@
 
 import importlib.util
 import re
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -36,8 +39,16 @@ def test_the_picture_has_a_box_for_every_package():
 def test_the_table_of_the_page_has_the_layers_of_the_picture():
     rows = re.findall(r"^\| (`.*?) \|", PAGE.split("## Who may import whom")[1], re.MULTILINE)
     layers = [[name for _, names in layer.values() for name in names.split()] for layer in draw.LAYERS]
-    left_out = {"bar", "__main__"}
+    left_out = {"bar", "progress", "__main__"}
     assert [set(re.findall(r"`([\w.]+)`", row)) for row in rows] == [set(names) - left_out for names in layers]
+
+
+def test_the_layers_of_the_page_are_in_the_order_that_is_tested():
+    tested = pytest.importorskip("test_architecture")
+    names = [[f"sicog.{name}" for _, held in layer.values() for name in held.split()] for layer in draw.LAYERS]
+    levels = [[tested.LEVEL[tested.layer(name)] for name in layer if name in tested.modules()] for layer in names]
+    for n, (lower, higher) in enumerate(pairwise(levels)):
+        assert max(lower) < min(higher), (names[n], names[n + 1])
 
 
 def test_imports_in_functions_and_of_modules_count(tmp_path):
