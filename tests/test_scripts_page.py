@@ -59,9 +59,9 @@ def test_a_command_that_shows_something(tmp_path, line):
 @pytest.mark.timeout(900)
 def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
     """The block of stage scripts, on a small mini world and the mini model's parts, from a folder of the user's."""
-    from sicog.mini.write_world import MiniDataConfig, write_mini_data
     from sicog.mini.parts_training.mini_parts import SHIPPED, unpack
     from sicog.mini.teacher_server import teacher_server
+    from sicog.mini.write_world import MiniDataConfig, write_mini_data
 
     counts = {"align": 8, "sft": 8, "warmup_captions": 8, "warmup_reasoning": 8, "unlabelled": 40, "dev": 1, "test": 1}
     write_mini_data(MiniDataConfig(**counts), tmp_path / "images")
