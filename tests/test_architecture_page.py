@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
-import pytest
+import test_architecture as tested
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -44,7 +44,6 @@ def test_the_table_of_the_page_has_the_layers_of_the_picture():
 
 
 def test_the_layers_of_the_page_are_in_the_order_that_is_tested():
-    tested = pytest.importorskip("test_architecture")
     names = [[f"sicog.{name}" for _, held in layer.values() for name in held.split()] for layer in draw.LAYERS]
     levels = [[tested.LEVEL[tested.layer(name)] for name in layer if name in tested.modules()] for layer in names]
     for n, (lower, higher) in enumerate(pairwise(levels)):
