@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from sicog.curation.vectors.embed import EmbedParts, PartsSource, StoredVectors, planned
 from sicog.curation.vectors.encoders import EncoderConfig
-from sicog.curation.vectors.local_encoder import LocalEncoder, encoder_folder
+from sicog.curation.vectors.find_encoder import encoder_folder
+from sicog.curation.vectors.local_encoder import LocalEncoder
 from sicog.curation.vectors.served_encoder import ServedEncoder
 from sicog.curation.vectors.vector_cache import Embedding, Encoder, VectorCache, shortened, unit
 from sicog.curation.vectors.vector_files import FileVectors, require
@@ -44,7 +45,7 @@ def encoder_files(config: EncoderConfig) -> dict[str, Path]:
     if config.kind == "file":
         assert config.path is not None
         return {"vectors": config.path}
-    return {} if config.kind == "endpoint" else {"encoder": encoder_folder(config)}
+    return {} if config.kind == "endpoint" else {"encoder": encoder_folder(config.name, config.revision)}
 
 
 def when_embedded(
