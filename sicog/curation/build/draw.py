@@ -11,8 +11,8 @@ from itertools import chain, islice
 
 import numpy as np
 
-from sicog.curation.overlap.clusters import Numbers, among, repeated
 from sicog.curation.numbered_rows import Rows
+from sicog.curation.overlap.clusters import Numbers, among, repeated
 from sicog.curation.score.self_consistency import hashed
 from sicog.curation.words import Hashes, scrambled
 from sicog.records import Dropped, Example
@@ -103,6 +103,13 @@ def _twice(source: Rows, rows: Sequence[int]) -> str:
     record = next(iter(source.read(rows[:1])))
     where = getattr(source, "where", lambda row: f"{source.path}: row {row + 1}")(rows[0])
     return f"{where}: id {record.id!r} is twice in {source.path}"
+
+
+def taken_rows(ids: Ids, rows: Numbers, which: str, n: int) -> Numbers:
+    """`n` of the rows, in order: the `first` ones, those at the `end`, or a draw."""
+    if which == "random":
+        return np.sort(rows[np.argsort(ids.draw[rows], kind="stable")[:n]])
+    return rows[:n] if which == "first" else rows[len(rows) - n :]
 
 
 def draw_rows(ids: Ids, rows: Numbers, wanted: int) -> Iterator[tuple[Numbers, int, Hashes]]:

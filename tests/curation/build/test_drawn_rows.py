@@ -38,7 +38,10 @@ BUILT = {
     "weights": ({"a": {"weight": 0.25}, "b": {"weight": 2.5}, "c": {"weight": 1.1}}, {"seed": 3}),
     "shares": ({"a": {"share": 0.5}, "b": {"share": 0.3}, "c": {"share": 0.2}}, {"total": 31}),
     "shares beside": ({"a": {"share": 0.5}, "b": {"share": 0.325}, "c": {}}, {"total": 40}),
-    "short": ({"a": {"share": 0.5}, "b": {"at_most": 20}, "c": {"share": 0.25}}, {"total": 80, "when_short": "take_all"}),
+    "short": (
+        {"a": {"share": 0.5}, "b": {"at_most": 20}, "c": {"share": 0.25}},
+        {"total": 80, "when_short": "take_all"},
+    ),
     "by mark": ({"a": {"weight_by": "agreement", "count": 20}, "b": {"weight_by": "agreement"}, "c": {}}, {"seed": 1}),
 }
 WRITTEN = {
