@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sicog.config import Config
+from sicog.data.amounts import require_total
 from sicog.data.mixture import Source, Sources, load_sources
 
 
@@ -36,6 +37,7 @@ class DataConfig(Config):
     def _one_origin(self) -> DataConfig:
         if (self.path is None) == (not self.sources):
             raise ValueError("give data.path or data.sources, one of them")
+        require_total(self.sources, None)
         return self
 
     def chosen_sources(self) -> tuple[Source, ...]:

@@ -1,7 +1,7 @@
 """`sicog mix`: the rows of a mixture, written once as a dataset of ours with a manifest. Rows stream.
 
-The grammar of sources is mixture.py's, and so are the draws: a training on the same sources and seed takes the same
-rows. Rows keep their ids and come in the order of the sources; training shuffles.
+The grammar of sources is that of `amounts.py`, the draws are those of `mixture.py`: a training on the same sources and
+seed takes the same rows. Rows keep their ids and come in the order of the sources; training shuffles.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sicog.config import Config
-from sicog.data.mixture import Sources, chosen_rows
+from sicog.data.amounts import WhenShort, require_total
+from sicog.data.mixture import Sources, chosen_rows_of_all
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.table import open_table
 from sicog.records import Dropped, Example
@@ -31,10 +32,20 @@ class MixConfig(Config):
     sources: Sources = Field(min_length=1)
     """The sources of the mixture."""
     out_dir: Path
+    total: int | None = Field(default=None, ge=1)
+    """Rows of the mixture, where sources give shares of it."""
+    when_short: WhenShort | None = None
+    """What a source with fewer rows than its count or share is: an `error` (null too), or it gives all it has
+    (`take_all`)."""
     seed: int = 0
     max_dropped_share: float = 0.05
     """Above this share of users' rows that cannot be read the run stops."""
     cache_dir: Path | None = None
+
+    @model_validator(mode="after")
+    def _shares_are_of_something(self) -> MixConfig:
+        require_total(self.sources, self.total)
+        return self
 
 
 def mix(config: MixConfig) -> Path:
@@ -68,12 +79,9 @@ class _Mix:
         cache = cache_folder(config.cache_dir)
         self.sources = config.sources
         self.tables = [open_table(source.path, cache) for source in config.sources]
-        self.chosen: list[np.ndarray] = []
-        self.left: list[int] = []
-        for number, (source, table) in enumerate(zip(self.sources, self.tables, strict=True)):
-            rows, left = chosen_rows(source, len(table), f"{config.seed}:{number}")
-            self.chosen.append(rows)
-            self.left.append(left)
+        lengths, short = list(map(len, self.tables)), config.when_short or "error"
+        found = chosen_rows_of_all(self.sources, lengths, config.seed, config.total, short)
+        self.chosen, self.left = [rows for rows, _ in found], [left for _, left in found]
         self.starts = np.cumsum([0, *(len(rows) for rows in self.chosen)])
 
     def __len__(self) -> int:

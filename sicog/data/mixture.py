@@ -1,57 +1,39 @@
-"""The one grammar of mixing: which rows of which sources make a data set, the same on every rank and every machine.
+"""The rows of a mixture, drawn the same on every rank and every machine. The grammar of its sources is in `amounts.py`.
 
-sources:
-  - {path: captions/, take: all}            one of our dataset folders
-  - {path: answers.jsonl, take: first:5000} a user's LLaVA or ShareGPT file
-  - {path: text.json, take: random:20%}     N or N% of the rows; also end:N
-  - {path: rare.parquet, weight: 2.5}       all taken rows twice, and a random half of them once more
-
-A path may be `prefix{a,b}.json`, which is prefixa.json and prefixb.json: a source each, with the same take and weight.
-`take` chooses among the rows that could be read; `weight` then repeats or thins what was taken: for w = k + f with a
-whole k, every row k times in order, then a random share f of the rows (rounded up), in order. Both draw by the seed
-and the source's place in the list, so all ranks and every restart choose alike.
+A path may be `prefix{a,b}.json`, which is prefixa.json and prefixb.json: a source each, with the same keys. Rows are
+drawn by the seed and the source's place in the list, so all ranks and every restart choose alike: for w = k + f with a
+whole k, every row comes k times in order, then a random share f of the rows, in order.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sicog.config import Config, load_yaml, validate
+from sicog.data.amounts import MixedSource, WhenShort, amounts, require_total, taken
 from sicog.records import Dropped
 
 if TYPE_CHECKING:
     from sicog.data.rows.table import RowTable
     from sicog.data.selection import Selection
 
-_TAKE = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
 
-
-class Source(Config):
+class Source(MixedSource):
     """Rows of one source of a mixture."""
 
-    of_rows: ClassVar[tuple[str, ...]] = ("path",)
-    path: Path
-    """A dataset folder, a folder of shards, or a file."""
     take: str = "all"
     """Which of the rows: `all`, `first:N`, `end:N`, or `random:N`, where N is a number of rows or a share such as 10%.
     """
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """How often the rows are taken: 2 is twice, 2.25 is twice and a random quarter once more."""
-
-    @field_validator("take")
-    @classmethod
-    def _known(cls, take: str) -> str:
-        _parse_take(take)
-        return take
 
 
 def _expanded(sources: tuple[Source, ...]) -> tuple[Source, ...]:
@@ -70,6 +52,11 @@ class MixtureFile(Config):
     """A YAML file that holds sources."""
 
     sources: Sources
+
+    @model_validator(mode="after")
+    def _no_shares(self) -> MixtureFile:
+        require_total(self.sources, None)
+        return self
 
 
 @dataclass(frozen=True)
@@ -96,11 +83,8 @@ def read_mixture(sources: Sequence[Source], seed: int, cache: Path) -> Mixture:
     from sicog.data.selection import Selection
 
     tables = tuple(open_table(source.path, cache) for source in sources)
-    chosen, left = [], 0
-    for number, (source, table) in enumerate(zip(sources, tables, strict=True)):
-        rows, left_out = chosen_rows(source, len(table), f"{seed}:{number}")
-        chosen.append(rows)
-        left += left_out
+    found = chosen_rows_of_all(sources, list(map(len, tables)), seed)
+    chosen, left = [rows for rows, _ in found], sum(left for _, left in found)
     numbers = np.repeat(np.arange(len(tables), dtype=np.int32), [len(rows) for rows in chosen])
     return Mixture(tables, Selection(numbers, np.concatenate([*chosen, np.empty(0, dtype=np.int64)])), left)
 
@@ -126,40 +110,44 @@ def _from_llava(row: dict[str, str], where: Path) -> dict[str, str]:
     return {known.get(key, key): value for key, value in row.items()}
 
 
-def _parse_take(take: str) -> tuple[str, float, bool]:
-    """(which rows, number, whether the number is a percentage)."""
-    if take == "all":
-        return "first", 100.0, True
-    if not (match := _TAKE.fullmatch(take)):
-        raise ValueError(f"take must be all, first:N, end:N or random:N, N a number of rows or N%, got {take!r}")
-    which, number, percent = match.group(1), float(match.group(2)), bool(match.group(3))
-    if number <= 0 or (percent and number > 100) or (not percent and number != int(number)):
-        raise ValueError(f"take {take!r}: N must be a whole number of rows above 0, or a share up to 100%")
-    return which, number, percent
-
-
 def chosen_rows(source: Source, n_rows: int, seed: str) -> tuple[np.ndarray, int]:
-    """int64, those of a source's `n_rows` usable rows that `take` and `weight` choose; and how many are left out."""
-    rows = _taken(source, n_rows, seed)
-    weighted = _weighted(rows, source.weight, f"{seed}:weight")
-    return weighted, n_rows - (len(rows) if source.weight >= 1 else len(weighted))
+    """int64, those of a source's `n_rows` usable rows that it gives; and how many are left out."""
+    (found,) = _chosen([source], [n_rows], [seed], None, "error")
+    return found
+
+
+def chosen_rows_of_all(
+    sources: Sequence[Source],
+    n_rows: Sequence[int],
+    seed: int,
+    total: int | None = None,
+    when_short: WhenShort = "error",
+) -> list[tuple[np.ndarray, int]]:
+    """The same of all sources of a mixture, with `total` rows where some give shares of it."""
+    return _chosen(sources, n_rows, [f"{seed}:{number}" for number in range(len(sources))], total, when_short)
+
+
+def _chosen(
+    sources: Sequence[Source], n_rows: Sequence[int], seeds: Sequence[str], total: int | None, when_short: WhenShort
+) -> list[tuple[np.ndarray, int]]:
+    rows = [_taken(source, n, seed) for source, n, seed in zip(sources, n_rows, seeds, strict=True)]
+    wanted = amounts(sources, list(map(len, rows)), total, when_short)
+    given = [_repeated(of, n, f"{seed}:weight") for of, n, seed in zip(rows, wanted, seeds, strict=True)]
+    return [(of, n - min(len(taken), len(of))) for of, taken, n in zip(given, rows, n_rows, strict=True)]
 
 
 def _taken(source: Source, n_rows: int, seed: str) -> np.ndarray:
     """int64, the rows that `take` chooses, in order."""
-    which, number, percent = _parse_take(source.take)
-    n = math.ceil(number * n_rows / 100) if percent else int(number)
-    if n > n_rows:
-        raise ValueError(f"{source.path} has {n_rows} usable rows, fewer than take {source.take!r} asks for")
+    which, n = taken(source, n_rows)
     if which == "random":
         return _drawn(n_rows, n, seed)
     return np.arange(n) if which == "first" else np.arange(n_rows - n, n_rows)
 
 
-def _weighted(rows: np.ndarray, weight: float, seed: str) -> np.ndarray:
-    whole = int(weight)
-    n_more = math.ceil((weight - whole) * len(rows) - 1e-9)  # 1.1 of 10 rows is one more, not two
-    return np.concatenate([np.tile(rows, whole), rows[_drawn(len(rows), n_more, seed)]])
+def _repeated(rows: np.ndarray, wanted: int, seed: str) -> np.ndarray:
+    """`wanted` of the rows: all of them as often as they fit, then a draw, each time in order."""
+    whole, more = divmod(wanted, len(rows)) if len(rows) else (0, 0)
+    return np.concatenate([np.tile(rows, whole), rows[_drawn(len(rows), more, seed)]])
 
 
 def _drawn(n_rows: int, n: int, seed: str) -> np.ndarray:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sicog.config import Config
-from sicog.records import Dropped, Example, ScoredCandidate, ScoredSet
+from sicog.curation.score.columns import columns_in_memory
+from sicog.curation.select.threshold import PAPER_K, By, Threshold, agreement_in, share_in, stated, threshold_in
+from sicog.curation.select.verdicts import LOW, NO_CANDIDATE, TOO_FEW, Rule, agreement_at, chosen, decide, eligible
+from sicog.records import Dropped, Example, ScoredSet
 from sicog.report import cuts
 from sicog.report.known_truth import Truth
 from sicog.report.run_facts import read_lines
@@ -20,11 +26,10 @@ from sicog.stages.storage import read_json, read_records
 from sicog.statistics.intervals import Interval, mean_interval, paired_difference_interval
 
 SWEEP_CURVE, SWEEP_ROWS = 160, 12  # points of the plot, lines of the table
-METHODS = {"score": "embeddings", "vote": "vote"}
+METHODS: dict[By, str] = {"score": "embeddings", "vote": "vote"}
 KEPT, DROPPED, OPEN = "kept", "dropped", "open"  # open: nothing has been selected yet
-LOW = "low_consistency"  # the one reason that another threshold undoes
-THRESHOLD_K = 3  # the number of candidates that thresholds are stated for
 FEWEST = 3  # candidates that could be compared: `select` drops rows with fewer, unless its config says otherwise
+_ROWS = 256  # judged at once
 
 
 class CuratedConfig(Config):
@@ -36,20 +41,6 @@ class CuratedConfig(Config):
     """What `select` kept of it."""
     threshold_file: Path | None = None
     """The sweep's file, if there was a sweep."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How `select` chose: ranked by `score` or `vote`, among these styles, from this value on.
-
-    threshold: as stated for `THRESHOLD_K` candidates, as all values of the page are.
-    min_candidates: rows in which fewer could be compared are dropped whatever the threshold.
-    """
-
-    by: str = "score"
-    styles: tuple[str, ...] | None = None
-    threshold: float | None = None
-    min_candidates: int = FEWEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +74,10 @@ class SetMarks:
 
 @dataclass(frozen=True)
 class Curated:
-    """One task's sets that have a candidate to choose, and how they were selected."""
+    """One task's sets that have a candidate to choose, and how they were selected.
+
+    All thresholds and values of the page are stated for `PAPER_K` candidates.
+    """
 
     config: CuratedConfig
     rule: Rule
@@ -92,7 +86,12 @@ class Curated:
     has_truth: bool
 
     @property
-    def methods(self) -> list[str]:
+    def threshold(self) -> float | None:
+        """What a kept candidate's value reaches."""
+        return self.rule.threshold.stated_for(PAPER_K) if self.rule.threshold else None
+
+    @property
+    def methods(self) -> list[By]:
         """How candidates can be ranked here, the one that `select` used first."""
         known = [m for m in METHODS if all(m in s.value for s in self.sets)]
         return sorted(known, key=lambda m: m != self.rule.by)
@@ -130,18 +129,18 @@ def read_curated(
     rule, selected = _read_rule(config), Selected.read(config.selected) if config.selected else None
     sets, unrankable, unknown = [], Counter[str](), set(selected.chosen if selected else ())
     source = FolderSource(config.scored, ScoredSet, step="report")
-    for row in source.read(0, len(source)):
-        if isinstance(row, Dropped):
-            unrankable[row.reason] += 1
-            continue
-        unknown.discard(row.id)
-        marks = _marks(row, rule, selected, truth)
-        if marks.picked is None:
-            unrankable[marks.reason or "no_candidate"] += 1
-        else:
-            sets.append(marks)
-        if take:
-            take(row, marks, selected.drops.get(row.id, ("", ""))[1] if selected else "", rule.by)
+    rows = source.read(0, len(source))
+    while block := list(islice(rows, _ROWS)):
+        unrankable.update(row.reason for row in block if isinstance(row, Dropped))
+        scored = [row for row in block if isinstance(row, ScoredSet)]
+        for row, marks in zip(scored, _marks(scored, rule, selected, truth), strict=True):
+            unknown.discard(row.id)
+            if marks.picked is None:
+                unrankable[marks.reason or NO_CANDIDATE] += 1
+            else:
+                sets.append(marks)
+            if take:
+                take(row, marks, selected.drops.get(row.id, ("", ""))[1] if selected else "", rule.by)
     if unknown:
         raise ValueError(
             f"{config.selected} keeps row {min(unknown)!r}, which {config.scored} does not hold; "
@@ -153,22 +152,18 @@ def read_curated(
 def _read_rule(config: CuratedConfig) -> Rule:
     """The rule as `select` wrote it down; a threshold from a file is read there. Before it, its defaults."""
     if not config.selected:
-        return Rule(_ranked_by(config.scored))
+        return Rule(_ranked_by(config.scored), None, None, FEWEST)
     used = read_json(config.selected / RUN).get("config", {})
-    threshold, styles, k = used.get("threshold"), used.get("styles"), used.get("threshold_k", THRESHOLD_K)
-    if threshold is None and config.threshold_file:
-        found = read_json(config.threshold_file)
-        if not isinstance(found, dict) or not isinstance(found.get("threshold"), (int, float)):
-            raise ValueError(f"threshold_file: {config.threshold_file} holds no number under 'threshold'")
-        threshold, k = found["threshold"], found.get("threshold_k", THRESHOLD_K)
-    if threshold is not None and k != THRESHOLD_K:
-        threshold = stated(threshold, k)
-    by = used.get("by", "score")
+    cut, styles, by = None, used.get("styles"), used.get("by", "score")
+    if used.get("threshold") is not None:
+        cut = Threshold(used["threshold"], used.get("threshold_k", PAPER_K))
+    elif config.threshold_file:
+        cut = threshold_in(config.threshold_file)
     fewest = used.get("min_candidates", FEWEST)
-    return Rule(by if by in METHODS else "score", tuple(styles) if styles else None, threshold, fewest)
+    return Rule(by if by in METHODS else "score", cut, tuple(styles) if styles else None, fewest)
 
 
-def _ranked_by(scored: Path) -> str:
+def _ranked_by(scored: Path) -> By:
     """`score`, unless the answers of this folder were only counted."""
     source = FolderSource(scored, ScoredSet, step="report")
     for row in source.read(0, len(source)):
@@ -178,107 +173,84 @@ def _ranked_by(scored: Path) -> str:
     return "score"
 
 
-def level(candidate: ScoredCandidate, by: str, k: int) -> float | None:
-    """The score or vote that a candidate would have among `THRESHOLD_K`, for its agreement with the others.
-
-    k: the number of candidates that were compared. None where nothing can be said: not compared, or alone.
-    """
-    if by == "score" and candidate.agreement is not None:
-        return _stated(candidate.agreement)
-    share = candidate.vote if by == "vote" else candidate.score
-    return None if share is None or k < 2 else stated(share, k)
-
-
 def level_of(marks: Mapping[str, Any]) -> float:
-    """The same of a kept example, by what `select` wrote in its `extra`; a score without K stands as it is, nan without
-    any."""
-    known = {n: v for n, v in marks.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    if "agreement" in known:
-        return _stated(known["agreement"])
-    share, k = known.get("score", known.get("vote", math.nan)), known.get("k", THRESHOLD_K)
-    return float(share) if math.isnan(share) or k < 2 else stated(share, k)
+    """The value of a kept example, by what `select` wrote in its `extra`: stated for `PAPER_K` candidates, nan without
+    any. The score of a candidate that was alone stands as it is."""
+    if (agreement := agreement_in(marks)) is not None:
+        return float(stated(agreement, PAPER_K))
+    share = share_in(marks)
+    return math.nan if share is None else share
 
 
-def stated(share: float, k: float) -> float:
-    """A score or vote among k candidates, itself included, as it would be among `THRESHOLD_K`; k above 1."""
-    return _stated((k * share - 1) / (k - 1))
-
-
-def _stated(agreement: float) -> float:
-    """Thresholds are compared as agreement with the others, which is rounded to 1e-6."""
-    return round((1 + (THRESHOLD_K - 1) * round(agreement, 6)) / THRESHOLD_K, 9)
-
-
-def compared(row: ScoredSet) -> int:
-    """K: how many candidates were compared."""
-    return sum(c.compared is not None for c in row.candidates)
-
-
-def eligible(row: ScoredSet, rule: Rule) -> list[int]:
-    """The places of the candidates that may be chosen."""
-    return [
-        i
-        for i, c in enumerate(row.candidates)
-        if c.compared is not None and (not rule.styles or c.candidate.style in rule.styles)
-    ]
-
-
-def unusable(row: ScoredSet, rule: Rule) -> str | None:
-    """Why `select` drops a row whatever the threshold, or None; what it calls these reasons."""
-    k = compared(row)
-    if row.candidates and not k:
-        return "all_cut" if all(c.excluded == "cut" for c in row.candidates) else "parse_failure"
-    if k < rule.min_candidates:
-        return "too_few_candidates"
-    return None if eligible(row, rule) else "no_candidate"
-
-
-def _picked(row: ScoredSet, rule: Rule, selected: Selected | None) -> int | None:
-    """The kept candidate; of a dropped row the one that `select` would have chosen, or None where none may be."""
-    if not selected or row.id not in selected.chosen:
-        return best(row, eligible(row, rule), rule.by)
+def _kept_place(row: ScoredSet, kept: tuple[Any, ...]) -> int:
+    """The place of the kept candidate of a row."""
     for i, candidate in enumerate(c.candidate for c in row.candidates):
         own = (candidate.style, candidate.index, candidate.seed, candidate.checkpoint)
-        if all(known in (None, of) for known, of in zip(selected.chosen[row.id], own, strict=True)):
+        if all(known in (None, of) for known, of in zip(kept, own, strict=True)):
             return i
     raise ValueError(
-        f"row {row.id}: no candidate has the kept one's style, index, seed and checkpoint, {selected.chosen[row.id]}; "
+        f"row {row.id}: no candidate has the kept one's style, index, seed and checkpoint, {kept}; "
         f"give the scored folder that was the input of `select`"
     )
 
 
-def best(row: ScoredSet, places: Sequence[int], by: str) -> int | None:
-    """The candidate ranked highest, as in `select`: by score, or by vote and then score; the first of equal ones."""
-    of = row.candidates
-    ranked = [((of[i].vote or 0.0, of[i].score or 0.0) if by == "vote" else (of[i].score or 0.0,)) for i in places]
-    return places[ranked.index(max(ranked))] if ranked else None
+def _marks(rows: Sequence[ScoredSet], rule: Rule, selected: Selected | None, truth: Truth | None) -> list[SetMarks]:
+    """What is known of each row. The candidate of a dropped row is the one that `select` would have chosen."""
+    columns = columns_in_memory(rows)
+    found = decide(columns, replace(rule, threshold=None), {})
+    allowed_N = eligible(columns, rule.styles)
+    places, values = {}, {}
+    for m in METHODS:
+        unknown_R = columns.per_row(allowed_N & np.isnan(getattr(columns, m))) > 0
+        chosen_R = found.chosen if m == rule.by else np.where(unknown_R, -1, chosen(columns, replace(rule, by=m)))
+        if m == rule.by and selected:
+            kept = {i: selected.chosen[row.id] for i, row in enumerate(rows) if row.id in selected.chosen}
+            chosen_R[list(kept)] = [_kept_place(rows[i], of) for i, of in kept.items()]
+        places[m], values[m] = chosen_R.tolist(), stated(agreement_at(columns, m, chosen_R), PAPER_K).tolist()
+    allowed = columns.places(allowed_N)
+    return [
+        _of_row(
+            row,
+            _state(row.id, selected, found.reasons[i]),
+            None if places[rule.by][i] < 0 else places[rule.by][i],
+            {str(m): (places[m][i], values[m][i]) for m in METHODS if places[m][i] >= 0},
+            allowed[i],
+            truth,
+        )
+        for i, row in enumerate(rows)
+    ]
 
 
-def _marks(row: ScoredSet, rule: Rule, selected: Selected | None, truth: Truth | None) -> SetMarks:
-    places, of, k = eligible(row, rule), row.candidates, compared(row)
-    picked = _picked(row, rule, selected)
-    state = OPEN if selected is None else KEPT if row.id in selected.chosen else DROPPED
-    reason = None if selected else unusable(row, rule)
-    if selected and state == DROPPED:
-        reason = selected.drops.get(row.id, ("not_selected", ""))[0]
-    image = row.query.images[0] if row.query.images else row.id
+def _state(row_id: str, selected: Selected | None, unusable: str) -> tuple[str, str | None]:
+    """Kept, dropped or open, and the reason."""
+    if selected is None:
+        return OPEN, unusable or None
+    if row_id in selected.chosen:
+        return KEPT, None
+    return DROPPED, selected.drops.get(row_id, ("not_selected", ""))[0]
+
+
+def _of_row(
+    row: ScoredSet,
+    state: tuple[str, str | None],
+    picked: int | None,
+    winners: Mapping[str, tuple[int, float]],  # place and value
+    places: Sequence[int],
+    truth: Truth | None,
+) -> SetMarks:
+    image, of = row.query.images[0] if row.query.images else row.id, row.candidates
     if picked is None:
-        return SetMarks(row.id, image, state, reason, None, None, {}, {})
-    style = of[picked].candidate.style
-    methods = [m for m in METHODS if m == rule.by or all(getattr(of[i], m) is not None for i in places)]
-    winners = {m: picked if m == rule.by else best(row, places, m) for m in methods}
-    values = {m: level(of[i], m, k) for m, i in winners.items() if i is not None}
-    value = {m: math.nan if v is None else float(v) for m, v in values.items()}
+        return SetMarks(row.id, image, *state, None, None, {}, {})
+    style, values = of[picked].candidate.style, {m: value for m, (_, value) in winners.items()}
     if truth is None or not places:
-        return SetMarks(row.id, image, state, reason, style, picked, value, {})
+        return SetMarks(row.id, image, *state, style, picked, values, {})
     truths = [truth.of(row.query, of[i].compared or "") for i in places]
-    of_winner = {m: truth.of(row.query, of[i].compared or "") for m, i in winners.items() if i is not None}
-    chance = truths.count(max(truths)) / len(truths)
     return SetMarks(
-        *(row.id, image, state, reason, style, picked, value, of_winner),
+        *(row.id, image, *state, style, picked, values),
+        truth={m: truth.of(row.query, of[i].compared or "") for m, (i, _) in winners.items()},
         random=sum(truths) / len(truths),
         truest=max(truths),
-        chance=chance,
+        chance=truths.count(max(truths)) / len(truths),
     )
 
 
@@ -287,7 +259,7 @@ def summary(task: Curated, seed: int) -> dict[str, Any]:
     return {
         "by": task.rule.by,
         "method": METHODS[task.rule.by],
-        "threshold": task.rule.threshold,
+        "threshold": task.threshold,
         "rows": len(task.sets) + sum(task.unrankable.values()),
         "kept": sum(s.kept for s in task.sets) if task.config.selected else None,
         "without_choice": sum(task.unrankable.values()),
@@ -305,10 +277,10 @@ def _cuts(task: Curated) -> dict[str, Any] | None:
         if s.reason is not None and s.reason != LOW:
             fixed[s.reason] += 1
         elif math.isnan(value):
-            fixed["too_few_candidates"] += 1
+            fixed[TOO_FEW] += 1
         else:
             movable.append(cuts.Row(str(s.style), value, s.truth.get(task.rule.by)))
-    found = cuts.totals(movable, task.rule.threshold)
+    found = cuts.totals(movable, task.threshold)
     return found | {"fixed": dict(sorted(fixed.items()))} if found else None
 
 
@@ -332,7 +304,7 @@ def _thinned(total: int, wanted: int) -> list[int]:
     return sorted({round(i * (total - 1) / max(1, wanted - 1)) for i in range(wanted)})
 
 
-def worth(task: Curated, method: str, seed: int) -> dict[str, Any]:
+def worth(task: Curated, method: By, seed: int) -> dict[str, Any]:
     """How true the selected candidate is beside a random and the truest one, and kept rows beside dropped ones.
 
     For the method that `select` did not use, the rows with the highest values count as kept, as many as it kept, and

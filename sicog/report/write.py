@@ -184,7 +184,7 @@ def _browsed(config: ReportConfig, tasks: Mapping[str, Curated], n_rows: int, sa
     folder = config.image_folder
     names = [facts.image for _, facts, _ in sample if facts.image is not None]
     inline = row_images.inline(folder, names) if folder else {}
-    sets = {name: {"by": task.rule.by, "threshold": task.rule.threshold} for name, task in tasks.items()}
+    sets = {name: {"by": task.rule.by, "threshold": task.threshold} for name, task in tasks.items()}
     return {
         "rows": n_rows,
         "per_file": browser.ROWS_PER_FILE,

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from sicog.cli import app
 from sicog.curation.vectors.encoders import EncoderConfig
-from sicog.curation.vectors.local_encoder import encoder_folder
+from sicog.curation.vectors.find_encoder import encoder_folder
 from sicog.records import ScoredSet
 from sicog.stages.storage import read_json, read_records, write_dataset
 
@@ -60,7 +60,7 @@ def test_the_lines_that_score_and_the_one_that_looks(folder):
             # The settings of that model on files that are here.
             "there": there.replace(
                 "encoder.name=Qwen/Qwen3-Embedding-0.6B",
-                f"encoder.name='{encoder_folder(EncoderConfig())}' encoder.preset=Qwen/Qwen3-Embedding-0.6B",
+                f"encoder.name='{encoder_folder(EncoderConfig().name)}' encoder.preset=Qwen/Qwen3-Embedding-0.6B",
             ),
             "served": re.sub(r"base_url=\S+", f"base_url={endpoint.url}", served),
             "given": given,

@@ -69,6 +69,25 @@ def test_a_weight_repeats_rows(sources):
     assert read_json(sources / "w" / "manifest.json")["sources"][0]["taken"] == 10
 
 
+def test_counts_caps_and_shares_of_a_total(sources):
+    ours, theirs = {"path": sources / "ours", "share": 0.6}, {"path": sources / "theirs.jsonl", "share": 0.4}
+    folder = {"cache_dir": sources / "cache"}
+    mix(MixConfig(sources=[ours, theirs], total=25, out_dir=sources / "s", **folder))
+    ids = [e.id for e in read_records(sources / "s", Example)]
+    assert [i[0] for i in ids] == ["o"] * 15 + ["u"] * 10
+    manifest = read_json(sources / "s" / "manifest.json")
+    assert [(s["taken"], s["left"]) for s in manifest["sources"]] == [(15, 35), (10, 30)]
+    with pytest.raises(ValueError, match="share 0.6 of total 100 is 60 rows, but .*ours holds 50 .* total can be 83"):
+        mix(MixConfig(sources=[ours, theirs], total=100, out_dir=sources / "t", **folder))
+    mix(MixConfig(sources=[ours, theirs], total=100, when_short="take_all", out_dir=sources / "t", **folder))
+    assert len(list(read_records(sources / "t", Example))) == 90
+    counts = [ours | {"share": None, "count": 3}, theirs | {"share": None, "at_most": 99}]
+    mix(MixConfig(sources=counts, out_dir=sources / "c", **folder))
+    assert len(list(read_records(sources / "c", Example))) == 43
+    with pytest.raises(ValueError, match="give a share: of how many rows, says total"):
+        MixConfig(sources=[ours], out_dir=sources / "n")
+
+
 def test_a_mistake_is_said(sources, tmp_path):
     with pytest.raises(ValueError, match="has 50 usable rows, fewer than"):
         mixed(sources, "first:51", "all")

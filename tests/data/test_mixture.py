@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sicog.data.mixture import Source, _taken, _weighted, load_sources, read_mixture
+from sicog.data.config import DataConfig
+from sicog.data.mixture import Source, _taken, chosen_rows, load_sources, read_mixture
 from sicog.records import Example, Turn
 from sicog.stages.storage import write_dataset
 
@@ -98,10 +100,41 @@ def test_a_weight_repeats_or_thins_what_was_taken(cache: Path, ids, ours: Path) 
 
 @given(n=st.integers(0, 60), weight=st.floats(0.01, 4), seed=st.integers(0, 5))
 def test_every_row_comes_as_often_as_its_weight_says(n: int, weight: float, seed: int) -> None:
-    rows = np.arange(100, 100 + n)
-    times = np.bincount(_weighted(rows, weight, str(seed)) - 100, minlength=n)
+    rows, left = chosen_rows(Source(path=Path("x"), weight=weight), n, str(seed))
+    times = np.bincount(rows, minlength=n)
     assert set(times) <= {int(weight), int(weight) + 1}
     assert times.sum() - int(weight) * n == math.ceil((weight - int(weight)) * n - 1e-9)
+    assert left == sum(times == 0)
+
+
+def drawn_by_version_0_1(source: Source, n_rows: int, seed: str) -> tuple[list[int], int]:
+    """The rows and how many were left out, as they were drawn before mixing and building shared one grammar."""
+
+    def drawn(n: int, wanted: int, seed: str) -> list[int]:
+        return sorted(random.Random(seed).sample(range(n), wanted))
+
+    which, _, number = source.take.partition(":") if source.take != "all" else ("first", "", "100%")
+    n = math.ceil(float(number[:-1]) * n_rows / 100) if number.endswith("%") else int(number)
+    rows = drawn(n_rows, n, seed) if which == "random" else list(range(n_rows))[:n]
+    rows = list(range(n_rows - n, n_rows)) if which == "end" else rows
+    whole = int(source.weight)
+    more = math.ceil((source.weight - whole) * len(rows) - 1e-9)
+    weighted = rows * whole + [rows[i] for i in drawn(len(rows), more, f"{seed}:weight")]
+    return weighted, n_rows - (len(rows) if source.weight >= 1 else len(weighted))
+
+
+@given(
+    n=st.integers(0, 60),
+    which=st.sampled_from(["all", "first", "end", "random"]),
+    number=st.floats(0.01, 100).map(lambda share: f"{share:.2f}%") | st.integers(1, 60).map(str),
+    weight=st.one_of(st.just(1.0), st.floats(0.01, 4), st.integers(1, 3)),
+    seed=st.integers(0, 5),
+)
+def test_the_rows_are_those_that_version_0_1_drew(n: int, which: str, number: str, weight: float, seed: int) -> None:
+    assume(which == "all" or number.endswith("%") or int(number) <= n)
+    source = Source(path=Path("x"), take="all" if which == "all" else f"{which}:{number}", weight=weight)
+    rows, left = chosen_rows(source, n, f"{seed}:0")
+    assert (rows.tolist(), left) == drawn_by_version_0_1(source, n, f"{seed}:0")
 
 
 @given(n=st.integers(1, 200), share=st.floats(0.01, 100), which=st.sampled_from(["first", "end", "random"]))
@@ -118,6 +151,28 @@ def test_a_share_is_rounded_up_and_lies_within_the_rows(n: int, share: float, wh
 def test_a_wrong_take_is_refused(take: str, tmp_path: Path) -> None:  # D-C55: end:0 kept everything
     with pytest.raises(ValueError, match="take"):
         Source(path=tmp_path, take=take)
+
+
+def test_counts_and_caps_are_drawn_from_what_is_taken(cache: Path, ids, ours: Path) -> None:
+    five = ids(Source(path=ours, take="first:8", count=5))
+    assert len(five) == 5 and five == sorted(set(five)) and set(five) < {f"o{i}" for i in range(8)}
+    assert ids(Source(path=ours, at_most=20)) == [f"o{i}" for i in range(10)]
+    assert len(ids(Source(path=ours, at_most=3))) == 3 and ids(Source(path=ours, count=0)) == []
+    assert read_mixture([Source(path=ours, take="first:8", count=5)], 0, cache).left == 5
+    with pytest.raises(ValueError, match=r"count 9, but .*ours holds 8 rows that can be used"):
+        ids(Source(path=ours, take="first:8", count=9))
+    with pytest.raises(ValueError, match="give count or weight, not both"):
+        Source(path=ours, count=1, weight=2)
+    recorded = Source(path=ours, count=1)
+    assert Source.model_validate(recorded.model_dump()) == recorded
+
+
+def test_a_share_needs_a_total(ours: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ours give a share: of how many rows, says total"):
+        DataConfig(sources=(Source(path=ours, share=0.5),))
+    (tmp_path / "mix.yaml").write_text(f"sources: [{{path: '{ours}', share: 0.5}}]")
+    with pytest.raises(ValueError, match=r"ours give a share: of how many rows, says total"):
+        load_sources(tmp_path / "mix.yaml")
 
 
 def test_more_rows_than_there_are_is_an_error(ids, ours: Path) -> None:

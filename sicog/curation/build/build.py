@@ -18,12 +18,12 @@ from pydantic import Field, model_validator
 
 from sicog.config import Config
 from sicog.console import say_finished
-from sicog.curation.build.amounts import BuildSource, WhenShort, amounts
-from sicog.curation.build.draw import Ids, MixedRows, draw_by_weight, draw_rows, marks
+from sicog.curation.build.draw import Ids, MixedRows, draw_by_weight, draw_rows, marks, taken_rows
 from sicog.curation.build.origin import Finish, MultiTurnConfig, Origin
 from sicog.curation.numbered_rows import Rows, open_rows
 from sicog.curation.overlap.examine import DecontaminateConfig, DeduplicateConfig, Examination, Verdicts
 from sicog.curation.overlap.image_pass import Pictures
+from sicog.data.amounts import MixedSource, WhenShort, amounts, require_total, taken
 from sicog.data.image_folder import ImageFolder
 from sicog.data.rows.cache import cache_folder
 from sicog.formats import reads_back, write_llava
@@ -36,6 +36,33 @@ from sicog.stages.storage import MANIFEST, read_json, read_records, shards, writ
 STEP = "build"
 PROVENANCE, LLAVA = "provenance", "llava.json"
 _TOTALS = "rows_by_source"
+
+
+class BuildSource(MixedSource):
+    """Rows to take from one source.
+
+    Of the rows that remain after all drops, `take` chooses, then at most one of count, weight, share and at_most says
+    how many are drawn.
+    """
+
+    name: str = Field(min_length=1)
+    """Becomes the `source` of its rows."""
+    path: Path
+    """A dataset of examples, or a user's LLaVA or ShareGPT file or folder of files."""
+    weight_by: str | None = None
+    """A number in the rows' `extra`, such as `agreement`, the support of a row's claims: rows are drawn in proportion
+    to it, the same number of them in all. A row at twice the mean is there twice; at half of it, every second such row
+    is."""
+    exclude: tuple[Path, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return self.name
+
+    def weighted(self, n: int) -> int:
+        """How many rows `weight` makes of `n`: the nearest whole number."""
+        return int((1.0 if self.weight is None else self.weight) * n + 0.5)
 
 
 class BuildConfig(Config):
@@ -79,8 +106,7 @@ class BuildConfig(Config):
 
     @model_validator(mode="after")
     def _shares_are_of_something(self) -> BuildConfig:
-        if self.total is None and (shares := [s.name for s in self.sources if s.share is not None]):
-            raise ValueError(f"sources {', '.join(shares)} give a share: of how many rows, says total")
+        require_total(self.sources, self.total)
         return self
 
     def inputs(self) -> dict[str, Path]:
@@ -140,7 +166,8 @@ def _mixed(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:
     pictures = _examine(config, sources, names, verdicts, cache)
     verdicts.check_share(sum(rows.n_dropped for rows in sources), config.max_dropped_share, STEP)
     stays = verdicts.reason_of == 0
-    by_source = [np.flatnonzero(stays[a:b]) + a for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    usable = [np.flatnonzero(stays[a:b]) + a for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    by_source = [taken_rows(ids, rows, *taken(s, len(rows))) for s, rows in zip(config.sources, usable, strict=True)]
     wanted = amounts(config.sources, [len(rows) for rows in by_source], config.total, config.when_short)
     parts: list[tuple[np.ndarray, int, np.ndarray]] = []
     for k, (rows, n) in enumerate(zip(by_source, wanted, strict=True)):

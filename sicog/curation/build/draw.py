@@ -105,6 +105,13 @@ def _twice(source: Rows, rows: Sequence[int]) -> str:
     return f"{where}: id {record.id!r} is twice in {source.path}"
 
 
+def taken_rows(ids: Ids, rows: Numbers, which: str, n: int) -> Numbers:
+    """`n` of the rows, in order: the `first` ones, those at the `end`, or a draw."""
+    if which == "random":
+        return np.sort(rows[np.argsort(ids.draw[rows], kind="stable")[:n]])
+    return rows[:n] if which == "first" else rows[len(rows) - n :]
+
+
 def draw_rows(ids: Ids, rows: Numbers, wanted: int) -> Iterator[tuple[Numbers, int, Hashes]]:
     """`wanted` of the rows: all of them as often as they fit, then a draw. Yields (rows, repetition, order keys)."""
     repetition = 0

@@ -20,7 +20,7 @@ from sicog.config import Config
 from sicog.curation.numbered_rows import Rows
 from sicog.curation.overlap.clusters import Numbers
 from sicog.curation.overlap.image_hash import WORDS, image_hash
-from sicog.curation.overlap.marks import RowMarks, seen
+from sicog.curation.overlap.marks import RowMarks, images_of
 from sicog.curation.words import Hashes, digest64
 from sicog.data.image_folder import ImageFolder, Readable
 from sicog.data.images import ImageProblem
@@ -162,7 +162,7 @@ class _Names:
         for row, digest in zip(self.rows[start:stop].tolist(), self.digests[start:stop].tolist(), strict=True):
             source = int(np.searchsorted(self._starts, row, side="right")) - 1
             record = next(iter(self.sources[source].read([row - int(self._starts[source])])))
-            yield ImageName(id=next(name for name in seen(record).images if digest64(name) == digest))
+            yield ImageName(id=next(name for name in images_of(record) if digest64(name) == digest))
 
 
 @dataclass

@@ -12,7 +12,9 @@ import numpy as np
 from sicog.curation.numbered_rows import Rows
 from sicog.curation.overlap.benchmarks import BenchmarkTexts
 from sicog.curation.overlap.clusters import Numbers
+from sicog.curation.score.columns import columns_in_memory
 from sicog.curation.select.threshold import agreement_in
+from sicog.curation.select.verdicts import Rule, agreement_at, chosen, compared
 from sicog.curation.words import Hashes, combined, digest64, word_hashes, words
 from sicog.records import CandidateSet, Example, Query, Record, ScoredSet
 from sicog.tasks import bare_question
@@ -31,24 +33,47 @@ class Seen:
     score: float = float("nan")
 
 
-def seen(record: Record) -> Seen:
-    """How a record is compared. Of a set of candidates the best one counts, by score or else by vote; without either
+def images_of(record: Record) -> tuple[str, ...]:
+    """The names of a record's images."""
+    if isinstance(record, Example | Query):
+        return record.images
+    assert isinstance(record, ScoredSet | CandidateSet)
+    return record.query.images
+
+
+def seen(records: Sequence[Record]) -> list[Seen]:
+    """How records are compared. Of a set of candidates the best one counts, by score or else by vote; without either
     the first."""
+    best = iter(_best([record for record in records if isinstance(record, ScoredSet)]))
+    return [_of_set(record, *next(best)) if isinstance(record, ScoredSet) else _seen(record) for record in records]
+
+
+def _best(rows: Sequence[ScoredSet]) -> Iterator[tuple[int, float]]:
+    """The place of the best candidate of each row, -1 for none, and its agreement with the others, nan for none."""
+    columns = columns_in_memory(rows)
+    by_score, by_vote = (chosen(columns, Rule(by, None, None, 1)) for by in ("score", "vote"))
+    no_score = columns.per_row(compared(columns) & ~np.isnan(columns.score)) == 0
+    scores, votes = agreement_at(columns, "score", by_score), agreement_at(columns, "vote", by_vote)
+    yield from zip(
+        np.where(no_score, by_vote, by_score).tolist(), np.where(no_score, votes, scores).tolist(), strict=True
+    )
+
+
+def _of_set(row: ScoredSet, place: int, score: float) -> Seen:
+    query, text = row.query, row.candidates[place].candidate.text if place >= 0 else ""
+    return Seen(query.images, query.question, (bare_question(query.question), text), score)
+
+
+def _seen(record: Record) -> Seen:
     if isinstance(record, Example):
         asked = "\n".join(turn.text for turn in record.turns if turn.role != "assistant")
         turns = tuple(bare_question(t.text) if t.role == "user" else t.text for t in record.turns)
         return Seen(record.images, asked, turns, _or_nan(agreement_in(record.extra)))
     if isinstance(record, Query):
         return Seen(record.images, record.question, (record.question,))
-    assert isinstance(record, (ScoredSet, CandidateSet))
-    query, text, score = record.query, "", float("nan")
-    if isinstance(record, CandidateSet):
-        text = record.candidates[0].text if record.candidates else ""
-    elif compared := [c for c in record.candidates if c.compared is not None]:
-        best = max(compared, key=lambda c: c.vote or 0.0 if c.score is None else c.score)
-        marks = {"agreement": best.agreement, "score": best.score, "vote": best.vote, "k": len(compared)}
-        text, score = best.candidate.text, _or_nan(agreement_in(marks))
-    return Seen(query.images, query.question, (bare_question(query.question), text), score)
+    assert isinstance(record, CandidateSet)
+    query, text = record.query, record.candidates[0].text if record.candidates else ""
+    return Seen(query.images, query.question, (bare_question(query.question), text))
 
 
 def _or_nan(value: float | None) -> float:
@@ -90,7 +115,7 @@ def mark(sources: Sequence[Rows], benchmarks: BenchmarkTexts | None) -> RowMarks
     counts, images, asked, said, scores = array("I"), array("Q"), array("Q"), array("Q"), array("d")
     overlaps: dict[int, str] = {}
     rows = (record for source in sources for record in source.read(range(len(source))))
-    while block := [seen(record) for record in islice(rows, _BLOCK)]:
+    while block := seen(list(islice(rows, _BLOCK))):
         heard = [[words(text) for text in row.turns] for row in block]
         if benchmarks is not None:
             found = benchmarks.find([(not row.images, turns) for row, turns in zip(block, heard, strict=True)])
@@ -111,6 +136,7 @@ def spoken(sources: Sequence[Rows], rows: Numbers) -> Iterator[Hashes]:
     first = 0
     for source in sources:
         here = rows[(rows >= first) & (rows < first + len(source))] - first
-        for record in source.read(here.tolist()):
-            yield word_hashes([word for text in seen(record).turns for word in words(text)])
+        records = source.read(here.tolist())
+        while block := seen(list(islice(records, _BLOCK))):
+            yield from (word_hashes([word for text in row.turns for word in words(text)]) for row in block)
         first += len(source)

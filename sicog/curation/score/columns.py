@@ -84,6 +84,16 @@ class Columns:
         ends = np.cumsum(self.sizes)
         return sums[ends] - sums[ends - self.sizes]
 
+    def places(self, flags_N: NDArray[np.bool_]) -> list[list[int]]:
+        """For each row, the places of its candidates that have the flag."""
+        ends = np.cumsum(self.sizes)
+        return [np.flatnonzero(flags_N[end - size : end]).tolist() for end, size in zip(ends, self.sizes, strict=True)]
+
+
+def columns_in_memory(rows: Iterable[ScoredSet | Dropped]) -> Columns:
+    """The columns of some rows that were read already; nothing is written."""
+    return _columns(_table(rows))
+
 
 def columns_of(folder: Path) -> Path:
     """The file of columns of a scored folder, made when it is not there, or is of other shards or row groups."""

@@ -23,7 +23,7 @@ from sicog.answers import final_answer
 from sicog.curation.score.columns import Columns, RawRow, RawRows, all_columns, columns_of, read_columns
 from sicog.curation.score.self_consistency import draw, hashed, lower_half
 from sicog.curation.select.threshold import PAPER_K, By, Threshold, read_threshold
-from sicog.curation.select.verdicts import KEPT, Reasons, Rule, Styles, Verdicts, verdicts
+from sicog.curation.select.verdicts import KEPT, Reasons, Rule, Styles, Verdicts, eligible, verdicts
 from sicog.curation.words import folded
 from sicog.records import Dropped, PreferencePair, Query, ScoredSet
 from sicog.stages.config import StageConfig
@@ -264,22 +264,15 @@ class AtRandom:
     last: int | None
 
     def __call__(self, columns: Columns, found: Verdicts) -> Verdicts:
-        chosen = found.chosen.copy()
-        starts = columns.sizes.cumsum() - columns.sizes
+        chosen, allowed = found.chosen.copy(), columns.places(eligible(columns, self.rule.styles))
         for row, row_id in enumerate(columns.ids):
             if found.reasons[row]:
                 continue
             if self.last is not None and _row_hash(row_id, self.seed) > self.last:
                 found.reasons[row], found.details[row] = "not_drawn", "random control"
                 continue
-            places = range(int(starts[row]), int(starts[row] + columns.sizes[row]))
-            allowed = [i for i, place in enumerate(places) if self._may_be_drawn(columns, place)]
-            chosen[row] = allowed[draw(len(allowed), self.seed, "candidate", row_id)]
+            chosen[row] = allowed[row][draw(len(allowed[row]), self.seed, "candidate", row_id)]
         return Verdicts(found.reasons, found.details, chosen, found.agreement, found.k)
-
-    def _may_be_drawn(self, columns: Columns, place: int) -> bool:
-        style = columns.style.names[columns.style.codes[place]]
-        return columns.excluded.codes[place] < 0 and (self.rule.styles is None or style in self.rule.styles)
 
 
 def _row_hash(row_id: str, seed: int) -> int:

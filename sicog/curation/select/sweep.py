@@ -15,7 +15,7 @@ from sicog.config import Config
 from sicog.console import say_finished
 from sicog.curation.score.columns import all_columns, columns_of
 from sicog.curation.select.threshold import PAPER_K, By, stated
-from sicog.curation.select.verdicts import Rule, Styles, verdicts
+from sicog.curation.select.verdicts import Rule, Styles, eligible, verdicts
 from sicog.records import Dropped, Query, ScoredSet
 from sicog.stages.provenance import digest_file, write_run_json
 from sicog.stages.reader import FolderSource
@@ -116,17 +116,13 @@ def sweep(
     return Sweep(tuple(table), best, within_bounds=outside[best] == 0)
 
 
-def set_truth(row: ScoredSet, chosen: int, value: float, truth: Truth, styles: Sequence[str] | None = None) -> SetTruth:
+def set_truth(row: ScoredSet, chosen: int, value: float, truth: Truth, places: Sequence[int]) -> SetTruth:
     """How true the selected candidate of a set is beside the others.
 
-    chosen: its place; value: the threshold that it just reaches; truth: called with the query and the compared text (a
-    caption's description, a chain's final answer).
+    chosen: its place; value: the threshold that it just reaches; places: of all that may be chosen; truth: called with
+    the query and the compared text (a caption's description, a chain's final answer).
     """
-    truths = {
-        i: float(truth(row.query, c.compared))
-        for i, c in enumerate(row.candidates)
-        if c.compared is not None and (styles is None or c.candidate.style in styles)
-    }
+    truths = {i: float(truth(row.query, row.candidates[i].compared or "")) for i in places}
     return SetTruth(row.id, value, truths[chosen], sum(truths.values()) / len(truths), max(truths.values()))
 
 
@@ -148,7 +144,9 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
     for part in all_columns(columns_of(config.input)):
         found = verdicts(part, rule, {})
         values = stated(found.agreement, config.threshold_k).tolist()
-        for reason, chosen, value, row in zip(found.reasons, found.chosen.tolist(), values, records, strict=False):
+        allowed = part.places(eligible(part, config.styles))
+        of_rows = zip(found.reasons, found.chosen.tolist(), values, allowed, records, strict=False)
+        for reason, chosen, value, places, row in of_rows:
             if isinstance(row, Dropped):
                 dropped[row.reason] += 1
                 continue
@@ -156,7 +154,7 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
             if reason:
                 dropped[reason] += 1
             else:
-                rows.append(set_truth(row, chosen, value, truth, config.styles))
+                rows.append(set_truth(row, chosen, value, truth, places))
     if len(kinds) != 1 or not rows:
         raise ValueError(
             f"{config.input}: a sweep needs rows of one task and one encoder with candidates to choose from, "

@@ -40,11 +40,17 @@ def agreement_in(marks: Mapping[str, Any]) -> float | None:
 
     The agreement itself; without it the score, then the vote, among `k` candidates (`PAPER_K` where that is not told).
     """
-    agreement, score, vote, k = (_number(marks.get(name)) for name in ("agreement", "score", "vote", "k"))
-    share, k = vote if score is None else score, PAPER_K if k is None else k
+    agreement, k, share = _number(marks.get("agreement")), _number(marks.get("k")), share_in(marks)
+    k = PAPER_K if k is None else k
     if agreement is not None or share is None or k < 2:
         return agreement
     return float(agreement_of(share, k))
+
+
+def share_in(marks: Mapping[str, Any]) -> float | None:
+    """The score of a row's candidate, else its vote, by the same; None without either."""
+    score, vote = _number(marks.get("score")), _number(marks.get("vote"))
+    return vote if score is None else score
 
 
 def _number(value: Any) -> float | None:
@@ -67,6 +73,10 @@ class Threshold:
         """The least agreement of a kept row."""
         return float(agreement_of(self.value, self.k))
 
+    def stated_for(self, k: int) -> float:
+        """The same cut, stated for another number of candidates."""
+        return self.value if k == self.k else float(stated(self.agreement, k))
+
     def check(self, row_id: str, task: str, encoder: str) -> None:
         """Raises `ValueError` when the cut was found on another task, or for scores of another encoder."""
         if self.task and task != self.task:
@@ -77,13 +87,27 @@ class Threshold:
 
 def read_threshold(path: Path, by: By, styles: Sequence[str] | None, min_candidates: int) -> Threshold:
     """The threshold in a file that the sweep wrote, which must have chosen candidates in the same way."""
-    found = read_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get("threshold"), (int, float)):
-        raise ValueError(f"threshold_file: {path} holds no number under 'threshold'")
+    found = _read(path)
     here = {"by": by, "styles": list(styles) if styles else None, "min_candidates": min_candidates}
     for name, value in here.items():
         if found.get(name, value) != value:
             raise ValueError(f"threshold_file: {path} is for {name}: {found[name]}, the config has {value}")
+    return _threshold(path, found)
+
+
+def threshold_in(path: Path) -> Threshold:
+    """The threshold in a file that the sweep wrote, however it chose candidates."""
+    return _threshold(path, _read(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("threshold"), (int, float)):
+        raise ValueError(f"threshold_file: {path} holds no number under 'threshold'")
+    return found
+
+
+def _threshold(path: Path, found: Mapping[str, Any]) -> Threshold:
     if not isinstance(k := found.get("threshold_k", PAPER_K), int) or k < 2:
         raise ValueError(f"threshold_file: {path}: threshold_k is {k!r}, not a number of candidates above 1")
     return Threshold(float(found["threshold"]), k, found.get("task"), found.get("encoder"))

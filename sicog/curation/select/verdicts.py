@@ -1,8 +1,11 @@
-"""Keep or drop, for all rows of some columns at once: which candidate is chosen, and why a row is dropped."""
+"""The one rule of selection, for all rows of some columns at once: which candidate is chosen, why a row is dropped.
+
+`select`, its sweep and table of thresholds, the report and the search for near-duplicates all ask here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -63,10 +66,15 @@ def verdicts(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
     Of several reasons the first counts: unreadable, excluded by its id, nothing that could be compared, too few
     compared, none of the styles, low consistency.
     """
-    compared_N = columns.excluded.codes < 0
-    k_R = columns.per_row(compared_N)
-    _check(columns, rule, compared_N, k_R)
-    chosen_R, agreement_R = chosen(columns, rule, compared_N, k_R)
+    _check(columns, rule)
+    return decide(columns, rule, exclude)
+
+
+def decide(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
+    """The same without checks: where candidates lack what the rule ranks by, their row is dropped."""
+    k_R = columns.per_row(compared(columns))
+    chosen_R = chosen(columns, rule)
+    agreement_R = agreement_at(columns, rule.by, chosen_R)
     cut = rule.threshold.agreement if rule.threshold else -1.0
     keeps_R = (k_R >= rule.min_candidates) & (agreement_R >= cut)
     reasons, details = [KEPT] * len(k_R), [""] * len(k_R)
@@ -75,31 +83,43 @@ def verdicts(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
     return Verdicts(reasons, details, chosen_R, agreement_R, k_R)
 
 
-def chosen(
-    columns: Columns, rule: Rule, compared_N: NDArray[np.bool_], k_R: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The place of the best candidate that may be chosen (-1: none), and its agreement (nan: none, or K = 1)."""
-    allowed_N = compared_N
-    if rule.styles is not None:
-        allowed_N = compared_N & np.isin(columns.style.codes, [columns.style.code(s) for s in rule.styles])
+def compared(columns: Columns) -> NDArray[np.bool_]:
+    """Which candidates were compared with the others of their row, bool [N]."""
+    return columns.excluded.codes < 0
+
+
+def eligible(columns: Columns, styles: Sequence[str] | None) -> NDArray[np.bool_]:
+    """Which candidates may be chosen, bool [N]."""
+    if styles is None:
+        return compared(columns)
+    return compared(columns) & np.isin(columns.style.codes, [columns.style.code(s) for s in styles])
+
+
+def chosen(columns: Columns, rule: Rule) -> NDArray[np.int64]:
+    """The place of the best candidate that may be chosen, int64 [R]; -1 for none."""
     score_N = np.nan_to_num(columns.score, nan=-2.0)
     ranks = [score_N] if rule.by == "score" else [np.nan_to_num(columns.vote, nan=-2.0), score_N]
-    chosen_R = choose_each(ranks, allowed_N, columns.sizes)
+    return choose_each(ranks, eligible(columns, rule.styles), columns.sizes)
+
+
+def agreement_at(columns: Columns, by: By, chosen_R: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How far the candidate at a place of each row agrees with the others, float64 [R]; nan: none there, or K = 1."""
+    k_R = columns.per_row(compared(columns))
     value_R = np.full(len(k_R), np.nan)
     found_R = (chosen_R >= 0) & (k_R > 1)
     of_R = (np.cumsum(columns.sizes) - columns.sizes + chosen_R)[found_R]
-    if rule.by == "score":
+    if by == "score":
         given, derived = columns.agreement[of_R], agreement_of(columns.score[of_R], k_R[found_R])
         value_R[found_R] = np.where(np.isnan(given), derived, given)
     else:
         value_R[found_R] = agreement_of(columns.vote[of_R], k_R[found_R])
-    return chosen_R, value_R
+    return value_R
 
 
-def _check(columns: Columns, rule: Rule, compared_N: NDArray[np.bool_], k_R: NDArray[np.int64]) -> None:
+def _check(columns: Columns, rule: Rule) -> None:
     """Raises `ValueError` where the rows cannot be ranked by what the rule ranks by, or the cut is not for them."""
     marks_N = columns.score if rule.by == "score" else columns.vote
-    if (missing_N := compared_N & np.isnan(marks_N)).any():
+    if (missing_N := compared(columns) & np.isnan(marks_N)).any():
         row = int(np.repeat(np.arange(len(columns.sizes)), columns.sizes)[missing_N.argmax()])
         task = columns.task.names[columns.task.codes[row]]
         if rule.by == "score":

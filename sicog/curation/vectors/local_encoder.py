@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sicog.curation.vectors.encoders import PACKAGE, EncoderConfig, Settings
+from sicog.curation.vectors.encoders import EncoderConfig, Settings
+from sicog.curation.vectors.find_encoder import encoder_folder
 from sicog.curation.vectors.vector_cache import Encoded
 from sicog.model.precision import chosen_device
 from sicog.stages.provenance import digest_file, digest_value
@@ -21,7 +21,7 @@ class LocalEncoder:
 
     def __init__(self, config: EncoderConfig) -> None:
         self.config, self.settings = config, config.settings()
-        self.folder = encoder_folder(config)
+        self.folder = encoder_folder(config.name, config.revision)
         self.digest = _files_digest(self.folder)
 
     @property
@@ -76,42 +76,6 @@ def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[i
         batch.append(i)
     if batch:
         yield batch
-
-
-def encoder_folder(config: EncoderConfig) -> Path:
-    """Where the encoder's files are on this machine. Raises `ValueError` saying how to get them when they are not."""
-    if config.name.startswith(PACKAGE):
-        return _package_folder(config.name)
-    if (folder := Path(config.name)).is_dir():
-        if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
-            raise ValueError(f"encoder.name: {folder} holds no sentence encoder (no modules.json, no config.json)")
-        return folder
-    return _cached_folder(config)
-
-
-def _package_folder(name: str) -> Path:
-    module = name.removeprefix(PACKAGE).replace("-", "_")
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"encoder.name: {name}: no such package; pip install {module.replace('_', '-')}")
-    root = Path(spec.submodule_search_locations[0])
-    found = sorted(root.rglob("modules.json"))
-    if len(found) != 1:
-        raise ValueError(f"encoder.name: {name}: the package holds {len(found)} sentence encoders, expected one")
-    return found[0].parent
-
-
-def _cached_folder(config: EncoderConfig) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(config.name, revision=config.revision, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError):
-        raise ValueError(
-            f"encoder.name: {config.name!r} is neither package:NAME, nor a folder, nor a Hugging Face model in the "
-            f"local cache; for a model of the hub, run `hf download {config.name}` first"
-        ) from None
 
 
 def _files_digest(folder: Path) -> str:

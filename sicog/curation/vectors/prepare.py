@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from sicog.curation.vectors.embed import EmbedParts, PartsSource, StoredVectors, planned
 from sicog.curation.vectors.encoders import EncoderConfig
-from sicog.curation.vectors.local_encoder import LocalEncoder, encoder_folder
+from sicog.curation.vectors.find_encoder import encoder_folder
+from sicog.curation.vectors.local_encoder import LocalEncoder
 from sicog.curation.vectors.served_encoder import ServedEncoder
 from sicog.curation.vectors.vector_cache import Embedding, Encoder, VectorCache, shortened, unit
 from sicog.curation.vectors.vector_files import FileVectors, require
@@ -44,7 +46,7 @@ def encoder_files(config: EncoderConfig) -> dict[str, Path]:
     if config.kind == "file":
         assert config.path is not None
         return {"vectors": config.path}
-    return {} if config.kind == "endpoint" else {"encoder": encoder_folder(config)}
+    return {} if config.kind == "endpoint" else {"encoder": encoder_folder(config.name, config.revision)}
 
 
 def when_embedded(
@@ -57,7 +59,9 @@ def when_embedded(
     workers: int = 1,
     launch: LaunchConfig | None = None,
 ) -> None:
-    """Score when every text has a vector: here, or with SLURM in the last job of the embedding.
+    """Embed what the cache does not hold, then score: here, or with SLURM in the last job of the embedding.
+
+    The embedding is a stage of its own, which continues where it was stopped.
 
     claim: makes `out_dir` this run's, or raises; called before anything is embedded.
     cache_dir: of the vectors that are kept for other runs; see `sicog.data.rows.cache.cache_folder`.
@@ -73,52 +77,35 @@ def when_embedded(
         scoring(vectors)
         return
     claim()
-    encoder = _encoder(config, out_dir / EMBEDDING / "answers")
-    try:
-        embed_texts(encoder, config, out_dir=out_dir, cache=cache, scoring=scoring, workers=workers, launch=launch)
-    finally:
-        encoder.close()
+    with closing(_encoder(config, out_dir / EMBEDDING / "answers")) as encoder:
+        own, work = VectorCache(cache / encoder.key), out_dir / EMBEDDING
+        plan = planned(work / "plan", scoring.ask, own, out_dir)
+        score = ScoreEmbedded(StoredVectors(plan, own, encoder.description), scoring, spent(out_dir, launch))
+        if not plan.parts:
+            score()
+            return
+        run_stage(
+            Stage(
+                step="embed",
+                out_dir=work / "parts",
+                source=PartsSource(plan),
+                process=EmbedParts(plan, own, encoder),
+                inputs={"plan": plan.folder / "plan.json"},
+                then=score,
+            ),
+            config,
+            StageOptions(
+                block_size=1,
+                rows_per_shard=1,
+                workers=1 if config.kind == "endpoint" else workers,
+                max_dropped_share=None,
+                backend=backend_of(launch),
+            ),
+        )
 
 
 def _encoder(config: EncoderConfig, answers: Path) -> Encoder:
     return ServedEncoder(config, answers) if config.kind == "endpoint" else LocalEncoder(config)
-
-
-def embed_texts(
-    encoder: Encoder,
-    config: EncoderConfig,
-    *,
-    out_dir: Path,
-    cache: Path,
-    scoring: Scoring,
-    workers: int = 1,
-    launch: LaunchConfig | None = None,
-) -> None:
-    """Embed what the cache does not hold, then score. A stage of its own, which continues where it was stopped."""
-    own, work = VectorCache(cache / encoder.key), out_dir / EMBEDDING
-    plan = planned(work / "plan", scoring.ask, own, out_dir)
-    score = ScoreEmbedded(StoredVectors(plan, own, encoder.description), scoring, spent(out_dir, launch))
-    if not plan.parts:
-        score()
-        return
-    run_stage(
-        Stage(
-            step="embed",
-            out_dir=work / "parts",
-            source=PartsSource(plan),
-            process=EmbedParts(plan, own, encoder),
-            inputs={"plan": plan.folder / "plan.json"},
-            then=score,
-        ),
-        config,
-        StageOptions(
-            block_size=1,
-            rows_per_shard=1,
-            workers=1 if config.kind == "endpoint" else workers,
-            max_dropped_share=None,
-            backend=backend_of(launch),
-        ),
-    )
 
 
 def spent(out_dir: Path, launch: LaunchConfig | None) -> Path:

@@ -2,7 +2,8 @@
 
 A folder holds digests.npy (S16 [N]: the first 16 bytes of SHA-256 of the text's UTF-8), vectors.npy (float32 [N, D], of
 length 1) and cut.npy (bool [N]: whether the encoder read only the text's beginning). A cache is the folders of one
-encoder with one set of settings; a text is searched in all of them.
+encoder with one set of settings, or the one folder of a user's file; a text is searched in all of them. A user's file
+may hold millions of texts: order.npy (int64 [N]: its rows in the order of their digests) finds one without reading all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 from sicog.data.rows.cache import build_once
 
 DIGEST = np.dtype("S16")
-_OPEN_FOLDERS = 8  # memory-mapped at a time: what a process holds does not grow with the cache
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,22 @@ class VectorCache:
         return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
     def digests(self, name: str) -> NDArray[np.bytes_]:
-        """The texts of a folder, S16 [N]."""
-        return np.load(self._checked(name) / "digests.npy")
+        """The texts of a folder, S16 [N], memory-mapped."""
+        return _mapped(self._checked(name) / "digests.npy")
 
     def cut(self, name: str) -> NDArray[np.bool_]:
         """Which of its texts were cut, bool [N]."""
         return np.load(self._checked(name) / "cut.npy")
 
+    def rows_of(self, name: str, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Where each text is in a folder that has `order.npy`, int64 [N]; -1 for none."""
+        digests, order = _index(self._checked(name))
+        wanted_N = text_digests(texts)
+        rows_N = order[np.minimum(np.searchsorted(digests, wanted_N, sorter=order), len(order) - 1)]
+        return np.where(digests[rows_N] == wanted_N, rows_N, -1)
+
     def vectors(self, name: str) -> NDArray[np.float32]:
-        """Its vectors, float32 [N, D], memory-mapped."""
+        """Its vectors, float32 [N, D], memory-mapped anew: what was read before does not add up in memory."""
         return _mapped(self._checked(name) / "vectors.npy")
 
     def add(self, name: str, texts: Callable[[], Sequence[str]], encoder: Encoder) -> None:
@@ -131,9 +138,14 @@ class VectorCache:
         return path
 
 
-@functools.lru_cache(maxsize=_OPEN_FOLDERS)
-def _mapped(path: Path) -> NDArray[np.float32]:
-    return np.load(path, mmap_mode="r")
+@functools.lru_cache(maxsize=1)
+def _index(folder: Path) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+    return _mapped(folder / "digests.npy"), _mapped(folder / "order.npy")
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    mapped: NDArray[Any] = np.load(path, mmap_mode="r")
+    return mapped
 
 
 def batches_of_equal(numbers: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.intp]]]:

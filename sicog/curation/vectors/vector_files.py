@@ -6,39 +6,43 @@ SHA-256 of their UTF-8 in hex:
     .parquet   columns `text` or `digest`, and `vector` (a list of numbers)
     .npz       arrays `texts` or `digests` (of strings), and `vectors` (numbers, [N, D])
 
-All are brought into the cache's form once. Where vectors are missing, the texts to embed are written there.
+All are brought into the cache's form once, as one folder. Where vectors are missing, the texts to embed are written
+beside it.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sicog.curation.vectors.vector_cache import DIGEST, Embedding, shortened, text_digest, text_digests, unit
+from sicog.curation.vectors.vector_cache import DIGEST, Embedding, VectorCache, shortened, text_digest, unit
 from sicog.data.rows.cache import build_once
-from sicog.stages.provenance import digest_path
+from sicog.stages.provenance import digest_path, digest_value
 from sicog.stages.storage import atomic_write
 
 Block = tuple[bytes, NDArray[Any]]  # the digests of N texts one after the other, and their vectors [N, D]
 _SUFFIXES = (".parquet", ".npz")
 _ROWS = 1024
 _PARTS, _CHUNK = 16, 65_536
+_GIVEN = "given"  # the one folder of the cache
 
 
 class FileVectors:
-    """The vectors of a file or folder. `embed` gives those of texts, and an error for a text that has none."""
+    """The vectors of a file or folder. `embed` gives those of texts, and an error for a text that has none.
 
-    def __init__(self, path: Path, cache: Path) -> None:
+    folder: where caches lie.
+    """
+
+    def __init__(self, path: Path, folder: Path) -> None:
         self.path, files = path, _files(path)
         self.digest = digest_path(path)
-        self.cache = cache
-        self.folder = build_once(cache / f"file-{self.digest[:32]}", lambda to: _bring(files, to), f"those of {path}")
+        self.folder, self.cache = folder, VectorCache(folder / digest_value(["file", self.digest])[:32])
+        build_once(self.cache.folder / _GIVEN, lambda to: _bring(files, to), f"those of {path}")
 
     @property
     def description(self) -> str:
@@ -47,25 +51,16 @@ class FileVectors:
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors, float32 [N, D], in the order of the texts. Raises `ValueError` naming a text without one."""
-        rows_N = self._rows_of(texts)
+        rows_N = self.cache.rows_of(_GIVEN, texts)
         if (missing_N := rows_N < 0).any():
             text = texts[int(missing_N.argmax())]
             raise ValueError(f"{self.path} has no vector for the text {shortened(text)}")
-        # Mapped for this block alone: what was read of the file does not add up in memory.
-        vectors_ND: NDArray[np.float32] = np.load(self.folder / "vectors.npy", mmap_mode="r")
-        return np.array(vectors_ND[rows_N])
+        return np.array(self.cache.vectors(_GIVEN)[rows_N])
 
     def missing(self, texts: Sequence[str]) -> list[str]:
         """The texts that have no vector."""
-        return [text for text, row in zip(texts, self._rows_of(texts), strict=True) if row < 0]
-
-    def _rows_of(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Where the vector of each text is, int64 [N]; -1 for none."""
-        digests, rows = _index(self.folder)
-        wanted_N = text_digests(texts)
-        places_N = np.searchsorted(digests, wanted_N)
-        places_N[places_N == len(digests)] = 0
-        return np.where(digests[places_N] == wanted_N, rows[places_N], -1) if len(digests) else places_N - 1
+        rows = self.cache.rows_of(_GIVEN, texts).tolist()
+        return [text for text, row in zip(texts, rows, strict=True) if row < 0]
 
 
 class _Missing:
@@ -93,7 +88,7 @@ def require(vectors: FileVectors, ask: Callable[[Embedding], None]) -> None:
 
     ask: what embeds all texts with what it is given.
     """
-    path = vectors.cache / f"missing-{vectors.digest[:12]}.jsonl"
+    path = vectors.folder / f"missing-{vectors.digest[:12]}.jsonl"
     with atomic_write(path) as file:
         ask(missing := _Missing(vectors, file))
     if not missing.seen:
@@ -105,12 +100,6 @@ def require(vectors: FileVectors, ask: Callable[[Embedding], None]) -> None:
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _index(folder: Path) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
-    """The digests in order, S16 [N], and the row of each one's vector, memory-mapped."""
-    return np.load(folder / "digests.npy", mmap_mode="r"), np.load(folder / "rows.npy", mmap_mode="r")
-
-
 def _files(path: Path) -> list[Path]:
     found = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in _SUFFIXES)
     if not found or any(p.suffix not in _SUFFIXES for p in found):
@@ -119,15 +108,15 @@ def _files(path: Path) -> list[Path]:
 
 
 def _bring(files: Sequence[Path], folder: Path) -> None:
-    """Write digests.npy (sorted), rows.npy and vectors.npy (float32, of length 1, in the order of the files)."""
+    """Write a folder of the cache, in the order of the files."""
     n, width, total = 0, 0, sum(map(_count, files))
-    with (folder / "vectors.npy").open("wb") as to, (folder / "digests").open("wb") as digests:
+    with (folder / "vectors.npy").open("wb") as to, (folder / "digests.npy").open("wb") as digests:
+        _write_header(digests, DIGEST, (total,))
         for file in files:
             for some, vectors_ND in _blocks(file):
                 if not n:
                     width = vectors_ND.shape[1]
-                    form = {"descr": "<f4", "fortran_order": False, "shape": (total, width)}
-                    np.lib.format.write_array_header_1_0(to, form)
+                    _write_header(to, np.dtype(np.float32), (total, width))
                 if len(some) != DIGEST.itemsize * len(vectors_ND) or vectors_ND.shape[1] != width:
                     raise ValueError(f"{file}: texts and vectors differ in number, or vectors in their length")
                 to.write(unit(vectors_ND, f"row {{}} of {file}".format).tobytes())
@@ -135,36 +124,36 @@ def _bring(files: Sequence[Path], folder: Path) -> None:
                 n += len(vectors_ND)
     if not n:
         raise ValueError(f"{files[0]} holds no vectors")
-    twice = _sort(folder / "digests", n, folder)
-    (folder / "digests").unlink()
+    np.save(folder / "cut.npy", np.zeros(n, dtype=np.bool_))
+    with (folder / "order.npy").open("wb") as order:
+        _write_header(order, np.dtype(np.int64), (n,))
+        twice = _write_order(np.load(folder / "digests.npy", mmap_mode="r"), order)
     if twice is not None:
         raise ValueError(f"{files[0].parent}: row {twice} of the vectors has a text that another row has too")
 
 
-def _sort(path: Path, n: int, folder: Path) -> int | None:
-    """Write digests.npy and rows.npy of the `n` digests in a file; returns a row whose digest another row has too.
+def _write_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+
+
+def _write_order(digests_N: NDArray[np.bytes_], to: BinaryIO) -> int | None:
+    """Write the rows in the order of their digests; returns a row whose digest another row has too.
 
     By parts, those of equal first bits, so that memory holds one of them.
     """
-    with (folder / "digests.npy").open("wb") as to_digests, (folder / "rows.npy").open("wb") as to_rows:
-        for file, dtype in ((to_digests, DIGEST), (to_rows, np.dtype(np.int64))):
-            np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": (n,)})
-        for part in range(_PARTS):
-            digests, rows = zip(*_of_part(path, n, part), strict=True)
-            digests_P, rows_P = np.concatenate(digests), np.concatenate(rows)
-            sorted_P, first = np.unique(digests_P, return_index=True)
-            if len(sorted_P) < len(digests_P):
-                return int(np.setdiff1d(rows_P, rows_P[first])[0])
-            to_digests.write(sorted_P.tobytes())
-            to_rows.write(rows_P[first].tobytes())
+    for part in range(_PARTS):
+        rows_P = np.concatenate(list(_of_part(digests_N, part)))
+        _, first = np.unique(digests_N[rows_P], return_index=True)
+        if len(first) < len(rows_P):
+            return int(np.setdiff1d(rows_P, rows_P[first])[0])
+        to.write(rows_P[first].tobytes())
     return None
 
 
-def _of_part(path: Path, n: int, part: int) -> Iterator[tuple[NDArray[np.bytes_], NDArray[np.int64]]]:
-    for start in range(0, n, _CHUNK):
-        digests_C = np.fromfile(path, DIGEST, count=_CHUNK, offset=start * DIGEST.itemsize)
-        here = np.flatnonzero(digests_C.view(np.uint8)[:: DIGEST.itemsize] // (256 // _PARTS) == part)
-        yield digests_C[here], start + here
+def _of_part(digests_N: NDArray[np.bytes_], part: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(digests_N), _CHUNK):
+        first_bytes = digests_N[start : start + _CHUNK].view(np.uint8)[:: DIGEST.itemsize]
+        yield start + np.flatnonzero(first_bytes // (256 // _PARTS) == part)
 
 
 def _count(file: Path) -> int:

@@ -20,9 +20,9 @@ from pictures_and_rows import as_base64, picture, row, words, write_tsv
 from sicog.annotation.revise import ReviseConfig, revise
 from sicog.chains import COD, COD_QUESTIONS, parse, render
 from sicog.config import load_config
-from sicog.curation.build.amounts import amounts
 from sicog.curation.build.build import BuildConfig, BuildSource, build
 from sicog.curation.build.origin import Origin, conversation, qualifies
+from sicog.data.amounts import amounts
 from sicog.formats import RowError, parse_example, read_llava, reads_back, to_llava
 from sicog.records import Dropped, Example, Turn
 from sicog.stages.storage import read_json, read_records, write_dataset
@@ -79,6 +79,17 @@ def test_counts_and_weights(folders):
     assert {i.split(":")[-1] for i in by_source["captions"]} < {
         r.id.split(":")[-1] for r in more if r.source == "captions"
     }
+
+
+def test_take_chooses_before_amounts_do(folders):
+    rows = run(folders, captions={"take": "first:25%"}, reasoning={"take": "end:4", "count": 2}, text={"take": "all"})
+    by_source = {name: {r.turns[1].text for r in rows if r.source == name} for name in ("captions", "reasoning")}
+    assert by_source["captions"] == {f"captions {i}" for i in range(5)}
+    assert len(by_source["reasoning"]) == 2 and by_source["reasoning"] < {f"reasoning {i}" for i in range(21, 25)}
+    drawn = [run(folders, name=f"r{k}", captions=keys) for k, keys in enumerate([{"take": "random:6"}, {"count": 6}])]
+    assert drawn[0] == drawn[1]  # by seed and id alone
+    with pytest.raises(ValueError, match="text has 3 usable rows, fewer than take 'first:4'"):
+        run(folders, name="more", text={"take": "first:4"})
 
 
 def test_rows_come_in_proportion_to_a_mark(tmp_path):

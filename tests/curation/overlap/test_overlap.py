@@ -119,7 +119,7 @@ def test_the_row_that_stays_agrees_best_whatever_its_number_of_candidates(world,
             )
         sets.append(one.model_copy(update={"query": one.query.model_copy(update={"images": ("a.png",)})}))
     if form == "votes":
-        assert seen(sets[2]).turns[1] == words(4) and seen(sets[1]).turns[1] == words(1)  # the first of equal ones
+        assert [row.turns[1] for row in seen(sets[1:])] == [words(1), words(4)]  # the first of equal ones
     rows = sets
     if form == "examples":
         rows = [Example.model_validate(to_example(s.model_dump(), 0, len(s.candidates))) for s in sets]

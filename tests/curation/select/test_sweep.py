@@ -81,9 +81,9 @@ def rows_of(make, n=10):
 
 
 def test_a_set_is_held_against_random_and_truest(make):
-    found = set_truth(rows_of(make)[2], 0, 0.2, is_red)
+    found = set_truth(rows_of(make)[2], 0, 0.2, is_red, range(6))
     assert (found.value, found.selected, found.random, found.truest) == (0.2, 0.0, 5 / 6, 1.0)
-    only = set_truth(rows_of(make)[2], 1, 0.2, is_red, styles=("direct",))
+    only = set_truth(rows_of(make)[2], 1, 0.2, is_red, range(1, 6))
     assert (only.selected, only.random, only.truest) == (1.0, 1.0, 1.0)
 
 

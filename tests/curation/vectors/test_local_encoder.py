@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sicog.curation.vectors.encoders import EncoderConfig
-from sicog.curation.vectors.local_encoder import LocalEncoder, encoder_folder, token_budget_batches
+from sicog.curation.vectors.find_encoder import encoder_folder
+from sicog.curation.vectors.local_encoder import LocalEncoder, token_budget_batches
 
 
 @settings(max_examples=80, deadline=None)
@@ -38,12 +39,12 @@ def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
 )
 def test_an_unknown_encoder_is_a_sentence(name, sentence):
     with pytest.raises(ValueError, match=sentence):
-        encoder_folder(EncoderConfig(name=name))
+        encoder_folder(name)
 
 
 def test_a_folder_without_an_encoder_is_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="holds no sentence encoder"):
-        encoder_folder(EncoderConfig(name=str(tmp_path)))
+        encoder_folder(str(tmp_path))
 
 
 @pytest.fixture(scope="module")

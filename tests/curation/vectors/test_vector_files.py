@@ -15,6 +15,7 @@ from sicog.curation.score.score import ScoreConfig, score
 from sicog.curation.vectors.encoders import EncoderConfig
 from sicog.curation.vectors.vector_files import FileVectors
 from sicog.records import ScoredSet
+from sicog.stages.provenance import digest_path
 from sicog.stages.storage import read_records, write_dataset
 
 TEXTS = ["a red cup", "a blue cup", "ein Krug\n\nmit Ä"]
@@ -77,7 +78,7 @@ def test_files_that_do_not_fit_are_a_sentence_and_leave_nothing(tmp_path, write,
     write(tmp_path / "given")
     with pytest.raises(ValueError, match=sentence):
         FileVectors(next((tmp_path / "given").iterdir()), tmp_path / "cache")
-    assert not [p for p in tmp_path.glob("cache/*") if not p.name.endswith(".lock")]
+    assert not [p for p in tmp_path.glob("cache/**/*") if p.is_file() and not p.name.endswith(".lock")]
 
 
 def test_scores_from_a_file_and_a_list_of_what_it_lacks(tmp_path, make):
@@ -99,3 +100,47 @@ def test_scores_from_a_file_and_a_list_of_what_it_lacks(tmp_path, make):
     npz(path, texts=np.array(TEXTS), vectors=VECTORS[::-1])
     with pytest.raises(ValueError, match="belongs to another run .inputs.vectors"):
         score(config)
+
+
+def test_a_file_lies_in_the_cache_in_the_form_of_any_encoder(tmp_path):
+    given = FileVectors(npz(tmp_path / "v.npz", texts=np.array(TEXTS)), tmp_path / "cache")
+    (name,) = given.cache.names()
+    assert sorted(p.name for p in (given.cache.folder / name).iterdir()) == [
+        *("cut.npy", "digests.npy", "order.npy", "vectors.npy")
+    ]
+    assert given.cache.digests(name).tolist() == [bytes.fromhex(digest)[:16] for digest in digests()]
+    assert given.cache.vectors(name) == pytest.approx(UNITS, abs=1e-7) and not given.cache.cut(name).any()
+
+
+def test_folders_of_version_0_1_are_neither_read_nor_in_the_way(tmp_path):
+    """They held sorted digests, and the row of each; the user's file is there, so they are made again from it."""
+    path = npz(tmp_path / "v.npz", texts=np.array(TEXTS))
+    old = tmp_path / "cache" / f"file-{digest_path(path)[:32]}"
+    old.mkdir(parents=True)
+    for name in ("digests", "rows", "vectors"):
+        np.save(old / f"{name}.npy", np.zeros(3))
+    assert FileVectors(path, tmp_path / "cache").embed(TEXTS[:1]) == pytest.approx(UNITS[:1], abs=1e-7)
+
+
+def test_scoring_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, make, monkeypatch):
+    rows = [make.candidate_set(str(i), "captioning", [("dd", t) for t in TEXTS]) for i in range(20)]
+    write_dataset(tmp_path / "sets", rows)
+    encoder = EncoderConfig(kind="file", path=npz(tmp_path / "v.npz", texts=np.array(TEXTS)))
+    values = {"input": tmp_path / "sets", "cache_dir": tmp_path / "cache", "encoder": encoder, "block_size": 4}
+    undisturbed = score(ScoreConfig(out_dir=tmp_path / "undisturbed", **values))
+    calls = []
+    real = FileVectors.embed
+
+    def stopped(self, texts):
+        calls.append(texts)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return real(self, texts)
+
+    config = ScoreConfig(out_dir=tmp_path / "out", **values)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FileVectors, "embed", stopped)
+        score(config)
+    out = score(config)
+    shard = "shard-00000.jsonl"
+    assert (out / shard).read_bytes() == (undisturbed / shard).read_bytes()

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sicog.curation.build.amounts import BuildSource, amounts
+from sicog.curation.build.build import BuildSource
+from sicog.data.amounts import amounts
 
 
 def sources(**given):
