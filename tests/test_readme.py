@@ -108,14 +108,14 @@ def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
         config = read_json(tmp_path / folder / "run.json")["config"]
         return tuple(config[name] for name in names)
 
-    # What was exported counts (D-U1, D-U2, D-U8).
+    # What was exported counts.
     assert values("runs/base/stage1", "learning_rate", "global_batch", "device_batch") == (3e-4, 4, 2)
     for stage in ("runs/perception/stage0", "runs/next/stage15", "runs/next/stage2"):
         assert values(stage, "learning_rate", "global_batch", "device_batch") == (4e-5, 4, 4)
     for run in ("runs/sicog/captions-second", "runs/sicog/answers-cot-default"):
         assert values(run, "temperature", "top_p", "seed") == (1.3, 0.98, int("second" in run))
     assert values("data/kept-captions/selected", "threshold") == (0.1,)
-    # Each step reads what the step before it wrote (D-U3, D-M3).
+    # Each step reads what the step before it wrote.
     assert inputs("runs/next/stage15")["model.projector"] == "runs/base/stage1"
     assert inputs("runs/next/stage2")["model.checkpoint"] == "runs/next/stage15"
     assert inputs("runs/reasoner/stage0")["model.checkpoint"] == "runs/base/stage2"
@@ -139,7 +139,7 @@ def test_a_checkpoint_goes_out_and_in(tmp_path):
     assert model.config.query_grid == 8
 
 
-def test_every_variable_of_the_readme_is_one_that_its_script_reads():  # D-U1, D-U7
+def test_every_variable_of_the_readme_is_one_that_its_script_reads():
     for line in re.sub(r"\\\n\s*", "", STAGES).splitlines():
         if script := re.search(r"\S+\.sh", line):
             for name in re.findall(r"\b([A-Z_]+)=", line):

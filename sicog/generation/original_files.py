@@ -129,7 +129,7 @@ def export_candidates(folder: Path, out: Path, *, form: Literal["candidates", "g
     """Write candidate sets as a JSON list of the original; returns the number of rows.
 
     form: `candidates` is what its curation reads, `generated` what its sampling writes (one candidate a row).
-    Raises `ValueError` where rows differ in their number of candidates, which the original cannot read (D-C19).
+    Raises `ValueError` where rows differ in their number of candidates, which the original cannot read.
     """
     n = 0
     with atomic_write(out) as file:

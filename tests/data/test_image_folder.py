@@ -64,21 +64,21 @@ def test_names_mean_files_first_then_members_the_last_of_equal_ones(folder: Path
     ],
 )
 def test_names_that_lead_elsewhere_are_refused(folder: Path, cache: Path, inside: str, name: str, reason: str) -> None:
-    """R5. Links within a tar are no files."""
+    """Links within a tar are no files."""
     with pytest.raises(ImageProblem) as caught:
         ImageFolder(folder / inside, cache=cache).find(name)
     assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("name", ["a/cut.png", "empty.png"])
-def test_damaged_members_are_broken_images(folder: Path, cache: Path, name: str) -> None:  # R4
+def test_damaged_members_are_broken_images(folder: Path, cache: Path, name: str) -> None:
     images = ImageFolder(folder, cache=cache)
     with pytest.raises(ImageProblem, match=name) as caught:
         images.measure(images.find(name))
     assert caught.value.reason == "image_broken"
 
 
-def test_a_bomb_in_a_tar_is_not_decoded(tmp_path: Path, cache: Path) -> None:  # R4
+def test_a_bomb_in_a_tar_is_not_decoded(tmp_path: Path, cache: Path) -> None:
     stream = io.BytesIO()
     Image.new("1", (20000, 20000)).save(stream, "png")
     write_tar(tmp_path / "x.tar", {"bomb.png": stream.getvalue()})

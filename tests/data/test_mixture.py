@@ -52,7 +52,7 @@ def ids(cache: Path):
         ("first:3", [0, 1, 2]),
         ("end:2", [8, 9]),
         ("first:25%", [0, 1, 2]),
-        ("first:12.5%", [0, 1]),  # D-C55: fractions of a percent
+        ("first:12.5%", [0, 1]),  # fractions of a percent
         ("end:10%", [9]),
         ("random:100%", list(range(10))),
     ],
@@ -61,7 +61,7 @@ def test_take(ids, ours: Path, take: str, expected: list[int]) -> None:
     assert ids(Source(path=ours, take=take)) == [f"o{i}" for i in expected]
 
 
-def test_random_depends_on_seed_and_place_alone(ids, ours: Path, tmp_path: Path) -> None:  # D-C12
+def test_random_depends_on_seed_and_place_alone(ids, ours: Path, tmp_path: Path) -> None:
     source = Source(path=ours, take="random:5")
     moved = tmp_path / "moved"
     ours.rename(moved)
@@ -115,7 +115,7 @@ def test_a_share_is_rounded_up_and_lies_within_the_rows(n: int, share: float, wh
 
 
 @pytest.mark.parametrize("take", ["some", "first:", "first:0", "first:101%", "random:1.5", "end:-1", "end:0", "end:0%"])
-def test_a_wrong_take_is_refused(take: str, tmp_path: Path) -> None:  # D-C55: end:0 kept everything
+def test_a_wrong_take_is_refused(take: str, tmp_path: Path) -> None:  # end:0 kept everything
     with pytest.raises(ValueError, match="take"):
         Source(path=tmp_path, take=take)
 

@@ -49,7 +49,7 @@ def test_published_forms(row: dict[str, Any]) -> None:
     assert pair == PreferencePair(id="7", images=("a.png",), prompt=PLAIN, chosen="two", rejected="three")
 
 
-def test_a_marker_in_an_answer_is_text() -> None:  # D-C9
+def test_a_marker_in_an_answer_is_text() -> None:
     pair = parse_pair({"prompt": "Say it", "image": "a.png", "chosen": "<image> it is", "rejected": "<image>"}, "1")
     assert (pair.images, pair.chosen, pair.rejected) == (("a.png",), "<image> it is", "<image>")
     assert sum(len(turn.images_at) for turn in pair.turns(pair.chosen)) == 1

@@ -57,7 +57,7 @@ def test_half_plane_covers_the_share_at_every_angle():
                 assert abs(half_plane(width, height, float(angle), share).mean() - share) < 0.012
 
 
-def test_mask_fills_a_half_plane_with_its_mean():  # D-C53: one draw, no loop of rejections
+def test_mask_fills_a_half_plane_with_its_mean():  # one draw, no loop of rejections
     image = _photo()
     before, after = np.asarray(image), np.asarray(corrupt(image, ["mask"], 1, "a"))
     changed = (before != after).any(axis=2)

@@ -258,7 +258,7 @@ def test_corruptions_change_the_image_that_is_seen(tiny_dir, world, captions, tm
     assert set(_sets(masked)) == set(_sets(clean))
 
 
-def test_candidates_carry_what_was_done_to_their_images(tiny_dir, world, captions, tmp_path):  # D-C11
+def test_candidates_carry_what_was_done_to_their_images(tiny_dir, world, captions, tmp_path):
     names = ["mirror_rotation", "gaussian_blur"]
     config = _config(tiny_dir, world, tmp_path / "spoilt", corruptions=names, max_new_tokens=2)
     found = set()

@@ -167,7 +167,7 @@ def test_slots_are_refilled(loaded):
     results = sampler.run(jobs)
     lengths = Counter(s.n_tokens for samples in results for s in samples)
     assert len(lengths) > 20
-    assert sampler.steps_used / sampler.steps > 0.92  # P8: 20 times the slots, some answers three times the mean
+    assert sampler.steps_used / sampler.steps > 0.92  # 20 times the slots, some answers three times the mean
 
 
 def test_rows_that_come_in_take_places_and_the_others_stay(loaded, monkeypatch):

@@ -99,7 +99,7 @@ def test_rows_beyond_one_batch_are_found(tmp_path: Path, cache: Path, monkeypatc
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_jsonl_cut_anywhere_loses_one_row(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """R3, and with one byte that is not UTF-8 besides."""
+    """The file also holds one byte that is not UTF-8."""
     folder = tmp_path_factory.mktemp("cut")
     lines = [json.dumps(row(i)).encode() for i in range(4)]
     whole = b"\n".join(lines)
@@ -114,7 +114,7 @@ def test_a_jsonl_cut_anywhere_loses_one_row(tmp_path_factory: pytest.TempPathFac
     assert drops[0].detail.startswith("cut.jsonl:1: ") and len(drops) <= 2
 
 
-def test_rows_of_wrong_shape_are_dropped_by_name(tmp_path: Path, cache: Path) -> None:  # R3
+def test_rows_of_wrong_shape_are_dropped_by_name(tmp_path: Path, cache: Path) -> None:
     bad = [5, [], {"id": "x"}, {**row(1), "conversations": "hi"}, {**row(2), "id": {}}, row(3, 4), row(9)]  # type: ignore[arg-type]
     (tmp_path / "x.json").write_text(json.dumps(bad))
     table = open_table(tmp_path / "x.json", cache)

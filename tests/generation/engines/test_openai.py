@@ -1,4 +1,4 @@
-"""The engine `openai` against a real local server: what is asked, what is kept, what fails (R12)."""
+"""The engine `openai` against a real local server: what is asked, what is kept, what fails."""
 
 import base64
 import io
