@@ -16,7 +16,7 @@ _INSTALL = {
 }
 
 
-def lacking(module: str, what: str, package: str = "") -> list[str]:
+def missing_package_message(module: str, what: str, package: str = "") -> list[str]:
     """The sentence for a package that is not installed, or nothing. Imports nothing.
 
     module: as it is imported. what: needs it, as the sentence begins. package: its name for pip, where that differs.
@@ -29,11 +29,11 @@ def lacking(module: str, what: str, package: str = "") -> list[str]:
     return [] if found else [f"{what} needs the package {name}: pip install {_INSTALL.get(module, name)}"]
 
 
-def imported(module: str, what: str) -> Any:
+def import_package(module: str, what: str) -> Any:
     """The module. Raises `ValueError` with the sentence of `lacking` where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        if sentence := lacking(module, what):
+        if sentence := missing_package_message(module, what):
             raise ValueError(sentence[0]) from None
         raise

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from sicog.config.keys import members
 from sicog.config.paths import as_utf8, at_home
-from sicog.config.validation import told
+from sicog.config.validation import validation_message
 from sicog.console import say
 
 
@@ -47,7 +47,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _by_its_key(cls, values: Any) -> Any:
-        return by_its_key(cls.other_names(), values) if isinstance(values, Mapping) else values
+        return resolve_key_names(cls.other_names(), values) if isinstance(values, Mapping) else values
 
     @field_validator("*", mode="after")
     @classmethod
@@ -140,7 +140,7 @@ def _without_paths(value: Any) -> Any:
     return value
 
 
-def by_its_key(names: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[str, Any]:
+def resolve_key_names(names: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The values with each key by its own name. Raises `ValueError` when one is given by both of its names."""
     if not (given := [name for name in names if name in values]):
         return values
@@ -156,7 +156,7 @@ def by_its_key(names: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[s
     return result
 
 
-def say_old_names(model: type[BaseModel] | None, given: Iterable[str]) -> None:
+def report_old_names(model: type[BaseModel] | None, given: Iterable[str]) -> None:
     """Tell a user who gave a key by its old name what it is called now."""
     old = model.formerly if model and issubclass(model, Config) else {}
     for name in dict.fromkeys(key for key in given if key in old):
@@ -166,7 +166,7 @@ def say_old_names(model: type[BaseModel] | None, given: Iterable[str]) -> None:
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises `ValueError` naming the file and, where the parser knows it, the line."""
     try:
-        value = _keys_as_written(yaml.safe_load(path.read_text(encoding="utf-8")))
+        value = _restore_on_key(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such config file") from None
     except IsADirectoryError:
@@ -182,7 +182,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def load_extended(
+def load_with_extends(
     path: Path,
     extended_by: Sequence[Path] = (),
     *,
@@ -202,7 +202,7 @@ def load_extended(
     below = path.parent / at_home(Path(base))
     if below.resolve() in chain:
         raise ValueError(f"{path}: extends goes in a circle: {' -> '.join(p.name for p in chain)} -> {base}")
-    return merge(load_extended(below, chain, place=place), values)
+    return merge(load_with_extends(below, chain, place=place), values)
 
 
 def merge(below: Any, above: Any) -> Any:
@@ -221,8 +221,8 @@ def apply_overrides(
     them it is cut at commas (or is YAML in brackets).
     """
     names: Mapping[str, str] = model.other_names() if model and issubclass(model, Config) else {}
-    say_old_names(model, [*values, *(item.partition("=")[0] for item in overrides)])
-    result = _copy(by_its_key(names, values))
+    report_old_names(model, [*values, *(item.partition("=")[0] for item in overrides)])
+    result = _copy(resolve_key_names(names, values))
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:
@@ -236,7 +236,7 @@ def apply_overrides(
                 raise ValueError(f"override {item!r}: {parent!r} holds a value, not further keys")
             node = child
         kind = _kind(model, key.split(".")) if model else None
-        node[leaf] = _parsed(item, text, kind)
+        node[leaf] = _parse_value(item, text, kind)
     return result
 
 
@@ -245,29 +245,29 @@ def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Con
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise ValueError(f"{where}: {told(error, model)}") from None
+        raise ValueError(f"{where}: {validation_message(error, model)}") from None
 
 
 def load_config(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ()) -> ConfigT:
     """A config from a YAML file (or only from defaults when `path` is None), what it extends, and overrides."""
-    values = load_extended(path) if path else {}
+    values = load_with_extends(path) if path else {}
     return validate(model, apply_overrides(values, overrides, model), str(path or "command line"))
 
 
-def _keys_as_written(value: Any) -> Any:
+def _restore_on_key(value: Any) -> Any:
     """YAML 1.1 reads a bare key `on` as true."""
     if isinstance(value, dict):
-        return {"on" if key is True else key: _keys_as_written(item) for key, item in value.items()}
-    return [_keys_as_written(item) for item in value] if isinstance(value, list) else value
+        return {"on" if key is True else key: _restore_on_key(item) for key, item in value.items()}
+    return [_restore_on_key(item) for item in value] if isinstance(value, list) else value
 
 
-def _parsed(item: str, text: str, kind: str | None) -> Any:
+def _parse_value(item: str, text: str, kind: str | None) -> Any:
     if kind == "text":
         return None if text == "null" else text
     if kind == "texts" and not text.startswith("[") and text != "null":
         return [part for part in text.split(",") if part]
     try:
-        value = _keys_as_written(yaml.safe_load(text)) if text else ""
+        value = _restore_on_key(yaml.safe_load(text)) if text else ""
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"override {item!r} holds no valid YAML value ({reason}); put it in quotes") from None

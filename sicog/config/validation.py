@@ -41,7 +41,7 @@ _SAYS: Mapping[str, str] = {
 }
 
 
-def in_words(item: ErrorDetails) -> str:
+def error_phrase(item: ErrorDetails) -> str:
     """What is wrong with one value, without its key: `must be an integer`."""
     template = _SAYS.get(item["type"])
     if template is None:
@@ -50,13 +50,13 @@ def in_words(item: ErrorDetails) -> str:
     return template.format_map(values)
 
 
-def first_told(error: ValidationError) -> str:
+def first_validation_message(error: ValidationError) -> str:
     """What is wrong first, with the field and without its value, which may be long."""
     item = error.errors(include_url=False)[0]
-    return _sentence(_dotted(item["loc"]) or "row", in_words(item), item["type"])
+    return _sentence(_dotted_key(item["loc"]) or "row", error_phrase(item), item["type"])
 
 
-def told(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+def validation_message(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """What is wrong with the values of a config, key by key, in one sentence.
 
     model: the config class, by which lists are explained and the nearest known key is named.
@@ -74,18 +74,20 @@ def told(error: ValidationError, model: type[BaseModel] | None = None) -> str:
 def _line(item: ErrorDetails, model: type[BaseModel] | None) -> str:
     place, annotation = _place(item["loc"], model) if model else (item["loc"], None)
     if item["type"] == "extra_forbidden":
-        return f"unknown key {_dotted(place)!r}{_known(model, item) if model else ''}"
+        return f"unknown key {_dotted_key(place)!r}{_key_hint(model, item) if model else ''}"
     if item["type"] == "missing" and place and isinstance(place[-1], int):  # of a list of so many
         place, annotation = _place(item["loc"][:-1], model) if model else (place[:-1], None)
-        return f"{_dotted(place)}: must be {type_text(annotation) if annotation else 'longer'}, got {item['input']!r}"
+        return (
+            f"{_dotted_key(place)}: must be {type_text(annotation) if annotation else 'longer'}, got {item['input']!r}"
+        )
     if item["type"] in _LISTS and item["input"] is not None:
-        return f"{_dotted(place)}: {_as_list(_dotted(place), item['input'], annotation)}, got {item['input']!r}"
+        return f"{_dotted_key(place)}: {_as_list(_dotted_key(place), item['input'], annotation)}, got {item['input']!r}"
     if place and place[-1] == "[key]":
-        return f"{_dotted(place[:-2])}: each name {in_words(item)}, got {item['input']!r}"
+        return f"{_dotted_key(place[:-2])}: each name {error_phrase(item)}, got {item['input']!r}"
     # What is wrong with several keys together is said in the sentence; all of them would bury it.
     whole = isinstance(item["input"], (Mapping, BaseModel)) and item["type"] == "value_error"
-    given = "" if whole or item["type"] == "missing" else f", got {_shown(item['input'])}"
-    return f"{_sentence(_dotted(place) or 'config', in_words(item), item['type'])}{given}"
+    given = "" if whole or item["type"] == "missing" else f", got {_value_text(item['input'])}"
+    return f"{_sentence(_dotted_key(place) or 'config', error_phrase(item), item['type'])}{given}"
 
 
 def _sentence(key: str, words: str, kind: str) -> str:
@@ -130,7 +132,7 @@ def _below(options: Sequence[Any], part: int | str) -> Any:
     return None
 
 
-def _known(model: type[BaseModel], item: ErrorDetails) -> str:
+def _key_hint(model: type[BaseModel], item: ErrorDetails) -> str:
     """Which key may be meant: the nearest, or for a variable of a script how it is given."""
     *above, last = item["loc"]
     _, node = _place(above, model)
@@ -145,9 +147,9 @@ def _known(model: type[BaseModel], item: ErrorDetails) -> str:
     return f" (known: {', '.join(names)})" if names else ""
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return "null" if value is None else f"{value!r:.200}"
 
 
-def _dotted(location: Sequence[int | str]) -> str:
+def _dotted_key(location: Sequence[int | str]) -> str:
     return ".".join(str(part) for part in location)

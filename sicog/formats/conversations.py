@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple
 import orjson
 from pydantic import ValidationError
 
-from sicog.config.validation import first_told
+from sicog.config.validation import first_validation_message
 from sicog.formats import json_rows
 from sicog.formats.row_keys import MARKER as MARKER
 from sicog.formats.row_keys import (
@@ -34,7 +34,7 @@ from sicog.formats.row_keys import (
 from sicog.formats.row_keys import caption_of as caption_of
 from sicog.formats.row_keys import ensure_marker as ensure_marker
 from sicog.formats.row_keys import first_question as first_question
-from sicog.formats.row_keys import given as given
+from sicog.formats.row_keys import first_value as first_value
 from sicog.records import Dropped, Example, Query, RecordT, Turn
 from sicog.stages.scratch import Scratch, id_digest
 from sicog.stages.storage import atomic_write
@@ -175,7 +175,7 @@ def parse_row(
     except RowError as error:
         return Dropped(id=row_id, step=step, reason=error.reason, detail=f"{where}: {error}")
     except ValidationError as error:
-        detail = f"{where}: {first_told(error)}"
+        detail = f"{where}: {first_validation_message(error)}"
         return Dropped(id=row_id, step=step, reason="malformed_row", detail=detail)
 
 
@@ -196,14 +196,14 @@ def parse_example(row: Row, row_id: str) -> Example:
     parsed = _place_images(turns, len(images))
     roles = [t.role for t in parsed if t.role != "system"]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2) or any(t.role == "system" for t in parsed[1:]):
-        raise RowError("turn_order", f"turns must alternate human, gpt; got {', '.join(map(_called, parsed))}")
+        raise RowError("turn_order", f"turns must alternate human, gpt; got {', '.join(map(_role_name, parsed))}")
     if not any(t.text.split() for t in parsed):
         raise RowError("no_words", "the conversation holds no word")
     extra = other_keys(row, *turn_columns(row))
     return Example(id=row_id, images=images, turns=parsed, extra=extra)
 
 
-def _called(turn: Turn) -> str:
+def _role_name(turn: Turn) -> str:
     """A turn's role as users' files call it."""
     return _NAMES[turn.role]
 
@@ -251,7 +251,7 @@ def to_llava(example: Example) -> Row:
     row: Row = {"id": example.id}
     if example.images:
         row["image"] = example.images[0] if len(example.images) == 1 else list(example.images)
-    turns = [{"from": _called(t), "value": _with_markers(t)} for t in example.turns]
+    turns = [{"from": _role_name(t), "value": _with_markers(t)} for t in example.turns]
     return {**row, "conversations": turns, **example.extra}
 
 

@@ -27,16 +27,16 @@ class RowError(ValueError):
         self.reason = reason
 
 
-def given(row: Mapping[str, Any], *keys: str) -> Any:
+def first_value(row: Mapping[str, Any], *keys: str) -> Any:
     """The value of the first of these keys that says something, else None.
 
     A key with null, or a list of nothing else, is as good as absent: `Dataset.to_json` gives every row every key of all
     rows.
     """
-    return next((row[key] for key in keys if _says_something(row.get(key))), None)
+    return next((row[key] for key in keys if _has_value(row.get(key))), None)
 
 
-def _says_something(value: Any) -> bool:
+def _has_value(value: Any) -> bool:
     return any(item is not None for item in value) if isinstance(value, list) else value is not None
 
 
@@ -45,7 +45,7 @@ def image_names(row: Row) -> tuple[str, ...]:
     `file_name` (an image folder of `datasets`), or the image parts of its messages. No videos. Raises `RowError`."""
     if row.get("video") or row.get("videos"):
         raise RowError("video", "the row has a video, which is not supported")
-    value = given(row, "image", "images")
+    value = first_value(row, "image", "images")
     if value is None:
         value = row["file_name"] if _file_name_is_image(row) else list(_named_in_turns(row))
     names = [name for name in value if name is not None] if isinstance(value, list) else [value]
@@ -59,7 +59,7 @@ def turns_of(row: Row, *, required: bool = True) -> list[tuple[str, str]]:
 
     A question or caption in a column of its own shows all images of the row, in front.
     """
-    turns = given(row, *_TURNS)
+    turns = first_value(row, *_TURNS)
     if turns is None:
         turns = _turns_from_columns(row, required)
     if not required and turns is None:
@@ -68,8 +68,8 @@ def turns_of(row: Row, *, required: bool = True) -> list[tuple[str, str]]:
         raise RowError("no_turns", _no_turns(row))
     found = []
     for number, turn in enumerate(turns, 1):
-        role = given(turn, "from", "role") if isinstance(turn, Mapping) else None
-        text = given(turn, "value", "content") if isinstance(turn, Mapping) else None
+        role = first_value(turn, "from", "role") if isinstance(turn, Mapping) else None
+        text = first_value(turn, "value", "content") if isinstance(turn, Mapping) else None
         if isinstance(role, str) and role in ROLES and is_parts(text):
             text = joined_parts(text, ROLES[role], f"turn {number}")
         if not isinstance(role, str) or role not in ROLES or not isinstance(text, str):
@@ -98,7 +98,7 @@ def caption_of(row: Row) -> str:
     """The caption that a teacher starts from: `caption`, or `text` of an image folder of `datasets`.
 
     Raises `RowError`."""
-    caption = given(row, "caption", "text")
+    caption = first_value(row, "caption", "text")
     if not isinstance(caption, str) or not caption.strip():
         raise RowError("no_caption", f"the teacher starts from the row's `caption`, a text; got {caption!r:.100}")
     return caption.strip()
@@ -112,7 +112,7 @@ def check_markers(markers: int, n_images: int, where: str) -> None:
 
 def ensure_marker(row: Row) -> Row:
     """The row with the image marker in its first human turn, where images are given and no turn has a marker."""
-    key = next((key for key in _TURNS if given(row, key) is not None), None)
+    key = next((key for key in _TURNS if first_value(row, key) is not None), None)
     turns = row[key] if key else None
     if key is None or not isinstance(turns, list) or not image_names(row):
         return row
@@ -120,7 +120,7 @@ def ensure_marker(row: Row) -> Row:
     if not human or any(MARKER in _shown_text(turns[i]) for i in human):
         return row
     first = turns[human[0]]
-    text_key = "value" if given(first, "value") is not None or "content" not in first else "content"
+    text_key = "value" if first_value(first, "value") is not None or "content" not in first else "content"
     text = first.get(text_key, "")
     if is_parts(text):
         text = joined_parts(text, "user", "the first human turn")
@@ -132,17 +132,17 @@ def ensure_marker(row: Row) -> Row:
 
 def other_keys(row: Row, *used: str) -> dict[str, Any]:
     """What a record keeps as `extra`: the keys of the row that no field holds, minus those named."""
-    read = {"file_name"} if given(row, "image", "images") is None and _file_name_is_image(row) else set()
+    read = {"file_name"} if first_value(row, "image", "images") is None and _file_name_is_image(row) else set()
     return {k: v for k, v in row.items() if k not in ROW_KEYS and k not in used and k not in read}
 
 
 def turn_columns(row: Row) -> tuple[str, ...]:
     """The columns that `turns_of` makes the turns of a row to train on from; none where it has turns."""
-    if given(row, *_TURNS) is not None:
+    if first_value(row, *_TURNS) is not None:
         return ()
-    if given(row, "question") is not None:
+    if first_value(row, "question") is not None:
         return ("question", "answer")
-    return ("text",) if given(row, "text") is not None and image_names(row) else ()
+    return ("text",) if first_value(row, "text") is not None and image_names(row) else ()
 
 
 def is_parts(content: Any) -> TypeGuard[list[Mapping[str, Any]]]:
@@ -159,8 +159,8 @@ def images_of_parts(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     """The images that parts name themselves: under `image`, `path` or `url`, or as `image_url`."""
     found = []
     for part in filter(_is_image, parts):
-        value = given(part, "image", "path", "url", "image_url")
-        value = given(value, "url", "path") if isinstance(value, Mapping) else value
+        value = first_value(part, "image", "path", "url", "image_url")
+        value = first_value(value, "url", "path") if isinstance(value, Mapping) else value
         if isinstance(value, str):
             found.append(value)
     return found
@@ -184,18 +184,18 @@ def _is_image(part: Mapping[str, Any]) -> bool:
 
 
 def _is_of_user(turn: Any) -> bool:
-    return isinstance(turn, Mapping) and ROLES.get(str(given(turn, "from", "role"))) == "user"
+    return isinstance(turn, Mapping) and ROLES.get(str(first_value(turn, "from", "role"))) == "user"
 
 
 def _shown_text(turn: Mapping[str, Any]) -> str:
     """A turn's text as far as markers go, whatever is wrong with it."""
-    content = given(turn, "value", "content")
+    content = first_value(turn, "value", "content")
     return MARKER if is_parts(content) and any(map(_is_image, content)) else str(content)
 
 
 def _named_in_turns(row: Row) -> Sequence[str]:
-    turns = given(row, *_TURNS)
-    contents = [given(turn, "value", "content") for turn in turns if _is_of_user(turn)] if is_parts(turns) else []
+    turns = first_value(row, *_TURNS)
+    contents = [first_value(turn, "value", "content") for turn in turns if _is_of_user(turn)] if is_parts(turns) else []
     return [name for content in contents if is_parts(content) for name in images_of_parts(content)]
 
 
@@ -203,13 +203,13 @@ def _file_name_is_image(row: Row) -> bool:
     """A row that tells its turns and shows no image in them only happens to have a key of that name."""
     if not isinstance(row.get("file_name"), str):
         return False
-    turns = given(row, *_TURNS)
+    turns = first_value(row, *_TURNS)
     return turns is None or (is_parts(turns) and any(MARKER in _shown_text(t) for t in turns if _is_of_user(t)))
 
 
 def _turns_from_columns(row: Row, required: bool) -> Any:
     question, answer = row.get("question"), row.get("answer")
-    if given(row, "question") is None and required and "text" in turn_columns(row):
+    if first_value(row, "question") is None and required and "text" in turn_columns(row):
         question, answer = "", row["text"]
     if question is None or (required and answer is None):
         return None

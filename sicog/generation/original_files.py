@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from sicog.chains import ChainError, parse
 from sicog.config import Config
 from sicog.data.rows.users_rows import open_users_rows
-from sicog.formats import MARKER, QueryParser, Row, RowError, given
+from sicog.formats import MARKER, QueryParser, Row, RowError, first_value
 from sicog.records import Candidate, CandidateSet, Query
 from sicog.stages.runner import Stage, run_stage
 from sicog.stages.storage import atomic_write, read_records
@@ -94,7 +94,7 @@ class _Parser:
         return CandidateSet(id=row_id, query=query, candidates=tuple(candidates))
 
     def _texts(self, row: Row) -> list[str]:
-        found = given(row, LIST, GENERATED[self.config.task])
+        found = first_value(row, LIST, GENERATED[self.config.task])
         texts = [found] if isinstance(found, str) else found
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             keys = f"{GENERATED[self.config.task]} (a text) or {LIST} (a list of texts)"

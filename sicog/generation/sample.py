@@ -25,7 +25,7 @@ from sicog.generation.engines.engine import Engine, load_engine
 from sicog.generation.sampling import Job, LongPromptError, Picture, Request, Sample, SamplingConfig, Unanswered
 from sicog.model.hub import local_model
 from sicog.model.image_files import image_size, load_image
-from sicog.model.precision import Precision, settled
+from sicog.model.precision import Precision, resolve_precision
 from sicog.records import Candidate, CandidateSet, Corruption, Dropped, Failed, Query
 from sicog.remote.config import EndpointConfig
 from sicog.stages.backends import backend_of
@@ -151,7 +151,7 @@ class SampleConfig(SamplingConfig):
         """A run that is resumed elsewhere must not mix the answers of two precisions."""
         if self.engine != "transformers":
             return self
-        return self.model_copy(update={"precision": settled(self.precision, self.device)})
+        return self.model_copy(update={"precision": resolve_precision(self.precision, self.device)})
 
     @property
     def wanted_styles(self) -> tuple[StyleCount, ...]:

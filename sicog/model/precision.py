@@ -11,7 +11,7 @@ _DEVICES = ("cpu", "cuda", "xpu", "mps", "npu", "meta")
 _WITH_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # by torch's names of what a CPU can do
 
 
-def settled(precision: Precision, device: str = "auto") -> Precision:
+def resolve_precision(precision: Precision, device: str = "auto") -> Precision:
     """What `auto` and `native` stand for on this device (`auto`: a GPU when there is one); others as they are."""
     if precision not in ("auto", "native"):
         return precision

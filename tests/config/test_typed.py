@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from sicog.config import Config, apply_overrides, load_config, load_extended, load_yaml, validate
+from sicog.config import Config, apply_overrides, load_config, load_with_extends, load_yaml, validate
 from sicog.training.config import TrainConfig
 
 
@@ -168,7 +168,7 @@ def test_extends_in_a_circle_or_of_no_path_is_a_sentence(tmp_path, files, says):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=says):
-        load_extended(tmp_path / "a.yaml")
+        load_with_extends(tmp_path / "a.yaml")
 
 
 class Numbers(Config):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sicog import cli
 from sicog.config import load_config
-from sicog.config.packages import imported, lacking
+from sicog.config.packages import import_package, missing_package_message
 from sicog.estimates.counts import Counts
 from sicog.estimates.preflight import is_finished, problems
 from sicog.estimates.refusals import refusals
@@ -173,14 +173,14 @@ def test_a_plan_of_a_recipe_that_can_start(here: Path) -> None:
 def test_a_package_that_is_missing_is_said_and_one_that_breaks_is_not_called_missing(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert lacking("json", "this") == [] and imported("json", "this") is json
-    assert lacking("no.such", "this") == ["this needs the package no.such: pip install no.such"]
+    assert missing_package_message("json", "this") == [] and import_package("json", "this") is json
+    assert missing_package_message("no.such", "this") == ["this needs the package no.such: pip install no.such"]
     with pytest.raises(ValueError, match="this needs the package nosuch: pip install nosuch"):
-        imported("nosuch", "this")
+        import_package("nosuch", "this")
     (here / "breaks.py").write_text("import nosuch")
     monkeypatch.syspath_prepend(str(here))
     with pytest.raises(ImportError, match="No module named 'nosuch'"):
-        imported("breaks", "this")
+        import_package("breaks", "this")
 
 
 def test_candidates_of_a_curate_step_are_counted(here: Path) -> None:

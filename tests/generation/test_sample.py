@@ -15,7 +15,7 @@ from generation.worlds import SIZES, write_world
 from sicog.config import load_config
 from sicog.generation.corruption import drawn
 from sicog.generation.sample import SampleBlock, SampleConfig, sample, styles_for_prompt
-from sicog.model.precision import settled
+from sicog.model.precision import resolve_precision
 from sicog.records import CandidateSet, Dropped, Query
 from sicog.stages.provenance import digest_path
 from sicog.stages.storage import read_json, read_records, write_dataset
@@ -199,10 +199,10 @@ def test_precision(tiny_dir, world, tmp_path):
         folder = sample(config)
         assert read_json(folder / "run.json")["identity"]["precision"] == str(dtype).removeprefix("torch.")
         assert len(_sets(folder)) == 7
-    assert settled("auto", "cuda:1") == "bfloat16"
+    assert resolve_precision("auto", "cuda:1") == "bfloat16"
     for device in ("gpu", "CPU", "cuda:x", ""):
         with pytest.raises(ValueError, match="give auto, cpu, cuda"):
-            settled("auto", device)
+            resolve_precision("auto", device)
     sample(_config(tiny_dir, world, tmp_path / "auto", precision="float32", max_new_tokens=4))  # the same run
     with pytest.raises(ValueError, match="precision was"):
         sample(_config(tiny_dir, world, tmp_path / "auto", precision="bfloat16", max_new_tokens=4))

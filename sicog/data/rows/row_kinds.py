@@ -19,7 +19,7 @@ from sicog.data.rows.file_kinds import SourceFiles, find_files
 from sicog.data.rows.users_rows import UsersRows, open_users_rows
 from sicog.formats import QueryParser, parse_example
 from sicog.formats.json_rows import loads
-from sicog.formats.row_keys import MARKER, Row, RowError, caption_of, given, image_names, turn_columns, turns_of
+from sicog.formats.row_keys import MARKER, Row, RowError, caption_of, first_value, image_names, turn_columns, turns_of
 from sicog.records import CandidateSet, Dropped, Example, PreferencePair, Query, Record, ScoredSet
 from sicog.stages.reader import FolderSource, Source
 from sicog.tasks import CAPTION_REQUEST
@@ -45,7 +45,7 @@ def _parse_caption(row: Row, row_id: str) -> Query:
 
 
 def _parse_candidates(row: Row, row_id: str) -> Query:
-    texts = given(row, *_GENERATED)
+    texts = first_value(row, *_GENERATED)
     if not all(isinstance(text, str) for text in (texts if isinstance(texts, list) else [texts])):
         raise RowError("no_candidates", "a row needs candidates (a list of texts), or one generated text")
     return QueryParser("reasoning" if _asks(row) else "captioning")(row, row_id)
@@ -118,23 +118,23 @@ def _kind_of_row(value: Any) -> RowKind | None:
 def _kind_by_keys(row: Row) -> RowKind | None:
     if {"chosen", "rejected"} <= row.keys() or {"output_1", "output_2"} <= row.keys():
         return PAIRS
-    if given(row, *_GENERATED) is not None:
+    if first_value(row, *_GENERATED) is not None:
         return CANDIDATES
     if _answers(row):
         return EXAMPLES
-    if given(row, "caption", "cod_caption") is not None:
+    if first_value(row, "caption", "cod_caption") is not None:
         return CAPTIONS
     if turn_columns(row) == ("text",):
         return EXAMPLES
     if _asks(row):
         return QUESTIONS
-    is_image = _questions(row) or given(row, "conversations", "messages") is None
+    is_image = _questions(row) or first_value(row, "conversations", "messages") is None
     return IMAGES if is_image and image_names(row) else None
 
 
 def _answers(row: Row) -> bool:
     turns = turns_of(row, required=False)
-    return any(role == "assistant" for role, _ in turns) or (bool(turns) and given(row, "answer") is not None)
+    return any(role == "assistant" for role, _ in turns) or (bool(turns) and first_value(row, "answer") is not None)
 
 
 def _asks(row: Row) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sicog.generation.sampling import Job, Sample, SamplingConfig, Unanswered
 from sicog.model.kernels.choice import chosen_attention, use_attention
-from sicog.model.precision import Precision, chosen_device, settled
+from sicog.model.precision import Precision, chosen_device, resolve_precision
 
 if TYPE_CHECKING:
     from sicog.generation.sampler import Sampler
@@ -67,7 +67,9 @@ def load_sampler(
 def _loaded(checkpoint: Path, device: str, precision: Precision) -> tuple[Any, Any]:
     from sicog.model.checkpoints import load_checkpoint
 
-    model, processor = load_checkpoint(checkpoint, dtype=settled(precision, device), device=chosen_device(device))
+    model, processor = load_checkpoint(
+        checkpoint, dtype=resolve_precision(precision, device), device=chosen_device(device)
+    )
     # The language model reads forked caches through masks, which flash-attn does not take.
     use_attention(model, language_model="sdpa", vision_tower=chosen_attention("auto", precision, device))
     return model, processor

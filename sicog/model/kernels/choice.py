@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any, Literal
 
-from sicog.model.precision import Precision, named_device, settled
+from sicog.model.precision import Precision, named_device, resolve_precision
 
 Attention = Literal["auto", "sdpa", "flash", "eager"]
 Kernels = Literal["auto", "liger", "plain"]
@@ -24,7 +24,7 @@ def chosen_attention(attention: Attention, precision: Precision = "auto", device
     if attention == "eager":
         return "eager"
     missing = _missing("flash_attn", "flash-attn", device)
-    if settled(precision, device) == "float32":
+    if resolve_precision(precision, device) == "float32":
         missing.append("precision bfloat16")
     if attention == "flash" and missing:
         raise ValueError(f"attention 'flash' needs {' and '.join(missing)}; leave it at 'auto', which then takes SDPA")

@@ -13,9 +13,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+<<<<<<< HEAD
 from sicog.model.precision import chosen_device, settled
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.parallel.kind import ZERO_STAGES, settled_parallel
+=======
+from sicog.model.precision import chosen_device, resolve_precision
+from sicog.stages.provenance import RUN
+from sicog.stages.storage import read_json
+from sicog.training.config import ModelSource, Parallel, TrainConfig
+>>>>>>> 2ae7bc6 (Name config, format and row helpers by what they return)
 
 if TYPE_CHECKING:
     from sicog.model.modeling import SicogForConditionalGeneration
@@ -82,7 +89,7 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
         if stage == 3:
             zero["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
-    bf16 = settled(config.precision) == "bfloat16"
+    bf16 = resolve_precision(config.precision) == "bfloat16"
     return {
         "zero_optimization": zero,
         "bf16": {"enabled": bf16},
