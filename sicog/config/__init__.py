@@ -1,4 +1,4 @@
-"""Typed configuration, its keys for people, and what is wrong with a config in plain words."""
+"""Typed configuration, its list of keys, and error messages about configs."""
 
 from sicog.config.typed import (
     Config,

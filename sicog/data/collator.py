@@ -33,7 +33,7 @@ class PackedCollator:
     def __call__(self, rows: Sequence[tuple[str, Encoded | Sequence[Encoded]]]) -> dict[str, Any]:
         import torch
 
-        from sicog.model.image_processing import joined
+        from sicog.model.image_processing import concatenated_arrays
         from sicog.model.processing import IGNORED_LABEL, Encoded
 
         documents = [e for _, row in rows for e in ([row] if isinstance(row, Encoded) else row)]
@@ -46,7 +46,7 @@ class PackedCollator:
             "document_borders": torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)),
         }
         if pixels := [e.pixel_values for e in documents if e.pixel_values is not None]:
-            batch["pixel_values"] = torch.from_numpy(joined(pixels))
+            batch["pixel_values"] = torch.from_numpy(concatenated_arrays(pixels))
             batch["view_sizes"] = torch.from_numpy(np.concatenate([e.view_sizes for e in documents]))
             batch["image_grids"] = torch.from_numpy(np.concatenate([e.image_grids for e in documents]))
         return {**batch, "ids": [row_id for row_id, _ in rows]}

@@ -1,4 +1,4 @@
-"""Users' files as they are published, to our records and back."""
+"""Read users' published files into our records, and write them back."""
 
 from sicog.formats.conversations import (
     FileSource,

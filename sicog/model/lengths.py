@@ -1,4 +1,4 @@
-"""What is known of each row before the model runs: enough to plan batches, memory and FLOPs. Needs no torch."""
+"""The lengths of rows, known before the model runs, for plans of batches, memory and FLOPs. Needs no torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RowLengths:
 
 @dataclass(frozen=True)
 class RowCost:
-    """FLOPs of training on a row, by what is known of it; see `sicog.estimates.arithmetic.flops.row_cost`.
+    """Coefficients of the training FLOPs of a row, by its lengths; see `sicog.estimates.arithmetic.flops.row_cost`.
 
     token_pair: for each pair of positions, tokens squared.
     """

@@ -327,25 +327,15 @@ class TrainConfig(Config):
 
     def settled(self, processes: int = 1) -> TrainConfig:
         """The same accumulation on other processes, or `auto` on another kind of device, would be another run."""
-<<<<<<< HEAD
-        from sicog.model.precision import settled
-        from sicog.training.parallel.kind import settled_parallel
-=======
         from sicog.model.precision import resolve_precision
-        from sicog.training.parallel.sharding import settled_parallel
->>>>>>> 2ae7bc6 (Name config, format and row helpers by what they return)
+        from sicog.training.parallel.kind import settled_parallel
 
         return self.model_copy(
             update={
                 "global_batch": self.rows_per_update(processes),
                 "accumulation": None,
-<<<<<<< HEAD
-                "precision": settled(self.precision),
-                "parallel": settled_parallel(self.parallel, self.out_dir, offload=self.offload),
-=======
                 "precision": resolve_precision(self.precision),
-                "parallel": settled_parallel(self),
->>>>>>> 2ae7bc6 (Name config, format and row helpers by what they return)
+                "parallel": settled_parallel(self.parallel, self.out_dir, offload=self.offload),
             }
         )
 

@@ -17,13 +17,8 @@ from sicog.data.collator import PackedCollator, PaddedCollator
 from sicog.data.dataset import ExampleDataset
 from sicog.data.pairs import PairCollator, PairDataset
 from sicog.model.kernels.document_attention import attend_within_documents
-<<<<<<< HEAD
-from sicog.model.precision import settled
-from sicog.training import lora, run_checkpoints
-=======
 from sicog.model.precision import resolve_precision
-from sicog.training import checkpoints, lora
->>>>>>> 2ae7bc6 (Name config, format and row helpers by what they return)
+from sicog.training import lora, run_checkpoints
 from sicog.training.config import TrainConfig
 from sicog.training.memory_check import told_when_too_much
 from sicog.training.objectives.dpo import DpoObjective

@@ -141,7 +141,7 @@ def test_a_jsonl_cut_anywhere_loses_one_row(tmp_path):
 def test_a_cut_json_list_names_the_row(tmp_path):
     path = tmp_path / "cut.json"
     path.write_text(json.dumps([row(), row()])[:-30])
-    with pytest.raises(ValueError, match="cut or broken after row 1"):
+    with pytest.raises(ValueError, match="cut off or damaged after row 1"):
         list(read_llava(path))
 
 
@@ -279,7 +279,7 @@ def test_a_cut_list_is_an_error_at_every_read(tmp_path):
     path.write_text(json.dumps([row(), row()])[:-30])
     source = read_llava(path)
     for start in (0, 1):
-        with pytest.raises(ValueError, match="cut or broken after row 1"):
+        with pytest.raises(ValueError, match="cut off or damaged after row 1"):
             list(source.read(start, 2))
 
 

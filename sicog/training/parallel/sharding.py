@@ -13,16 +13,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD
-from sicog.model.precision import chosen_device, settled
+from sicog.model.precision import chosen_device, resolve_precision
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.parallel.kind import ZERO_STAGES, settled_parallel
-=======
-from sicog.model.precision import chosen_device, resolve_precision
-from sicog.stages.provenance import RUN
-from sicog.stages.storage import read_json
-from sicog.training.config import ModelSource, Parallel, TrainConfig
->>>>>>> 2ae7bc6 (Name config, format and row helpers by what they return)
 
 if TYPE_CHECKING:
     from sicog.model.modeling import SicogForConditionalGeneration

@@ -200,9 +200,9 @@ def test_parts_that_cannot_be_read_are_refused(content: list[dict[str, Any]], re
 
 def test_an_image_in_an_answer_is_refused() -> None:
     messages = [{"role": "user", "content": PARTS}, {"role": "assistant", "content": PARTS}]
-    with pytest.raises(RowError, match="turn 2 is an answer and has an image part"):
+    with pytest.raises(RowError, match="turn 2 is an answer with an image part"):
         parse_example({"image": "a.png", "messages": messages}, "1")
-    with pytest.raises(RowError, match="chosen is an answer and has an image part"):
+    with pytest.raises(RowError, match="chosen is an answer with an image part"):
         parse_pair({"image": "a.png", "prompt": "What?", "chosen": messages[1:], "rejected": "b"}, "1")
 
 
