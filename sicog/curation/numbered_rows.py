@@ -155,7 +155,7 @@ class FileRows:
 
     def dropped(self) -> Iterator[Dropped]:
         """The rows of the file that are no examples."""
-        return self._table.dropped()
+        return self._table.dropped_rows()
 
     def _named(self, row_id: str, number: int) -> str:
         return f"{row_id}~{self._earlier[number] + 1}" if self._earlier[number] else row_id

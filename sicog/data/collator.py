@@ -1,4 +1,4 @@
-"""Encoded rows to one batch, padded or packed, with the ids of its rows for error messages."""
+"""Collate encoded rows to one batch, padded or packed, with row ids for error messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class PaddedCollator:
-    """Right-padded tensors as the model takes them, and `ids`: list of str, which the trainer takes out again."""
+    """Right-padded tensors for the model, and `ids`: list of str, which the trainer removes."""
 
     def __init__(self, processor: SicogProcessor) -> None:
         self.processor = processor
@@ -25,9 +25,9 @@ class PaddedCollator:
 class PackedCollator:
     """All documents of a micro-batch end to end in one row, without padding, for the model's `document_borders`.
 
-    input_ids, labels and position_ids int64 [1, T]: positions begin again with every document, and no document's first
-    label is a target. document_borders int32 [D + 1]. Patches and `ids` as in `PaddedCollator`. A row may hold several
-    documents, as a sequence of `Encoded`.
+    input_ids, labels and position_ids int64 [1, T]: positions restart with every document, and the first label of a
+    document is never a target. document_borders int32 [D + 1]. Patches and `ids` as in `PaddedCollator`. A row may be
+    several documents (a sequence of `Encoded`).
     """
 
     def __call__(self, rows: Sequence[tuple[str, Encoded | Sequence[Encoded]]]) -> dict[str, Any]:

@@ -1,15 +1,15 @@
-"""The one grammar of mixing: which rows of which sources make a data set, the same on every rank and every machine.
+"""Select rows from sources: the grammar of mixtures, with equal results on every rank and machine.
 
 sources:
   - {path: captions/, take: all}            one of our dataset folders
   - {path: answers.jsonl, take: first:5000} a user's LLaVA or ShareGPT file
   - {path: text.json, take: random:20%}     N or N% of the rows; also end:N
-  - {path: rare.parquet, weight: 2.5}       all taken rows twice, and a random half of them once more
+  - {path: rare.parquet, weight: 2.5}       all selected rows twice, and a random half of them once more
 
-A path may be `prefix{a,b}.json`, which is prefixa.json and prefixb.json: a source each, with the same take and weight.
-`take` chooses among the rows that could be read; `weight` then repeats or thins what was taken: for w = k + f with a
-whole k, every row k times in order, then a random share f of the rows (rounded up), in order. Both draw by the seed
-and the source's place in the list, so all ranks and every restart choose alike.
+A path `prefix{a,b}.json` means prefixa.json and prefixb.json, two sources with the same take and weight.
+`take` selects among the readable rows; `weight` then repeats or thins the selected rows. For w = k + f with a whole k,
+every row comes k times in order, then a random share f of the rows (rounded up), in order. Both use the seed and the
+source's index in the list, so all ranks and restarts select the same rows.
 """
 
 from __future__ import annotations
@@ -45,53 +45,53 @@ class Source(Config):
     """Which of the rows: `all`, `first:N`, `end:N`, or `random:N`, where N is a number of rows or a share such as 10%.
     """
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """How often the rows are taken: 2 is twice, 2.25 is twice and a random quarter once more."""
+    """How often each row is used: 2 is twice, 2.25 is twice and a random quarter once more."""
 
     @field_validator("take")
     @classmethod
-    def _known(cls, take: str) -> str:
+    def _check_take(cls, take: str) -> str:
         _parse_take(take)
         return take
 
 
-def _expanded(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+def _expand_sources(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     return tuple(
         source if path == source.path else source.model_copy(update={"path": path})
         for source in sources
-        for path in _braces_expanded(source.path)
+        for path in _expand_braces(source.path)
     )
 
 
-# The sources of a config, as files: `prefix{a,b}.json` is two of them.
-Sources = Annotated[tuple[Source, ...], AfterValidator(_expanded)]
+# The sources of a config, one for each file: `prefix{a,b}.json` becomes two.
+Sources = Annotated[tuple[Source, ...], AfterValidator(_expand_sources)]
 
 
 class MixtureFile(Config):
-    """A YAML file that holds sources."""
+    """A YAML file with sources."""
 
     sources: Sources
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """One table for each source, the rows chosen of them in order, and how many rows were left out."""
+    """One table for each source, the selected rows in order, and the number of rows left out."""
 
     tables: tuple[RowTable, ...]
     selection: Selection
     left: int
 
-    def dropped(self) -> Iterator[Dropped]:
-        """The rows that could not be read, of all sources."""
-        return (row for table in self.tables for row in table.dropped())
+    def dropped_rows(self) -> Iterator[Dropped]:
+        """The unreadable rows of all sources."""
+        return (row for table in self.tables for row in table.dropped_rows())
 
     @property
     def n_dropped(self) -> int:
-        """How many rows could not be read."""
+        """The number of unreadable rows."""
         return sum(table.n_dropped for table in self.tables)
 
 
 def read_mixture(sources: Sequence[Source], seed: int, cache: Path) -> Mixture:
-    """Open all sources. What is random depends on the seed and the source's place in the list alone."""
+    """Open all sources. Random choices depend only on the seed and the source's index in the list."""
     from sicog.data.rows.table import open_table
     from sicog.data.selection import Selection
 
@@ -106,12 +106,12 @@ def read_mixture(sources: Sequence[Source], seed: int, cache: Path) -> Mixture:
 
 
 def load_sources(path: Path) -> tuple[Source, ...]:
-    """The sources that a path stands for.
+    """The sources of a path.
 
     Those of a YAML mixture (ours, or LLaVA's `datasets`); the paths of `prefix{a,b,c}.json`; else the path alone.
     """
     if path.suffix.lower() not in (".yaml", ".yml"):
-        return tuple(Source(path=one) for one in _braces_expanded(path))
+        return tuple(Source(path=one) for one in _expand_braces(path))
     values = load_yaml(path)
     if "datasets" in values:
         values = {**values, "sources": [_from_llava(row, path) for row in values["datasets"]]}
@@ -139,36 +139,36 @@ def _parse_take(take: str) -> tuple[str, float, bool]:
 
 
 def chosen_rows(source: Source, n_rows: int, seed: str) -> tuple[np.ndarray, int]:
-    """int64, those of a source's `n_rows` usable rows that `take` and `weight` choose; and how many are left out."""
-    rows = _taken(source, n_rows, seed)
-    weighted = _weighted(rows, source.weight, f"{seed}:weight")
+    """(int64 selected rows, number of rows left out) of a source with `n_rows` usable rows, by `take` and `weight`."""
+    rows = _taken_rows(source, n_rows, seed)
+    weighted = _weighted_rows(rows, source.weight, f"{seed}:weight")
     return weighted, n_rows - (len(rows) if source.weight >= 1 else len(weighted))
 
 
-def _taken(source: Source, n_rows: int, seed: str) -> np.ndarray:
-    """int64, the rows that `take` chooses, in order."""
+def _taken_rows(source: Source, n_rows: int, seed: str) -> np.ndarray:
+    """int64, the rows that `take` selects, in order."""
     which, number, percent = _parse_take(source.take)
     n = math.ceil(number * n_rows / 100) if percent else int(number)
     if n > n_rows:
-        raise ValueError(f"{source.path} has {n_rows} usable rows, fewer than take {source.take!r} asks for")
+        raise ValueError(f"{source.path} has only {n_rows} usable rows, too few for take {source.take!r}")
     if which == "random":
-        return _drawn(n_rows, n, seed)
+        return _sample_rows(n_rows, n, seed)
     return np.arange(n) if which == "first" else np.arange(n_rows - n, n_rows)
 
 
-def _weighted(rows: np.ndarray, weight: float, seed: str) -> np.ndarray:
+def _weighted_rows(rows: np.ndarray, weight: float, seed: str) -> np.ndarray:
     whole = int(weight)
-    n_more = math.ceil((weight - whole) * len(rows) - 1e-9)  # 1.1 of 10 rows is one more, not two
-    return np.concatenate([np.tile(rows, whole), rows[_drawn(len(rows), n_more, seed)]])
+    n_more = math.ceil((weight - whole) * len(rows) - 1e-9)  # weight 1.1 of 10 rows adds one row, not two
+    return np.concatenate([np.tile(rows, whole), rows[_sample_rows(len(rows), n_more, seed)]])
 
 
-def _drawn(n_rows: int, n: int, seed: str) -> np.ndarray:
-    """int64 [n], ascending: so many of the numbers below `n_rows`."""
+def _sample_rows(n_rows: int, n: int, seed: str) -> np.ndarray:
+    """int64 [n], ascending: n random numbers below `n_rows`."""
     return np.array(sorted(random.Random(seed).sample(range(n_rows), n)), dtype=np.int64)
 
 
-def _braces_expanded(path: Path) -> list[Path]:
-    """`prefix{a,b}.json` as prefixa.json and prefixb.json; a path of that very name counts as it is."""
+def _expand_braces(path: Path) -> list[Path]:
+    """`prefix{a,b}.json` as prefixa.json and prefixb.json, unless a file with exactly this name exists."""
     match = re.fullmatch(r"([^{}]*)\{([^{}]*)\}([^{}]*)", str(path))
     if match is None or path.exists():
         return [path]

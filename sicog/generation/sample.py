@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 from pydantic import Field, model_validator
 
-from sicog.data.image_folder import ImageFolder, Readable, opened
+from sicog.data.image_folder import ImageFolder, Readable, open_image_source
 from sicog.data.images import ImageProblem, require_folder
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.file_kinds import find_files
@@ -327,7 +327,7 @@ class SampleBlock:
         if name not in pictures:
             found = self.images.find(name)
             try:
-                size = image_size(opened(found))
+                size = image_size(open_image_source(found))
             except ValueError as error:
                 raise ImageProblem("image_broken", str(error)) from error
             spoilt = self._corruptions(query)[number] if self.config.corruptions else None
@@ -376,7 +376,7 @@ class SampleBlock:
 
 def _read(found: Readable, spoilt: Corruption | None) -> Image.Image:
     """The decoded image, spoilt where so asked."""
-    image = load_image(opened(found))
+    image = load_image(open_image_source(found))
     return apply(image, spoilt) if spoilt else image
 
 

@@ -28,7 +28,7 @@ class RowLengths:
         """From int32 [N, 4], in the order of the fields."""
         return cls(*(np.ascontiguousarray(column) for column in values.T))
 
-    def stacked(self) -> np.ndarray:
+    def as_array(self) -> np.ndarray:
         """int32 [N, 4], in the order of the fields."""
         return np.stack([self.tokens, self.supervised, self.views, self.patches], axis=1)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sicog.data.image_folder import ImageFolder, opened
+from sicog.data.image_folder import ImageFolder, open_image_source
 from sicog.data.images import ImageProblem
 from sicog.data.rows.tar_files import TarIndex
 from tests.data.rows.test_table import BLUE, RED, picture, write_tar
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def colour(images: ImageFolder, name: str) -> tuple[int, ...]:
-    source = opened(images.find(name))
+    source = open_image_source(images.find(name))
     with Image.open(source) as image:
         return image.convert("RGB").getpixel((0, 0))
 
@@ -107,7 +107,7 @@ def test_a_tar_that_was_cut_after_it_was_indexed(folder: Path, cache: Path) -> N
     images = ImageFolder(folder / "two.tar", cache=cache)
     assert colour(images, "a/2.png") == BLUE
     (folder / "two.tar").write_bytes((folder / "two.tar").read_bytes()[:530])
-    with pytest.raises(ImageProblem, match="ends within it"):
+    with pytest.raises(ImageProblem, match="ends inside it"):
         images.measure(images.find("a/2.png"))
 
 

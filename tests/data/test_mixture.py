@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sicog.data.mixture import Source, _taken, _weighted, load_sources, read_mixture
+from sicog.data.mixture import Source, _taken_rows, _weighted_rows, load_sources, read_mixture
 from sicog.records import Example, Turn
 from sicog.stages.storage import write_dataset
 
@@ -78,7 +78,7 @@ def test_sources_are_joined_in_order_and_drops_are_kept(cache: Path, ids, ours: 
     sources = [Source(path=users), Source(path=ours, take="first:1")]
     assert ids(*sources) == ["u0", "u1", "u2", "u3", "u4", "o0"]
     mixture = read_mixture(sources, 0, cache)
-    assert [(d.id, d.reason) for d in mixture.dropped()] == [("bad", "no_turns")]
+    assert [(d.id, d.reason) for d in mixture.dropped_rows()] == [("bad", "no_turns")]
     assert (mixture.left, mixture.n_dropped) == (9, 1)
 
 
@@ -99,7 +99,7 @@ def test_a_weight_repeats_or_thins_what_was_taken(cache: Path, ids, ours: Path) 
 @given(n=st.integers(0, 60), weight=st.floats(0.01, 4), seed=st.integers(0, 5))
 def test_every_row_comes_as_often_as_its_weight_says(n: int, weight: float, seed: int) -> None:
     rows = np.arange(100, 100 + n)
-    times = np.bincount(_weighted(rows, weight, str(seed)) - 100, minlength=n)
+    times = np.bincount(_weighted_rows(rows, weight, str(seed)) - 100, minlength=n)
     assert set(times) <= {int(weight), int(weight) + 1}
     assert times.sum() - int(weight) * n == math.ceil((weight - int(weight)) * n - 1e-9)
 
@@ -107,7 +107,7 @@ def test_every_row_comes_as_often_as_its_weight_says(n: int, weight: float, seed
 @given(n=st.integers(1, 200), share=st.floats(0.01, 100), which=st.sampled_from(["first", "end", "random"]))
 def test_a_share_is_rounded_up_and_lies_within_the_rows(n: int, share: float, which: str) -> None:
     source = Source(path=Path("x"), take=f"{which}:{share:.3f}%")
-    rows = _taken(source, n, "0")
+    rows = _taken_rows(source, n, "0")
     assert len(rows) == math.ceil(float(f"{share:.3f}") * n / 100) >= 1
     assert list(rows) == sorted(set(rows.tolist())) and rows[0] >= 0 and rows[-1] < n
     assert which != "first" or rows[0] == 0
@@ -145,7 +145,7 @@ def test_the_brace_form_of_the_original(ids, users: Path, tmp_path: Path) -> Non
 
 
 def test_something_else_is_no_source(ids, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no data source"):
+    with pytest.raises(ValueError, match="not a data source"):
         ids(Source(path=tmp_path / "x.csv"))
     with pytest.raises(ValueError, match=r"no such file"):
         ids(Source(path=tmp_path / "x.json"))

@@ -106,5 +106,5 @@ def test_parts_of_sources_and_rows_that_cannot_be_read(tmp_path: Path) -> None:
     for start in range(7):  # any range by itself, as after a kill
         for stop in range(start, 8):
             assert list(pairs.read(start, stop)) == found[start:stop]
-    with pytest.raises(ValueError, match=r"pairs\.csv is no data source"):
+    with pytest.raises(ValueError, match=r"pairs\.csv is not a data source"):
         PairSource([Source(path=tmp_path / "pairs.csv")], seed=0)

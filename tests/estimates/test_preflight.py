@@ -92,7 +92,7 @@ def test_rows_of_a_kind_that_no_step_reads(verb: str) -> None:
         "import-candidates": ["task=captioning", "input=x.csv", "out_dir=o"],
     }[verb]
     (said,) = found(verb, *given)
-    assert said.startswith("x.csv is no data source: give a dataset folder")
+    assert said.startswith("x.csv is not a data source: give a dataset folder")
 
 
 def test_a_folder_that_a_step_has_only_begun_is_read_by_no_other_and_written_by_its_recipe(here: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_folder_that_a_step_has_only_begun_is_read_by_no_other_and_written_by_
     (here / "x.csv").write_text("question,answer\n")
     planned = load_recipe(here / "r.yaml")
     (said,) = refusals(planned, planned.steps, Counts(planned))
-    assert said.startswith("step 'other': x.csv is no data source")
+    assert said.startswith("step 'other': x.csv is not a data source")
 
 
 def test_an_output_folder_of_another_run_or_of_strangers() -> None:

@@ -132,7 +132,7 @@ def test_mistakes_are_named(parts):
     for options, message in (
         ({"image_mode": "slices"}, "needs image_mode square"),
         ({"query_grid": 5}, "Remove query_grid"),
-        ({"scale": 50}, "no whole number of patches"),
+        ({"scale": 50}, "not a whole number of patches"),
     ):
         with pytest.raises(ValueError, match=message):
             load_parts(*parts, **{**MLP, **options})

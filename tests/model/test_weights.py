@@ -122,5 +122,5 @@ def test_a_damaged_projector_is_named(folder, tmp_path):
         with pytest.raises(ValueError, match="other.bin does not hold a table of tensors"):
             load_projector(model, tmp_path / "other.bin")
     (tmp_path / "page.bin").write_text("<html>404</html>")
-    with pytest.raises(ValueError, match=r"page.bin: holds something else"):
+    with pytest.raises(ValueError, match=r"page.bin: holds other objects"):
         load_projector(model, tmp_path / "page.bin")

@@ -97,7 +97,7 @@ def test_a_lock_of_a_live_process_holds_and_the_wait_is_said(
     waiting = caching._Waiting("the table", lock)
     waiting._start -= 6
     waiting.pause()
-    assert "waiting for another process to make the table" in " ".join(capsys.readouterr().err.split())
+    assert "waiting for another process that makes the table" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:

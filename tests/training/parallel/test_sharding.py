@@ -186,7 +186,7 @@ def test_a_rank_that_raises_ends_all_at_once(config: MakeConfig, data_dir: Path,
     began = time.monotonic()
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and time.monotonic() - began < 30
-    assert errors.count(f"sicog: row row-{row} could be read before training and cannot now") == 1, errors[-3000:]
+    assert errors.count(f"sicog: row row-{row} could be read before training, but not now") == 1, errors[-3000:]
     assert not (run / "manifest.json").exists()
 
 
