@@ -70,7 +70,7 @@ def test_a_weight_repeats_rows(sources):
 
 
 def test_a_mistake_is_said(sources, tmp_path):
-    with pytest.raises(ValueError, match="has 50 usable rows, too few"):
+    with pytest.raises(ValueError, match="has only 50 usable rows, too few"):
         mixed(sources, "first:51", "all")
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(ValueError, match="is not a data source"):

@@ -201,7 +201,7 @@ def test_precision(tiny_dir, world, tmp_path):
         assert len(_sets(folder)) == 7
     assert resolve_precision("auto", "cuda:1") == "bfloat16"
     for device in ("gpu", "CPU", "cuda:x", ""):
-        with pytest.raises(ValueError, match="give auto, cpu, cuda"):
+        with pytest.raises(ValueError, match="Give auto, cpu, cuda"):
             resolve_precision("auto", device)
     sample(_config(tiny_dir, world, tmp_path / "auto", precision="float32", max_new_tokens=4))  # the same run
     with pytest.raises(ValueError, match="precision was"):

@@ -136,7 +136,7 @@ def test_folders_and_tars_that_hold_something_else_say_so(folder: Path, cache: P
         find_files(folder / "splits")
     (folder / "outer" / "train").mkdir(parents=True)
     (folder / "outer" / "train" / "metadata.csv").write_text("file_name,text\n")
-    with pytest.raises(ValueError, match="Its folders train do: name one of them"):
+    with pytest.raises(ValueError, match="Its folders train do\. Give one of them"):
         find_files(folder / "outer")
     (folder / "pictures" / "metadata.csv").unlink()
     with pytest.raises(ValueError, match="It holds pictures: a file of rows has to name them"):
