@@ -63,7 +63,7 @@ class Config(BaseModel):
         """The values that decide the output, ready for JSON: all except paths and volatile ones."""
         return _without_paths(self)
 
-    def settled(self, processes: int = 1) -> Self:
+    def with_resolved_auto(self, processes: int = 1) -> Self:
         """The config for run.json: each `auto` is replaced by its value on this machine with this many processes."""
         return self
 

@@ -52,7 +52,7 @@ def _of_folder(folder: Path, config: Config, processes: int) -> list[str]:
     if folder.exists() and not folder.is_dir():
         return [f"{folder} is a file; give a folder"]
     if (folder / RUN).is_file():
-        differences = identity_differences(read_json(folder / RUN), config.settled(processes))
+        differences = identity_differences(read_json(folder / RUN), config.with_resolved_auto(processes))
         return [another_run(folder, differences)] if differences and not holds_nothing(folder) else []
     if holds_strangers(folder):
         return [f"{folder} is not empty and holds no {RUN}; choose another output folder"]

@@ -49,14 +49,14 @@ class PerfectConfig(Config):
     """Only so many of these rows, drawn by the seed; null: all."""
     mistakes: dict[Task, Share] = {}
     """By task, the share of things in captions and of answers that are wrong."""
-    config_errors: dict[Task, Path] = {}
+    mistakes_of: dict[Task, Path] = {}
     """By task, the folder of a `mini-gap` whose labels' measured rate is taken."""
     seed: int = 0
 
     @model_validator(mode="after")
     def _one_rate_a_task(self) -> PerfectConfig:
-        if both := sorted(self.mistakes.keys() & self.config_errors.keys()):
-            raise ValueError(f"mistakes and config_errors both give a rate for {both[0]}; leave one out")
+        if both := sorted(self.mistakes.keys() & self.mistakes_of.keys()):
+            raise ValueError(f"mistakes and mistakes_of both give a rate for {both[0]}; leave one out")
         if self.n is not None and self.input is not None:
             raise ValueError("n is of all rows of the world; rows of `input` are taken as they are")
         return self
@@ -73,7 +73,7 @@ def perfect(config: PerfectConfig) -> Path:
     source: Source[Example] = (
         FolderSource(config.input, Example) if config.input else _Drawn(_all_rows(scenes, asked), config.n, config.seed)
     )
-    rates = {task: measured_rate(folder) for task, folder in config.config_errors.items()} | config.mistakes
+    rates = {task: measured_rate(folder) for task, folder in config.mistakes_of.items()} | config.mistakes
     inputs = {"world": config.data / "config.json"} | ({"rows": config.input} if config.input else {})
     return run_stage(
         Stage(
@@ -81,7 +81,7 @@ def perfect(config: PerfectConfig) -> Path:
             out_dir=config.out_dir,
             source=source,
             process=_Truth(scenes, asked, rates, config.seed),
-            inputs=inputs | {f"{task} gap": folder / GAP for task, folder in config.config_errors.items()},
+            inputs=inputs | {f"{task} gap": folder / GAP for task, folder in config.mistakes_of.items()},
         ),
         config,
     )

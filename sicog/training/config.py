@@ -325,7 +325,7 @@ class TrainConfig(Config):
             )
         return batch
 
-    def settled(self, processes: int = 1) -> TrainConfig:
+    def with_resolved_auto(self, processes: int = 1) -> TrainConfig:
         """The same accumulation on other processes, or `auto` on another kind of device, would be another run."""
         from sicog.model.precision import resolve_precision
         from sicog.training.parallel.kind import settled_parallel

@@ -58,7 +58,7 @@ def _train(config: TrainConfig) -> Path:
         of_rows = [problem for path in config.row_paths() for problem in unreadable_message(path)]
         if found := [*of_rows, *config.problems(_world_size())]:
             raise ValueError("; ".join(found))
-    config = config.model_copy(update={"model": config.model.located()}).settled(_world_size())
+    config = config.model_copy(update={"model": config.model.located()}).with_resolved_auto(_world_size())
     if _is_main():
         from sicog.data.rows.table import digest_source_file
 

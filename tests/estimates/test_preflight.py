@@ -92,7 +92,7 @@ def test_rows_of_a_kind_that_no_step_reads(verb: str) -> None:
         "import-candidates": ["task=captioning", "input=x.csv", "out_dir=o"],
     }[verb]
     (said,) = found(verb, *given)
-    assert said.startswith("x.csv is not a data source: give a dataset folder")
+    assert said.startswith("x.csv is not a data source. Give a dataset folder")
 
 
 def test_a_folder_that_a_step_has_only_begun_is_read_by_no_other_and_written_by_its_recipe(here: Path) -> None:
@@ -207,5 +207,7 @@ def test_a_device_that_is_not_there_is_said_before_a_model_is_loaded(device: str
 
 @pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:", "cuda:x"])
 def test_what_is_no_device_is_said(device: str) -> None:
-    with pytest.raises(ValueError, match=f"^device={device} is invalid. Give auto, cpu, cuda, or one GPU such as cuda:0$"):
+    with pytest.raises(
+        ValueError, match=f"^device={device} is invalid. Give auto, cpu, cuda, or one GPU such as cuda:0$"
+    ):
         chosen_device(device)

@@ -13,7 +13,7 @@ import torch
 from generation.worlds import SIZES, write_world
 
 from sicog.config import load_config
-from sicog.generation.corruption import drawn
+from sicog.generation.corruption import draw_corruption
 from sicog.generation.sample import SampleBlock, SampleConfig, sample, styles_for_prompt
 from sicog.model.precision import resolve_precision
 from sicog.records import CandidateSet, Dropped, Query
@@ -263,7 +263,7 @@ def test_candidates_carry_what_was_done_to_their_images(tiny_dir, world, caption
     config = _config(tiny_dir, world, tmp_path / "spoilt", corruptions=names, max_new_tokens=2)
     found = set()
     for row in _sets(sample(config)).values():
-        done = drawn(tuple(names), 0, f"{row.id}/0")
+        done = draw_corruption(tuple(names), 0, f"{row.id}/0")
         assert all(c.corruptions == (done,) for c in row.candidates)
         found.add(done.method)
     assert found == set(names)
@@ -342,7 +342,7 @@ def test_config_mistakes_name_the_key(tmp_path):
         ({"stiles": []}, "did you mean 'styles'"),
         ({"styles": [{"style": "cot"}]}, "unknown captioning style 'cot'"),
         ({"styles": [{"style": "dd"}, {"style": "dd"}]}, "listed twice"),
-        ({"styles": [{"style": "dd"}], "prompt": "default"}, "not both"),
+        ({"styles": [{"style": "dd"}], "prompt": "default"}, "give either styles or prompt"),
         ({"temperature": -1}, "temperature"),
         ({"corruptions": ["blur"]}, "corruptions"),
         ({"workers": 2, "device": "cuda:1"}, "leave device out"),
