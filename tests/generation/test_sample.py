@@ -345,7 +345,7 @@ def test_config_mistakes_name_the_key(tmp_path):
         ({"styles": [{"style": "dd"}], "prompt": "default"}, "give either styles or prompt"),
         ({"temperature": -1}, "temperature"),
         ({"corruptions": ["blur"]}, "corruptions"),
-        ({"workers": 2, "device": "cuda:1"}, "leave device out"),
+        ({"workers": 2, "device": "cuda:1"}, "Remove device"),
     ):
         (tmp_path / "c.yaml").write_text(json.dumps(base | values))
         with pytest.raises(ValueError, match=words):

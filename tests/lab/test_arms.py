@@ -106,7 +106,7 @@ def test_the_arms_file_that_the_page_shows_extends_the_shipped_one(
     [
         ("compare_with=nobody", "no arm"),
         ("seeds=[1,1]", "twice"),
-        ("arms.control.preferences={run: pair}", "give either styles or prompt"),
+        ("arms.control.preferences={run: pair}", "not both"),
         ("arms.base.weight=2", "weight and train are of pre-training rows"),
         ("arms.Big={says: x}", "lower-case"),
     ],

@@ -20,17 +20,17 @@ from sicog.config import Config
 from sicog.console import say_finished
 from sicog.curation.build.amounts import BuildSource, WhenShort, amounts
 from sicog.curation.build.draw import Ids, MixedRows, draw_by_weight, draw_rows, marks
-from sicog.curation.overlap.examine import DecontaminateConfig, DeduplicateConfig, Examination, Verdicts
 from sicog.curation.build.origin import Finish, MultiTurnConfig, Origin
-from sicog.curation.overlap.image_pass import Pictures
 from sicog.curation.numbered_rows import Rows, open_rows
-from sicog.data.rows.cache import cache_folder
+from sicog.curation.overlap.examine import DecontaminateConfig, DeduplicateConfig, Examination, Verdicts
+from sicog.curation.overlap.image_pass import Pictures
 from sicog.data.image_folder import ImageFolder
+from sicog.data.rows.cache import cache_folder
 from sicog.formats import reads_back, write_llava
-from sicog.stages.config import StageOptions
-from sicog.stages.runner import Stage, run_stage
-from sicog.stages.provenance import RUN, write_run_json
 from sicog.records import Dropped, Example
+from sicog.stages.config import StageOptions
+from sicog.stages.provenance import RUN, write_run_json
+from sicog.stages.runner import Stage, run_stage
 from sicog.stages.storage import MANIFEST, read_json, read_records, shards, write_json
 
 STEP = "build"
@@ -101,7 +101,18 @@ def build(config: BuildConfig) -> Path:
         say_finished(STEP, config.out_dir)
     else:
         mixed, pictures = _mixed(config)
-        run_stage(Stage(step=STEP, out_dir=config.out_dir, source=mixed, process=Finish(config.multi_turn, config.seed, pictures), inputs=config.inputs(), outputs={Origin: PROVENANCE},), config, StageOptions.of(config, block_size=256, max_dropped_share=None),)
+        run_stage(
+            Stage(
+                step=STEP,
+                out_dir=config.out_dir,
+                source=mixed,
+                process=Finish(config.multi_turn, config.seed, pictures),
+                inputs=config.inputs(),
+                outputs={Origin: PROVENANCE},
+            ),
+            config,
+            StageOptions.of(config, block_size=256, max_dropped_share=None),
+        )
         totals = _totals(config, mixed)
         if config.llava_json:
             left_out: list[str] = []

@@ -11,8 +11,8 @@ from itertools import chain, islice
 
 import numpy as np
 
-from sicog.curation.overlap.clusters import Numbers, among, repeated
 from sicog.curation.numbered_rows import Rows
+from sicog.curation.overlap.clusters import Numbers, among, repeated
 from sicog.curation.score.self_consistency import hashed
 from sicog.curation.words import Hashes, scrambled
 from sicog.records import Dropped, Example

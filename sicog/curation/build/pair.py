@@ -10,17 +10,16 @@ from typing import ClassVar
 from pydantic import Field
 
 from sicog.answers import final_answer
-from sicog.stages.candidates import RunsSource, UnreadableRowError, find_runs
 from sicog.chains import ChainError
-from sicog.config import Config
 from sicog.curation.score.score import Paths
 from sicog.curation.score.self_consistency import draw
 from sicog.curation.words import folded
-from sicog.stages.reader import UNREADABLE
+from sicog.records import Candidate, CandidateSet, Dropped, PreferencePair, Turn
+from sicog.stages.candidates import RunsSource, UnreadableRowError, find_runs
 from sicog.stages.config import StageConfig
+from sicog.stages.reader import UNREADABLE
 from sicog.stages.runner import Stage, run_stage
 from sicog.stages.shard import Outcome
-from sicog.records import Candidate, CandidateSet, Dropped, PreferencePair, Turn
 from sicog.tasks import TASKS
 
 STEP = "pair"
@@ -49,7 +48,17 @@ def pair(config: PairConfig) -> Path:
     folders = {
         f"{name}-{i}": f for name, all_ in (("chosen", clean), ("rejected", corrupted)) for i, f in enumerate(all_)
     }
-    return run_stage(Stage(step=STEP, out_dir=config.out_dir, source=RunsSource(clean, step=STEP), process=PairSets(RunsSource(corrupted, step=STEP), config.seed), inputs=folders, limited_reasons=frozenset({UNREADABLE}),), config,)
+    return run_stage(
+        Stage(
+            step=STEP,
+            out_dir=config.out_dir,
+            source=RunsSource(clean, step=STEP),
+            process=PairSets(RunsSource(corrupted, step=STEP), config.seed),
+            inputs=folders,
+            limited_reasons=frozenset({UNREADABLE}),
+        ),
+        config,
+    )
 
 
 @dataclass(frozen=True)
