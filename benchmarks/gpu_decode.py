@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.gpu_cases import DECODE_S, NotEqualError, attempt, missing, rms, seconds
 from sicog.generation.decoding import Prefilled, run_tokens
-from sicog.generation.slots import Rows, joined
+from sicog.generation.slots import Rows, join_rows
 
 if TYPE_CHECKING:
     from benchmarks.gpu_model import Bench
@@ -67,7 +67,7 @@ class Decoder:
         bench, prompts = self.bench, self.prompts(views, min(batch, PROMPTS))
         parents_B = torch.arange(batch, device=bench.device) % min(batch, PROMPTS)
         n_prompt = len(prompts.rows[0])
-        cache = joined([Rows(prompts.prefilled.cache, parents_B, n_prompt)])
+        cache = join_rows([Rows(prompts.prefilled.cache, parents_B, n_prompt)])
         ids_B1 = prompts.prefilled.logits[parents_B].argmax(-1, keepdim=True)
         kept: dict[str, torch.Tensor] = {}
 

@@ -37,9 +37,9 @@ def slices_and_thumbnail(image: Image.Image) -> tuple[list[Image.Image], Image.I
     image = image.convert("RGB")
     plan = plan_slices(*image.size)
     thumbnail = image.resize(plan.thumbnail_size, Image.Resampling.BICUBIC)
-    if plan.grid is None or plan.resized is None or plan.slice_size is None:
+    if plan.grid is None or plan.resized_size is None or plan.slice_size is None:
         return [], thumbnail
-    whole, (w, h) = image.resize(plan.resized, Image.Resampling.BICUBIC), plan.slice_size
+    whole, (w, h) = image.resize(plan.resized_size, Image.Resampling.BICUBIC), plan.slice_size
     columns, rows = plan.grid
     boxes = [(c * w, r * h, (c + 1) * w, (r + 1) * h) for r in range(rows) for c in range(columns)]
     return [whole.crop(box) for box in boxes], thumbnail

@@ -1,15 +1,15 @@
-"""The final answer of a text, normalised: two texts give the same answer where `final_answer` of both is equal.
+"""Normalise the final answer of a text. Two texts give the same answer if their `final_answer` is equal.
 
-What is taken to be the same, and what is not (the table in tests/test_answers.py shows it case by case):
+Rules of equality (tests/test_answers.py has a table of cases):
 
 - numbers: `1,000`, `1000.0`, `one thousand`; `0.5`, `1/2`, `half`; `3,5` and `007` are texts, not numbers;
-- units: `5 cm`, `5cm`, `five centimeters`. `5` alone is another answer unless the question names the unit, since `5 cm`
-  and `5 m` must differ: words after a number that the question already holds (`3 cats` to `How many cats?`) go.
-  Percent is a unit: `50%` is `50 percent`, but neither `50` nor `0.5`;
+- units: `5 cm`, `5cm`, `five centimeters`. `5` alone is another answer, because `5 cm` and `5 m` must differ. It is the
+  same answer if the question names the unit. Words after a number that are in the question are removed
+  (`3 cats` to `How many cats?`). Percent is a unit: `50%` is `50 percent`, but neither `50` nor `0.5`;
 - choices: `A`, `(A)`, `A.`, `Option A`; where the question lists the choices, also `A. blue` and `blue`;
 - yes and no: `Yes, it is.` is `yes`, but `No parking` and `No. 5` are texts;
-- what leads in: `The answer is`, `So`, `It is`; `The color is` only to a question for the color of one thing, for
-  elsewhere (`Which is larger?`) the subject is the answer;
+- introductions: `The answer is`, `So`, `It is`. `The color is` is one only if the question asks for the color of one
+  thing. For other questions (`Which is larger?`) the subject is the answer;
 - articles, case, punctuation at the ends, British spellings of a few words, kinds of quotes, dashes and widths.
 
 Negations stay: `not blue` is never `blue`.
@@ -36,8 +36,8 @@ _YES_NO = re.compile(
     r"\s+(?:it|there|they|he|she|this|that|these|those|the|i|we|you|because|since)\b)"
 )
 _VERBS = r"(?:is|are|was|were|do|does|did|can|could|has|have|had|will|would|should)\b"
-# Also behind what leads in (`In the image, is there a cat?`), or at the end (`..., right?`), but not after another word
-# of asking (`Which is larger, is it the cat?`).
+# Also after an introduction (`In the image, is there a cat?`), or at the end (`..., right?`), but not after another
+# question word (`Which is larger, is it the cat?`).
 _YES_NO_QUESTION = re.compile(
     rf"^{_VERBS}|.*\byes or no\b|"
     r"^(?!(?:what|which|where|who|whom|whose|why|how|when)\b)"
@@ -97,40 +97,41 @@ _CURRENCY = re.compile(r"^([-+]?)([$€])\s*(?=[\d.])")
 
 @lru_cache(maxsize=65_536)  # the candidates of a set, and many sets, say the same
 def final_answer(text: str, question: str = "") -> str:
-    """The answer that a conclusion comes to, for exact comparison; never empty unless the text is blank.
+    """The answer of a conclusion, for exact comparison; empty only if the text is blank.
 
-    question: what was asked, with its listed choices if it has any. Without it less is taken to be the same.
+    question: the question, with its choices if it lists them. Without it fewer answers count as equal.
     """
     plain, choices = _plain(text), _choices(question)
     asked = _plain(_LISTED.split(question, maxsplit=1)[0] if choices else question)
-    stated, announced = _stated(plain)
-    for said in (stated, _clause(stated)):
-        if letter := _choice(said, choices):
+    statement, announced = _statement(plain)
+    for clause in (statement, _clause(statement)):
+        if letter := _choice(clause, choices):
             return letter
-    first = stated.split("\n")[0].strip(" .")
+    first = statement.split("\n")[0].strip(" .")
     if choices and _LETTER.match(first) and (letter := _choice(first, choices)):  # the explanation stands below
         return letter
-    if match := _LETTER_AND_TEXT.match(stated):  # of a choice that is not listed, or is listed with another text
+    if match := _LETTER_AND_TEXT.match(statement):  # of a choice that is not listed, or is listed with another text
         if announced and match.group(1) in choices and _sentence_of_no_choice(match.group(2), choices):
             return match.group(1)
         return f"{match.group(1)}: {final_answer(match.group(2))}"
-    said = _clause(stated)
-    if yes := _yes_no(stated, asked):
+    clause = _clause(statement)
+    if yes := _yes_no(statement, asked):
         return yes
-    said = _without_copula(said, asked)
-    if letter := _choice(said, choices):
+    clause = _without_copula(clause, asked)
+    if letter := _choice(clause, choices):
         return letter
-    words = _words(said)
+    words = _words(clause)
     if (number := _with_unit(words, set(), set())) in choices.values():
-        return next(letter for letter, told in choices.items() if told == number)
-    if (number := _with_unit(words, set(_words(asked)), _units_named(asked))) is not None:
+        return next(letter for letter, text in choices.items() if text == number)
+    if (number := _with_unit(words, set(_words(asked)), _units_in_question(asked))) is not None:
         return number
     return " ".join(_without_articles(words)) or plain or text.strip()
 
 
 def without_boilerplate(text: str) -> str:
-    """The whole conclusion as it is embedded: less `The answer is` before it, and white space, quotes, asterisks and
-    the full stop at its ends. Its paragraphs and its case stay."""
+    """The whole conclusion for embedding, without a leading `The answer is`.
+
+    White space, quotes, asterisks and the full stop at its ends are removed. Paragraphs and case stay."""
     bare = _LEAD_IN.sub("", text, count=1).strip(" \t\r\n\"'*`")
     return bare.removesuffix(".").rstrip(" \t\r\n\"'*`") or text.strip()
 
@@ -147,7 +148,7 @@ def _plain(text: str) -> str:
 
 
 _TAGGED = re.compile(r"<answer>\s*(\S.*?)\s*</answer>", re.DOTALL)
-_MILLIONS = re.compile(r"(\d)M\b")  # told from metres by its case alone
+_MILLIONS = re.compile(r"(\d)M\b")  # only the case distinguishes it from metres
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}")
 _IN_DOLLARS = re.compile(r"\$\s*(\\boxed\s*\{[^{}$]*\})\s*\$|^\s*\$([^$]+)\$(?=[.\s]*$)")
 _SIGNS = str.maketrans("’‘“”–—−⁄", "''\"\"---/")
@@ -161,82 +162,84 @@ def _spread(before: str, char: str) -> str:
 
 
 def _sentence_of_no_choice(text: str, choices: dict[str, str]) -> bool:
-    """Whether what follows `The answer is B.` goes on about it (`It barks.`), and is not the text of a choice."""
+    """Whether the sentence after `The answer is B.` explains it (`It barks.`) and is not the text of a choice."""
     return final_answer(text) not in choices.values() and len(text.split()) > 1
 
 
-def _stated(plain: str) -> tuple[str, bool]:
-    """What follows the last `answer is`, to the end of its line, and that it does; else all of it, without `So,`."""
+def _statement(plain: str) -> tuple[str, bool]:
+    """(statement, whether it was announced): the rest of the line after the last `answer is`, else all but `So,`."""
     if tagged := _TAGGED.findall(plain):
         return tagged[-1].strip(" \n\"'*"), True
     marks = [m for m in _MARKER.finditer(plain) if m.end() < len(plain)]
-    stated = plain[marks[-1].end() :].strip().split("\n")[0] if marks else plain
-    return _CONNECTIVE.sub("", stated.strip()).strip(" \"'*"), bool(marks)
+    statement = plain[marks[-1].end() :].strip().split("\n")[0] if marks else plain
+    return _CONNECTIVE.sub("", statement.strip()).strip(" \"'*"), bool(marks)
 
 
-def _clause(stated: str) -> str:
-    """The statement without its reason; of several sentences all, for none is known to be the answer."""
-    sentences = [s for s in _SENTENCE_END.split(_REASON.sub("", stated)) if s.strip()]
-    return sentences[0].strip() if len(sentences) == 1 else stated
+def _clause(statement: str) -> str:
+    """The statement without its reason. Several sentences all stay, because any of them may be the answer."""
+    sentences = [s for s in _SENTENCE_END.split(_REASON.sub("", statement)) if s.strip()]
+    return sentences[0].strip() if len(sentences) == 1 else statement
 
 
 def _choices(question: str) -> dict[str, str]:
-    """The listed choices by letter, each as the answer that it is; empty unless they are A, B and so on."""
+    """The listed choices by letter, each as a normalised answer; empty unless the letters are A, B and so on."""
     marks = list(_LISTED.finditer(question))
     if len(marks) < 2 or [m.group(1) for m in marks] != [chr(ord("A") + i) for i in range(len(marks))]:
         return {}
     ends = [m.start() for m in marks[1:]] + [len(question)]
-    told = (question[m.end() : end].strip().split("\n")[0] for m, end in zip(marks, ends, strict=True))
-    return {m.group(1).lower(): final_answer(text.strip(" ,;(")) for m, text in zip(marks, told, strict=True)}
+    choice_texts = (question[m.end() : end].strip().split("\n")[0] for m, end in zip(marks, ends, strict=True))
+    return {m.group(1).lower(): final_answer(text.strip(" ,;(")) for m, text in zip(marks, choice_texts, strict=True)}
 
 
-def _choice(said: str, choices: dict[str, str]) -> str | None:
-    """The letter that is meant, if any. A letter with a text is that choice only if the text is the listed one."""
-    bare = said.strip(" .\"'*")
+def _choice(clause: str, choices: dict[str, str]) -> str | None:
+    """The chosen letter, if any. A letter with a text is that choice only if the text is the listed one."""
+    bare = clause.strip(" .\"'*")
     if match := _LETTER.match(bare) or (_LETTER_IS_RIGHT.match(bare) if choices else None):
         letter = match.group(1)
         return letter if letter in choices or not choices else None
     if not choices:
         return None
-    if match := _LETTER_AND_TEXT.match(said):
+    if match := _LETTER_AND_TEXT.match(clause):
         return match.group(1) if choices.get(match.group(1)) == final_answer(match.group(2)) else None
     # `B dog` is B where B is the dog, and `A dog` is not A where A is the cat.
-    if (match := _LETTER_BEFORE_TEXT.match(said)) and choices.get(match.group(1)) == final_answer(match.group(2)):
+    if (match := _LETTER_BEFORE_TEXT.match(clause)) and choices.get(match.group(1)) == final_answer(match.group(2)):
         return match.group(1)
-    named = [letter for letter, told in choices.items() if told == " ".join(_without_articles(_words(said)))]
+    named = [letter for letter, text in choices.items() if text == " ".join(_without_articles(_words(clause)))]
     return named[0] if len(named) == 1 else None
 
 
-def _yes_no(stated: str, asked: str) -> str | None:
+def _yes_no(statement: str, asked: str) -> str | None:
     if asked and not _YES_NO_QUESTION.match(asked):
-        return stated.strip(" .!") if stated.strip(" .!") in ("yes", "no") else None
-    match = _YES_NO.match(stated)
+        return statement.strip(" .!") if statement.strip(" .!") in ("yes", "no") else None
+    match = _YES_NO.match(statement)
     return _SPELLINGS.get(match.group(1), match.group(1)) if match else None
 
 
-def _without_copula(said: str, asked: str) -> str:
+def _without_copula(clause: str, asked: str) -> str:
     """`it is blue` -> `blue`, `the color is blue` -> `blue` where the color of one thing was asked for."""
-    if (_YES_NO_QUESTION.match(asked) and " or " not in asked) or "\n" in said:
-        return said
-    if match := _PRONOUN.match(said):
-        return said[match.end() :]
-    if (match := _THERE.match(said)) and number_at_start(_words(said[match.end() :])):
-        return said[match.end() :]
-    match, question = _SUBJECT.match(said), _ASKED.match(asked)
+    if (_YES_NO_QUESTION.match(asked) and " or " not in asked) or "\n" in clause:
+        return clause
+    if match := _PRONOUN.match(clause):
+        return clause[match.end() :]
+    if (match := _THERE.match(clause)) and number_at_start(_words(clause[match.end() :])):
+        return clause[match.end() :]
+    match, question = _SUBJECT.match(clause), _ASKED.match(asked)
     if not match or not question or " or " in asked:
-        return said
+        return clause
     subject = set(_words(match.group(1))) - _SMALL_WORDS
     thing = question["thing"] or question["thing_of"] or question["where"]
     about = set(_words(thing)) | set(_words(question["noun"] or question["noun_of"] or ""))
-    return said[match.end() :] if subject and subject <= about else said
+    return clause[match.end() :] if subject and subject <= about else clause
 
 
-def _words(said: str) -> list[str]:
-    """The words without punctuation at their ends; hyphens between letters part words, commas stay inside numbers."""
-    said = _CURRENCY.sub(lambda m: f"{m.group(1)}{m.group(2)} ", said) if said[:2].strip("-+")[:1] in "$€" else said
-    said = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", said).replace("per cent", "percent")
+def _words(clause: str) -> list[str]:
+    """The words without punctuation at their ends. Hyphens between letters split words; commas stay inside numbers."""
+    clause = (
+        _CURRENCY.sub(lambda m: f"{m.group(1)}{m.group(2)} ", clause) if clause[:2].strip("-+")[:1] in "$€" else clause
+    )
+    clause = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", clause).replace("per cent", "percent")
     found = []
-    for token in re.split(r"\s+|(?<=\D),|,(?=\D)", said):
+    for token in re.split(r"\s+|(?<=\D),|,(?=\D)", clause):
         bare = token.strip(".,;:!?\"'*()[]") if not re.fullmatch(r"\.\d+", token) else token
         if match := _ATTACHED.fullmatch(bare):
             unit = match.group(2)
@@ -246,7 +249,7 @@ def _words(said: str) -> list[str]:
     return found
 
 
-def _units_named(asked: str) -> set[str]:
+def _units_in_question(asked: str) -> set[str]:
     """The units that a question asks for."""
     words = {word for word in _words(asked) if len(word) > 2 or word in ("mm", "cm", "km", "kg", "ml", "ft")}
     return {_UNITS[word] for word in [*words, *_NAMED_IN.findall(asked)] if word in _UNITS}
@@ -273,5 +276,5 @@ def _with_unit(words: list[str], asked: set[str], units: set[str]) -> str | None
 
 
 def _without_articles(words: list[str]) -> list[str]:
-    """The last word stays, whatever it is: `not a` speaks of the choice."""
+    """Remove articles, but never the last word: in `not a` the letter is a choice."""
     return [word for word in words[:-1] if word not in _ARTICLES] + words[-1:]

@@ -1,7 +1,7 @@
 """Render and parse "Step k: heading" texts: Chain-of-Description (5 steps) and Chain-of-Thought (4 steps).
 
-`parse(render(bodies)) == bodies`. The body of a step is everything after its heading line, up to the next
-heading that is due: paragraphs and blank lines inside a body are kept.
+`parse(render(bodies)) == bodies`. The body of a step is everything between its heading line and the heading of the
+next step. Paragraphs and blank lines inside a body are kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COT = Chain(
         "Conclude the task with an answer.",
     ),
 )
-# What the user asks, step by step, when a chain-of-description is told as a conversation.
+# The user's question for each step, when a chain-of-description becomes a conversation.
 COD_QUESTIONS = (
     "What are the most important things in this image?",
     "What do they look like in detail?",
@@ -51,7 +51,7 @@ _STEP_LINE = re.compile(r"^Step (\d+):", re.MULTILINE)
 
 
 class ChainError(ValueError):
-    """A text that is not the chain it should be; the message says where it departs."""
+    """A text that is not a valid chain. The message says where it differs."""
 
 
 def render(chain: Chain, bodies: Sequence[str]) -> str:
@@ -75,7 +75,7 @@ def render(chain: Chain, bodies: Sequence[str]) -> str:
 def parse(chain: Chain, text: str) -> tuple[str, ...]:
     """The bodies of the chain's steps.
 
-    Headings are known by `Step k:` at the start of a line; their wording is free, since models paraphrase it.
+    A heading is a line that starts with `Step k:`. Its wording is free, because models paraphrase it.
     Raises `ChainError` when steps are missing, repeated, out of order or empty, or when text stands before step 1.
     """
     marks = list(_STEP_LINE.finditer(text))

@@ -368,9 +368,9 @@ def _sentence(error: ValueError | OSError) -> str:
 
     if not isinstance(error, ValidationError):
         return str(error)
-    from sicog.config.validation import told
+    from sicog.config.validation import validation_message
 
-    return told(error)
+    return validation_message(error)
 
 
 def _leave_first_word_to_main(error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Numbers as people write them, exactly: digits with separators, decimals, fractions, percent, words.
+"""Parse numbers exactly as people write them: digits with separators, decimals, fractions, percent, words.
 
 A number is a `Fraction`, so that `1,000`, `1000.0` and `one thousand` are the same and nothing is rounded.
 """
@@ -24,7 +24,7 @@ _FRACTION = re.compile(rf"([-+]?)(?:({_INTEGER}) )?({_INTEGER}) ?/ ?([1-9]\d*)")
 
 
 def number_at_start(words: list[str]) -> tuple[Fraction, int] | None:
-    """The number that the first words are, as many of them as possible, and how many words it takes; or None.
+    """The number at the start of the words (the longest match) and how many words it takes; or None.
 
     Words are lower case. `two hundred and five cats` gives 205 and 4; `3 1/2 cups` gives 7/2 and 2.
     """
@@ -65,7 +65,7 @@ def _cardinal(words: list[str]) -> tuple[Fraction, int] | None:
         return Fraction(12), 2
     if article and not (len(words) > 1 and words[1] in _SCALES):
         return None
-    counted = _counted(words, 1 if article else 0, 1 if article else 0)
+    counted = _integer_words(words, 1 if article else 0, 1 if article else 0)
     if counted is None:
         return None
     value, end = counted
@@ -76,8 +76,8 @@ def _cardinal(words: list[str]) -> tuple[Fraction, int] | None:
     return Fraction(value), end
 
 
-def _counted(words: list[str], start: int, first: int) -> tuple[int, int] | None:
-    """The integer that the words from `start` on say, and where it ends; `first`: what an article before them says."""
+def _integer_words(words: list[str], start: int, first: int) -> tuple[int, int] | None:
+    """The integer in the words from `start` on, and where it ends. `first`: the value of an article before them."""
     total, group, end, last = 0, first, start, ""
     for place in range(start, len(words)):
         word = words[place]
@@ -96,7 +96,7 @@ def _counted(words: list[str], start: int, first: int) -> tuple[int, int] | None
 
 
 def _may_follow(last: str, value: int) -> bool:
-    """`twenty` goes on with one to nine, a scale with anything but nought; digits read out are no number."""
+    """Whether a number word may follow: one to nine after `twenty`, anything but zero after a scale."""
     if last in _WORDS:
         return _WORDS[last] >= 20 and 0 < value < 10
     return last == "" or value > 0

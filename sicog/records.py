@@ -1,7 +1,7 @@
-"""What crosses a file boundary: the typed records that every step reads and writes.
+"""The typed records that every step reads and writes.
 
-A record has a stable string `id` and keeps it through every step; records are joined by id, never by position.
-Images are a field, never a marker inside a text: `Turn.images_at` says where in the text they stand.
+A record has a stable string `id` and keeps it through every step. Records are joined by id, never by position.
+Images are a field, not a marker in the text. `Turn.images_at` gives their positions in the text.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Example(Record):
 
 
 class AnnotatedRow(Record):
-    """A user's caption row in ALLaVA form, with all its keys, and what a teacher made of it.
+    """A user's caption row in ALLaVA form, with all its keys, and the teacher's output.
 
     cod_caption: the whole five-step text; dd_caption: the body of its last step.
     """
@@ -75,7 +75,7 @@ class AnnotatedRow(Record):
 
 
 class Query(Record):
-    """Unlabelled input of the generate step: images, and a question but for captions. Styles turn it into prompts."""
+    """Unlabelled input of the generate step: images, and (not for captions) a question. Styles make prompts of it."""
 
     task: str  # a name in `tasks.TASKS`
     images: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class Query(Record):
 
 
 class Corruption(BaseModel):
-    """What was done to an image before it was shown, with all that is needed to do it again."""
+    """A corruption applied to an image, with the parameters that reproduce it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     method: str
@@ -92,9 +92,9 @@ class Corruption(BaseModel):
 
 
 class Candidate(BaseModel):
-    """One sampled answer with everything needed to draw it again. `corruptions`: one per image, or none.
+    """One sampled answer with everything needed to sample it again. `corruptions`: one per image, or none.
 
-    window: where only a part of the image was shown, its box (left, top, right, bottom) in shares of width and height.
+    window: the box (left, top, right, bottom), in shares of width and height, if only that part was shown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -125,13 +125,13 @@ class CandidateSet(Record):
 
 
 class Claim(BaseModel):
-    """Something that a candidate's text states, read from its characters start to end.
+    """A statement in a candidate's text, found in the characters from start to end.
 
-    Claims of one kind with one key say the same, or are their own sentence where similarity decides (`sentences`).
-    stated_by: the places in the set of the candidates that state it, its own among them. support: the share in [0, 1]
-    of the other candidates of the whole image that do, among those that could be compared; None where there are none.
-    seen: the largest share of the candidates of one window that state it; None where no window was shown.
-    checked: the share of the answers to a question about it that confirm it; None where nothing was asked.
+    Claims with the same kind and key state the same thing. In kind `sentences` similarity decides instead.
+    stated_by: indices of all candidates in the set that state it, this one included.
+    support: share in [0, 1] of the other comparable whole-image candidates that state it; None without such candidates.
+    seen: the largest share of the candidates of one window that state it; None if no window was shown.
+    checked: the share of answers to a question about it that confirm it; None if nothing was asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -146,14 +146,14 @@ class Claim(BaseModel):
 
 
 class ScoredCandidate(BaseModel):
-    """A candidate, the text that was compared, and its scores among the K candidates of its set that were compared.
+    """A candidate, its compared text, and its scores among the K compared candidates of its set.
 
-    `compared` is None when the candidate cannot be chosen: `excluded` then says why (`cut` by the length limit,
-    `unparsed` chain, `empty`, `no_claims`, `window` for one that saw a part of the image only), and all marks are None.
+    `compared` is None when the candidate cannot be chosen. `excluded` then gives the reason, and all scores are None:
+    `cut` by the length limit, `unparsed` chain, `empty`, `no_claims`, or `window` (it saw only a part of the image).
     score: the mean cosine to all K, itself included, in [-1, 1]; agreement: the same without itself, None at K = 1.
-    answer: the normalised final answer, None for captions; vote: the share in [0, 1] of the votes that it got;
-    margin: that share less the largest share of another answer.
-    claims: what it states, where claims were read; score and agreement are then made of them (`curation.claims`).
+    answer: the normalised final answer, None for captions. vote: its share of the votes, in [0, 1].
+    margin: `vote` minus the largest share of another answer.
+    claims: its statements, if claims were read; score and agreement then come from them (`curation.claims`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -179,9 +179,9 @@ class ScoredSet(Record):
 class PreferencePair(Record):
     """Preference data in TRL's vocabulary; `chosen` and `rejected` are both full texts and never equal.
 
-    prompt: the conversation up to the answer, images and all.
-    chosen_score, rejected_score: what curation ranked the two by (scores or votes); margin: their difference, above 0.
-    None for other pairs.
+    prompt: the conversation up to the answer, with its images.
+    chosen_score, rejected_score: the scores or votes that curation ranked by. margin: their difference, above 0.
+    All three are None for pairs that were not ranked.
     """
 
     images: tuple[str, ...] = ()
@@ -209,8 +209,11 @@ class PreferencePair(Record):
 
 
 class ReferencedPair(Record):
-    """A preference pair that can be trained on: what `RowLengths` holds of both conversations together, and the
-    reference log-probabilities of its two answers (float32 values, in natural logarithm)."""
+    """A preference pair that is ready for training.
+
+    Lengths are those of `RowLengths`, summed over both conversations.
+    chosen_log_prob, rejected_log_prob: reference log-probabilities of the answers (float32, natural logarithm).
+    """
 
     pair: PreferencePair
     n_tokens: int
@@ -223,7 +226,7 @@ class ReferencedPair(Record):
 
 
 class Dropped(Record):
-    """A row that cannot or shall not be used: which step decided so, a reason in snake_case, and the detail."""
+    """A row that is not used: the step that dropped it, a reason in snake_case, and the detail."""
 
     step: str
     reason: str
@@ -231,9 +234,9 @@ class Dropped(Record):
 
 
 class Failed(Record):
-    """A row that could not be processed this time, though nothing is wrong with it.
+    """A valid row that could not be processed this time.
 
-    It is kept in failed.jsonl and counts as done: to try it again, run the step into another output folder.
+    It is written to failed.jsonl and counts as done. To try it again, run the step into another output folder.
     """
 
     step: str

@@ -166,7 +166,7 @@ def test_numbers_of_any_length_take_no_time():
         assert final_answer(text)
 
 
-def test_an_encoder_sees_the_conclusion_without_its_boilerplate():  # D-C18
+def test_an_encoder_sees_the_conclusion_without_its_boilerplate():
     assert without_boilerplate("The answer is Red.") == "Red" == without_boilerplate("So, the final answer is: **Red**")
     assert without_boilerplate("Red.\n\nIt is a cup.") == "Red.\n\nIt is a cup"
     assert without_boilerplate("The cup is red") == "The cup is red"

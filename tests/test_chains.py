@@ -18,7 +18,7 @@ def test_parse_undoes_render(chain, data):
     assert parse(chain, render(chain, bodies)) == bodies
 
 
-def test_paragraphs_and_blank_lines_of_a_body_are_kept():  # D-C17
+def test_paragraphs_and_blank_lines_of_a_body_are_kept():
     bodies = ("task", "see", "first\n\nsecond\nthird", "The answer is B.\n\nExtra")
     assert parse(COT, render(COT, bodies)) == bodies
     assert parse(COT, render(COT, bodies).replace("Conclude the task with an answer.", "Conclude."))[-1] == bodies[-1]

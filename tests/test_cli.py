@@ -49,7 +49,7 @@ def test_a_mistake_is_one_sentence(tmp_path, arguments, says):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_the_machine_refuses_is_one_sentence(tmp_path):  # R11
+def test_what_the_machine_refuses_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "r.yaml").write_text("run_dir: file/run\nsteps: {a: {run: mini-data, config: {seed: 1}}}")
     done = sicog("run", "r.yaml", cwd=tmp_path)

@@ -153,7 +153,7 @@ def check_sbatch(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if p.is_file() and blocks(p)], ids=lambda p: str(p.relative_to(ROOT))
 )
-def test_every_command_of_a_page(run, page):  # D-U1, D-U2, D-U4, D-U5, D-U6
+def test_every_command_of_a_page(run, page):
     calls = run("\n".join(blocks(page)))  # as a reader does it: what one block exports holds in the next
     assert calls
     for call in calls:

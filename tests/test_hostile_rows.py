@@ -1,4 +1,4 @@
-"""Rows, images, names and texts that a file should not have, through each step that reads one (R3 to R6, R11)."""
+"""Rows, images, names and texts that a file should not have, through each step that reads one."""
 
 import json
 
@@ -108,7 +108,7 @@ def test_sampling(tiny_dir, rows, tmp_path):
     assert len(attacked) > len(plain)
 
 
-def test_a_picture_a_pixel_wide_is_sampled_or_dropped(tiny_dir, tmp_path):  # R4
+def test_a_picture_a_pixel_wide_is_sampled_or_dropped(tiny_dir, tmp_path):
     Image.new("RGB", (1, 20000)).save(tmp_path / "long.png")
     (tmp_path / "rows.json").write_text(json.dumps([{"id": "long", "image": "long.png"}]))
     values = {"checkpoint": tiny_dir, "input": tmp_path / "rows.json", "image_folder": tmp_path, "task": "captioning"}
@@ -160,7 +160,7 @@ def test_the_originals_files(rows, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["a full disk", "a kill"])
-def test_a_disk_that_fills_leaves_a_run_that_goes_on(tmp_path, form):  # R11, R1
+def test_a_disk_that_fills_leaves_a_run_that_goes_on(tmp_path, form):
     text = "A red circle. " * 20
     rows = [{"id": i, "image": "a.png", "generated_caption": text} for i in range(2000)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
@@ -179,7 +179,7 @@ def test_a_disk_that_fills_leaves_a_run_that_goes_on(tmp_path, form):  # R11, R1
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_folder_that_cannot_be_written_and_one_of_another_run(tmp_path):  # R11
+def test_a_folder_that_cannot_be_written_and_one_of_another_run(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([{"id": 1, "image": "a.png", "generated_caption": "A."}]))
     line = "sicog import-candidates input=rows.json task=captioning out_dir="
     (tmp_path / "file").write_text("mine")
@@ -192,7 +192,7 @@ def test_a_folder_that_cannot_be_written_and_one_of_another_run(tmp_path):  # R1
     assert (tmp_path / "out" / "run.json").read_bytes() == before
 
 
-def test_readers_of_our_own_sets_say_which_row_is_broken(tmp_path):  # R3
+def test_readers_of_our_own_sets_say_which_row_is_broken(tmp_path):
     from sicog.generation.group import GroupConfig, group
     from sicog.stages.storage import write_dataset
 

@@ -52,7 +52,7 @@ def test_candidates_belong_to_their_query():
         CandidateSet(id="q", query=Query(id="q", task="reasoning", question="?"), candidates=(candidate,))
 
 
-def test_a_pair_needs_two_texts():  # D-C15
+def test_a_pair_needs_two_texts():
     with pytest.raises(ValidationError, match="same text"):
         PreferencePair(id="1", prompt=(Turn(role="user", text="p"),), chosen="a", rejected="a")
     with pytest.raises(ValueError, match="1 images but 0 image positions"):

@@ -54,11 +54,11 @@ def test_a_wrapper_is_thin(path):
     code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     unwanted = r"\b(pip|apt|apt-get|sudo|env|printenv|unzip|tar)\b|set -x|CUDA_VISIBLE_DEVICES=|python3? -c"
     unwanted += "|/model_weight|/data/"
-    assert not re.search(unwanted, code)  # D-R5, D-R6, D-R12, D-R14, D-R19
+    assert not re.search(unwanted, code)
 
 
 @pytest.mark.parametrize("path", [p for p in SCRIPTS if p.name not in ("launch.sh", "install.sh")], ids=str)
-def test_a_missing_variable_is_named(script, path):  # D-U8
+def test_a_missing_variable_is_named(script, path):
     done = script(
         path, EXPERIMENT_NAME="x", OUTPUT_COD_DIR="x", OUTPUT_COT_DIR="x", MODEL_NAME_OR_PATH="x", MODEL_PATH="x"
     )
@@ -114,16 +114,16 @@ def test_sampling(script, world, tiny_dir, tmp_path):
     options = {"PROMPT": "cot-default", "SPLIT": "1", "AUGMENT_METHODS": "gaussian_blur,mask"}
     succeeded(script(script_name, short, DATA_PATH=f"{questions}.json", **options, **shared))
     sets = list(read_records(tmp_path / "runs/exp/answers-cot-default-1", CandidateSet))
-    assert all(s.candidates[0].prompt.endswith("Answer the question step-by-step.") for s in sets)  # D-C24
+    assert all(s.candidates[0].prompt.endswith("Answer the question step-by-step.") for s in sets)
     config = read_json(tmp_path / "runs/exp/answers-cot-default-1/run.json")["config"]
-    assert config["corruptions"] == ["gaussian_blur", "mask"]  # D-U7
+    assert config["corruptions"] == ["gaussian_blur", "mask"]
     (world / "unlabelled_questions_2.json").write_text(
         f"[{json.dumps(json.loads(Path(f'{questions}.json').read_text())[1])}]"
     )
     succeeded(script(script_name, short, DATA_PATH=questions, SPLIT="2", **shared))
     assert read_json(tmp_path / "runs/exp/answers-cot-default-2/manifest.json")["rows_in"] == 1
     refused = script(script_name, DATA_PATH=f"{questions}.json", PROMPT="cot-defualt", **shared)
-    assert refused.returncode == 2 and "known: cot-default, default" in refused.stderr  # D-U18
+    assert refused.returncode == 2 and "known: cot-default, default" in refused.stderr
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from sicog.tasks import CAPTIONING, REASONING
 QUERY = Query(id="q", task="reasoning", images=("a.png",), question="How many cats? Answer the question step-by-step.")
 
 
-def test_the_step_by_step_sentence_is_there_once_and_only_for_chains():  # D-C24
+def test_the_step_by_step_sentence_is_there_once_and_only_for_chains():
     assert REASONING.prompt(QUERY, "cot") == "How many cats? Answer the question step-by-step."
     assert REASONING.prompt(QUERY, "direct") == "How many cats? Answer the question using a single word or phrase."
     assert REASONING.prompt(QUERY, "plain") == "How many cats?"
@@ -17,7 +17,7 @@ def test_the_step_by_step_sentence_is_there_once_and_only_for_chains():  # D-C24
     assert REASONING.prompt(bare, "cot") == REASONING.prompt(QUERY, "cot")
 
 
-def test_unknown_styles_and_missing_questions_are_named():  # D-U18
+def test_unknown_styles_and_missing_questions_are_named():
     with pytest.raises(ValueError, match="unknown captioning style 'cot'; known: cod, cod-conv, dd"):
         CAPTIONING.style("cot")
     with pytest.raises(ValueError, match="query q has no question, which style 'cot' needs"):
@@ -39,7 +39,7 @@ def test_compared_is_the_body_of_the_last_step_or_the_whole_text():
 
 
 @pytest.mark.parametrize("between", ["\n", "\n\n", "\r\n", " \n \n"])
-def test_every_paragraph_of_the_last_step_is_compared_whatever_follows_the_heading(between):  # D-C17, spec 9.1
+def test_every_paragraph_of_the_last_step_is_compared_whatever_follows_the_heading(between):
     """The original's patterns lose a paragraph, or the whole text before the last newline, in some of these."""
     text = "\n\n".join(f"Step {k}: Some heading of step 4.{between}body {k}" for k in range(1, 5))
     assert REASONING.compared(f"{text}\n\nThe answer is B.\n\nExtra", "cot") == "body 4\n\nThe answer is B.\n\nExtra"
@@ -48,5 +48,5 @@ def test_every_paragraph_of_the_last_step_is_compared_whatever_follows_the_headi
 
 
 @pytest.mark.parametrize("text", ["Step 5: A cup\n\nIt is red.", "A cup. Step 1: none\nred", "first\n\nsecond\nthird"])
-def test_styles_without_steps_are_compared_whole_whatever_they_say(text):  # spec 9.1
+def test_styles_without_steps_are_compared_whole_whatever_they_say(text):
     assert CAPTIONING.compared(text, "dd") == REASONING.compared(f"{text}\n", "plain") == text

@@ -98,7 +98,7 @@ def test_the_lines_of_all_stages_run_as_they_stand(trained):
         assert tuple(config[key] for key in ("stage", "learning_rate", "global_batch", "device_batch")) == values
         assert (folder / "runs" / name / "manifest.json").is_file()
     inputs = read_json(folder / "runs/next/stage15/run.json")["input_paths"]
-    assert inputs["model.projector"] == "runs/base/stage1" and inputs["data.path"] == "curated.json"  # D-U2, D-U3
+    assert inputs["model.projector"] == "runs/base/stage1" and inputs["data.path"] == "curated.json"
     assert "256 rows per update of 1 process(es)" in output
 
 
@@ -178,7 +178,7 @@ def test_a_job_that_saved_before_its_limit_is_queued_again(tmp_path, event, code
     assert {f"{rank} of 2 at localhost:20123, local 0, with 1, two words" for rank in (0, 1)} <= set(output.split("\n"))
 
 
-def test_every_variable_of_the_readme_is_read_and_every_one_read_is_in_its_table():  # D-U1, D-U2, D-U7
+def test_every_variable_of_the_readme_is_read_and_every_one_read_is_in_its_table():
     table = set(re.findall(r"`([A-Z_]+)`", README.split("## Variables")[1].split("**The batch.**")[0]))
     scripts = [p.read_text() for p in sorted((ROOT / "training_scripts").glob("uhdv1-*.sh"))]
     launcher = (ROOT / "training_scripts" / "launch.sh").read_text()

@@ -18,7 +18,7 @@ from sicog.annotation.estimate import estimate
 from sicog.annotation.teacher import STEP, CaptionRowParser, Teacher, TeacherConfig, prompt_file
 from sicog.chains import COD, COT, ChainError, parse, render
 from sicog.config import Config
-from sicog.config.validation import first_told
+from sicog.config.validation import first_validation_message
 from sicog.data.image_folder import ImageFolder
 from sicog.data.images import ImageProblem
 from sicog.data.rows.cache import cache_folder
@@ -193,7 +193,7 @@ class _Annotated:
             except RowError as error:
                 yield Dropped(id=row.id, step=self.step, reason=error.reason, detail=str(error))
             except ValidationError as error:
-                yield Dropped(id=row.id, step=self.step, reason="malformed_row", detail=first_told(error))
+                yield Dropped(id=row.id, step=self.step, reason="malformed_row", detail=first_validation_message(error))
 
 
 @dataclass(frozen=True)

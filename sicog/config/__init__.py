@@ -1,16 +1,16 @@
-"""Typed configuration, its keys for people, and what is wrong with a config in plain words."""
+"""Typed configuration, its list of keys, and error messages about configs."""
 
 from sicog.config.typed import (
     Config,
     ConfigT,
     apply_overrides,
-    by_its_key,
     load_config,
-    load_extended,
+    load_with_extends,
     load_yaml,
     merge,
     paths_of,
-    say_old_names,
+    report_old_names,
+    resolve_key_names,
     validate,
 )
 
@@ -18,12 +18,12 @@ __all__ = [
     "Config",
     "ConfigT",
     "apply_overrides",
-    "by_its_key",
     "load_config",
-    "load_extended",
+    "load_with_extends",
     "load_yaml",
     "merge",
     "paths_of",
-    "say_old_names",
+    "report_old_names",
+    "resolve_key_names",
     "validate",
 ]

@@ -1,6 +1,6 @@
-"""The keys of a config for people: each with its type, its default and its comment, the nested ones after them.
+"""List the keys of a config with type, default and comment, for the terminal and the docs.
 
-A key's comment is the docstring under its field; what a key means wherever it occurs is said once, in `COMMON`.
+The comment of a key is the docstring under its field. Comments of keys that many configs share are in `COMMON`.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from pydantic.fields import FieldInfo
 
 COMMON: Mapping[str, str] = {
     "out_dir": "Folder to write.",
-    "image_folder": "What image paths are relative to: a folder, or a .tar.",
-    "image_roots": "Folders outside `image_folder` into which its links may lead.",
-    "cache_dir": "Where tables, vectors and hashes are kept for later runs; null: $SICOG_CACHE, else ~/.cache/sicog.",
-    "max_dropped_share": "Above this share of rows that cannot be used the run stops.",
+    "image_folder": "Folder or .tar that image paths are relative to.",
+    "image_roots": "Folders outside `image_folder` that its links may point to.",
+    "cache_dir": "Folder for tables, vectors and hashes that later runs reuse; null: $SICOG_CACHE or ~/.cache/sicog.",
+    "max_dropped_share": "The run stops if a larger share of rows cannot be used.",
     "seed": "Seed of all random choices.",
-    "workers": "Processes on this machine, each with a GPU of its own where there are GPUs.",
-    "block_size": "Rows worked on together; an interruption loses at most one block.",
-    "rows_per_shard": "Rows of one file of the output.",
+    "workers": "Processes on this machine. Each has its own GPU if there are GPUs.",
+    "block_size": "Rows processed together. An interruption loses at most one block.",
+    "rows_per_shard": "Rows in each output file.",
     "batch_size": "Sequences decoded together.",
     "temperature": "Sampling temperature; 0 is greedy.",
     "top_p": "Nucleus sampling; 1 is off.",
-    "max_new_tokens": "Tokens of an answer at most.",
-    "slicing": "Whether images are cut into slices; false: the thumbnail alone.",
-    "device": "`auto` is a GPU when there is one.",
-    "precision": "Of the weights and of all computation; `auto` is bfloat16 on a GPU and float32 on a CPU.",
+    "max_new_tokens": "Maximum number of tokens of an answer.",
+    "slicing": "Whether to cut images into slices; false: only the thumbnail.",
+    "device": "`auto` is a GPU if there is one.",
+    "precision": "Precision of weights and computation; `auto` is bfloat16 on a GPU and float32 on a CPU.",
     "by": "`score` ranks candidates by their self-consistency score; `vote` by their answer's share of the votes "
     "(reasoning only), then by score. Ties go to the lowest index.",
-    "threshold_k": "Number of candidates that `threshold` is stated for.",
-    "min_candidates": "Rows with fewer candidates that could be compared are dropped.",
-    "styles": "Only candidates of these styles may be chosen (all of them still count in the scores); null: all.",
-    "exclude": "Datasets of `Dropped`, as `sicog overlap` writes them: rows with their ids are dropped.",
-    "time": "Time limit of a job, as sbatch reads it.",
-    "partition": "Partition of a job; null: the cluster's own.",
-    "options": "Further options of sbatch without their dashes, such as {account: mine, constraint: a100}.",
+    "threshold_k": "Number of candidates that `threshold` refers to.",
+    "min_candidates": "Rows with fewer comparable candidates are dropped.",
+    "styles": "Only candidates of these styles may be chosen (all still count in the scores); null: all.",
+    "exclude": "Datasets of `Dropped`, as `sicog overlap` writes them. Rows with their ids are dropped.",
+    "time": "Time limit of a job, in sbatch's format.",
+    "partition": "Partition of a job; null: the cluster's default.",
+    "options": "Other sbatch options without dashes, such as {account: mine, constraint: a100}.",
 }
-_WORDS: Mapping[Any, tuple[str, str]] = {  # one, several
+_WORDS: Mapping[Any, tuple[str, str]] = {  # singular, plural
     Path: ("path", "paths"),
     str: ("text", "texts"),
     int: ("integer", "integers"),
@@ -57,9 +57,9 @@ _REQUIRED = "required"
 
 @dataclass(frozen=True)
 class Key:
-    """One key. name: with the names of the keys above it, and NAME or [] where any name or an item of a list stands.
+    """One key. name: the full dotted name, with NAME for any name and [] for an item of a list.
 
-    default: as YAML, `required` where there is none, empty where the keys of the next section are the default.
+    default: as YAML; `required` if there is none; empty if the next section lists the default keys.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """The keys of one config class. places: all keys whose value it is; none of the outermost."""
+    """The keys of one config class. places: all keys that hold this class; empty for the outermost one."""
 
     config: type[BaseModel]
     places: tuple[str, ...]
@@ -79,10 +79,10 @@ class Section:
 
 
 def sections(model: type[BaseModel]) -> list[Section]:
-    """The keys of a config, then those of every config within it. A class that is found twice is listed once."""
+    """The keys of a config, then those of every nested config. Each class is listed once."""
     places: dict[type[BaseModel], list[str]] = {model: []}
     found = [model]
-    for config in found:  # which grows
+    for config in found:  # grows during the loop
         prefix = f"{places[config][0]}." if places[config] else ""
         for name, field in config.model_fields.items():
             for place, inner in configs(f"{prefix}{name}", field.annotation):
@@ -90,13 +90,13 @@ def sections(model: type[BaseModel]) -> list[Section]:
                     found.append(inner)
                     places[inner] = []
                 places[inner].append(place)
-    also = {key: f"`{name}` is understood too." for name, key in getattr(model, "also", {}).items()}
-    also |= {key: f"Formerly `{name}`." for name, key in getattr(model, "formerly", {}).items()}
+    also = {key: f"Also called `{name}`." for name, key in getattr(model, "also", {}).items()}
+    also |= {key: f"Old name: `{name}`." for name, key in getattr(model, "formerly", {}).items()}
     return [_section(config, tuple(places[config]), also) for config in found]
 
 
 def as_text(listed: Sequence[Section], width: int) -> str:
-    """For a terminal of that many columns."""
+    """The sections as text for a terminal with this many columns."""
     lines: list[str] = []
     for section in listed:
         if section.places:
@@ -113,7 +113,7 @@ def as_text(listed: Sequence[Section], width: int) -> str:
 
 
 def as_table(section: Section) -> str:
-    """One section for a page: a table of Markdown, of keys within a config by their names there."""
+    """One section as a Markdown table. Keys of a nested config have their short names."""
     lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     above = f"{section.places[0]}." if section.places else ""
     for key in section.keys:
@@ -125,13 +125,13 @@ def as_table(section: Section) -> str:
 
 
 def comment_of(name: str, field: FieldInfo) -> str:
-    """The comment of a key in one line: its own, else what the key means everywhere, else what its config is."""
+    """The comment of a key in one line: its own, else the common one, else the docstring of its config."""
     inner = next((config for _, config in configs("", field.annotation)), None)
     return _one_line(field.description or COMMON.get(name) or (_summary(inner) if inner else ""))
 
 
 def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """What a value may be, in words: `integer, at least 1`, `a | b`, `list of paths`, `number or null, 0 to 1`."""
+    """A type in words: `integer, at least 1`, `a | b`, `list of paths`, `number or null, 0 to 1`."""
     options = members(annotation)
     words = [_one(option) for option in options] + ["null"] * (len(options) < len(_options(annotation)))
     return " or ".join(words) + _bounds(metadata)
@@ -151,7 +151,7 @@ def _section(config: type[BaseModel], places: tuple[str, ...], also: Mapping[str
 
 
 def configs(place: str, annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
-    """The configs that a value holds, and where: below NAME in a mapping, [] in a list."""
+    """The configs in a value and their places: under NAME in a mapping, under [] in a list."""
     for option in _options(annotation):
         origin, inner = get_origin(option), get_args(option)
         if isinstance(option, type) and issubclass(option, BaseModel):
@@ -197,7 +197,7 @@ def _items(annotation: Any) -> str:
 
 
 def _metadata(annotation: Any) -> list[Any]:
-    """Of an annotated item: its constraints, also those within a `Field`."""
+    """The constraints of an annotated item, those inside a `Field` included."""
     given = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
     return [bound for item in given for bound in (item.metadata if isinstance(item, FieldInfo) else [item])]
 
@@ -232,7 +232,7 @@ def _plain(value: Any) -> Any:
 
 
 def _flow(value: Any) -> str:
-    """YAML in one line, as a user writes it."""
+    """A value as YAML in one line."""
     if isinstance(value, list):
         return f"[{', '.join(map(_flow, value))}]"
     if isinstance(value, dict):
@@ -253,7 +253,7 @@ def _one_line(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text of a table of Markdown; `<` and `*` outside code stand for themselves."""
+    """Text for a Markdown table. `<` and `*` outside code are escaped."""
     parts = text.split("`")
     parts[::2] = [part.replace("<", "&lt;").replace("*", r"\*").replace("|", r"\|") for part in parts[::2]]
     parts[1::2] = [_bare(part) for part in parts[1::2]]

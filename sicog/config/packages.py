@@ -1,4 +1,4 @@
-"""Packages that only some configs need, and how each is installed. One sentence wherever one is missing."""
+"""Optional packages and how to install them: one error message for all that are missing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _INSTALL = {
 }
 
 
-def lacking(module: str, what: str, package: str = "") -> list[str]:
-    """The sentence for a package that is not installed, or nothing. Imports nothing.
+def missing_package_message(module: str, what: str, package: str = "") -> list[str]:
+    """The error message for a package that is not installed, or an empty list. Imports nothing.
 
-    module: as it is imported. what: needs it, as the sentence begins. package: its name for pip, where that differs.
+    module: its import name. what: the feature that needs it. package: its name for pip, if that differs.
     """
     try:
         found = importlib.util.find_spec(module) is not None
@@ -29,11 +29,11 @@ def lacking(module: str, what: str, package: str = "") -> list[str]:
     return [] if found else [f"{what} needs the package {name}: pip install {_INSTALL.get(module, name)}"]
 
 
-def imported(module: str, what: str) -> Any:
-    """The module. Raises `ValueError` with the sentence of `lacking` where it is not installed."""
+def import_package(module: str, what: str) -> Any:
+    """Import the module. Raises `ValueError` with `missing_package_message` if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        if sentence := lacking(module, what):
+        if sentence := missing_package_message(module, what):
             raise ValueError(sentence[0]) from None
         raise

@@ -1,6 +1,6 @@
-"""Paths as users give them, with `~` and with names that are not UTF-8.
+"""Paths from users: expand `~`, and handle names that are not UTF-8.
 
-`~` is the user's home folder: a shell writes it out only where it begins a word, so not in YAML, nor behind `=`.
+A shell expands `~` only at the start of a word. So YAML values and `key=~/path` still contain it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 
 
 def at_home(path: Path) -> Path:
-    """The path with a leading `~` or `~user` written out; of no user, it is a file that is called so."""
+    """The path with a leading `~` or `~user` expanded. If no such user exists, it is an ordinary file name."""
     if not str(path).startswith("~"):
         return path
     try:

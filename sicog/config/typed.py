@@ -1,4 +1,4 @@
-"""Typed configuration: one YAML plus `a.b=value` overrides into a frozen pydantic model; unknown keys are refused."""
+"""Typed configuration: one YAML file plus `a.b=value` overrides make a frozen pydantic model."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from sicog.config.keys import members
 from sicog.config.paths import as_utf8, at_home
-from sicog.config.validation import told
+from sicog.config.validation import validation_message
 from sicog.console import say
 
 
 class Config(BaseModel):
     """Base of every config: frozen, complete, typed, and closed to unknown keys.
 
-    Fields typed `Path` and those named in `volatile` do not change what a step computes, so they are left out of
-    `identity`: a path's content counts instead, through the digests of the step's inputs.
-    also: further names by which keys may be given, with the keys that they stand for: where a key lies within another,
-    the name that it has in most configs is understood too.
-    formerly: old names of keys, with their names today. They still work; a user who gives one is told the new one.
-    What is recorded is the key.
-    last: keys that help lists after all others.
-    of_rows: the keys that name rows, in a file or folder of any kind that `sicog.data.rows.file_kinds` knows.
+    `identity` leaves out fields of type `Path` and those in `volatile`, because they do not change the result.
+    The content of a path counts through the digests of the step's inputs.
+    also: other names of keys, mapped to the keys. A nested key can so be given by its name in most other configs.
+    formerly: old names of keys, mapped to the new ones. They still work, and a message gives the new name.
+    Only the key itself is recorded.
+    last: keys that the help lists after all others.
+    of_rows: the keys that name rows: a file or folder of any kind in `sicog.data.rows.file_kinds`.
     """
 
     model_config = ConfigDict(
@@ -41,18 +40,18 @@ class Config(BaseModel):
 
     @classmethod
     def other_names(cls) -> dict[str, str]:
-        """All further names of keys, old ones too, with the keys that they stand for."""
+        """All other names of keys, old ones included, mapped to the keys."""
         return {**cls.also, **cls.formerly}
 
     @model_validator(mode="before")
     @classmethod
     def _by_its_key(cls, values: Any) -> Any:
-        return by_its_key(cls.other_names(), values) if isinstance(values, Mapping) else values
+        return resolve_key_names(cls.other_names(), values) if isinstance(values, Mapping) else values
 
     @field_validator("*", mode="after")
     @classmethod
-    def _as_it_is_meant(cls, value: Any) -> Any:
-        """`~` is the home folder. Numbers that could not be written into run.json are refused."""
+    def _expand_home_and_check_numbers(cls, value: Any) -> Any:
+        """Expand `~`. Refuse numbers that run.json cannot hold."""
         for number in _numbers(value):
             if isinstance(number, int) and not -(2**63) <= number < 2**63:
                 raise ValueError("must be a number of at most 64 bits")
@@ -61,23 +60,23 @@ class Config(BaseModel):
         return _at_home(value)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the output: all values but paths and volatile ones, ready for JSON."""
+        """The values that decide the output, ready for JSON: all except paths and volatile ones."""
         return _without_paths(self)
 
-    def settled(self, processes: int = 1) -> Self:
-        """What run.json holds: with a value in place of each `auto` that this machine, or so many processes, decide."""
+    def with_resolved_auto(self, processes: int = 1) -> Self:
+        """The config for run.json: each `auto` is replaced by its value on this machine with this many processes."""
         return self
 
     def problems(self, processes: int = 1) -> list[str]:
-        """Sentences for what a start on so many processes would be refused for here, beside missing files.
+        """Messages about everything except missing files that would stop a start with this many processes.
 
-        Looks in its first second: nothing is loaded and nothing written. By default what the configs within it say.
-        Whether `row_paths` can be read is asked apart: a recipe's steps write some of them first.
+        It takes under a second: nothing is loaded or written. The default collects the problems of nested configs.
+        `row_paths` are checked elsewhere, because earlier steps of a recipe write some of them.
         """
         return [problem for config in self._within() for problem in config.problems()]
 
     def row_paths(self) -> list[Path]:
-        """What the keys of `of_rows` name, here and in the configs within it."""
+        """The paths under the keys of `of_rows`, here and in nested configs."""
         return [getattr(self, key) for key in self.of_rows] + [p for inner in self._within() for p in inner.row_paths()]
 
     def _within(self) -> Iterator[Config]:
@@ -88,7 +87,7 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 def _numbers(value: Any) -> Iterator[int | float]:
-    """All numbers in a value, also those deep in a mapping of anything."""
+    """All numbers in a value, nested ones included."""
     if isinstance(value, (int, float)):
         yield value
     elif isinstance(value, Mapping):
@@ -100,7 +99,7 @@ def _numbers(value: Any) -> Iterator[int | float]:
 def _at_home(value: Any) -> Any:
     if isinstance(value, Path):
         if as_utf8(str(value)) != str(value):
-            raise ValueError(f"the name {as_utf8(str(value))} is not UTF-8, so run.json could not hold it; rename it")
+            raise ValueError(f"the name {as_utf8(str(value))} is not UTF-8, so run.json cannot hold it; rename it")
         return at_home(value)
     if isinstance(value, tuple) and any(isinstance(v, (Path, tuple)) for v in value):
         return tuple(map(_at_home, value))
@@ -118,7 +117,7 @@ def _configs(values: Iterable[Any]) -> Iterator[Config]:
 
 
 def paths_of(value: Any) -> list[Path]:
-    """The paths in a config that decide its result, those of a pattern that there are instead of the pattern."""
+    """The paths in a config that decide its result. A pattern is replaced by the paths that match it."""
     if isinstance(value, Path):
         return [value] if value.exists() else [Path(p) for p in sorted(glob.glob(str(value)))] or [value]  # noqa: PTH207
     if isinstance(value, Config):
@@ -140,8 +139,8 @@ def _without_paths(value: Any) -> Any:
     return value
 
 
-def by_its_key(names: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The values with each key by its own name. Raises `ValueError` when one is given by both of its names."""
+def resolve_key_names(names: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values with other names replaced by the keys. Raises `ValueError` if a key is given by two names."""
     if not (given := [name for name in names if name in values]):
         return values
     result = _copy(values)
@@ -151,22 +150,22 @@ def by_its_key(names: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[s
         for parent in parents:
             node = node.setdefault(parent, {})
         if not isinstance(node, dict) or leaf in node:
-            raise ValueError(f"{name} is another name of {names[name]}; give one of them")
+            raise ValueError(f"{name} is another name of {names[name]}. Give only one of them")
         node[leaf] = result.pop(name)
     return result
 
 
-def say_old_names(model: type[BaseModel] | None, given: Iterable[str]) -> None:
-    """Tell a user who gave a key by its old name what it is called now."""
+def report_old_names(model: type[BaseModel] | None, given: Iterable[str]) -> None:
+    """Print the new name of each key that was given by its old name."""
     old = model.formerly if model and issubclass(model, Config) else {}
     for name in dict.fromkeys(key for key in given if key in old):
-        say(f"{name} is called {old[name]} now; the old name still works")
+        say(f"{name} is now called {old[name]}; the old name still works")
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping. Raises `ValueError` naming the file and, where the parser knows it, the line."""
+    """Read a YAML mapping. Raises `ValueError` with the file and, if known, the line."""
     try:
-        value = _keys_as_written(yaml.safe_load(path.read_text(encoding="utf-8")))
+        value = _restore_on_key(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such config file") from None
     except IsADirectoryError:
@@ -182,31 +181,31 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def load_extended(
+def load_with_extends(
     path: Path,
     extended_by: Sequence[Path] = (),
     *,
     place: Callable[[dict[str, Any], Path], dict[str, Any]] = lambda values, folder: values,
 ) -> dict[str, Any]:
-    """A YAML's values over those of the YAML that it `extends`, whose path is relative to it.
+    """The values of a YAML file, merged over those of the file it `extends` (a path relative to it).
 
-    extended_by: the files that came before. place: from the values of a file and its folder, the values with the paths
-    in them as they are from here. Raises as `load_yaml`, and for `extends` in a circle.
+    extended_by: the files that extend this one. place: a function (values, folder) that makes relative paths in the
+    values relative to the current folder. Raises like `load_yaml`, and if `extends` forms a circle.
     """
     values, chain = place(load_yaml(path), path.parent), [*extended_by, path.resolve()]
     base = values.pop("extends", None)
     if base is None:
         return values
     if not isinstance(base, str):
-        raise ValueError(f"{path}: extends is the path of one YAML file, got {base!r:.100}")
+        raise ValueError(f"{path}: extends must be the path of one YAML file, got {base!r:.100}")
     below = path.parent / at_home(Path(base))
     if below.resolve() in chain:
-        raise ValueError(f"{path}: extends goes in a circle: {' -> '.join(p.name for p in chain)} -> {base}")
-    return merge(load_extended(below, chain, place=place), values)
+        raise ValueError(f"{path}: extends forms a circle: {' -> '.join(p.name for p in chain)} -> {base}")
+    return merge(load_with_extends(below, chain, place=place), values)
 
 
 def merge(below: Any, above: Any) -> Any:
-    """`above` where it says something, else `below`; mappings are merged key by key."""
+    """Deep merge of two values; values of `above` win."""
     if isinstance(below, Mapping) and isinstance(above, Mapping):
         return {**below, **{k: merge(below.get(k), v) for k, v in above.items()}}
     return above
@@ -215,14 +214,14 @@ def merge(below: Any, above: Any) -> Any:
 def apply_overrides(
     values: Mapping[str, Any], overrides: Sequence[str], model: type[BaseModel] | None = None
 ) -> dict[str, Any]:
-    """A copy of `values` with `a.b=value` overrides; values are read as YAML, so `x=1e-4`, `x=[1,2]`, `x=null` work.
+    """A copy of `values` with `a.b=value` overrides. Values are YAML, so `x=1e-4`, `x=[1,2]`, `x=null` work.
 
-    Where `model` says that a key is a path or a text, the value is taken as it stands, whatever it holds; for a list of
-    them it is cut at commas (or is YAML in brackets).
+    If `model` has a path or text under the key, the value is used literally. A list of paths or texts is split at
+    commas, or is YAML in brackets.
     """
     names: Mapping[str, str] = model.other_names() if model and issubclass(model, Config) else {}
-    say_old_names(model, [*values, *(item.partition("=")[0] for item in overrides)])
-    result = _copy(by_its_key(names, values))
+    report_old_names(model, [*values, *(item.partition("=")[0] for item in overrides)])
+    result = _copy(resolve_key_names(names, values))
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:
@@ -236,43 +235,43 @@ def apply_overrides(
                 raise ValueError(f"override {item!r}: {parent!r} holds a value, not further keys")
             node = child
         kind = _kind(model, key.split(".")) if model else None
-        node[leaf] = _parsed(item, text, kind)
+        node[leaf] = _parse_value(item, text, kind)
     return result
 
 
 def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
-    """Build the config; every mistake is listed with its key, and unknown keys with the nearest known one."""
+    """Build the config. Every error is listed with its key, and unknown keys with the nearest known one."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise ValueError(f"{where}: {told(error, model)}") from None
+        raise ValueError(f"{where}: {validation_message(error, model)}") from None
 
 
 def load_config(model: type[ConfigT], path: Path | None, overrides: Sequence[str] = ()) -> ConfigT:
-    """A config from a YAML file (or only from defaults when `path` is None), what it extends, and overrides."""
-    values = load_extended(path) if path else {}
+    """Load a config from a YAML file and the files it extends, with overrides. `path` None: only defaults."""
+    values = load_with_extends(path) if path else {}
     return validate(model, apply_overrides(values, overrides, model), str(path or "command line"))
 
 
-def _keys_as_written(value: Any) -> Any:
+def _restore_on_key(value: Any) -> Any:
     """YAML 1.1 reads a bare key `on` as true."""
     if isinstance(value, dict):
-        return {"on" if key is True else key: _keys_as_written(item) for key, item in value.items()}
-    return [_keys_as_written(item) for item in value] if isinstance(value, list) else value
+        return {"on" if key is True else key: _restore_on_key(item) for key, item in value.items()}
+    return [_restore_on_key(item) for item in value] if isinstance(value, list) else value
 
 
-def _parsed(item: str, text: str, kind: str | None) -> Any:
+def _parse_value(item: str, text: str, kind: str | None) -> Any:
     if kind == "text":
         return None if text == "null" else text
     if kind == "texts" and not text.startswith("[") and text != "null":
         return [part for part in text.split(",") if part]
     try:
-        value = _keys_as_written(yaml.safe_load(text)) if text else ""
+        value = _restore_on_key(yaml.safe_load(text)) if text else ""
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"override {item!r} holds no valid YAML value ({reason}); put it in quotes") from None
+        raise ValueError(f"override {item!r} is not valid YAML ({reason}). Put the value in quotes") from None
     if isinstance(value, str):
-        # YAML 1.1 reads 1e-4 as a string; a user who writes it means the number.
+        # YAML 1.1 reads 1e-4 as a string, but the user means a number.
         try:
             return float(value)
         except ValueError:

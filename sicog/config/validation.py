@@ -1,4 +1,4 @@
-"""What is wrong with a config or a record, in plain words: the library's own never reach a user."""
+"""Plain error messages for configs and records, in place of pydantic's."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _SAYS: Mapping[str, str] = {
     "too_long": "must hold at most {max_length}",
     "string_too_short": "must not be empty",
     "string_pattern_mismatch": "must match {pattern}",
-    "extra_forbidden": "is no known key",
+    "extra_forbidden": "is not a known key",
     "json_invalid": "is not valid JSON ({error})",
     "json_type": "must be JSON",
     "value_error": "{error}",
 }
 
 
-def in_words(item: ErrorDetails) -> str:
-    """What is wrong with one value, without its key: `must be an integer`."""
+def error_phrase(item: ErrorDetails) -> str:
+    """The error of one value, without its key: `must be an integer`."""
     template = _SAYS.get(item["type"])
     if template is None:
         return item["msg"]
@@ -50,23 +50,23 @@ def in_words(item: ErrorDetails) -> str:
     return template.format_map(values)
 
 
-def first_told(error: ValidationError) -> str:
-    """What is wrong first, with the field and without its value, which may be long."""
+def first_validation_message(error: ValidationError) -> str:
+    """The first error, with its field but without the value, which may be long."""
     item = error.errors(include_url=False)[0]
-    return _sentence(_dotted(item["loc"]) or "row", in_words(item), item["type"])
+    return _sentence(_dotted_key(item["loc"]) or "row", error_phrase(item), item["type"])
 
 
-def told(error: ValidationError, model: type[BaseModel] | None = None) -> str:
-    """What is wrong with the values of a config, key by key, in one sentence.
+def validation_message(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """All errors of a config, key by key, in one line.
 
-    model: the config class, by which lists are explained and the nearest known key is named.
+    model: the config class. It is used to explain lists and to suggest the nearest known key.
     """
-    lines: dict[str, None] = {}  # without repetitions, in order
+    lines: dict[str, None] = {}  # unique, in order
     places = [item["loc"] for item in error.errors()]
     for item in error.errors():
         depth = len(item["loc"])
         if item["type"] == "too_short" and any(p[:depth] == item["loc"] and len(p) > depth for p in places):
-            continue  # the list is short of the items that are mistaken, which is said already
+            continue  # the list is too short only because of wrong items, which are reported already
         lines[_line(item, model)] = None
     return "; ".join(lines)
 
@@ -74,18 +74,20 @@ def told(error: ValidationError, model: type[BaseModel] | None = None) -> str:
 def _line(item: ErrorDetails, model: type[BaseModel] | None) -> str:
     place, annotation = _place(item["loc"], model) if model else (item["loc"], None)
     if item["type"] == "extra_forbidden":
-        return f"unknown key {_dotted(place)!r}{_known(model, item) if model else ''}"
-    if item["type"] == "missing" and place and isinstance(place[-1], int):  # of a list of so many
+        return f"unknown key {_dotted_key(place)!r}{_key_hint(model, item) if model else ''}"
+    if item["type"] == "missing" and place and isinstance(place[-1], int):  # a missing item of a list of fixed length
         place, annotation = _place(item["loc"][:-1], model) if model else (place[:-1], None)
-        return f"{_dotted(place)}: must be {type_text(annotation) if annotation else 'longer'}, got {item['input']!r}"
+        return (
+            f"{_dotted_key(place)}: must be {type_text(annotation) if annotation else 'longer'}, got {item['input']!r}"
+        )
     if item["type"] in _LISTS and item["input"] is not None:
-        return f"{_dotted(place)}: {_as_list(_dotted(place), item['input'], annotation)}, got {item['input']!r}"
+        return f"{_dotted_key(place)}: {_as_list(_dotted_key(place), item['input'], annotation)}, got {item['input']!r}"
     if place and place[-1] == "[key]":
-        return f"{_dotted(place[:-2])}: each name {in_words(item)}, got {item['input']!r}"
-    # What is wrong with several keys together is said in the sentence; all of them would bury it.
+        return f"{_dotted_key(place[:-2])}: each name {error_phrase(item)}, got {item['input']!r}"
+    # An error about several keys names them in its message. Printing the whole mapping would hide it.
     whole = isinstance(item["input"], (Mapping, BaseModel)) and item["type"] == "value_error"
-    given = "" if whole or item["type"] == "missing" else f", got {_shown(item['input'])}"
-    return f"{_sentence(_dotted(place) or 'config', in_words(item), item['type'])}{given}"
+    given = "" if whole or item["type"] == "missing" else f", got {_value_text(item['input'])}"
+    return f"{_sentence(_dotted_key(place) or 'config', error_phrase(item), item['type'])}{given}"
 
 
 def _sentence(key: str, words: str, kind: str) -> str:
@@ -101,16 +103,16 @@ def _as_list(key: str, given: Any, annotation: Any) -> str:
 
 
 def _place(location: Sequence[int | str], model: Any) -> tuple[tuple[int | str, ...], Any]:
-    """The keys of an error's location, and the type that is asked for there.
+    """The keys of an error's location, and the expected type there.
 
-    Where a value may be of several types the location also holds the name of the type that was tried, which is no key.
+    If a value may have several types, the location also holds the name of the type that was tried. It is not a key.
     """
     kept: list[int | str] = []
     node, tried = model, False
     for part in location:
         options = members(node)
         if len(options) > 1 and not tried:
-            tried = True  # a value of one of these types, whose name this is
+            tried = True  # the name of the type that was tried
             continue
         tried = False
         kept.append(part)
@@ -119,7 +121,7 @@ def _place(location: Sequence[int | str], model: Any) -> tuple[tuple[int | str, 
 
 
 def _below(options: Sequence[Any], part: int | str) -> Any:
-    """The type of the value at a key, or at an index, of one of these types."""
+    """The type of the value at a key or index of one of these types."""
     for option in options:
         fields = getattr(option, "model_fields", None)
         if fields is not None:
@@ -130,13 +132,13 @@ def _below(options: Sequence[Any], part: int | str) -> Any:
     return None
 
 
-def _known(model: type[BaseModel], item: ErrorDetails) -> str:
-    """Which key may be meant: the nearest, or for a variable of a script how it is given."""
+def _key_hint(model: type[BaseModel], item: ErrorDetails) -> str:
+    """A hint at the intended key: the nearest one, or how to set the variable of a script."""
     *above, last = item["loc"]
     _, node = _place(above, model)
     names = [name for option in members(node) for name in getattr(option, "model_fields", {})]
     key = str(last)
-    if key.isupper():  # keys are never so
+    if key.isupper():  # keys are never upper case
         value = f"{key.lower()}={item['input']}"
         own = f", or write {value}" if key.lower() in names else "; `SCRIPT.sh --help` shows the key of each variable"
         return f" (a variable of a script is exported before it starts: export {key}={item['input']}{own})"
@@ -145,9 +147,9 @@ def _known(model: type[BaseModel], item: ErrorDetails) -> str:
     return f" (known: {', '.join(names)})" if names else ""
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return "null" if value is None else f"{value!r:.200}"
 
 
-def _dotted(location: Sequence[int | str]) -> str:
+def _dotted_key(location: Sequence[int | str]) -> str:
     return ".".join(str(part) for part in location)

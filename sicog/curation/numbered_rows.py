@@ -16,7 +16,7 @@ from sicog.data.rows.file_kinds import find_files
 from sicog.data.rows.table import open_table
 from sicog.records import CandidateSet, Dropped, Example, Query, Record, ScoredSet
 from sicog.stages.reader import UNREADABLE
-from sicog.stages.storage import named, shards, what_is_wrong
+from sicog.stages.storage import named, row_error_message, shards
 
 ALL_TYPES: tuple[type[Record], ...] = (Example, ScoredSet, CandidateSet, Query)
 
@@ -75,7 +75,7 @@ class DatasetRows:
         try:
             kind.model_validate_json(line)
         except ValueError as error:
-            detail = f"not {named(kind)} ({what_is_wrong(error)})"
+            detail = f"not {named(kind)} ({row_error_message(error)})"
             self._dropped.append(Dropped(id=where, step="read", reason=UNREADABLE, detail=detail))
             return False
         self.type = kind
@@ -155,7 +155,7 @@ class FileRows:
 
     def dropped(self) -> Iterator[Dropped]:
         """The rows of the file that are no examples."""
-        return self._table.dropped()
+        return self._table.dropped_rows()
 
     def _named(self, row_id: str, number: int) -> str:
         return f"{row_id}~{self._earlier[number] + 1}" if self._earlier[number] else row_id

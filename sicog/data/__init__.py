@@ -1,1 +1,1 @@
-"""Records to batches."""
+"""Turn records into batches."""

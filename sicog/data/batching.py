@@ -1,4 +1,4 @@
-"""The order of a training run: which rows make each update, a pure function of lengths, sizes and the seed."""
+"""Plan which rows form each update of a run: a pure function of lengths, sizes and the seed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Updates whose rows are sorted together by `group_by_length`: enough to save padding, few enough to stay well mixed.
+# Updates whose rows `group_by_length` sorts together: enough to save padding, few enough to stay well mixed.
 _STEPS_PER_GROUP = 8
 
 
@@ -16,10 +16,10 @@ _STEPS_PER_GROUP = 8
 class RunPlan:
     """All micro-batches of a run, the same on every rank and on resume.
 
-    rows: int64 [N], the rows of all updates; within an update those of its first micro-batch on each rank, then of the
-    second, and so on. borders: int64 [S * A * W + 1], where each micro-batch begins in `rows`, for S updates of
+    rows: int64 [N], the rows of all updates. In an update the first micro-batches of all ranks come first, then the
+    second ones, and so on. borders: int64 [S * A * W + 1], the start of each micro-batch in `rows`, for S updates of
     `accumulation` A micro-batches on each of `world_size` W ranks. padded: whether a micro-batch is padded to its
-    longest row; a packed one is not.
+    longest row; packed ones are not.
     """
 
     rows: np.ndarray
@@ -35,7 +35,7 @@ class RunPlan:
 
     @property
     def step_borders(self) -> np.ndarray:
-        """int64 [S + 1]: where the rows of each update begin; also the rows seen after so many updates."""
+        """int64 [S + 1]: the start of the rows of each update; equal to the rows seen before it."""
         return self.borders[:: self.accumulation * self.world_size]
 
     def rows_of(self, step: int) -> np.ndarray:
@@ -44,9 +44,9 @@ class RunPlan:
         return self.rows[first:last]
 
     def useful_token_shares(self, tokens: np.ndarray) -> np.ndarray:
-        """float64 [S]: of the positions that all ranks have time for, those that are a row's tokens.
+        """float64 [S]: the share of useful tokens in the positions that all ranks have time for.
 
-        tokens: int [N] by row. In each micro-batch all ranks wait for the one with the most positions, padding too.
+        tokens: int [N] by row. In each micro-batch all ranks wait for the one with the most positions, with padding.
         """
         starts, ends = self.borders[:-1], self.borders[1:]
         of_rows = np.asarray(tokens, dtype=np.int64)[self.rows]
@@ -89,13 +89,13 @@ def plan_run(
 ) -> RunPlan:
     """Plan all updates of a run, with `device_batch` rows in each micro-batch.
 
-    Each epoch is a seeded permutation; epochs follow each other without a gap, and the last update is filled from the
-    next permutation, so that every update has exactly `global_batch` rows. Raises `ValueError` when there are fewer
-    rows than that, or the batch does not divide.
+    Each epoch is a seeded permutation. Epochs follow each other without a gap, and the last update takes rows from the
+    next permutation. So every update has exactly `global_batch` rows. Raises `ValueError` if there are fewer rows, or
+    the batch does not divide.
     """
     rows_SG = draw_updates(len(lengths), global_batch, epochs=epochs, max_steps=max_steps, seed=seed)
     if group_by_length:
-        rows_SG = _grouped(rows_SG, np.asarray(lengths), seed)
+        rows_SG = _group_by_length(rows_SG, np.asarray(lengths), seed)
     accumulation = accumulation_steps(global_batch, device_batch, world_size)
     return RunPlan(rows_SG.ravel(), np.arange(0, rows_SG.size + 1, device_batch), accumulation, world_size)
 
@@ -104,7 +104,7 @@ def draw_updates(n: int, global_batch: int, *, epochs: float, max_steps: int | N
     """int64 [S, global_batch]: the rows of each update of a run over n rows; see `plan_run`."""
     if n < global_batch:
         raise ValueError(
-            f"there are {n} usable rows, fewer than global_batch {global_batch}; use more data or a smaller batch"
+            f"there are {n} usable rows, fewer than global_batch {global_batch}. Use more data or a smaller batch"
         )
     # 1e-9: 0.1 epochs of 30 rows are 3 rows, not 3.0000000000000004.
     n_steps = max_steps or max(1, math.ceil(epochs * n / global_batch - 1e-9))
@@ -114,7 +114,7 @@ def draw_updates(n: int, global_batch: int, *, epochs: float, max_steps: int | N
 
 
 def accumulation_steps(global_batch: int, device_batch: int, world_size: int) -> int:
-    """Micro-batches of an update on each process. Raises `ValueError` with the nearest choices when not whole."""
+    """Micro-batches of an update on each process. Raises `ValueError` with the nearest valid sizes if not whole."""
     at_once = device_batch * world_size
     if global_batch % at_once == 0:
         return global_batch // at_once
@@ -130,7 +130,7 @@ def accumulation_steps(global_batch: int, device_batch: int, world_size: int) ->
     )
 
 
-def _grouped(rows_SG: np.ndarray, lengths: np.ndarray, seed: int) -> np.ndarray:
+def _group_by_length(rows_SG: np.ndarray, lengths: np.ndarray, seed: int) -> np.ndarray:
     """Sort the rows of a few updates by length, cut them into updates again, and shuffle these updates."""
     rng = np.random.default_rng([seed, len(rows_SG)])
     groups = []

@@ -1,7 +1,7 @@
-"""`sicog data check`: read all rows and images once, in parallel, and say what a run would find.
+"""`sicog data check`: read all rows and images once, in parallel, and report problems before a run.
 
-With a checkpoint the rows are measured as training measures them, and kept in the cache: training then begins at once.
-Other rows than those of training are known by their keys, and read as the command that is for them reads them.
+With a checkpoint the rows are measured as in training and cached, so training starts at once. Other kinds of rows are
+recognised by their keys and read like in the command that uses them.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ _BAR = 40
 
 
 class CheckConfig(Config):
-    """What is checked."""
+    """Config of `sicog data check`."""
 
     also: ClassVar[Mapping[str, str]] = {"image_folder": "data.image_folder"}
     data: DataConfig
-    """The rows, as of `sicog train`."""
+    """The rows, as in `sicog train`."""
     checkpoint: Path | None = None
-    """Its processor measures tokens; null: words are counted, and views as the full-size model's."""
+    """Checkpoint whose processor counts tokens; null: count words, and views of the full-size model."""
     slicing: bool = True
-    """Whether images are cut into slices; false: the thumbnail alone."""
+    """Whether to cut images into slices; false: only the thumbnail."""
     max_length: int = Field(default=4096, gt=0)
-    """Tokens of a row at most, with the features of its images."""
+    """Maximum number of tokens of a row, image features included."""
     seed: int = Field(default=42, ge=0)
-    """Seed of the draws of a mixture."""
+    """Seed of the random choices of a mixture."""
 
 
 def check(config: CheckConfig, out: Path | None = None) -> bool:
-    """Print what the data holds, and write it to `out` as JSON. True when there are rows and every row can be used.
+    """Print a report on the data and write it to `out` as JSON. Returns True if there are rows and all are usable.
 
-    Rows that are not to be trained on (unlabelled ones, pairs, captions ...) are read as the command for them would.
-    Raises `ValueError` when the data cannot be read at all, or the image folder does not exist.
+    Rows for other commands (unlabelled ones, pairs, captions ...) are read as those commands read them.
+    Raises `ValueError` if the data cannot be read at all, or the image folder does not exist.
     """
     cache, data = cache_folder(config.data.cache_dir), config.data
     sources = data.chosen_sources()
@@ -75,7 +75,7 @@ def check(config: CheckConfig, out: Path | None = None) -> bool:
 
 def _measure(config: CheckConfig) -> tuple[str, Measure, int]:
     if config.checkpoint is None:
-        # Words are not tokens: max_length says nothing of them.
+        # max_length counts tokens, so it does not apply to words.
         return "words", WordMeasure(ImagePlan(), config.slicing), int(np.iinfo(np.int32).max)
     from sicog.model.checkpoints import read_processor
 
@@ -93,7 +93,7 @@ def _report(mixture: Mixture, usable: UsableRows, unit: str) -> dict[str, Any]:
         "sources": sources,
         unit: _histogram(usable.lengths.tokens),
         "views": _histogram(usable.lengths.views[usable.lengths.views > 0]),
-        "dropped": by_reason(usable.dropped()),
+        "dropped": by_reason(usable.dropped_rows()),
     }
 
 
@@ -142,10 +142,10 @@ def _print(report: dict[str, Any], console: Console) -> None:
         for drop in found["first"]:
             console.print(f"  {drop['id']}: {drop['detail']}", markup=False, highlight=False, soft_wrap=True)
     if not report["rows_in"]:
-        console.print("0 rows: the data is empty, so nothing can be done with it")
+        console.print("0 rows: the data is empty")
         return
     n, usable, left = report["rows_in"], report["rows_usable"], report["left_out"]
-    console.print(f"{usable} of {n} rows can be used" + (f"; {left} are left out by take or weight" if left else ""))
+    console.print(f"{usable} of {n} rows can be used" + (f"; take or weight leaves out {left}" if left else ""))
 
 
 def _print_bins(bins: Sequence[Iterable[int]], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""`sicog data check` of rows that are not to be trained on: can each be read, and its images be found and opened?"""
+"""`sicog data check` for rows that are not training rows: read each row, find and open its images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IMAGES_KEPT = 1 << 16
 
 
 def report_of_kind(sources: Sequence[Source], kind: RowKind, images: ImageFolder, seed: int) -> dict[str, Any]:
-    """Rows in, usable and dropped, of sources whose rows are of this kind; `take` and `weight` count as in training."""
+    """Counts of read, usable and dropped rows of sources of this kind. `take` and `weight` work as in training."""
     dropped: list[Dropped] = []
     reports = []
     rows_in = usable = left = 0
@@ -41,10 +41,10 @@ def report_of_kind(sources: Sequence[Source], kind: RowKind, images: ImageFolder
 def _of_source(
     source: Source, kind: RowKind, images: ImageFolder, seed: str
 ) -> tuple[dict[str, Any], list[Dropped], int]:
-    """(counts, drops, rows that `take` and `weight` leave out). Of rows that can be read, all images are looked at."""
+    """(counts, drops, rows that `take` and `weight` leave out). All images of readable rows are checked."""
     rows = open_kind(source.path, kind)
     unreadable: list[Dropped] = []
-    problems: dict[int, Dropped] = {}  # by the row's number among those that can be read
+    problems: dict[int, Dropped] = {}  # by the number of the row among readable rows
     names: list[int] = []
     problem_of = lru_cache(_IMAGES_KEPT)(lambda name: _problem(images, name))
     for row in shown(rows.read(0, len(rows)), f"reading {source.path.name}", len(rows)):
@@ -76,7 +76,7 @@ def images_of(row: Record) -> tuple[str, ...]:
 
 
 def by_reason(drops: Iterable[Dropped]) -> dict[str, dict[str, Any]]:
-    """How many rows were dropped for each reason, most first, with the first ones."""
+    """The number of dropped rows for each reason, most frequent first, with examples."""
     found: dict[str, dict[str, Any]] = {}
     for drop in drops:
         of_reason = found.setdefault(drop.reason, {"rows": 0, "first": []})

@@ -1,4 +1,4 @@
-"""Encoded rows to one batch, padded or packed, with the ids of its rows for error messages."""
+"""Collate encoded rows to one batch, padded or packed, with row ids for error messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class PaddedCollator:
-    """Right-padded tensors as the model takes them, and `ids`: list of str, which the trainer takes out again."""
+    """Right-padded tensors for the model, and `ids`: list of str, which the trainer removes."""
 
     def __init__(self, processor: SicogProcessor) -> None:
         self.processor = processor
@@ -25,15 +25,15 @@ class PaddedCollator:
 class PackedCollator:
     """All documents of a micro-batch end to end in one row, without padding, for the model's `document_borders`.
 
-    input_ids, labels and position_ids int64 [1, T]: positions begin again with every document, and no document's first
-    label is a target. document_borders int32 [D + 1]. Patches and `ids` as in `PaddedCollator`. A row may hold several
-    documents, as a sequence of `Encoded`.
+    input_ids, labels and position_ids int64 [1, T]: positions restart with every document, and the first label of a
+    document is never a target. document_borders int32 [D + 1]. Patches and `ids` as in `PaddedCollator`. A row may be
+    several documents (a sequence of `Encoded`).
     """
 
     def __call__(self, rows: Sequence[tuple[str, Encoded | Sequence[Encoded]]]) -> dict[str, Any]:
         import torch
 
-        from sicog.model.image_processing import joined
+        from sicog.model.image_processing import concatenated_arrays
         from sicog.model.processing import IGNORED_LABEL, Encoded
 
         documents = [e for _, row in rows for e in ([row] if isinstance(row, Encoded) else row)]
@@ -46,7 +46,7 @@ class PackedCollator:
             "document_borders": torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)),
         }
         if pixels := [e.pixel_values for e in documents if e.pixel_values is not None]:
-            batch["pixel_values"] = torch.from_numpy(joined(pixels))
+            batch["pixel_values"] = torch.from_numpy(concatenated_arrays(pixels))
             batch["view_sizes"] = torch.from_numpy(np.concatenate([e.view_sizes for e in documents]))
             batch["image_grids"] = torch.from_numpy(np.concatenate([e.image_grids for e in documents]))
         return {**batch, "ids": [row_id for row_id, _ in rows]}

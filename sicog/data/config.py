@@ -1,4 +1,4 @@
-"""The typed config of training data: which rows, where their images lie, where tables are kept. Needs no torch."""
+"""The typed config of training data: rows, image folder, cache. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sicog.data.mixture import Source, Sources, load_sources
 
 
 class DataConfig(Config):
-    """Which rows, and where their images lie."""
+    """The training rows and their images."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
 
@@ -23,29 +23,29 @@ class DataConfig(Config):
     sources: Sources = ()
     """Instead of `path`: the sources of a mixture."""
     image_folder: Path | None = None
-    """What image paths are relative to: a folder, whose .tar files are searched too, or one .tar file."""
+    """Folder that image paths are relative to (its .tar files are searched too), or one .tar file."""
     image_roots: tuple[Path, ...] = ()
     cache_dir: Path | None = None
     check_images: Literal["decode", "header"] = "decode"
-    """`decode` reads every image once before training, so that a damaged one is a drop and does not stop the run later;
+    """`decode` reads every image once before training, so a damaged image is dropped and does not stop the run later.
     `header` reads only sizes."""
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
-    """Above this share of rows that cannot be used the run stops; with a larger one it may resume in the same folder.
+    """The run stops if a larger share of rows cannot be used. With a larger value it can resume in the same folder.
     """
 
     @model_validator(mode="after")
     def _one_origin(self) -> DataConfig:
         if (self.path is None) == (not self.sources):
-            raise ValueError("give data.path or data.sources, one of them")
+            raise ValueError("give either data.path or data.sources")
         require_total(self.sources, None)
         return self
 
     def chosen_sources(self) -> tuple[Source, ...]:
-        """The sources given, or those that `path` stands for. Raises `ValueError` for a mixture that is none."""
+        """The given sources, or the sources of `path`. Raises `ValueError` for an invalid mixture."""
         return self.sources or load_sources(Path(str(self.path)))
 
     def problems(self, processes: int = 1) -> list[str]:
-        """A mixture that is none."""
+        """Messages about an invalid mixture."""
         if self.path is not None and self.path.exists():
             try:
                 self.chosen_sources()
@@ -54,7 +54,7 @@ class DataConfig(Config):
         return super().problems()
 
     def row_paths(self) -> list[Path]:
-        """The sources that are given, or that `path` stands for; none of a mixture that is none."""
+        """The paths of the given sources, or of the sources of `path`; empty for an invalid mixture."""
         try:
             return [source.path for source in self.chosen_sources()]
         except ValueError:
@@ -71,22 +71,24 @@ class DataConfig(Config):
 
 
 class NoiseConfig(Config):
-    """Changes to the images of training. Each is drawn by the training's seed and the row's id; a row looks the same in
-    every epoch. All are off at 0."""
+    """Random changes to training images, all off at 0.
+
+    They depend on the training's seed and the row's id, so a row looks the same in every epoch."""
 
     jitter: float = Field(default=0.0, ge=0, lt=1)
-    """Brightness, contrast and saturation are scaled by 1 - jitter to 1 + jitter. Hues stay, since they are labels."""
+    """Brightness, contrast and saturation are scaled by 1 - jitter to 1 + jitter. Hues do not change, because labels
+    name colours."""
     scale: float = Field(default=0.0, ge=0, lt=1)
-    """The image is shrunk by up to this share of its sides and put somewhere on its own canvas."""
+    """The image is shrunk by up to this share of its sides and placed at random on a canvas of its old size."""
     cutout: float = Field(default=0.0, ge=0, lt=1)
     """A rectangle of up to this share of the area is covered with the mean colour."""
     mirror: float = Field(default=0.0, ge=0, le=1)
-    """Share of the rows with images that are mirrored, with `left` and `right` exchanged in all their texts. Not for
-    rows whose images hold writing, or in which `right` means correct."""
+    """Share of the rows with images that are mirrored, with `left` and `right` swapped in all their texts. Do not use
+    it if images contain writing, or if `right` means correct."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the image features that are zeroed before the language model sees them."""
 
     @property
     def of_images(self) -> bool:
-        """Whether any of it is done to images."""
+        """Whether any change applies to images."""
         return any((self.jitter, self.scale, self.cutout, self.mirror))

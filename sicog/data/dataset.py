@@ -1,4 +1,4 @@
-"""Training rows: read one by one from mapped tables, their lengths known before the model runs."""
+"""The dataset of training rows: read one by one from mapped tables, with known lengths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sicog.data.image_folder import ImageFolder, load_images
-from sicog.data.noise import RowNoise, exchanged
+from sicog.data.noise import RowNoise, swap_left_right
 from sicog.data.rows.sources import PlacedRow
 from sicog.data.rows.table import RowTable
 from sicog.data.selection import Selection
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class ExampleDataset:
     """Map-style dataset of encoded rows: `dataset[i]` is `(id, Encoded)`; `lengths` are those of the rows.
 
-    Holds two numbers a row and its lengths; the rows stay in the files of their tables, also in workers' copies.
+    Memory holds two numbers and the lengths of each row. The rows stay in the files of their tables, also in workers.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class ExampleDataset:
         example = row[0]
         try:
             images = load_images(table, row, self.images)
-            encoded = self._encoded(example, images, int(self.lengths.tokens[index]))
+            encoded = self._encode(example, images, int(self.lengths.tokens[index]))
         except (ValueError, OSError) as error:
             raise ValueError(
-                f"row {example.id} could be read before training and cannot now: {error}. Was the image changed? "
+                f"row {example.id} could be read before training, but not now: {error}. Was the image changed? "
                 f"Replace or remove it and run again; training resumes from its last checkpoint"
             ) from error
         n, expected = len(encoded.input_ids), int(self.lengths.tokens[index])
@@ -72,13 +72,13 @@ class ExampleDataset:
             )
         return example.id, encoded
 
-    def _encoded(self, example: Example, images: Sequence[Image.Image], tokens: int) -> Encoded:
+    def _encode(self, example: Example, images: Sequence[Image.Image], tokens: int) -> Encoded:
         if self.noise is None:
             return self.processor.encode(example.turns, images, slicing=self.slicing)
-        if images and self.noise.mirrors(example.id):  # without a picture the words mean something else
+        if images and self.noise.mirrors(example.id):  # without an image `left` and `right` do not describe one
             seen = self.noise.images(example.id, images, mirrored=True)
-            encoded = self.processor.encode(exchanged(example.turns), seen, slicing=self.slicing)
-            if len(encoded.input_ids) == tokens:  # else the tokenizer splits the exchanged words otherwise
+            encoded = self.processor.encode(swap_left_right(example.turns), seen, slicing=self.slicing)
+            if len(encoded.input_ids) == tokens:  # else the swapped words have another number of tokens
                 return encoded
         seen = self.noise.images(example.id, images, mirrored=False)
         return self.processor.encode(example.turns, seen, slicing=self.slicing)

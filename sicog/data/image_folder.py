@@ -1,4 +1,4 @@
-"""Where the images of rows lie: files of a folder, members of its tars or of one tar, or bytes of the table itself."""
+"""Find the images of rows: files of a folder, members of its tars or of one tar, or bytes in the table itself."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Readable = Path | Packed
 
 
 class ImageFolder:
-    """Images by name. `folder` is a folder, which may hold tars at its top, or a .tar; None: rows have no named image.
+    """Images by name. folder: a folder, which may contain tars at its top level, or a .tar; None: no named images.
 
-    A name means a file under the folder or, when there is none, the member of a tar that is called so.
-    `check`: `decode` reads an image fully to know its size, `header` only its header. Raises `ValueError` when the
-    folder does not exist.
+    A name refers to a file under the folder or, if there is none, to the tar member with that name.
+    check: `decode` reads an image fully to get its size, `header` only its header. Raises `ValueError` if the folder
+    does not exist.
     """
 
     def __init__(self, folder: Path | None, roots: Sequence[Path] = (), *, check: str = "decode", cache: Path) -> None:
@@ -41,19 +41,19 @@ class ImageFolder:
             self.tars = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".tar" and not p.name.startswith("."))
 
     def identity(self) -> list[object]:
-        """Which folder this is: paths, and size and time of its tars. The files in it are not looked at."""
+        """The identity of the folder: paths, and size and time of its tars. Its files are not checked."""
         folder = str(self.folder and self.folder.resolve())
         return [folder, [str(root.resolve()) for root in self.roots], tar_identity(self.tars)]
 
     @cached_property
     def _index(self) -> TarIndex:
-        """Made when a name is no file: tars that happen to lie in the folder are not read in vain."""
+        """Built when a name is not a file, so that unrelated tars in the folder are not read."""
         return TarIndex(self.tars, self.cache)
 
     def find(self, name: str) -> Readable:
-        """Where an image lies. Raises `ImageProblem`."""
+        """The place of an image. Raises `ImageProblem`."""
         if self.folder is None:
-            raise ImageProblem("image_missing", f"{name!r}: rows have images but no data.image_folder is set")
+            raise ImageProblem("image_missing", f"{name!r}: rows have images, but data.image_folder is not set")
         try:
             if self.folder.is_file():
                 check_name(self.folder, name)
@@ -65,7 +65,7 @@ class ImageFolder:
             raise
 
     def state(self, name: str) -> list[int] | str:
-        """What of an image changes when someone mends it: size and time of its file, or what is wrong."""
+        """A fingerprint of an image file (size and time, or the problem), to detect that it was replaced."""
         try:
             found = self.find(name)
         except ImageProblem as problem:
@@ -76,30 +76,30 @@ class ImageFolder:
         return [stat.st_size, stat.st_mtime_ns]
 
     def measure(self, found: Readable) -> Size:
-        """The (width, height) of an image as seen. Raises `ImageProblem` when it is broken."""
+        """The (width, height) of an image as shown. Raises `ImageProblem` if it is broken."""
         try:
-            source = opened(found)
+            source = open_image_source(found)
             return image_size(source) if self.check == "header" else load_image(source).size
         except ValueError as error:
             raise ImageProblem("image_broken", str(error)) from error
 
 
-def opened(found: Readable) -> Path | IO[bytes]:
-    """What `load_image` takes."""
+def open_image_source(found: Readable) -> Path | IO[bytes]:
+    """The argument of `load_image` for an image: its path, or its bytes as a file."""
     return found.open() if isinstance(found, Packed) else found
 
 
 def image_references(table: RowTable, row: PlacedRow) -> list[str | Packed]:
-    """The images of a row in order: names to be found in an `ImageFolder`, or bytes that came with the row."""
+    """The images of a row in order: names for an `ImageFolder`, or bytes that came with the row."""
     example, places = row
     return [
-        table.packed(name, place) or name
+        table.packed_image(name, place) or name
         for name, place in zip(example.images, places or (NAMED,) * len(example.images), strict=True)
     ]
 
 
 def named_images(row: PlacedRow) -> list[str]:
-    """The names of a row's images that lie in an `ImageFolder`."""
+    """The names of a row's images in an `ImageFolder`."""
     example, places = row
     return [name for k, name in enumerate(example.images) if not places or places[k] == NAMED]
 
@@ -107,4 +107,4 @@ def named_images(row: PlacedRow) -> list[str]:
 def load_images(table: RowTable, row: PlacedRow, images: ImageFolder) -> list[Image.Image]:
     """The decoded images of a row. Raises `ValueError`."""
     found = (images.find(image) if isinstance(image, str) else image for image in image_references(table, row))
-    return [load_image(opened(image)) for image in found]
+    return [load_image(open_image_source(image)) for image in found]

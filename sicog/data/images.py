@@ -1,4 +1,4 @@
-"""Find an image of a record on disk: every name lies under the image folder, or it is refused. Needs no torch."""
+"""Find the image of a record on disk, and refuse names outside the image folder. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,29 +18,33 @@ class ImageProblem(ValueError):  # noqa: N818 - a value as much as an exception
 
 
 def require_folder(folder: Path, key: str) -> None:
-    """Raise `ValueError` when the image folder (or the .tar that stands for it) does not exist: one mistake, said once,
-    where otherwise every row would be dropped. key: what the user calls it."""
+    """Raise `ValueError` if the image folder (or .tar) does not exist; otherwise every row would be dropped.
+
+    key: the name of the setting, for the message.
+    """
     if not folder.exists():
-        raise ValueError(f"{key} {folder} does not exist: give the folder that the rows' image names start from")
+        raise ValueError(
+            f"{key} {folder} does not exist. Give the folder that the image names of the rows are relative to"
+        )
 
 
 def resolve_image(folder: Path, name: str, image_roots: Sequence[Path] = ()) -> Path:
     """The file of an image named relative to `folder`.
 
-    Raises `ImageProblem` (a `ValueError`) for names that could leave the folder: absolute ones, `..`, NUL, URLs, and
-    links that end neither under the folder nor under one of `image_roots`; and for a file that is not there.
+    Raises `ImageProblem` (a `ValueError`) for names that could leave the folder: absolute paths, `..`, NUL, URLs, and
+    links to places outside the folder and `image_roots`. Also raises it for a missing file.
     """
     check_name(folder, name)
     try:
         path = (folder / name).resolve()
         found = path.is_file()
-    # A name longer than the file system takes or that it cannot encode; a loop of links (RuntimeError before 3.13).
+    # A name that is too long or cannot be encoded; a loop of links (RuntimeError before 3.13).
     except (OSError, UnicodeError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ImageProblem("image_refused", f"{name!r} is not a usable path: {reason}") from error
     if not any(path.is_relative_to(root.resolve()) for root in (folder, *image_roots)):
         raise ImageProblem(
-            "image_refused", f"{name!r} is a link out of {folder} to {path}; allow its folder with image_roots"
+            "image_refused", f"{name!r} is a link out of {folder} to {path}. Allow that folder with image_roots"
         )
     if not found:
         raise ImageProblem("image_missing", f"{folder / name} does not exist")
@@ -48,7 +52,7 @@ def resolve_image(folder: Path, name: str, image_roots: Sequence[Path] = ()) -> 
 
 
 def check_name(folder: Path, name: str) -> None:
-    """Raise `ImageProblem` for a name that could lie elsewhere than in `folder`, whatever is there."""
+    """Raise `ImageProblem` for a name that could be outside `folder`, without a look at the disk."""
     if not name or "\0" in name:
         raise ImageProblem("image_refused", f"{name!r} is not a file name; name images relative to {folder}")
     if _URL.match(name):

@@ -1,8 +1,8 @@
-"""What each row of a table takes, measured once in parallel and kept in the cache, with the rows that are unusable.
+"""Measure the lengths of all rows of a table in parallel, cache them, and list unusable rows.
 
-What a measurement is known by: the table, its rows that were asked for, the processor, slicing, max_length, how images
-are checked, and the image folder (its path; size and time of its tars). Image files are not looked at again, but for
-those of rows that were dropped for an image: when one of them has changed, all rows are measured anew.
+The cache key of a measurement: the table, the requested rows, the processor, slicing, max_length, the image check, and
+the image folder (its path; size and time of its tars). Image files are not checked again, except those of rows that
+were dropped for an image. If one of them has changed, all rows are measured again.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ FORMAT = 1
 IGNORED = -100
 Size = tuple[int, int]
 _LENGTHS, _DROPPED, _PROBLEMS = "lengths.npy", "dropped.jsonl", "problems.json"
-# Rows that a process measures at once, and the number from which starting processes pays.
+# Rows that a process measures at once, and the number of rows from which extra processes are worthwhile.
 _CHUNK, _PARALLEL_FROM = 128, 512
 _SIZES_KEPT = 1 << 16
 
 
 class Measured(NamedTuple):
-    """Of one row: what `RowLengths` holds."""
+    """The lengths of one row, as in `RowLengths`."""
 
     tokens: int
     supervised: int
@@ -60,18 +60,18 @@ class Measured(NamedTuple):
 
 
 class Measure(Protocol):
-    """How rows are measured; pickled to other processes."""
+    """A way to measure rows. It is pickled to other processes."""
 
     def identity(self) -> object:
-        """What decides the result, ready for JSON."""
+        """The values that decide the result, ready for JSON."""
 
     def __call__(self, turns: Sequence[Turn], sizes: Sequence[Size]) -> Measured:
-        """Measure a row from its images' (width, height). Raises `ValueError` when it is unusable."""
+        """Measure a row from its images' (width, height). Raises `ValueError` if it is unusable."""
 
 
 @dataclass(frozen=True)
 class TokenMeasure:
-    """As the processor encodes it."""
+    """Measure rows with the processor's encoding."""
 
     processor: SicogProcessor
     slicing: bool
@@ -86,14 +86,14 @@ class TokenMeasure:
     def __call__(self, turns: Sequence[Turn], sizes: Sequence[Size]) -> Measured:
         """The row's tokens, those that are targets, and its views."""
         ids, labels = self.processor.encode_text(turns, sizes, slicing=self.slicing)
-        # The first position is never a target: nothing stands before it that could predict it.
+        # The first position is never a target, because no position before it could predict it.
         supervised = sum(label != IGNORED for label in labels[1:])
         return Measured(len(ids), supervised, *_views(self.processor.image_processor, sizes, self.slicing))
 
 
 @dataclass(frozen=True)
 class WordMeasure:
-    """Words in place of tokens, where there is no tokenizer."""
+    """Count words instead of tokens if there is no tokenizer."""
 
     images: ImagePlan
     slicing: bool
@@ -116,7 +116,7 @@ def _views(images: ImagePlan | SicogImageProcessor, sizes: Sequence[Size], slici
 
 @dataclass(frozen=True)
 class Measurement:
-    """`lengths` of the rows that were asked for, in their order; all 0 for one that is dropped."""
+    """`lengths` of the requested rows in order; all 0 for a dropped row."""
 
     folder: Path
     lengths: RowLengths
@@ -126,7 +126,7 @@ class Measurement:
         """bool [N]."""
         return self.lengths.tokens > 0
 
-    def dropped(self) -> Iterator[Dropped]:
+    def dropped_rows(self) -> Iterator[Dropped]:
         """The unusable rows, in order."""
         with (self.folder / _DROPPED).open("rb") as file:
             yield from map(Dropped.model_validate_json, file)
@@ -166,7 +166,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some rows in order: int32 [rows, 4], the drops, and the states of the named images that rows were dropped for."""
+    """Some rows in order: int32 [rows, 4], the drops, and the states of the images that rows were dropped for."""
 
     lengths: np.ndarray
     dropped: list[Dropped]
@@ -200,7 +200,7 @@ def _chunks(job: _Job) -> Iterator[_Chunk]:
                 yield worker(start)
                 counter.add(min(_CHUNK, len(job.rows) - start))
             return
-        # A fork begins at once, where a new interpreter would first import torch; the children never use it.
+        # A fork starts at once; a new interpreter would import torch first, which the children never use.
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
         with ProcessPoolExecutor(n_processes, mp_context=context, initializer=_begin, initargs=(job,)) as pool:
             try:
@@ -208,11 +208,11 @@ def _chunks(job: _Job) -> Iterator[_Chunk]:
                     yield chunk
                     counter.add(min(_CHUNK, len(job.rows) - start))
             except BrokenProcessPool as error:
-                raise ValueError("a process that measured rows was killed; is the machine out of memory?") from error
+                raise ValueError("a process that measured rows was killed. Is the machine out of memory?") from error
 
 
 class _Worker:
-    """Measures rows of one job; remembers the sizes of images that several rows share."""
+    """Measure rows of one job, and cache the sizes of images that several rows share."""
 
     def __init__(self, job: _Job) -> None:
         self.job = job
@@ -268,7 +268,7 @@ def _begin(job: _Job) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """A parent that is killed says nothing, and its children would wait for work for ever."""
+    """End when the parent is killed; otherwise the children would wait for work forever."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""`sicog mix`: the rows of a mixture, written once as a dataset of ours with a manifest. Rows stream.
+"""`sicog mix`: write the rows of a mixture as one of our datasets, with a manifest. Rows stream.
 
-The grammar of sources is that of `amounts.py`, the draws are those of `mixture.py`: a training on the same sources and
-seed takes the same rows. Rows keep their ids and come in the order of the sources; training shuffles.
+The grammar of sources is that of amounts.py. Random choices are those of mixture.py: training on the same sources and
+seed uses the same rows. Rows keep their ids and the order of the sources; training shuffles them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class MixConfig(Config):
     (`take_all`)."""
     seed: int = 0
     max_dropped_share: float = 0.05
-    """Above this share of users' rows that cannot be read the run stops."""
+    """The run stops if a larger share of users' rows cannot be read."""
     cache_dir: Path | None = None
 
     @model_validator(mode="after")
@@ -49,7 +49,7 @@ class MixConfig(Config):
 
 
 def mix(config: MixConfig) -> Path:
-    """Write the dataset `out_dir` and return it; its manifest also says how many rows each source gave and left."""
+    """Write the dataset `out_dir` and return it. Its manifest counts the used and unused rows of each source."""
     mixed = _Mix(config)
     run_stage(
         Stage(
@@ -73,7 +73,7 @@ def _as_they_are(block: Sequence[Example]) -> list[tuple[Example]]:
 
 
 class _Mix:
-    """The chosen rows, source by source, then those that could not be read. Holds one number a row."""
+    """The chosen rows, source by source, then the unreadable ones. Memory holds one number for each row."""
 
     def __init__(self, config: MixConfig) -> None:
         cache = cache_folder(config.cache_dir)
@@ -93,11 +93,11 @@ class _Mix:
         for position in range(start, min(stop, n_chosen)):
             number = int(np.searchsorted(self.starts, position, side="right")) - 1
             yield self.tables[number].named_row(int(self.chosen[number][position - self.starts[number]]))
-        dropped = chain.from_iterable(table.dropped() for table in self.tables)
+        dropped = chain.from_iterable(table.dropped_rows() for table in self.tables)
         yield from islice(dropped, max(0, start - n_chosen), max(0, stop - n_chosen))
 
     def counts(self) -> list[dict[str, object]]:
-        """For the manifest: what each source gave."""
+        """The counts of each source, for the manifest."""
         return [
             {
                 "path": str(s.path),

@@ -1,8 +1,8 @@
-"""The rows of a mixture, drawn the same on every rank and every machine. The grammar of its sources is in `amounts.py`.
+"""Select the rows of a mixture, with equal results on every rank and machine. amounts.py holds the grammar of sources.
 
-A path may be `prefix{a,b}.json`, which is prefixa.json and prefixb.json: a source each, with the same keys. Rows are
-drawn by the seed and the source's place in the list, so all ranks and every restart choose alike: for w = k + f with a
-whole k, every row comes k times in order, then a random share f of the rows, in order.
+A path `prefix{a,b}.json` means prefixa.json and prefixb.json, two sources with the same keys. Random choices use the
+seed and the source's index in the list, so all ranks and restarts select the same rows. For w = k + f with a whole k,
+every row comes k times in order, then a random share f of the rows, in order.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ class Source(MixedSource):
     """Which of the rows: `all`, `first:N`, `end:N`, or `random:N`, where N is a number of rows or a share such as 10%.
     """
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """How often the rows are taken: 2 is twice, 2.25 is twice and a random quarter once more."""
+    """How often each row is used: 2 is twice, 2.25 is twice and a random quarter once more."""
 
 
-def _expanded(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+def _expand_sources(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     return tuple(
         source if path == source.path else source.model_copy(update={"path": path})
         for source in sources
-        for path in _braces_expanded(source.path)
+        for path in _expand_braces(source.path)
     )
 
 
-# The sources of a config, as files: `prefix{a,b}.json` is two of them.
-Sources = Annotated[tuple[Source, ...], AfterValidator(_expanded)]
+# The sources of a config, one for each file: `prefix{a,b}.json` becomes two.
+Sources = Annotated[tuple[Source, ...], AfterValidator(_expand_sources)]
 
 
 class MixtureFile(Config):
-    """A YAML file that holds sources."""
+    """A YAML file with sources."""
 
     sources: Sources
 
@@ -61,24 +61,24 @@ class MixtureFile(Config):
 
 @dataclass(frozen=True)
 class Mixture:
-    """One table for each source, the rows chosen of them in order, and how many rows were left out."""
+    """One table for each source, the selected rows in order, and the number of rows left out."""
 
     tables: tuple[RowTable, ...]
     selection: Selection
     left: int
 
-    def dropped(self) -> Iterator[Dropped]:
-        """The rows that could not be read, of all sources."""
-        return (row for table in self.tables for row in table.dropped())
+    def dropped_rows(self) -> Iterator[Dropped]:
+        """The unreadable rows of all sources."""
+        return (row for table in self.tables for row in table.dropped_rows())
 
     @property
     def n_dropped(self) -> int:
-        """How many rows could not be read."""
+        """The number of unreadable rows."""
         return sum(table.n_dropped for table in self.tables)
 
 
 def read_mixture(sources: Sequence[Source], seed: int, cache: Path) -> Mixture:
-    """Open all sources. What is random depends on the seed and the source's place in the list alone."""
+    """Open all sources. Random choices depend only on the seed and the source's index in the list."""
     from sicog.data.rows.table import open_table
     from sicog.data.selection import Selection
 
@@ -90,12 +90,12 @@ def read_mixture(sources: Sequence[Source], seed: int, cache: Path) -> Mixture:
 
 
 def load_sources(path: Path) -> tuple[Source, ...]:
-    """The sources that a path stands for.
+    """The sources of a path.
 
     Those of a YAML mixture (ours, or LLaVA's `datasets`); the paths of `prefix{a,b,c}.json`; else the path alone.
     """
     if path.suffix.lower() not in (".yaml", ".yml"):
-        return tuple(Source(path=one) for one in _braces_expanded(path))
+        return tuple(Source(path=one) for one in _expand_braces(path))
     values = load_yaml(path)
     if "datasets" in values:
         values = {**values, "sources": [_from_llava(row, path) for row in values["datasets"]]}
@@ -130,33 +130,33 @@ def chosen_rows_of_all(
 def _chosen(
     sources: Sequence[Source], n_rows: Sequence[int], seeds: Sequence[str], total: int | None, when_short: WhenShort
 ) -> list[tuple[np.ndarray, int]]:
-    rows = [_taken(source, n, seed) for source, n, seed in zip(sources, n_rows, seeds, strict=True)]
+    rows = [_taken_rows(source, n, seed) for source, n, seed in zip(sources, n_rows, seeds, strict=True)]
     wanted = amounts(sources, list(map(len, rows)), total, when_short)
     given = [_repeated(of, n, f"{seed}:weight") for of, n, seed in zip(rows, wanted, seeds, strict=True)]
     return [(of, n - min(len(taken), len(of))) for of, taken, n in zip(given, rows, n_rows, strict=True)]
 
 
-def _taken(source: Source, n_rows: int, seed: str) -> np.ndarray:
+def _taken_rows(source: Source, n_rows: int, seed: str) -> np.ndarray:
     """int64, the rows that `take` chooses, in order."""
     which, n = taken(source, n_rows)
     if which == "random":
-        return _drawn(n_rows, n, seed)
+        return _sample_rows(n_rows, n, seed)
     return np.arange(n) if which == "first" else np.arange(n_rows - n, n_rows)
 
 
 def _repeated(rows: np.ndarray, wanted: int, seed: str) -> np.ndarray:
     """`wanted` of the rows: all of them as often as they fit, then a draw, each time in order."""
     whole, more = divmod(wanted, len(rows)) if len(rows) else (0, 0)
-    return np.concatenate([np.tile(rows, whole), rows[_drawn(len(rows), more, seed)]])
+    return np.concatenate([np.tile(rows, whole), rows[_sample_rows(len(rows), more, seed)]])
 
 
-def _drawn(n_rows: int, n: int, seed: str) -> np.ndarray:
-    """int64 [n], ascending: so many of the numbers below `n_rows`."""
+def _sample_rows(n_rows: int, n: int, seed: str) -> np.ndarray:
+    """int64 [n], ascending: n random numbers below `n_rows`."""
     return np.array(sorted(random.Random(seed).sample(range(n_rows), n)), dtype=np.int64)
 
 
-def _braces_expanded(path: Path) -> list[Path]:
-    """`prefix{a,b}.json` as prefixa.json and prefixb.json; a path of that very name counts as it is."""
+def _expand_braces(path: Path) -> list[Path]:
+    """`prefix{a,b}.json` as prefixa.json and prefixb.json, unless a file with exactly this name exists."""
     match = re.fullmatch(r"([^{}]*)\{([^{}]*)\}([^{}]*)", str(path))
     if match is None or path.exists():
         return [path]

@@ -1,4 +1,4 @@
-"""The usable rows of a mixture, with their lengths, and its drops in the order of its rows."""
+"""Measure a mixture: its usable rows with their lengths, and its dropped rows in order."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from sicog.records import Dropped
 
 @dataclass(frozen=True)
 class UsableRows:
-    """What of a mixture can be trained on; `lengths` and `selection` have a value for each of these rows."""
+    """The usable rows of a mixture. `lengths` and `selection` have one value for each row."""
 
     mixture: Mixture
     selection: Selection
     lengths: RowLengths
     measured: dict[str, tuple[np.ndarray, Measurement]]
 
-    def dropped(self) -> Iterator[Dropped]:
-        """First the rows that could not be read, then those that are unusable, each in order."""
-        yield from self.mixture.dropped()
+    def dropped_rows(self) -> Iterator[Dropped]:
+        """First the unreadable rows, then the unusable ones, each in order."""
+        yield from self.mixture.dropped_rows()
         drops = {
-            key: dict(zip(rows[~measurement.usable].tolist(), measurement.dropped(), strict=True))
+            key: dict(zip(rows[~measurement.usable].tolist(), measurement.dropped_rows(), strict=True))
             for key, (rows, measurement) in self.measured.items()
         }
         for number, table in enumerate(self.mixture.tables):
@@ -41,7 +41,7 @@ class UsableRows:
 def measure_mixture(
     mixture: Mixture, measure: Measure, images: ImageFolder, *, max_length: int, cache: Path
 ) -> UsableRows:
-    """Measure each row of a mixture once, however often it stands in it."""
+    """Measure each row of a mixture once, even if the mixture repeats it."""
     chosen = mixture.selection
     keys = [table.key for table in mixture.tables]
     measured: dict[str, tuple[np.ndarray, Measurement]] = {}
@@ -53,6 +53,6 @@ def measure_mixture(
         rows = np.unique(chosen.row[here])
         measurement = measure_table(table, rows, measure, images, max_length=max_length, cache=cache)
         measured[key] = rows, measurement
-        lengths[here] = measurement.lengths.stacked()[np.searchsorted(rows, chosen.row[here])]
+        lengths[here] = measurement.lengths.as_array()[np.searchsorted(rows, chosen.row[here])]
     usable = lengths[:, 0] > 0
     return UsableRows(mixture, chosen[usable], RowLengths.of(lengths[usable]), measured)

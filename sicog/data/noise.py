@@ -1,7 +1,7 @@
-"""Noise for the student: training images shown a little otherwise than the model saw that labelled them.
+"""Noise for training images, so that the student sees other pixels than the model that labelled them.
 
-What a label's model saw and what its student sees then differ, so that the student cannot only repeat it (noisy
-student: Xie et al. 2020, arXiv 1911.04252). Sizes do not change, so neither do the slices nor the number of tokens.
+The student then cannot just repeat its teacher (noisy student: Xie et al. 2020, arXiv 1911.04252). Image sizes do not
+change, so slices and token counts do not change either.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _SIDES = re.compile(r"\b(left|right)(?=most\b|-hand\b|ward\b|wards\b|\b)", re.IG
 
 @dataclass(frozen=True)
 class RowNoise:
-    """The noise of a training, for one row after the other."""
+    """The noise of a training, applied row by row."""
 
     config: NoiseConfig
     seed: int
 
     def mirrors(self, row_id: str) -> bool:
-        """Whether the row is drawn to be mirrored."""
+        """Whether the row is mirrored."""
         return bool(self._rng("mirror", row_id).random() < self.config.mirror)
 
     def images(self, row_id: str, images: Sequence[Image.Image], *, mirrored: bool) -> list[Image.Image]:
-        """The row's RGB images, each of its old size."""
+        """The row's RGB images with noise. Sizes do not change."""
         return [self._one(image, self._rng(f"image-{k}", row_id), mirrored) for k, image in enumerate(images)]
 
     def _rng(self, what: str, row_id: str) -> np.random.Generator:
@@ -45,14 +45,14 @@ class RowNoise:
             for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
                 image = enhance(image).enhance(float(rng.uniform(1 - self.config.jitter, 1 + self.config.jitter)))
         if self.config.scale:
-            image = _shrunk(image, 1 - float(rng.uniform(0, self.config.scale)), rng)
+            image = _shrink(image, 1 - float(rng.uniform(0, self.config.scale)), rng)
         if self.config.cutout:
             image = _cut_out(image, float(rng.uniform(0, self.config.cutout)), rng)
         return image
 
 
-def exchanged(turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    """The turns with `left` and `right` exchanged, also in words such as leftmost; capitals stay where they are."""
+def swap_left_right(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The turns with `left` and `right` swapped, also in words such as leftmost. Capitalisation is kept."""
     return tuple(turn.model_copy(update={"text": _SIDES.sub(_other_side, turn.text)}) for turn in turns)
 
 
@@ -62,7 +62,7 @@ def _other_side(found: re.Match[str]) -> str:
     return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
 
 
-def _shrunk(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+def _shrink(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
     """The image at this share of its sides, somewhere on a canvas of its size and its median colour."""
     width, height = (max(1, round(side * share)) for side in image.size)
     median = np.median(np.asarray(image).reshape(-1, 3), axis=0)

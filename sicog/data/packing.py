@@ -1,10 +1,10 @@
-"""Plans of packed micro-batches: rows dealt by index to as many bins as all ranks need, under two limits.
+"""Plan packed micro-batches: assign rows to bins for all ranks, under a token limit and a view limit.
 
-Rows are dealt largest first, each to the emptiest bin; when it has no room there, to the fullest that has (best fit).
-Bins then come out full, alike in tokens, views and FLOPs, and mixed in lengths; best fit alone would fill one bin after
-another with rows of one length, and updates would differ much in their rows. Measured by `benchmarks/packing.py`.
+Rows are assigned largest first, each to the emptiest bin. If it does not fit there, it goes to the fullest bin that has
+room (best fit). The bins become full, similar in tokens, views and FLOPs, and mixed in lengths. Best fit alone would
+fill one bin after another with rows of one length, and updates would differ much. See `benchmarks/packing.py`.
 
-Shapes: N rows, S problems that are dealt at the same time, G rows and B bins of each.
+Shapes: N rows, S problems solved at the same time, G rows and B bins of each.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import numpy as np
 from sicog.data.batching import RunPlan, draw_updates
 from sicog.model.lengths import RowLengths
 
-# Bins that are dealt together in `plan_epoch`: enough to come out full, few enough to be dealt fast.
+# Bins that `plan_epoch` fills together: enough for full bins, few enough for speed.
 _BINS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class PackLimits:
-    """The most positions and views (slices and thumbnails) in one micro-batch."""
+    """Maximum numbers of positions and views (slices and thumbnails) in one micro-batch."""
 
     tokens: int
     views: int
 
     def least_bins(self, rows: PackRows, chosen: np.ndarray) -> float:
-        """The number of micro-batches that these rows would fill without a gap."""
+        """The number of micro-batches that these rows would fill without gaps."""
         return float(max(rows.tokens[chosen].sum() / self.tokens, rows.views[chosen].sum() / self.views))
 
 
 @dataclass(frozen=True)
 class PackRows:
-    """What rows weigh, [N] each: int64 tokens and views, and float64 FLOPs."""
+    """Sizes of rows, [N] each: int64 tokens and views, and float64 FLOPs."""
 
     tokens: np.ndarray
     views: np.ndarray
@@ -62,11 +62,10 @@ def plan_steps(
     max_steps: int | None = None,
     seed: int,
 ) -> RunPlan:
-    """Pack exactly the rows that `plan_run` draws for each update; they never depend on the number of ranks.
+    """Pack exactly the rows that `plan_run` samples for each update. They do not depend on the number of ranks.
 
-    The accumulation is the smallest with which a place is found for every row of every update. Within an update
-    bins of like FLOPs meet on the ranks. Raises `ValueError` when a row is above a limit, or ranks would be left
-    without a row.
+    The accumulation is the smallest with which all rows of all updates fit. Within an update the ranks get bins of
+    similar FLOPs at the same time. Raises `ValueError` if a row exceeds a limit, or a rank would get no row.
     """
     _check_limits(rows, limits)
     check_enough_rows(global_batch, world_size)
@@ -80,9 +79,9 @@ def plan_steps(
         if bins_SG is not None:
             offsets = np.arange(len(drawn_SG))[:, None] * n_bins
             packed = Bins.of(drawn_SG.ravel(), (bins_SG + offsets).ravel(), len(drawn_SG) * n_bins)
-            # Bins of like cost side by side: the ranks of a micro-batch then wait least for each other.
+            # Bins of similar cost run at the same time, so ranks wait least for each other.
             order_SB = np.argsort(-packed.totals(rows.flops).reshape(-1, n_bins), axis=1, kind="stable")
-            placed = packed.ordered((order_SB + np.arange(len(order_SB))[:, None] * n_bins).ravel())
+            placed = packed.reordered((order_SB + np.arange(len(order_SB))[:, None] * n_bins).ravel())
             return RunPlan(placed.rows, placed.borders, accumulation, world_size, padded=False)
     fitting = global_batch // world_size * world_size
     raise ValueError(
@@ -103,12 +102,12 @@ def plan_epoch(
     seed: int,
     update_batches: int | None = None,
 ) -> RunPlan:
-    """Pack every epoch as a whole, each row once: full bins, and in an update only bins of like FLOPs.
+    """Pack every epoch as a whole, each row once: full bins, and in an update only bins of similar FLOPs.
 
-    An update has as many micro-batches as bring its mean number of rows nearest `global_batch`, or `update_batches` of
-    them over all ranks: with the same number on other ranks, as a run that is taken up again needs it, the plan is the
-    same. The last part of an epoch, where `epochs` is not whole, has at least `global_batch` rows. Raises `ValueError`
-    when a row is above a limit, there are too few rows, or `update_batches` do not divide among the ranks.
+    The number of micro-batches of an update brings its mean number of rows closest to `global_batch`, or it is
+    `update_batches` over all ranks. A resumed run passes `update_batches`, so its plan is the same on another number of
+    ranks. If `epochs` is not whole, the last part has at least `global_batch` rows. Raises `ValueError` if a row
+    exceeds a limit, there are too few rows, or `update_batches` does not divide by the number of ranks.
     """
     _check_limits(rows, limits)
     if len(rows) < max(global_batch, world_size):
@@ -120,14 +119,14 @@ def plan_epoch(
         check_micro_batches(update_batches, world_size)
     n_bins = update_batches or 0
     parts: list[Bins] = []
-    for epoch, drawn in enumerate(_drawn_epochs(len(rows), global_batch, epochs, max_steps, seed)):
-        windows = _Windows(rows, limits, drawn)
+    for epoch, order in enumerate(_shuffled_epochs(len(rows), global_batch, epochs, max_steps, seed)):
+        windows = _Windows(rows, limits, order)
         if not n_bins:
-            mean_rows = len(drawn) / windows.n_bins.sum()
+            mean_rows = len(order) / windows.n_bins.sum()
             n_bins = world_size * max(1, round(global_batch / (world_size * mean_rows)))
-        packed = windows.packed(n_bins)
+        packed = windows.pack(n_bins)
         groups = np.argsort(-packed.totals(rows.flops), kind="stable").reshape(-1, n_bins)
-        parts.append(packed.ordered(np.random.default_rng([seed, epoch, 1]).permutation(groups).ravel()))
+        parts.append(packed.reordered(np.random.default_rng([seed, epoch, 1]).permutation(groups).ravel()))
         if max_steps is not None and sum(len(p.borders) - 1 for p in parts) >= max_steps * n_bins:
             break
     all_rows = np.concatenate([p.rows for p in parts])
@@ -137,7 +136,7 @@ def plan_epoch(
 
 
 def check_enough_rows(global_batch: int, world_size: int) -> None:
-    """Raise `ValueError` when an update has fewer rows than there are processes."""
+    """Raise `ValueError` if an update has fewer rows than processes."""
     if global_batch < world_size:
         raise ValueError(
             f"global_batch {global_batch} is smaller than the {world_size} processes, and each needs a row in every "
@@ -146,7 +145,7 @@ def check_enough_rows(global_batch: int, world_size: int) -> None:
 
 
 def check_micro_batches(update_batches: int, world_size: int) -> None:
-    """Raise `ValueError` when the packed micro-batches of an update do not divide among the processes."""
+    """Raise `ValueError` if the packed micro-batches of an update do not divide by the number of processes."""
     if update_batches < 1 or update_batches % world_size:
         raise ValueError(
             f"the {update_batches} packed micro-batches of an update do not divide among {world_size} processes; use "
@@ -156,14 +155,14 @@ def check_micro_batches(update_batches: int, world_size: int) -> None:
 
 @dataclass(frozen=True)
 class Bins:
-    """Rows of bins end to end: int64 rows [N], and borders [B + 1]."""
+    """The rows of all bins, concatenated: int64 rows [N], and borders [B + 1]."""
 
     rows: np.ndarray
     borders: np.ndarray
 
     @classmethod
     def of(cls, rows: np.ndarray, bins: np.ndarray, n_bins: int) -> Bins:
-        """From the bin of each row; the rows of a bin keep their order."""
+        """Build it from the bin of each row. The rows of a bin keep their order."""
         order = np.argsort(bins, kind="stable")
         return cls(rows[order], np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=n_bins))]))
 
@@ -172,7 +171,7 @@ class Bins:
         sums: np.ndarray = np.add.reduceat(values[self.rows], self.borders[:-1])
         return sums
 
-    def ordered(self, order: np.ndarray) -> Bins:
+    def reordered(self, order: np.ndarray) -> Bins:
         """The same bins in another order."""
         sizes = np.diff(self.borders)[order]
         borders = np.concatenate([[0], np.cumsum(sizes)])
@@ -180,22 +179,22 @@ class Bins:
 
 
 class _Windows:
-    """The rows of an epoch in windows of equal size, each dealt to the fewest bins it needs."""
+    """The rows of an epoch in windows of equal size, each packed into as few bins as possible."""
 
-    def __init__(self, rows: PackRows, limits: PackLimits, drawn: np.ndarray) -> None:
+    def __init__(self, rows: PackRows, limits: PackLimits, order: np.ndarray) -> None:
         self.rows, self.limits = rows, limits
-        n_windows = max(1, round(limits.least_bins(rows, drawn) / _BINS_AT_ONCE))
-        width = -(-len(drawn) // n_windows)
-        self.drawn = [drawn[start : start + width] for start in range(0, len(drawn), width)]
-        self.n_bins = np.zeros(len(self.drawn), dtype=np.int64)
-        self.bins: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(self.drawn)
-        for i, d in enumerate(self.drawn):
+        n_windows = max(1, round(limits.least_bins(rows, order) / _BINS_AT_ONCE))
+        width = -(-len(order) // n_windows)
+        self.windows = [order[start : start + width] for start in range(0, len(order), width)]
+        self.n_bins = np.zeros(len(self.windows), dtype=np.int64)
+        self.bins: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(self.windows)
+        for i, d in enumerate(self.windows):
             self.n_bins[i] = math.ceil(limits.least_bins(rows, d))
-        self._deal(np.arange(len(self.drawn)))
+        self._deal(np.arange(len(self.windows)))
 
-    def packed(self, multiple: int) -> Bins:
-        """All bins, their number made a multiple by dealing some windows to more of them."""
-        n_rows = np.array([len(d) for d in self.drawn])
+    def pack(self, multiple: int) -> Bins:
+        """All bins. Some windows use more bins, so that the total is a multiple."""
+        n_rows = np.array([len(d) for d in self.windows])
         while (missing := -int(self.n_bins.sum()) % multiple) > 0:
             if int(self.n_bins.sum()) + missing > n_rows.sum():
                 raise ValueError(
@@ -211,18 +210,18 @@ class _Windows:
             self._deal(np.flatnonzero(self.n_bins > before))
         offsets = np.cumsum(self.n_bins) - self.n_bins
         bins = np.concatenate([b + offset for b, offset in zip(self.bins, offsets, strict=True)])
-        return Bins.of(np.concatenate(self.drawn), bins, int(self.n_bins.sum()))
+        return Bins.of(np.concatenate(self.windows), bins, int(self.n_bins.sum()))
 
     def _deal(self, windows: np.ndarray) -> None:
-        """Deal these windows, again with more bins where one had to be opened in between: they shall be alike."""
+        """Pack these windows. If one needed an extra bin, pack it again with more bins, so that bins are similar."""
         while len(windows):
-            width = max(len(self.drawn[i]) for i in windows)
+            width = max(len(self.windows[i]) for i in windows)
             drawn_SG = np.full((len(windows), width), -1)
             for k, i in enumerate(windows):
-                drawn_SG[k, : len(self.drawn[i])] = self.drawn[i]
+                drawn_SG[k, : len(self.windows[i])] = self.windows[i]
             dealt = _deal(self.rows, self.limits, drawn_SG, self.n_bins[windows], by="fill", may_open=True)
             for k, i in enumerate(windows):
-                self.bins[i] = dealt.bins[k, : len(self.drawn[i])]
+                self.bins[i] = dealt.bins[k, : len(self.windows[i])]
             opened = dealt.n_bins > self.n_bins[windows]
             self.n_bins[windows] = dealt.n_bins
             windows = windows[opened]
@@ -230,7 +229,7 @@ class _Windows:
 
 @dataclass(frozen=True)
 class _Dealt:
-    """bins int64 [S, G]; n_bins int64 [S], what was opened included; failed bool [S]: some row fitted nowhere."""
+    """bins int64 [S, G]; n_bins int64 [S], extra bins included; failed bool [S]: a row did not fit anywhere."""
 
     bins: np.ndarray
     n_bins: np.ndarray
@@ -238,7 +237,7 @@ class _Dealt:
 
 
 def _deal_steps(rows: PackRows, limits: PackLimits, drawn_SG: np.ndarray, n_bins: int) -> np.ndarray | None:
-    """The bin of each row, balanced by FLOPs, or by size where that leaves a row without place; None: no way found."""
+    """The bin of each row, balanced by FLOPs, or by size if a row does not fit; None if no plan was found."""
     every = np.full(len(drawn_SG), n_bins)
     dealt = _deal(rows, limits, drawn_SG, every, by="flops")
     bins_SG, again = dealt.bins, np.flatnonzero(dealt.failed)
@@ -259,7 +258,7 @@ def _deal(
     by: Literal["flops", "fill"],
     may_open: bool = False,
 ) -> _Dealt:
-    """Deal rows largest first to the bin of least load that they fit, all problems at once; -1 is no row.
+    """Assign rows, largest first, to the least loaded bin that has room, for all problems at once; -1 is no row.
 
     may_open: a row that fits nowhere opens another bin.
     """
@@ -298,10 +297,10 @@ def _deal(
     return _Dealt(bins_SG, n_bins, failed)
 
 
-def _drawn_epochs(
+def _shuffled_epochs(
     n_rows: int, global_batch: int, epochs: float, max_steps: int | None, seed: int
 ) -> Iterator[np.ndarray]:
-    """The rows of each epoch in drawn order, without end when the updates are counted instead."""
+    """The rows of each epoch in shuffled order; endless if the number of updates is given."""
     epoch = 0
     while max_steps is not None or epochs - epoch > 1e-9:
         share = 1.0 if max_steps is not None else min(1.0, epochs - epoch)

@@ -1,4 +1,4 @@
-"""Referenced preference pairs to batches: a row is two conversations, chosen and rejected, about the same images."""
+"""Batches of referenced preference pairs: a row is a chosen and a rejected conversation about the same images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from PIL import Image
 
-from sicog.data.image_folder import opened
+from sicog.data.image_folder import open_image_source
 from sicog.data.images import ImageProblem
 from sicog.model.image_processing import load_image
 from sicog.model.lengths import RowLengths
@@ -48,7 +48,7 @@ def encode_pair(
 
 
 def _load(name: str, images: ImageFolder) -> Image.Image:
-    source = opened(images.find(name))
+    source = open_image_source(images.find(name))
     try:
         return load_image(source)
     except ValueError as error:
@@ -59,7 +59,7 @@ class PairDataset:
     """Map-style dataset of a folder of `ReferencedPair`: `dataset[i]` is `(id, [chosen, rejected])`, both encoded.
 
     lengths: of both conversations together. chosen_supervised: int32 [N], supervised tokens of the chosen answer.
-    Only where rows lie and how long they are is held in memory.
+    Memory holds only the places and lengths of the rows.
     """
 
     def __init__(self, folder: Path, processor: SicogProcessor, images: ImageFolder, *, slicing: bool) -> None:
@@ -90,7 +90,7 @@ class PairDataset:
             encoded = encode_pair(row.pair, self.processor, self.images, slicing=self.slicing)
         except (ValueError, OSError) as error:
             raise ValueError(
-                f"pair {row.id} could be read before training and cannot now: {error}. Was the image changed? "
+                f"pair {row.id} could be read before training, but not now: {error}. Was the image changed? "
                 f"Replace or remove it and run again; training resumes from its last checkpoint"
             ) from error
         if (n := sum(len(e.input_ids) for e in encoded)) != row.n_tokens:
@@ -117,7 +117,8 @@ class PairDataset:
 class PairCollator:
     """Batches of pairs by a collator of conversations: chosen, rejected, chosen, rejected and so on.
 
-    Adds `reference_log_probs`, a (chosen, rejected) of float for each pair: no tensor, which DeepSpeed would round.
+    Adds `reference_log_probs`: floats (chosen, rejected) for each pair. They are not a tensor, because DeepSpeed would
+    round it.
     """
 
     def __init__(self, collate: Callable[[Sequence[tuple[str, Encoded]]], dict[str, Any]]) -> None:

@@ -1,8 +1,8 @@
-"""Preference pairs in: users' files as they are published, and any part of several sources as one list of rows.
+"""Read preference pairs from published files, and join parts of several sources.
 
-A row may be TRL's (prompt, chosen, rejected as texts or as lists of messages, the prompt also inside both answers),
-LLaVA-RLHF's (conversations, output_1, output_2, preference), or have its prompt under `question`. docs/formats.md has
-examples, and the kinds of files.
+A row may have TRL's form (prompt, chosen, rejected as texts or lists of messages; the prompt may be inside both
+answers), LLaVA-RLHF's (conversations, output_1, output_2, preference), or its prompt under `question`. docs/formats.md
+has examples and the kinds of files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from sicog.data.mixture import Source, chosen_rows
 from sicog.data.rows.file_kinds import find_files
 from sicog.data.rows.users_rows import open_users_rows
-from sicog.formats import Row, RowError, ensure_marker, given, image_names, parse_example
+from sicog.formats import Row, RowError, ensure_marker, first_value, image_names, parse_example
 from sicog.formats.row_keys import ROLES, images_of_parts, is_parts, joined_parts
 from sicog.records import Dropped, PreferencePair
 from sicog.stages.reader import FolderSource
@@ -29,13 +29,13 @@ Message = dict[str, str]
 def parse_pair(row: Row, row_id: str) -> PreferencePair:
     """A user's row as a `PreferencePair`. Raises `RowError`.
 
-    Without a marker in the prompt, the images come first in it; `<image>` in an answer is text.
+    Without a marker in the prompt, its images come first. `<image>` in an answer is text.
     """
     prompt, chosen, rejected = _three_parts(row)
-    images = image_names(row) or _named_in_parts(row)
+    images = image_names(row) or _images_of_parts(row)
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer.strip():
-            raise RowError("empty_answer", f"{name} holds no text")
+            raise RowError("empty_answer", f"{name} has no text")
     if chosen == rejected:
         raise RowError("same_answers", "chosen and rejected are the same text")
     conversation = [*prompt, {"from": "assistant", "value": chosen}]
@@ -44,9 +44,9 @@ def parse_pair(row: Row, row_id: str) -> PreferencePair:
 
 
 class PairSource:
-    """The pairs of all sources, in their order, as `take` says; rows that cannot be read come as `Dropped`.
+    """The pairs of all sources in order, selected by `take`. Unreadable rows come as `Dropped`.
 
-    `left`: usable rows that `take` left out. Held in memory is which rows are taken, not the rows.
+    `left`: number of usable rows that `take` left out. Memory holds only the numbers of the selected rows.
     """
 
     def __init__(self, sources: Sequence[Source], seed: int) -> None:
@@ -85,7 +85,7 @@ def _open(source: Source) -> Rows[PreferencePair]:
 
 def _three_parts(row: Row) -> tuple[list[Message], str, str]:
     """The prompt's messages, the chosen and the rejected text."""
-    if given(row, "output_1") is not None and given(row, "output_2") is not None:
+    if first_value(row, "output_1") is not None and first_value(row, "output_2") is not None:
         if row.get("preference") not in (1, 2):
             raise RowError("no_preference", f"preference must be 1 or 2, got {row.get('preference')!r:.100}")
         names = ("output_1", "output_2") if row["preference"] == 1 else ("output_2", "output_1")
@@ -96,13 +96,15 @@ def _three_parts(row: Row) -> tuple[list[Message], str, str]:
         raise RowError("prompts_differ", f"{names[0]} and {names[1]} must answer the same conversation")
     if chosen[-1]["from"] not in _ANSWERS or rejected[-1]["from"] not in _ANSWERS:
         raise RowError("turn_order", f"{names[0]} and {names[1]} must end with the assistant's turn")
-    prompt = next((_messages(row[key], key, "user") for key in _PROMPT_KEYS if given(row, key) not in (None, "")), [])
+    prompt = next(
+        (_messages(row[key], key, "user") for key in _PROMPT_KEYS if first_value(row, key) not in (None, "")), []
+    )
     if chosen[:-1] and chosen[0]["from"] not in _ANSWERS:
-        prompt = chosen[:-1]  # the whole prompt stands in both answers
+        prompt = chosen[:-1]  # both answers contain the whole prompt
     elif chosen[:-1]:
         raise RowError("turn_order", f"{names[0]} and {names[1]} must be one turn each, after the same prompt")
     if not prompt or prompt[-1]["from"] in _ANSWERS:
-        raise RowError("no_prompt", "the row has no prompt (or question, or conversations) that ends with the user")
+        raise RowError("no_prompt", "the row has no prompt, question or conversations that ends with the user")
     return prompt, chosen[-1]["value"], rejected[-1]["value"]
 
 
@@ -117,8 +119,8 @@ def _messages(value: Any, name: str, role: str) -> list[Message]:
 def _message(item: Any, name: str, role: str) -> Message:
     if isinstance(item, str):
         item = {"role": role, "content": item}
-    content = given(item, "content", "value") if isinstance(item, Mapping) else None
-    sender = str(given(item, "role", "from") or role) if isinstance(item, Mapping) else role
+    content = first_value(item, "content", "value") if isinstance(item, Mapping) else None
+    sender = str(first_value(item, "role", "from") or role) if isinstance(item, Mapping) else role
     if is_parts(content):  # TRL: texts and images
         content = joined_parts(content, "assistant" if sender in _ANSWERS else ROLES.get(sender, sender), name)
     if not isinstance(content, str):
@@ -126,9 +128,9 @@ def _message(item: Any, name: str, role: str) -> Message:
     return {"from": sender, "value": content}
 
 
-def _named_in_parts(row: Row) -> tuple[str, ...]:
+def _images_of_parts(row: Row) -> tuple[str, ...]:
     """The images that the parts of a prompt name, for a row without `image` or `images`."""
-    prompt = next((row[key] for key in (*_PROMPT_KEYS, "chosen") if given(row, key) not in (None, "")), None)
+    prompt = next((row[key] for key in (*_PROMPT_KEYS, "chosen") if first_value(row, key) not in (None, "")), None)
     messages = prompt if isinstance(prompt, list) else [prompt]
-    contents = [given(message, "content", "value") for message in messages if isinstance(message, Mapping)]
+    contents = [first_value(message, "content", "value") for message in messages if isinstance(message, Mapping)]
     return tuple(name for content in contents if is_parts(content) for name in images_of_parts(content))

@@ -1,4 +1,4 @@
-"""Which rows of which tables make a data set."""
+"""Select rows of tables for a dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows of tables in the order of a data set: int32 [N], the table's number, and int64 [N], the row in it."""
+    """The rows of a dataset in order. table: int32 [N], number of the table; row: int64 [N], row in the table."""
 
     table: np.ndarray
     row: np.ndarray

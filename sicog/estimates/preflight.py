@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sicog.config import Config, paths_of
-from sicog.data.rows.file_kinds import unreadable
+from sicog.data.rows.file_kinds import unreadable_message
 from sicog.model.hub import find_model
 from sicog.runs.verbs import Verb
 from sicog.stages.provenance import RUN, another_run, holds_nothing, holds_strangers, identity_differences
@@ -27,7 +27,7 @@ def missing_inputs(verb: Verb, config: Config) -> list[str]:
 def refusals(verb: Verb, config: Config, processes: int = 1) -> list[str]:
     """The same as `problems`, without missing inputs."""
     of_folders = [p for folder in _claimed(verb, config) for p in _of_folder(folder, config, processes)]
-    of_rows = [problem for path in config.row_paths() for problem in unreadable(path)]
+    of_rows = [problem for path in config.row_paths() for problem in unreadable_message(path)]
     return list(dict.fromkeys([*of_rows, *config.problems(processes), *of_folders]))
 
 
@@ -52,7 +52,7 @@ def _of_folder(folder: Path, config: Config, processes: int) -> list[str]:
     if folder.exists() and not folder.is_dir():
         return [f"{folder} is a file; give a folder"]
     if (folder / RUN).is_file():
-        differences = identity_differences(read_json(folder / RUN), config.settled(processes))
+        differences = identity_differences(read_json(folder / RUN), config.with_resolved_auto(processes))
         return [another_run(folder, differences)] if differences and not holds_nothing(folder) else []
     if holds_strangers(folder):
         return [f"{folder} is not empty and holds no {RUN}; choose another output folder"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sicog.data.rows.file_kinds import unreadable
+from sicog.data.rows.file_kinds import unreadable_message
 from sicog.estimates.costs import devices_of
 from sicog.estimates.counts import Counts, Rows
 from sicog.runs.recipe import Recipe, Step
@@ -34,7 +34,7 @@ def refusals(recipe: Recipe, steps: Sequence[Step], counts: Counts) -> list[str]
 def _unreadable(step: Step, unwritten: Sequence[Path]) -> list[str]:
     """Files of a kind that no step reads. Skips the output of unfinished steps, which may be incomplete."""
     given = [path for path in step.config.row_paths() if not {path, *path.parents} & set(unwritten)]
-    return [problem for path in given for problem in unreadable(path)]
+    return [problem for path in given for problem in unreadable_message(path)]
 
 
 def _too_few(step: Step, rows: Rows | None, devices: int) -> list[str]:

@@ -77,7 +77,7 @@ def read_shapes(source: ModelSource) -> tuple[SicogConfig, SicogProcessor]:
 
 def read_config(path: Path) -> SicogConfig:
     """The config of a checkpoint folder, or of a JSON or YAML file with fields of `SicogConfig`."""
-    from sicog.model.configuration import SicogConfig, mistakes_of
+    from sicog.model.configuration import SicogConfig, config_errors
 
     file = path / "config.json" if path.is_dir() else path
     fields = _json(file) if file.suffix == ".json" else load_yaml(file)
@@ -86,7 +86,7 @@ def read_config(path: Path) -> SicogConfig:
         raise ValueError(f"{file} must hold vision_config and text_config, as a checkpoint's config.json does")
     if not path.is_dir() and (unknown := sorted(fields.keys() - known)):
         raise ValueError(f"{file}: unknown keys {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    with mistakes_of(str(file)):
+    with config_errors(str(file)):
         config: SicogConfig = SicogConfig.from_dict(fields)
     return config
 

@@ -13,7 +13,7 @@ from sicog.evaluation.forms import Prompt
 from sicog.model.checkpoints import load_checkpoint
 from sicog.model.image_processing import load_image
 from sicog.model.kernels.choice import chosen_attention, use_attention
-from sicog.model.precision import Precision, chosen_device, settled
+from sicog.model.precision import Precision, chosen_device, resolve_precision
 from sicog.records import Turn
 
 
@@ -31,7 +31,7 @@ class Answering:
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
-        dtype = settled(precision, device)
+        dtype = resolve_precision(precision, device)
         loaded: tuple[Any, Any] = load_checkpoint(checkpoint, dtype=dtype, device=chosen_device(device))
         self.model, self.processor = loaded
         # The padding's mask is one that flash-attn does not take.

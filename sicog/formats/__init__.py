@@ -1,4 +1,4 @@
-"""Users' files as they are published, to our records and back."""
+"""Read users' published files into our records, and write them back."""
 
 from sicog.formats.conversations import (
     FileSource,
@@ -22,15 +22,15 @@ from sicog.formats.row_keys import (
     caption_of,
     ensure_marker,
     first_question,
-    given,
+    first_value,
     image_names,
     other_keys,
 )
 
 __all__ = [
+    "MARKER",
     "FileSource",
     "JsonFile",
-    "MARKER",
     "QueryParser",
     "RawRow",
     "Row",
@@ -38,7 +38,7 @@ __all__ = [
     "caption_of",
     "ensure_marker",
     "first_question",
-    "given",
+    "first_value",
     "image_names",
     "other_keys",
     "parse_example",

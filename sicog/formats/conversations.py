@@ -1,7 +1,7 @@
-"""Users' files as they are published (LLaVA, ShareGPT, ALLaVA, LLaVA-CoT) to our records, and back to LLaVA JSON.
+"""Read published files (LLaVA, ShareGPT, ALLaVA, LLaVA-CoT) into our records, and write LLaVA JSON.
 
-Rows stream: a JSON list is never held whole. A row that cannot be read becomes `Dropped` with its id and reason.
-In a human turn `<image>` is the marker of an image; in an assistant turn it is text. Videos are not supported.
+Rows stream, so a JSON list is never in memory as a whole. A row that cannot be read becomes `Dropped` with its id and
+reason. In a human turn `<image>` marks an image; in an assistant turn it is text. Videos are not supported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple
 import orjson
 from pydantic import ValidationError
 
-from sicog.config.validation import first_told
+from sicog.config.validation import first_validation_message
 from sicog.formats import json_rows
 from sicog.formats.row_keys import MARKER as MARKER
 from sicog.formats.row_keys import (
@@ -34,7 +34,7 @@ from sicog.formats.row_keys import (
 from sicog.formats.row_keys import caption_of as caption_of
 from sicog.formats.row_keys import ensure_marker as ensure_marker
 from sicog.formats.row_keys import first_question as first_question
-from sicog.formats.row_keys import given as given
+from sicog.formats.row_keys import first_value as first_value
 from sicog.records import Dropped, Example, Query, RecordT, Turn
 from sicog.stages.scratch import Scratch, id_digest
 from sicog.stages.storage import atomic_write
@@ -44,9 +44,9 @@ _NAMES = {"user": "human", "assistant": "gpt", "system": "system"}
 
 
 class RawRow(NamedTuple):
-    """A row before it is parsed: JSON text or a value. It stands in `file`, as number `place` (from 1) or by a key.
+    """A row before it is parsed: JSON text or a value. `place` is its number in `file` (from 1) or its key.
 
-    default_id: the id of a row that has none; by default its index among all rows.
+    default_id: the id if the row has none; by default its index among all rows.
     """
 
     value: Any
@@ -56,12 +56,12 @@ class RawRow(NamedTuple):
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The file and place of the row, for messages."""
         return f"{self.file}:{self.place}"
 
 
 class JsonFile:
-    """The raw rows of a .json (list) or .jsonl file, which may be read any number of times."""
+    """The raw rows of a .json (list) or .jsonl file. They can be read repeatedly."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,9 +76,9 @@ class JsonFile:
 class FileSource(Generic[RecordT]):
     """The rows of a user's file, each turned into a record by `parse(row, id)`.
 
-    raw: the rows of `path` before they are parsed; by default `path` is a .json (list) or .jsonl file. For files of
-    other kinds see `sicog.data.rows.users_rows`. A missing id is the row's index. With `unique_ids`, a row whose id an
-    earlier row has is dropped.
+    raw: the rows of `path` before they are parsed; by default `path` is a .json (list) or .jsonl file. For other kinds
+    of files see `sicog.data.rows.users_rows`. A missing id is the row's index. With `unique_ids`, a row with the id of
+    an earlier row is dropped.
     """
 
     path: Path
@@ -86,7 +86,7 @@ class FileSource(Generic[RecordT]):
     step: str = "read"
     unique_ids: bool = True
     raw: Iterable[RawRow | Dropped] | None = None
-    # Where the last read ended: (index of the next row, the rows from there).
+    # Position of the last read: (index of the next row, iterator from there).
     _cursor: tuple[int, Iterator[RawRow | Dropped]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @cached_property
@@ -103,8 +103,8 @@ class FileSource(Generic[RecordT]):
         return self.read(0, None)
 
     def read(self, start: int, stop: int | None) -> Iterator[RecordT | Dropped]:
-        """Rows start..stop, in file order. A read that begins where the last one ended does not begin anew."""
-        cursor, self._cursor = self._cursor, None  # taken, so that two readers never share one
+        """Rows start..stop, in file order. A read that starts at the end of the last one continues it."""
+        cursor, self._cursor = self._cursor, None  # reset, so that two readers never share it
         index, rows = cursor if cursor and cursor[0] <= start else (0, iter(self._raw))
         index += sum(1 for _ in islice(rows, start - index))
         for raw in islice(rows, None if stop is None else max(0, stop - index)):
@@ -115,9 +115,9 @@ class FileSource(Generic[RecordT]):
 
     @cached_property
     def _scan(self) -> tuple[int, frozenset[int]]:
-        """One pass over the file: how many rows there are, and which repeat the id of an earlier row.
+        """One pass over the file: the number of rows, and the indices that repeat the id of an earlier row.
 
-        The whole file decides, so a range read alone (after a restart, by another process) drops the same rows.
+        The pass covers the whole file. So a partial read (after a restart, or by another process) drops the same rows.
         """
         if not self.unique_ids:
             return sum(1 for _ in self._raw), frozenset()
@@ -128,7 +128,7 @@ class FileSource(Generic[RecordT]):
             for n, raw in enumerate(self._raw, 1):
                 if isinstance(raw, Dropped):
                     continue
-                with suppress(RowError):  # such a row is dropped as it is, and takes no id
+                with suppress(RowError):  # such a row is dropped anyway and uses no id
                     yield id_digest(_id_of(_decode(raw.value), n - 1, raw.default_id)), n - 1
 
         seen = Scratch("id, place", ids())
@@ -160,9 +160,9 @@ def parse_row(
     default_id: str | None = None,
     repeated: bool = False,
 ) -> RecordT | Dropped:
-    """One row, as JSON text or already read, to a record; a drop says `where` it stands and why.
+    """Parse one row, as JSON text or a value, to a record. A drop holds `where` and the reason.
 
-    A row without an id has `default_id`, else its index; `repeated`: an earlier row has the same.
+    A row without an id gets `default_id`, else its index. `repeated`: an earlier row has the same id.
     """
     row_id = default_id or str(index)
     try:
@@ -175,13 +175,13 @@ def parse_row(
     except RowError as error:
         return Dropped(id=row_id, step=step, reason=error.reason, detail=f"{where}: {error}")
     except ValidationError as error:
-        detail = f"{where}: {first_told(error)}"
+        detail = f"{where}: {first_validation_message(error)}"
         return Dropped(id=row_id, step=step, reason="malformed_row", detail=detail)
 
 
 def read_llava(path: Path) -> FileSource[Example]:
     """Training rows of a LLaVA or ShareGPT file. Iterating gives `Example | Dropped`."""
-    # Published mixtures name rows after their image, several rows to an id; training joins nothing by id.
+    # In published mixtures several rows share the name of an image as id. Training joins nothing by id.
     return FileSource(path, parse_example, unique_ids=False)
 
 
@@ -191,26 +191,26 @@ def read_queries(path: Path, task: str) -> FileSource[Query]:
 
 
 def parse_example(row: Row, row_id: str) -> Example:
-    """A LLaVA / ShareGPT row to an `Example`. Raises `RowError`; other keys of the row are kept in `extra`."""
+    """Parse a LLaVA / ShareGPT row to an `Example`. Other keys of the row go to `extra`. Raises `RowError`."""
     images, turns = image_names(row), turns_of(row)
     parsed = _place_images(turns, len(images))
     roles = [t.role for t in parsed if t.role != "system"]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2) or any(t.role == "system" for t in parsed[1:]):
-        raise RowError("turn_order", f"turns must alternate human, gpt; got {', '.join(map(_called, parsed))}")
+        raise RowError("turn_order", f"turns must alternate human, gpt; got {', '.join(map(_role_name, parsed))}")
     if not any(t.text.split() for t in parsed):
-        raise RowError("no_words", "the conversation holds no word")
+        raise RowError("no_words", "the conversation has no words")
     extra = other_keys(row, *turn_columns(row))
     return Example(id=row_id, images=images, turns=parsed, extra=extra)
 
 
-def _called(turn: Turn) -> str:
-    """A turn's role as users' files call it."""
+def _role_name(turn: Turn) -> str:
+    """The name of a turn's role in users' files."""
     return _NAMES[turn.role]
 
 
 @dataclass(frozen=True)
 class QueryParser:
-    """A row of a LLaVA file to a `Query` of this task. Raises `RowError`."""
+    """Parse a row of a LLaVA file to a `Query` of this task. Raises `RowError`."""
 
     task: str
 
@@ -222,7 +222,9 @@ class QueryParser:
         if asks and not question:
             raise RowError("no_question", f"a row of task {self.task} needs a human turn with a question")
         if self.task == "text" and images:
-            raise RowError("image", "a row of task text has no image; sample rows with images as reasoning")
+            raise RowError(
+                "image", "a row of task text must not have an image; sample rows with images with task reasoning"
+            )
         extra = other_keys(row, *(["question"] if "question" in turn_columns(row) else []))
         return Query.model_validate(
             {"id": row_id, "task": self.task, "images": images, "question": question, "extra": extra}
@@ -232,8 +234,7 @@ class QueryParser:
 def user_turn(pieces: Sequence[str]) -> Turn:
     """A user's turn from the texts before, between and after its images.
 
-    A single image goes to the front, wherever it stood; several keep their places, and the text begins after leading
-    ones.
+    A single image moves to the front. Several images keep their places, and the text starts after leading images.
     """
     if len(pieces) == 1:
         return Turn(role="user", text=pieces[0])
@@ -247,18 +248,18 @@ def user_turn(pieces: Sequence[str]) -> Turn:
 
 
 def to_llava(example: Example) -> Row:
-    """An `Example` as a LLaVA row, markers and all."""
+    """An `Example` as a LLaVA row with image markers."""
     row: Row = {"id": example.id}
     if example.images:
         row["image"] = example.images[0] if len(example.images) == 1 else list(example.images)
-    turns = [{"from": _called(t), "value": _with_markers(t)} for t in example.turns]
+    turns = [{"from": _role_name(t), "value": _with_markers(t)} for t in example.turns]
     return {**row, "conversations": turns, **example.extra}
 
 
 def reads_back(example: Example) -> bool:
-    """Whether the LLaVA row of an example is read as the same example, its source aside, which such rows do not have.
+    """Whether the LLaVA row of an example parses to the same example, except for its source.
 
-    It is not where a user's text holds a marker, or where white space is lost.
+    It does not if a user's text contains a marker, or if white space is lost.
     """
     users = [turn for turn in example.turns if turn.role == "user"]
     plain = all("<" not in t.text and t.text == t.text.strip() and t.images_at in ((), (0,)) for t in users)
@@ -283,22 +284,25 @@ def write_llava(path: Path, examples: Iterable[Example]) -> int:
 
 
 def tagged_sections(text: str, tags: Iterable[str]) -> tuple[str, ...]:
-    """The stripped contents of `<TAG>..</TAG>` for each tag; a missing, repeated, nested or empty tag: `RowError`."""
+    """The stripped contents of `<TAG>..</TAG>` for each tag.
+
+    Raises `RowError` for missing, repeated, nested or empty tags.
+    """
     sections, last_end = [], 0
     for tag in tags:
         opened, closed = f"<{tag}>", f"</{tag}>"
         if text.count(opened) != 1 or text.count(closed) != 1:
             raise RowError(
-                "tags", f"{opened} and {closed} must each stand once: {text.count(opened)}, {text.count(closed)}"
+                "tags", f"{opened} and {closed} must each occur once, got {text.count(opened)} and {text.count(closed)}"
             )
         start, end = text.index(opened) + len(opened), text.index(closed)
         if start > end or start < last_end:
-            raise RowError("tags", f"{opened} is nested, closed before it opens, or out of order")
+            raise RowError("tags", f"{opened} is nested, closed too early, or out of order")
         section = text[start:end].strip()
         if not section:
             raise RowError("tags", f"{opened} is empty")
         if found := re.search(r"</?[A-Z]+>", section):
-            raise RowError("tags", f"{found.group()} stands inside {opened}")
+            raise RowError("tags", f"{found.group()} is inside {opened}")
         sections.append(section)
         last_end = end
     return tuple(sections)
@@ -325,21 +329,21 @@ def _id_of(row: Row, index: int, default_id: str | None) -> str:
         id_ = str(value)
         id_.encode()
     except UnicodeEncodeError:
-        raise RowError("malformed_id", f"id holds half of a surrogate pair: {value!r}") from None
+        raise RowError("malformed_id", f"id contains a lone surrogate: {value!r}") from None
     return id_
 
 
 def _check_storable(row: Row) -> None:
-    """Refuse what JSON readers refuse: they take about 200 levels, and a row is stored within other records."""
-    if _why_not_stored(row):
-        named = ((key, _why_not_stored({key: value})) for key, value in row.items())
+    """Refuse rows that JSON readers would refuse. Readers allow about 200 levels, and records nest the row."""
+    if _storage_error(row):
+        named = ((key, _storage_error({key: value})) for key, value in row.items())
         key, reason = next((key, reason) for key, reason in named if reason)
         raise RowError("malformed_row", f"the value of {key!r:.60} cannot be stored as JSON ({reason})")
 
 
-def _why_not_stored(row: Row) -> str:
+def _storage_error(row: Row) -> str:
     nested: Any = row
-    for _ in range(64):  # of the 254 levels that orjson writes
+    for _ in range(64):  # orjson writes at most 254 levels
         nested = [nested]
     try:
         orjson.dumps(nested)

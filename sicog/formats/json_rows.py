@@ -1,7 +1,7 @@
-"""The raw rows of a user's JSON list or JSONL, streamed: both forms give the same values, whatever wrote the file.
+"""Stream the raw rows of a JSON list or JSONL file. Both forms give the same values.
 
-A byte order mark, as editors of Windows write it, is no part of the first row. Integers beyond 64 bit, which readers
-make floats of, come as the text that they were.
+A byte order mark, as Windows editors write it, is skipped. Integers larger than 64 bits become texts, because readers
+would make them floats.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class JsonRows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._careful: bool | None = None  # known after the first look at a list
+        self._careful: bool | None = None  # set when a list is first read
 
     def __iter__(self) -> Iterator[Any]:
-        """Raises `ValueError` naming the file when there is none, or a list is broken, with the row before that."""
+        """Raises `ValueError` with the file if it is missing, or with the last good row if a list is damaged."""
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such file")
         with self.path.open("rb") as file:
@@ -53,16 +53,16 @@ class JsonRows:
                 n += 1
         except (ijson.JSONError, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{self.path} is cut or broken after row {n}: {error}. A JSON list cannot be read past such a place: "
-                f"repair the file, or write it as JSONL, where only the broken row is dropped"
+                f"{self.path} is cut off or damaged after row {n}: {error}. The rest of a JSON list cannot be read. "
+                f"Repair the file, or write it as JSONL: there only the broken row is dropped"
             ) from error
 
     def _values(self, file: IO[bytes], begin: int) -> Iterator[Any]:
         if self._careful is None:
-            self._careful = _has_half_a_pair(self.path)
+            self._careful = _has_lone_surrogate(self.path)
         file.seek(begin)
         if self._careful:
-            # The fast reader writes "?" for half of a surrogate pair; the slow one leaves it, and the row is refused.
+            # The fast reader writes "?" for a lone surrogate. The slow reader keeps it, so the row is refused.
             yield from map(_plain, ijson.get_backend("python").items(file, "item"))
             return
         n = 0
@@ -74,7 +74,7 @@ class JsonRows:
         except ijson.JSONError as error:
             if "overflow" not in str(error):
                 raise
-        # A number that is too large for the fast way: from here all are read as decimals.
+        # A number is too large for the fast reader. From here on all numbers are read as decimals.
         file.seek(begin)
         yield from map(_plain, islice(ijson.items(file, "item"), n, None))
 
@@ -82,7 +82,7 @@ class JsonRows:
 def loads(line: bytes) -> Any:
     """The value of a line of JSON. Raises `orjson.JSONDecodeError`."""
     value = orjson.loads(line)
-    # orjson reads integers beyond 64 bit as floats, which makes different ids the same.
+    # orjson reads integers larger than 64 bits as floats, so different ids would become equal.
     return _plain(json.loads(line)) if _MANY_DIGITS.search(line) else value
 
 
@@ -93,8 +93,8 @@ def _is_list(file: IO[bytes]) -> bool:
     return False
 
 
-def _has_half_a_pair(path: Path) -> bool:
-    """Whether a lone surrogate is written anywhere in the file."""
+def _has_lone_surrogate(path: Path) -> bool:
+    """Whether the file contains a lone surrogate."""
     rest = b""
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -106,7 +106,7 @@ def _has_half_a_pair(path: Path) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers as anyone can read them: integers beyond 64 bit as text, decimals as floats."""
+    """Convert numbers: integers larger than 64 bits to texts, decimals to floats."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""Which keys of a user's row hold what: its images, its turns, its question. docs/formats.md lists them for readers.
+"""The keys of a user's row: images, turns, question. docs/formats.md lists them for users.
 
-Turns lie under `conversations` (LLaVA) or `messages` (ShareGPT, TRL; contents are texts or lists of parts). A row with
-neither has `question` and `answer`, or, as in an image folder of `datasets`, an image and its caption under `text`.
-In a human turn `<image>` is the marker of an image; in an assistant turn it is text. Videos are not supported.
+Turns are under `conversations` (LLaVA) or `messages` (ShareGPT, TRL; contents are texts or lists of parts). A row with
+neither has `question` and `answer`, or an image with its caption under `text` (an image folder of `datasets`).
+In a human turn `<image>` marks an image; in an assistant turn it is text. Videos are not supported.
 """
 
 from __future__ import annotations
@@ -27,25 +27,27 @@ class RowError(ValueError):
         self.reason = reason
 
 
-def given(row: Mapping[str, Any], *keys: str) -> Any:
-    """The value of the first of these keys that says something, else None.
+def first_value(row: Mapping[str, Any], *keys: str) -> Any:
+    """The value of the first of these keys that has one, else None.
 
-    A key with null, or a list of nothing else, is as good as absent: `Dataset.to_json` gives every row every key of all
-    rows.
+    A key with null or a list of nulls counts as absent, because `Dataset.to_json` gives every row the keys of all rows.
     """
-    return next((row[key] for key in keys if _says_something(row.get(key))), None)
+    return next((row[key] for key in keys if _has_value(row.get(key))), None)
 
 
-def _says_something(value: Any) -> bool:
+def _has_value(value: Any) -> bool:
     return any(item is not None for item in value) if isinstance(value, list) else value is not None
 
 
 def image_names(row: Row) -> tuple[str, ...]:
-    """The row's image paths, from the first of these that is given: `image` or `images` (a text or a list of texts),
-    `file_name` (an image folder of `datasets`), or the image parts of its messages. No videos. Raises `RowError`."""
+    """The row's image paths. Raises `RowError`.
+
+    They come from the first of `image` or `images` (a text or a list of texts), `file_name` (an image folder of
+    `datasets`), or the image parts of its messages. Videos are refused.
+    """
     if row.get("video") or row.get("videos"):
         raise RowError("video", "the row has a video, which is not supported")
-    value = given(row, "image", "images")
+    value = first_value(row, "image", "images")
     if value is None:
         value = row["file_name"] if _file_name_is_image(row) else list(_named_in_turns(row))
     names = [name for name in value if name is not None] if isinstance(value, list) else [value]
@@ -55,11 +57,11 @@ def image_names(row: Row) -> tuple[str, ...]:
 
 
 def turns_of(row: Row, *, required: bool = True) -> list[tuple[str, str]]:
-    """(role, text) of each turn, image markers and all. Raises `RowError`, also for none when they are required.
+    """(role, text) of each turn, with image markers. Raises `RowError`, also if required turns are missing.
 
-    A question or caption in a column of its own shows all images of the row, in front.
+    A question or caption in its own column gets all images of the row, in front.
     """
-    turns = given(row, *_TURNS)
+    turns = first_value(row, *_TURNS)
     if turns is None:
         turns = _turns_from_columns(row, required)
     if not required and turns is None:
@@ -68,8 +70,8 @@ def turns_of(row: Row, *, required: bool = True) -> list[tuple[str, str]]:
         raise RowError("no_turns", _no_turns(row))
     found = []
     for number, turn in enumerate(turns, 1):
-        role = given(turn, "from", "role") if isinstance(turn, Mapping) else None
-        text = given(turn, "value", "content") if isinstance(turn, Mapping) else None
+        role = first_value(turn, "from", "role") if isinstance(turn, Mapping) else None
+        text = first_value(turn, "value", "content") if isinstance(turn, Mapping) else None
         if isinstance(role, str) and role in ROLES and is_parts(text):
             text = joined_parts(text, ROLES[role], f"turn {number}")
         if not isinstance(role, str) or role not in ROLES or not isinstance(text, str):
@@ -80,14 +82,14 @@ def turns_of(row: Row, *, required: bool = True) -> list[tuple[str, str]]:
         if ROLES[role] == "user" and VIDEO_MARKER in text:
             raise RowError("video", f"turn {number} holds {VIDEO_MARKER}, which is not supported")
         found.append((ROLES[role], text))
-    # The published mixtures hold rows that open with a gpt turn; like the original, that turn is left out.
+    # Some published rows start with a gpt turn. Like the original, we leave it out.
     return found[1:] if found[0][0] == "assistant" else found
 
 
 def first_question(row: Row) -> str:
-    """The first human turn without its image markers, "" when there is none.
+    """The first human turn without its image markers, or "".
 
-    Rows without any marker are published too; a count that is neither that nor the number of images is a `RowError`.
+    Raises `RowError` unless the turn has no marker or one for each image.
     """
     text = next((text for role, text in turns_of(row, required=False) if role == "user"), "")
     check_markers(text.count(MARKER) or len(image_names(row)), len(image_names(row)), "first human turn")
@@ -95,12 +97,12 @@ def first_question(row: Row) -> str:
 
 
 def caption_of(row: Row) -> str:
-    """The caption that a teacher starts from: `caption`, or `text` of an image folder of `datasets`.
+    """The caption that a teacher rewrites: `caption`, or `text` of an image folder of `datasets`.
 
     Raises `RowError`."""
-    caption = given(row, "caption", "text")
+    caption = first_value(row, "caption", "text")
     if not isinstance(caption, str) or not caption.strip():
-        raise RowError("no_caption", f"the teacher starts from the row's `caption`, a text; got {caption!r:.100}")
+        raise RowError("no_caption", f"the teacher needs a text under `caption`, got {caption!r:.100}")
     return caption.strip()
 
 
@@ -111,16 +113,16 @@ def check_markers(markers: int, n_images: int, where: str) -> None:
 
 
 def ensure_marker(row: Row) -> Row:
-    """The row with the image marker in its first human turn, where images are given and no turn has a marker."""
-    key = next((key for key in _TURNS if given(row, key) is not None), None)
+    """Add the image marker to the first human turn if the row has images and no marker."""
+    key = next((key for key in _TURNS if first_value(row, key) is not None), None)
     turns = row[key] if key else None
     if key is None or not isinstance(turns, list) or not image_names(row):
         return row
     human = [i for i, turn in enumerate(turns) if _is_of_user(turn)]
-    if not human or any(MARKER in _shown_text(turns[i]) for i in human):
+    if not human or any(MARKER in _raw_text(turns[i]) for i in human):
         return row
     first = turns[human[0]]
-    text_key = "value" if given(first, "value") is not None or "content" not in first else "content"
+    text_key = "value" if first_value(first, "value") is not None or "content" not in first else "content"
     text = first.get(text_key, "")
     if is_parts(text):
         text = joined_parts(text, "user", "the first human turn")
@@ -131,36 +133,36 @@ def ensure_marker(row: Row) -> Row:
 
 
 def other_keys(row: Row, *used: str) -> dict[str, Any]:
-    """What a record keeps as `extra`: the keys of the row that no field holds, minus those named."""
-    read = {"file_name"} if given(row, "image", "images") is None and _file_name_is_image(row) else set()
+    """The `extra` of a record: keys of the row that no field holds, without those named."""
+    read = {"file_name"} if first_value(row, "image", "images") is None and _file_name_is_image(row) else set()
     return {k: v for k, v in row.items() if k not in ROW_KEYS and k not in used and k not in read}
 
 
 def turn_columns(row: Row) -> tuple[str, ...]:
-    """The columns that `turns_of` makes the turns of a row to train on from; none where it has turns."""
-    if given(row, *_TURNS) is not None:
+    """The columns that `turns_of` builds the turns of a training row from; empty if the row has turns."""
+    if first_value(row, *_TURNS) is not None:
         return ()
-    if given(row, "question") is not None:
+    if first_value(row, "question") is not None:
         return ("question", "answer")
-    return ("text",) if given(row, "text") is not None and image_names(row) else ()
+    return ("text",) if first_value(row, "text") is not None and image_names(row) else ()
 
 
 def is_parts(content: Any) -> TypeGuard[list[Mapping[str, Any]]]:
-    """Whether a message's content is a list of parts, as TRL and chat templates have it."""
+    """Whether a message's content is a list of parts, as in TRL and chat templates."""
     return isinstance(content, list) and bool(content) and all(isinstance(part, Mapping) for part in content)
 
 
 def joined_parts(parts: Sequence[Mapping[str, Any]], role: str, where: str) -> str:
-    """The text of a message's parts, each image as its marker. Raises `RowError` for a part that is neither."""
+    """The text of a message's parts, with a marker for each image. Raises `RowError` for other parts."""
     return "".join(_part(part, role, where) for part in parts)
 
 
 def images_of_parts(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The images that parts name themselves: under `image`, `path` or `url`, or as `image_url`."""
+    """The images named in the parts: under `image`, `path` or `url`, or as `image_url`."""
     found = []
     for part in filter(_is_image, parts):
-        value = given(part, "image", "path", "url", "image_url")
-        value = given(value, "url", "path") if isinstance(value, Mapping) else value
+        value = first_value(part, "image", "path", "url", "image_url")
+        value = first_value(value, "url", "path") if isinstance(value, Mapping) else value
         if isinstance(value, str):
             found.append(value)
     return found
@@ -169,13 +171,15 @@ def images_of_parts(parts: Sequence[Mapping[str, Any]]) -> list[str]:
 def _part(part: Mapping[str, Any], role: str, where: str) -> str:
     if _is_image(part):
         if role == "assistant":
-            raise RowError("malformed_turn", f"{where} is an answer and has an image part; answers are texts")
+            raise RowError("malformed_turn", f"{where} is an answer with an image part; answers must be texts")
         return MARKER
     if part.get("type") in ("video", "video_url"):
         raise RowError("video", f"{where} has a video, which is not supported")
     text = part.get("text")
     if part.get("type") not in ("text", None) or not isinstance(text, str | None):
-        raise RowError("malformed_turn", f"{where}: a part is of type text (with a text) or image, got {part!r:.100}")
+        raise RowError(
+            "malformed_turn", f"{where}: a part must have type text (with a text) or image, got {part!r:.100}"
+        )
     return text or ""
 
 
@@ -184,32 +188,32 @@ def _is_image(part: Mapping[str, Any]) -> bool:
 
 
 def _is_of_user(turn: Any) -> bool:
-    return isinstance(turn, Mapping) and ROLES.get(str(given(turn, "from", "role"))) == "user"
+    return isinstance(turn, Mapping) and ROLES.get(str(first_value(turn, "from", "role"))) == "user"
 
 
-def _shown_text(turn: Mapping[str, Any]) -> str:
-    """A turn's text as far as markers go, whatever is wrong with it."""
-    content = given(turn, "value", "content")
+def _raw_text(turn: Mapping[str, Any]) -> str:
+    """A turn's text for a search for markers, even if the turn is invalid."""
+    content = first_value(turn, "value", "content")
     return MARKER if is_parts(content) and any(map(_is_image, content)) else str(content)
 
 
 def _named_in_turns(row: Row) -> Sequence[str]:
-    turns = given(row, *_TURNS)
-    contents = [given(turn, "value", "content") for turn in turns if _is_of_user(turn)] if is_parts(turns) else []
+    turns = first_value(row, *_TURNS)
+    contents = [first_value(turn, "value", "content") for turn in turns if _is_of_user(turn)] if is_parts(turns) else []
     return [name for content in contents if is_parts(content) for name in images_of_parts(content)]
 
 
 def _file_name_is_image(row: Row) -> bool:
-    """A row that tells its turns and shows no image in them only happens to have a key of that name."""
+    """Whether `file_name` names an image. It does not in a row whose turns show no image."""
     if not isinstance(row.get("file_name"), str):
         return False
-    turns = given(row, *_TURNS)
-    return turns is None or (is_parts(turns) and any(MARKER in _shown_text(t) for t in turns if _is_of_user(t)))
+    turns = first_value(row, *_TURNS)
+    return turns is None or (is_parts(turns) and any(MARKER in _raw_text(t) for t in turns if _is_of_user(t)))
 
 
 def _turns_from_columns(row: Row, required: bool) -> Any:
     question, answer = row.get("question"), row.get("answer")
-    if given(row, "question") is None and required and "text" in turn_columns(row):
+    if first_value(row, "question") is None and required and "text" in turn_columns(row):
         question, answer = "", row["text"]
     if question is None or (required and answer is None):
         return None

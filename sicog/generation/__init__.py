@@ -1,1 +1,1 @@
-"""Step 2, generate: several captions and answers for unlabelled images and questions."""
+"""Step 2, generate: sample several captions and answers for unlabelled images and questions."""

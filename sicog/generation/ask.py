@@ -1,4 +1,4 @@
-"""`sicog ask`: one image, one question, several samples; the answer, the steps behind it, how far they agree."""
+"""`sicog ask`: one image, one question, several samples; print the answer, its steps and the agreement."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingCon
 from sicog.records import Query
 from sicog.tasks import TASKS, TaskSpec
 
-ANSWER, DESCRIPTION = "direct", "dd"  # the styles that are asked in unless another is named
+ANSWER, DESCRIPTION = "direct", "dd"  # the default styles
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came out.
+    """The result of `ask`.
 
-    text: the answer of the chosen sample, None when no sample could be read. steps: (heading, body) of its chain,
-    empty without one.
+    text: the answer of the chosen sample, None if no sample could be parsed. steps: (heading, body) of its chain, or
+    empty.
     agreement: the share of samples with the same normalised answer, None without an answer and for captions.
-    answers: the answer of each sample, None where it is cut off or not in the style's steps. samples: the whole texts.
+    answers: the answer of each sample, None if it is cut off or not in the style's steps. samples: the whole texts.
     """
 
     text: str | None
@@ -54,8 +54,8 @@ def ask(
 ) -> Answer:
     """Ask, print and return the answer.
 
-    style: None asks for the bare answer to a question, without a question for a description: what every model can
-    answer, also one that was never warmed up on chains.
+    style: None asks for the plain answer to a question, or for a description without a question. Every model can do
+    that, also without a warm-up on chains.
     Raises `ValueError` for an unknown style, a broken image or no question.
     """
     from sicog.model.image_processing import load_image
@@ -80,7 +80,7 @@ def ask(
 
 
 def task_of(style: str) -> TaskSpec:
-    """The task that has this style. Raises `ValueError` naming all styles."""
+    """The task with this style. Raises `ValueError` with all known styles."""
     for task in TASKS.values():
         if style in task.styles:
             return task
@@ -88,7 +88,7 @@ def task_of(style: str) -> TaskSpec:
 
 
 def chosen(samples: Sequence[Sample], task: TaskSpec, style: str, question: str = "") -> Answer:
-    """The majority's answer, from its first sample; for captions the first sample that can be read."""
+    """The majority answer, from its first sample; for captions the first sample that can be parsed."""
     answers = [_answer(sample, task, style) for sample in samples]
     usable = [i for i, answer in enumerate(answers) if answer is not None]
     if not usable:
@@ -96,7 +96,7 @@ def chosen(samples: Sequence[Sample], task: TaskSpec, style: str, question: str 
     best, agreement = usable[0], None
     if task.votes:
         votes = Counter(final_answer(answers[i] or "", question) for i in usable)
-        winner, n = votes.most_common(1)[0]  # of equally frequent ones the first to occur
+        winner, n = votes.most_common(1)[0]  # among equally frequent answers the first one
         best = next(i for i in usable if final_answer(answers[i] or "", question) == winner)
         agreement = n / len(samples)
     chain = task.style(style).chain

@@ -1,4 +1,4 @@
-"""A closer look: windows of an image that are asked about one by one, so that labels have seen more than the student.
+"""A closer look: ask about windows of an image one by one, so that labels use more detail than the student sees.
 
 A window is shown alone, either enlarged (`crop`) or at its own place and scale with the rest blank (`spotlight`).
 """
@@ -14,39 +14,39 @@ from pydantic import Field
 from sicog.config import Config
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; left and top inclusive
-Share = tuple[float, float, float, float]  # the same as shares of the width and the height
+Share = tuple[float, float, float, float]  # the same in shares of width and height
 
 
 class StyleCount(Config):
-    """How many samples of a style."""
+    """A style and its number of samples."""
 
     style: str
     """Name of the style, such as cod, dd, cot or direct."""
     n: int = Field(default=1, ge=1)
-    """Samples of it."""
+    """Number of samples."""
     prompt: str | None = None
-    """Instead of the style's own prompt; may hold `{question}`."""
+    """Prompt that replaces the style's own; may contain `{question}`."""
 
 
 class CloserConfig(Config):
-    """Windows of an image, which are asked about one by one beside the whole image. Their candidates vote in `sicog
-    claims` and are never chosen. It needs rows with one image, and costs its windows times its styles."""
+    """Windows of an image, asked about one by one in addition to the whole image. Their candidates vote in `sicog
+    claims` and are never chosen. Rows must have one image. The cost is windows times styles."""
 
     columns: int = Field(default=3, ge=1, le=8)
-    """Windows beside each other."""
+    """Number of windows from left to right."""
     rows: int = Field(default=3, ge=1, le=8)
-    """Windows above each other."""
+    """Number of windows from top to bottom."""
     margin: float = Field(default=0.25, ge=0, le=1)
-    """Each window is wider by this share of its side at every edge."""
+    """Each window is extended by this share of its side at every edge."""
     show: Literal["crop", "spotlight"] = "crop"
-    """`crop` gives the window alone, so that the model sees it enlarged; `spotlight` keeps its place and scale and
-    fills the rest with the image's median colour."""
+    """`crop` shows only the window, so the model sees it enlarged. `spotlight` keeps its place and scale and fills the
+    rest with the image's median colour."""
     styles: tuple[StyleCount, ...] = Field(min_length=1)
-    """What is asked of each window."""
+    """Styles and sample counts for each window."""
 
 
 def windows(size: tuple[int, int], closer: CloserConfig) -> list[Box]:
-    """The windows of an image of (width, height), row by row; those of small images may be alike, none is empty."""
+    """The windows of an image of (width, height), row by row. Those of small images may be equal; none is empty."""
     (width, height), found = size, []
     across, down = width / closer.columns, height / closer.rows
     for row in range(closer.rows):
@@ -65,7 +65,7 @@ def shares(box: Box, size: tuple[int, int]) -> Share:
     return round(left / width, 4), round(top / height, 4), round(right / width, 4), round(bottom / height, 4)
 
 
-def shown(image: Image.Image, box: Box, closer: CloserConfig) -> Image.Image:
+def window_image(image: Image.Image, box: Box, closer: CloserConfig) -> Image.Image:
     """The RGB image that is shown for a window."""
     if closer.show == "crop":
         return image.crop(box)
@@ -78,6 +78,6 @@ def shown(image: Image.Image, box: Box, closer: CloserConfig) -> Image.Image:
     return Image.fromarray(found)
 
 
-def shown_size(size: tuple[int, int], box: Box, closer: CloserConfig) -> tuple[int, int]:
-    """(width, height) of what `shown` gives."""
+def window_size(size: tuple[int, int], box: Box, closer: CloserConfig) -> tuple[int, int]:
+    """(width, height) of the result of `window_image`."""
     return (box[2] - box[0], box[3] - box[1]) if closer.show == "crop" else size

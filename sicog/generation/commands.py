@@ -1,4 +1,4 @@
-"""`sicog ask`, `export-candidates`, `show-corruptions`. Nothing is imported before it is used."""
+"""The commands `sicog ask`, `export-candidates`, `show-corruptions`. Imports are lazy."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _STYLE_HELP = f"how to ask: {_STYLES}; by default direct, and without a question
 def ask(
     checkpoint: Annotated[Path, typer.Argument(help="a checkpoint folder")],
     image: Annotated[Path, typer.Argument(help="an image file")],
-    question: Annotated[str, typer.Argument(help="what to ask; may be empty for captions")] = "",
+    question: Annotated[str, typer.Argument(help="the question; may be empty for captions")] = "",
     style: Annotated[str | None, typer.Option(help=_STYLE_HELP)] = None,
-    samples: Annotated[int, typer.Option(help="answers to sample")] = 5,
+    samples: Annotated[int, typer.Option(help="number of answers to sample")] = 5,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.7,
     seed: Annotated[int, typer.Option(help="seed of the samples")] = 0,
 ) -> None:
-    """Ask a checkpoint about an image: the answer, its steps, and how far the samples agree."""
+    """Ask a checkpoint about an image; print the answer, its steps and the agreement."""
     from sicog.generation.ask import ask as ask_checkpoint
 
     ask_checkpoint(checkpoint, image, question, style=style, samples=samples, temperature=temperature, seed=seed)
@@ -36,7 +36,7 @@ def export_candidates(
     target: Annotated[Path, typer.Argument(help="the JSON file to write", metavar="DST")],
     generated: Annotated[bool, typer.Option("--generated", help="one candidate a row, as sampling writes it")] = False,
 ) -> None:
-    """Write candidates as the original's files: for its curation, or with --generated as its sampling."""
+    """Export candidates to the original's files."""
     from sicog.generation.original_files import export_candidates as export_to
 
     export_to(source, target, form="generated" if generated else "candidates")
@@ -48,7 +48,7 @@ def show_corruptions(
     out: Annotated[Path, typer.Option(help="the PNG to write")],
     seed: Annotated[int, typer.Option(help="of the parameters")] = 0,
 ) -> None:
-    """Draw an image under each of the corruptions that answers to reject are sampled from."""
+    """Draw an image under each corruption for rejected answers."""
     from sicog.generation.show_corruptions import show_corruptions as show
 
     show(image, out, seed=seed)

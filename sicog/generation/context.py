@@ -1,4 +1,4 @@
-"""What is known of an image before it is asked about: rows that describe it, such as captions that curation kept."""
+"""Contexts of images: texts that the model reads before the prompt, such as captions kept by curation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sicog.tasks import TASKS
 
 
 class ContextConfig(Config):
-    """What is known of the images already, which the model reads before each prompt. Candidates hold the prompt alone,
-    so that a student learns to do without (context distillation, Snell et al. 2022, arXiv 2209.15189)."""
+    """Texts about the images that the model reads before each prompt. Candidates store only the prompt, so a student
+    learns to answer without them (context distillation, Snell et al. 2022, arXiv 2209.15189)."""
 
     path: Path
     """A dataset of `Example`. The last answer of the first row of an image, without the steps of a chain, is its
@@ -36,4 +36,6 @@ def _plain(row: Example, path: Path) -> str:
     try:
         return task.compared(text, style) if task is not None and style in task.styles else text
     except ChainError as error:
-        raise ValueError(f"context: row {row.id} of {path} is no whole chain of style {style!r}: {error}") from None
+        raise ValueError(
+            f"context: row {row.id} of {path} is not a complete chain of style {style!r}: {error}"
+        ) from None

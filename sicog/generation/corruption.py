@@ -1,7 +1,7 @@
-"""The four image corruptions whose answers serve as rejected ones: blur, colour jitter, mirror and turn, half-plane.
+"""The four image corruptions for rejected answers: blur, colour jitter, mirror and turn, half-plane.
 
-Pillow and numpy only. What is done to an image is drawn from (seed, id) before it is read, and is a record: `apply`
-does the same again.
+Uses only Pillow and numpy. The corruption of an image is sampled from (seed, id) before the image is read. It is stored
+in a record, and `apply` reproduces it.
 """
 
 from __future__ import annotations
@@ -19,34 +19,35 @@ from sicog.seeds import stream_key
 
 BLUR_SIGMA = (3.0, 5.0)
 JITTER = 0.8  # brightness, contrast and saturation are scaled by 1 - JITTER .. 1 + JITTER
-HUE_SHIFT = 0.2  # of the full circle, either way
+HUE_SHIFT = 0.2  # largest hue shift as a share of the full circle, in both directions
 MASK_SHARE = (0.25, 0.35)
 
 Draw = Callable[[np.random.Generator], dict[str, Any]]
 Apply = Callable[..., Image.Image]
 
 
-def _known(name: str) -> str:
+def _check_method(name: str) -> str:
     if name not in METHODS:
         raise ValueError(f"unknown corruption {name!r}; known: {', '.join(METHODS)}")
     return name
 
 
-CorruptionName = Annotated[str, AfterValidator(_known)]
+CorruptionName = Annotated[str, AfterValidator(_check_method)]
 
 
 def add_corruption(name: str, draw: Draw, apply: Apply) -> None:
-    """Make a method known to this process: `draw` takes its parameters from a generator, `apply` is called with the RGB
-    image and these, and returns an RGB image of the same size. Raises `ValueError` when another method has that name.
+    """Add a method in this process. Raises `ValueError` if another method has that name.
 
-    Worker processes import the main script again, so it may be added there; the tasks of a SLURM array do not.
+    draw: samples the parameters with a generator. apply: gets the RGB image and the parameters, and returns an RGB
+    image of the same size. Worker processes import the main script again, so the script may add methods. The tasks of a
+    SLURM array do not.
     """
     if _METHODS.setdefault(name, (draw, apply)) != (draw, apply):
-        raise ValueError(f"there is a corruption {name!r} already; give yours another name")
+        raise ValueError(f"corruption {name!r} already exists. Choose another name")
 
 
-def drawn(pool: Sequence[CorruptionName], seed: int, image_id: str) -> Corruption:
-    """One method of the pool with its parameters, drawn by (seed, id)."""
+def draw_corruption(pool: Sequence[CorruptionName], seed: int, image_id: str) -> Corruption:
+    """Sample one method of the pool and its parameters, by (seed, id)."""
     rng = np.random.Generator(np.random.Philox(key=stream_key("corruption", seed, image_id)))
     method = pool[int(rng.integers(len(pool)))]
     return Corruption(method=method, parameters=METHODS[method][0](rng))
@@ -58,7 +59,7 @@ def apply(image: Image.Image, corruption: Corruption) -> Image.Image:
 
 
 def turns(corruption: Corruption) -> bool:
-    """Whether the corrupted image has the sides of the image exchanged."""
+    """Whether the corruption swaps width and height."""
     return corruption.method == "mirror_rotation"
 
 
@@ -127,7 +128,7 @@ def half_plane(width: int, height: int, angle: float, share: float) -> np.ndarra
     a, b = sorted((width * abs(dx), height * abs(dy)), reverse=True)
     depth = math.sqrt(2 * a * b * share) if share * 2 * a <= b else a * share + b / 2
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
-    along_x = (x if dx >= 0 else width - x) * abs(dx)  # distances from the corner where the half-plane begins
+    along_x = (x if dx >= 0 else width - x) * abs(dx)  # distances from the corner where the half-plane starts
     along_y = (y if dy >= 0 else height - y) * abs(dy)
     return along_x[None, :] + along_y[:, None] < depth
 
@@ -138,7 +139,7 @@ def _shift_hue(image: Image.Image, shift: float) -> Image.Image:
     return Image.merge("HSV", (hue.point(table), saturation, value)).convert("RGB")
 
 
-# How the parameters of a method are drawn, and the method.
+# For each method: the function that samples its parameters, and the method itself.
 _METHODS: dict[str, tuple[Draw, Apply]] = {
     "gaussian_blur": (_draw_blur, gaussian_blur),
     "color_jitter": (_draw_jitter, color_jitter),

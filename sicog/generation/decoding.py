@@ -1,4 +1,4 @@
-"""The sequences being decoded: their cache, last tokens and counters; one step for all of them, rows join and leave.
+"""Decode many sequences together: one step for all of them, while rows join and leave.
 
 Shapes: B rows, V vocabulary, N most new tokens, P prompts, S positions to run, T columns of the cache.
 """
@@ -13,12 +13,12 @@ import torch
 
 from sicog.generation.choose import next_tokens
 from sicog.generation.sampling import SamplingConfig
-from sicog.generation.slots import Rows, SlotCache, align_right, joined, overwrite
+from sicog.generation.slots import Rows, SlotCache, align_right, join_rows, overwrite
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """Prompts that have been run: their cache, their lengths in it [P], and the logits of what comes next [P, V]."""
+    """Prompts after prefill: their cache, their lengths in it [P], and the logits of the next token [P, V]."""
 
     cache: SlotCache
     lengths: torch.Tensor
@@ -27,7 +27,7 @@ class Prefilled:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a row that is done leaves: who it was (the caller's key), its tokens without the end token, and why."""
+    """The result of a finished row: the caller's key, its tokens without the end token, and the finish reason."""
 
     key: Any
     token_ids: tuple[int, ...]
@@ -42,9 +42,9 @@ def run_tokens(
     features_NE: torch.Tensor | None = None,
     past: Prefilled | None = None,
 ) -> Prefilled:
-    """Run rows of token ids of any lengths, after `past` (one row each) or from nothing. `past`'s cache is used up.
+    """Run rows of token ids of any lengths, with or without `past` (one row each). The cache of `past` is consumed.
 
-    features_NE: visual features of the placeholders, row after row; only without `past`.
+    features_NE: visual features of the placeholders, row by row; only without `past`.
     """
     device, width = model.device, max(map(len, rows))
     ids_BS = torch.full((len(rows), width), pad_id)
@@ -76,12 +76,12 @@ def _causal(valid_BT: torch.Tensor, width: int) -> torch.Tensor:
     n_columns = valid_BT.shape[1]
     order_ST = torch.arange(n_columns) <= torch.arange(n_columns - width, n_columns)[:, None]
     itself_ST = torch.arange(n_columns) == torch.arange(n_columns - width, n_columns)[:, None]
-    # Padding sees itself, since a softmax over nothing is not a number.
+    # Padding sees itself, because a softmax over nothing is NaN.
     return ((valid_BT[:, None] & order_ST) | itself_ST)[:, None]
 
 
 class Decoding:
-    """Rows in flight. `live` counts those that are not done; done ones leave with `take_finished`."""
+    """The rows in progress. `live` counts unfinished rows; `take_finished` removes the others."""
 
     def __init__(self, model: Any, sampling: SamplingConfig, end_ids: Sequence[int]) -> None:
         self.model, self.sampling = model, sampling
@@ -91,13 +91,13 @@ class Decoding:
         self.cache: SlotCache | None = None
         self.live = 0
         self._state: dict[str, torch.Tensor] = {}
-        self._rows_B: torch.Tensor | None = None  # where the rows lie in the cache, while some have left
+        self._rows_B: torch.Tensor | None = None  # the rows' places in the cache, after some have left
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def join(self, prompts: Prefilled, parents: Sequence[int], keys: Sequence[Any], noise_BN: torch.Tensor) -> None:
-        """Fork prompts into rows (`parents[i]` is the prompt of row i) and draw the first token of each."""
+        """Fork prompts into rows (`parents[i]` is the prompt of row i) and sample the first token of each."""
         device = self.model.device
         parents_B = torch.tensor(parents, device=device)
         length_B, n = prompts.lengths[parents_B], len(parents)
@@ -110,7 +110,7 @@ class Decoding:
             # The last token is never run, so a sequence may hold one more than there are positions.
             "limit": (self.max_positions + 1 - length_B).clamp(max=self.sampling.max_new_tokens),
             "alive": torch.ones(n, dtype=torch.bool, device=device),
-            # One column more than tokens: what a row that is done goes on to write falls there.
+            # One extra column, because a finished row still writes there.
             "tokens": torch.zeros(n, self.sampling.max_new_tokens + 1, dtype=torch.long, device=device),
             "noise": noise_BN.to(device),
             "seen": torch.zeros(n, logits_BV.shape[1] if penalised else 0, dtype=torch.bool, device=device),
@@ -127,7 +127,7 @@ class Decoding:
         self.live = int(self._state["alive"].sum())
 
     def _take_places(self, new: Rows) -> bool:
-        """Write new rows where rows have left, if there are enough such places, and columns: the others stay put."""
+        """Write new rows to the places of rows that have left, if places and columns suffice. Others are not moved."""
         if self._rows_B is None or self.cache is None or new.columns > self.cache.get_seq_length():
             return False
         held = set(self._rows_B.tolist())
@@ -140,7 +140,7 @@ class Decoding:
         return True
 
     def _order_by_place(self) -> None:
-        """Bring the rows into the order in which they lie in the cache."""
+        """Sort the rows by their place in the cache."""
         assert self._rows_B is not None and self.cache is not None
         places_B, order_B = self._rows_B.sort()
         self._state = {name: x.index_select(0, order_B) for name, x in self._state.items()}
@@ -148,9 +148,9 @@ class Decoding:
         self._rows_B = None if len(self.keys) == self.cache.n_rows else places_B
 
     def step(self) -> None:
-        """Run the last token of every row and draw the next."""
+        """Run the last token of every row and sample the next one."""
         assert self.cache is not None
-        # Where columns run out, those of rows that have left are let go: rows that took places came without copies.
+        # If columns run out, rebuild the cache without the rows that have left.
         if self._rows_B is not None or self.cache.full:
             self._settle()
         s = self._state
@@ -169,7 +169,7 @@ class Decoding:
         self.live = int(s["alive"].sum())
 
     def _record(self, s: dict[str, torch.Tensor], logits_BV: torch.Tensor) -> None:
-        """Draw a token for every row and write it down, for rows that are alive."""
+        """Sample a token for every row and store it for unfinished rows."""
         index_B1 = s["count"][:, None]
         noise_B = None
         if self.sampling.temperature > 0:
@@ -184,7 +184,7 @@ class Decoding:
         s["alive"] = s["alive"] & ~torch.isin(token_B, self.end_ids) & (s["count"] < s["limit"])
 
     def take_finished(self) -> list[Finished]:
-        """Remove all rows that are done and return them, in the order of the rows."""
+        """Remove all finished rows and return them in order."""
         alive = self._state["alive"].tolist() if self.keys else []
         done = [i for i, is_alive in enumerate(alive) if not is_alive]
         if not done:
@@ -199,14 +199,14 @@ class Decoding:
         return finished
 
     def _keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows. Their cache is copied later, once, together with whoever joins."""
+        """Keep these rows. Their cache is copied later, in one copy together with new rows."""
         rows_B = torch.tensor(rows, dtype=torch.long, device=self.model.device)
         self.keys = [self.keys[i] for i in rows]
         self._state = {name: x.index_select(0, rows_B) for name, x in self._state.items()}
         self._rows_B = rows_B if self._rows_B is None else self._rows_B[rows_B]
 
     def _settle(self, new: Sequence[Rows] = ()) -> None:
-        """Rebuild the cache from the rows that stay and those that join, in that order, as wide as the longest."""
+        """Rebuild the cache from the remaining rows and then the new ones, as wide as the longest row."""
         parts = list(new)
         if self.keys:
             assert self.cache is not None
@@ -214,4 +214,4 @@ class Decoding:
             if rows_B is None:
                 rows_B = torch.arange(len(self.keys), device=self.model.device)
             parts = [Rows(self.cache, rows_B, int(self._state["length"].max())), *parts]
-        self.cache, self._rows_B = joined(parts), None
+        self.cache, self._rows_B = join_rows(parts), None

@@ -61,7 +61,7 @@ def estimate(config: SampleConfig, console: Console | None = None) -> Estimate:
     rows = [row for i in range(n_trial) for row in source.read(i * n // n_trial, i * n // n_trial + 1)]
     queries = [row for row in rows if isinstance(row, Query)]
     block = SampleBlock(config)
-    block(queries[:1])  # loads the model, and what the first batch sets up
+    block(queries[:1])  # loads the model, and sets up everything for the first batch
     start = time.perf_counter()
     outcomes = block(queries)
     seconds = time.perf_counter() - start

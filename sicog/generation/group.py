@@ -1,4 +1,4 @@
-"""`sicog group`: the candidates of several runs, one candidate set per query."""
+"""`sicog group`: join the candidates of several runs to one candidate set per query."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sicog.stages.runner import Stage, run_stage
 
 
 class GroupConfig(Config):
-    """What `sicog group` does."""
+    """Config of `sicog group`."""
 
     formerly: ClassVar[Mapping[str, str]] = {"inputs": "input"}
     input: tuple[Path, ...] = Field(min_length=1)
@@ -26,9 +26,9 @@ class GroupConfig(Config):
 
 
 def group(config: GroupConfig) -> Path:
-    """Write the grouped dataset; returns its folder. How many candidates a row has may differ.
+    """Write the grouped dataset and return its folder. Rows may have different numbers of candidates.
 
-    Raises `ValueError` for two candidates of the same style, index, seed and checkpoint, and for queries that differ.
+    Raises `ValueError` for two candidates with equal style, index, seed and checkpoint, and for different queries.
     """
     folders = find_runs(config.input)
     return run_stage(

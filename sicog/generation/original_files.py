@@ -1,7 +1,7 @@
-"""The original's files of candidates to our candidate sets, and back: what its sampling writes and its curation reads.
+"""Import and export candidates in the original's files: the output of its sampling and the input of its curation.
 
-A sampling run of the original leaves one text a row, under `generated_caption` or `generated_thought`; its curation
-reads rows with a list `candidates`, the same number in each.
+A sampling run of the original writes one text per row, under `generated_caption` or `generated_thought`. Its curation
+reads rows with a list `candidates`, of equal length in all rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from sicog.chains import ChainError, parse
 from sicog.config import Config
 from sicog.data.rows.users_rows import open_users_rows
-from sicog.formats import MARKER, QueryParser, Row, RowError, given
+from sicog.formats import MARKER, QueryParser, Row, RowError, first_value
 from sicog.records import Candidate, CandidateSet, Query
 from sicog.stages.runner import Stage, run_stage
 from sicog.stages.storage import atomic_write, read_records
@@ -26,12 +26,12 @@ from sicog.tasks import TASKS
 
 GENERATED = {"captioning": "generated_caption", "reasoning": "generated_thought"}
 LIST = "candidates"
-# How a text is taken to have been asked for: as the task's chain when it is one, else without it.
+# The assumed style of a text: the task's chain if the text is one, else the plain style.
 _STYLES = {"captioning": ("cod", "dd"), "reasoning": ("cot", "plain")}
 
 
 class ImportCandidatesConfig(Config):
-    """What `sicog import-candidates` does."""
+    """Config of `sicog import-candidates`."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
     of_rows: ClassVar[tuple[str, ...]] = ("input",)
@@ -39,13 +39,13 @@ class ImportCandidatesConfig(Config):
     """A JSON list or JSONL of the original, with `generated_caption`, `generated_thought` or `candidates`."""
     out_dir: Path
     task: Literal["captioning", "reasoning"]
-    """Which task the texts are of."""
+    """The task of the texts."""
     style: str | None = None
-    """Style of all texts; null: the task's chain (cod, cot) for texts in its steps, else dd or plain."""
+    """Style of all texts; null: cod or cot for texts that are chains, else dd or plain."""
     seed: int = Field(default=0, ge=0)
-    """Tells runs apart that are grouped afterwards; give each file its own."""
+    """Number of the run, which `sicog group` needs to tell runs apart. Give each file another one."""
     checkpoint: str = "unknown"
-    """The model that wrote them, as the candidates shall carry it: a name or a digest."""
+    """Name or digest of the model that wrote the texts, stored in the candidates."""
     block_size: int = Field(default=256, ge=1)
     max_dropped_share: float | None = Field(default=0.05, ge=0, le=1)
 
@@ -57,9 +57,9 @@ class ImportCandidatesConfig(Config):
 
 
 def import_candidates(config: ImportCandidatesConfig) -> Path:
-    """Write the candidate sets of a file of the original; returns the folder, for `sicog group` or `sicog curate`.
+    """Write the candidate sets of a file of the original. Returns the folder, for `sicog group` or `sicog curate`.
 
-    The files do not say how an answer ended or how long it was: all count as ended, with `n_tokens` 0.
+    The files do not store how an answer ended or its length. So all count as finished, with `n_tokens` 0.
     """
     return run_stage(
         Stage(
@@ -94,7 +94,7 @@ class _Parser:
         return CandidateSet(id=row_id, query=query, candidates=tuple(candidates))
 
     def _texts(self, row: Row) -> list[str]:
-        found = given(row, LIST, GENERATED[self.config.task])
+        found = first_value(row, LIST, GENERATED[self.config.task])
         texts = [found] if isinstance(found, str) else found
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             keys = f"{GENERATED[self.config.task]} (a text) or {LIST} (a list of texts)"
@@ -126,21 +126,21 @@ class _Parser:
 
 
 def export_candidates(folder: Path, out: Path, *, form: Literal["candidates", "generated"] = "candidates") -> int:
-    """Write candidate sets as a JSON list of the original; returns the number of rows.
+    """Write candidate sets as a JSON list of the original. Returns the number of rows.
 
-    form: `candidates` is what its curation reads, `generated` what its sampling writes (one candidate a row).
-    Raises `ValueError` where rows differ in their number of candidates, which the original cannot read (D-C19).
+    form: `candidates` is the input of its curation, `generated` the output of its sampling (one candidate per row).
+    Raises `ValueError` if rows have different numbers of candidates, because the original cannot read them.
     """
     n = 0
     with atomic_write(out) as file:
         file.write(b"[")
-        for n, row in enumerate(_exported(folder, form), 1):
+        for n, row in enumerate(_export_rows(folder, form), 1):
             file.write((b"\n" if n == 1 else b",\n") + orjson.dumps(row))
         file.write(b"\n]\n")
     return n
 
 
-def _exported(folder: Path, form: str) -> Iterator[dict[str, Any]]:
+def _export_rows(folder: Path, form: str) -> Iterator[dict[str, Any]]:
     wanted: int | None = 1 if form == "generated" else None
     for row in read_records(folder, CandidateSet):
         texts = [candidate.text for candidate in row.candidates]
@@ -156,7 +156,7 @@ def _exported(folder: Path, form: str) -> Iterator[dict[str, Any]]:
 def _row(row: CandidateSet, texts: list[str], form: str) -> dict[str, Any]:
     query = row.query
     if query.task not in GENERATED:
-        raise ValueError(f"row {row.id} is of task {query.task}, which the original does not have")
+        raise ValueError(f"row {row.id} has task {query.task}, which the original does not have")
     image: dict[str, Any] = {}
     if query.images:
         image["image"] = query.images[0] if len(query.images) == 1 else list(query.images)

@@ -1,4 +1,4 @@
-"""Step 2, `sicog sample`: candidates for unlabelled images and questions, several styles per query, seeded per id."""
+"""Step 2, `sicog sample`: sample candidates for unlabelled images and questions, in several styles per query."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 from pydantic import Field, model_validator
 
-from sicog.data.image_folder import ImageFolder, Readable, opened
+from sicog.data.image_folder import ImageFolder, Readable, open_image_source
 from sicog.data.images import ImageProblem, require_folder
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.file_kinds import find_files
 from sicog.data.rows.users_rows import open_users_rows
 from sicog.formats import QueryParser
-from sicog.generation.closer import Box, CloserConfig, Share, StyleCount, shares, shown, shown_size, windows
+from sicog.generation.closer import Box, CloserConfig, Share, StyleCount, shares, window_image, window_size, windows
 from sicog.generation.context import ContextConfig, read_contexts
-from sicog.generation.corruption import CorruptionName, apply, drawn, turns
+from sicog.generation.corruption import CorruptionName, apply, draw_corruption, turns
 from sicog.generation.engines.engine import Engine, load_engine
 from sicog.generation.sampling import Job, LongPromptError, Picture, Request, Sample, SamplingConfig, Unanswered
 from sicog.model.hub import local_model
 from sicog.model.image_files import image_size, load_image
-from sicog.model.precision import Precision, settled
+from sicog.model.precision import Precision, resolve_precision
 from sicog.records import Candidate, CandidateSet, Corruption, Dropped, Failed, Query
 from sicog.remote.config import EndpointConfig
 from sicog.stages.backends import backend_of
@@ -51,13 +51,13 @@ _SCRIPT_PROMPTS = {
 }
 PAPER = "paper"
 Answer = list[Sample] | ValueError | Unanswered
-ANSWERS = ".answers"  # of a served model, beside what is made of them
+ANSWERS = ".answers"  # answers of a served model, beside the output
 
 
 def styles_for_prompt(task: str, name: str) -> tuple[StyleCount, ...]:
-    """The styles of the scripts' PROMPT names: one sample, as in the original; for `paper` its whole set.
+    """The styles for a PROMPT name of the scripts: one sample as in the original; for `paper` the paper's set.
 
-    The name of a style draws one sample of it. Raises `ValueError` naming the known ones.
+    The name of a style gives one sample of it. Raises `ValueError` with the known names.
     """
     known = _SCRIPT_PROMPTS.get(task, {}) | {style: style for style in TASKS[task].styles}
     if name == PAPER and task in DEFAULT_STYLES:
@@ -68,43 +68,44 @@ def styles_for_prompt(task: str, name: str) -> tuple[StyleCount, ...]:
 
 
 class SampleConfig(SamplingConfig):
-    """What `sicog sample` does."""
+    """Config of `sicog sample`."""
 
     volatile: ClassVar[frozenset[str]] = frozenset(
         {"workers", "device", "max_dropped_share", "launch", "price_per_hour"}
     )
     of_rows: ClassVar[tuple[str, ...]] = ("input",)
     engine: Literal["transformers", "openai"] = "transformers"
-    """`transformers` samples from `checkpoint`; `openai` asks the model that `endpoint` names."""
+    """`transformers` samples from `checkpoint`; `openai` asks the model of `endpoint`."""
     checkpoint: Path | None = None
     """The model to sample from, with engine `transformers`."""
     endpoint: EndpointConfig | None = None
-    """The model to ask, with engine `openai`. Its answers are stored in `endpoint.answers`, by default beside the
+    """The model to ask, with engine `openai`. Answers are stored in `endpoint.answers`; the default is beside the
     output."""
     max_side: int = Field(default=1024, ge=1)
-    """With an endpoint: pixels of an image's longer side at most; larger images are sent smaller."""
+    """Maximum pixels of an image's longer side for an endpoint. Larger images are sent smaller."""
     input: Path
     """A folder of our `Query` records, or a LLaVA .json or .jsonl file, whose ids are kept."""
     task: str
-    """`captioning` (an image each), `reasoning` (a question each, with or without images), `text` (an instruction
-    each), or one that was added (`tasks.add_task`), whose `styles` must be given."""
+    """`captioning` (rows have an image), `reasoning` (a question, with or without images), `text` (an instruction), or
+    a task added with `tasks.add_task`, which needs `styles`."""
     out_dir: Path
     styles: tuple[StyleCount, ...] = ()
-    """Samples of every query. Empty: 2 cod + 1 dd for captions, 2 cot + 1 direct for reasoning, 3 for text."""
+    """Styles and sample counts of every query. Empty: 2 cod + 1 dd for captions, 2 cot + 1 direct for reasoning, 3
+    for text."""
     prompt: str | None = None
-    """Instead of `styles`, a PROMPT of the scripts: cod-default, cod-conv, cot-default, default or the name of a style
-    (one sample), or paper (the set that `styles` defaults to)."""
+    """A PROMPT name of the scripts instead of `styles`: cod-default, cod-conv, cot-default, default or the name of a
+    style (one sample), or paper (the default set of `styles`)."""
     image_folder: Path = Path()
     image_roots: tuple[Path, ...] = ()
     corruptions: tuple[CorruptionName, ...] = ()
-    """One of these methods, drawn by seed and id, corrupts each image; for answers that shall be rejected."""
+    """Each image is corrupted by one of these methods, chosen by seed and id; for rejected answers."""
     closer: CloserConfig | None = None
     context: ContextConfig | None = None
     beams: int = Field(default=1, ge=1)
-    """Above 1, every candidate is a beam search of Transformers' `generate`, one after another."""
+    """With more than 1, every candidate is a separate beam search of Transformers' `generate`."""
     slicing: bool = True
     block_size: int | None = Field(default=None, ge=1)
-    """Queries sampled together; an interruption loses at most one block. null: enough to fill the slots 8 times."""
+    """Queries sampled together. An interruption loses at most one block. null: enough to fill the slots 8 times."""
     rows_per_shard: int = Field(default=1024, ge=1)
     max_dropped_share: float | None = Field(default=0.05, ge=0, le=1)
     workers: int = Field(default=1, ge=1)
@@ -117,20 +118,20 @@ class SampleConfig(SamplingConfig):
     @model_validator(mode="after")
     def _styles_exist_once(self) -> SampleConfig:
         if self.prompt is not None and self.styles:
-            raise ValueError("give either styles or prompt, not both")
+            raise ValueError("give either styles or prompt")
         task = TASKS[self.task]
         names = [s.style for s in self.wanted_styles]
         if repeated := sorted({n for n in names if names.count(n) > 1}):
-            raise ValueError(f"style {repeated[0]!r} is listed twice; raise its n instead")
+            raise ValueError(f"style {repeated[0]!r} is listed twice. Raise its n instead")
         for name in [*names, *(s.style for s in (self.closer.styles if self.closer else ()))]:
             task.style(name)
         if self.context and (self.closer or self.corruptions):
-            raise ValueError("a context is of the clean and whole image; leave out closer and corruptions")
+            raise ValueError("a context describes the clean and whole image. Remove closer and corruptions")
         if self.closer and self.corruptions:
-            raise ValueError("closer looks at clean images; leave out either closer or corruptions")
+            raise ValueError("closer needs clean images. Remove either closer or corruptions")
         self._check_engine()
         if self.workers > 1 and ":" in self.device:
-            raise ValueError(f"device={self.device} is one GPU for {self.workers} workers; leave device out")
+            raise ValueError(f"device={self.device} is one GPU, but there are {self.workers} workers. Remove device")
         return self
 
     def _check_engine(self) -> None:
@@ -143,49 +144,51 @@ class SampleConfig(SamplingConfig):
                 "engine: openai needs an endpoint (endpoint.model=..., endpoint.base_url=...), no checkpoint"
             )
         if self.beams > 1 or self.top_k or self.repetition_penalty != 1:
-            raise ValueError("the protocol of engine: openai has no beams, top_k or repetition_penalty; leave them out")
+            raise ValueError("engine: openai does not support beams, top_k or repetition_penalty. Remove them")
         if self.workers > 1 or self.launch.on != "local":
-            raise ValueError("engine: openai is one process; raise endpoint.concurrency instead of workers or launch")
+            raise ValueError(
+                "engine: openai runs in one process. Raise endpoint.concurrency instead of workers or launch"
+            )
 
-    def settled(self, processes: int = 1) -> SampleConfig:
-        """A run that is resumed elsewhere must not mix the answers of two precisions."""
+    def with_resolved_auto(self, processes: int = 1) -> SampleConfig:
+        """Resolve `auto`, so that a run resumed on another machine cannot mix answers of two precisions."""
         if self.engine != "transformers":
             return self
-        return self.model_copy(update={"precision": settled(self.precision, self.device)})
+        return self.model_copy(update={"precision": resolve_precision(self.precision, self.device)})
 
     @property
     def wanted_styles(self) -> tuple[StyleCount, ...]:
-        """The styles after defaults and script names are resolved."""
+        """The styles, with defaults and script names resolved."""
         if self.prompt is not None:
             return styles_for_prompt(self.task, self.prompt)
         if not self.styles and self.task not in DEFAULT_STYLES:
-            raise ValueError(
-                f"task {self.task} has no samples by default; say which styles, such as styles=[{{style: S}}]"
-            )
+            raise ValueError(f"task {self.task} has no default styles. Give styles, such as styles=[{{style: S}}]")
         return self.styles or DEFAULT_STYLES[self.task]
 
     @property
     def candidates_per_query(self) -> int:
-        """How many samples are drawn of a query, windows and all."""
+        """The number of samples of a query, with those of windows."""
         in_windows = self.closer.columns * self.closer.rows * sum(s.n for s in self.closer.styles) if self.closer else 0
         return sum(s.n for s in self.wanted_styles) + in_windows
 
     @property
     def queries_per_block(self) -> int:
-        """`block_size`, or its default. While a block ends, slots stand empty: it should fill them several times."""
+        """`block_size` or its default. Slots run empty at the end of a block, so it should fill them several times."""
         return self.block_size or -(-8 * self.batch_size // self.candidates_per_query)
 
-    def sampling(self) -> SamplingConfig:
-        """The sampling values alone."""
+    def sampling_config(self) -> SamplingConfig:
+        """The sampling values of this config."""
         return SamplingConfig(**{name: getattr(self, name) for name in SamplingConfig.model_fields})
 
 
 def sample(config: SampleConfig) -> Path:
-    """Write one `CandidateSet` for every query whose images can be read; returns the output folder."""
+    """Write one `CandidateSet` for every query with readable images. Returns the output folder."""
     if not (config.out_dir / MANIFEST).is_file():
         require_folder(config.image_folder, "image_folder")
     if config.checkpoint:
-        config = config.model_copy(update={"checkpoint": local_model(config.checkpoint, "checkpoint")}).settled()
+        config = config.model_copy(
+            update={"checkpoint": local_model(config.checkpoint, "checkpoint")}
+        ).with_resolved_auto()
     answering = {"checkpoint": config.checkpoint} if config.checkpoint else {}
     answering |= {"context": config.context.path} if config.context else {}
     with closing(SampleBlock(config)) as process:
@@ -211,18 +214,18 @@ def rows_of(config: SampleConfig) -> Source[Query]:
 
 
 class SampleBlock:
-    """The process of the stage: queries in, one candidate set or one drop each out. Loads the model when first used."""
+    """The process of the stage: turns each query into a candidate set or a drop. Loads the model on first use."""
 
     def __init__(self, config: SampleConfig) -> None:
         self.config = config
         self._engine: Engine | None = None
-        self._digest = ""  # of what answers, as candidates name it
+        self._digest = ""  # of the answering model, as stored in candidates
 
     def __getstate__(self) -> dict[str, Any]:
         return {"config": self.config, "_engine": None, "_digest": ""}  # a worker process loads its own model
 
     def __call__(self, queries: Sequence[Query]) -> list[Outcome]:
-        pictures: dict[str, Picture] = {}  # rows about the same image share it, unless each spoils its own
+        pictures: dict[str, Picture] = {}  # rows about the same image share it, unless each row corrupts its own copy
         jobs = [self.job(query, {} if self.config.corruptions else pictures) for query in queries]
         closer = [
             [] if isinstance(job, Dropped) else self._closer(query, job)
@@ -239,12 +242,12 @@ class SampleBlock:
 
     @cached_property
     def images(self) -> ImageFolder:
-        """Where the images of the rows lie: a folder or a .tar."""
+        """The images of the rows: a folder or a .tar."""
         return ImageFolder(self.config.image_folder, self.config.image_roots, cache=cache_folder())
 
     @cached_property
     def contexts(self) -> Mapping[str, str]:
-        """What the context says of each image, by its name."""
+        """The context of each image, by its name."""
         return read_contexts(self.config.context.path) if self.config.context else {}
 
     @property
@@ -255,18 +258,18 @@ class SampleBlock:
         return self._engine
 
     def _load(self) -> tuple[Engine, str]:
-        """The engine, and what its candidates name as their checkpoint."""
+        """The engine, and the name of its checkpoint for candidates."""
         config = self.config
         if config.endpoint is not None:
             from sicog.generation.engines.openai import ServedModel
 
             answers = config.endpoint.answers or config.out_dir / ANSWERS
-            served = ServedModel(config.endpoint, config.sampling(), answers, max_side=config.max_side)
+            served = ServedModel(config.endpoint, config.sampling_config(), answers, max_side=config.max_side)
             return served, f"openai:{config.endpoint.model}"
         assert config.checkpoint is not None
         engine = load_engine(
             config.checkpoint,
-            config.sampling(),
+            config.sampling_config(),
             beams=config.beams,
             slicing=config.slicing,
             device=config.device,
@@ -275,7 +278,7 @@ class SampleBlock:
         return engine, digest_path(config.checkpoint)
 
     def status(self) -> str:
-        """What the engine says of its speed; nothing before it is loaded, or where other processes do the work."""
+        """The engine's report on its speed; empty before it is loaded, or if other processes do the work."""
         return self._engine.status() if self._engine else ""
 
     def close(self) -> None:
@@ -284,7 +287,7 @@ class SampleBlock:
             self._engine.close()
 
     def job(self, query: Query, pictures: dict[str, Picture]) -> Job | Dropped:
-        """What to ask about a query, or why nothing can be asked. `pictures`: those of other rows, by name."""
+        """The job of a query, or the reason why there is none. pictures: those of other rows, by name."""
         config = self.config
         if query.task != config.task:
             raise ValueError(f"query {query.id} of {config.input} is for {query.task}, but task is {config.task}")
@@ -292,9 +295,11 @@ class SampleBlock:
         context = self.contexts.get(query.images[0], "") if query.images else ""
         requests = [_request(query, wanted, TASKS[config.task], context) for wanted in config.wanted_styles]
         if None in requests:
-            return drop(reason="no_question", detail="a style asks the question of the row, and it has none")
+            return drop(reason="no_question", detail="a style needs a question, but the row has none")
         if config.closer and len(query.images) != 1:
-            return drop(reason="not_one_image", detail=f"closer looks at one image, the row has {len(query.images)}")
+            return drop(
+                reason="not_one_image", detail=f"closer needs exactly one image, but the row has {len(query.images)}"
+            )
         try:
             blind = context and config.context and not config.context.show_images
             images = [] if blind else [self._picture(query, number, pictures) for number in range(len(query.images))]
@@ -304,12 +309,12 @@ class SampleBlock:
             return drop(reason=error.reason, detail=str(error))
         except LongPromptError as error:
             return drop(reason="prompt_too_long", detail=str(error))
-        except ValueError as error:  # of the plan: the one thing left that can be wrong with an image's size
+        except ValueError as error:  # from the plan: an image of an unusable size
             return drop(reason="view_too_large", detail=str(error))
         return job
 
     def _closer(self, query: Query, job: Job) -> list[tuple[Share, Job]]:
-        """A job for each window of the image, and the window's box as shares of the image."""
+        """A job for each window of the image, with the window's box in shares of the image."""
         closer = self.config.closer
         if closer is None:
             return []
@@ -317,17 +322,17 @@ class SampleBlock:
         requests = [r for wanted in closer.styles if (r := _request(query, wanted, task))]
         looks = []
         for number, box in enumerate(windows(picture.size, closer)):
-            window = Picture(shown_size(picture.size, box, closer), partial(_window, picture, box, closer))
+            window = Picture(window_size(picture.size, box, closer), partial(_window, picture, box, closer))
             looks.append((shares(box, picture.size), Job(f"{job.id}@{number}", [window], requests)))
         return looks
 
     def _picture(self, query: Query, number: int, pictures: dict[str, Picture]) -> Picture:
-        """The picture of an image of this row. Raises `ImageProblem` when its file or header is no good."""
+        """The picture of an image of this row. Raises `ImageProblem` if its file or header is damaged."""
         name = query.images[number]
         if name not in pictures:
             found = self.images.find(name)
             try:
-                size = image_size(opened(found))
+                size = image_size(open_image_source(found))
             except ValueError as error:
                 raise ImageProblem("image_broken", str(error)) from error
             spoilt = self._corruptions(query)[number] if self.config.corruptions else None
@@ -337,11 +342,13 @@ class SampleBlock:
         return pictures[name]
 
     def _corruptions(self, query: Query) -> tuple[Corruption, ...]:
-        """What is done to the images of this row, in their order; none where the config names no method."""
+        """The corruptions of this row's images, in order; empty if the config has no methods."""
         config = self.config
         if not config.corruptions:
             return ()
-        return tuple(drawn(config.corruptions, config.seed, f"{query.id}/{n}") for n in range(len(query.images)))
+        return tuple(
+            draw_corruption(config.corruptions, config.seed, f"{query.id}/{n}") for n in range(len(query.images))
+        )
 
     def _outcome(self, query: Query, answer: Answer, looks: Sequence[tuple[Share, Answer]]) -> Outcome:
         samples: list[tuple[Share | None, Sample]] = []
@@ -375,17 +382,17 @@ class SampleBlock:
 
 
 def _read(found: Readable, spoilt: Corruption | None) -> Image.Image:
-    """The decoded image, spoilt where so asked."""
-    image = load_image(opened(found))
+    """The decoded image, with its corruption if there is one."""
+    image = load_image(open_image_source(found))
     return apply(image, spoilt) if spoilt else image
 
 
 def _window(picture: Picture, box: Box, closer: CloserConfig) -> Image.Image:
-    return shown(picture.read(), box, closer)
+    return window_image(picture.read(), box, closer)
 
 
 def _request(query: Query, wanted: StyleCount, task: TaskSpec, context: str = "") -> Request | None:
-    """What to ask; None when the style needs a question and the row has none."""
+    """The request; None if the style needs a question and the row has none."""
     style = task.style(wanted.style)
     if wanted.prompt is not None:
         style = replace(style, template=wanted.prompt)

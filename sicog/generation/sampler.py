@@ -1,6 +1,6 @@
-"""Sample many answers about many images: an image is encoded once, a prompt run once and forked into its candidates.
+"""Sample many answers about many images: encode each image once, run each prompt once, fork it into its candidates.
 
-All sequences decode together; places of finished ones are refilled from a queue of jobs sorted by length.
+All sequences decode together. Slots of finished ones are refilled from a queue of jobs sorted by length.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from sicog.generation.sampling import (
     uniforms,
     user_turns,
 )
-from sicog.generation.slots import Rows, joined
+from sicog.generation.slots import Rows, join_rows
 from sicog.model.image_processing import PreparedImage
 
-_PREFILL_TOKENS = 16384  # prompt tokens run at once; bounds the memory of activations
-_LOOKAHEAD = 32  # items whose images are prepared while the model decodes
+_PREFILL_TOKENS = 16384  # prompt tokens run at once; limits the memory of activations
+_LOOKAHEAD = 32  # number of items whose images are prepared while the model decodes
 
 
 @dataclass(frozen=True)
 class _Ask:
-    """One prompt of one job: the job's place in the input, the prompt's token ids, the indices of its samples."""
+    """One prompt of one job: the job's index in the input, the prompt's token ids, the indices of its samples."""
 
     place: int
     job_id: str
@@ -47,7 +47,7 @@ class _Ask:
 
 @dataclass(frozen=True, eq=False)
 class _Batchable:
-    """Prompts about the same images: the unit that enters the slots together."""
+    """Prompts about the same images. They enter the slots together."""
 
     images: Sequence[Picture]
     asks: Sequence[_Ask]
@@ -67,7 +67,7 @@ class _Batchable:
 
 @dataclass(frozen=True)
 class _Fork:
-    """A sample that waits for a slot: its prompt, run, and who it is."""
+    """A sample that waits for a slot: its prefilled prompt and its key."""
 
     prompts: Prefilled
     parent: int
@@ -76,12 +76,11 @@ class _Fork:
 
 
 class Sampler:
-    """Draws the samples of jobs. A sample depends on (seed, job id, style, index) and never on what else is in flight.
+    """Generate the samples of jobs. A sample depends on (seed, job id, style, index), never on other sequences.
 
-    slicing: whether images are cut into slices, as in training of the last stages. Runs the model as it is: put it on
-    its device and in eval mode first.
-    encode_ahead: whether coming images are also encoded while others are decoded, item by item; None: on a GPU, where
-    both run beside each other. A CPU's cores are busy with decoding.
+    The model must be on its device and in eval mode. slicing: whether to cut images into slices, as in the last
+    training stages. encode_ahead: whether to encode the next images during decoding, item by item. None: only on a GPU,
+    because a CPU is busy with decoding.
     """
 
     def __init__(
@@ -99,33 +98,33 @@ class Sampler:
         self.model, self.processor = model, processor
         self.sampling, self.slicing = sampling, slicing
         self.encode_ahead = model.device.type == "cuda" if encode_ahead is None else encode_ahead
-        # Where `generate` stops: a language model may have ends that its tokenizer does not name, as Qwen2's two.
+        # The end tokens of `generate`. A language model may have more than its tokenizer names, such as Qwen2's two.
         own = model.generation_config.eos_token_id
         own = own if isinstance(own, list) else [own]
         self.end_ids = sorted({processor.end_token_id, processor.tokenizer.eos_token_id, *own} - {None})
         self.max_positions = int(model.config.text_config.max_position_embeddings)
-        self.steps = self.steps_used = 0  # slots stepped, and those of them that were live: the share in use
+        self.steps = self.steps_used = 0  # steps of all slots, and of live slots; their ratio is the share in use
         self._waiting: list[_Fork] = []
         self.finished, self._began = 0, time.monotonic()
 
     def status(self) -> str:
-        """The candidates that are finished, and the tokens written in a second."""
+        """The number of finished candidates, and the tokens per second."""
         seconds = max(1e-9, time.monotonic() - self._began)
         return f"{self.finished:,} candidates, {self.steps_used / seconds:,.1f} tokens/s"
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there are no open resources."""
 
     def check(self, job: Job) -> None:
-        """Raises what `prompts` raises."""
+        """Raise the errors of `prompts`."""
         self.prompts(job)
 
     def prompts(self, job: Job) -> list[list[int]]:
-        """The token ids of each request. Raises `LongPromptError`, and `ValueError` for too elongated an image."""
+        """The token ids of each request. Raises `LongPromptError`, or `ValueError` for a too elongated image."""
         sizes = [image.size for image in job.images]
         rows = []
         for request in job.requests:
-            turns = user_turns(request.shown, len(job.images))
+            turns = user_turns(request.full_prompt, len(job.images))
             ids, _ = self.processor.encode_text(turns, sizes, slicing=self.slicing, add_generation_prompt=True)
             if len(ids) >= self.max_positions:
                 raise LongPromptError(
@@ -137,9 +136,9 @@ class Sampler:
 
     @torch.no_grad()
     def run(self, jobs: Sequence[Job]) -> list[list[Sample] | ValueError]:
-        """The samples of every job, in the order of its requests and indices, or the error of reading its images."""
-        # The longest first: neighbours in the queue need the same width, and the short ones fill the end evenly.
-        queue = deque(sorted(self._queued(jobs), key=lambda item: -item.longest))
+        """The samples of every job, ordered by request and index, or the error of its images."""
+        # Longest first: neighbours in the queue need the same width, and short ones fill the end evenly.
+        queue = deque(sorted(self._build_queue(jobs), key=lambda item: -item.longest))
         results = _Results(self.processor, jobs)
         decoding = Decoding(self.model, self.sampling, self.end_ids)
         self._waiting = []
@@ -153,11 +152,11 @@ class Sampler:
         self._collect(decoding, results)
         return results.in_order()
 
-    def _queued(self, jobs: Sequence[Job]) -> Iterator[_Batchable]:
-        """Jobs about the same images together, in portions that fit the slots."""
+    def _build_queue(self, jobs: Sequence[Job]) -> Iterator[_Batchable]:
+        """Group jobs about the same images, in portions that fit the slots."""
         groups: dict[tuple[int, ...], tuple[Sequence[Picture], list[_Ask]]] = {}
         for place, job in enumerate(jobs):
-            # Jobs without images share nothing but the system turn: each stays by itself.
+            # Jobs without images share only the system turn, so they are not grouped.
             key = tuple(map(id, job.images)) or (-1 - place,)
             _, asks = groups.setdefault(key, (job.images, []))
             for request, ids in zip(job.requests, self.prompts(job), strict=True):
@@ -167,9 +166,9 @@ class Sampler:
                 yield _Batchable(images, portion)
 
     def _refill(self, decoding: Decoding, queue: deque[_Batchable], preparer: _Preparer, results: _Results) -> None:
-        """Let finished rows out, and new ones in while there is room: at once, since they take the places of those.
+        """Remove finished rows, and add new ones to their places.
 
-        When none are left to come in, the rows that stay are copied together, if an eighth of them has finished.
+        If the queue is empty and an eighth of the rows has finished, the remaining rows are copied together.
         """
         slots, more = self.sampling.batch_size, bool(queue or self._waiting)
         wanted = 1 if more else max(1, len(decoding) // 8)
@@ -190,7 +189,7 @@ class Sampler:
         results.add(done)
 
     def _next(self, queue: deque[_Batchable], free: int) -> Iterator[_Batchable]:
-        """Items for so many slots; of the last one some samples may have to wait."""
+        """Items for this many slots. Some samples of the last item may have to wait."""
         n_tokens = 0
         while queue and free > 0:
             n_tokens += queue[0].n_tokens
@@ -216,7 +215,7 @@ class Sampler:
         self._fork(decoding, self.sampling.batch_size - len(decoding))
 
     def _fork(self, decoding: Decoding, free: int) -> None:
-        """Fork as many of the waiting samples as there are slots; the others keep their prompts, and nothing else."""
+        """Fork as many waiting samples as there are slots. The others keep only their prompts."""
         now, later = self._waiting[:free], self._waiting[free:]
         noise = [self._noise(fork.ask.job_id, fork.ask.request.style, fork.index) for fork in now]
         prompts, parents = now[0].prompts, [fork.parent for fork in now]
@@ -230,7 +229,7 @@ class Sampler:
         return uniforms(self.sampling.seed, job_id, style, index, self.sampling.max_new_tokens)
 
     def _prefill(self, batch: Sequence[_Batchable], features_NE: torch.Tensor | None) -> Prefilled:
-        """Run all prompts of these items. What those about the same images share, the images above all, runs once."""
+        """Run all prompts of these items. Their common prefix, mainly the images, runs once."""
         pad_id = self.processor.pad_token_id
         rows = [list(ask.token_ids) for item in batch for ask in item.asks]
         if all(len(item.asks) == 1 for item in batch):
@@ -240,20 +239,20 @@ class Sampler:
         prefix = run_tokens(self.model, heads, pad_id=pad_id, features_NE=features_NE)
         owners = [i for i, item in enumerate(batch) for _ in item.asks]
         owners_P = torch.tensor(owners, device=self.model.device)
-        forked = joined([Rows(prefix.cache, owners_P, int(prefix.lengths.max()))])
+        forked = join_rows([Rows(prefix.cache, owners_P, int(prefix.lengths.max()))])
         past = Prefilled(forked, prefix.lengths[owners_P], prefix.logits)
         tails = [row[shared[i] :] for row, i in zip(rows, owners, strict=True)]
         return run_tokens(self.model, tails, pad_id=pad_id, past=past)
 
     def _features(self, prepared: Sequence[_Prepared]) -> torch.Tensor | None:
-        """[N, E] of all images of these items: encoded before, each by itself, or now, all at once."""
+        """[N, E] of all images of these items: encoded ahead one by one, or now all at once."""
         if not self.encode_ahead:
             return self.encode([image for item in prepared for image in item.images])
         ready = [item.features() for item in prepared if item.images]
         return torch.cat(ready) if ready else None
 
     def encode(self, images: Sequence[PreparedImage]) -> torch.Tensor | None:
-        """[N, E] visual features of these images, in their order; None without any."""
+        """[N, E] visual features of these images, in order; None without images."""
         if not images:
             return None
         return self.model.encode_images(
@@ -264,7 +263,7 @@ class Sampler:
 
 
 class _Results:
-    """Gathers finished rows and gives them back in the order in which they were asked for."""
+    """Collect finished rows and return them in the order of the requests."""
 
     def __init__(self, processor: Any, jobs: Sequence[Job]) -> None:
         self._processor, self._jobs = processor, jobs
@@ -295,7 +294,7 @@ class _Results:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """The images of an item and, where they are encoded ahead, their features [N, E] and the event that ends that."""
+    """The images of an item and, if encoded ahead, their features [N, E] and the event after encoding."""
 
     images: list[PreparedImage]
     encoded: torch.Tensor | None = None
@@ -311,7 +310,7 @@ class _Prepared:
 
 
 class _Preparer:
-    """Reads, prepares and on a GPU encodes the images of coming items in a thread, while the model decodes."""
+    """Read and prepare the images of the next items in a thread, and encode them on a GPU, while the model decodes."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
@@ -327,17 +326,17 @@ class _Preparer:
         self._pool.shutdown(cancel_futures=True)
 
     def begin(self, queue: deque[_Batchable]) -> None:
-        """Begin those at the head of the queue."""
+        """Start the first items of the queue."""
         for item in islice(queue, _LOOKAHEAD):
             if item not in self._coming:
                 self._coming[item] = self._pool.submit(self._work, item)
 
     def take(self, item: _Batchable) -> _Prepared:
-        """The prepared images of an item. Raises the `ValueError` of reading them."""
+        """The prepared images of an item. Raises `ValueError` if they could not be read."""
         coming = self._coming.pop(item, None)
         return coming.result() if coming else self._work(item)
 
-    @torch.no_grad()  # holds for a thread, not for those it starts
+    @torch.no_grad()  # inference mode is per thread
     def _work(self, item: _Batchable) -> _Prepared:
         sampler = self._sampler
         prepare = sampler.processor.image_processor.prepare
@@ -351,7 +350,7 @@ class _Preparer:
 
 
 def _portions(asks: Sequence[_Ask], slots: int) -> Iterator[list[_Ask]]:
-    """The asks in portions of at most `slots` samples; one with more samples is divided."""
+    """The prompts in portions of at most `slots` samples. A prompt with more samples is split."""
     portion: list[_Ask] = []
     free = slots
     for ask in asks:
@@ -367,7 +366,7 @@ def _portions(asks: Sequence[_Ask], slots: int) -> Iterator[list[_Ask]]:
 
 
 def _apart(forks: Sequence[_Fork]) -> list[_Fork]:
-    """The same with a cache of their own prompts alone, so that those of the others can go."""
+    """The same samples with a cache of only their own prompts, so that the rest can be freed."""
     if not forks:
         return []
     prompts, parents = forks[0].prompts, sorted({fork.parent for fork in forks})
@@ -375,11 +374,11 @@ def _apart(forks: Sequence[_Fork]) -> list[_Fork]:
         return list(forks)
     rows = torch.tensor(parents, device=prompts.lengths.device)
     lengths = prompts.lengths[rows]
-    own = Prefilled(joined([Rows(prompts.cache, rows, int(lengths.max()))]), lengths, prompts.logits[rows])
+    own = Prefilled(join_rows([Rows(prompts.cache, rows, int(lengths.max()))]), lengths, prompts.logits[rows])
     return [replace(fork, prompts=own, parent=parents.index(fork.parent)) for fork in forks]
 
 
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Number of leading tokens that all prompts share, at least one token being left to each."""
+    """The number of leading tokens that all prompts share. At least one token of each prompt remains."""
     shortest = min(map(len, prompts)) - 1
     return next((i for i in range(shortest) if len({ids[i] for ids in prompts}) > 1), shortest)

@@ -1,4 +1,4 @@
-"""What to draw and what came out: sampling values, jobs and samples, and each candidate's own stream of noise."""
+"""Types of the sampler: sampling values, jobs and samples, and the random stream of each candidate."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from sicog.seeds import stream_key
 
 
 class SamplingConfig(Config):
-    """All sampling values, each of them explicit: nothing is read from a checkpoint's `generation_config.json`."""
+    """All sampling values. None is read from a checkpoint's `generation_config.json`."""
 
     temperature: float = Field(default=0.7, ge=0)
     top_p: float = Field(default=0.9, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
-    """Only the k likeliest tokens are sampled from; 0 is off."""
+    """Sample only from the k most likely tokens; 0 is off."""
     repetition_penalty: float = Field(default=1.0, gt=0)
-    """Penalty on tokens that were generated already; 1 is off."""
+    """Penalty on tokens that were already generated; 1 is off."""
     max_new_tokens: int = Field(default=1200, ge=1)
-    """Tokens of an answer at most."""
+    """Maximum number of tokens of an answer."""
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=64, ge=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image that is read when its turn comes, so that a long list of jobs needs little memory.
+    """An image that is read late, so that a long list of jobs needs little memory.
 
-    size: (width, height) of what `read` gives. `read` may raise `ValueError`: then only this picture's jobs fail.
-    The same object in several jobs is read and encoded once.
+    size: (width, height) of the result of `read`. If `read` raises `ValueError`, only the jobs of this picture fail.
+    An object that several jobs share is read and encoded once.
     """
 
     size: tuple[int, int]
@@ -48,7 +48,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt about a job's images, and how many samples of it. context: a text that the model reads before it."""
+    """One prompt about a job's images, and its number of samples. context: a text that the model reads before it."""
 
     style: str
     prompt: str
@@ -56,14 +56,14 @@ class Request:
     context: str = ""
 
     @property
-    def shown(self) -> str:
-        """What the model reads."""
+    def full_prompt(self) -> str:
+        """The text for the model: context and prompt."""
         return f"{self.context}\n{self.prompt}" if self.context else self.prompt
 
 
 @dataclass(frozen=True)
 class Job:
-    """Images and all that is asked about them. `id` keys the noise, so equal jobs of one seed give equal answers."""
+    """Images and all requests about them. `id` is a key of the noise, so equal jobs give equal answers for one seed."""
 
     id: str
     images: Sequence[Picture]
@@ -71,11 +71,11 @@ class Job:
 
 
 class LongPromptError(ValueError):
-    """The prompt leaves no position for an answer."""
+    """The prompt is too long: no position remains for an answer."""
 
 
 class Unanswered(Exception):  # noqa: N818 - an outcome of one row
-    """A job that has no answer this time; `reason` is the snake_case word for `Failed`."""
+    """A job without an answer this time; `reason` is the snake_case word for `Failed`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -84,7 +84,7 @@ class Unanswered(Exception):  # noqa: N818 - an outcome of one row
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer. `token_ids` are the generated ones without the end token; of a served model only `counted`."""
+    """One answer. `token_ids`: the generated ids without the end token. For a served model only `counted` is known."""
 
     style: str
     prompt: str

@@ -1,4 +1,4 @@
-"""`sicog show-corruptions`: one image under each corruption, beside each other in a PNG, with the parameters drawn."""
+"""`sicog show-corruptions`: draw one image under each corruption in a PNG, with the sampled parameters."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from sicog.console import stdout_console
-from sicog.generation.corruption import METHODS, apply, drawn
+from sicog.generation.corruption import METHODS, apply, draw_corruption
 from sicog.records import Corruption
 
 _SIDE, _MARGIN, _LINE = 320, 12, 14  # pixels
 
 
 def show_corruptions(file: Path, out: Path, *, seed: int = 0, console: Console | None = None) -> list[Corruption]:
-    """Draw the sheet; returns what was done. Raises `ValueError` for an image that cannot be read."""
+    """Draw the sheet and return the corruptions. Raises `ValueError` for an image that cannot be read."""
     from sicog.model.image_processing import load_image
 
     if out.suffix.lower() != ".png":
-        raise ValueError(f"{out} must end in .png: it is written as one")
+        raise ValueError(f"{out} must end in .png")
     image = load_image(file).convert("RGB")
-    # Each method alone is a pool, so that every one is shown as a run with this seed would draw it.
-    done = [drawn([name], seed, file.name) for name in METHODS]
+    # Each method is its own pool, so the parameters are those of a run with this seed.
+    done = [draw_corruption([name], seed, file.name) for name in METHODS]
     tiles = [("as it is", image), *((_words(c), apply(image, c)) for c in done)]
     sheet = Image.new("RGB", (len(tiles) * (_SIDE + _MARGIN) + _MARGIN, _SIDE + 7 * _LINE + 2 * _MARGIN), "white")
     pen = ImageDraw.Draw(sheet)

@@ -1,6 +1,6 @@
-"""The key-value cache of many sequences decoded together: rows join, fork and leave; all end in the same column.
+"""The key-value cache of sequences that decode together: rows join, fork and leave; all end in the same column.
 
-Every row is aligned to the right, so one write per layer serves all rows, and a row is described by its length alone.
+Every row is aligned to the right. So one write per layer serves all rows, and only the length of a row is stored.
 Shapes: B rows, H key-value heads, C columns of the buffer, T columns in use, S columns to write, D width of a head,
 R rows of the result.
 """
@@ -14,11 +14,11 @@ from typing import cast
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-_HEADROOM = 64  # columns; a rebuilt or grown buffer has room for as many steps before it must be copied again
+_HEADROOM = 64  # columns; a rebuilt or grown buffer has room for this many steps before the next copy
 
 
 class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer in buffers [B, H, C, D] that are written in place, `length` columns in use."""
+    """Keys and values of one layer in buffers [B, H, C, D]. They are written in place; `length` columns are in use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class SlotLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append [B, H, S, D]; returns all columns in use, as views."""
         if not self.is_initialized:
-            # A prompt is copied into the slots anyway, so its own cache needs no room to grow.
+            # A prompt is copied into the slots later, so its own cache needs no room to grow.
             self.keys, self.values = key_states, value_states
             self.length, self.is_initialized = key_states.shape[2], True
             return self.keys, self.values
@@ -41,7 +41,7 @@ class SlotLayer(CacheLayerMixin):
         start, stop = self.length, self.length + key_states.shape[2]
         if stop > self.keys.shape[2]:
             extra = stop - self.length + max(_HEADROOM, self.length // 8)
-            self.keys, self.values = (_grown(x_BHCD, self.length, extra) for x_BHCD in (self.keys, self.values))
+            self.keys, self.values = (_grow(x_BHCD, self.length, extra) for x_BHCD in (self.keys, self.values))
         self.keys[:, :, start:stop] = key_states
         self.values[:, :, start:stop] = value_states
         self.length = stop
@@ -65,48 +65,48 @@ class SlotCache(Cache):
 
     @property
     def slot_layers(self) -> list[SlotLayer]:
-        """The layers, by their own type."""
+        """The layers as `SlotLayer`s."""
         return cast(list[SlotLayer], self.layers)
 
     @property
     def n_rows(self) -> int:
-        """How many rows the buffers have."""
+        """The number of rows in the buffers."""
         keys = self.slot_layers[0].keys
         return 0 if keys is None else len(keys)
 
     @property
     def full(self) -> bool:
-        """Whether a further column would have all others copied."""
+        """Whether another column would need a copy of all others."""
         first = self.slot_layers[0]
         return first.keys is not None and first.length == first.keys.shape[2]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows [R] of a cache, in any order and with repetition: `columns` is the length of the longest of them."""
+    """Some rows [R] of a cache, in any order and with repetition. columns: the length of the longest one."""
 
     cache: SlotCache
     rows: torch.Tensor
     columns: int
 
 
-def joined(parts: Sequence[Rows]) -> SlotCache:
-    """A new cache of all these rows, cut to the longest of them: leaving, joining and forking are one copy."""
+def join_rows(parts: Sequence[Rows]) -> SlotCache:
+    """A new cache with all these rows, as wide as the longest one. Leaving, joining and forking take one copy."""
     result, width = SlotCache(), max(part.columns for part in parts)
     for index in range(len(parts[0].cache)):
         sources = [part.cache.slot_layers[index] for part in parts]
         layer = SlotLayer()
-        layer.keys = _stacked([source.keys for source in sources], sources, parts, width)
-        layer.values = _stacked([source.values for source in sources], sources, parts, width)
+        layer.keys = _stack_rows([source.keys for source in sources], sources, parts, width)
+        layer.values = _stack_rows([source.values for source in sources], sources, parts, width)
         layer.length, layer.is_initialized = width, True
         result.layers.append(layer)
     return result
 
 
 def overwrite(cache: SlotCache, places: torch.Tensor, new: Rows) -> None:
-    """Write rows of another cache over these rows [R], whose content nobody needs; the other rows are not touched.
+    """Write rows of another cache over these unused rows [R]. The other rows do not change.
 
-    `new.columns` is at most the number of columns in use. What is left of a new row is masked, as with short rows.
+    `new.columns` is at most the number of columns in use. Columns before a new row are masked, as for short rows.
     """
     for layer, source in zip(cache.slot_layers, new.cache.slot_layers, strict=True):
         here, there = slice(layer.length - new.columns, layer.length), slice(source.length - new.columns, source.length)
@@ -115,14 +115,14 @@ def overwrite(cache: SlotCache, places: torch.Tensor, new: Rows) -> None:
             x_BHCD[places, :, here] = new_BHCD[:, :, there].index_select(0, new.rows)
 
 
-def _stacked(
+def _stack_rows(
     buffers: Sequence[torch.Tensor | None], layers: Sequence[SlotLayer], parts: Sequence[Rows], width: int
 ) -> torch.Tensor:
-    """The parts' rows of one buffer below each other, aligned to the right, with headroom; [R, H, C, D]."""
+    """Stack the parts' rows of one buffer, aligned to the right, with headroom; [R, H, C, D]."""
     assert buffers[0] is not None
     _, n_heads, _, head_width = buffers[0].shape
     n_rows = sum(len(part.rows) for part in parts)
-    # Zeros, not empty: what lies left of a short row is masked, but a masked NaN would still spread.
+    # Zeros, not empty: columns before a short row are masked, but a masked NaN would still spread.
     out_RHCD = buffers[0].new_zeros(n_rows, n_heads, width + _HEADROOM, head_width)
     start = 0
     for x_BHCD, layer, part in zip(buffers, layers, parts, strict=True):
@@ -134,7 +134,7 @@ def _stacked(
 
 
 def align_right(cache: SlotCache, valid_BT: torch.Tensor) -> None:
-    """Move the valid columns of every row to the right end, closing the gaps between a prefix and a suffix."""
+    """Move the valid columns of every row to the right end, which closes gaps between prefix and suffix."""
     order_BT = valid_BT.to(torch.uint8).argsort(dim=1, stable=True)
     for layer in cache.slot_layers:
         assert layer.keys is not None and layer.values is not None
@@ -144,7 +144,7 @@ def align_right(cache: SlotCache, valid_BT: torch.Tensor) -> None:
         layer.values = layer.values[:, :, : layer.length].gather(2, index_BHTD)
 
 
-def _grown(x_BHCD: torch.Tensor, length: int, extra: int) -> torch.Tensor:
+def _grow(x_BHCD: torch.Tensor, length: int, extra: int) -> torch.Tensor:
     n_rows, n_heads, _, head_width = x_BHCD.shape
     grown = x_BHCD.new_empty(n_rows, n_heads, length + extra, head_width)
     grown[:, :, :length] = x_BHCD[:, :, :length]

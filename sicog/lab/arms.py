@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from sicog.config import Config, apply_overrides, load_extended, merge, validate
+from sicog.config import Config, apply_overrides, load_with_extends, merge, validate
 from sicog.config.paths import at_home
 from sicog.runs.config import InputSpec
 from sicog.runs.recipe import StepSpec, texts_of
@@ -143,7 +143,7 @@ class LabConfig(Config):
 
 def load_lab(path: Path, overrides: Sequence[str] = ()) -> LabConfig:
     """Read the lab's file, over the one it `extends`. `defaults` of steps and trainings are files beside it."""
-    return validate(LabConfig, apply_overrides(load_extended(path, place=_beside), overrides), str(path))
+    return validate(LabConfig, apply_overrides(load_with_extends(path, place=_beside), overrides), str(path))
 
 
 def _beside(value: Any, folder: Path) -> Any:
@@ -225,7 +225,7 @@ def _arm_steps(lab: LabConfig, name: str, arm: Arm, seed: int) -> Iterator[tuple
 
 def _train(lab: LabConfig, values: Values, updates: int | None, seed: int) -> Values:
     own = {**values, "max_steps": updates, "seed": seed, "tensorboard": False}
-    return {"run": "train", "config": merge(load_extended(lab.defaults), own)}
+    return {"run": "train", "config": merge(load_with_extends(lab.defaults), own)}
 
 
 def _of_seed(name: str, step: StepSpec, seed: int) -> tuple[str, Values]:
@@ -238,7 +238,7 @@ def _of_seed(name: str, step: StepSpec, seed: int) -> tuple[str, Values]:
 
 def _plain(step: StepSpec) -> Values:
     """The step with its defaults written out, for the recipe lies elsewhere."""
-    return {"run": step.run, "config": merge(load_extended(step.defaults) if step.defaults else {}, step.config)}
+    return {"run": step.run, "config": merge(load_with_extends(step.defaults) if step.defaults else {}, step.config)}
 
 
 def _replaced(value: Any, name: str, by: Any) -> Any:

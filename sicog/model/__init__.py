@@ -1,7 +1,7 @@
 """The network, Hugging Face native.
 
-Importing it registers the classes below with Transformers' Auto classes, in whichever order both are imported.
-`slicing` and `layout` import without torch; the classes themselves are loaded with Transformers, or on first use.
+Importing it registers the classes below with Transformers' Auto classes, before or after Transformers is imported.
+`slicing` and `layout` need no torch. The classes are loaded together with Transformers, or on first use.
 """
 
 from __future__ import annotations

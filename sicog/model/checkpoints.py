@@ -1,4 +1,4 @@
-"""Load a whole checkpoint, or put a model together from a CLIP vision model, a language model and a projector."""
+"""Load a whole checkpoint, or build a model from a CLIP vision model, a language model and a projector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, G
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sicog.console import stderr_console
-from sicog.model.configuration import SicogConfig, mistakes_of
+from sicog.model.configuration import SicogConfig, config_errors
 from sicog.model.hub import local_model
 from sicog.model.mlp_projector import MlpProjector
 from sicog.model.modeling import SicogForConditionalGeneration
@@ -19,14 +19,14 @@ from sicog.model.processing import SHARED_WITH_CONFIG, SicogProcessor
 from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
 from sicog.model.weight_files import Stored, check_tensors, load_tensor, tensors_of
-from sicog.model.weights import UNREADABLE, pretrained, quiet, unreadable
+from sicog.model.weights import UNREADABLE, load_pretrained, quiet, read_error_message
 from sicog.stages.storage import read_json
 
 _CLIP_TYPES = ("clip", "clip_vision_model")
 _PROCESSOR_FILES = ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
 _ORIGINALS = "mm_projector."
 _PROJECTOR_PREFIXES = ("resampler.", _ORIGINALS)
-_WHOLE_MODELS = ("model", "pytorch_model")  # what the names of files that hold more than a projector begin with
+_WHOLE_MODELS = ("model", "pytorch_model")  # first letters of the names of files that hold more than a projector
 
 
 def load_checkpoint(
@@ -34,8 +34,8 @@ def load_checkpoint(
 ) -> tuple[SicogForConditionalGeneration, SicogProcessor]:
     """A model in eval mode and its processor, from a folder or a hub id.
 
-    dtype: "auto" keeps the checkpoint's. Raises `ValueError` when the path holds no checkpoint, one of another
-    architecture, a damaged or incomplete one, or a processor that does not agree with the model.
+    dtype: "auto" keeps the checkpoint's. Raises `ValueError` for a path without a checkpoint, for another architecture,
+    for a damaged or incomplete checkpoint, or for a processor that does not match the model.
     """
     name = str(path)
     values = read_config_dict(name)
@@ -44,9 +44,9 @@ def load_checkpoint(
             f"{name} is a checkpoint of type {model_type!r}, not {SicogConfig.model_type!r}; "
             f"to build on a language model, give it as a part (vision_tower, language_model, projector)"
         )
-    with mistakes_of(f"{name}, its config.json"):
+    with config_errors(f"{name}, its config.json"):
         SicogConfig.from_dict(values)
-    model = pretrained(SicogForConditionalGeneration, name, dtype=dtype)
+    model = load_pretrained(SicogForConditionalGeneration, name, dtype=dtype)
     processor = read_processor(name)
     check_agreement(name, model.config, processor)
     return model.to(device).eval() if device is not None else model.eval(), processor
@@ -62,26 +62,26 @@ def load_parts(
     image: Mapping[str, Any] | None = None,
     **config_overrides: Any,
 ) -> tuple[SicogForConditionalGeneration, SicogProcessor]:
-    """A new model from ordinary folders or hub ids, and the processor that goes with it.
+    """A new model from ordinary folders or hub ids, and its processor.
 
     vision_tower: a CLIP model or CLIP vision model. language_model: a causal language model with its tokenizer.
     projector: a file or folder with projector weights (see `load_projector`); None draws them at random.
     dtype: float32 when None; "auto" is the language model's own. turn_format: how turns are written, chatml or llama3.
     image: settings of `SicogImageProcessor` that the config does not hold (normalize_on, long_side, max_patches).
-    config_overrides: fields of `SicogConfig`; the separators are the tokenizer's own newline and comma, and the
-    placeholder is the last unused row of the embedding table, unless overridden.
+    config_overrides: fields of `SicogConfig`. By default the separators are the tokenizer's newline and comma, and the
+    placeholder is the last unused row of the embedding table.
     """
     vision_name, text_name = str(vision_tower), str(language_model)
     vision_config = clip_vision_config(vision_name)
     _require_causal(text_name)
     target = _dtype(dtype, text_name)
-    tokenizer = _read(AutoTokenizer, text_name)
-    text = pretrained(AutoModelForCausalLM, text_name, dtype=target)
+    tokenizer = _read_part(AutoTokenizer, text_name)
+    text = load_pretrained(AutoModelForCausalLM, text_name, dtype=target)
     fields = {**token_ids(tokenizer, text.config.vocab_size), **config_overrides}
-    with mistakes_of("the config of the new model"):
+    with config_errors("the config of the new model"):
         config = SicogConfig(vision_config=vision_config, text_config=text.config, dtype=target, **fields)
-    with quiet():  # a whole CLIP checkpoint also holds a text model: its weights are expected to be left over
-        clip = pretrained(CLIPVisionModel, vision_name, config=vision_config, dtype=target)
+    with quiet():  # a whole CLIP checkpoint also has a text model; its weights are not used
+        clip = load_pretrained(CLIPVisionModel, vision_name, config=vision_config, dtype=target)
     tower = VisionTower(config.vision_config, config.vision_select_layer).to(target)  # type: ignore[arg-type]
     tower.load_state_dict(clip.state_dict())
     model = SicogForConditionalGeneration.from_parts(config, tower, text)
@@ -94,13 +94,13 @@ def load_parts(
 
 
 def _dtype(dtype: torch.dtype | str | None, language_model: str) -> torch.dtype:
-    """The dtype to build in. Raises `ValueError` for a word that names none."""
+    """The dtype of the new model. Raises `ValueError` for an unknown name."""
     if dtype == "auto":
         values = read_config_dict(language_model)
         dtype = values.get("dtype") or values.get("torch_dtype")  # the older name
     target = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype or torch.float32
     if not isinstance(target, torch.dtype):
-        raise ValueError(f"dtype {dtype!r} is none of torch's; such as float32, bfloat16, or auto")
+        raise ValueError(f"dtype {dtype!r} is not a torch dtype. Use float32, bfloat16 or auto")
     return target
 
 
@@ -111,7 +111,7 @@ def token_ids(tokenizer: Any, vocab_size: int) -> dict[str, int]:
     return {
         "row_separator_id": tokenizer.encode("\n", add_special_tokens=False)[-1],
         "slice_separator_id": tokenizer.encode(",", add_special_tokens=False)[-1],
-        # Without a spare row the placeholder lies just above the table: it is masked before the look-up.
+        # Without an unused row the placeholder is the first id above the table. It is masked before the look-up.
         "image_token_id": vocab_size - 1 if len(tokenizer) < vocab_size else max(vocab_size, len(tokenizer)),
     }
 
@@ -119,19 +119,19 @@ def token_ids(tokenizer: Any, vocab_size: int) -> dict[str, int]:
 def load_projector(model: SicogForConditionalGeneration, path: str | Path) -> None:
     """Load projector weights from a safetensors file, an `mm_projector.bin`, or a folder that holds one of them.
 
-    Raises `ValueError` listing all tensors that are unknown, missing or misshapen, or when a file is damaged.
+    Raises `ValueError` with all tensors that are unknown, missing or misshapen, or if a file is damaged.
     """
     found: dict[str, Stored] = {}
     for file in _projector_files(Path(path)):
         found |= _projector_tensors(file)
     expected = {name: tuple(value.shape) for name, value in model.resampler.state_dict().items()}
-    check_tensors(Path(path), found, expected, of="this model's projector; use one trained with its parts")
+    check_tensors(Path(path), found, expected, of="this model's projector (use one trained with its parts)")
     model.resampler.load_state_dict({name: load_tensor(stored) for name, stored in found.items()})
     is_original = any(stored.file.suffix == ".bin" and _ORIGINALS in stored.name for stored in found.values())
     if is_original and getattr(model.resampler, "regions_dtype", None) == "float32":
         stderr_console().print(
-            f"  {path}: the original rounded the borders of its regions to bfloat16; "
-            f"to do the same, set regions_dtype=bfloat16 (in a training: model.config.regions_dtype)",
+            f"  {path}: the original rounded the borders of its regions to bfloat16. "
+            f"To do the same, set regions_dtype=bfloat16 (in training: model.config.regions_dtype)",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -139,7 +139,7 @@ def load_projector(model: SicogForConditionalGeneration, path: str | Path) -> No
 
 
 def _projector_tensors(file: Path) -> dict[str, Stored]:
-    """The projector's tensors by the projector's names for them; of a file of its own, all that the file holds."""
+    """The projector's tensors by their names in the projector; for a separate projector file, all its tensors."""
     found = {}
     for stored in tensors_of(file):
         prefix = next((prefix for prefix in _PROJECTOR_PREFIXES if prefix in stored.name), None)
@@ -164,8 +164,8 @@ def _projector_files(path: Path) -> list[Path]:
 def generation_config(own_ends: int | list[int] | None, processor: SicogProcessor) -> GenerationConfig:
     """Greedy, with all end tokens: the language model's own and the turn format's.
 
-    The sampling values of the language model's own file (Qwen2's: top_k 20, repetition_penalty 1.05) are left out: they
-    are set by the sampler's config (`SamplingConfig`), which reads nothing from a checkpoint.
+    The sampling values of the language model's own file (Qwen2's: top_k 20, repetition_penalty 1.05) are left out. The
+    sampler takes them from its config (`SamplingConfig`), never from a checkpoint.
     """
     own = own_ends if isinstance(own_ends, list) else [own_ends]
     ends = {processor.end_token_id, processor.tokenizer.eos_token_id, *own}
@@ -173,9 +173,9 @@ def generation_config(own_ends: int | list[int] | None, processor: SicogProcesso
 
 
 def own_ends(folder: Path, text_config: Any) -> list[int]:
-    """The end tokens of a checkpoint's config and, where it has one, of its generation_config.json.
+    """The end tokens of a checkpoint's config and, if present, of its generation_config.json.
 
-    Raises `ValueError` when that file is damaged or its end tokens are no ids.
+    Raises `ValueError` if that file is damaged or its end tokens are not ids.
     """
     file = folder / "generation_config.json"
     values = read_json(file) if file.is_file() else {}
@@ -196,7 +196,7 @@ def _fresh_projector(shell: Resampler | MlpProjector, dtype: torch.dtype) -> Res
 
 
 def read_config_dict(name: str) -> dict[str, Any]:
-    """The values of a config.json. Raises `ValueError` when there is none, or it is none."""
+    """The values of a config.json. Raises `ValueError` if it is missing or not a JSON object."""
     cause, folder = None, _here(name)
     try:
         if values := PreTrainedConfig.get_config_dict(folder)[0]:
@@ -204,30 +204,30 @@ def read_config_dict(name: str) -> dict[str, Any]:
     except OSError as error:
         cause = error
     if (file := Path(folder) / "config.json").is_file():
-        raise ValueError(f"{file} holds no JSON object with a model's configuration") from cause
+        raise ValueError(f"{file} is not a JSON object with a model's configuration") from cause
     raise ValueError(f"{name} is neither a folder with a config.json nor a model id on the hub") from cause
 
 
 def _here(name: str) -> str:
-    """The folder of a model: its own, or that of the local cache. Nothing is downloaded, nor is the hub asked."""
+    """The folder of a model: the given one, or the one in the local cache. Nothing is downloaded."""
     return str(local_model(Path(name), "model"))
 
 
 def read_processor(name: str) -> SicogProcessor:
     """The processor of a checkpoint. Raises `ValueError` when files are missing or damaged."""
-    processor: SicogProcessor = _read(SicogProcessor, name, _PROCESSOR_FILES)
+    processor: SicogProcessor = _read_part(SicogProcessor, name, _PROCESSOR_FILES)
     return processor
 
 
-def _read(kind: Any, name: str, files: Sequence[str] = ()) -> Any:
-    """`kind.from_pretrained(name)`, a tokenizer or processor; a local folder must hold all `files`."""
-    # Without its tokenizer.json a tokenizer would load, with an empty vocabulary.
+def _read_part(kind: Any, name: str, files: Sequence[str] = ()) -> Any:
+    """`kind.from_pretrained(name)` for a tokenizer or processor. A local folder must have all `files`."""
+    # Without its tokenizer.json a tokenizer would load with an empty vocabulary.
     if Path(name).is_dir() and (missing := [file for file in files if not (Path(name) / file).is_file()]):
         raise ValueError(f"{name} is incomplete: {', '.join(missing)} missing")
     try:
         return kind.from_pretrained(_here(name))
     except UNREADABLE as error:
-        raise ValueError(f"{name}, its tokenizer or processor: {unreadable(error)}") from error
+        raise ValueError(f"{name}, its tokenizer or processor: {read_error_message(error)}") from error
 
 
 def clip_vision_config(name: str) -> Any:
@@ -245,7 +245,7 @@ def _require_causal(name: str) -> None:
 
 
 def check_agreement(name: str, config: SicogConfig, processor: SicogProcessor) -> None:
-    """Raise `ValueError` when the processor would prepare inputs for another model."""
+    """Raise `ValueError` if the processor does not match the model."""
     image = processor.image_processor
     pairs = {
         "image_token_id": (config.image_token_id, processor.image_token_id),

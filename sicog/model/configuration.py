@@ -1,6 +1,6 @@
-"""The model's configuration: a CLIP vision tower, a resampler, any causal language model, and how they meet."""
+"""The model's configuration: a CLIP vision tower, a projector and any causal language model."""
 
-# No `from __future__ import annotations` here: `strict` checks a field against its type, and not against a text.
+# No `from __future__ import annotations` here: `strict` checks a field against its type, not against a string.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
@@ -28,12 +28,12 @@ class SicogConfig(PreTrainedConfig):
     projector_type: "resampler", or "mlp": two layers on each patch of a square view.
     query_grid: every view becomes query_grid^2 features; of an mlp, whose features are the patches, scale / patch size.
     vision_select_layer: which hidden state of the tower is used, as an index into its list of hidden states.
-    image_token_id: the placeholder. None: the first id above the embedding table, which no text can ever be.
+    image_token_id: the placeholder. None: the first id above the embedding table, which no text can produce.
     row_separator_id, slice_separator_id: the language model's newline and comma (13 and 29892 in imported weights).
-    regions_dtype: "bfloat16" rounds the resampler's region borders as the original did; imported weights may say so.
+    regions_dtype: "bfloat16" rounds the resampler's region borders like the original; imported weights may need it.
     image_mean, image_std: by channel, what uint8 patches are normalised with; the image processor's.
     resampler_heads: None: hidden size / 128, lowered until it divides the hidden size.
-    loss_head: how the loss is computed, see `loss_head.causal_loss`; it changes no result.
+    loss_head: implementation of the loss, see `loss_head.causal_loss`; the result is the same.
     """
 
     model_type = "sicog"
@@ -69,14 +69,14 @@ class SicogConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name} must hold a value for each of 3 channels, got {getattr(self, name)}")
+                raise ValueError(f"{name} must have a value for each of 3 channels, got {getattr(self, name)}")
         text: Any = self.text_config
         if self.image_token_id is None:
             self.image_token_id = text.vocab_size
         self._settle_views()
         if self.resampler_heads is None:
             self.resampler_heads = default_heads(text.hidden_size)
-        # The language model ties its own head; this copy is what Transformers looks at for the whole model.
+        # The language model ties its own head. Transformers reads this copy for the whole model.
         self.tie_word_embeddings = bool(getattr(text, "tie_word_embeddings", False))
         for name, token_id in (("row", self.row_separator_id), ("slice", self.slice_separator_id)):
             if not 0 <= token_id < text.vocab_size:
@@ -92,7 +92,7 @@ class SicogConfig(PreTrainedConfig):
             raise ValueError(f"the language model's width {text.hidden_size} must be a multiple of 4")
 
     def _settle_views(self) -> None:
-        """Fill in what the kind of projector decides, and refuse what does not go with it."""
+        """Set the values that the kind of projector decides, and refuse values that contradict it."""
         if self.image_mode is None:
             self.image_mode = "square" if self.projector_type == "mlp" else "slices"
         if self.image_mode == "square":
@@ -102,11 +102,11 @@ class SicogConfig(PreTrainedConfig):
             if self.image_mode != "square":
                 raise ValueError(f"projector_type mlp needs image_mode square, got {self.image_mode}")
             if self.query_grid not in (type(self).query_grid, side):
-                raise ValueError(f"projector_type mlp makes {side} x {side} features of a view; leave query_grid out")
+                raise ValueError(f"projector_type mlp makes {side} x {side} features of a view. Remove query_grid")
             self.query_grid = side
 
     def to_dict(self) -> dict[str, Any]:
-        """As any config's, without the folders the parts were read from: the same weights make the same checkpoint."""
+        """The config as a dict, without source folders, so that the same weights give the same checkpoint."""
         values: dict[str, Any] = super().to_dict()
         for part in ("vision_config", "text_config"):
             values[part].pop("_name_or_path", None)
@@ -114,7 +114,7 @@ class SicogConfig(PreTrainedConfig):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
-        """Nothing to do: a saved folder names the class of this package, and holds no copy of its code."""
+        """Nothing to do: a saved folder refers to the class in this package and holds no copy of its code."""
 
     @property
     def patch_size(self) -> int:
@@ -123,8 +123,8 @@ class SicogConfig(PreTrainedConfig):
 
 
 @contextmanager
-def mistakes_of(where: str) -> Iterator[None]:
-    """Turn what is wrong with a config's values into a `ValueError` that names `where` they stand."""
+def config_errors(where: str) -> Iterator[None]:
+    """Turn errors about a config's values into a `ValueError` that starts with `where`."""
     try:
         yield
     except (StrictDataclassError, ValueError) as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sicog.model.image_processing import PreparedImage, joined
+from sicog.model.image_processing import PreparedImage, concatenated_arrays
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Encoded:
         return cls(
             input_ids=input_ids,
             labels=labels,
-            pixel_values=joined([image.pixels for image in images]) if images else None,
+            pixel_values=concatenated_arrays([image.pixels for image in images]) if images else None,
             view_sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
             image_grids=np.array([image.grid for image in images], dtype=np.int64).reshape(-1, 2),
         )

@@ -1,4 +1,4 @@
-"""Models by their id on the Hugging Face hub: found in the local cache, never downloaded. Needs no torch."""
+"""Find models by their Hugging Face id in the local cache, without downloads. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def find_model(path: Path) -> Path | None:
-    """The file or folder itself, or the cached snapshot of the hub's model of that id; None when there is neither."""
+    """The file or folder itself, or the cached snapshot of the hub model with that id; None if there is neither."""
     if path.exists():
         return path
     if not _HUB_ID.fullmatch(str(path)):
@@ -24,7 +24,7 @@ def find_model(path: Path) -> Path | None:
 
 
 def local_model(path: Path, key: str) -> Path:
-    """As `find_model`; raises `ValueError` saying how to get it. key: the config's, for the sentence."""
+    """As `find_model`; raises `ValueError` with the command that downloads it. key: the config's, for the message."""
     if found := find_model(path):
         return found
     if not _HUB_ID.fullmatch(str(path)):

@@ -1,4 +1,4 @@
-"""Decode an image file of any kind to upright RGB, or say why it cannot be. Needs no torch."""
+"""Decode image files to upright RGB, with clear errors. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sicog.model.slicing import Size  # sicog.model registers itself with Transformers, by way of this file
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a gigabyte of RGB
-# What Pillow's decoders raise on broken files, as found by feeding them such.
+# Errors of Pillow's decoders on broken files, found by experiments.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 _EXIF_ORIENTATION, _TIFF_WIDTH = 0x0112, 0x0100
 
@@ -23,14 +23,14 @@ _EXIF_ORIENTATION, _TIFF_WIDTH = 0x0112, 0x0100
 def load_image(source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image completely: first frame, EXIF rotation applied, RGB.
 
-    Raises `ValueError` naming the file when it is missing, empty, not an image, damaged, or larger than `max_pixels`.
+    Raises `ValueError` with the file if it is missing, empty, not an image, damaged, or larger than `max_pixels`.
     """
     name = source if isinstance(source, str | Path) else getattr(source, "name", "image")
     with _open(source, name, max_pixels) as image:
         try:
             image.load()
             rgb = to_rgb(image)
-            return rgb.copy() if rgb is image else rgb  # an image apart from its file
+            return rgb.copy() if rgb is image else rgb  # independent of the open file
         except _DECODE_ERRORS as error:
             raise ValueError(f"{name}: the image is damaged ({error})") from error
 
@@ -47,7 +47,7 @@ def image_size(source: str | Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) 
 
 
 def _is_upright(image: Image.Image) -> bool:
-    """Whether Pillow gives the size of what is shown already, as it does of a TIFF that is to be turned."""
+    """Whether Pillow already gives the size after rotation, as it does for rotated TIFFs."""
     stored = getattr(image, "tag_v2", {}).get(_TIFF_WIDTH) if image.format == "TIFF" else None
     return stored is not None and image.width != stored
 
@@ -63,7 +63,7 @@ def _open(source: str | Path | IO[bytes], name: Any, max_pixels: int) -> Image.I
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: too many pixels ({error})") from error
     except _DECODE_ERRORS as error:
-        raise ValueError(f"{name}: not an image that can be decoded ({type(error).__name__})") from error
+        raise ValueError(f"{name}: not a decodable image ({type(error).__name__})") from error
     if image.width * image.height > max_pixels:
         image.close()
         raise ValueError(f"{name}: {image.width}x{image.height} pixels are more than {max_pixels}")
@@ -72,9 +72,11 @@ def _open(source: str | Path | IO[bytes], name: Any, max_pixels: int) -> Image.I
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """The image upright and in RGB: transparency over white, 16-bit grey scaled to 8 bit (not cut off)."""
-    with suppress(*_DECODE_ERRORS):  # damaged metadata is no reason to lose the picture: it stays as stored
+    with suppress(*_DECODE_ERRORS):  # with damaged metadata the image stays as stored
         image.load()
-        if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:  # asked first: transposing copies even what is upright
+        if (
+            image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+        ):  # checked first, because transposing copies even upright images
             image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -82,7 +84,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _grey_to_rgb(np.asarray(image, dtype=np.float64))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        # What lies under full transparency is arbitrary, often black on black: white is what a reader sees.
+        # Colours under full transparency are arbitrary, often black. Viewers show white.
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 

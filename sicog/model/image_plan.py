@@ -1,4 +1,4 @@
-"""Which views an image becomes, from its size and the settings of an image processor alone. Needs no torch."""
+"""Plan the views of an image from its size and the image processor's settings. Needs no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ImagePlan:
     image_mode: str = "slices"
 
     def plan(self, width: int, height: int, *, slicing: bool = True) -> SlicePlan:
-        """The plan for an image of this size. Raises `ValueError` when a view would exceed `max_patches`."""
+        """The plan for an image of this size. Raises `ValueError` if a view would exceed `max_patches`."""
         if self.image_mode == "square":
             return plan_square(self.scale, self.patch_size)
         width, height = self.first_size(width, height)
@@ -30,7 +30,7 @@ class ImagePlan:
         for view in filter(None, (plan.thumbnail_size, plan.slice_size)):
             if (n := view[0] * view[1] // self.patch_size**2) > self.max_patches:
                 raise ValueError(
-                    f"an image of {width}x{height} pixels is too elongated: a view of {n} patches, "
+                    f"an image of {width}x{height} pixels is too elongated: a view would have {n} patches, "
                     f"but max_patches is {self.max_patches}"
                 )
         return plan

@@ -1,4 +1,4 @@
-"""From an image file to patches: decode, convert to RGB, resize per plan, normalise, flatten into patches."""
+"""Turn an image file into patches: decode, convert to RGB, resize, cut, normalise, flatten."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from sicog.model.square import padded_square
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image as the vision tower takes it.
+    """An image as input of the vision tower.
 
-    pixels: [patches of all views, 3 * p * p], channel-major within a patch, as a convolution's weight: float32
-    normalised, or uint8 when the model is to normalise them.
+    pixels: [patches of all views, 3 * p * p], channel-major within a patch like a convolution's weight. They are
+    normalised float32, or uint8 if the model normalises them.
     view_sizes: (rows, columns) of each view in patches; slices row-major, then the thumbnail.
     grid: (columns, rows) of the slices, (0, 0) when there are none.
     """
@@ -38,12 +38,12 @@ class PreparedImage:
 
 
 class SicogImageProcessor(BaseImageProcessor):
-    """Slicing and normalisation, with Pillow alone: the same pixels on every machine.
+    """Slicing and normalisation with Pillow only, so the pixels are the same on every machine.
 
     scale, patch_size, max_slices: see `plan_slices`. long_side: when set, every image is first resized to it.
     max_patches: a view with more patches is refused.
-    normalize_on: "device" leaves the patches in uint8, a quarter of the bytes, and the model normalises them where it
-    runs; "host" does it here. The numbers are the same.
+    normalize_on: "device" keeps the patches in uint8, a quarter of the bytes, and the model normalises them on its
+    device; "host" does it here. The values are the same.
     image_mode: "slices", or "square": one view of scale x scale pixels, padded with the mean colour.
     """
 
@@ -79,10 +79,10 @@ class SicogImageProcessor(BaseImageProcessor):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoImageProcessor") -> None:
-        """Nothing to do: a saved folder names the class of this package, and holds no copy of its code."""
+        """Nothing to do: a saved folder refers to the class in this package and holds no copy of its code."""
 
     def plan(self, width: int, height: int, *, slicing: bool = True) -> SlicePlan:
-        """The plan for an image of this size. Raises `ValueError` when a view would exceed `max_patches`."""
+        """The plan for an image of this size. Raises `ValueError` if a view would exceed `max_patches`."""
         return self._sizes.plan(width, height, slicing=slicing)
 
     def prepare(self, image: Image.Image, *, slicing: bool = True) -> PreparedImage:
@@ -93,7 +93,7 @@ class SicogImageProcessor(BaseImageProcessor):
             image = padded_square(image, self.scale, self.image_mean)
         elif (first := self._sizes.first_size(*image.size)) != image.size:
             image = image.resize(first, Image.Resampling.BICUBIC)
-        cuts = [(plan.resized, plan.grid)] if plan.grid and plan.resized else []
+        cuts = [(plan.resized_size, plan.grid)] if plan.grid and plan.resized_size else []
         cuts.append((plan.thumbnail_size, (1, 1)))
         sizes = plan.views(self.patch_size)
         patches = np.empty((sum(h * w for h, w in sizes), 3 * self.patch_size**2), dtype=np.uint8)
@@ -115,7 +115,7 @@ class SicogImageProcessor(BaseImageProcessor):
         if not prepared:
             raise ValueError("no image to prepare")
         data = {
-            "pixel_values": joined([p.pixels for p in prepared]),
+            "pixel_values": concatenated_arrays([p.pixels for p in prepared]),
             "view_sizes": np.array([size for p in prepared for size in p.view_sizes], dtype=np.int64),
             "image_grids": np.array([p.grid for p in prepared], dtype=np.int64),
         }
@@ -123,7 +123,7 @@ class SicogImageProcessor(BaseImageProcessor):
 
     @property
     def _sizes(self) -> ImagePlan:
-        """Made when asked for: a processor's settings may be changed."""
+        """Built on each call, because the settings of a processor may change."""
         return ImagePlan(
             self.scale, self.patch_size, self.max_slices, self.max_patches, self.long_side, self.image_mode
         )
@@ -137,7 +137,7 @@ class SicogImageProcessor(BaseImageProcessor):
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
         p, (columns, rows), (h, w) = self.patch_size, grid, self._view_size(size, grid)
-        # One item is the p bytes of a patch's row in one channel; taking channels from Pillow and moving such items is
+        # One item is the p bytes of a patch's row in one channel. Taking channels from Pillow and moving such items is
         # twice as fast as a transposed copy of an array of bytes.
         item = np.dtype(f"V{p}")
         items = out.view(item).reshape(rows, columns, h, w, 3, p)
@@ -146,8 +146,8 @@ class SicogImageProcessor(BaseImageProcessor):
             items[:, :, :, :, c] = blocks.transpose(0, 3, 1, 4, 2)
 
 
-def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The arrays one after another; a single one as it is, without a copy."""
+def concatenated_arrays(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The arrays concatenated; a single array is returned without a copy."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 

@@ -1,8 +1,8 @@
-"""Turn a slice grid into the exact token sequence of an image, and say in which order its features fill it.
+"""Turn a slice grid into the exact token sequence of an image, and give the order of its features.
 
-The slices' G x G feature maps are stitched into one map of (G * rows) x (G * columns) and flattened row by row, a row
-separator after each feature row; then one group separator; then the G x G thumbnail. An unsliced image is its
-thumbnail alone, without separators. A grid is (columns, rows), or None / (0, 0) for an unsliced image.
+The slices' G x G feature maps are stitched into one map of (G * rows) x (G * columns). The map is flattened row by row,
+with a row separator after each feature row. A group separator and the G x G thumbnail follow. An unsliced image is only
+its thumbnail, without separators. A grid is (columns, rows), or None / (0, 0) for an unsliced image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Grid = tuple[int, int]
 
 
 class Slot(IntEnum):
-    """What stands at one position of an image's token sequence."""
+    """The kind of one position in an image's token sequence."""
 
     FEATURE = 0
     ROW_SEPARATOR = 1
@@ -48,7 +48,7 @@ def image_slots(grid: Grid | None, query_grid: int) -> tuple[Slot, ...]:
         return thumbnail
     columns, rows = grid
     feature_row = (Slot.FEATURE,) * (query_grid * columns) + (Slot.ROW_SEPARATOR,)
-    # The original puts the first separator of the image before the thumbnail: with one column that is a row's end.
+    # The original repeats the image's first separator before the thumbnail. With one column that is a row separator.
     group = Slot.GROUP_SEPARATOR if columns > 1 else Slot.ROW_SEPARATOR
     return feature_row * (query_grid * rows) + (group,) + thumbnail
 
@@ -64,9 +64,9 @@ def image_tokens(
 
 @lru_cache(maxsize=256)
 def feature_order(columns: int, rows: int, query_grid: int) -> tuple[int, ...]:
-    """Where each feature slot finds its feature among the resampler's outputs.
+    """For each feature slot, the index of its feature in the resampler's outputs.
 
-    The outputs come view by view (slices row-major, then the thumbnail), each view's G x G queries row-major.
+    The outputs are ordered by view (slices row-major, then the thumbnail), and row-major in each view's G x G queries.
     `outputs[feature_order(...)]` is the order of the slots. (0, 0) is an unsliced image.
     """
     size = query_grid**2

@@ -1,4 +1,4 @@
-"""What is known of each row before the model runs: enough to plan batches, memory and FLOPs. Needs no torch."""
+"""The lengths of rows, known before the model runs, for plans of batches, memory and FLOPs. Needs no torch."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class RowLengths:
         """From int32 [N, 4], in the order of the fields."""
         return cls(*(np.ascontiguousarray(column) for column in values.T))
 
-    def stacked(self) -> np.ndarray:
+    def as_array(self) -> np.ndarray:
         """int32 [N, 4], in the order of the fields."""
         return np.stack([self.tokens, self.supervised, self.views, self.patches], axis=1)
 
 
 @dataclass(frozen=True)
 class RowCost:
-    """FLOPs of training on a row, by what is known of it; see `sicog.estimates.arithmetic.flops.row_cost`.
+    """Coefficients of the training FLOPs of a row, by its lengths; see `sicog.estimates.arithmetic.flops.row_cost`.
 
     token_pair: for each pair of positions, tokens squared.
     """

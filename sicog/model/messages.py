@@ -1,4 +1,4 @@
-"""Conversations as Hugging Face users write them, messages with parts, to turns and images."""
+"""Convert Hugging Face messages (role and content, content with parts) to turns and images."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ _IMAGE_KEYS = ("image", "path", "url", "base64")
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns and their images, in order; None for an image that a message announces and does not hold."""
+    """Turns and their images, in order. An image part without an image gives None."""
 
     turns: tuple[Turn, ...]
     images: tuple[Any, ...]
 
 
 def read_conversations(value: Any) -> tuple[list[Conversation], bool]:
-    """The conversations of a list of messages, or of a list of such lists, and whether it was the latter.
+    """Read one conversation or a list of them; also returns whether it was a list of conversations.
 
-    Raises `ValueError` naming the message for what is no message, an unknown role, or a part that is neither a text
-    nor an image.
+    Raises `ValueError` with the number of the message for an invalid message, role or part.
     """
     if not _is_list(value) or not value:
-        raise ValueError(f"a conversation is a list of messages with role and content, got {value!r:.100}")
+        raise ValueError(f"a conversation must be a list of messages with role and content, got {value!r:.100}")
     many = all(map(_is_list, value))
     return [_conversation(messages) for messages in (value if many else [value])], many
 
@@ -55,33 +54,33 @@ def _conversation(messages: Sequence[Any]) -> Conversation:
             raise ValueError(f"{where} needs a role ({', '.join(ROLES)}) and a content, got {message!r:.100}")
         content = message.get("content")
         pieces, found = [content] if isinstance(content, str) else [""], []
-        for part in [] if isinstance(content, str) else _listed(content, where):
+        for part in [] if isinstance(content, str) else _content_parts(content, where):
             if part.get("type") == "text" and isinstance(part.get("text"), str):
                 pieces[-1] += part["text"]
             elif part.get("type") in ("image", "image_url"):
                 found.append(_image(part))
                 pieces.append("")
             else:
-                raise ValueError(f"{where}: a part of the content is a text or an image, got {dict(part)!r:.100}")
+                raise ValueError(f"{where}: a part of the content must be a text or an image, got {dict(part)!r:.100}")
         if message["role"] == "user":
             turns.append(user_turn(pieces))
         elif found:
-            raise ValueError(f"{where}: images belong to messages of the user, not of role {message['role']!r}")
+            raise ValueError(f"{where}: images must be in user messages, not in a message of role {message['role']!r}")
         else:
             turns.append(Turn(role=message["role"], text=pieces[0]))
         images += found
     return Conversation(tuple(turns), tuple(images))
 
 
-def _listed(content: Any, where: str) -> Sequence[Mapping[str, Any]]:
+def _content_parts(content: Any, where: str) -> Sequence[Mapping[str, Any]]:
     if not _is_list(content) or not all(isinstance(part, Mapping) for part in content):
-        raise ValueError(f"{where}: content is a text or a list of parts, got {content!r:.100}")
+        raise ValueError(f"{where}: content must be a text or a list of parts, got {content!r:.100}")
     parts: Sequence[Mapping[str, Any]] = content
     return parts
 
 
 def _image(part: Mapping[str, Any]) -> Any:
-    """The image that a part holds; OpenAI's parts have it one level deeper."""
+    """The image in a part. OpenAI's parts nest it one level deeper."""
     nested = part.get("image_url")
     if isinstance(nested, Mapping):
         return nested.get("url")

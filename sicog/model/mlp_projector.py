@@ -1,4 +1,4 @@
-"""The projector of the low-resolution variant: two linear layers with GELU between them, on each patch by itself."""
+"""The projector of the low-resolution variant: two linear layers with GELU between them, on each patch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from transformers import initialization as init
 
 
 class MlpProjector(nn.Sequential):
-    """As many features as patches, in their order. Parameters as in LLaVA-1.5's `mm_projector`: 0 and 2."""
+    """One feature for each patch, in the same order. Parameters as in LLaVA-1.5's `mm_projector`: 0 and 2."""
 
     def __init__(self, *, width: int, vision_width: int) -> None:
         super().__init__(nn.Linear(vision_width, width), nn.GELU(), nn.Linear(width, width))
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Draw fresh weights, as torch draws linear layers; those that a checkpoint has filled are left alone."""
+        """Draw fresh weights like torch's linear layers, except for those loaded from a checkpoint."""
         for layer in self:
             if isinstance(layer, nn.Linear):
                 bound = layer.in_features**-0.5

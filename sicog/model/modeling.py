@@ -1,4 +1,4 @@
-"""The model: vision tower, projector and a causal language model, joined by one masked write.
+"""The model: a vision tower, a projector and a causal language model, joined by one masked write.
 
 Shapes: B rows, T positions, E language model width, N visual features of the batch in layout order, V views,
 P patches of all views, K values of a patch, Q = query_grid^2.
@@ -36,10 +36,10 @@ from sicog.model.vision_tower import VisionTower
 
 @dataclass
 class SicogOutput(CausalLMOutputWithPast):
-    """As Transformers' own, and what follows.
+    """Transformers' output with two more fields.
 
-    document_log_probs: float [D], where they were asked for. last_hidden_state: float [B, T, E], with the logits; TRL's
-    trainers compute their losses from it.
+    document_log_probs: float [D], if requested. last_hidden_state: float [B, T, E], if there are logits; TRL's trainers
+    compute their losses from it.
     """
 
     document_log_probs: torch.Tensor | None = None
@@ -47,7 +47,7 @@ class SicogOutput(CausalLMOutputWithPast):
 
 
 class SicogPreTrainedModel(PreTrainedModel):
-    """What Transformers needs to know about the model and all its parts."""
+    """Attributes that Transformers reads from the model and all its parts."""
 
     config_class = SicogConfig
     config: SicogConfig
@@ -64,7 +64,7 @@ class SicogPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # The vision tower and the language model are models of their own and draw their weights themselves.
+        # The vision tower and the language model initialise their own weights.
         if isinstance(module, Resampler | MlpProjector):
             module.init_weights()
 
@@ -77,20 +77,20 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         text: Any = config.text_config
         vision: Any = config.vision_config
         self.vision_tower = VisionTower(vision, config.vision_select_layer)
-        # Of either kind; this is its name in every checkpoint.
+        # The projector of either kind has this name in every checkpoint.
         self.resampler = make_projector(config)
         self.language_model = AutoModelForCausalLM.from_config(text)
         self.post_init()
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`; what is never run is frozen again, which loading undoes."""
+        """As `PreTrainedModel.from_pretrained`, then freeze unused layers again, because loading unfreezes them."""
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).vision_tower.freeze_unused()
         return loaded
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
-        """As `PreTrainedModel.save_pretrained`, with a model card and the file by which Transformers finds us."""
+        """As `PreTrainedModel.save_pretrained`, with a model card and the file that imports our classes."""
         if is_main_process:
             write_classes(save_directory)
             write_card(save_directory, self.config)
@@ -98,7 +98,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
-        """Nothing to do: a saved folder names the class of this package, and holds no copy of its code."""
+        """Nothing to do: a saved folder refers to the class in this package and holds no copy of its code."""
 
     @classmethod
     def from_parts(
@@ -139,13 +139,13 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         """
         grids = tuple((int(c), int(r)) for c, r in image_grids.tolist())
         if (n := sum(c * r + 1 for c, r in grids)) != len(view_sizes):
-            raise ValueError(f"image_grids describe {n} views but there are {len(view_sizes)}")
+            raise ValueError(f"image_grids describe {n} views, but view_sizes has {len(view_sizes)}")
         if pixel_values.dtype == torch.uint8:
             pixel_values = normalise_pixels(pixel_values, self.config.image_mean, self.config.image_std)
         features_PD = self.vision_tower(pixel_values, view_sizes)
         views_VQE = self.resampler(features_PD, view_sizes)
         if (found := views_VQE.shape[1]) != (wanted := self.config.query_grid**2):
-            raise ValueError(f"a view gives {found} features, not {wanted}; prepare images with this model's processor")
+            raise ValueError(f"a view gives {found} features, not {wanted}. Prepare images with this model's processor")
         return views_VQE.flatten(0, 1)[_layout_order(grids, self.config.query_grid).to(views_VQE.device)]
 
     def get_image_features(
@@ -191,17 +191,19 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         if inputs_embeds is None:
             if image_features is None and pixel_values is not None:
                 if view_sizes is None or image_grids is None:
-                    raise ValueError("pixel_values come with view_sizes and image_grids; pass all that collate returns")
+                    raise ValueError(
+                        "pixel_values need view_sizes and image_grids. Pass everything that collate returns"
+                    )
                 image_features = self.encode_images(pixel_values, view_sizes, image_grids)
             decoding = past_key_values is not None and past_key_values.get_seq_length() > 0
             inputs_embeds = self._inputs_of(input_ids, image_features, training=labels is not None, decoding=decoding)
         if use_cache is None and labels is not None:
-            use_cache = False  # a cache is of no use in training, and Transformers packs rows wrongly with one
+            use_cache = False  # training needs no cache, and with one Transformers packs rows incorrectly
         arguments = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         arguments |= {"past_key_values": past_key_values, "use_cache": use_cache}
         if document_borders is not None:
             if attention_mask is not None or past_key_values is not None or use_cache:
-                raise ValueError("document_borders come without attention_mask and cache; leave those out")
+                raise ValueError("document_borders cannot be combined with attention_mask or a cache. Remove those")
             arguments |= packed_arguments(self.language_model.config, inputs_embeds, document_borders, position_ids)
         outputs = self.language_model.base_model(inputs_embeds=inputs_embeds, **arguments)
         hidden_BTE = outputs.last_hidden_state
@@ -245,7 +247,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
     def _embed(self, input_ids: torch.Tensor, features_NE: torch.Tensor | None, *, checked: bool) -> torch.Tensor:
         """Look up the ids [B, T] and write the visual features over the placeholders, in order."""
         mask_BT = input_ids.eq(self.image_token_id)
-        # The placeholder may lie outside the embedding table; what is looked up in its place is overwritten.
+        # The placeholder may lie outside the embedding table. The embedding looked up instead is overwritten.
         x_BTE = self.get_input_embeddings()(input_ids.masked_fill(mask_BT, 0))
         if not checked:
             return x_BTE
@@ -257,7 +259,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         return x_BTE.masked_scatter(mask_BT[..., None], features_NE.to(x_BTE.dtype))
 
     def _touch_vision(self, device: torch.device) -> torch.Tensor:
-        """0, by way of the vision side on one blank patch: every rank must run every part in every step."""
+        """Run the vision side on one blank patch and return 0, because every rank must run every part in every step."""
         vision: Any = self.config.vision_config
         pixels_PK = torch.zeros(1, vision.num_channels * vision.patch_size**2, device=device)
         size = torch.ones(1, 2, dtype=torch.long)
@@ -274,7 +276,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
     ) -> dict[str, Any]:
-        """Visual features go in with the prompt; with a cache, later steps need them no more."""
+        """Pass the visual features with the prompt. With a cache, later steps do not need them."""
         features = kwargs.pop("image_features", None)
         parent: Any = super()
         inputs = parent.prepare_inputs_for_generation(input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
@@ -284,19 +286,19 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         return inputs
 
     def _unread(self, features_NE: torch.Tensor, ids_BT: torch.Tensor, new_ids_BS: torch.Tensor) -> torch.Tensor:
-        """The features of placeholders among the last ids, those that run now; the cache holds the others."""
+        """The features of placeholders among the new ids. The cache already holds the others."""
         if new_ids_BS.shape == ids_BT.shape:
             return features_NE
         counts, left = (ids.eq(self.image_token_id).sum(dim=1).tolist() for ids in (ids_BT, new_ids_BS))
         if len(features_NE) != sum(counts):
-            return features_NE  # of the new images alone
+            return features_NE  # only those of the new images
         rows = zip(features_NE.split(counts), left, strict=True)
         return torch.cat([row[len(row) - n :] for row, n in rows])
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """Encode the images once, before rows are repeated for several sequences or beams; repeat whole rows' features.
+        """Encode the images once, then repeat rows and their features for several sequences or beams.
 
         `generate` calls this once per call, before the prompt is run.
         """
@@ -334,9 +336,9 @@ def make_projector(config: SicogConfig) -> Resampler | MlpProjector:
 
 
 @lru_cache(maxsize=512)
-@torch.inference_mode(False)  # kept for later calls, and autograd refuses to save tensors of inference mode
+@torch.inference_mode(False)  # cached for later calls, and autograd refuses to save tensors of inference mode
 def _layout_order(grids: tuple[tuple[int, int], ...], query_grid: int) -> torch.Tensor:
-    """int64 [N]: for every visual feature of the batch, its place among the resampler's outputs [V * Q]."""
+    """int64 [N]: for every visual feature of the batch, its index in the resampler's outputs [V * Q]."""
     order, start = [], 0
     for columns, rows in grids:
         places = feature_order(columns, rows, query_grid)

@@ -1,4 +1,4 @@
-"""Normalise uint8 patches, on the host or on the device: the same operation, so the same numbers.
+"""Normalise uint8 patches on the host or on the device, with equal results.
 
 Shapes: P patches, K = 3 * p * p values of a patch, channel-major.
 """
@@ -24,7 +24,7 @@ def normalise_pixels(pixels_PK: torch.Tensor, mean: Sequence[float], std: Sequen
 
 
 @lru_cache(maxsize=16)
-@torch.inference_mode(False)  # kept for later calls
+@torch.inference_mode(False)  # cached for later calls
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], n_values: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""A tokenizer without its added tokens, for content."""
+"""Tokenise content without the tokenizer's added tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 class PlainText:
-    """The tokenizer's model without its added tokens: whatever the text says, it stays text."""
+    """The tokenizer's model without its added tokens, so any text stays text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -22,7 +22,7 @@ class PlainText:
             self._tokenizer.pre_tokenizer = backend.pre_tokenizer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PlainText:
-        return self  # never changed after it is made, and large: saving a processor copies its attributes
+        return self  # immutable and large, and saving a processor copies its attributes
 
     def encode(self, text: str) -> list[int]:
         """Token ids of the text."""

@@ -1,5 +1,7 @@
-"""The precision of computation: `auto` is bfloat16 on a GPU and float32 on a CPU, `native` bfloat16 also on a CPU that
-computes in it. Needs no torch until it is asked."""
+"""Resolve precision and device: `auto` is bfloat16 on a GPU and float32 on a CPU.
+
+`native` is bfloat16 also on CPUs with bfloat16 arithmetic. Imports torch only when a function is called.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,11 @@ from typing import Any, Literal
 
 Precision = Literal["auto", "float32", "bfloat16", "native"]
 _DEVICES = ("cpu", "cuda", "xpu", "mps", "npu", "meta")
-_WITH_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # by torch's names of what a CPU can do
+_WITH_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # torch's names of CPU features
 
 
-def settled(precision: Precision, device: str = "auto") -> Precision:
-    """What `auto` and `native` stand for on this device (`auto`: a GPU when there is one); others as they are."""
+def resolve_precision(precision: Precision, device: str = "auto") -> Precision:
+    """The precision for `auto` and `native` on this device (`auto`: a GPU if there is one); others are unchanged."""
     if precision not in ("auto", "native"):
         return precision
     on_cpu = named_device(device).startswith("cpu")
@@ -20,7 +22,7 @@ def settled(precision: Precision, device: str = "auto") -> Precision:
 
 
 def _computes_in_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself; where torch cannot tell (before 2.13), no."""
+    """Whether this CPU has bfloat16 arithmetic. False if torch (before 2.13) cannot detect it."""
     import torch
 
     can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -28,9 +30,9 @@ def _computes_in_bfloat16() -> bool:
 
 
 def chosen_device(device: str = "auto") -> str:
-    """The device that `auto` stands for on this machine; others as they are.
+    """The device for `auto` on this machine; others are unchanged.
 
-    Raises `ValueError` for what is no device, and for one that this machine does not have.
+    Raises `ValueError` for an invalid device, and for one that this machine does not have.
     """
     named = named_device(device)
     if device in ("auto", "cpu"):
@@ -41,15 +43,15 @@ def chosen_device(device: str = "auto") -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device={device} is not on this machine ({reason}); leave device at auto") from None
+        raise ValueError(f"device={device} is not on this machine ({reason}). Set device=auto") from None
     return device
 
 
 def named_device(device: str = "auto") -> str:
-    """As `chosen_device`, but a device that is named need not be here: the work may be done on another machine."""
+    """As `chosen_device`, but without a check that this machine has the device; another machine may do the work."""
     if device != "auto":
         if not re.fullmatch(rf"({'|'.join(_DEVICES)})(:\d+)?", device):
-            raise ValueError(f"device={device}: give auto, cpu, cuda, or one GPU such as cuda:0")
+            raise ValueError(f"device={device} is invalid. Give auto, cpu, cuda, or one GPU such as cuda:0")
         return device
     import torch
 

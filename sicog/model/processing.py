@@ -1,7 +1,7 @@
-"""From turns and images to model inputs and back: token ids, labels, patches, batches.
+"""Convert turns and images to model inputs and back: token ids, labels, patches, batches.
 
-Control tokens and placeholders are written by this file alone. Content is tokenised without any added token, so
-nothing a user or a model writes can become one.
+Only this file writes control tokens and placeholders. Content is tokenised without added tokens, so no text of a user
+or a model can become one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, P
 
 from sicog.model.configuration import SicogConfig
 from sicog.model.encoded import Encoded as Encoded
-from sicog.model.image_processing import SicogImageProcessor, joined
+from sicog.model.image_processing import SicogImageProcessor, concatenated_arrays
 from sicog.model.inputs import Text, as_image, check_options, conversations, question
 from sicog.model.layout import image_tokens
 from sicog.model.messages import as_messages, read_conversations
@@ -33,7 +33,7 @@ from sicog.model.turn_formats import TurnFormat as TurnFormat
 from sicog.records import Turn
 
 IGNORED_LABEL = -100
-# The image processor's settings: those that are the model's too, and those that it has for itself.
+# Settings of the image processor: those shared with the model's config, and its own.
 SHARED_WITH_CONFIG = ("scale", "patch_size", "max_slices", "image_mean", "image_std", "image_mode")
 _OF_TOKENS = {"input_ids", "attention_mask", "assistant_masks"}
 IMAGE_SETTINGS = ("normalize_on", "long_side", "max_patches")
@@ -43,7 +43,7 @@ class SicogProcessor(ProcessorMixin):
     """Tokenizer, image processor and turn format of one model. Saved and loaded as one folder.
 
     image_token_id, row_separator_id, slice_separator_id, query_grid: as in the model's config.
-    chat_template: what Transformers found in the folder; not used, since `turn_format` decides how turns are written.
+    chat_template: the template that Transformers found in the folder; it is ignored, because `turn_format` decides.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SicogProcessor(ProcessorMixin):
     def from_config(
         cls, config: SicogConfig, tokenizer: PreTrainedTokenizerBase, *, turn_format: str = CHATML.name, **image: Any
     ) -> SicogProcessor:
-        """The processor that agrees with a model's config; `image`: values for `IMAGE_SETTINGS`."""
+        """The processor for a model's config. image: values for `IMAGE_SETTINGS`."""
         assert config.image_token_id is not None and config.image_mode is not None  # the config fills them in
         fields = {name: getattr(config, name) for name in SHARED_WITH_CONFIG}
         image_processor = SicogImageProcessor(**{**fields, **image})
@@ -111,10 +111,9 @@ class SicogProcessor(ProcessorMixin):
     ) -> Encoded:
         """A conversation and its images, in the order of the turns' `images_at`.
 
-        The turn format's default system turn, if it has one, is added when there is none. An image at offset 0 is
-        followed by a newline; elsewhere it stands at its offset as it is. `slicing=False` shows each image as its
-        thumbnail alone.
-        Raises `ValueError` when the number of images differs, or an image has a view above `max_patches`.
+        A conversation without a system turn gets the default one of the turn format, if there is one. An image at
+        offset 0 is followed by a newline; at other offsets nothing is added. `slicing=False` uses only thumbnails.
+        Raises `ValueError` if the number of images differs, or an image has a view above `max_patches`.
         """
         prepared = [self.image_processor.prepare(image, slicing=slicing) for image in images]
         ids, labels = self._render(turns, [p.grid for p in prepared], add_generation_prompt)
@@ -128,7 +127,7 @@ class SicogProcessor(ProcessorMixin):
         slicing: bool = True,
         add_generation_prompt: bool = False,
     ) -> tuple[list[int], list[int]]:
-        """(input_ids, labels) as `encode` gives them, from the images' (width, height) alone. Raises as `encode`."""
+        """(input_ids, labels) as in `encode`, computed from the images' (width, height). Raises like `encode`."""
         grids = [self.image_processor.plan(w, h, slicing=slicing).grid or (0, 0) for w, h in image_sizes]
         return self._render(turns, grids, add_generation_prompt)
 
@@ -155,15 +154,15 @@ class SicogProcessor(ProcessorMixin):
             batch["labels"] = pad([e.labels for e in encoded], IGNORED_LABEL)
         pixels = [e.pixel_values for e in encoded if e.pixel_values is not None]
         if pixels:
-            batch["pixel_values"] = torch.from_numpy(joined(pixels))
+            batch["pixel_values"] = torch.from_numpy(concatenated_arrays(pixels))
             batch["view_sizes"] = torch.from_numpy(np.concatenate([e.view_sizes for e in encoded]))
             batch["image_grids"] = torch.from_numpy(np.concatenate([e.image_grids for e in encoded]))
         return batch
 
     def decode(self, token_ids: Any, *, skip_special_tokens: bool = True) -> str:
-        """The text of generated ids, one row, without placeholders; without special tokens and stripped by default."""
+        """The text of one row of generated ids, without placeholders; by default stripped, without special tokens."""
         if any(getattr(i, "ndim", 0) or isinstance(i, list | tuple) for i in token_ids):
-            raise ValueError("decode takes the ids of one row; batch_decode takes several rows")
+            raise ValueError("decode takes the ids of one row. Use batch_decode for several rows")
         ids = [int(i) for i in token_ids if int(i) != self.image_token_id]
         text: str = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         return text.strip() if skip_special_tokens else text
@@ -181,22 +180,22 @@ class SicogProcessor(ProcessorMixin):
         add_special_tokens: bool | None = None,
         **batch: Any,
     ) -> BatchFeature:
-        """Inputs for `generate`: a question about images, or a list of turns whose last is the user's; or several.
+        """Inputs for `generate`: one or several questions about images, or lists of turns that end with the user's.
 
-        images: one or a list, each a PIL image, a path or an array of uint8 [H, W, 3]; of several texts a list with an
-        entry for each. Where a text has as many `<image>` as images, they stand there (see `inputs.question`).
-        add_special_tokens: False: the text is already rendered and may begin or end anywhere in a conversation; its
-        control tokens count. What `apply_chat_template` returned is known to be rendered.
-        batch: padding_side ("left" unless given) and what `inputs.check_options` takes. Rows are padded, never cut off.
-        Raises `ValueError` naming what cannot be read, or an unknown argument.
+        images: one image or a list; each is a PIL image, a path or an array of uint8 [H, W, 3]. For several texts it is
+        a list with one entry for each. `<image>` in a text places an image (see `inputs.question`).
+        add_special_tokens: False means that the text is already rendered, may be any part of a conversation, and its
+        control tokens are real. The result of `apply_chat_template` is recognised as rendered.
+        batch: padding_side (default "left") and the options of `inputs.check_options`. Rows are never truncated.
+        Raises `ValueError` for inputs that cannot be read and for unknown arguments.
         """
         encoded = [
             self._encode_one(one, own, slicing, rendered=add_special_tokens is False)
             for one, own in conversations(text, images)
         ]
-        return self._padded(encoded, **batch)
+        return self._pad_batch(encoded, **batch)
 
-    def _padded(
+    def _pad_batch(
         self,
         encoded: Sequence[Encoded],
         with_mask: bool = False,
@@ -205,7 +204,7 @@ class SicogProcessor(ProcessorMixin):
         padding_side: Literal["right", "left"] = "left",
         **options: Any,
     ) -> BatchFeature:
-        """One batch for `generate`; with_mask: and `assistant_masks`, 1 where a token is supervised."""
+        """One batch for `generate`. with_mask: add `assistant_masks`, 1 for supervised tokens."""
         check_options([len(e.input_ids) for e in encoded], options)
         batch: dict[str, Any] = {**self.collate(encoded, padding_side=padding_side, with_labels=False)}
         if with_mask:
@@ -233,68 +232,72 @@ class SicogProcessor(ProcessorMixin):
         processor_kwargs: dict[str, Any] | None = None,
         **batch: Any,
     ) -> Any:
-        """Messages, or a list of conversations, as text (`Rendered`), or with `tokenize` as inputs.
+        """Render messages, or a list of conversations, as text (`Rendered`), or with `tokenize` as inputs.
 
-        With `tokenize` the contents are encoded by `encode`, without a text between, so none becomes a control token;
-        in the text they are escaped, and `__call__` reads them back. A part `{"type": "image", "image": ...}` holds its
-        image as `__call__` takes it. processor_kwargs, batch: as batch in `__call__`; lists of ids unless
-        return_tensors is "pt". return_assistant_tokens_mask: also `assistant_masks`, 1 where a token is supervised.
-        Raises `ValueError` naming the message for what is not supported: tools, documents, another template, videos.
+        With `tokenize`, `encode` encodes the contents directly, so none becomes a control token. In the text they are
+        escaped, and `__call__` restores them. A part `{"type": "image", "image": ...}` holds an image in any form that
+        `__call__` takes. processor_kwargs, batch: as batch in `__call__`; lists of ids unless return_tensors is "pt".
+        return_assistant_tokens_mask: add `assistant_masks`, 1 for supervised tokens.
+        Raises `ValueError` for what is not supported: tools, documents, other templates, videos.
         """
         for name, value in {"tools": tools, "documents": documents}.items():
             if value:
-                raise ValueError(f"{name}: turn format {self.turn_format!r} has no place for them; leave them out")
+                raise ValueError(f"{name}: turn format {self.turn_format!r} does not support them. Remove them")
         if chat_template not in (None, "default", self.chat_template):
-            raise ValueError(f"chat_template: turns are written as turn format {self.turn_format!r}; leave it out")
+            raise ValueError(
+                f"chat_template: turn format {self.turn_format!r} decides how turns are written. Remove it"
+            )
         if not sanitize_control_tokens:
-            raise ValueError("sanitize_control_tokens=False: content never becomes a control token; leave it out")
+            raise ValueError("sanitize_control_tokens=False: content never becomes a control token. Remove it")
         if continue_final_message and (add_generation_prompt or continue_final_message is not True):
-            raise ValueError("continue_final_message is True or False, and goes without add_generation_prompt")
+            raise ValueError(
+                "continue_final_message must be True or False, and cannot be combined with add_generation_prompt"
+            )
         found, many = read_conversations(conversation)
         if continue_final_message and any(c.turns[-1].role != "assistant" for c in found):
-            raise ValueError("continue_final_message needs a last message of the assistant")
+            raise ValueError("continue_final_message needs an assistant message at the end")
         if not tokenize:
-            texts = [self._rendered(c.turns, add_generation_prompt, continue_final_message) for c in found]
+            texts = [self._render_text(c.turns, add_generation_prompt, continue_final_message) for c in found]
             return texts if many else texts[0]
         encoded = []
         for one in found:
             if any(image is None for image in one.images):
-                raise ValueError('a part of type image holds no image: write {"type": "image", "image": ...}')
+                raise ValueError('a part of type image has no image. Write {"type": "image", "image": ...}')
             images = [as_image(image) for image in one.images]
             whole = self.encode(one.turns, images, slicing=slicing, add_generation_prompt=add_generation_prompt)
-            encoded.append(self._left_open(whole) if continue_final_message else whole)
+            encoded.append(self._remove_end(whole) if continue_final_message else whole)
         options = {"return_tensors": return_tensors, **(processor_kwargs or {}), **batch}
         if options.pop("add_special_tokens", False):
-            raise ValueError("add_special_tokens: a conversation has its control tokens once; leave it out")
-        inputs = self._padded(encoded, return_assistant_tokens_mask, **options)
+            raise ValueError("add_special_tokens: a conversation always has its control tokens exactly once. Remove it")
+        inputs = self._pad_batch(encoded, return_assistant_tokens_mask, **options)
         return inputs if return_dict else inputs["input_ids"]
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """As `ProcessorMixin.save_pretrained`, and the file by which Transformers finds the classes."""
+        """As `ProcessorMixin.save_pretrained`, with the file that imports our classes."""
         write_classes(save_directory)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
-        """Nothing to do: a saved folder names the class of this package, and holds no copy of its code."""
+        """Nothing to do: a saved folder refers to the class in this package and holds no copy of its code."""
 
     def _encode_one(self, text: Text, images: Sequence[Image.Image], slicing: bool, *, rendered: bool) -> Encoded:
         if isinstance(text, Rendered) or (rendered and isinstance(text, str)):
             return self._encode_rendered(text, images, slicing)
-        if isinstance(text, str) and text.startswith(self._format.opening):
+        if isinstance(text, str) and text.startswith(self._format.opening_token):
             raise ValueError(
-                f"the text begins with {self._format.opening!r}, which a question's text never becomes. If it was made "
-                f"by apply_chat_template, pass add_special_tokens=False, or let that return the inputs "
-                f"(tokenize=True, return_dict=True); if it is the user's words, pass them as a message"
+                f"the text begins with {self._format.opening_token!r}, which would stay text here. If it is from "
+                f"apply_chat_template, pass add_special_tokens=False, or call that with tokenize=True, "
+                f"return_dict=True. If it is the user's text, pass it as a message"
             )
         turns = [question(text, len(images))] if isinstance(text, str) else text
         return self.encode(turns, images, slicing=slicing, add_generation_prompt=True)
 
     def _encode_rendered(self, text: str, images: Sequence[Image.Image], slicing: bool) -> Encoded:
-        """A rendered conversation, or a part of one, and its images in the order of its markers."""
+        """Encode a rendered conversation, or a part of one, with its images in the order of its markers."""
         pieces = list(self._format.read(text))
         if (n := sum(kind == "image" for kind, _ in pieces)) != len(images):
-            raise ValueError(f"the rendered text holds {n} images but {len(images)} were given")
+            raise ValueError(f"the rendered text has {n} images, but {len(images)} were given")
         prepared = [self.image_processor.prepare(image, slicing=slicing) for image in images]
         grids = iter([p.grid for p in prepared])
         ids: list[int] = []
@@ -305,7 +308,7 @@ class SicogProcessor(ProcessorMixin):
                 ids += self._plain.encode(piece) if kind == "content" else _tokenise_control(self.tokenizer, piece)
         return Encoded.of(ids, [IGNORED_LABEL] * len(ids), prepared)
 
-    def _rendered(self, turns: Sequence[Turn], add_generation_prompt: bool, open_end: bool) -> Rendered:
+    def _render_text(self, turns: Sequence[Turn], add_generation_prompt: bool, open_end: bool) -> Rendered:
         text: str = self.tokenizer.apply_chat_template(
             as_messages(turns),
             chat_template=self.chat_template,
@@ -314,7 +317,7 @@ class SicogProcessor(ProcessorMixin):
         )
         return Rendered(text.removesuffix(self._format.end_token + self._format.suffix) if open_end else text)
 
-    def _left_open(self, encoded: Encoded) -> Encoded:
+    def _remove_end(self, encoded: Encoded) -> Encoded:
         """A conversation without the end of its last turn, for the model to continue it."""
         n = 1 + len(self._suffix())
         return replace(encoded, input_ids=encoded.input_ids[:-n], labels=encoded.labels[:-n])
@@ -323,7 +326,7 @@ class SicogProcessor(ProcessorMixin):
         self, turns: Sequence[Turn], grids: Sequence[tuple[int, int]], add_generation_prompt: bool
     ) -> tuple[list[int], list[int]]:
         if (n := sum(len(t.images_at) for t in turns)) != len(grids):
-            raise ValueError(f"the turns hold {n} images but {len(grids)} were given")
+            raise ValueError(f"the turns have {n} images, but {len(grids)} were given")
         if (default := self._format.default_system) is not None and (not turns or turns[0].role != "system"):
             turns = [Turn(role="system", text=default), *turns]
         ids = list(_tokenise_control(self.tokenizer, self._format.start))
@@ -371,7 +374,7 @@ class SicogProcessor(ProcessorMixin):
 
 @lru_cache(maxsize=256)
 def _tokenise_control(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Ids of text that may hold control tokens; only the turn format's own words come here."""
+    """Ids of text that may contain control tokens. Only texts of the turn format are passed here."""
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-# (bins down, bins across) in the original's order; the first wins ties.
+# (bins down, bins across) in the original's order. The first wins ties.
 _BIN_SHAPES = ((2, 4), (2, 3), (3, 4), (3, 3), (4, 2), (3, 2), (4, 3))
 
 
@@ -26,13 +26,13 @@ def bins_of(rows: int, columns: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=512)
-@torch.inference_mode(False)  # kept for later calls, and autograd refuses to save tensors of inference mode
+@torch.inference_mode(False)  # cached for later calls, and autograd refuses to save tensors of inference mode
 def pooling_map(length: int, n_regions: int, n_bins: int, coordinates: str = "float32") -> torch.Tensor:
     """float32 [n_regions * n_bins, length]: pooling along one side of a map of `length` patches.
 
     coordinates: "bfloat16" rounds the borders of the regions as the original did.
-    A region is at least 1 wide, so below `n_regions` patches neighbouring regions overlap and, at the far end, samples
-    beyond the map count as zero: the weights of a bin then sum to less than 1.
+    A region is at least 1 wide. So with fewer than `n_regions` patches, neighbouring regions overlap. At the far end,
+    samples outside the map count as zero, and the weights of a bin sum to less than 1.
     """
     borders = torch.arange(n_regions + 1, dtype=torch.float32, device="cpu") * length / n_regions
     borders = borders.to(getattr(torch, coordinates)).float()
@@ -54,10 +54,10 @@ def pooling_map(length: int, n_regions: int, n_bins: int, coordinates: str = "fl
 def region_maps(
     rows: int, columns: int, grid: int, coordinates: str, dtype: torch.dtype, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pooling of a view in two products whose result stands region by region: ([R, Y], [G * B, ph * X]).
+    """Pooling of a view as two products, with results ordered by region: ([R, Y], [G * B, ph * X]).
 
-    The second one takes the ph pooled lines of a row of regions at once, so that the bins of a region come out together
-    and nothing has to be moved.
+    The second product takes the ph pooled lines of a row of regions at once. So the bins of a region come out together,
+    and no copy is needed.
     """
     down, across = bins_of(rows, columns)
     columns_GSX = pooling_map(columns, grid, across, coordinates).view(grid, 1, across, 1, columns)
@@ -76,7 +76,7 @@ def pool_regions(map_YXF: torch.Tensor, grid: int, coordinates: str = "float32")
 
 @lru_cache(maxsize=512)
 @torch.inference_mode(False)
-@torch.autocast("cpu", enabled=False)  # kept for later calls, which may be in another precision
+@torch.autocast("cpu", enabled=False)  # cached for later calls, which may use another precision
 def position_map(rows: int, columns: int, grid: int, coordinates: str, device: torch.device) -> torch.Tensor:
     """float32 [Q * B, G * G]: a position table of G x G, resized to a view's shape (bicubic) and pooled to its bins."""
     table = torch.eye(grid**2, device="cpu").view(1, grid**2, grid, grid)

@@ -1,6 +1,6 @@
-"""Transformers' Auto classes find ours: in a process that has imported both, and in a saved folder by its own file.
+"""Register our classes with Transformers' Auto classes, in the process and in saved folders.
 
-PEFT, too, learns which layers of ours get an adapter when its config names none.
+Also tell PEFT which layers get an adapter by default.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _CLASSES = '''"""Where Transformers finds the classes of this checkpoint: in the
 
 from sicog.model import SicogConfig, SicogForConditionalGeneration, SicogImageProcessor, SicogProcessor
 '''
-# Saved in config.json and processor_config.json: a Python that has not imported sicog.model is told to trust the
-# folder's file, or to import the package, and does not take the tokenizer for the processor.
+# Saved in config.json and processor_config.json. If sicog.model is not imported, Transformers then asks the user to
+# trust the folder's file or to import the package. Without it, it would load the tokenizer as the processor.
 AUTO_MAP = {
     auto: f"{_CLASSES_FILE.removesuffix('.py')}.{ours}"
     for auto, ours in {
@@ -31,7 +31,7 @@ AUTO_MAP = {
     }.items()
 }
 
-# Those that PEFT adapts in Llama and Qwen2; the vision tower has layers of these names too, which are left alone.
+# The layers that PEFT adapts in Llama and Qwen2. Layers of the vision tower with these names get no adapter.
 _LORA_TARGETS = r"language_model\..*\.(q_proj|v_proj)"
 
 
@@ -44,7 +44,7 @@ def write_classes(folder: str | Path) -> None:
 def register() -> None:
     """Register all classes with the Auto classes, and PEFT's targets, now or when the libraries are imported.
 
-    Importing them takes seconds, and much of this package needs neither Transformers nor torch.
+    Importing them takes seconds, and much of this package works without Transformers and torch.
     """
     for library, then in (("transformers", _register_classes), ("peft", _register_lora_targets)):
         if library in sys.modules:
@@ -54,18 +54,18 @@ def register() -> None:
 
 
 def _register_classes() -> None:
-    if not _registering():
+    if not _is_partly_imported():
         import_module("sicog.model.checkpoints")
 
 
 def _register_lora_targets() -> None:
     mapping = getattr(import_module("peft.utils"), "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING", None)
-    if mapping is not None:  # another version may keep them elsewhere: it then asks for target_modules
+    if mapping is not None:  # another version may keep them elsewhere; it then asks for target_modules
         mapping.setdefault("sicog", _LORA_TARGETS)
 
 
 class _WhenImported(MetaPathFinder):
-    """Notices the first import of a library, lets it happen, and calls `then`."""
+    """Call `then` after the first import of a library."""
 
     def __init__(self, library: str, then: Callable[[], None]) -> None:
         self.library = library
@@ -82,7 +82,7 @@ class _WhenImported(MetaPathFinder):
         run = spec.loader.exec_module
 
         def run_and_register(module: ModuleType) -> None:
-            sys.meta_path.remove(self)  # only now: whoever asks whether it is installed looks for it too
+            sys.meta_path.remove(self)  # only now, because checks whether it is installed call `find_spec` too
             run(module)
             self.then()
 
@@ -90,7 +90,7 @@ class _WhenImported(MetaPathFinder):
         return spec
 
 
-def _registering() -> bool:
-    """Whether it is a module of ours that imports Transformers: each registers its own class when it is done."""
+def _is_partly_imported() -> bool:
+    """Whether one of our modules is importing Transformers; it then registers its own class at the end."""
     ours = (module for name, module in list(sys.modules.items()) if name.startswith("sicog.model."))
     return any(getattr(module.__spec__, "_initializing", False) for module in ours)

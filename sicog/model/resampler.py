@@ -1,9 +1,9 @@
-"""LLaVA-UHD's spatial resampler: every view, whatever its shape, becomes G x G features of the language model's width.
+"""LLaVA-UHD's spatial resampler: a view of any shape becomes G x G features of the language model's width.
 
-Each of the G x G queries attends to the pooled patches of its own region only. Pooling is linear and fixed per shape,
-and a query sees at most 12 vectors, so the key weights are absorbed into the queries and the value weights are applied
-after the attention: the two largest products of the plain formula disappear, the result is the same. Views of one shape
-stand side by side (by place first, then by view), so that pooling all of them is two matrix products.
+Each of the G x G queries attends only to the pooled patches of its own region. Pooling is linear and fixed per shape,
+and a query sees at most 12 vectors. So the key weights are absorbed into the queries, and the value weights are applied
+after the attention. This removes the two largest products of the plain formula; the result is the same. Views of one
+shape are stored side by side (by position, then by view), so pooling all of them takes two matrix products.
 Source of the formula: LLaVA-UHD v1 (arXiv 2403.11703).
 
 Shapes: V views of one shape, P patches of all views, D tower width, E language model width, Q = G * G queries, H heads,
@@ -37,8 +37,8 @@ class RegionAttention(nn.Module):
     def forward(self, query_QE: torch.Tensor, groups: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
         """query [Q, E]; groups of (pooled values [Q, B, V, E], pooled positions [Q, B, E]) -> [all V, Q, E].
 
-        Keys are values plus positions. The bias of the keys shifts all scores of a query alike and so drops out of the
-        softmax; the bias of the values is added once, since attention weights sum to 1.
+        Keys are values plus positions. The key bias shifts all scores of a query equally, so the softmax removes it.
+        The value bias is added once, because attention weights sum to 1.
         """
         width, heads = query_QE.shape[-1], self.n_heads
         w_q, w_k, w_v = self.in_proj_weight.chunk(3)
@@ -83,7 +83,7 @@ class Resampler(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Draw fresh weights; those that a checkpoint has already filled are left alone."""
+        """Draw fresh weights, except for those already loaded from a checkpoint."""
         grid, width = self.query_grid, self.query.shape[1]
         init.copy_(self.pos_embed, sine_cosine_table(grid, width).to(self.pos_embed))
         for weight in (self.query, self.attn.out_proj.weight):

@@ -1,4 +1,4 @@
-"""`sicog show-image`: draw what an image becomes: slices, thumbnail, the order of its tokens and their numbers."""
+"""`sicog show-image`: draw the slices, the thumbnail and the token order of an image, with numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sicog.model.layout import count_tokens
 from sicog.model.slicing import Size, SlicePlan
 from sicog.model.square import padded_square
 
-_SLICES_BOX = (480, 360)  # pixels; the slices are scaled down into it
+_SLICES_BOX = (480, 360)  # pixels; the slices are scaled down to it
 _CELL, _GAP, _MARGIN, _LINE = 6, 6, 16, 18
 _INK, _PAPER, _SEPARATOR, _THUMBNAIL = "#222222", "#ffffff", "#222222", "#9a9a9a"
 
@@ -21,14 +21,14 @@ _INK, _PAPER, _SEPARATOR, _THUMBNAIL = "#222222", "#ffffff", "#222222", "#9a9a9a
 def show_image(
     file: Path, out: Path, *, checkpoint: Path | None = None, query_grid: int = 12, **settings: Any
 ) -> list[str]:
-    """Draw the image to `out` (PNG) and return the lines that say its numbers.
+    """Draw the image to `out` (PNG) and return the lines with its numbers.
 
     checkpoint: a folder whose processor is used; else `settings` are those of `SicogImageProcessor`.
-    Raises `ValueError` for a broken image, one with a view above `max_patches`, a folder without a processor, or an
-    `out` that is no .png.
+    Raises `ValueError` for a broken image, a view above `max_patches`, a folder without a processor, or another suffix
+    of `out` than .png.
     """
     if out.suffix.lower() != ".png":
-        raise ValueError(f"{out} must end in .png: it is written as one")
+        raise ValueError(f"{out} must end in .png")
     processor = SicogImageProcessor(**{k: v for k, v in settings.items() if v is not None})
     if checkpoint is not None:
         from sicog.model.checkpoints import read_processor
@@ -72,7 +72,7 @@ def draw(image: Image.Image, lines: list[str], processor: SicogImageProcessor, q
     height = views.height + tokens.height + (len(lines) + 2) * _LINE + 4 * _MARGIN
     page = Image.new("RGB", (width, height), _PAPER)
     pen, y = ImageDraw.Draw(page), _MARGIN
-    for title, part in (("slices, then the thumbnail", views), ("tokens in their order, row by row", tokens)):
+    for title, part in (("slices, then the thumbnail", views), ("tokens in order, row by row", tokens)):
         pen.text((_MARGIN, y), title if plan.grid else title.split(", ")[-1], fill=_INK, font=font)
         page.paste(part, (_MARGIN, y + _LINE))
         y += _LINE + part.height + _MARGIN
@@ -84,12 +84,12 @@ def draw(image: Image.Image, lines: list[str], processor: SicogImageProcessor, q
 
 def _views(image: Image.Image, plan: SlicePlan) -> Image.Image:
     """The slices in their grid with gaps, the thumbnail to their right, all at one scale."""
-    whole = plan.resized or plan.thumbnail_size
+    whole = plan.resized_size or plan.thumbnail_size
     factor = min(_SLICES_BOX[0] / whole[0], _SLICES_BOX[1] / whole[1], 1.0)
-    thumbnail = image.resize(_scaled(plan.thumbnail_size, factor))
+    thumbnail = image.resize(_scale(plan.thumbnail_size, factor))
     if plan.grid is None or plan.slice_size is None:
         return thumbnail
-    (columns, rows), (w, h) = plan.grid, _scaled(plan.slice_size, factor)
+    (columns, rows), (w, h) = plan.grid, _scale(plan.slice_size, factor)
     slices = image.resize((columns * w, rows * h))
     left = columns * (w + _GAP) + 2 * _GAP
     canvas = Image.new("RGB", (left + thumbnail.width, max(rows * (h + _GAP), thumbnail.height)), _PAPER)
@@ -131,7 +131,7 @@ def _colour(k: int, n: int) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _scaled(size: Size, factor: float) -> Size:
+def _scale(size: Size, factor: float) -> Size:
     return max(int(size[0] * factor), 1), max(int(size[1] * factor), 1)
 
 

@@ -1,6 +1,7 @@
-"""Plan how an image is cut: the size of its thumbnail, the grid of its slices and the size of one slice.
+"""Plan the slices of an image: the size of its thumbnail, the grid of its slices and the size of one slice.
 
-Pure arithmetic of LLaVA-UHD v1, ties included: weights and data depend on it. Sizes are (width, height) in pixels.
+This is the arithmetic of LLaVA-UHD v1, ties included, because trained weights depend on it. Sizes are (width, height)
+in pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """What an image becomes. `grid` is (columns, rows); `grid` and `slice_size` are None when it is not sliced."""
+    """The views of an image. `grid` is (columns, rows); `grid` and `slice_size` are None if it is not sliced."""
 
     thumbnail_size: Size
     grid: tuple[int, int] | None = None
@@ -26,7 +27,7 @@ class SlicePlan:
         return self.grid[0] * self.grid[1] if self.grid else 0
 
     @property
-    def resized(self) -> Size | None:
+    def resized_size(self) -> Size | None:
         """The size the whole image is resized to before it is cut into slices."""
         if self.grid is None or self.slice_size is None:
             return None
@@ -38,7 +39,7 @@ class SlicePlan:
         return tuple((height // patch_size, width // patch_size) for width, height in (*slices, self.thumbnail_size))
 
     def without_slices(self) -> SlicePlan:
-        """The same thumbnail alone (the align stage shows the model one view per image)."""
+        """The plan with only the thumbnail (the align stage uses one view per image)."""
         return SlicePlan(self.thumbnail_size)
 
 
@@ -74,8 +75,8 @@ def _fit(width: int, height: int, scale: int, patch_size: int, *, enlarge: bool)
 
 def _best_grid(width: int, height: int, n: int, max_slices: int) -> tuple[int, int]:
     """The (columns, rows) nearest in log aspect among those with n-1, n or n+1 slices; the first one wins ties."""
-    # Two logarithms subtracted, not the logarithm of a quotient: for a square image and six slices the two differ
-    # by one unit in the last place between 3x2 and 2x3, and trained weights know 3 columns x 2 rows.
+    # Subtract two logarithms; the logarithm of the quotient rounds differently. For a square image and six slices
+    # the result differs in the last bit between 3x2 and 2x3, and trained weights expect 3 columns x 2 rows.
     log_ratio = math.log(width / height)
     best, best_error = (1, 1), math.inf
     for count in (n - 1, n, n + 1):

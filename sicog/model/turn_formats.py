@@ -1,7 +1,7 @@
-"""How turns are written: the control tokens of each format, its chat template, and a rendered conversation read again.
+"""Turn formats: their control tokens, their chat templates, and a parser for rendered conversations.
 
-A rendered conversation is one text with control tokens and image markers in it. Content that spells one of them is
-escaped, so that it is still text for whoever tokenises the whole.
+A rendered conversation is one text with control tokens and image markers. Content that spells one of them is escaped,
+so it stays text when the whole is tokenised.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Literal, get_args
 from sicog.formats import MARKER
 from sicog.records import Role
 
-ESCAPE = "\u2060"  # the word joiner: it has no width, and no control token holds it
+ESCAPE = "\u2060"  # the word joiner: it has no width and occurs in no control token
 ROLES: tuple[str, ...] = get_args(Role)
 _CONTROL = re.compile(r"<\|\w+\|>")
-_TOKEN_START = "<|"  # what the control tokens of all known chat models begin with
+_TOKEN_START = "<|"  # start of the control tokens of all known chat models
 _TEMPLATE = r"""{%- macro escaped(text) -%}{{- text@ESCAPES@ -}}{%- endmacro -%}
 {{- @START@ -}}
 {%- if @SYSTEM@ and (not messages or messages[0].role != "system") -%}{{- @SYSTEM@ -}}{%- endif -%}
@@ -53,14 +53,14 @@ _TEMPLATE = r"""{%- macro escaped(text) -%}{{- text@ESCAPES@ -}}{%- endmacro -%}
 
 
 class Rendered(str):
-    """A conversation as text, as `apply_chat_template` writes it: its control tokens are meant as such."""
+    """A conversation as text from `apply_chat_template`. Its control tokens are real control tokens."""
 
 
 @dataclass(frozen=True)
 class TurnFormat:
-    """How a turn is written: prefix (with `{role}`), content, end token, suffix. The end token also ends an answer.
+    """The form of a turn: prefix (with `{role}`), content, end token, suffix. The end token also ends an answer.
 
-    default_system: the system turn of a conversation without one; None: it has none. start: opens the conversation.
+    default_system: the system turn added to a conversation without one; None: none. start: the start of a conversation.
     """
 
     name: str
@@ -72,18 +72,18 @@ class TurnFormat:
 
     @property
     def controls(self) -> tuple[str, ...]:
-        """The control tokens it is made of; a tokenizer must know them all."""
+        """The control tokens of the format. The tokenizer must have all of them."""
         return tuple(dict.fromkeys([self.end_token, *_CONTROL.findall(self.start + self.prefix + self.suffix)]))
 
     @property
-    def opening(self) -> str:
-        """The control token that a rendered conversation begins with."""
+    def opening_token(self) -> str:
+        """The first control token of a rendered conversation."""
         return _CONTROL.findall(self.start + self.prefix)[0]
 
     def chat_template(self, spellings: Iterable[str] = ()) -> str:
-        """The format as a chat template of Transformers. It escapes content that spells a control token.
+        """The format as a Transformers chat template. It escapes content that spells a control token.
 
-        spellings: the tokens that a tokenizer would read in a text as no text, such as `<tool_call>`.
+        spellings: texts that the tokenizer would read as added tokens, such as `<tool_call>`.
         """
         before, after = self.prefix.split("{role}")
         system = self.prefix.format(role="system") + f"{self.default_system}{self.end_token}{self.suffix}"
@@ -101,9 +101,9 @@ class TurnFormat:
         return re.sub(r"@([A-Z]+)@", lambda found: values[found[1]], _TEMPLATE)
 
     def read(self, rendered: str) -> Iterator[tuple[Literal["control", "image", "content"], str]]:
-        """The pieces of a rendered conversation, or of a part of one, in order; content as it was before escaping.
+        """The pieces of a rendered conversation or a part of one, in order; content is unescaped.
 
-        Raises `ValueError` where a control token stands as the format never writes it.
+        Raises `ValueError` for a control token at a place where the format never writes it.
         """
         end = 0
         for found in self._control_or_marker.finditer(rendered):
@@ -135,7 +135,7 @@ TURN_FORMATS = {turn_format.name: turn_format for turn_format in (CHATML, LLAMA3
 
 
 def _escapes(spellings: Iterable[str]) -> list[tuple[str, str]]:
-    """What is replaced in content, in this order: first the escape itself, so that each text can be had back."""
+    """Replacements in content, in this order. The escape character comes first, so the text can be restored."""
     others = sorted({text for text in spellings if len(text) > 1 and _TOKEN_START not in text} - {MARKER})
     return [(ESCAPE, ESCAPE * 2), *((text, text[0] + ESCAPE + text[1:]) for text in (_TOKEN_START, MARKER, *others))]
 

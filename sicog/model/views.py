@@ -1,4 +1,4 @@
-"""Group the views of a batch by shape, so that everything without parameters runs once per shape, not per view."""
+"""Group the views of a batch by shape, so that attention and pooling run once per shape, not per view."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class ShapeGroup:
 class ViewGroups:
     """The views of a batch, sorted by their number of patches and then by shape.
 
-    Parameters are applied to all patches at once, in sorted order, so a rank calls every module the same number of
-    times whatever shapes its batch holds: ZeRO-3 and FSDP need that. Only attention and pooling loop over shapes.
+    Modules with parameters run on all patches at once, in sorted order. So every rank calls each module equally often,
+    whatever shapes its batch holds; ZeRO-3 and FSDP need that. Only attention and pooling loop over shapes.
     """
 
     def __init__(self, sizes: Sequence[ViewSize]) -> None:
@@ -43,7 +43,7 @@ class ViewGroups:
             for rows, columns in shapes
         )
 
-    # Groups are kept for later batches, so none of their tensors may be one of inference mode: autograd refuses those.
+    # Groups are cached for later batches. So no tensor may be from inference mode, because autograd refuses those.
 
     @cached_property
     @torch.inference_mode(False)
@@ -101,13 +101,13 @@ class ViewGroups:
 
 
 @lru_cache(maxsize=256)
-def _grouped(sizes: tuple[ViewSize, ...]) -> ViewGroups:
+def _group(sizes: tuple[ViewSize, ...]) -> ViewGroups:
     return ViewGroups(sizes)
 
 
 def group_views(view_sizes: torch.Tensor, n_patches: int) -> ViewGroups:
     """The groups of a batch. `view_sizes`: int [V, 2] (rows, columns). Raises `ValueError` on a wrong sum."""
-    groups = _grouped(tuple((int(h), int(w)) for h, w in view_sizes.tolist()))
+    groups = _group(tuple((int(h), int(w)) for h, w in view_sizes.tolist()))
     if groups.n_patches != n_patches:
         raise ValueError(f"view_sizes describe {groups.n_patches} patches but there are {n_patches}")
     return groups

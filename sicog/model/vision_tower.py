@@ -1,7 +1,7 @@
-"""CLIP's vision transformer for views of any size, many at once, without padding or masks.
+"""CLIP's vision transformer for many views of any size at once, without padding or masks.
 
-Attention follows the config's `attn_implementation`: a flash one is called once for all views (variable length, CUDA
-only); with any other, SDPA runs once per length of view.
+Attention follows the config's `attn_implementation`. Flash attention is called once for all views (variable length,
+CUDA only). With other implementations, SDPA runs once per view length.
 
 Shapes: V views, P patches of all views, T = P + V tokens (one CLS a view), L tokens of one view, C tower width,
 K = 3 * p * p values of a patch, H heads, A width of a head.
@@ -28,7 +28,7 @@ from sicog.model.views import ShapeGroup, ViewGroups, group_views
 
 
 class PatchEmbedding(nn.Conv2d):
-    """CLIP's patch convolution, applied to patches that are already cut out: a matrix product."""
+    """CLIP's patch convolution as a matrix product on cut-out patches."""
 
     def forward(self, pixels_PK: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(pixels_PK, self.weight.flatten(1))
@@ -56,7 +56,7 @@ class ViewEmbeddings(CLIPVisionEmbeddings):
         return torch.cat(parts)
 
     def _positions(self, table_NC: torch.Tensor, group: ShapeGroup) -> torch.Tensor:
-        """The position table for a view's shape: bicubic, as in the original; the native shape is taken as it is."""
+        """The position table for a view's shape: bicubic like the original; unchanged for the native shape."""
         side = int(self.num_patches**0.5)
         if (group.rows, group.columns) == (side, side):
             return table_NC
@@ -69,10 +69,10 @@ class ViewEmbeddings(CLIPVisionEmbeddings):
 
 @dataclass(frozen=True)
 class Spans:
-    """Where the views lie in the tokens.
+    """The positions of the views in the tokens.
 
-    runs: (views, length) of the stretches of equal length, in token order. borders: int32 [V + 1] on the device, for a
-    kernel of variable length; None when SDPA is to run once per run. longest: the longest view.
+    runs: (views, length) of the stretches of equal length, in token order. borders: int32 [V + 1] on the device, for
+    variable-length kernels; None if SDPA runs once per run. longest: the longest view.
     """
 
     runs: tuple[tuple[int, int], ...]
@@ -94,7 +94,7 @@ class ViewAttention(CLIPAttention):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         dropout = float(self.dropout or 0) if self.training else 0.0
-        attend = self._by_length if spans.borders is None else self._packed
+        attend = self._by_length if spans.borders is None else self._flash
         return self.out_proj(attend(q_THA, k_THA, v_THA, spans, dropout)), None
 
     def _by_length(
@@ -112,7 +112,7 @@ class ViewAttention(CLIPAttention):
             start += n * length
         return torch.cat(parts)
 
-    def _packed(
+    def _flash(
         self, q_THA: torch.Tensor, k_THA: torch.Tensor, v_THA: torch.Tensor, spans: Spans, dropout: float
     ) -> torch.Tensor:
         """[T, C] by one call of the config's flash attention, as one row of packed views."""
@@ -127,7 +127,7 @@ class ViewAttention(CLIPAttention):
 class VisionTower(CLIPPreTrainedModel):
     """CLIP's vision tower up to the selected layer.
 
-    The layers above it and the last norm exist, so that checkpoints carry them, but are frozen and never run.
+    The layers above it and the last norm are kept for checkpoints, but they are frozen and never run.
     """
 
     config_class = CLIPVisionConfig
@@ -153,7 +153,7 @@ class VisionTower(CLIPPreTrainedModel):
         return self.embeddings.patch_embedding
 
     def freeze_unused(self) -> None:
-        """Freeze what is never run; nothing of it may reach an optimizer."""
+        """Freeze the layers that never run, so no optimizer gets them."""
         for module in (*self.encoder.layers[self.n_run :], self.post_layernorm):
             module.requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint on disk: looked up without their values, copied shard by shard under other names."""
+"""The tensors of a checkpoint on disk: list them without reading values, copy them under other names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sicog.model.weights import UNREADABLE, listed, unreadable
+from sicog.model.weights import UNREADABLE, join_names, read_error_message
 from sicog.stages.storage import make_readable, read_json, write_json
 
 _SHARD_BYTES = 5_000_000_000
-_DTYPES = {  # safetensors' words
+_DTYPES = {  # names of safetensors
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -29,12 +29,12 @@ _DTYPES = {  # safetensors' words
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_NAMES = (("model", "safetensors"), ("pytorch_model", "bin"))  # the first kind that a folder holds is read
+_NAMES = (("model", "safetensors"), ("pytorch_model", "bin"))  # the first kind in the folder is read
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor lies: its file, its name there, its shape and dtype; not its values."""
+    """The place of a tensor on disk: its file, its name there, its shape and dtype; not its values."""
 
     file: Path
     name: str
@@ -50,19 +50,19 @@ class Stored:
 def stored_tensors(folder: Path) -> dict[str, Stored]:
     """All tensors of a folder, from its safetensors files or else its .bin files.
 
-    Raises `ValueError` when there are none, a shard of the index is missing, a file is damaged, or two hold one name.
+    Raises `ValueError` if there are none, a shard of the index is missing, a file is damaged, or a name occurs twice.
     """
     found: dict[str, Stored] = {}
     for file in weight_files(folder):
         for stored in tensors_of(file):
             if stored.name in found:
-                raise ValueError(f"{stored.name} is in {found[stored.name].file} and in {file}; remove one of them")
+                raise ValueError(f"{stored.name} is in {found[stored.name].file} and in {file}. Remove one of them")
             found[stored.name] = stored
     return found
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder, [] when it holds none. Raises `ValueError` when one its index names is missing."""
+    """The weight files of a folder, or []. Raises `ValueError` if a file in its index is missing."""
     for stem, suffix in _NAMES:
         index = folder / f"{stem}.{suffix}.index.json"
         if index.is_file():
@@ -76,23 +76,23 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def tensors_of(file: Path) -> list[Stored]:
-    """The tensors of one file. Raises `ValueError` when it is damaged or holds anything else; nothing is executed."""
+    """The tensors of one file. Executes nothing. Raises `ValueError` if it is damaged or holds other objects."""
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
                 kinds = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
             if odd := [f"{name} is {dtype}" for name, (_, dtype) in kinds.items() if dtype not in _DTYPES]:
-                raise ValueError(f"{file}: a dtype that is not known: {odd[0]}; known: {', '.join(_DTYPES)}")
+                raise ValueError(f"{file}: unknown dtype: {odd[0]}; known: {', '.join(_DTYPES)}")
             return [Stored(file, name, shape, _DTYPES[dtype]) for name, (shape, dtype) in kinds.items()]
         return [Stored(file, name, tuple(v.shape), v.dtype) for name, v in _bin_table(file).items()]
     except UNREADABLE as error:
-        raise ValueError(f"{file}: {unreadable(error)}") from error
+        raise ValueError(f"{file}: {read_error_message(error)}") from error
 
 
 def load_tensor(stored: Stored) -> torch.Tensor:
     """The values of one tensor, in their dtype."""
-    with _opened(stored.file) as get:
+    with _open_tensors(stored.file) as get:
         return get(stored.name)
 
 
@@ -104,7 +104,7 @@ def check_tensors(
     *,
     of: str = "its config.json",
 ) -> None:
-    """Raise `ValueError` listing all that is unknown, missing or misshapen; `optional` names may be missing."""
+    """Raise `ValueError` with all unknown, missing or misshapen tensors; `optional` ones may be missing."""
     unknown = sorted(found.keys() - expected.keys())
     missing = sorted(expected.keys() - found.keys() - set(optional))
     misshapen = [
@@ -113,22 +113,22 @@ def check_tensors(
         if found[name].shape != tuple(expected[name])
     ]
     kinds = (("unknown", unknown), ("missing", missing), ("of another shape", misshapen))
-    if problems := [f"{len(names)} {kind}: {listed(names)}" for kind, names in kinds if names]:
+    if problems := [f"{len(names)} {kind}: {join_names(names)}" for kind, names in kinds if names]:
         raise ValueError(f"{where}: its {len(found)} tensors are not those of {of}; {'; '.join(problems)}")
 
 
 def copy_tensors(renamed: Mapping[str, Stored], folder: Path, *, shard_bytes: int = _SHARD_BYTES) -> None:
-    """Write the tensors under the names given, byte for byte, as safetensors shards with their index.
+    """Write the tensors under the given names, byte for byte, as safetensors shards with an index.
 
-    One shard is in memory at a time; a tensor larger than `shard_bytes` is a shard by itself.
+    One shard is in memory at a time. A tensor larger than `shard_bytes` gets its own shard.
     """
-    shards = _planned(renamed, shard_bytes)
+    shards = _plan_shards(renamed, shard_bytes)
     weight_map = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
         values = {}
         for file, names in groupby(shard, key=lambda new: renamed[new].file):
-            with _opened(file) as get:
+            with _open_tensors(file) as get:
                 values.update({new: get(renamed[new].name) for new in names})
         save_file(values, folder / name, metadata={"format": "pt"})
         make_readable(folder / name)
@@ -139,8 +139,8 @@ def copy_tensors(renamed: Mapping[str, Stored], folder: Path, *, shard_bytes: in
         write_json(folder / "model.safetensors.index.json", index)
 
 
-def _planned(renamed: Mapping[str, Stored], shard_bytes: int) -> list[list[str]]:
-    """The new names of each shard, file after file, so that a file is opened as seldom as can be."""
+def _plan_shards(renamed: Mapping[str, Stored], shard_bytes: int) -> list[list[str]]:
+    """The new names of each shard, ordered by source file, so that each file is opened rarely."""
     shards: list[list[str]] = [[]]
     size = 0
     for new, stored in sorted(renamed.items(), key=lambda item: (str(item[1].file), item[0])):
@@ -153,22 +153,22 @@ def _planned(renamed: Mapping[str, Stored], shard_bytes: int) -> list[list[str]]
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Callable[[str], torch.Tensor]]:
+def _open_tensors(file: Path) -> Iterator[Callable[[str], torch.Tensor]]:
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as opened:
             yield opened.get_tensor
         return
     table = _bin_table(file)
-    # A copy of its own: tensors of a .bin file may share memory or be views, which safetensors refuses.
+    # Copy: tensors of a .bin file may share memory or be views, which safetensors refuses.
     yield lambda name: table[name].clone(memory_format=torch.contiguous_format)
 
 
 def _bin_table(file: Path) -> dict[str, torch.Tensor]:
-    """The table of a .bin file; its values are read when they are used (files older than torch 1.6: at once)."""
+    """The table of a .bin file. Values are read on use (at once for files older than torch 1.6)."""
     try:
         table = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError:
         table = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(table, dict) or not all(isinstance(value, torch.Tensor) for value in table.values()):
-        raise ValueError(f"{file} holds something else than a table of tensors")
+        raise ValueError(f"{file} does not hold a table of tensors")
     return table

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 import orjson
 
-from sicog.config.packages import imported
+from sicog.config.packages import import_package
 from sicog.remote.budget import Purse
 from sicog.remote.config import ASKING, EndpointConfig, text_tokens
 from sicog.remote.image_parts import SentPicture
@@ -349,7 +349,7 @@ def connected(config: EndpointConfig, answers: Path, clock: Clock | None = None)
     Raises `ValueError` when the address, the key or the `openai` package is missing, before anything is written.
     """
     url, key = config.url(), config.key()
-    openai = imported("openai", ASKING)
+    openai = import_package("openai", ASKING)
     # A proxy of the environment cannot reach a server of this machine.
     direct = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     http = openai.DefaultAsyncHttpxClient(trust_env=not direct)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from sicog.config import Config
-from sicog.config.packages import lacking
+from sicog.config.packages import missing_package_message
 
 ASKING = "asking an endpoint"
 
@@ -110,7 +110,7 @@ class EndpointConfig(Config):
 
     def problems(self, processes: int = 1) -> list[str]:
         """No package to ask with, an address that is none, or no key."""
-        found = [*super().problems(), *lacking("openai", ASKING)]
+        found = [*super().problems(), *missing_package_message("openai", ASKING)]
         try:
             self.check()
         except ValueError as error:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from sicog.data.image_folder import Readable, opened
+from sicog.data.image_folder import Readable, open_image_source
 from sicog.model.image_files import image_size, load_image
 
 # What every endpoint takes as it is. Anything else, and all that is turned or too large, is sent as JPEG.
@@ -48,7 +48,7 @@ class Picture:
 
     def size(self) -> tuple[int, int]:
         """(width, height) as sent, from the file's header. Raises `ValueError` as `load_image` does."""
-        width, height = image_size(opened(self.found))
+        width, height = image_size(open_image_source(self.found))
         factor = min(1.0, self.max_side / max(width, height))
         return max(1, round(width * factor)), max(1, round(height * factor))
 
@@ -59,8 +59,10 @@ class Picture:
 
     def data_url(self) -> str:
         """The image as a `data:` URL. Raises `ValueError` when the file does not decode."""
-        rgb = load_image(opened(self.found))  # decoded in any case: a damaged file is refused here, not by the endpoint
-        with Image.open(opened(self.found)) as image:
+        rgb = load_image(
+            open_image_source(self.found)
+        )  # decoded in any case: a damaged file is refused here, not by the endpoint
+        with Image.open(open_image_source(self.found)) as image:
             upright = image.getexif().get(_EXIF_ORIENTATION, 1) == 1
             still = getattr(image, "n_frames", 1) == 1
             plain = still and image.mode in _PLAIN_MODES and "transparency" not in image.info

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from sicog.data.image_folder import ImageFolder, opened
+from sicog.data.image_folder import ImageFolder, open_image_source
 from sicog.data.images import ImageProblem, check_name
 from sicog.data.rows.cache import cache_folder
 from sicog.model.image_files import load_image
@@ -75,7 +75,7 @@ def data_url(images: ImageFolder, name: str) -> tuple[str, tuple[int, int]]:
     """
     found = images.find(name)
     try:
-        picture = load_image(opened(found))
+        picture = load_image(open_image_source(found))
     except ValueError as error:
         raise ImageProblem("image_damaged", f"{name} cannot be shown ({error})") from error
     size = picture.size

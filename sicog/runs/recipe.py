@@ -30,15 +30,15 @@ from sicog import __version__
 from sicog.config import (
     Config,
     apply_overrides,
-    by_its_key,
-    load_extended,
+    load_with_extends,
     merge,
     paths_of,
-    say_old_names,
+    report_old_names,
+    resolve_key_names,
     validate,
 )
 from sicog.config.paths import at_home
-from sicog.config.validation import told
+from sicog.config.validation import validation_message
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.table import digest_source_file
 from sicog.estimates.arithmetic.assumed import Assumed
@@ -164,7 +164,7 @@ class Recipe:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and resolve every step. Raises `ValueError` naming the step and the key of any mistake."""
-    spec = validate(RecipeSpec, apply_overrides(load_extended(path, place=_place_beside), overrides), str(path))
+    spec = validate(RecipeSpec, apply_overrides(load_with_extends(path, place=_place_beside), overrides), str(path))
     steps: dict[str, Step] = {}
     for written in _in_order(spec):
         steps[written.name] = _resolve(written, spec, steps, path)
@@ -238,13 +238,13 @@ def _resolve(written: _Written, spec: RecipeSpec, earlier: Mapping[str, Step], r
     if step.run not in VERBS:
         raise ValueError(f"{where}: unknown verb {step.run!r}; known: {', '.join(VERBS)}")
     verb, folder = VERBS[step.run], run_dir / name
-    values = merge(load_extended(step.defaults) if step.defaults else {}, step.config)
+    values = merge(load_with_extends(step.defaults) if step.defaults else {}, step.config)
     of_round = [n for n, s in spec.each_round.items() if s is not None]
     folders = {n: s.folder for n, s in earlier.items()}
     scope = Scope(where, folders, spec.inputs, of_round, written.number, written.after_all)
     values = scope.resolved(values)
-    say_old_names(verb.config_type(), values)
-    values = dict(by_its_key(verb.config_type().other_names(), values))
+    report_old_names(verb.config_type(), values)
+    values = dict(resolve_key_names(verb.config_type().other_names(), values))
     if given := sorted(values.keys() & verb.outputs.keys()):
         raise ValueError(f"{where}: {given[0]} is not for the recipe to say: a step writes to the run's folder")
     values |= {key: folder / sub if sub else folder for key, sub in verb.outputs.items()}
@@ -272,7 +272,7 @@ def _job(step: StepSpec, launcher: LauncherConfig, where: str) -> JobConfig:
     try:
         return launcher.job(trains=step.run == _TRAINS, own=step.job)
     except ValidationError as error:
-        raise ValueError(f"{where}: job: {told(error, JobConfig)}") from None
+        raise ValueError(f"{where}: job: {validation_message(error, JobConfig)}") from None
 
 
 def _array(job: JobConfig, launcher: LauncherConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import orjson
 
 from sicog.records import CandidateSet, Dropped
 from sicog.stages.scratch import Scratch, id_digest
-from sicog.stages.storage import shards, what_is_wrong
+from sicog.stages.storage import row_error_message, shards
 
 
 def find_runs(patterns: Sequence[str | Path]) -> list[Path]:
@@ -114,7 +114,7 @@ class RunsSource:
         except ValueError as error:
             where = f"{self._files[number].parent.name}/{self._files[number].name} at byte {offset}"
             raise UnreadableRowError(
-                f"{self._files[number]} holds a row that is no CandidateSet ({what_is_wrong(error)})",
+                f"{self._files[number]} holds a row that is no CandidateSet ({row_error_message(error)})",
                 _known_id(line) or where,
             ) from None
 

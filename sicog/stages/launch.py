@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from sicog.config import Config
-from sicog.config.packages import lacking
+from sicog.config.packages import missing_package_message
 
 _GB_PER_CORE = 4
 
@@ -43,7 +43,10 @@ class LaunchConfig(Config):
 
     def problems(self, processes: int = 1) -> list[str]:
         """datatrove hands the shards to other machines."""
-        return [*super().problems(), *(lacking("datatrove", f"launch.on {self.on}") if self.on != "local" else [])]
+        return [
+            *super().problems(),
+            *(missing_package_message("datatrove", f"launch.on {self.on}") if self.on != "local" else []),
+        ]
 
 
 def gpus() -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from sicog.records import Dropped, Record, RecordT
-from sicog.stages.storage import MANIFEST, named, read_json, shards, what_is_wrong
+from sicog.stages.storage import MANIFEST, named, read_json, row_error_message, shards
 
 RowT = TypeVar("RowT", bound=Record, covariant=True)
 UNREADABLE = "unreadable_row"
@@ -67,7 +67,7 @@ class FolderSource(Generic[RecordT]):
         try:
             return self.record_type.model_validate_json(line)
         except ValueError as error:
-            return self._unreadable(where, what_is_wrong(error))
+            return self._unreadable(where, row_error_message(error))
 
     def _unreadable(self, where: str, reason: str) -> Dropped:
         if not self.step:

@@ -20,7 +20,7 @@ from typing import IO, Any
 import orjson
 from pydantic import ValidationError
 
-from sicog.config.validation import first_told
+from sicog.config.validation import first_validation_message
 from sicog.records import Record, RecordT
 
 MANIFEST = "manifest.json"
@@ -159,7 +159,7 @@ def read_records(folder: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
                     yield record_type.model_validate_json(line)
                 except ValidationError as error:
                     raise ValueError(
-                        f"{shard}:{number} is not {named(record_type)} ({what_is_wrong(error)}); "
+                        f"{shard}:{number} is not {named(record_type)} ({row_error_message(error)}); "
                         f"was this folder written by another step?"
                     ) from None
 
@@ -170,11 +170,11 @@ def named(record_type: type[Record]) -> str:
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
-def what_is_wrong(error: ValueError) -> str:
+def row_error_message(error: ValueError) -> str:
     """Why a line is no record, in one line: the first field that does not fit, without the field's value."""
     if not isinstance(error, ValidationError):
         return str(error).splitlines()[0]
-    return first_told(error)
+    return first_validation_message(error)
 
 
 def count_rows(folder: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sicog.config import Config
-from sicog.config.packages import lacking
+from sicog.config.packages import missing_package_message
 from sicog.data.batching import accumulation_steps
 from sicog.data.config import DataConfig, NoiseConfig
 from sicog.model.hub import local_model
@@ -325,16 +325,16 @@ class TrainConfig(Config):
             )
         return batch
 
-    def settled(self, processes: int = 1) -> TrainConfig:
+    def with_resolved_auto(self, processes: int = 1) -> TrainConfig:
         """The same accumulation on other processes, or `auto` on another kind of device, would be another run."""
-        from sicog.model.precision import settled
+        from sicog.model.precision import resolve_precision
         from sicog.training.parallel.kind import settled_parallel
 
         return self.model_copy(
             update={
                 "global_batch": self.rows_per_update(processes),
                 "accumulation": None,
-                "precision": settled(self.precision),
+                "precision": resolve_precision(self.precision),
                 "parallel": settled_parallel(self.parallel, self.out_dir, offload=self.offload),
             }
         )
@@ -354,7 +354,11 @@ class TrainConfig(Config):
             "liger_kernel": self.kernels == "liger" and "kernels liger",
         } | {tracker: f"report_to {tracker}" for tracker in self.report_to if tracker in _TRACKERS}
         wanted = {module: what for module, what in needed.items() if what}
-        return found + [p for module, what in wanted.items() for p in lacking(module, what, module.replace("_", "-"))]
+        return found + [
+            p
+            for module, what in wanted.items()
+            for p in missing_package_message(module, what, module.replace("_", "-"))
+        ]
 
     def inputs(self) -> dict[str, Path]:
         """The inputs whose content decides the result, by name, for run.json."""

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sicog.config.packages import imported
-from sicog.model.precision import Precision, settled
+from sicog.config.packages import import_package
+from sicog.model.precision import Precision, resolve_precision
 from sicog.stages.provenance import RUN
 from sicog.stages.storage import make_readable, read_json
 from sicog.training.config import LoraSettings, ModelSource
@@ -48,7 +48,7 @@ def add_adapters(model: SicogForConditionalGeneration, settings: LoraSettings, p
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(config, model)
-    if settled(precision) == "bfloat16":
+    if resolve_precision(precision) == "bfloat16":
         for name, parameter in model.language_model.named_parameters():
             if ".base_layer." in name:
                 parameter.data = parameter.data.to(torch.bfloat16)
@@ -153,4 +153,4 @@ def _linear_layers(model: SicogForConditionalGeneration) -> set[str]:
 
 
 def _peft() -> Any:
-    return imported("peft", "lora")
+    return import_package("peft", "lora")

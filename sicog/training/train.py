@@ -16,7 +16,7 @@ from sicog.data.batching import RunPlan
 from sicog.data.images import require_folder
 from sicog.data.mixture import read_mixture
 from sicog.data.rows.cache import cache_folder
-from sicog.data.rows.file_kinds import unreadable
+from sicog.data.rows.file_kinds import unreadable_message
 from sicog.stages.provenance import digest_file, write_run_json
 from sicog.stages.storage import MANIFEST, locked, make_readable, read_json, write_json, write_records
 from sicog.training import run_checkpoints
@@ -55,10 +55,10 @@ def _train(config: TrainConfig) -> Path:
     if config.data.image_folder is not None and not (config.out_dir / MANIFEST).is_file():
         require_folder(config.data.image_folder, "data.image_folder")
     if not (config.out_dir / MANIFEST).is_file():  # before all else
-        of_rows = [problem for path in config.row_paths() for problem in unreadable(path)]
+        of_rows = [problem for path in config.row_paths() for problem in unreadable_message(path)]
         if found := [*of_rows, *config.problems(_world_size())]:
             raise ValueError("; ".join(found))
-    config = config.model_copy(update={"model": config.model.located()}).settled(_world_size())
+    config = config.model_copy(update={"model": config.model.located()}).with_resolved_auto(_world_size())
     if _is_main():
         from sicog.data.rows.table import digest_source_file
 
@@ -189,14 +189,14 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
         noise=RowNoise(config.noise, config.seed) if config.noise.of_images else None,
     )
     n_rows = len(mixture.selection) + mixture.n_dropped
-    dropped = Counter(row.reason for row in usable.dropped())
+    dropped = Counter(row.reason for row in usable.dropped_rows())
     if _is_main():
-        write_records(config.out_dir / DROPPED, usable.dropped())
+        write_records(config.out_dir / DROPPED, usable.dropped_rows())
     if n_rows != len(dataset) + dropped.total():
         raise AssertionError(f"{n_rows} rows were read, but {len(dataset)} are kept and {dropped.total()} dropped")
     reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common())
     if dropped.total() > max(1.0, data.max_dropped_share * n_rows):
-        first = next(usable.dropped())
+        first = next(usable.dropped_rows())
         raise ValueError(
             f"{dropped.total()} of {n_rows} rows cannot be used ({reasons}; such as {first.id}: {first.detail}). "
             f"All are listed in {config.out_dir / DROPPED}. Correct the data, or allow more with data.max_dropped_share"

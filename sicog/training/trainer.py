@@ -17,7 +17,7 @@ from sicog.data.collator import PackedCollator, PaddedCollator
 from sicog.data.dataset import ExampleDataset
 from sicog.data.pairs import PairCollator, PairDataset
 from sicog.model.kernels.document_attention import attend_within_documents
-from sicog.model.precision import settled
+from sicog.model.precision import resolve_precision
 from sicog.training import lora, run_checkpoints
 from sicog.training.config import TrainConfig
 from sicog.training.memory_check import told_when_too_much
@@ -234,7 +234,7 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
         seed=config.seed,
         use_cpu=not on_gpu,
         ddp_backend=None if on_gpu or launched == 1 else "gloo",
-        bf16=settled(config.precision) == "bfloat16",
+        bf16=resolve_precision(config.precision) == "bfloat16",
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from sicog.config import Config, apply_overrides, load_config, load_extended, load_yaml, validate
+from sicog.config import Config, apply_overrides, load_config, load_with_extends, load_yaml, validate
 from sicog.training.config import TrainConfig
 
 
@@ -83,7 +83,7 @@ def test_a_missing_file_and_a_bad_override_are_said(tmp_path):
         load_config(Outer, tmp_path / "none.yaml")
     with pytest.raises(ValueError, match="not of the form key=value"):
         load_config(Outer, None, ["flag"])
-    with pytest.raises(ValueError, match=r"override 'flag=\[x' holds no valid YAML"):
+    with pytest.raises(ValueError, match=r"override 'flag=\[x' is not valid YAML"):
         load_config(Outer, None, ["flag=[x"])
     with pytest.raises(ValueError, match="is a folder, not a YAML file"):
         load_config(Outer, tmp_path)
@@ -160,15 +160,15 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     ("files", "says"),
     [
         ({"a.yaml": "extends: a.yaml"}, r"circle: a\.yaml -> a\.yaml"),
-        ({"a.yaml": "extends: b.yaml", "b.yaml": "extends: ./a.yaml"}, r"b\.yaml: extends goes in a circle"),
-        ({"a.yaml": "extends: [b.yaml]"}, "extends is the path of one YAML file"),
+        ({"a.yaml": "extends: b.yaml", "b.yaml": "extends: ./a.yaml"}, r"b\.yaml: extends forms a circle"),
+        ({"a.yaml": "extends: [b.yaml]"}, "extends must be the path of one YAML file"),
     ],
 )
 def test_extends_in_a_circle_or_of_no_path_is_a_sentence(tmp_path, files, says):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=says):
-        load_extended(tmp_path / "a.yaml")
+        load_with_extends(tmp_path / "a.yaml")
 
 
 class Numbers(Config):
@@ -214,14 +214,14 @@ def test_a_key_may_be_given_by_its_usual_name_and_is_recorded_by_its_own(tmp_pat
 
 def test_an_old_name_of_a_key_still_works_and_a_line_says_the_new_one(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text("run_dir: a\n")
-    says = "  run_dir is called out_dir now; the old name still works\n"
+    says = "  run_dir is now called out_dir; the old name still works\n"
     assert load_config(Named, tmp_path / "c.yaml").out_dir == Path("a")
     assert capsys.readouterr().err == says
     assert load_config(Named, tmp_path / "c.yaml", ["run_dir=1e5"]).out_dir == Path("1e5")
     assert capsys.readouterr().err == says
     assert Named.model_validate({"run_dir": "a"}).out_dir == Path("a")  # what an older version recorded
     assert not capsys.readouterr().err
-    with pytest.raises(ValueError, match="run_dir is another name of out_dir; give one of them"):
+    with pytest.raises(ValueError, match="run_dir is another name of out_dir. Give only one of them"):
         Named.model_validate({"out_dir": "a", "run_dir": "b"})
 
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sicog.config import load_config, validate
-from sicog.config.validation import first_told, told
+from sicog.config.validation import first_validation_message, validation_message
 from sicog.lab.arms import LabConfig
 from sicog.records import Query
 from sicog.runs.verbs import VERBS
@@ -69,10 +69,10 @@ class Plain(BaseModel):
 def test_without_a_config_and_of_a_record():
     with pytest.raises(ValidationError) as error:
         Plain.model_validate({"n": "x", "m": 1})
-    assert told(error.value) == "n: must be an integer, got 'x'; unknown key 'm'"
+    assert validation_message(error.value) == "n: must be an integer, got 'x'; unknown key 'm'"
     with pytest.raises(ValidationError) as error:
         Query.model_validate({"id": "1", "task": 3, "images": []})
-    assert first_told(error.value) == "task: must be a text"
+    assert first_validation_message(error.value) == "task: must be a text"
     with pytest.raises(ValidationError) as error:
         Query.model_validate_json("{")
-    assert first_told(error.value).startswith("row: is not valid JSON (EOF")
+    assert first_validation_message(error.value).startswith("row: is not valid JSON (EOF")

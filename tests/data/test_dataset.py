@@ -98,7 +98,7 @@ class Loader:
             slicing=slicing,
             cache=self.cache,
         )
-        return dataset, list(usable.dropped())
+        return dataset, list(usable.dropped_rows())
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_the_limit_is_exact_and_nothing_is_cut(load: Loader, images: Path) -> No
 
 def test_header_check_finds_the_cut_image_when_it_is_read(load: Loader, images: Path) -> None:
     dataset, _ = load([row("damaged", "cut.png")], images, check="header")
-    with pytest.raises(ValueError, match="row damaged could be read before training and cannot now"):
+    with pytest.raises(ValueError, match="row damaged could be read before training, but not now"):
         dataset[0]
 
 
@@ -240,7 +240,7 @@ def test_what_was_measured_is_not_measured_again(load: Loader, images: Path, mon
     monkeypatch.setattr(measuring, "_measure_all", lambda *_: pytest.fail("measured again"))
     again, drops = load(examples, images)
     assert all_ids(again) == all_ids(first) and drops == first_drops
-    assert np.array_equal(again.lengths.stacked(), first.lengths.stacked())
+    assert np.array_equal(again.lengths.as_array(), first.lengths.as_array())
     monkeypatch.undo()
     assert len(load(examples, images, max_length=20)[0]) < 2  # another question has another answer
 
@@ -258,7 +258,7 @@ def test_an_image_that_was_mended_is_found_and_one_that_changed_is_named(load: L
     with pytest.raises(ValueError, match="row whole had .* image has been changed"):
         load(examples, images)[0][2]
     (images / "late.png").unlink()
-    with pytest.raises(ValueError, match="row late could be read before training and cannot now"):
+    with pytest.raises(ValueError, match="row late could be read before training, but not now"):
         dataset[0]
     assert all_ids(load(examples, images)[0]) == ["cut", "whole"]
 

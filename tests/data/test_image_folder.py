@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sicog.data.image_folder import ImageFolder, opened
+from sicog.data.image_folder import ImageFolder, open_image_source
 from sicog.data.images import ImageProblem
 from sicog.data.rows.tar_files import TarIndex
 from tests.data.rows.test_table import BLUE, RED, picture, write_tar
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def colour(images: ImageFolder, name: str) -> tuple[int, ...]:
-    source = opened(images.find(name))
+    source = open_image_source(images.find(name))
     with Image.open(source) as image:
         return image.convert("RGB").getpixel((0, 0))
 
@@ -64,21 +64,21 @@ def test_names_mean_files_first_then_members_the_last_of_equal_ones(folder: Path
     ],
 )
 def test_names_that_lead_elsewhere_are_refused(folder: Path, cache: Path, inside: str, name: str, reason: str) -> None:
-    """R5. Links within a tar are no files."""
+    """Links within a tar are no files."""
     with pytest.raises(ImageProblem) as caught:
         ImageFolder(folder / inside, cache=cache).find(name)
     assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("name", ["a/cut.png", "empty.png"])
-def test_damaged_members_are_broken_images(folder: Path, cache: Path, name: str) -> None:  # R4
+def test_damaged_members_are_broken_images(folder: Path, cache: Path, name: str) -> None:
     images = ImageFolder(folder, cache=cache)
     with pytest.raises(ImageProblem, match=name) as caught:
         images.measure(images.find(name))
     assert caught.value.reason == "image_broken"
 
 
-def test_a_bomb_in_a_tar_is_not_decoded(tmp_path: Path, cache: Path) -> None:  # R4
+def test_a_bomb_in_a_tar_is_not_decoded(tmp_path: Path, cache: Path) -> None:
     stream = io.BytesIO()
     Image.new("1", (20000, 20000)).save(stream, "png")
     write_tar(tmp_path / "x.tar", {"bomb.png": stream.getvalue()})
@@ -107,7 +107,7 @@ def test_a_tar_that_was_cut_after_it_was_indexed(folder: Path, cache: Path) -> N
     images = ImageFolder(folder / "two.tar", cache=cache)
     assert colour(images, "a/2.png") == BLUE
     (folder / "two.tar").write_bytes((folder / "two.tar").read_bytes()[:530])
-    with pytest.raises(ImageProblem, match="ends within it"):
+    with pytest.raises(ImageProblem, match="ends inside it"):
         images.measure(images.find("a/2.png"))
 
 

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sicog.data.config import DataConfig
-from sicog.data.mixture import Source, _taken, chosen_rows, load_sources, read_mixture
+from sicog.data.mixture import Source, chosen_rows, load_sources, read_mixture
 from sicog.records import Example, Turn
 from sicog.stages.storage import write_dataset
 
@@ -54,7 +54,7 @@ def ids(cache: Path):
         ("first:3", [0, 1, 2]),
         ("end:2", [8, 9]),
         ("first:25%", [0, 1, 2]),
-        ("first:12.5%", [0, 1]),  # D-C55: fractions of a percent
+        ("first:12.5%", [0, 1]),  # fractions of a percent
         ("end:10%", [9]),
         ("random:100%", list(range(10))),
     ],
@@ -63,7 +63,7 @@ def test_take(ids, ours: Path, take: str, expected: list[int]) -> None:
     assert ids(Source(path=ours, take=take)) == [f"o{i}" for i in expected]
 
 
-def test_random_depends_on_seed_and_place_alone(ids, ours: Path, tmp_path: Path) -> None:  # D-C12
+def test_random_depends_on_seed_and_place_alone(ids, ours: Path, tmp_path: Path) -> None:
     source = Source(path=ours, take="random:5")
     moved = tmp_path / "moved"
     ours.rename(moved)
@@ -80,7 +80,7 @@ def test_sources_are_joined_in_order_and_drops_are_kept(cache: Path, ids, ours: 
     sources = [Source(path=users), Source(path=ours, take="first:1")]
     assert ids(*sources) == ["u0", "u1", "u2", "u3", "u4", "o0"]
     mixture = read_mixture(sources, 0, cache)
-    assert [(d.id, d.reason) for d in mixture.dropped()] == [("bad", "no_turns")]
+    assert [(d.id, d.reason) for d in mixture.dropped_rows()] == [("bad", "no_turns")]
     assert (mixture.left, mixture.n_dropped) == (9, 1)
 
 
@@ -140,7 +140,7 @@ def test_the_rows_are_those_that_version_0_1_drew(n: int, which: str, number: st
 @given(n=st.integers(1, 200), share=st.floats(0.01, 100), which=st.sampled_from(["first", "end", "random"]))
 def test_a_share_is_rounded_up_and_lies_within_the_rows(n: int, share: float, which: str) -> None:
     source = Source(path=Path("x"), take=f"{which}:{share:.3f}%")
-    rows = _taken(source, n, "0")
+    rows = _taken_rows(source, n, "0")
     assert len(rows) == math.ceil(float(f"{share:.3f}") * n / 100) >= 1
     assert list(rows) == sorted(set(rows.tolist())) and rows[0] >= 0 and rows[-1] < n
     assert which != "first" or rows[0] == 0
@@ -148,7 +148,7 @@ def test_a_share_is_rounded_up_and_lies_within_the_rows(n: int, share: float, wh
 
 
 @pytest.mark.parametrize("take", ["some", "first:", "first:0", "first:101%", "random:1.5", "end:-1", "end:0", "end:0%"])
-def test_a_wrong_take_is_refused(take: str, tmp_path: Path) -> None:  # D-C55: end:0 kept everything
+def test_a_wrong_take_is_refused(take: str, tmp_path: Path) -> None:  # end:0 kept everything
     with pytest.raises(ValueError, match="take"):
         Source(path=tmp_path, take=take)
 
@@ -200,7 +200,7 @@ def test_the_brace_form_of_the_original(ids, users: Path, tmp_path: Path) -> Non
 
 
 def test_something_else_is_no_source(ids, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no data source"):
+    with pytest.raises(ValueError, match="not a data source"):
         ids(Source(path=tmp_path / "x.csv"))
     with pytest.raises(ValueError, match=r"no such file"):
         ids(Source(path=tmp_path / "x.json"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sicog.data.config import NoiseConfig
-from sicog.data.noise import RowNoise, exchanged
+from sicog.data.noise import RowNoise, swap_left_right
 from sicog.records import Turn
 
 GRADIENT = np.stack([np.tile(np.arange(64), (48, 1)) * 4, np.full((48, 64), 90), np.full((48, 64), 30)], axis=-1)
@@ -56,10 +56,10 @@ def test_rows_are_mirrored_as_often_as_asked():
 
 def test_sides_are_exchanged_in_words_and_nowhere_else():
     text = "Left of the RIGHT door, the leftmost cat looks rightwards; bright, copyright and lefty stay. Right-hand."
-    (turn,) = exchanged([Turn(role="user", text=text, images_at=(0,))])
+    (turn,) = swap_left_right([Turn(role="user", text=text, images_at=(0,))])
     want = "Right of the LEFT door, the rightmost cat looks leftwards; bright, copyright and lefty stay. Left-hand."
     assert turn.text == want and turn.images_at == (0,)
-    assert exchanged([turn])[0].text == text
+    assert swap_left_right([turn])[0].text == text
 
 
 @pytest.mark.parametrize("values", [{"jitter": 1.0}, {"mirror": 1.5}, {"cutout": -0.1}, {"dropout": 1.0}])

@@ -119,7 +119,7 @@ def test_an_update_that_is_tight_by_flops_is_dealt_by_size() -> None:
 
 
 def test_ranks_are_balanced_and_bins_are_full() -> None:
-    """P4 and P5 in small; `benchmarks/packing.py` has the real sizes."""
+    """Useful tokens and balance in small; `benchmarks/packing.py` has the real sizes."""
     rows, limits = some_rows(6000), PackLimits(8000, 80)
     plan = plan_epoch(rows, limits, global_batch=128, world_size=8, seed=0)
     flops = weights(plan, rows.flops)

@@ -49,7 +49,7 @@ def test_published_forms(row: dict[str, Any]) -> None:
     assert pair == PreferencePair(id="7", images=("a.png",), prompt=PLAIN, chosen="two", rejected="three")
 
 
-def test_a_marker_in_an_answer_is_text() -> None:  # D-C9
+def test_a_marker_in_an_answer_is_text() -> None:
     pair = parse_pair({"prompt": "Say it", "image": "a.png", "chosen": "<image> it is", "rejected": "<image>"}, "1")
     assert (pair.images, pair.chosen, pair.rejected) == (("a.png",), "<image> it is", "<image>")
     assert sum(len(turn.images_at) for turn in pair.turns(pair.chosen)) == 1
@@ -106,5 +106,5 @@ def test_parts_of_sources_and_rows_that_cannot_be_read(tmp_path: Path) -> None:
     for start in range(7):  # any range by itself, as after a kill
         for stop in range(start, 8):
             assert list(pairs.read(start, stop)) == found[start:stop]
-    with pytest.raises(ValueError, match=r"pairs\.csv is no data source"):
+    with pytest.raises(ValueError, match=r"pairs\.csv is not a data source"):
         PairSource([Source(path=tmp_path / "pairs.csv")], seed=0)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sicog import cli
 from sicog.config import load_config
-from sicog.config.packages import imported, lacking
+from sicog.config.packages import import_package, missing_package_message
 from sicog.estimates.counts import Counts
 from sicog.estimates.preflight import is_finished, problems
 from sicog.estimates.refusals import refusals
@@ -92,7 +92,7 @@ def test_rows_of_a_kind_that_no_step_reads(verb: str) -> None:
         "import-candidates": ["task=captioning", "input=x.csv", "out_dir=o"],
     }[verb]
     (said,) = found(verb, *given)
-    assert said.startswith("x.csv is no data source: give a dataset folder")
+    assert said.startswith("x.csv is not a data source. Give a dataset folder")
 
 
 def test_a_folder_that_a_step_has_only_begun_is_read_by_no_other_and_written_by_its_recipe(here: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_folder_that_a_step_has_only_begun_is_read_by_no_other_and_written_by_
     (here / "x.csv").write_text("question,answer\n")
     planned = load_recipe(here / "r.yaml")
     (said,) = refusals(planned, planned.steps, Counts(planned))
-    assert said.startswith("step 'other': x.csv is no data source")
+    assert said.startswith("step 'other': x.csv is not a data source")
 
 
 def test_an_output_folder_of_another_run_or_of_strangers() -> None:
@@ -173,14 +173,14 @@ def test_a_plan_of_a_recipe_that_can_start(here: Path) -> None:
 def test_a_package_that_is_missing_is_said_and_one_that_breaks_is_not_called_missing(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert lacking("json", "this") == [] and imported("json", "this") is json
-    assert lacking("no.such", "this") == ["this needs the package no.such: pip install no.such"]
+    assert missing_package_message("json", "this") == [] and import_package("json", "this") is json
+    assert missing_package_message("no.such", "this") == ["this needs the package no.such: pip install no.such"]
     with pytest.raises(ValueError, match="this needs the package nosuch: pip install nosuch"):
-        imported("nosuch", "this")
+        import_package("nosuch", "this")
     (here / "breaks.py").write_text("import nosuch")
     monkeypatch.syspath_prepend(str(here))
     with pytest.raises(ImportError, match="No module named 'nosuch'"):
-        imported("breaks", "this")
+        import_package("breaks", "this")
 
 
 def test_candidates_of_a_curate_step_are_counted(here: Path) -> None:
@@ -201,11 +201,13 @@ def test_candidates_of_a_curate_step_are_counted(here: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda:91", "mps", "xpu:3"])
 def test_a_device_that_is_not_there_is_said_before_a_model_is_loaded(device: str) -> None:
-    with pytest.raises(ValueError, match=rf"^device={device} is not on this machine \(.+\); leave device at auto$"):
+    with pytest.raises(ValueError, match=rf"^device={device} is not on this machine \(.+\)\. Set device=auto$"):
         chosen_device(device)
 
 
 @pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:", "cuda:x"])
 def test_what_is_no_device_is_said(device: str) -> None:
-    with pytest.raises(ValueError, match=f"^device={device}: give auto, cpu, cuda, or one GPU such as cuda:0$"):
+    with pytest.raises(
+        ValueError, match=f"^device={device} is invalid. Give auto, cpu, cuda, or one GPU such as cuda:0$"
+    ):
         chosen_device(device)

@@ -55,14 +55,14 @@ def test_several_images_keep_their_places():
     assert (front.turns[0].text, front.turns[0].images_at) == ("Which?", (0, 0))
 
 
-def test_a_marker_in_an_answer_is_text():  # D-C9, D-C40
+def test_a_marker_in_an_answer_is_text():
     assert parse_example(row(answer="the tag <image>"), "7").turns[1].text == "the tag <image>"
 
 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (row("What?"), "marker_count"),  # D-C10: an image nobody would see
+        (row("What?"), "marker_count"),  # an image nobody would see
         (row(image=None), "marker_count"),
         (row("<image> <image>"), "marker_count"),
         (row(image=3), "malformed_image"),
@@ -130,7 +130,7 @@ def test_files_stream_in_order_with_bad_rows_dropped(tmp_path, suffix):
     assert list(source.read(1, 3)) == records[1:3]
 
 
-def test_a_jsonl_cut_anywhere_loses_one_row(tmp_path):  # R3
+def test_a_jsonl_cut_anywhere_loses_one_row(tmp_path):
     lines = [json.dumps(row(id_=i)).encode() for i in range(4)]
     for cut in (1, 5, 40):
         path = tmp_path / "cut.jsonl"
@@ -141,7 +141,7 @@ def test_a_jsonl_cut_anywhere_loses_one_row(tmp_path):  # R3
 def test_a_cut_json_list_names_the_row(tmp_path):
     path = tmp_path / "cut.json"
     path.write_text(json.dumps([row(), row()])[:-30])
-    with pytest.raises(ValueError, match="cut or broken after row 1"):
+    with pytest.raises(ValueError, match="cut off or damaged after row 1"):
         list(read_llava(path))
 
 
@@ -209,7 +209,7 @@ any_rows = st.dictionaries(st.sampled_from(KEYS), values, max_size=6)
 
 @settings(max_examples=300, deadline=None)
 @given(any_rows)
-def test_no_row_stops_a_reader(fields):  # R3
+def test_no_row_stops_a_reader(fields):
     parsers = [kind.parse for kind in (EXAMPLES, PAIRS, CAPTIONS, CANDIDATES, IMAGES, QUESTIONS)]
     assert _kind_of_row(fields) is None or _kind_of_row(orjson.dumps(fields)).parse in parsers
     for parse in parsers:
@@ -279,7 +279,7 @@ def test_a_cut_list_is_an_error_at_every_read(tmp_path):
     path.write_text(json.dumps([row(), row()])[:-30])
     source = read_llava(path)
     for start in (0, 1):
-        with pytest.raises(ValueError, match="cut or broken after row 1"):
+        with pytest.raises(ValueError, match="cut off or damaged after row 1"):
             list(source.read(start, 2))
 
 
@@ -347,7 +347,7 @@ def test_tagged_sections():
         lambda t: t.replace("B", "<b>").replace("<b>", "<B>"),
     ],
 )
-def test_missing_repeated_nested_or_empty_tags_are_refused(edit):  # D-C2
+def test_missing_repeated_nested_or_empty_tags_are_refused(edit):
     with pytest.raises(RowError):
         tagged_sections(edit(TEXT), TAGS)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from sicog.curation.claims.extract import ReadClaims
 from sicog.curation.claims.readers import GrammarReader
 from sicog.curation.claims.settle import SettleConfig, SettleRows
-from sicog.generation.closer import CloserConfig, StyleCount, shares, shown, shown_size, windows
+from sicog.generation.closer import CloserConfig, StyleCount, shares, window_image, window_size, windows
 from sicog.generation.sample import SampleConfig, sample
 from sicog.records import Candidate, CandidateSet, Query
 from sicog.stages.storage import read_json, read_records
@@ -42,11 +42,11 @@ def test_what_is_shown_of_a_window():
     pixels[0:10, 0:20] = (10, 20, 30)
     image, box = Image.fromarray(pixels), (0, 0, 20, 10)
     crop, spot = (CloserConfig(styles=DD, show=show) for show in ("crop", "spotlight"))
-    assert np.array_equal(np.asarray(shown(image, box, crop)), pixels[0:10, 0:20])
-    assert np.array_equal(np.asarray(shown(image, box, spot)), pixels)
-    other = np.asarray(shown(image, (40, 20, 60, 30), spot))
-    assert (other == 200).all() and shown_size((60, 30), box, spot) == (60, 30)
-    assert shown_size((60, 30), box, crop) == shown(image, box, crop).size
+    assert np.array_equal(np.asarray(window_image(image, box, crop)), pixels[0:10, 0:20])
+    assert np.array_equal(np.asarray(window_image(image, box, spot)), pixels)
+    other = np.asarray(window_image(image, (40, 20, 60, 30), spot))
+    assert (other == 200).all() and window_size((60, 30), box, spot) == (60, 30)
+    assert window_size((60, 30), box, crop) == window_image(image, box, crop).size
     assert shares(box, (60, 30)) == (0.0, 0.0, 0.3333, 0.3333)
 
 
@@ -74,7 +74,7 @@ def test_a_row_without_exactly_one_image_is_dropped(tiny_dir, tmp_path):
     closer = {"styles": [{"style": "dd"}]}
     config = SampleConfig.model_validate({**values, "out_dir": tmp_path / "out", "closer": closer})
     assert read_json(sample(config) / "manifest.json")["dropped"] == {"not_one_image": 1}
-    with pytest.raises(ValueError, match="leave out either closer or corruptions"):
+    with pytest.raises(ValueError, match="Remove either closer or corruptions"):
         SampleConfig.model_validate({**values, "out_dir": "o", "closer": closer, "corruptions": ["mask"]})
     with pytest.raises(ValueError, match="unknown captioning style 'cot'"):
         SampleConfig.model_validate({**values, "out_dir": "o", "closer": {"styles": [{"style": "cot"}]}})

@@ -39,7 +39,7 @@ def test_the_first_row_of_an_image_is_its_context_without_the_steps_of_a_chain(t
     write_dataset(tmp_path / "rows", rows)
     assert read_contexts(tmp_path / "rows") == {"a.png": "A dog.", "b.png": "A dog sleeps on a mat."}
     write_dataset(tmp_path / "broken", [described("4", "c.png", "Step 1: Look.", "cod")])
-    with pytest.raises(ValueError, match="context: row 4 of .*broken is no whole chain of style 'cod'"):
+    with pytest.raises(ValueError, match="context: row 4 of .*broken is not a complete chain of style 'cod'"):
         read_contexts(tmp_path / "broken")
 
 
@@ -50,7 +50,7 @@ def test_the_model_reads_it_and_the_candidate_does_not_hold_it(values, tmp_path)
     (job,) = [SampleBlock(with_it).job(query, {})]
     prompt = REASONING.prompt(query, "direct")
     (request,) = job.requests
-    assert request.shown == f"A red dog.\n{prompt}" and request.prompt == prompt and len(job.images) == 1
+    assert request.full_prompt == f"A red dog.\n{prompt}" and request.prompt == prompt and len(job.images) == 1
     rows = list(read_records(sample(with_it), CandidateSet))
     plain = list(read_records(sample(SampleConfig.model_validate({**values, "out_dir": tmp_path / "p"})), CandidateSet))
     assert [r.candidates[0].prompt for r in rows] == [r.candidates[0].prompt for r in plain] == [prompt] * 2
@@ -63,5 +63,5 @@ def test_it_can_stand_for_the_image(values, tmp_path):
     block = SampleBlock(SampleConfig.model_validate({**values, "out_dir": tmp_path / "o", "context": context}))
     jobs = [block.job(Query(id=k, task="reasoning", images=(f"{k}.png",), question="?"), {}) for k in "ab"]
     assert [len(job.images) for job in jobs] == [0, 1]
-    with pytest.raises(ValueError, match="a context is of the clean and whole image"):
+    with pytest.raises(ValueError, match="a context describes the clean and whole image"):
         SampleConfig.model_validate({**values, "out_dir": "o", "context": context, "corruptions": ["mask"]})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sicog.generation.corruption import METHODS, apply, drawn, half_plane, turns
+from sicog.generation.corruption import METHODS, apply, draw_corruption, half_plane, turns
 from sicog.generation.show_corruptions import show_corruptions
 from sicog.records import Corruption
 
@@ -18,7 +18,7 @@ def _photo(width=200, height=120, seed=0):
 
 
 def corrupt(image, pool, seed, image_id):
-    return apply(image, drawn(pool, seed, image_id))
+    return apply(image, draw_corruption(pool, seed, image_id))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -31,7 +31,7 @@ def test_same_seed_and_id_same_image_other_id_another(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_recorded_does_the_same_again(method):
-    corruption = drawn([method], 1, "row")
+    corruption = draw_corruption([method], 1, "row")
     again = Corruption.model_validate_json(corruption.model_dump_json())
     assert again == corruption and corruption.method == method and corruption.parameters
     assert apply(_photo(), again).tobytes() == apply(_photo(), corruption).tobytes()
@@ -40,13 +40,13 @@ def test_what_is_recorded_does_the_same_again(method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (7, 3)])
 def test_odd_sizes(method, size):
-    corruption = drawn([method], 0, "a")
+    corruption = draw_corruption([method], 0, "a")
     out = apply(_photo(*size), corruption)
     assert out.mode == "RGB" and out.size == (size[::-1] if turns(corruption) else size)
 
 
 def test_all_methods_of_a_pool_are_drawn():
-    found = {drawn(tuple(METHODS), 0, str(i)).method for i in range(40)}
+    found = {draw_corruption(tuple(METHODS), 0, str(i)).method for i in range(40)}
     assert found == set(METHODS)
 
 
@@ -57,7 +57,7 @@ def test_half_plane_covers_the_share_at_every_angle():
                 assert abs(half_plane(width, height, float(angle), share).mean() - share) < 0.012
 
 
-def test_mask_fills_a_half_plane_with_its_mean():  # D-C53: one draw, no loop of rejections
+def test_mask_fills_a_half_plane_with_its_mean():  # one draw, no loop of rejections
     image = _photo()
     before, after = np.asarray(image), np.asarray(corrupt(image, ["mask"], 1, "a"))
     changed = (before != after).any(axis=2)

@@ -28,9 +28,9 @@ def taken_in(tmp_path, rows, task="reasoning", name="in", **values):
     return folder, list(read_records(folder, CandidateSet))
 
 
-def test_runs_of_the_original_are_grouped_by_id_and_go_out_as_its_curation_reads_them(tmp_path):  # D-M3
+def test_runs_of_the_original_are_grouped_by_id_and_go_out_as_its_curation_reads_them(tmp_path):
     first, _ = taken_in(tmp_path, [row(7, generated_thought=CHAIN), row("b", generated_thought="red")], name="one")
-    # Another order, as after rows were lost; numbers and texts as ids (D-C4, D-C23).
+    # Another order, as after rows were lost; numbers and texts as ids.
     second, sets = taken_in(
         tmp_path, [row("b", generated_thought=CHAIN), row(7, generated_thought="red")], name="two", seed=1
     )
@@ -73,7 +73,7 @@ def test_styles_are_counted_each_by_itself_and_may_be_said(tmp_path):
         taken_in(tmp_path, rows, name="wrong", style="cod")
 
 
-def test_rows_without_candidates_are_dropped_and_unequal_numbers_do_not_go_out(tmp_path):  # D-C19
+def test_rows_without_candidates_are_dropped_and_unequal_numbers_do_not_go_out(tmp_path):
     rows = [row("a", candidates=["x", "y"]), row("b", candidates=[]), row("c", candidates=["x", None]), row("d")]
     rows.append(row("e", candidates=["x"]))
     folder, sets = taken_in(tmp_path, rows, max_dropped_share=None)
@@ -84,7 +84,7 @@ def test_rows_without_candidates_are_dropped_and_unequal_numbers_do_not_go_out(t
     assert not (tmp_path / "out.json").exists()
 
 
-def test_text_that_looks_like_control_stays_text(tmp_path):  # R6
+def test_text_that_looks_like_control_stays_text(tmp_path):
     control = "<|im_end|>\n<|im_start|>assistant\n<|endoftext|>"
     given = row("a", generated_thought=f"{CHAIN} {control}<image>")
     given["conversations"][0]["value"] = f"<image>\nWhat says {control}?"

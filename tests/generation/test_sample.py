@@ -13,9 +13,9 @@ import torch
 from generation.worlds import SIZES, write_world
 
 from sicog.config import load_config
-from sicog.generation.corruption import drawn
+from sicog.generation.corruption import draw_corruption
 from sicog.generation.sample import SampleBlock, SampleConfig, sample, styles_for_prompt
-from sicog.model.precision import settled
+from sicog.model.precision import resolve_precision
 from sicog.records import CandidateSet, Dropped, Query
 from sicog.stages.provenance import digest_path
 from sicog.stages.storage import read_json, read_records, write_dataset
@@ -199,10 +199,10 @@ def test_precision(tiny_dir, world, tmp_path):
         folder = sample(config)
         assert read_json(folder / "run.json")["identity"]["precision"] == str(dtype).removeprefix("torch.")
         assert len(_sets(folder)) == 7
-    assert settled("auto", "cuda:1") == "bfloat16"
+    assert resolve_precision("auto", "cuda:1") == "bfloat16"
     for device in ("gpu", "CPU", "cuda:x", ""):
-        with pytest.raises(ValueError, match="give auto, cpu, cuda"):
-            settled("auto", device)
+        with pytest.raises(ValueError, match="Give auto, cpu, cuda"):
+            resolve_precision("auto", device)
     sample(_config(tiny_dir, world, tmp_path / "auto", precision="float32", max_new_tokens=4))  # the same run
     with pytest.raises(ValueError, match="precision was"):
         sample(_config(tiny_dir, world, tmp_path / "auto", precision="bfloat16", max_new_tokens=4))
@@ -258,12 +258,12 @@ def test_corruptions_change_the_image_that_is_seen(tiny_dir, world, captions, tm
     assert set(_sets(masked)) == set(_sets(clean))
 
 
-def test_candidates_carry_what_was_done_to_their_images(tiny_dir, world, captions, tmp_path):  # D-C11
+def test_candidates_carry_what_was_done_to_their_images(tiny_dir, world, captions, tmp_path):
     names = ["mirror_rotation", "gaussian_blur"]
     config = _config(tiny_dir, world, tmp_path / "spoilt", corruptions=names, max_new_tokens=2)
     found = set()
     for row in _sets(sample(config)).values():
-        done = drawn(tuple(names), 0, f"{row.id}/0")
+        done = draw_corruption(tuple(names), 0, f"{row.id}/0")
         assert all(c.corruptions == (done,) for c in row.candidates)
         found.add(done.method)
     assert found == set(names)
@@ -342,10 +342,10 @@ def test_config_mistakes_name_the_key(tmp_path):
         ({"stiles": []}, "did you mean 'styles'"),
         ({"styles": [{"style": "cot"}]}, "unknown captioning style 'cot'"),
         ({"styles": [{"style": "dd"}, {"style": "dd"}]}, "listed twice"),
-        ({"styles": [{"style": "dd"}], "prompt": "default"}, "not both"),
+        ({"styles": [{"style": "dd"}], "prompt": "default"}, "give either styles or prompt"),
         ({"temperature": -1}, "temperature"),
         ({"corruptions": ["blur"]}, "corruptions"),
-        ({"workers": 2, "device": "cuda:1"}, "leave device out"),
+        ({"workers": 2, "device": "cuda:1"}, "Remove device"),
     ):
         (tmp_path / "c.yaml").write_text(json.dumps(base | values))
         with pytest.raises(ValueError, match=words):

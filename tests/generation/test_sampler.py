@@ -167,14 +167,14 @@ def test_slots_are_refilled(loaded):
     results = sampler.run(jobs)
     lengths = Counter(s.n_tokens for samples in results for s in samples)
     assert len(lengths) > 20
-    assert sampler.steps_used / sampler.steps > 0.92  # P8: 20 times the slots, some answers three times the mean
+    assert sampler.steps_used / sampler.steps > 0.92  # 20 times the slots, some answers three times the mean
 
 
 def test_rows_that_come_in_take_places_and_the_others_stay(loaded, monkeypatch):
     config = SamplingConfig(temperature=1.5, top_p=1.0, max_new_tokens=60, batch_size=8)
     jobs = [Job(f"{i}", [], [Request("direct", "How many?" + " red" * (i % 5), 2)]) for i in range(40)]
     counts: Counter[str] = Counter()
-    for name in ("overwrite", "joined"):
+    for name in ("overwrite", "join_rows"):
 
         def counted(*arguments, name=name, original=getattr(decoding, name)):
             counts[name] += 1
@@ -184,7 +184,7 @@ def test_rows_that_come_in_take_places_and_the_others_stay(loaded, monkeypatch):
     sampler = Sampler(*loaded, config)
     sampler.end_ids = list(range(12))
     results = sampler.run(jobs)
-    assert counts["overwrite"] > 3 * counts["joined"]
+    assert counts["overwrite"] > 3 * counts["join_rows"]
     monkeypatch.setattr(Decoding, "_take_places", lambda self, new: False)
     assert _tokens(sampler.run(jobs)) == _tokens(results)
     assert _tokens([sampler.run([job])[0] for job in jobs[:6]]) == _tokens(results[:6])

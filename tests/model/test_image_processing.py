@@ -34,7 +34,7 @@ def plain_views(image, plan):
     """Normalised pixels the way the original prepares them: one resize and one crop per view, channels first."""
     views = []
     if plan.grid:
-        canvas, (w, h) = image.resize(plan.resized, Image.Resampling.BICUBIC), plan.slice_size
+        canvas, (w, h) = image.resize(plan.resized_size, Image.Resampling.BICUBIC), plan.slice_size
         for row in range(plan.grid[1]):
             for column in range(plan.grid[0]):
                 views.append(canvas.crop((column * w, row * h, (column + 1) * w, (row + 1) * h)))
@@ -215,8 +215,12 @@ def test_exif_rotation(orientation):
 
 def test_missing_empty_and_not_an_image(tmp_path):
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.jpg").write_text("not an image")
-    for name, message in (("none.jpg", "no such image"), ("empty.jpg", "is empty"), ("text.jpg", "not an image")):
+    (tmp_path / "text.jpg").write_text("not a decodable image")
+    for name, message in (
+        ("none.jpg", "no such image"),
+        ("empty.jpg", "is empty"),
+        ("text.jpg", "not a decodable image"),
+    ):
         for load in (load_image, image_size):
             with pytest.raises(ValueError, match=message) as caught:
                 load(tmp_path / name)
@@ -229,7 +233,7 @@ def test_missing_empty_and_not_an_image(tmp_path):
 def test_truncated_anywhere(suffix):
     whole = saved(draw_image(64, 48, 5), suffix).getvalue()
     for share in (0.1, 0.5, 0.9):
-        with warnings.catch_warnings(), pytest.raises(ValueError, match="damaged|not an image"):
+        with warnings.catch_warnings(), pytest.raises(ValueError, match="damaged|not a decodable image"):
             warnings.simplefilter("ignore")
             load_image(io.BytesIO(whole[: int(len(whole) * share)]))
 

@@ -65,12 +65,12 @@ def test_a_path_and_an_array_are_images(processor, tmp_path):
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        ("https://example.org/cat.png", "nothing is downloaded"),
+        ("https://example.org/cat.png", "URLs are not downloaded"),
         ("no-such.png", "no-such.png: no such image file"),
-        (np.zeros((3, 8, 8), np.uint8), r"uint8 \[3, 8, 8\] is no image"),
-        (np.zeros((8, 8, 3), np.float32), r"float32 \[8, 8, 3\] is no image"),
+        (np.zeros((3, 8, 8), np.uint8), r"uint8 \[3, 8, 8\] is not an image"),
+        (np.zeros((8, 8, 3), np.float32), r"float32 \[8, 8, 3\] is not an image"),
         (torch.zeros(3, 8, 8), "got Tensor"),
-        ({"role": "user", "content": "Hi"}, "messages go to apply_chat_template"),
+        ({"role": "user", "content": "Hi"}, r"Use apply_chat_template\("),
         (7, "got int"),
     ],
 )
@@ -98,11 +98,11 @@ def test_several_texts_are_one_padded_batch(processor):
     [
         ([ONE], ["a", "b"], "2 texts need images of 2 entries.*got 1"),
         (ONE, ["a", "b"], "got one"),
-        (None, [], "text is a text, a list of turns"),
+        (None, [], "text must be a string, a list of turns"),
         (None, None, "got None"),
-        (None, ["a", 7], "it holds 7"),
-        (None, [{"role": "user", "content": "Hi"}], "messages go to apply_chat_template"),
-        (None, [[{"role": "user", "content": "Hi"}]], "messages go to apply_chat_template"),
+        (None, ["a", 7], "it contains 7"),
+        (None, [{"role": "user", "content": "Hi"}], r"Use apply_chat_template\("),
+        (None, [[{"role": "user", "content": "Hi"}]], r"Use apply_chat_template\("),
     ],
 )
 def test_what_is_no_text_gets_a_sentence(processor, images, text, said):
@@ -144,7 +144,7 @@ def test_decode_shows_special_tokens_when_asked(processor):
     assert "<|" not in processor.decode(ids)
     with pytest.raises(TypeError, match="no_such"):
         processor.decode(ids, no_such=True)
-    with pytest.raises(ValueError, match="ids of one row; batch_decode"):
+    with pytest.raises(ValueError, match="ids of one row. Use batch_decode"):
         processor.decode(ids[None])
 
 

@@ -131,8 +131,8 @@ def test_images_of_another_kind_are_refused(built):
 def test_mistakes_are_named(parts):
     for options, message in (
         ({"image_mode": "slices"}, "needs image_mode square"),
-        ({"query_grid": 5}, "leave query_grid out"),
-        ({"scale": 50}, "no whole number of patches"),
+        ({"query_grid": 5}, "Remove query_grid"),
+        ({"scale": 50}, "not a whole number of patches"),
     ):
         with pytest.raises(ValueError, match=message):
             load_parts(*parts, **{**MLP, **options})

@@ -144,24 +144,32 @@ def test_lists_of_ids_unless_tensors_are_asked_for(processor):
 @pytest.mark.parametrize(
     ("messages", "options", "sentence"),
     [
-        ("Hi", {}, "a conversation is a list of messages"),
-        ([], {}, "a conversation is a list of messages"),
+        ("Hi", {}, "a conversation must be a list of messages"),
+        ([], {}, "a conversation must be a list of messages"),
         ([{"role": "tool", "content": "x"}], {}, "message 1 needs a role"),
         ([{"content": "x"}], {}, "message 1 needs a role"),
-        ([said("user", "x"), {"role": "assistant", "content": None}], {}, "message 2: content is a text or a list"),
+        (
+            [said("user", "x"), {"role": "assistant", "content": None}],
+            {},
+            "message 2: content must be a text or a list",
+        ),
         ([{"role": "user", "content": [{"type": "video", "video": "x"}]}], {}, "message 1: a part of the content"),
-        ([said("assistant", ONE)], {}, "message 1: images belong to messages of the user"),
-        ([{"role": "user", "content": [{"type": "image"}]}], {"tokenize": True}, "holds no image"),
-        ([said("user", np.zeros(3))], {"tokenize": True}, r"float64 \[3\] is no image"),
-        (CHAT, {"tools": [{}]}, "tools: turn format 'chatml' has no place"),
+        ([said("assistant", ONE)], {}, "message 1: images must be in user messages"),
+        ([{"role": "user", "content": [{"type": "image"}]}], {"tokenize": True}, "has no image"),
+        ([said("user", np.zeros(3))], {"tokenize": True}, r"float64 \[3\] is not an image"),
+        (CHAT, {"tools": [{}]}, "tools: turn format 'chatml' does not support them"),
         (CHAT, {"documents": [{}]}, "documents: turn format"),
-        (CHAT, {"chat_template": "{{ messages }}"}, "chat_template: turns are written as"),
+        (CHAT, {"chat_template": "{{ messages }}"}, "chat_template: turn format 'chatml' decides"),
         (CHAT, {"sanitize_control_tokens": False}, "content never becomes a control token"),
-        (CHAT, {"continue_final_message": True}, "needs a last message of the assistant"),
-        (CHAT, {"continue_final_message": True, "add_generation_prompt": True}, "goes without add_generation_prompt"),
+        (CHAT, {"continue_final_message": True}, "needs an assistant message at the end"),
+        (
+            CHAT,
+            {"continue_final_message": True, "add_generation_prompt": True},
+            "cannot be combined with add_generation_prompt",
+        ),
         (CHAT, {"tokenize": True, "no_such": 1}, "unknown argument 'no_such'"),
         (CHAT, {"tokenize": True, "processor_kwargs": {"max_length": 3}}, "more than max_length 3"),
-        (CHAT, {"tokenize": True, "add_special_tokens": True}, "add_special_tokens: a conversation has its"),
+        (CHAT, {"tokenize": True, "add_special_tokens": True}, "add_special_tokens: a conversation always has its"),
     ],
 )
 def test_what_is_not_supported_gets_a_sentence(messages, options, sentence):
@@ -173,7 +181,7 @@ def test_what_is_not_supported_gets_a_sentence(messages, options, sentence):
     ("text", "sentence"),
     [
         ("<|im_start|>tool\nx<|im_end|>\n", r"holds '<\|im_start\|>' where turn format 'chatml' writes none"),
-        ("<|im_start|>user\n<image>\nx<|im_end|>\n", "holds 1 images but 0 were given"),
+        ("<|im_start|>user\n<image>\nx<|im_end|>\n", "has 1 images, but 0 were given"),
     ],
 )
 def test_a_rendered_text_that_was_changed_is_refused(text, sentence):

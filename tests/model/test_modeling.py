@@ -263,9 +263,9 @@ def test_wrong_counts_are_refused(model):
         model(**batch)
     with pytest.raises(ValueError, match="4 image placeholders but 0 image features"):
         model(**pad([[1, *block((0, 0)), 2]]))
-    with pytest.raises(ValueError, match="describe 3 views but there are 1"):
+    with pytest.raises(ValueError, match="describe 3 views, but view_sizes has 1"):
         model.encode_images(torch.randn(2, 588), torch.tensor([[1, 2]]), torch.tensor([[2, 1]]))
-    with pytest.raises(ValueError, match="come with view_sizes"):
+    with pytest.raises(ValueError, match="need view_sizes"):
         model(**pad([[1]]), pixel_values=torch.randn(2, 588))
 
 

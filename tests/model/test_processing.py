@@ -149,9 +149,9 @@ def test_any_text_survives(text, attack):
 
 
 def test_counts_of_images_must_agree(processor):
-    with pytest.raises(ValueError, match="hold 1 images but 0"):
+    with pytest.raises(ValueError, match="have 1 images, but 0"):
         processor.encode([user("x", 0)])
-    with pytest.raises(ValueError, match="hold 0 images but 1"):
+    with pytest.raises(ValueError, match="have 0 images, but 1"):
         processor.encode_text([user("x")], [(10, 10)])
 
 

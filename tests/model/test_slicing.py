@@ -32,11 +32,11 @@ def test_every_size_has_a_usable_plan(width, height):
         assert side % 14 == 0
     assert plan.n_slices <= 7
     if plan.grid is None:
-        assert plan.slice_size is plan.resized is None
+        assert plan.slice_size is plan.resized_size is None
     else:
         columns, rows = plan.grid
         assert plan.n_slices >= 2
-        assert plan.resized == (plan.slice_size[0] * columns, plan.slice_size[1] * rows)
+        assert plan.resized_size == (plan.slice_size[0] * columns, plan.slice_size[1] * rows)
 
 
 @given(st.integers(100, 5000), st.integers(100, 5000))

@@ -58,7 +58,7 @@ def test_supervised_are_the_answers_and_their_end_tokens(turn_format):
 
 @pytest.mark.parametrize("turn_format", TURN_FORMATS)
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
-def test_content_never_becomes_control(turn_format, role):  # R6
+def test_content_never_becomes_control(turn_format, role):
     processor = made(turn_format)
     control = set(processor.tokenizer.convert_tokens_to_ids([*(SPECIAL if turn_format == "chatml" else LLAMA_SPECIAL)]))
     words = {"system": "Be brief.", "user": "Hi", "assistant": "Yes"}

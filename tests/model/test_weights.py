@@ -52,7 +52,7 @@ def as_bin(file):
         (lambda f: (f / "tokenizer.json").unlink(), "copy is incomplete: tokenizer.json missing"),
         (lambda f: cut(f / "processor_config.json", 50), "copy, its tokenizer or processor: .*processor_config.json"),
         (lambda f: cut(f / "tokenizer.json", 500), "copy, its tokenizer or processor: .*damaged"),
-        (lambda f: cut(f / "config.json", 50), "copy/config.json holds no JSON object"),
+        (lambda f: cut(f / "config.json", 50), "copy/config.json is not a JSON object"),
         (lambda f: change(f / WEIGHTS, "resampler.query", "short"), r"resampler.query: \(3, 32\) instead of \(4, 32\)"),
         (lambda f: change(f / WEIGHTS, "resampler."), "13 tensors are missing: resampler.* and 5 more"),
         (lambda f: change(f / WEIGHTS, "tower.encoder.layers.0.mlp.fc1.bias"), "missing: vision_tower.encoder.layers"),
@@ -101,7 +101,7 @@ def test_a_projector_that_would_run_something_is_refused(folder, tmp_path, zippe
     weights = {f"resampler.{name}": value for name, value in model.resampler.state_dict().items()}
     file = tmp_path / "mm_projector.bin"
     torch.save({**weights, "more": Bomb(tmp_path / "executed")}, file, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match="mm_projector.bin: holds something else than plain tensors"):
+    with pytest.raises(ValueError, match="mm_projector.bin: holds other objects than tensors"):
         load_projector(model, file)
     assert not (tmp_path / "executed").exists()
 
@@ -119,8 +119,8 @@ def test_a_damaged_projector_is_named(folder, tmp_path):
                 load_projector(model, file)
     for value in ([1, 2], {"resampler.query": 3}):
         torch.save(value, tmp_path / "other.bin")
-        with pytest.raises(ValueError, match="other.bin holds something else than a table of tensors"):
+        with pytest.raises(ValueError, match="other.bin does not hold a table of tensors"):
             load_projector(model, tmp_path / "other.bin")
     (tmp_path / "page.bin").write_text("<html>404</html>")
-    with pytest.raises(ValueError, match=r"page.bin: holds something else"):
+    with pytest.raises(ValueError, match=r"page.bin: holds other objects"):
         load_projector(model, tmp_path / "page.bin")

@@ -168,10 +168,10 @@ def test_a_recipe_that_is_none_is_said(tmp_path, text, says):
 def test_extends_in_a_circle_or_of_no_path_is_a_sentence(tmp_path, load):
     (tmp_path / "a.yaml").write_text("extends: b.yaml")
     (tmp_path / "b.yaml").write_text("extends: a.yaml")
-    with pytest.raises(ValueError, match=r"b\.yaml: extends goes in a circle: a\.yaml -> b\.yaml -> a\.yaml"):
+    with pytest.raises(ValueError, match=r"b\.yaml: extends forms a circle: a\.yaml -> b\.yaml -> a\.yaml"):
         load(tmp_path / "a.yaml")
     (tmp_path / "c.yaml").write_text("extends: [a.yaml]")
-    with pytest.raises(ValueError, match=r"c\.yaml: extends is the path of one YAML file, got \['a\.yaml'\]"):
+    with pytest.raises(ValueError, match=r"c\.yaml: extends must be the path of one YAML file, got \['a\.yaml'\]"):
         load(tmp_path / "c.yaml")
 
 

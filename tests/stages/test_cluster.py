@@ -42,7 +42,7 @@ def slurm(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_array_gives_the_same_bytes_and_a_relaunch_does_what_is_missing(tmp_path, slurm):  # R1
+def test_an_array_gives_the_same_bytes_and_a_relaunch_does_what_is_missing(tmp_path, slurm):
     test_runner.prepare(tmp_path)
     with pytest.raises(ValueError, match="job 2 ended and .* is not finished; see the tasks' output"):
         test_runner.run(tmp_path, process=Once(tmp_path), launch=SLURM.model_copy(update={"wait": True}))
@@ -99,7 +99,7 @@ def test_a_job_is_gone_only_when_slurm_says_so(tmp_path, monkeypatch, says, queu
     assert _is_queued("7") is queued
 
 
-def test_the_users_choice_of_gpus_is_divided_among_workers(tmp_path, monkeypatch):  # D-R12
+def test_the_users_choice_of_gpus_is_divided_among_workers(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
     assert gpus() == ["3", "5"]
     for none in ("", "-1"):

@@ -217,7 +217,7 @@ class Dies:
         return process(block)
 
 
-def test_a_stage_that_died_continues_with_the_unfinished_block(tmp_path):  # R1
+def test_a_stage_that_died_continues_with_the_unfinished_block(tmp_path):
     prepare(tmp_path)
     log = tmp_path / "log"
     with pytest.raises(RuntimeError):
@@ -247,7 +247,7 @@ t.run(Path(sys.argv[1]), process=slow)
 """
 
 
-def test_kill_9_at_any_moment_gives_the_same_bytes(tmp_path):  # R1
+def test_kill_9_at_any_moment_gives_the_same_bytes(tmp_path):
     prepare(tmp_path)
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parents[1])]
     for kills in range(2):
@@ -285,7 +285,7 @@ class Noted:
 
 
 @pytest.mark.slow
-def test_three_workers_killed_twice_give_the_bytes_of_one(tmp_path):  # R1
+def test_three_workers_killed_twice_give_the_bytes_of_one(tmp_path):
     prepare(tmp_path)
     script, seen = tmp_path / "script.py", tmp_path / "seen"
     script.write_text(KILLED_TWICE)
@@ -318,7 +318,7 @@ def test_each_worker_has_a_gpu_of_its_own(tmp_path, monkeypatch):
     assert {e.turns[1].text for e in read_records(folder, Example)} == {"4", "6"}
 
 
-def test_a_finished_stage_is_not_run_again_and_another_config_is_refused(tmp_path):  # R11
+def test_a_finished_stage_is_not_run_again_and_another_config_is_refused(tmp_path):
     prepare(tmp_path)
     run(tmp_path)
     before = files(tmp_path / "out")
@@ -333,7 +333,7 @@ def test_a_finished_stage_is_not_run_again_and_another_config_is_refused(tmp_pat
     assert files(tmp_path / "out") == before
 
 
-def test_too_many_unusable_rows_stop_the_run_which_goes_on_when_more_are_allowed(tmp_path):  # D-R2
+def test_too_many_unusable_rows_stop_the_run_which_goes_on_when_more_are_allowed(tmp_path):
     prepare(tmp_path)
     seen = []
 
@@ -355,7 +355,7 @@ def test_one_row_may_always_be_bad(bad, rows, exceeded):
     assert Limit(0.05).is_exceeded(bad, rows) == exceeded
 
 
-def test_a_folder_that_another_process_writes_is_refused(tmp_path):  # D-C6
+def test_a_folder_that_another_process_writes_is_refused(tmp_path):
     prepare(tmp_path)
 
     def meanwhile(block):
@@ -367,7 +367,7 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path):  # D-C6
     assert len(read_json(tmp_path / "out" / "manifest.json")["files"]) == 1
 
 
-def test_torchrun_is_not_for_data_stages(tmp_path, monkeypatch):  # D-C21
+def test_torchrun_is_not_for_data_stages(tmp_path, monkeypatch):
     prepare(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="as one process, with workers=N"):
@@ -376,7 +376,7 @@ def test_torchrun_is_not_for_data_stages(tmp_path, monkeypatch):  # D-C21
 
 @pytest.mark.parametrize("n", [0, 1])
 @pytest.mark.usefixtures("importable")
-def test_more_workers_than_rows(tmp_path, n):  # D-C5
+def test_more_workers_than_rows(tmp_path, n):
     prepare(tmp_path, n)
     manifest = read_json(run(tmp_path, workers=8, max_dropped_share=None) / "manifest.json")
     assert manifest["rows_in"] == manifest["rows_kept"] + sum(manifest["dropped"].values()) == n
@@ -393,7 +393,7 @@ def test_records_of_other_types_go_to_their_own_folder(tmp_path):
     assert [q.id for q in read_records(tmp_path / "out" / "queries", Query)] == [str(i) for i in range(12)]
 
 
-def test_an_outcome_too_few_is_our_mistake_and_loses_nothing(tmp_path):  # D-C4
+def test_an_outcome_too_few_is_our_mistake_and_loses_nothing(tmp_path):
     prepare(tmp_path)
     with pytest.raises(AssertionError, match="8 rows went in, 7 outcomes"):
         run(tmp_path, process=lambda block: [[example(q)] for q in block][1:])
@@ -456,7 +456,7 @@ TWOS = {Query: "twos"}
 
 
 @pytest.mark.parametrize("lost", [1, 200, 10_000])
-def test_bytes_that_never_reached_the_disk_are_made_again(tmp_path, lost):  # R1: the journal's did, and the power went
+def test_bytes_that_never_reached_the_disk_are_made_again(tmp_path, lost):  # the journal's did, and the power went
     prepare(tmp_path)
     with pytest.raises(RuntimeError):
         run(tmp_path, process=Dies(tmp_path / "log"))
@@ -466,7 +466,7 @@ def test_bytes_that_never_reached_the_disk_are_made_again(tmp_path, lost):  # R1
 
 
 @pytest.mark.parametrize("died_at", [1, 2, 3])
-def test_a_kill_while_shards_are_put_in_place(tmp_path, monkeypatch, died_at):  # R1
+def test_a_kill_while_shards_are_put_in_place(tmp_path, monkeypatch, died_at):
     prepare(tmp_path)
     replace, calls = Path.replace, []
 
@@ -484,7 +484,7 @@ def test_a_kill_while_shards_are_put_in_place(tmp_path, monkeypatch, died_at):  
     assert files(run(tmp_path, process=None)) == files(run(tmp_path, "whole"))
 
 
-def test_a_full_disk_is_a_sentence_and_the_run_goes_on_later(tmp_path, monkeypatch):  # R11
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on_later(tmp_path, monkeypatch):
     prepare(tmp_path)
     append, calls = Appending.append, []
 
@@ -506,7 +506,7 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_later(tmp_path, monkeypat
     assert files(run(tmp_path)) == files(run(tmp_path, "whole"))
 
 
-def test_a_damaged_dataset_is_named_by_file_and_line(tmp_path):  # R3
+def test_a_damaged_dataset_is_named_by_file_and_line(tmp_path):
     prepare(tmp_path)
     first, second = (tmp_path / "in" / f"shard-0000{i}.jsonl" for i in (0, 1))
     lines = first.read_bytes().splitlines(keepends=True)

@@ -21,7 +21,7 @@ def test_rows_are_numbered_as_they_come():
     assert len(id_digest("x" * 1000)) == 16 and id_digest("\ud800")
 
 
-def test_a_full_temporary_folder_is_a_sentence(monkeypatch):  # R11
+def test_a_full_temporary_folder_is_a_sentence(monkeypatch):
     connect = sqlite3.connect
 
     def small(*arguments, **options):
@@ -68,7 +68,7 @@ print(held() - few)
 """
 
 
-def test_looking_for_repeated_ids_holds_no_ids_in_memory(tmp_path):  # P11
+def test_looking_for_repeated_ids_holds_no_ids_in_memory(tmp_path):
     for name, n in (("few", 100), ("many", 60_000)):
         (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"id": "row-{i:09d}"}}\n' for i in range(n)))
     paths = [str(tmp_path / "few.jsonl"), str(tmp_path / "many.jsonl")]

@@ -39,7 +39,7 @@ def test_the_opening_says_what_is_trained_and_how(
     ("values", "processes", "product", "warns"),
     [
         ({"device_batch": 4, "accumulation": 1}, 32, 128, False),
-        ({"device_batch": 4, "accumulation": 2}, 32, 256, True),  # D-C45: the README's values on 32 GPUs
+        ({"device_batch": 4, "accumulation": 2}, 32, 256, True),  # the README's values on 32 GPUs
         ({"device_batch": 4, "accumulation": None}, 32, 128, False),
         ({"device_batch": 4, "accumulation": None, "global_batch": 256}, 32, 256, False),  # said in so many words
     ],

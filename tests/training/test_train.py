@@ -187,7 +187,7 @@ def test_rows_that_get_lost_are_our_mistake(config: MakeConfig, monkeypatch: pyt
 
     def without_the_first(self: Any, tables: Any, selection: Any, lengths: RowLengths, *args: Any, **kw: Any) -> None:
         rest = slice(1, None)
-        init(self, tables, selection[rest], RowLengths.of(lengths.stacked()[rest]), *args, **kw)
+        init(self, tables, selection[rest], RowLengths.of(lengths.as_array()[rest]), *args, **kw)
 
     monkeypatch.setattr(dataset.ExampleDataset, "__init__", without_the_first)
     with pytest.raises(AssertionError, match="24 rows were read, but 23 are kept and 0 dropped"):

@@ -32,7 +32,7 @@ from sicog.curation.words import Hashes, digest64, runs, word_hashes, words
 from sicog.data.rows.file_kinds import IMAGE_SUFFIXES
 from sicog.data.rows.table import digest_source_file
 from sicog.formats.json_rows import loads
-from sicog.formats.row_keys import given
+from sicog.formats.row_keys import first_value
 from sicog.model.image_files import load_image
 from sicog.records import Dropped, Record
 from sicog.stages.config import StageOptions
@@ -162,7 +162,7 @@ class _Entries:
             if self.path.suffix.lower() == ".txt":
                 return Entry(id=str(number), texts={"question": line.decode().strip()})
             row = loads(line)
-            named = given(row, "index", "id", "question_id")
+            named = first_value(row, "index", "id", "question_id")
             return _entry(row, str(number if named is None else named))
         except (ValueError, TypeError, AttributeError) as error:
             return Dropped(id=str(number), step="benchmark", reason="malformed_row", detail=f"line {number}: {error}")

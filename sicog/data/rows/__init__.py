@@ -1,1 +1,1 @@
-"""Users' rows: what a path holds, and its rows as a mapped table."""
+"""Users' rows: recognise files, read their rows, and store them as mapped tables."""

@@ -1,8 +1,8 @@
-"""What is derived from data once and kept: one process builds it, all others wait for it and then share it.
+"""The cache of derived data: one process builds an entry; the others wait and then share it.
 
-Whoever builds writes into a folder of its own, which is renamed when complete: what exists is complete, whatever was
-killed and however many built at once. The lock file beside it only spares the others the work. It needs no locks of
-the file system: its owner touches it every few seconds, and one that is not touched any more is taken over.
+The builder writes into its own folder and renames it when complete. So an existing entry is always complete, also after
+kills and with several builders. The lock file only prevents duplicate work. It needs no file-system locks: its owner
+touches it every few seconds, and a lock that is no longer touched is taken over.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from sicog.console import stderr_console
 _BEAT_S = 5.0
 _STALE_S = 60.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-ADVICE = "give another folder with cache_dir (data.cache_dir in training) or the variable SICOG_CACHE"
+ADVICE = "set another folder with cache_dir (data.cache_dir in training) or the variable SICOG_CACHE"
 
 
 def cache_folder(given: Path | None = None) -> Path:
-    """Where to keep things: the folder given, else $SICOG_CACHE, else ~/.cache/sicog."""
+    """The cache folder: the given one, else $SICOG_CACHE, else ~/.cache/sicog."""
     if given is not None:
         return given
     named = os.environ.get("SICOG_CACHE")
@@ -36,10 +36,10 @@ def cache_folder(given: Path | None = None) -> Path:
 
 
 def build_once(target: Path, build: Callable[[Path], None], what: str) -> Path:
-    """The folder `target`, filled by `build(folder)` in one process of all that ask for it, on any machine.
+    """The folder `target`, filled by `build(folder)` in one of the processes that need it, on any machine.
 
-    Raises `ValueError` when the cache cannot be written or its disk is full, and whatever `build` raises; nothing is
-    left behind then.
+    Raises `ValueError` if the cache cannot be written or its disk is full, and any error of `build`. On an error all
+    partial files are removed.
     """
     if target.is_dir():
         return target
@@ -49,7 +49,7 @@ def build_once(target: Path, build: Callable[[Path], None], what: str) -> Path:
         waiting = _Waiting(what, lock)
         while not target.is_dir():
             if lock.claim():
-                with lock.held():
+                with lock.keep_alive():
                     if not target.is_dir():
                         _build(target, build)
             else:
@@ -66,7 +66,7 @@ def build_once(target: Path, build: Callable[[Path], None], what: str) -> Path:
 
 
 def _build(target: Path, build: Callable[[Path], None]) -> None:
-    for left in target.parent.glob(f".{target.name}.*"):  # of a builder that was killed
+    for left in target.parent.glob(f".{target.name}.*"):  # left by a killed builder
         shutil.rmtree(left, ignore_errors=True)
     folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     folder.mkdir()
@@ -77,25 +77,25 @@ def _build(target: Path, build: Callable[[Path], None]) -> None:
                 os.fsync(file.fileno())
         folder.rename(target)
     except OSError:
-        if not target.is_dir():  # else another process was taken for dead, and has finished first
+        if not target.is_dir():  # else another process was wrongly considered dead and finished first
             raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_short_write(error: OSError) -> bool:
-    """Whether numpy wrote less than it had to, of which it does not pass on the system's reason."""
+    """Whether numpy wrote too few bytes; it does not pass on the system's error."""
     return error.errno is None and "requested and" in str(error)
 
 
 def _is_ours(error: OSError, target: Path) -> bool:
-    """Whether the cache was refused, and not an input that is read."""
+    """Whether the error is about the cache and not about an input."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     return bool(name) and (Path(name) in target.parents or Path(name).parent == target.parent)
 
 
 class _Lock:
-    """A file that says who builds; only its existence counts, and that its time goes on."""
+    """A lock file with the name of the builder. Only its existence and its fresh time stamp count."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,7 +103,7 @@ class _Lock:
         self._since = time.monotonic()
 
     def claim(self) -> bool:
-        """Take the lock if nobody has it, or if its owner is dead."""
+        """Take the lock if it is free or its owner is dead."""
         try:
             descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
@@ -114,8 +114,8 @@ class _Lock:
         return True
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep the lock's time going, and remove it at the end."""
+    def keep_alive(self) -> Iterator[None]:
+        """Touch the lock regularly, and remove it at the end."""
         done = threading.Event()
 
         def beat() -> None:
@@ -144,14 +144,14 @@ class _Lock:
         aside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
         with suppress(FileNotFoundError):
             self.path.rename(aside)
-            if aside.read_bytes() != now[0]:  # another process has taken it over in between: give it back
+            if aside.read_bytes() != now[0]:  # another process took it over in between, so give it back
                 with suppress(OSError):
                     os.link(aside, self.path)
             aside.unlink()
 
 
 def _is_dead(owner: str) -> bool:
-    """Whether the owner was a process of this machine that is gone. One of another machine cannot be asked."""
+    """Whether the owner was a process of this machine that has ended. Other machines cannot be checked."""
     host, _, rest = owner.partition(" ")
     pid = rest.partition(" ")[0]
     if host != socket.gethostname() or not pid.isdecimal():
@@ -160,13 +160,13 @@ def _is_dead(owner: str) -> bool:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except OSError:  # it exists and is another user's
+    except OSError:  # it exists and belongs to another user
         return False
     return False
 
 
 class _Waiting:
-    """Short pauses, and a line for the user once they add up."""
+    """Short pauses, with a message to the user after a while."""
 
     def __init__(self, what: str, lock: _Lock) -> None:
         self.what, self.lock = what, lock
@@ -179,5 +179,5 @@ class _Waiting:
         if minutes > max(self._said, 0):
             self._said = minutes
             stderr_console().print(
-                f"  waiting for another process to make {self.what} (it holds {self.lock.path})", highlight=False
+                f"  waiting for another process that makes {self.what} (lock: {self.lock.path})", highlight=False
             )

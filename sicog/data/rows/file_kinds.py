@@ -1,7 +1,7 @@
-"""What a path of users' rows is, decided in one place, before anything is parsed.
+"""Recognise the kind of a file or folder of users' rows, before anything is parsed.
 
-The suffix declares the kind; the first bytes of the file must agree with it. Which verb reads which kind:
-docs/formats.md.
+The suffix declares the kind, and the first bytes must agree with it. docs/formats.md lists which command reads which
+kind.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
     ".tar": "tar",
 }
-# Of pictures, also those that no decoder here may know: they are then refused by name.
+# Suffixes of images, also those without a decoder here; such images are then refused by name.
 IMAGE_SUFFIXES = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jp2"}
     | {"j2k", "jpx", "ico", "ppm", "pgm", "pbm", "pnm", "tga"}
 )
-# What is nearly a shard: passing over it would lose its rows without a word.
+# Suffixes similar to shards. Ignoring such a file would lose its rows silently.
 _UNREAD = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tgz", ".csv", ".tsv", ".arrow", ".feather"})
 _LOOKED_AT = 1_000  # names of a folder beside shards
-# `datasets.save_to_disk` writes these; a DatasetDict has one folder for each split.
+# Files of `datasets.save_to_disk`. A DatasetDict has one folder for each split.
 _ARROW_STATE, _SPLITS = "state.json", "dataset_dict.json"
-_METADATA_CSV = "metadata.csv"  # of an image folder of `datasets`, whose metadata.jsonl is JSON like any other
+_METADATA_CSV = "metadata.csv"  # in an image folder of `datasets`; its metadata.jsonl is read as other JSON
 
-# First bytes, what they mean, and the kind of ours that has them.
+# First bytes, their meaning, and our kind for them.
 _MAGIC: tuple[tuple[bytes, str, Kind | None], ...] = (
     (b"PAR1", "a parquet file", "parquet"),
     (b"ARROW1", "an Arrow file", None),
@@ -63,7 +63,7 @@ _KNOWN = "a .json, .jsonl, .parquet or .tar file"
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """What a source's path stands for: its files in order, all of one kind."""
+    """The files of a source in order, all of one kind."""
 
     path: Path
     kind: Kind
@@ -71,17 +71,17 @@ class SourceFiles:
 
 
 def find_files(path: Path) -> SourceFiles:
-    """The files of a source. Raises `ValueError` when there are none, it is not a source, or is not what it says."""
+    """The files of a source. Raises `ValueError` for a missing file, another kind of file, or a wrong suffix."""
     if path.is_dir():
         return _of_folder(path)
     kind = _KINDS.get(path.suffix.lower())
     if kind is None and path.is_file() and _first_bytes(path).removeprefix(_BOM).lstrip()[:1] in (b"[", b"{"):
-        kind = "json"  # without a suffix that says so
+        kind = "json"  # although the suffix does not say so
     if kind is None:
         found = f" ({found[0]})" if path.is_file() and (found := _by_content(path)) else ""
         raise ValueError(
-            f"{path} is no data source{found}: give a dataset folder, a folder of shards, {_KNOWN}, or, for training, "
-            f"a .yaml mixture"
+            f"{path} is not a data source{found}. Give a dataset folder, a folder of shards, {_KNOWN}, or, for "
+            f"training, a .yaml mixture"
         )
     if not path.is_file():
         braces = "; {a,b} stands for files in data.path, and in sources of train and mix" if "{" in path.name else ""
@@ -90,8 +90,8 @@ def find_files(path: Path) -> SourceFiles:
     return SourceFiles(path, kind, (path,))
 
 
-def unreadable(path: Path) -> list[str]:
-    """The sentence by which `find_files` refuses what is at a path; none where nothing is."""
+def unreadable_message(path: Path) -> list[str]:
+    """The error of `find_files` for an existing path, as a list; empty if the path is missing."""
     if not path.exists():
         return []
     try:
@@ -102,13 +102,13 @@ def unreadable(path: Path) -> list[str]:
 
 
 def check_content(path: Path, kind: Kind) -> None:
-    """Refuse a file whose first bytes are those of another kind, with a `ValueError` that names both."""
+    """Raise `ValueError` for a file whose first bytes belong to another kind; the message names both kinds."""
     if found := _by_content(path):
         what, its_kind = found
         if its_kind != kind:
             unpack = "; unpack it first" if "compressed" in what or "archive" in what else ""
             rename = f"; rename it to end in .{its_kind}" if its_kind in ("parquet", "tar") else ""
-            raise ValueError(f"{path} is named as {kind}, but by its content it is {what}{unpack}{rename}")
+            raise ValueError(f"{path} has the suffix of {kind}, but its content is {what}{unpack}{rename}")
     if kind == "json" and _is_one_object(path):
         raise ValueError(
             f"{path} is one JSON object over several lines: rows are a list ([...]) or JSONL, one row on each line. "
@@ -129,20 +129,20 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _is_one_object(path: Path) -> bool:
-    """Whether the first line that holds anything is a lone brace, as in a pretty-printed object."""
+    """Whether the first non-empty line is a single brace, as in a pretty-printed object."""
     with path.open("rb") as file:
         lines = (line.removeprefix(_BOM).strip() for line in islice(file, 100))
         return next(filter(None, lines), b"") == b"{"
 
 
 def _of_folder(path: Path) -> SourceFiles:
-    # run.json is written first and manifest.json last, so a folder with one of them is a step's.
+    # run.json is written first and manifest.json last. So a folder with one of them is the output of a step.
     if (path / RUN).is_file() or ((path / MANIFEST).is_file() and next(path.glob("shard-*.jsonl"), None)):
         return SourceFiles(path, "dataset", tuple(shards(path)))
     if (path / _SPLITS).is_file():
         splits = [str(name) for name in read_json(path / _SPLITS).get("splits", [])]
         raise ValueError(
-            f"{path} holds the splits {', '.join(splits)} of `datasets.save_to_disk`: name one of their folders, such "
+            f"{path} holds the splits {', '.join(splits)} of `datasets.save_to_disk`. Give one of their folders, such "
             f"as {path / (splits[0] if splits else 'train')}"
         )
     if (path / _ARROW_STATE).is_file() and next(path.glob("*.arrow"), None):
@@ -153,7 +153,7 @@ def _of_folder(path: Path) -> SourceFiles:
     if not kinds and (path / _METADATA_CSV).is_file():
         return SourceFiles(path, "csv", (path / _METADATA_CSV,))
     if not kinds:
-        raise ValueError(f"{path} is no data source: it holds no {_KNOWN[2:]}s, nor {MANIFEST}{_hint(seen)}")
+        raise ValueError(f"{path} is not a data source: it holds no {_KNOWN[2:]}s, nor {MANIFEST}{_hint(seen)}")
     if len(kinds) > 1:
         raise ValueError(
             f"{path} holds files of several kinds ({', '.join(sorted(kinds))}); name one file, or use YAML"
@@ -173,15 +173,15 @@ def _of_save_to_disk(path: Path) -> SourceFiles:
     state = read_json(path / _ARROW_STATE)
     files = [path / str(entry["filename"]) for entry in state.get("_data_files", ())]
     if gone := [file.name for file in files if not file.is_file()]:
-        raise ValueError(f"{path} lacks {', '.join(gone[:5])}, which its {_ARROW_STATE} names; copy the whole folder")
+        raise ValueError(f"{path}: {', '.join(gone[:5])} is missing (named in {_ARROW_STATE}). Copy the whole folder")
     return SourceFiles(path, "arrow", tuple(files))
 
 
 def _hint(seen: Iterable[Path]) -> str:
-    """What the folder holds instead."""
+    """A hint at the other content of the folder."""
     first = list(islice(seen, _LOOKED_AT))
     if inner := [p.name for p in first if p.is_dir() and _holds_rows(p)]:
-        return f". Its folders {', '.join(inner[:5])} do: name one of them"
+        return f". Its folders {', '.join(inner[:5])} do. Give one of them"
     if any(p.suffix.lower()[1:] in IMAGE_SUFFIXES for p in first):
         return '. It holds pictures: a file of rows has to name them, such as {"id": "1", "image": "1.jpg"}'
     return ""
@@ -193,9 +193,9 @@ def _holds_rows(folder: Path) -> bool:
 
 
 def _is_unread(path: Path, kinds: set[Kind]) -> bool:
-    """Whether a file or folder beside shards of these kinds holds rows that are not read.
+    """Whether a file or folder beside shards of these kinds has rows that are not read.
 
-    Of a folder the first names decide, for it may hold a million pictures; tars beside JSON may hold pictures too.
+    Only the first names in a folder are checked, because it may hold a million images. So may tars beside JSON.
     """
     if not path.is_dir():
         return path.suffix.lower() in _UNREAD

@@ -1,6 +1,6 @@
-"""What the rows of a source are for: training, preferences, or one of the steps that make such rows.
+"""Recognise the purpose of rows: training, preferences, or input of a step that makes such rows.
 
-Users' rows are known by their keys (docs/formats.md), our own datasets by the type of their first record.
+Users' rows are recognised by their keys (docs/formats.md), our own datasets by the type of their first record.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from sicog.data.rows.file_kinds import SourceFiles, find_files
 from sicog.data.rows.users_rows import UsersRows, open_users_rows
 from sicog.formats import QueryParser, parse_example
 from sicog.formats.json_rows import loads
-from sicog.formats.row_keys import MARKER, Row, RowError, caption_of, given, image_names, turn_columns, turns_of
+from sicog.formats.row_keys import MARKER, Row, RowError, caption_of, first_value, image_names, turn_columns, turns_of
 from sicog.records import CandidateSet, Dropped, Example, PreferencePair, Query, Record, ScoredSet
 from sicog.stages.reader import FolderSource, Source
 from sicog.tasks import CAPTION_REQUEST
 
-_LOOKED_AT = 200  # rows of each source
+_LOOKED_AT = 200  # rows read from each source
 _GENERATED = ("candidates", "generated_caption", "generated_thought")
 
 
 @dataclass(frozen=True)
 class RowKind:
-    """What rows are, which command reads them, and how a row of a user's file is parsed."""
+    """A kind of rows: its name, the command that reads it, and the parser of a user's row."""
 
     name: str
     read_by: str
     parse: Callable[[Row, str], Record]
-    unique_ids: bool = True  # where a second row of an id is dropped
+    unique_ids: bool = True  # a second row with the same id is dropped
 
 
 def _parse_caption(row: Row, row_id: str) -> Query:
@@ -45,7 +45,7 @@ def _parse_caption(row: Row, row_id: str) -> Query:
 
 
 def _parse_candidates(row: Row, row_id: str) -> Query:
-    texts = given(row, *_GENERATED)
+    texts = first_value(row, *_GENERATED)
     if not all(isinstance(text, str) for text in (texts if isinstance(texts, list) else [texts])):
         raise RowError("no_candidates", "a row needs candidates (a list of texts), or one generated text")
     return QueryParser("reasoning" if _asks(row) else "captioning")(row, row_id)
@@ -69,9 +69,9 @@ _DATASETS: tuple[tuple[type[Record], RowKind], ...] = (
 
 
 def kind_of(paths: Sequence[Path]) -> RowKind:
-    """What most of the first rows of these sources are; rows to train on where no row says what it is.
+    """The kind of most of the first rows of these sources; training rows if no row has recognisable keys.
 
-    Raises `ValueError` when a source cannot be read.
+    Raises `ValueError` if a source cannot be read.
     """
     votes: Counter[RowKind] = Counter()
     for path in paths:
@@ -85,7 +85,7 @@ def kind_of(paths: Sequence[Path]) -> RowKind:
 
 
 def open_kind(path: Path, kind: RowKind) -> Source[Any]:
-    """All rows of a source, as records of this kind; a row that is none comes as `Dropped`."""
+    """All rows of a source as records of this kind. Other rows come as `Dropped`."""
     source = find_files(path)
     if source.kind == "dataset":
         return FolderSource(path, _record_type(source)[0], step="read")
@@ -107,7 +107,7 @@ def _record_type(source: SourceFiles) -> tuple[type[Record], RowKind]:
 
 
 def _kind_of_row(value: Any) -> RowKind | None:
-    """What a row is by the keys that say something; None where none does."""
+    """The kind of a row by its keys, or None."""
     try:
         row = loads(value) if isinstance(value, bytes) else value
         return _kind_by_keys(row) if isinstance(row, dict) else None
@@ -118,27 +118,27 @@ def _kind_of_row(value: Any) -> RowKind | None:
 def _kind_by_keys(row: Row) -> RowKind | None:
     if {"chosen", "rejected"} <= row.keys() or {"output_1", "output_2"} <= row.keys():
         return PAIRS
-    if given(row, *_GENERATED) is not None:
+    if first_value(row, *_GENERATED) is not None:
         return CANDIDATES
     if _answers(row):
         return EXAMPLES
-    if given(row, "caption", "cod_caption") is not None:
+    if first_value(row, "caption", "cod_caption") is not None:
         return CAPTIONS
     if turn_columns(row) == ("text",):
         return EXAMPLES
     if _asks(row):
         return QUESTIONS
-    is_image = _questions(row) or given(row, "conversations", "messages") is None
+    is_image = _questions(row) or first_value(row, "conversations", "messages") is None
     return IMAGES if is_image and image_names(row) else None
 
 
 def _answers(row: Row) -> bool:
     turns = turns_of(row, required=False)
-    return any(role == "assistant" for role, _ in turns) or (bool(turns) and given(row, "answer") is not None)
+    return any(role == "assistant" for role, _ in turns) or (bool(turns) and first_value(row, "answer") is not None)
 
 
 def _asks(row: Row) -> bool:
-    """Whether a row asks for more than a caption, which files of images without labels often do in words."""
+    """Whether a row asks a real question. Files of unlabelled images often have a request for a caption."""
     return any(not question.startswith(CAPTION_REQUEST) for question in _questions(row))
 
 

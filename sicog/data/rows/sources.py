@@ -1,4 +1,4 @@
-"""The rows of a source, streamed: our datasets, JSON, JSONL, parquet, Arrow, webdataset tars, and folders of such."""
+"""Stream the rows of a source: our datasets, JSON, JSONL, parquet, Arrow, webdataset tars, and folders of these."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from sicog.formats.json_rows import loads
 from sicog.records import Dropped, Example
 from sicog.stages.storage import opened_table, read_records
 
-_ROWS_AT_ONCE = 32  # of parquet, whose rows may hold whole images
-_OF_JSON = frozenset({str, int, float, bool, NoneType, datetime, date, time, UUID})  # what orjson writes
+_ROWS_AT_ONCE = 32  # rows of parquet read together; they may hold whole images
+_OF_JSON = frozenset({str, int, float, bool, NoneType, datetime, date, time, UUID})  # types that orjson writes
 
 
 class Place(NamedTuple):
-    """Where an image lies: in a file of the source (by its number), among the table's copies, or under its name."""
+    """The place of an image: a file of the source (by number), the copies of the table, or its name."""
 
     file: int
     offset: int
@@ -37,12 +37,12 @@ class Place(NamedTuple):
 
 BY_NAME, COPIED = -1, -2
 NAMED = Place(BY_NAME, 0, 0)
-# A row, and the places of its images: none when all go by their names.
+# A row and the places of its images; no places if all images are found by name.
 PlacedRow = tuple[Example, tuple[Place, ...]]
 
 
 def read_rows(source: SourceFiles, copies: IO[bytes]) -> Iterator[PlacedRow | Dropped]:
-    """All rows in order. Images that are bytes of a parquet file are appended to `copies`."""
+    """All rows in order. Images stored as bytes in a parquet file are appended to `copies`."""
     if source.kind == "dataset":
         yield from ((example, ()) for example in read_records(source.path, Example))
         return
@@ -57,14 +57,14 @@ def read_rows(source: SourceFiles, copies: IO[bytes]) -> Iterator[PlacedRow | Dr
 
 
 class ColumnRow(NamedTuple):
-    """A row of columns, its images named under `images`; `contents`: the bytes of those that the file holds itself."""
+    """A row of columns, with image names under `images`. contents: the bytes of images stored in the file."""
 
     row: dict[str, Any]
     contents: tuple[bytes | None, ...]
 
     @property
     def holds_images(self) -> bool:
-        """Whether an image of the row lies in the file itself."""
+        """Whether the file itself stores an image of the row."""
         return any(content is not None for content in self.contents)
 
 
@@ -72,12 +72,14 @@ def column_rows(path: Path) -> Iterator[ColumnRow]:
     """The rows of a file of columns: parquet, the Arrow files of `datasets.save_to_disk`, or a metadata.csv."""
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _arrow_rows(path)
     for index, row in enumerate(rows):
-        yield _named(_readable(_without_nulls(row)), index)  # Arrow gives every row every key
+        yield _row_with_image_names(_readable(_without_nulls(row)), index)  # Arrow gives every row the keys of all rows
 
 
 def count_file(path: Path) -> int:
-    """How many rows a file of columns, or a webdataset tar, has. No row is made of them: tables say it in their
-    metadata, tars in the names of their members. Raises `ValueError` when the file is damaged."""
+    """The number of rows of a file of columns or a webdataset tar, without reading the rows.
+
+    It comes from the metadata of tables and the member names of tars. Raises `ValueError` if the file is damaged.
+    """
     suffix = path.suffix.lower()
     if suffix == ".tar":
         return sum(member.is_file and _split(member.name)[1].lower() == "json" for member in members(path))
@@ -120,14 +122,14 @@ def _arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
                         yield dict(zip(some.schema.names, values, strict=True))
                         index += 1
     except (pa.ArrowException, OSError) as error:
-        if getattr(error, "filename", None):  # the cache's file, not this one
+        if getattr(error, "filename", None):  # an error of the cache's file, not of this one
             raise
         kind = "Arrow" if path.suffix.lower() == ".arrow" else "parquet"
-        raise ValueError(f"{path} is no {kind} file, or is damaged after row {index}: {error}") from error
+        raise ValueError(f"{path} is not a {kind} file, or is damaged after row {index}: {error}") from error
 
 
 def _values(column: Any) -> list[Any]:
-    """A column's values as Python has them; times that it has not (of nanoseconds, of the year 20000) as text."""
+    """A column's values as Python objects; times that Python cannot represent (nanoseconds, year 20000) as text."""
     import pyarrow as pa
 
     try:
@@ -135,11 +137,11 @@ def _values(column: Any) -> list[Any]:
     except (ValueError, OverflowError):
         with suppress(pa.ArrowException):
             return column.cast(pa.string()).to_pylist()
-        return [None] * len(column)  # within lists or structs, which have no text; such a column is of no use here
+        return [None] * len(column)  # in lists or structs, which have no text form; such a column is not used
 
 
-def _named(row: dict[str, Any], index: int) -> ColumnRow:
-    # A text alone, beside rows with images, has an image of nothing.
+def _row_with_image_names(row: dict[str, Any], index: int) -> ColumnRow:
+    # A text-only row in a table with images has an empty image.
     values = next(filter(None, (_given_images(row.get(key)) for key in ("image", "images"))), [])
     row = {key: value for key, value in row.items() if key not in ("image", "images")}
     names: list[Any] = []
@@ -161,10 +163,10 @@ def _column_row(found: ColumnRow, index: int, path: Path, copies: IO[bytes]) -> 
     example = parse_row(found.row, index, parse_example, where=f"{path.name}:{index + 1}")
     if isinstance(example, Dropped) or not found.holds_images:
         return example if isinstance(example, Dropped) else (example, ())
-    return example, tuple(_copied(content, copies) for content in found.contents)
+    return example, tuple(_copy_image(content, copies) for content in found.contents)
 
 
-def _copied(content: bytes | None, copies: IO[bytes]) -> Place:
+def _copy_image(content: bytes | None, copies: IO[bytes]) -> Place:
     if content is None:
         return NAMED
     place = Place(COPIED, copies.tell(), len(content))
@@ -179,14 +181,14 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with all but its images as JSON has it: bytes as null, what it has no kind for (decimals) as text."""
+    """The row in JSON types, except its images: bytes become null, other types (decimals) become text."""
     return {key: value if key in ("image", "images") else _as_json(value) for key, value in row.items()}
 
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): _as_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):  # a map's pairs are tuples
+    if isinstance(value, (list, tuple)):  # pairs of a map are tuples
         return [_as_json(v) for v in value]
     if type(value) in _OF_JSON:
         return value
@@ -202,7 +204,7 @@ def _tar_rows(path: Path, number: int) -> Iterator[PlacedRow | Dropped]:
         example = parse_row(sample.row, index, parse_example, where=where, default_id=sample.key)
         if isinstance(example, Dropped):
             others = ", ".join(f".{suffix}" for suffix in sample.unread)
-            hidden = f"; not taken for pictures by their names: {others}" if others else ""
+            hidden = f"; members without the suffix of an image: {others}" if others else ""
             told = f"{example.detail}{hidden}" if example.reason == "marker_count" else example.detail
             yield example.model_copy(update={"detail": told})
         else:
@@ -210,9 +212,9 @@ def _tar_rows(path: Path, number: int) -> Iterator[PlacedRow | Dropped]:
 
 
 class TarSample(NamedTuple):
-    """One webdataset sample; `row` is JSON text where nothing is to be put into it, or it cannot be read.
+    """One webdataset sample. `row` is JSON text if it needs no change or cannot be read.
 
-    unread: its members that are neither a row nor called as a picture is.
+    unread: its members that are neither the row nor named like an image.
     """
 
     key: str
@@ -224,7 +226,7 @@ class TarSample(NamedTuple):
 def tar_samples(path: Path) -> Iterator[TarSample | Dropped]:
     """The samples of a webdataset tar. `key.json` is the row, `key.jpg` or `key.0.jpg`, `key.1.png` ... its images.
 
-    Raises `ValueError` for a tar of pictures alone, which holds no rows.
+    Raises `ValueError` for a tar with only images, because it has no rows.
     """
     rows = pictures = 0
     with path.open("rb") as file:
@@ -277,7 +279,7 @@ def _with_images(raw: bytes, names: list[str]) -> dict[str, Any] | bytes:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """(key, suffix) of a member: the suffix is all after the first dot of the last part, as webdataset has it."""
+    """(key, suffix) of a member. As in webdataset, the suffix is everything after the first dot of the file name."""
     folder, slash, last = name.rpartition("/")
     stem, _, suffix = last.partition(".")
     return folder + slash + stem, suffix

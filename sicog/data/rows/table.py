@@ -1,8 +1,8 @@
-"""The rows of one source as a memory-mapped Arrow table, converted once and kept in the cache.
+"""Store the rows of one source as a memory-mapped Arrow table in the cache.
 
 rows.arrow      id, images (names), turns / extra (JSON text), source, places (file, offset, size of each image)
-images.bin      images that a parquet file holds as bytes
-dropped.jsonl   rows that cannot be read, with their reason;  table.json: how many of each
+images.bin      images that a parquet file stores as bytes
+dropped.jsonl   unreadable rows with their reasons;  table.json: the counts of both
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from sicog.stages.storage import dump_record, read_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 3  # another number where rows are parsed or stored in another way: tables are then made anew
+FORMAT = 3  # raise it when rows are parsed or stored differently; tables are then built again
 _ROWS, _IMAGES, _DROPPED, _META = "rows.arrow", "images.bin", "dropped.jsonl", "table.json"
 _BATCH_ROWS, _BATCH_CHARS = 2048, 1 << 24
 _TURNS = TypeAdapter(tuple[Turn, ...])
-# A file just written may be written again within the same tick of its clock.
+# A fresh file may be written again within one tick of the clock.
 _SETTLED_S = 2.0
 
 
 class RowTable:
-    """The rows of a source: `table.row(i)`, `len(table)`. Pickles as a path; a copy maps the same file."""
+    """The rows of a source: `table.row(i)`, `len(table)`. It pickles as a path, and a copy maps the same file."""
 
     def __init__(self, folder: Path, source: SourceFiles) -> None:
         self.folder = folder
@@ -48,14 +48,14 @@ class RowTable:
 
     @property
     def key(self) -> str:
-        """The digest of content and format: equal tables have equal keys."""
+        """The digest of content and format. Equal tables have equal keys."""
         return self.folder.name
 
     def __len__(self) -> int:
         return self.n_rows
 
     def row(self, index: int) -> PlacedRow:
-        """A row, and the places of its images: none when all go by their names."""
+        """A row and the places of its images; no places if all images are found by name."""
         batch, at = self._find(index)
         values = {name: batch.column(name)[at].as_py() for name in batch.schema.names}
         numbers = values["places"]
@@ -70,12 +70,12 @@ class RowTable:
         return example, places
 
     def named_row(self, index: int) -> Example:
-        """A row whose images are named. Raises `ValueError` when they are bytes of the source itself."""
+        """A row whose images are found by name. Raises `ValueError` if the source itself stores them."""
         example, places = self.row(index)
-        if any(self.packed(*image) for image in zip(example.images, places, strict=False)):
+        if any(self.packed_image(*image) for image in zip(example.images, places, strict=False)):
             raise ValueError(
-                f"{self.source.path} holds its images itself, and a dataset of rows cannot: name it among the "
-                f"training's data.sources instead of mixing it"
+                f"{self.source.path} stores its images itself, which a mixed dataset cannot. Add it to "
+                f"data.sources of the training instead of mixing it"
             )
         return example
 
@@ -83,14 +83,14 @@ class RowTable:
         """The ids of some rows."""
         return [self._id(int(index)) for index in indices]
 
-    def packed(self, name: str, place: Place) -> Packed | None:
-        """The bytes of an image of a row; None when it goes by its name."""
+    def packed_image(self, name: str, place: Place) -> Packed | None:
+        """The bytes of an image of a row; None if it is found by name."""
         if place == NAMED:
             return None
         file = self.folder / _IMAGES if place.file == COPIED else self.source.files[place.file]
         return Packed(file, place.offset, place.size, f"{file if place.file != COPIED else self.source.path}:{name}")
 
-    def dropped(self) -> Iterator[Dropped]:
+    def dropped_rows(self) -> Iterator[Dropped]:
         """The rows that could not be read."""
         with (self.folder / _DROPPED).open("rb") as file:
             yield from map(Dropped.model_validate_json, file)
@@ -110,7 +110,7 @@ class RowTable:
 
     @cached_property
     def _batches(self) -> list[pa.RecordBatch]:
-        """Views of the mapped file, one for some thousand rows; no row is read."""
+        """Views of the mapped file, each of some thousand rows. No row is read."""
         import pyarrow as pa
 
         options = pa.ipc.IpcReadOptions(use_threads=False)
@@ -123,7 +123,7 @@ class RowTable:
 
 
 def open_table(path: Path, cache: Path) -> RowTable:
-    """The table of a source, converted now if it was not before. Raises `ValueError` when the source cannot be read."""
+    """The table of a source, converted on first use. Raises `ValueError` if the source cannot be read."""
     source = find_files(path)
     content = [[file.name, digest_source_file(file, cache)] for file in source.files]
     key = digest_value([FORMAT, source.kind, content])
@@ -132,7 +132,7 @@ def open_table(path: Path, cache: Path) -> RowTable:
 
 
 def digest_source_file(path: Path, cache: Path) -> str:
-    """The digest of a file's content (of a tar's: see `digest_tar`), remembered by path, size, time and inode."""
+    """The digest of a file's content (for a tar see `digest_tar`), cached by path, size, time and inode."""
     stat = path.stat()
     digest = digest_tar if path.suffix.lower() == ".tar" else digest_file
     if time.time() - stat.st_mtime < _SETTLED_S:
@@ -148,7 +148,7 @@ def digest_source_file(path: Path, cache: Path) -> str:
 
 
 def _convert(source: SourceFiles, folder: Path) -> None:
-    """Stream the rows into the files of a table; memory holds one batch."""
+    """Stream the rows into the files of a table. Memory holds one batch."""
     import pyarrow as pa
 
     schema = pa.schema(
@@ -192,7 +192,7 @@ def _convert(source: SourceFiles, folder: Path) -> None:
 
 
 def _append(columns: dict[str, list[Any]], example: Example, places: tuple[Place, ...]) -> int:
-    """Add a row to the columns; returns about how many characters it has."""
+    """Add a row to the columns. Returns its approximate number of characters."""
     turns = orjson.dumps([{"role": t.role, "text": t.text, "images_at": t.images_at} for t in example.turns]).decode()
     extra = orjson.dumps(example.extra).decode()
     columns["id"].append(example.id)

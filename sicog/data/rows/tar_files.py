@@ -1,4 +1,4 @@
-"""Files within tar archives, read in place: which lie where, and an index from names to places. Nothing is unpacked."""
+"""Read files inside tar archives in place, with an index from names to places. Nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sicog.data.rows.cache import build_once
 from sicog.stages.provenance import digest_value
 
 FORMAT = 1
-_LARGEST = 1 << 30  # of an image file; more is a bomb or not an image
+_LARGEST = 1 << 30  # bytes of an image file; a larger one is a bomb or not an image
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Bytes within a larger file; `name` is for messages."""
+    """A range of bytes in a larger file; `name` is for messages."""
 
     file: Path
     offset: int
@@ -31,16 +31,16 @@ class Packed:
     name: str
 
     def open(self) -> IO[bytes]:
-        """The bytes as a file. Raises `ValueError` when they are too many for an image, or cut off."""
+        """The bytes as a file. Raises `ValueError` if they are too large for an image, or truncated."""
         if self.size > _LARGEST:
-            raise ValueError(f"{self.name}: {self.size} bytes are too many for an image")
+            raise ValueError(f"{self.name}: {self.size} bytes are too large for an image")
         descriptor = os.open(self.file, os.O_RDONLY)
         try:
             data = os.pread(descriptor, self.size, self.offset)
         finally:
             os.close(descriptor)
         if len(data) != self.size:
-            raise ValueError(f"{self.name}: {self.file} ends within it")
+            raise ValueError(f"{self.name}: truncated, because {self.file} ends inside it")
         stream = io.BytesIO(data)
         stream.name = self.name
         return stream
@@ -58,22 +58,22 @@ class Member:
 
 
 def members(path: Path) -> Iterator[Member]:
-    """The entries of a .tar in order, folders left out. Raises `ValueError` when it is no tar, compressed, or cut."""
+    """The entries of a .tar in order, without folders. Raises `ValueError` for other, compressed or truncated files."""
     try:
         with tarfile.open(path, "r:") as archive:
             while (entry := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep every entry
                 if not entry.isdir():
                     plain = entry.isreg() and not entry.issparse()
-                    yield Member(_text(_plain(entry.name)), entry.offset_data, entry.size, entry.mtime, plain)
+                    yield Member(_name_as_text(_plain(entry.name)), entry.offset_data, entry.size, entry.mtime, plain)
     except tarfile.TarError as error:
         raise ValueError(
-            f"{path} is no readable .tar ({error}); it may be cut, or compressed: unpack compressed archives first"
+            f"{path} is no readable .tar ({error}); it may be truncated or compressed. Unpack compressed archives first"
         ) from error
 
 
 def digest_tar(path: Path) -> str:
-    """SHA-256 over names, sizes and times of all members and the content of the .json ones: images are not read."""
+    """SHA-256 over names, sizes and times of all members and the content of .json members. Images are not read."""
     sha = hashlib.sha256()
     with path.open("rb") as file:
         for member in members(path):
@@ -85,13 +85,13 @@ def digest_tar(path: Path) -> str:
 
 
 def tar_identity(tars: Sequence[Path]) -> list[list[str | int]]:
-    """Which files these are: path, size and time of each."""
+    """The identity of the files: path, size and time of each."""
     stats = [(path.resolve(), path.stat()) for path in tars]
     return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
 class TarIndex:
-    """Names to places over one or more tars; built once, then mapped. Of equal names the last counts."""
+    """Index of names over one or more tars, built once and then mapped. The last of equal names counts."""
 
     def __init__(self, tars: Sequence[Path], cache: Path) -> None:
         self.tars = tuple(path.resolve() for path in tars)
@@ -101,8 +101,8 @@ class TarIndex:
         self._open()
 
     def find(self, name: str) -> Packed | None:
-        """Where a name lies, or None."""
-        first, second = _hashed(_plain(name))
+        """The bytes of a name, or None."""
+        first, second = _hash_name(_plain(name))
         at = int(np.searchsorted(self._names, first, side="right")) - 1
         while at >= 0 and self._names[at] == first:
             if self._checks[at] == second:
@@ -127,7 +127,7 @@ class TarIndex:
         hashes, places = [], []
         with Counter("indexing tars") as counter:
             for number, path in enumerate(self.tars):
-                found = [(_hashed(m.name), (number, m.offset, m.size)) for m in members(path) if m.is_file]
+                found = [(_hash_name(m.name), (number, m.offset, m.size)) for m in members(path) if m.is_file]
                 hashes.append(np.array([h for h, _ in found], dtype=np.uint64).reshape(-1, 2))
                 places.append(np.array([p for _, p in found], dtype=np.int64).reshape(-1, 3))
                 counter.add(len(found))
@@ -138,8 +138,8 @@ class TarIndex:
         np.save(folder / "places.npy", all_places[order])
 
 
-def _text(name: str) -> str:
-    """A name that is not UTF-8 with marks in place of its odd bytes: nothing else could be written into a record."""
+def _name_as_text(name: str) -> str:
+    """The name with replacement characters for bytes that are not UTF-8, because records hold only UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -147,7 +147,7 @@ def _plain(name: str) -> str:
     return str(PurePosixPath(name))
 
 
-def _hashed(name: str) -> tuple[np.uint64, np.uint64]:
+def _hash_name(name: str) -> tuple[np.uint64, np.uint64]:
     digest = hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=16).digest()
     first, second = np.frombuffer(digest, dtype=np.uint64)
     return first, second

@@ -1,7 +1,7 @@
-"""The rows of a user's file or folder, of any kind that training reads, for the steps that make records of them.
+"""Read the rows of a user's file or folder, of any kind that training reads, for steps that make records of them.
 
-Such steps name the images of their rows, so a file that holds its pictures itself is refused: their names would mean
-nothing to the training that follows. The members of a tar have names that hold once the tar is unpacked.
+These steps refer to images by name. So a file that stores its images itself is refused, because later training could
+not find them. Members of a tar have names that are valid after unpacking.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from sicog.records import Dropped, RecordT
 def open_users_rows(
     path: Path, parse: Callable[[Row, str], RecordT], *, step: str = "read", unique_ids: bool = True
 ) -> FileSource[RecordT]:
-    """The rows of `path`, each turned into a record by `parse(row, id)`. Raises `ValueError` when it is no such file.
+    """The rows of `path`, each turned into a record by `parse(row, id)`. Raises `ValueError` for other files.
 
-    The index that a row without an id is known by counts through all files of a folder.
+    A row without an id gets its index, counted over all files of a folder.
     """
     source = find_files(path)
     if source.kind == "dataset":
-        raise ValueError(f"{path} was written by a step of sicog; give a file or folder of your own rows here")
+        raise ValueError(f"{path} was written by a step of sicog. Give a file or folder of your own rows")
     return FileSource(path, parse, step, unique_ids, UsersRows(source))
 
 
 @dataclass(frozen=True)
 class UsersRows:
-    """The raw rows of files of one kind, which may be read any number of times.
+    """The raw rows of files of one kind. They can be read repeatedly.
 
-    names_only: refuse rows whose images lie in the file itself.
+    names_only: refuse rows whose images are stored in the file itself.
     """
 
     source: SourceFiles
@@ -59,7 +59,7 @@ def _of_columns(path: Path, names_only: bool) -> Iterator[RawRow]:
     for place, found in enumerate(column_rows(path), 1):
         if names_only and found.holds_images:
             raise ValueError(
-                f"{path} holds its pictures itself, and what is made of its rows names them: save each picture as a "
-                f"file and put its name into the column image (docs/formats.md shows how)"
+                f"{path} stores its images itself, but later steps find images by name. Save each image as a file "
+                f"and put its name into the column image (docs/formats.md shows how)"
             )
         yield RawRow(found.row, path.name, place)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sicog.config.packages import imported
+from sicog.config.packages import import_package
 from sicog.evaluation.families import FAMILIES, Question
 from sicog.evaluation.kit.work_folder import MODEL, SCORES
 from sicog.evaluation.names import tails
@@ -136,7 +136,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         csv.field_size_limit(sys.maxsize)
         with opened_table(path) as file:
             return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-    workbook = imported("openpyxl", str(path)).load_workbook(path, read_only=True)
+    workbook = import_package("openpyxl", str(path)).load_workbook(path, read_only=True)
     try:
         header, *rows = workbook.worksheets[0].iter_rows(values_only=True)
     finally:

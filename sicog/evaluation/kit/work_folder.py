@@ -14,7 +14,7 @@ from sicog.evaluation.config import EXACT, EvalConfig
 from sicog.evaluation.families import FAMILIES
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.suite import Benchmark, identity
-from sicog.model.precision import settled
+from sicog.model.precision import resolve_precision
 from sicog.stages.provenance import digest_path, digest_value
 from sicog.stages.storage import read_json
 
@@ -28,7 +28,7 @@ def fresh_scores(config: EvalConfig, checkpoint: Path) -> dict[str, Any]:
     """scores.json before anything is scored. predictions: the digest of all that answers depend on but the data."""
     digest = digest_path(checkpoint)
     settings = {name: getattr(config, name) for name in GENERATED}
-    settings["precision"] = settled(config.precision, config.device)  # answers of two must not be mixed
+    settings["precision"] = resolve_precision(config.precision, config.device)  # answers of two must not be mixed
     forms = {name: [form.template, form.cot, form.max_new_tokens] for name, form in FORMS.items()}
     return {
         "name": config.shown_name,

@@ -1,1 +1,1 @@
-"""What answers jobs: our sampler, beam search, a served model."""
+"""Engines that answer jobs: our sampler, beam search, a served model."""

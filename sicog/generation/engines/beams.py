@@ -1,4 +1,4 @@
-"""Beam search through Transformers' plain `generate`, one candidate after another: slow, and only for `beams` above 1.
+"""Beam search with Transformers' `generate`, one candidate after another. It is slow, and only for `beams` above 1.
 
 Shapes: B beams, S positions, V vocabulary.
 """
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class BeamSearch:
-    """An engine whose candidates are each a beam search; above temperature 0 its beams are sampled, seeded by id."""
+    """An engine that runs a beam search for each candidate. Above temperature 0 beams are sampled, seeded by id."""
 
     def __init__(
         self, model: Any, processor: Any, sampling: SamplingConfig, *, beams: int, slicing: bool = True
@@ -36,7 +36,7 @@ class BeamSearch:
         self.model, self.processor, self.sampling, self.slicing = model, processor, sampling, slicing
         self._sampler = Sampler(model, processor, sampling, slicing=slicing)
         self.finished, self._began = 0, time.monotonic()
-        # Every value is set: what is left out would come from the checkpoint's generation_config.json.
+        # Every value is set; a missing one would come from the checkpoint's generation_config.json.
         self.config = GenerationConfig(
             num_beams=beams,
             do_sample=sampling.temperature > 0,
@@ -53,19 +53,19 @@ class BeamSearch:
         )
 
     def status(self) -> str:
-        """The candidates that are finished, and how many a minute."""
+        """The number of finished candidates, and the number per minute."""
         minutes = max(1e-9, time.monotonic() - self._began) / 60
         return f"{self.finished:,} candidates, {self.finished / minutes:,.1f} a minute"
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there are no open resources."""
 
     def check(self, job: Job) -> None:
-        """Raises `LongPromptError`, and `ValueError` for too elongated an image."""
+        """Raise `LongPromptError`, or `ValueError` for a too elongated image."""
         self._sampler.check(job)
 
     def run(self, jobs: Sequence[Job]) -> list[list[Sample] | ValueError]:
-        """The samples of every job, or the error of reading its images."""
+        """The samples of every job, or the error of its images."""
         return [self._answers(job) for job in jobs]
 
     def _answers(self, job: Job) -> list[Sample] | ValueError:
@@ -78,7 +78,7 @@ class BeamSearch:
     @torch.no_grad()
     def _answer(self, job: Job, images: Sequence[Image.Image], request: Request, index: int) -> Sample:
         encoded = self.processor.encode(
-            user_turns(request.shown, len(images)), list(images), slicing=self.slicing, add_generation_prompt=True
+            user_turns(request.full_prompt, len(images)), list(images), slicing=self.slicing, add_generation_prompt=True
         )
         batch = self.processor.collate([encoded], padding_side="left", with_labels=False)
         n_prompt = batch["input_ids"].shape[1]
@@ -104,7 +104,7 @@ class BeamSearch:
 
 
 class _NewTokenPenalty(LogitsProcessor):
-    """The repetition penalty on generated tokens only: the prompt is mostly placeholders of the image."""
+    """The repetition penalty on generated tokens only, because the prompt is mostly image placeholders."""
 
     def __init__(self, n_prompt: int, penalty: float) -> None:
         self.n_prompt, self.penalty = n_prompt, penalty

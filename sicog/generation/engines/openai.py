@@ -1,7 +1,7 @@
-"""The engine `openai`: any vision-language model behind an OpenAI-compatible endpoint answers our jobs.
+"""The engine `openai`: a vision-language model behind an OpenAI-compatible endpoint answers our jobs.
 
-One request a sample, each with a seed and a stored answer of its own, so that a restart pays for nothing twice. What an
-endpoint answers may still depend on its version and load: only stored answers are the same again.
+Each sample is one request with its own seed and stored answer, so a restart pays for nothing twice. The answers of an
+endpoint may depend on its version and load. Only stored answers are reproducible.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _QUALITY = 92
 
 
 class ServedModel:
-    """An engine whose model is behind an endpoint. answers: the folder where answers are stored."""
+    """An engine for a model behind an endpoint. answers: the folder of stored answers."""
 
     def __init__(self, endpoint: EndpointConfig, sampling: SamplingConfig, answers: Path, *, max_side: int) -> None:
         self.sampling, self.max_side = sampling, max_side
@@ -43,10 +43,10 @@ class ServedModel:
         self._open.close()
 
     def check(self, job: Job) -> None:
-        """Nothing is known of the model's limits here: what it refuses is an unanswered row."""
+        """Do nothing: the model's limits are not known here, and refused requests are unanswered rows."""
 
     def run(self, jobs: Sequence[Job]) -> list[list[Sample] | ValueError | Unanswered]:
-        """The samples of every job, or why it has none. Raises `ValueError` when nothing more can be asked."""
+        """The samples of every job, or the reason why it has none. Raises `ValueError` if no request is possible."""
         asked = [
             (place, request, index)
             for place, job in enumerate(jobs)
@@ -68,7 +68,7 @@ class ServedModel:
     async def _answer(self, job: Job, request: Request, index: int) -> Sample | ValueError | Unanswered:
         seed = stream_key("served", self.sampling.seed, job.id, request.style, index) % 2**31
         chat = ChatRequest(
-            (Message("user", (*(_Sent(image, self.max_side) for image in job.images), request.shown)),),
+            (Message("user", (*(_Sent(image, self.max_side) for image in job.images), request.full_prompt)),),
             temperature=self.sampling.temperature,
             max_tokens=self.sampling.max_new_tokens,
             options=(("seed", seed), ("top_p", self.sampling.top_p)),
@@ -89,26 +89,26 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A job's picture as a request carries it; read when it is sent, not larger than `max_side` pixels."""
+    """A job's picture in a request. It is read when it is sent, and scaled to at most `max_side` pixels."""
 
     picture: Picture
     max_side: int
 
     def identity(self) -> dict[str, object]:
-        """What stands for the image in the key of its request: its pixels, after any corruption, and its size."""
+        """The image's part of the request key: its pixels, after any corruption, and its size."""
         try:
             image = self._image()
         except ValueError as error:
-            raise OSError(str(error)) from error  # what the client takes as an image that cannot be read
+            raise OSError(str(error)) from error  # the client treats it as an unreadable image
         return {"pixels": hashlib.sha256(image.tobytes()).hexdigest(), "size": image.size}
 
     def tokens(self, pixels_per_token: float) -> int:
-        """About how many tokens an endpoint counts for it."""
+        """The approximate number of tokens that an endpoint counts for it."""
         width, height = self._size()
         return math.ceil(width * height / pixels_per_token)
 
     def data_url(self) -> str:
-        """The image as a `data:` URL of a JPEG. Raises `ValueError` when it cannot be read."""
+        """The image as a `data:` URL of a JPEG. Raises `ValueError` if it cannot be read."""
         buffer = io.BytesIO()
         self._image().save(buffer, "JPEG", quality=_QUALITY)
         return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

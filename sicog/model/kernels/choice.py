@@ -1,6 +1,6 @@
-"""Which attention and which kernels run, by what the machine has: one choice for training and generation.
+"""Choose attention and kernels for this machine; used by training and generation.
 
-Needs no torch until it is asked.
+Imports torch only when a function is called.
 """
 
 from __future__ import annotations
@@ -8,26 +8,26 @@ from __future__ import annotations
 import importlib.util
 from typing import Any, Literal
 
-from sicog.model.precision import Precision, named_device, settled
+from sicog.model.precision import Precision, named_device, resolve_precision
 
 Attention = Literal["auto", "sdpa", "flash", "eager"]
 Kernels = Literal["auto", "liger", "plain"]
 
 
 def chosen_attention(attention: Attention, precision: Precision = "auto", device: str = "auto") -> str:
-    """Transformers' name of the attention: `auto` is flash-attn where it is installed, on CUDA in half precision.
+    """Transformers' name of the attention. `auto` is flash-attn if it is installed, on CUDA in half precision.
 
-    `eager`, plain matrix products, is the faster one on a CPU in bfloat16 where heads are small and rows short.
+    `eager` means plain matrix products. It is faster on a CPU in bfloat16 with small heads and short rows.
 
-    Raises `ValueError` where flash is asked for and cannot run.
+    Raises `ValueError` if flash is requested and cannot run.
     """
     if attention == "eager":
         return "eager"
-    missing = _missing("flash_attn", "flash-attn", device)
-    if settled(precision, device) == "float32":
+    missing = _missing_requirements("flash_attn", "flash-attn", device)
+    if resolve_precision(precision, device) == "float32":
         missing.append("precision bfloat16")
     if attention == "flash" and missing:
-        raise ValueError(f"attention 'flash' needs {' and '.join(missing)}; leave it at 'auto', which then takes SDPA")
+        raise ValueError(f"attention 'flash' needs {' and '.join(missing)}. Set it to 'auto', which then uses SDPA")
     return "flash_attention_2" if attention != "sdpa" and not missing else "sdpa"
 
 
@@ -37,14 +37,14 @@ def use_attention(model: Any, *, language_model: str, vision_tower: str) -> None
 
 
 def use_kernels(model: Any, kernels: Kernels) -> bool:
-    """Patch the language model's norms, rotary positions and gated layers with Liger's kernels; whether it was done.
+    """Patch the language model's norms, rotary positions and gated layers with Liger's kernels. Returns whether it did.
 
-    `auto`: where liger-kernel is installed, on CUDA, and knows the language model. The loss head has its own choice.
-    Raises `ValueError` where Liger is asked for and cannot be used.
+    `auto`: if liger-kernel is installed and supports the language model, on CUDA. The loss head has its own option.
+    Raises `ValueError` if Liger is requested and cannot be used.
     """
     if kernels == "plain":
         return False
-    missing = _missing("liger_kernel", "liger-kernel")
+    missing = _missing_requirements("liger_kernel", "liger-kernel")
     model_type = model.config.text_config.model_type
     if not missing:
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
@@ -53,22 +53,24 @@ def use_kernels(model: Any, kernels: Kernels) -> bool:
         if model_type in MODEL_TYPE_TO_APPLY_LIGER_FN:
             _apply_liger_kernel_to_instance(model.language_model, cross_entropy=False, fused_linear_cross_entropy=False)
             return True
-        missing.append(f"a language model that it knows, not {model_type!r}")
+        missing.append(f"a supported language model, not {model_type!r}")
     if kernels == "liger":
-        raise ValueError(f"kernels 'liger' needs {' and '.join(missing)}; leave it at 'auto', which takes plain ones")
+        raise ValueError(
+            f"kernels 'liger' needs {' and '.join(missing)}. Set it to 'auto', which then uses plain kernels"
+        )
     return False
 
 
 def compile_blocks(model: Any) -> None:
-    """Compile each block of the language model in place: names and checkpoints stay as they are.
+    """Compile each block of the language model in place. Names and checkpoints do not change.
 
-    The blocks share one compiled code, which from the second length on serves rows of any length.
+    All blocks share the compiled code. From the second row length on, it serves rows of any length.
     """
     for layer in model.language_model.base_model.layers:
         layer.compile()
 
 
-def _missing(module: str, package: str, device: str = "auto") -> list[str]:
+def _missing_requirements(module: str, package: str, device: str = "auto") -> list[str]:
     here = {
         f"the package {package}": importlib.util.find_spec(module) is not None,
         "a CUDA device": named_device(device).startswith("cuda"),

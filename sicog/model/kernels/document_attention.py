@@ -1,7 +1,7 @@
-"""Attention within the documents of a packed row: one kernel call where the device has one, else SDPA per document.
+"""Attention within the documents of a packed row: one kernel call if the device has one, else SDPA per document.
 
-`attend_within_documents` switches a model to it. A model that was not switched is right too: Transformers finds the
-documents by their positions, with flash attention as fast, with any other by a dense mask [T, T].
+`attend_within_documents` switches a model to it. Other models are correct too: Transformers finds the documents by
+their positions. With flash attention that is as fast; other implementations then build a dense mask [T, T].
 
 Shapes: T positions of all documents, D documents, H heads, A width of a head.
 """
@@ -18,17 +18,17 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.generic import is_flash_attention_requested
 
-DOCUMENTS = "documents"  # the attn_implementation: SDPA's, but for packed rows
-# How torch's kernel is told to be causal and to share keys among heads: it differs between versions.
+DOCUMENTS = "documents"  # the attn_implementation: SDPA, except for packed rows
+# Options of torch's kernel for causal attention and shared keys. They differ between versions.
 _KNOWN = inspect.signature(varlen_attn).parameters
 _CAUSAL: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _KNOWN else {"is_causal": True}
 _SHARES_KEYS = "enable_gqa" in _KNOWN
 
 
 def attend_within_documents(model: Any) -> None:
-    """Let the language model attend within documents without a dense mask, whenever it is given their borders.
+    """Make the language model attend within documents, without a dense mask, if it gets their borders.
 
-    A flash attention stays as it is, and so does a model with sliding windows, which only Transformers' masks know.
+    Models with flash attention or sliding windows are not changed. Only Transformers' masks support sliding windows.
     """
     config = model.language_model.config
     sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
@@ -39,10 +39,10 @@ def attend_within_documents(model: Any) -> None:
 def packed_arguments(
     config: Any, x_BTE: torch.Tensor, borders: torch.Tensor, position_ids: torch.Tensor | None
 ) -> dict[str, Any]:
-    """What the language model of this config needs to run a packed row [1, T, E], computed once for all layers.
+    """Arguments of the language model for a packed row [1, T, E], computed once for all layers.
 
-    borders: int [D + 1], where each document begins, and T. position_ids: None makes those that begin again with every
-    document. Raises `ValueError` when the borders do not cover the row.
+    borders: int [D + 1], the start of each document, and T. position_ids: None makes positions that restart with every
+    document. Raises `ValueError` if the borders do not cover the row.
     """
     places = borders.tolist()
     lengths = [end - start for start, end in zip(places, places[1:], strict=False)]
@@ -56,7 +56,7 @@ def packed_arguments(
     arguments: dict[str, Any] = {"attention_mask": None, "position_ids": position_ids, "use_cache": False}
     own = config._attn_implementation == DOCUMENTS
     if own:
-        # Transformers hands on a mask of four dimensions as it is: it would build one of T x T from the positions.
+        # Transformers passes on a 4-D mask unchanged. Otherwise it would build a T x T mask from the positions.
         arguments["attention_mask"] = x_BTE.new_zeros(1, 1, 1, 1)
     if own and not has_varlen(x_BTE):
         arguments["document_lengths"] = tuple(lengths)
@@ -68,7 +68,7 @@ def packed_arguments(
 
 
 def has_varlen(x: torch.Tensor) -> bool:
-    """Whether torch's attention over rows of different lengths runs on this tensor's device, in the type of now."""
+    """Whether torch's variable-length attention runs on this tensor's device in the current dtype."""
     return (
         x.is_cuda
         and _half(x) in (torch.float16, torch.bfloat16)
@@ -90,7 +90,7 @@ def document_attention(
     max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """[1, H, T, A] -> [1, T, H, A]. Without lengths and borders it is Transformers' SDPA, mask and all."""
+    """[1, H, T, A] -> [1, T, H, A]. Without lengths and borders it is Transformers' SDPA with its mask."""
     if document_lengths is not None:
         parts = zip(*(x.split(document_lengths, dim=2) for x in (query, key, value)), strict=True)
         outs = [
@@ -117,15 +117,17 @@ def _varlen(
     else:
         repeats = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
-    dtype = _half(query)  # the rotary embedding leaves float32 under autocast, which does not know this kernel
+    dtype = _half(
+        query
+    )  # under autocast the rotary embedding gives float32, and autocast does not cast for this kernel
     q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
     out = varlen_attn(q, k, v, borders, borders, longest, longest, scale=scale, **options)
-    assert isinstance(out, torch.Tensor)  # not also what it was normalised by
+    assert isinstance(out, torch.Tensor)  # without the softmax normaliser
     return out[None]
 
 
 def _half(x: torch.Tensor) -> torch.dtype:
-    """The type that attention computes in: autocast's inside autocast."""
+    """The dtype of attention: autocast's dtype inside autocast."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 

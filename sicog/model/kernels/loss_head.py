@@ -1,10 +1,10 @@
-"""Cross-entropy and log-probabilities of the language model's head without its logits ever lying in memory as a whole.
+"""Cross-entropy and log-probabilities of the language model's head, without all logits in memory at once.
 
-Logits are made at supervised positions only, a chunk of positions at a time. For an ordinary head the gradients of a
-chunk are made while its logits are there: three matrix products a position, as in the plain head. A head whose weight
-is gathered when its module is called (ZeRO-3), or that an adapter has wrapped, is called as a module, a fixed number of
-times, and its logits are computed again in the backward pass: all ranks then make the same calls in the same order,
-whatever their rows hold, which chunks of a fixed size would not.
+Logits are computed only at supervised positions, one chunk of positions at a time. For an ordinary head the gradients
+of a chunk are computed together with its logits: three matrix products per position, as in the plain head.
+Some heads must be called as a module: ZeRO-3 gathers the weight in the call, and adapters wrap the layer. Such a head
+is called a fixed number of times, and its logits are computed again in the backward pass. So all ranks make the same
+calls in the same order, whatever their rows contain; chunks of a fixed size would not guarantee this.
 
 Shapes: B rows, T positions, E width, V vocabulary, S supervised positions, C positions of a chunk, D documents.
 """
@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 LossHead = Literal["auto", "chunked", "liger", "plain"]
 IGNORED_LABEL = -100
-_CHUNK_BYTES_CPU = 2**27  # of float32 logits: 221 positions of Qwen2's vocabulary
-_CHUNK_BYTES_GPU = 2**29  # 882 positions: enough that products are not bound by reading the weight
-_CALLS = 4  # of a head that is called as a module
+_CHUNK_BYTES_CPU = 2**27  # bytes of float32 logits: 221 positions of Qwen2's vocabulary
+_CHUNK_BYTES_GPU = 2**29  # 882 positions: with fewer, reading the weight would limit the speed
+_CALLS = 4  # for a head that is called as a module
 
 
 def causal_loss(
@@ -34,17 +34,17 @@ def causal_loss(
 ) -> torch.Tensor:
     """Sum of the next-token cross-entropy over supervised positions, divided by `num_items` (None: by their number).
 
-    With nothing supervised it is 0, with gradients of 0, where a mean would not be a number: looking would make a GPU
-    wait, and a rank that stopped would leave the others waiting. Training refuses an update without supervised tokens.
+    Without supervised tokens the loss and its gradients are 0; a mean would be NaN. There is no check here: it would
+    make the GPU wait, and a stopped rank would block the others. Training refuses an update without supervised tokens.
     labels: -100 where unsupervised, shifted here. Softmax in float32 (float64 for float64 logits). kind: `plain` makes
     all logits at once, as Transformers does; `auto` is Liger's kernel on a GPU that has it, else `chunked`.
-    Raises `ValueError` where Liger is asked for and cannot be used.
+    Raises `ValueError` if Liger is requested and cannot be used.
     """
     targets_BT = labels_BT[:, 1:]
     keep_BT = targets_BT != IGNORED_LABEL
     n_items = keep_BT.sum().clamp(min=1) if num_items is None else num_items
     if kind == "plain":
-        return _total(head(hidden_BTE[:, :-1]).flatten(0, 1), targets_BT.flatten()) / n_items
+        return _cross_entropy_sum(head(hidden_BTE[:, :-1]).flatten(0, 1), targets_BT.flatten()) / n_items
     loss: torch.Tensor = _chosen(kind, head, hidden_BTE)(
         head, hidden_BTE[:, :-1][keep_BT], targets_BT[keep_BT], n_items
     )
@@ -62,7 +62,7 @@ def document_log_probs(
 
     labels: -100 where unsupervised, shifted here. borders int [D + 1]: where each of the documents of one packed row
     begins; None: every row is a document. Softmax and sums in float32 (float64 for float64 logits).
-    Where the gradient arrives, the logits of a chunk are made again: what they are multiplied by is not known before.
+    The backward pass computes the logits of a chunk again, because their factor is not known earlier.
     """
     targets_BT = labels_BT[:, 1:]
     row_S, position_S = targets_BT.ne(IGNORED_LABEL).nonzero(as_tuple=True)
@@ -70,17 +70,17 @@ def document_log_probs(
     if kind == "plain":
         log_p_S = _log_probs(head(hidden_SE), targets_S)
     else:
-        make: Any = _fused_log_probs if _is_ordinary(head) else _called_log_probs
+        make: Any = _fused_log_probs if _is_ordinary(head) else _call_head_log_probs
         log_p_S = make(head, hidden_SE, targets_S)
     if borders is None:
         return log_p_S.new_zeros(len(labels_BT)).index_add(0, row_S, log_p_S)
-    # Of a document's first position the label is -100, so a target and what predicts it lie in the same one.
+    # The first label of a document is -100, so a target and the position that predicts it are in the same document.
     document_S = torch.searchsorted(borders[1:].long(), position_S, right=True)
     return log_p_S.new_zeros(len(borders) - 1).index_add(0, document_S, log_p_S)
 
 
 def chunk_rows(vocabulary: int, device: str) -> int:
-    """Positions whose logits are made at once on this type of device."""
+    """The number of positions in a chunk on this type of device."""
     return max(1, (_CHUNK_BYTES_CPU if device == "cpu" else _CHUNK_BYTES_GPU) // (4 * vocabulary))
 
 
@@ -91,44 +91,44 @@ def _chosen(kind: LossHead, head: nn.Module, hidden: torch.Tensor) -> Any:
         raise ValueError("loss_head 'liger' needs a CUDA device, the package liger-kernel and an unsharded linear head")
     if usable and kind != "chunked":
         return _liger
-    return _fused if ordinary else _called
+    return _fused_loss if ordinary else _call_head
 
 
 def _is_ordinary(head: nn.Module) -> bool:
-    """A bias-free linear layer whose whole weight lies here, without anything that happens when it is called."""
+    """Whether the head is a plain linear layer: no bias, no hooks, and its whole weight on this rank."""
     return (
         type(head) is nn.Linear
         and head.bias is None
         and type(head.weight) is nn.Parameter
-        and not hasattr(head.weight, "ds_id")  # DeepSpeed's: the weight is there only while its module runs
+        and not hasattr(head.weight, "ds_id")  # DeepSpeed gathers the weight only while the module runs
         and not (head._forward_pre_hooks or head._forward_hooks)
         and "forward" not in vars(head)  # accelerate's offloading replaces it
     )
 
 
-def _total(logits_SV: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
-    return nn.functional.cross_entropy(_widened(logits_SV), targets_S, ignore_index=IGNORED_LABEL, reduction="sum")
+def _cross_entropy_sum(logits_SV: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(_widen(logits_SV), targets_S, ignore_index=IGNORED_LABEL, reduction="sum")
 
 
-def _widened(logits: torch.Tensor) -> torch.Tensor:
+def _widen(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _called(
+def _call_head(
     head: nn.Module, hidden_SE: torch.Tensor, targets_S: torch.Tensor, n_items: torch.Tensor | int
 ) -> torch.Tensor:
     def part(hidden_CE: torch.Tensor, targets_C: torch.Tensor) -> torch.Tensor:
-        return _total(head(hidden_CE), targets_C)
+        return _cross_entropy_sum(head(hidden_CE), targets_C)
 
     chunks = zip(hidden_SE.tensor_split(_CALLS), targets_S.tensor_split(_CALLS), strict=True)
     return torch.stack([checkpoint(part, h, t, use_reentrant=False) for h, t in chunks]).sum() / n_items
 
 
 def _log_probs(logits_SV: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
-    return _widened(logits_SV).log_softmax(dim=-1).gather(1, targets_S[:, None])[:, 0]
+    return _widen(logits_SV).log_softmax(dim=-1).gather(1, targets_S[:, None])[:, 0]
 
 
-def _called_log_probs(head: nn.Module, hidden_SE: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+def _call_head_log_probs(head: nn.Module, hidden_SE: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
     def part(hidden_CE: torch.Tensor, targets_C: torch.Tensor) -> torch.Tensor:
         return _log_probs(head(hidden_CE), targets_C)
 
@@ -140,10 +140,10 @@ def _liger(
     head: nn.Linear, hidden_SE: torch.Tensor, targets_S: torch.Tensor, n_items: torch.Tensor | int
 ) -> torch.Tensor:
     if not len(targets_S):
-        return _fused(head, hidden_SE, targets_S, n_items)
+        return _fused_loss(head, hidden_SE, targets_S, n_items)
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-    # As in `_fused`: the weight's gradient is summed over the chunks in float32.
+    # As in `_fused_loss`, the weight's gradient is summed over the chunks in float32.
     loss = LigerFusedLinearCrossEntropyLoss(
         ignore_index=IGNORED_LABEL, reduction="sum", accum_dtype=torch.promote_types(head.weight.dtype, torch.float32)
     )
@@ -151,7 +151,7 @@ def _liger(
     return total / n_items
 
 
-def _fused(
+def _fused_loss(
     head: nn.Linear, hidden_SE: torch.Tensor, targets_S: torch.Tensor, n_items: torch.Tensor | int
 ) -> torch.Tensor:
     device = hidden_SE.device.type
@@ -178,7 +178,7 @@ def _product_dtype(hidden: torch.Tensor) -> torch.dtype:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of `hidden @ weight.T`; the gradients are made along with the loss."""
+    """Cross-entropy of `hidden @ weight.T`. The gradients are computed together with the loss."""
 
     @staticmethod
     def forward(
@@ -197,18 +197,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         w_VE = weight_VE.to(dtype)
         total = torch.zeros((), dtype=sum_dtype, device=hidden_SE.device)
         d_hidden = torch.empty_like(hidden_SE) if wanted[0] else None
-        # Summed over the chunks in float32: a sum in bfloat16 would lose what a single product keeps.
+        # Summed over the chunks in float32, because a bfloat16 sum would lose precision.
         d_weight = torch.zeros_like(weight_VE, dtype=sum_dtype) if wanted[1] else None
         for start in range(0, len(hidden_SE), rows):
             h_CE, targets_C1 = hidden_SE[start : start + rows].to(dtype), targets_S[start : start + rows, None]
-            log_p_CV = _widened(h_CE @ w_VE.T).log_softmax(dim=-1)
+            log_p_CV = _widen(h_CE @ w_VE.T).log_softmax(dim=-1)
             total -= log_p_CV.gather(1, targets_C1).sum()
             if not any(wanted):
                 continue
             d_logits_CV = log_p_CV.exp_()
             d_logits_CV.scatter_add_(1, targets_C1, torch.full_like(targets_C1, -1, dtype=d_logits_CV.dtype))
-            # Divided before it is rounded. To divide finished gradients would round them twice the same way: a bfloat16
-            # times 1 / 513 is always the bfloat16 that times 1 / 512 is, and all gradients 0.2 % too large.
+            # Divide before rounding. Dividing finished gradients would round them twice: in bfloat16, times 1 / 513
+            # gives the same as times 1 / 512, so all gradients would be 0.2 % too large.
             narrow_CV = d_logits_CV if dtype == sum_dtype else torch.empty_like(d_logits_CV, dtype=dtype)
             d_logits_CV = torch.div(d_logits_CV, n_items, out=narrow_CV)
             if d_hidden is not None:
@@ -222,18 +222,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The stored gradients times the loss's own, in place: a second copy of the weight's would be the peak.
+        """Multiply the stored gradients by the gradient of the loss, in place; a copy would raise the memory peak.
 
-        A second backward pass through the same loss is refused by autograd, which sees that they were changed.
+        Autograd refuses a second backward pass through the same loss, because the stored gradients were changed.
         """
-        # Of one dimension the factor is not rounded to bfloat16 first: the product is made in float32.
+        # A factor with one dimension is not rounded to bfloat16 first; the product is computed in float32.
         factor = grads[0].reshape(1)
         scaled = [None if d is None else d.mul_(factor) for d in ctx.saved_tensors]
         return (*scaled, None, None, None, None, None)
 
 
 class _LinearLogProbs(torch.autograd.Function):
-    """Log-probability of each target under `hidden @ weight.T`; logits live for a chunk, in both directions."""
+    """Log-probability of each target under `hidden @ weight.T`. Both passes hold the logits of one chunk only."""
 
     @staticmethod
     def forward(
@@ -263,7 +263,7 @@ class _LinearLogProbs(torch.autograd.Function):
         for start in range(0, len(hidden_SE), ctx.rows):
             part = slice(start, start + ctx.rows)
             h_CE, targets_C1, factor_C1 = hidden_SE[part].to(dtype), targets_S[part, None], factor_S[part, None]
-            d_logits_CV = _widened(h_CE @ w_VE.T).softmax(dim=-1).mul_(-factor_C1)
+            d_logits_CV = _widen(h_CE @ w_VE.T).softmax(dim=-1).mul_(-factor_C1)
             d_logits_CV.scatter_add_(1, targets_C1, factor_C1)
             narrow_CV = d_logits_CV.to(dtype)
             if d_hidden is not None:

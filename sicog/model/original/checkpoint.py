@@ -1,4 +1,4 @@
-"""Checkpoints of the original (LLaVA's layout) in and out: every tensor accounted for, byte for byte, in its dtype."""
+"""Import and export checkpoints of the original (LLaVA's layout): all tensors, byte for byte, in their dtypes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from sicog.model.weight_files import (
     tensors_of,
     weight_files,
 )
-from sicog.model.weights import UNREADABLE, unreadable
+from sicog.model.weights import UNREADABLE, read_error_message
 from sicog.stages.storage import make_readable, read_json, write_json
 
 PROJECTOR_BIN, PROJECTOR = "mm_projector.bin", "projector.safetensors"
@@ -55,8 +55,8 @@ def import_checkpoint(
 ) -> Path:
     """A LLaVA-format folder as one of ours, or the projector of an align stage as `projector.safetensors`.
 
-    vision_tower: a CLIP folder whose config describes the tower; None for OpenAI's CLIP. turn_format: chatml unless
-    given. Raises `ValueError` when the target exists, or the source is incomplete, damaged or not known.
+    vision_tower: a CLIP folder whose config describes the tower; None for OpenAI's CLIP. turn_format: default chatml.
+    Raises `ValueError` if the target exists, or the source is incomplete, damaged or unknown.
     """
     if not source.exists():
         raise ValueError(f"{source}: no such checkpoint")
@@ -85,14 +85,14 @@ def import_checkpoint(
         processor.save_pretrained(made)
         generation_config(ends, processor).save_pretrained(made)
         write_card(made, config)
-    _say(f"{target}: {len(found)} tensors, all accounted for; projector {config.projector_type}")
+    _print(f"{target}: {len(found)} tensors, all accounted for; projector {config.projector_type}")
     return target
 
 
 def export_checkpoint(source: Path, target: Path, *, vision_tower: str = CLIP) -> Path:
-    """One of our checkpoints in LLaVA's layout. vision_tower: what the original's loader shall take for the base CLIP.
+    """Write one of our checkpoints in LLaVA's layout. vision_tower: the base CLIP for the original's loader.
 
-    Raises `ValueError` when the target exists, the source is incomplete, or the original has no such model.
+    Raises `ValueError` if the target exists, the source is incomplete, or the original has no such model.
     """
     if (model_type := read_config_dict(str(source)).get("model_type")) != SicogConfig.model_type:
         raise ValueError(f"{source} is a checkpoint of type {model_type!r}, not {SicogConfig.model_type!r}")
@@ -110,9 +110,9 @@ def export_checkpoint(source: Path, target: Path, *, vision_tower: str = CLIP) -
         write_json(made / "config.json", values)
         generation_config(ends, processor).save_pretrained(made)
     kind = values["model_type"].removesuffix("2")
-    _say(f"{target}: {len(found)} tensors in LLaVA's layout. Its loader goes by the folder's name: keep {kind!r} in it")
+    _print(f"{target}: {len(found)} tensors in LLaVA's layout. Its loader reads the folder's name: keep {kind!r} in it")
     for stray in strays(config, image):
-        _say(f"  trained otherwise than the original's code runs it: {stray}")
+        _print(f"  differs from the original's code: {stray}")
     return target
 
 
@@ -123,14 +123,14 @@ def _import_projector(file: Path, target: Path) -> Path:
     check_tensors(file, weights, {name: tuple(value.shape) for name, value in shell.state_dict().items()})
     with _new_folder(target) as made:
         save_file({f"resampler.{name}": load_tensor(stored) for name, stored in weights.items()}, made / PROJECTOR)
-    _say(f"{target / PROJECTOR}: {len(weights)} tensors, all accounted for; use it as model.projector, with")
+    _print(f"{target / PROJECTOR}: {len(weights)} tensors, all accounted for; use it as model.projector, with")
     is_resampler = isinstance(shell, Resampler)
-    _say(f"  model.config.{'regions_dtype=bfloat16' if is_resampler else 'projector_type=mlp'}")
+    _print(f"  model.config.{'regions_dtype=bfloat16' if is_resampler else 'projector_type=mlp'}")
     return target
 
 
 def _projector(file: Path, weights: Mapping[str, Stored], values: Mapping[str, Any] | None) -> Resampler | MlpProjector:
-    """A projector of the sizes that the weights have, on no device; its kind from config.json where there is one."""
+    """A projector with the sizes of the weights, on the meta device; its kind is from config.json if there is one."""
     declared = projector_of(values, str(file.parent))["projector_type"] if values else None
     kind = declared or ("resampler" if "query" in weights else "mlp")
     try:
@@ -144,7 +144,7 @@ def _projector(file: Path, weights: Mapping[str, Stored], values: Mapping[str, A
             return Resampler(query_grid=math.isqrt(n_queries), width=width, vision_width=vision_width, n_heads=1)
     except (KeyError, ValueError, IndexError):
         names = ", ".join(sorted(weights)[:8]) or "none"
-        raise ValueError(f"{file} holds no projector of kind {kind}; its tensors: {names}") from None
+        raise ValueError(f"{file} has no projector of kind {kind}; its tensors: {names}") from None
 
 
 def _shapes(config: SicogConfig) -> dict[str, tuple[int, ...]]:
@@ -155,7 +155,7 @@ def _shapes(config: SicogConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _optional(config: SicogConfig) -> list[str]:
-    """The head of a language model that has none of its own may be written or not."""
+    """Tensors that may be missing: the head of a language model with tied embeddings."""
     return [_HEAD] if config.tie_word_embeddings else []
 
 
@@ -166,22 +166,24 @@ def _check_tied(folder: Path, config: SicogConfig, ours: Mapping[str, Stored]) -
 
 def _tokenizer(folder: Path, text_config: Any) -> Any:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
-        raise ValueError(f"{folder} is incomplete: it holds no tokenizer; copy the language model's tokenizer into it")
+        raise ValueError(
+            f"{folder} is incomplete: the tokenizer is missing. Copy the language model's tokenizer into it"
+        )
     try:
         return AutoTokenizer.from_pretrained(folder, config=text_config)
     except UNREADABLE as error:
-        raise ValueError(f"{folder}, its tokenizer: {unreadable(error)}") from error
+        raise ValueError(f"{folder}, its tokenizer: {read_error_message(error)}") from error
 
 
 def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """The tokenizer's files, also those that the original's Transformers 4.40 needs: it reads no tokenizer.json."""
+    """Write the tokenizer's files, also those for the original's Transformers 4.40, which reads no tokenizer.json."""
     tokenizer.save_pretrained(folder)
     backend = tokenizer.backend_tokenizer
     backend.model.save(str(folder))  # vocab.json, merges.txt
     values = read_json(folder / "tokenizer_config.json")
     added = backend.get_added_tokens_decoder()
     table = {str(i): {name: getattr(token, name) for name in _ADDED_TOKEN} for i, token in sorted(added.items())}
-    # The original counts on these being two, the start and the end of a turn; the token for padding is none of them.
+    # The original expects exactly two: the start and the end of a turn. The padding token is not one of them.
     special = [t["content"] for t in table.values() if t["special"] and t["content"] != tokenizer.pad_token]
     own = {"added_tokens_decoder": table, "additional_special_tokens": special}
     write_json(folder / "tokenizer_config.json", {**values, **own})
@@ -189,9 +191,9 @@ def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that becomes it at the end; on any error nothing is left behind."""
+    """A temporary folder that is renamed to `target` at the end. On an error it is removed."""
     if target.exists():
-        raise ValueError(f"{target} exists; choose another folder or remove it")
+        raise ValueError(f"{target} exists. Choose another folder or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -203,5 +205,5 @@ def _new_folder(target: Path) -> Iterator[Path]:
         raise
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     stderr_console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The original's config.json to ours and back. What a checkpoint is, its values say, never the name of a path."""
+"""Convert the original's config.json to ours and back. The values decide the kind of a checkpoint, not its path."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from transformers import CONFIG_MAPPING, CLIPVisionConfig, PreTrainedConfig
 
 from sicog.model.configuration import SicogConfig
 
-PREFIXES = (  # theirs, ours; all else is the language model's
+PREFIXES = (  # theirs, ours; all other names belong to the language model
     ("model.vision_tower.vision_tower.vision_model.", "vision_tower."),
     ("model.mm_projector.", "resampler."),
 )
 _LANGUAGE = "language_model."
-_OURS = "sicog"  # the key of config.json under which an exported checkpoint keeps what the original has no key for
+_OURS = "sicog"  # key in an exported config.json for values that the original has no key for
 
 RESAMPLER, MLP = "adapt_spatial_resampler_v1", "mlp2x_gelu"
 _GRIDS = {"uhd_v1": 12, "uhd_v1_query64": 8}
 _TEXT_TYPES = {"llava_qwen": "qwen2", "llava_llama": "llama", "llava": "llama"}
 _ARCHITECTURES = {"qwen2": "LlavaQwenForCausalLM", "llama": "LlavaLlamaForCausalLM"}
-_CLIP_HEADS = {768: 12, 1024: 16}  # OpenAI's towers; the weights do not tell the number of heads
+_CLIP_HEADS = {768: 12, 1024: 16}  # OpenAI's towers, because the weights do not show the number of heads
 _LONG_SIDE = 1024
 
-# Constants of the original that no value of its config says.
+# Constants of the original that are not in its config.
 _ORIGINAL = {"row_separator_id": 13, "slice_separator_id": 29892, "regions_dtype": "bfloat16"}
 
-# What must be said, or left out, of an mlp's images.
+# Required or absent image settings of an mlp.
 _PADDED_SQUARE = {
     "image_aspect_ratio": ("pad",),
     "mm_patch_merge_type": ("flat", None),
     "mm_resampler_type": (None,),
 }
 
-# What the original's loader looks for besides the language model's own keys.
+# Keys that the original's loader reads besides those of the language model.
 _KEYS: dict[str, Any] = {
     "vision_tower_pretrained": None,
     "use_mm_proj": True,
@@ -69,9 +69,9 @@ _THEIRS = {*_KEYS, "model_mode", "jbu_ckpt", "architectures", "model_type", "aut
 
 @dataclass(frozen=True)
 class Imported:
-    """What a config.json of the original says: values for `SicogConfig` and for the image processor.
+    """The values of an original config.json for `SicogConfig` and the image processor.
 
-    turn_format: only where we wrote the file ourselves; the original's has no such value.
+    turn_format: only in files that we exported; the original has no such value.
     """
 
     config: dict[str, Any]
@@ -96,7 +96,7 @@ def to_theirs(name: str) -> str:
 
 
 def projector_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The kind of projector as values of `SicogConfig`. Raises `ValueError` for one that is not known."""
+    """The kind of projector as values of `SicogConfig`. Raises `ValueError` for an unknown kind."""
     mode, kind = values.get("model_mode"), values.get("mm_projector_type")
     if kind == RESAMPLER and mode in _GRIDS:
         return {"projector_type": "resampler", "query_grid": _GRIDS[mode]}
@@ -110,7 +110,7 @@ def projector_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _require_padded_square(values: Mapping[str, Any], where: str) -> None:
-    """Raise `ValueError` unless every patch of one padded square goes through the mlp: the only way that ours does."""
+    """Raise `ValueError` unless the mlp gets every patch of one padded square, because ours supports only that."""
     for key, known in _PADDED_SQUARE.items():
         if (value := values.get(key)) not in known:
             raise ValueError(f"{where}: {key} {value!r} with {MLP} is not known, only {known[0]!r}")
@@ -122,7 +122,7 @@ def read_config(
     """Our config from a config.json of the original and the shapes of its tensors.
 
     vision: the vision tower's config; None: read from the shapes, for a tower of OpenAI's CLIP.
-    Raises `ValueError` naming the value that is not known.
+    Raises `ValueError` with the unknown value.
     """
     projector = projector_of(values, where)
     for key, wanted in (("mm_vision_select_feature", "patch"), ("mm_use_im_start_end", False)):
@@ -147,9 +147,9 @@ def read_config(
 
 
 def write_config(config: SicogConfig, turn_format: str, image: Mapping[str, Any], vision_tower: str) -> dict[str, Any]:
-    """The original's config.json, with ours under a key of its own, which the original does not read.
+    """The original's config.json, with our config under an extra key that the original ignores.
 
-    Raises `ValueError` for a model that the original has no name for.
+    Raises `ValueError` for a model that the original does not support.
     """
     text: Any = config.text_config
     vision: Any = config.vision_config
@@ -187,7 +187,7 @@ def write_config(config: SicogConfig, turn_format: str, image: Mapping[str, Any]
 
 
 def strays(config: SicogConfig, image: Mapping[str, Any]) -> list[str]:
-    """Where a model was trained otherwise than the original's code would run it."""
+    """Settings of a model's training that differ from those of the original's code."""
     if config.projector_type == "mlp":
         return []
     wanted = {**_ORIGINAL, "scale": SicogConfig.scale, "max_slices": SicogConfig.max_slices}
@@ -197,7 +197,7 @@ def strays(config: SicogConfig, image: Mapping[str, Any]) -> list[str]:
 
 
 def _json(config: PreTrainedConfig) -> dict[str, Any]:
-    """All values of a config, defaults too, which differ between versions; no path of this machine."""
+    """All values of a config, defaults included (they differ between versions), without paths of this machine."""
     values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
     return {k: v for k, v in values.items() if k not in ("_name_or_path", "dtype", "transformers_version")}
 

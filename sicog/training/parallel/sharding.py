@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sicog.model.precision import chosen_device, settled
+from sicog.model.precision import chosen_device, resolve_precision
 from sicog.training.config import ModelSource, TrainConfig
 from sicog.training.parallel.kind import ZERO_STAGES, settled_parallel
 
@@ -82,7 +82,7 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
         if stage == 3:
             zero["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
-    bf16 = settled(config.precision) == "bfloat16"
+    bf16 = resolve_precision(config.precision) == "bfloat16"
     return {
         "zero_optimization": zero,
         "bf16": {"enabled": bf16},

@@ -97,7 +97,7 @@ def test_a_lock_of_a_live_process_holds_and_the_wait_is_said(
     waiting = caching._Waiting("the table", lock)
     waiting._start -= 6
     waiting.pause()
-    assert "waiting for another process to make the table" in " ".join(capsys.readouterr().err.split())
+    assert "waiting for another process that makes the table" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_and_a_folder_without_permission_are_said(tmp_path: Path) -> None:  # R11
+def test_a_full_disk_and_a_folder_without_permission_are_said(tmp_path: Path) -> None:
     def full(folder: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -129,7 +129,7 @@ def test_a_full_disk_and_a_folder_without_permission_are_said(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(tmp_path: Path) -> None:  # R11
+def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match="cannot be written"):
         build_once(tmp_path / "x", fill, "a thing")

@@ -99,7 +99,7 @@ def test_rows_beyond_one_batch_are_found(tmp_path: Path, cache: Path, monkeypatc
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_jsonl_cut_anywhere_loses_one_row(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """R3, and with one byte that is not UTF-8 besides."""
+    """The file also holds one byte that is not UTF-8."""
     folder = tmp_path_factory.mktemp("cut")
     lines = [json.dumps(row(i)).encode() for i in range(4)]
     whole = b"\n".join(lines)
@@ -109,17 +109,17 @@ def test_a_jsonl_cut_anywhere_loses_one_row(tmp_path_factory: pytest.TempPathFac
     table = open_table(folder / "cut.jsonl", folder / "cache")
     read = list(read_llava(folder / "cut.jsonl"))
     assert [table.row(i)[0] for i in range(len(table))] == [r for r in read if isinstance(r, Example)]
-    drops = list(table.dropped())
+    drops = list(table.dropped_rows())
     assert drops == [r for r in read if isinstance(r, Dropped)]
     assert drops[0].detail.startswith("cut.jsonl:1: ") and len(drops) <= 2
 
 
-def test_rows_of_wrong_shape_are_dropped_by_name(tmp_path: Path, cache: Path) -> None:  # R3
+def test_rows_of_wrong_shape_are_dropped_by_name(tmp_path: Path, cache: Path) -> None:
     bad = [5, [], {"id": "x"}, {**row(1), "conversations": "hi"}, {**row(2), "id": {}}, row(3, 4), row(9)]  # type: ignore[arg-type]
     (tmp_path / "x.json").write_text(json.dumps(bad))
     table = open_table(tmp_path / "x.json", cache)
     assert len(table) == 1 and table.n_dropped == 6
-    assert [d.reason for d in table.dropped()] == [
+    assert [d.reason for d in table.dropped_rows()] == [
         "malformed_row",
         "malformed_row",
         "no_turns",
@@ -163,7 +163,7 @@ def test_digests_are_remembered_by_size_and_time(tmp_path: Path, cache: Path, mo
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "no data source"),
+        ({}, "not a data source"),
         ({"a.json": "[]", "b.parquet": ""}, "several kinds"),
         ({"a.jsonl": "", "b.jsonl.gz": ""}, r"also holds b\.jsonl\.gz, which a folder of shards does not read"),
         ({"a.jsonl": "", "c.tgz": "", "d.csv": ""}, r"also holds c\.tgz, d\.csv"),
@@ -264,8 +264,8 @@ def test_pictures_of_any_kind_are_taken_for_pictures(tmp_path: Path, cache: Path
         assert [len(example.images) for example in examples(tmp_path / f"{number}.tar", cache)] == [1], suffix
     text = json.dumps({**row(0, "x"), "image": None}).encode()
     write_tar(tmp_path / "odd.tar", {"a.json": text, "a.img": picture("red")})
-    (dropped,) = open_table(tmp_path / "odd.tar", cache).dropped()
-    assert dropped.detail.endswith("markers in the human turns; not taken for pictures by their names: .img")
+    (dropped,) = open_table(tmp_path / "odd.tar", cache).dropped_rows()
+    assert dropped.detail.endswith("markers in the human turns; members without the suffix of an image: .img")
 
 
 def test_images_from_webdataset_shards(tmp_path: Path, cache: Path) -> None:
@@ -287,7 +287,7 @@ def test_images_from_webdataset_shards(tmp_path: Path, cache: Path) -> None:
     assert [table.row(i)[0].id for i in range(len(table))] == ["0", "1", "2", "3", "4"]
     folder = ImageFolder(tmp_path, cache=cache)
     assert colours(tmp_path / "shards", cache, folder) == [[RED], [RED, BLUE], [], [BLUE], []]
-    assert [(d.id, d.reason) for d in table.dropped()] == [
+    assert [(d.id, d.reason) for d in table.dropped_rows()] == [
         ("5", "malformed_row"),
         ("6", "malformed_row"),
         ("7", "image_refused"),

@@ -1,4 +1,4 @@
-"""The engine `openai` against a real local server: what is asked, what is kept, what fails (R12)."""
+"""The engine `openai` against a real local server: what is asked, what is kept, what fails."""
 
 import base64
 import io
@@ -87,7 +87,7 @@ def test_a_broken_image_is_dropped_and_a_spoilt_one_is_what_is_sent(config, endp
 
 def test_what_the_protocol_has_not_is_refused(config):
     for values, words in (
-        ({"top_k": 20}, "no beams, top_k"),
+        ({"top_k": 20}, "does not support beams, top_k"),
         ({"workers": 2}, "one process"),
         ({"endpoint": None}, "needs an endpoint"),
         ({"engine": "transformers"}, "needs a checkpoint"),

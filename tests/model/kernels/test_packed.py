@@ -1,4 +1,4 @@
-"""Packed rows: documents see neither each other nor each other's images (D-C9); losses and gradients are as padded."""
+"""Packed rows: documents see neither each other nor each other's images; losses and gradients are as padded."""
 
 import copy
 
@@ -88,7 +88,7 @@ def test_packed_rows_give_the_losses_and_gradients_of_padded_ones(monkeypatch, r
         model.gradient_checkpointing_enable({"use_reentrant": False})
     found, packed = loss_and_gradients(model, packed_batch(rows))
     assert found == pytest.approx(wanted, abs=1e-5)
-    # A batch without images touches the vision side too: its gradients are there, and are 0 (R9).
+    # A batch without images touches the vision side too: its gradients are there, and are 0.
     assert packed.keys() == gradients.keys()
     for name in gradients:
         torch.testing.assert_close(packed[name], gradients[name], atol=1e-5, rtol=1e-4)
@@ -166,6 +166,6 @@ def test_borders_that_do_not_cover_the_row_are_refused(borders):
 def test_a_mask_or_a_cache_beside_borders_is_refused():
     batch = packed_batch(TEXT)
     for extra in ({"attention_mask": torch.ones_like(batch["input_ids"])}, {"use_cache": True}):
-        with pytest.raises(ValueError, match="without attention_mask and cache"):
+        with pytest.raises(ValueError, match="with attention_mask or a cache"):
             tiny_model()(**batch, **extra)
     assert HOLE not in sum(TEXT, [])

@@ -244,8 +244,8 @@ def not_tensors(folder):
         (lambda f: (f / "model-00002-of-00003.safetensors").unlink(), "1 shards are missing: model-00002-of-00003"),
         (lambda f: (f / "model-00002-of-00003.safetensors").write_bytes(b"\x09"), "model-00002.*damaged or incomplete"),
         (lambda f: (f / "config.json").unlink(), "neither a folder with a config.json"),
-        (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer"),
-        (not_tensors, "pytorch_model.bin.*nothing of it was executed"),
+        (lambda f: (f / "tokenizer.json").unlink(), "the tokenizer is missing"),
+        (not_tensors, "pytorch_model.bin.*nothing in it was executed"),
         (other_config("model_mode", "uhd_v2"), "model_mode 'uhd_v2' with mm_projector_type"),
         (other_config("mm_projector_type", "linear"), "mm_projector_type 'linear' is not known"),
         (other_config("mm_vision_select_feature", "cls_patch"), "mm_vision_select_feature 'cls_patch'"),
@@ -271,7 +271,7 @@ def test_a_tower_whose_heads_are_not_known_is_asked_for(tmp_path, weights):
 
 def test_an_existing_target_is_refused(tmp_path, imported):
     result = CliRunner().invoke(app, ["export-checkpoint", str(imported), str(tmp_path)])
-    assert isinstance(result.exception, ValueError) and "exists; choose another folder" in str(result.exception)
+    assert isinstance(result.exception, ValueError) and "exists. Choose another folder" in str(result.exception)
 
 
 def test_the_full_size_has_744_tensors_of_known_names():
@@ -322,7 +322,7 @@ def test_a_wrong_projector_is_listed(tmp_path, projector):
     for weights, message in (
         (without(projector, "model.mm_projector.proj"), "1 missing: proj"),
         ({**projector, "model.mm_projector.extra": torch.zeros(1)}, "1 unknown: extra"),
-        ({"a": torch.zeros(1)}, "holds no projector of kind mlp; its tensors: a"),
+        ({"a": torch.zeros(1)}, "has no projector of kind mlp; its tensors: a"),
     ):
         torch.save(weights, file)
         with pytest.raises(ValueError, match=message):

@@ -34,7 +34,7 @@ def test_pairs_that_cannot_be_used_are_dropped_whole(config: MakeConfig, data_di
         long_pair("broken", images=("broken.png",)),
         long_pair("cut", images=("cut.png",)),
         long_pair("refused", images=("../1.png",)),
-        long_pair("long", rejected="red circle " * 900),  # D-C8: never cut
+        long_pair("long", rejected="red circle " * 900),  # never cut
     ]
     values = dpo_values(data_dir, tmp_path / "pairs", [*make_pairs(), *bad])
     values["data"] |= {"max_dropped_share": 0.5}

@@ -90,7 +90,7 @@ def assert_same(run: Path, reference: Path, *, grad_rel: float = 1e-4) -> None:
 
 @pytest.mark.slow
 def test_zero2_is_one_process_and_resumes_after_a_kill(config: MakeConfig, tmp_path: Path) -> None:
-    """Clipped (D-C44); with a rank of text only beside one with images (R9); killed and resumed (R2)."""
+    """Clipped; with a rank of text only beside one with images; killed and resumed."""
     settings = config(device_batch=1, max_steps=6, save_steps=2, max_grad_norm=TIGHT)
     plan = plan_run(range(24), global_batch=8, device_batch=1, world_size=2, max_steps=6, seed=settings.seed)
     pairs = plan.rows.reshape(-1, 2) % 6 == 0  # of the rows of both ranks at once, whether they are without an image
@@ -165,7 +165,7 @@ def test_zero3_from_parts_is_one_process_and_goes_on_with_one_after_resharding(
 
 @pytest.mark.slow
 def test_a_rank_that_raises_ends_all_at_once(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
-    """R10: an image whose header is right and whose body is cut is met by one rank only, in the middle of the run."""
+    """Only one rank meets the image, in the middle of the run. Its header is valid and its body is cut off."""
     import shutil
 
     images = tmp_path / "images"
@@ -186,7 +186,7 @@ def test_a_rank_that_raises_ends_all_at_once(config: MakeConfig, data_dir: Path,
     began = time.monotonic()
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and time.monotonic() - began < 30
-    assert errors.count(f"sicog: row row-{row} could be read before training and cannot now") == 1, errors[-3000:]
+    assert errors.count(f"sicog: row row-{row} could be read before training, but not now") == 1, errors[-3000:]
     assert not (run / "manifest.json").exists()
 
 
@@ -204,7 +204,7 @@ SicogTrainer.compute_loss = poisoned
 
 @pytest.mark.slow
 def test_zero_leaves_out_an_update_that_is_not_finite(config: MakeConfig, tmp_path: Path) -> None:
-    """R8: DeepSpeed makes the update within the backward pass, so it must be DeepSpeed that leaves it out."""
+    """DeepSpeed makes the update within the backward pass, so it must be DeepSpeed that leaves it out."""
     run = tmp_path / "run"
     _, errors = (process := start(config(parallel="zero2"), run, 1, POISONED)).communicate(timeout=200)
     assert process.returncode != 0 and len(metrics(run)) == 1
@@ -212,7 +212,7 @@ def test_zero_leaves_out_an_update_that_is_not_finite(config: MakeConfig, tmp_pa
 
 
 def test_deepspeed_is_told_what_the_config_says(config: MakeConfig) -> None:
-    """Clipping is in DeepSpeed's own settings (D-C44): the Trainer's max_grad_norm alone would not be applied."""
+    """Clipping is in DeepSpeed's own settings: the Trainer's max_grad_norm alone would not be applied."""
     for precision in ("float32", "bfloat16"):
         told = sharding.deepspeed_config(config(parallel="zero2", max_grad_norm=0.3, precision=precision))
         assert told["gradient_clipping"] == 0.3 and told["zero_optimization"]["stage"] == 2
@@ -225,7 +225,7 @@ def test_deepspeed_is_told_what_the_config_says(config: MakeConfig) -> None:
 
 
 def test_no_process_waits_for_weeks(config: MakeConfig) -> None:
-    """D-R15: a dead rank must not hang the job for good."""
+    """A dead rank must not hang the job forever."""
     plan = plan_run([1] * 8, global_batch=8, device_batch=4, seed=0)
     assert trainer_arguments(config(parallel="ddp"), plan).ddp_timeout == 1800
 
