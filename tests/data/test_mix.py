@@ -89,7 +89,7 @@ def test_counts_caps_and_shares_of_a_total(sources):
 
 
 def test_a_mistake_is_said(sources, tmp_path):
-    with pytest.raises(ValueError, match="has only 50 usable rows, too few"):
+    with pytest.raises(ValueError, match="has 50 usable rows, fewer than take"):
         mixed(sources, "first:51", "all")
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(ValueError, match="is not a data source"):

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sicog.data.config import DataConfig
-from sicog.data.mixture import Source, chosen_rows, load_sources, read_mixture
+from sicog.data.mixture import Source, _taken_rows, chosen_rows, load_sources, read_mixture
 from sicog.records import Example, Turn
 from sicog.stages.storage import write_dataset
 
