@@ -16,7 +16,7 @@ from sicog.data.rows.file_kinds import find_files
 from sicog.data.rows.table import open_table
 from sicog.records import CandidateSet, Dropped, Example, Query, Record, ScoredSet
 from sicog.stages.reader import UNREADABLE
-from sicog.stages.storage import named, row_error_message, shards
+from sicog.stages.storage import lines_of, named, row_error_message, shards
 
 ALL_TYPES: tuple[type[Record], ...] = (Example, ScoredSet, CandidateSet, Query)
 
@@ -57,13 +57,12 @@ class DatasetRows:
         self._dropped: list[Dropped] = []
         for number, file in enumerate(self.files):
             offset = 0
-            with file.open("rb") as lines:
-                for place, line in enumerate(lines, 1):
-                    if self._is_record(line, types, f"{file.name}:{place}"):
-                        self._numbers.append(number)
-                        self._offsets.append(offset)
-                        self._lines.append(place)
-                    offset += len(line)
+            for place, line in enumerate(lines_of(file), 1):
+                if self._is_record(line, types, f"{file.name}:{place}"):
+                    self._numbers.append(number)
+                    self._offsets.append(offset)
+                    self._lines.append(place)
+                offset += len(line)
         if self._dropped and not self._numbers:
             first = self._dropped[0]
             raise ValueError(f"{path}/{first.id} is {first.detail}; was this folder written by another step?")

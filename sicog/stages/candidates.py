@@ -12,7 +12,7 @@ import orjson
 
 from sicog.records import CandidateSet, Dropped
 from sicog.stages.scratch import Scratch, id_digest
-from sicog.stages.storage import row_error_message, shards
+from sicog.stages.storage import lines_of, row_error_message, shards
 
 
 def find_runs(patterns: Sequence[str | Path]) -> list[Path]:
@@ -62,11 +62,10 @@ class RunsSource:
 
     def _rows(self) -> Iterator[tuple[bytes, int, int]]:
         for number, path in enumerate(self._files):
-            with path.open("rb") as file:
-                offset = 0
-                for line in file:
-                    yield id_digest(self._id(line, path, offset)), number, offset
-                    offset += len(line)
+            offset = 0
+            for line in lines_of(path):
+                yield id_digest(self._id(line, path, offset)), number, offset
+                offset += len(line)
 
     @cached_property
     def _length(self) -> int:

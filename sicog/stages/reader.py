@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from sicog.records import Dropped, Record, RecordT
-from sicog.stages.storage import MANIFEST, named, read_json, row_error_message, shards
+from sicog.stages.storage import MANIFEST, lines_of, named, read_json, row_error_message, shards
 
 RowT = TypeVar("RowT", bound=Record, covariant=True)
 UNREADABLE = "unreadable_row"
@@ -47,30 +46,24 @@ class FolderSource(Generic[RecordT]):
 
     def read(self, start: int, stop: int) -> Iterator[RecordT | Dropped]:
         """Rows start..stop; only these are parsed."""
+        for path, numbers in self.places(start, stop):
+            for number, line in zip(numbers, lines_of(path, numbers.start, numbers.stop), strict=True):
+                yield self._parse(line, path, number)
+
+    def places(self, start: int, stop: int) -> Iterator[tuple[Path, range]]:
+        """The shards of rows start..stop, each with the numbers of their lines, counted from 0."""
         first = 0
         for name, rows in self.rows.items():
-            wanted = range(max(start, first), min(stop, first + rows))
-            if wanted:
-                yield from self._read_shard(self.folder / name, wanted.start - first, wanted.stop - first)
+            if numbers := range(max(start - first, 0), min(stop - first, rows)):
+                yield self.folder / name, numbers
             first += rows
 
-    def _read_shard(self, path: Path, start: int, stop: int) -> Iterator[RecordT | Dropped]:
-        with path.open("rb") as file:
-            number = 0
-            for number, line in enumerate(islice(file, stop), 1):
-                if number > start:
-                    yield self._parse(line, f"{path}:{number}")
-        for missing in range(max(start, number) + 1, stop + 1):
-            yield self._unreadable(f"{path}:{missing}", "the file ends before it")
-
-    def _parse(self, line: bytes, where: str) -> RecordT | Dropped:
+    def _parse(self, line: bytes, path: Path, number: int) -> RecordT | Dropped:
         try:
             return self.record_type.model_validate_json(line)
         except ValueError as error:
-            return self._unreadable(where, row_error_message(error))
-
-    def _unreadable(self, where: str, reason: str) -> Dropped:
+            reason = row_error_message(error) if line else "the file ends before it"
+        where, detail = f"{path}:{number + 1}", f"not {named(self.record_type)} ({reason})"
         if not self.step:
-            raise ValueError(f"{where} is not {named(self.record_type)} ({reason})") from None
-        detail = f"not {named(self.record_type)} ({reason})"
+            raise ValueError(f"{where} is {detail}")
         return Dropped(id=where.removeprefix(f"{self.folder}/"), step=self.step, reason=UNREADABLE, detail=detail)

@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +26,7 @@ from sicog.records import Record, RecordT
 
 MANIFEST = "manifest.json"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of the machine, or of the user's share of it
+_BUFFER = 1 << 17
 log = logging.getLogger(__name__)
 
 
@@ -150,18 +152,24 @@ def shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*.jsonl"))
 
 
+def lines_of(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """Lines start..stop of a shard, counted from 0, with their newlines; b"" for each that the shard ends before."""
+    with path.open("rb", buffering=_BUFFER) as file:
+        lines = islice(file, start, stop)
+        yield from lines if stop is None else islice(chain(lines, repeat(b"")), stop - start)
+
+
 def read_records(folder: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
     """Stream the records of one of our own datasets. A row of another type is an error that names file and line."""
     for shard in shards(folder):
-        with shard.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield record_type.model_validate_json(line)
-                except ValidationError as error:
-                    raise ValueError(
-                        f"{shard}:{number} is not {named(record_type)} ({row_error_message(error)}); "
-                        f"was this folder written by another step?"
-                    ) from None
+        for number, line in enumerate(lines_of(shard), 1):
+            try:
+                yield record_type.model_validate_json(line)
+            except ValidationError as error:
+                raise ValueError(
+                    f"{shard}:{number} is not {named(record_type)} ({row_error_message(error)}); "
+                    f"was this folder written by another step?"
+                ) from None
 
 
 def named(record_type: type[Record]) -> str:

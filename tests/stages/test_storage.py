@@ -11,6 +11,7 @@ from sicog.stages.provenance import digest_path
 from sicog.stages.storage import (
     atomic_write,
     count_rows,
+    lines_of,
     make_readable,
     opened_table,
     read_records,
@@ -109,3 +110,12 @@ def test_files_are_as_readable_as_the_umask_lets_new_ones_be(tmp_path, umask, fi
     finally:
         os.umask(before)
     assert (weights.stat().st_mode & 0o777, inner.stat().st_mode & 0o777) == (file, folder)
+
+
+def test_lines_of_a_shard_by_number(tmp_path):
+    path = tmp_path / "shard-00000.jsonl"
+    path.write_bytes(b"1\n\n3\n4")
+    assert list(lines_of(path)) == [b"1\n", b"\n", b"3\n", b"4"]
+    assert list(lines_of(path, 1, 3)) == [b"\n", b"3\n"] and list(lines_of(path, 2)) == [b"3\n", b"4"]
+    assert list(lines_of(path, 3, 6)) == [b"4", b"", b""]  # where it ends too soon
+    assert list(lines_of(path, 2, 2)) == []

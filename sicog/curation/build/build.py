@@ -31,7 +31,7 @@ from sicog.records import Dropped, Example
 from sicog.stages.config import StageOptions
 from sicog.stages.provenance import RUN, write_run_json
 from sicog.stages.runner import Stage, run_stage
-from sicog.stages.storage import MANIFEST, read_json, read_records, shards, write_json
+from sicog.stages.storage import MANIFEST, lines_of, read_json, read_records, shards, write_json
 
 STEP = "build"
 PROVENANCE, LLAVA = "provenance", "llava.json"
@@ -227,8 +227,7 @@ def _totals(config: BuildConfig, mixed: MixedRows) -> dict[str, Any]:
 
 def _lines(paths: list[Path]) -> Iterator[dict[str, Any]]:
     for path in paths:
-        with path.open("rb") as file:
-            yield from map(orjson.loads, file)
+        yield from map(orjson.loads, lines_of(path))
 
 
 def _readable(folder: Path, left_out: list[str]) -> Iterator[Example]:

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, islice, repeat
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 from sicog.records import Dropped, ScoredSet
 from sicog.stages.provenance import digest_path
 from sicog.stages.reader import FolderSource
-from sicog.stages.storage import atomic_write, locked
+from sicog.stages.storage import atomic_write, lines_of, locked
 
 ROWS = 2048  # of a row group
 EXCLUDED = ("cut", "unparsed", "empty", "no_claims", "window")
-_BUFFER = 1 << 20
 _OF = b"sicog.shards"
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _MARKS = ("score", "agreement", "vote", "margin")
@@ -273,11 +272,6 @@ class RawRows:
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
         """Rows start..stop."""
-        first = 0
-        for name, rows in self.source.rows.items():
-            wanted = range(max(start, first), min(stop, first + rows))
-            if wanted:
-                with (self.source.folder / name).open("rb", buffering=_BUFFER) as file:
-                    lines = islice(file, wanted.start - first, None)
-                    yield from map(RawRow, wanted, chain(lines, repeat(b"")))
-            first += rows
+        numbers = count(max(start, 0))
+        for path, wanted in self.source.places(start, stop):
+            yield from map(RawRow, islice(numbers, len(wanted)), lines_of(path, wanted.start, wanted.stop))
