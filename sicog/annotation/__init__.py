@@ -1,1 +1,6 @@
-"""Step 1, develop: a few captions and answers rewritten as chains."""
+"""Step 1, develop: write a few captions and answers as chains.
+
+revise    `sicog annotate`: annotated rows to warm-up examples
+teacher   a teacher writes captions as chains, while it sees the image
+estimate  rows, tokens, money and hours, before the teacher is asked
+"""

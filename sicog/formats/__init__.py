@@ -1,4 +1,9 @@
-"""Read users' published files into our records, and write them back."""
+"""Read users' published files into our records, and write them back.
+
+conversations  published files to records, and back
+row_keys       the keys of a user's row
+json_rows      stream raw rows of JSON
+"""
 
 from sicog.formats.conversations import (
     FileSource,

@@ -1,5 +1,23 @@
 """The network, Hugging Face native.
 
+slicing           plan the slices of an image; `square` shows it whole, `image_plan` gives its views
+layout            the token sequence of an image
+image_files       decode image files
+image_processing  images to patches; `pixels` normalises them
+views             group views by shape
+vision_tower      CLIP for views of any size
+resampler         views to features; `regions` pools them, `mlp_projector` is the low-resolution variant
+modeling          the whole model; `configuration` is its config
+processing        turns and images to inputs (`inputs`, `encoded`) and back
+turn_formats      chat templates; `messages` converts Hugging Face messages, `plain_text` tokenises content
+checkpoints       load and build models (`weights`, `weight_files`, `hub`); `card` is the model card
+registration      our classes for the Auto classes
+kernels/          attention and loss head
+original/         checkpoints in LLaVA's layout
+lengths           lengths of rows, known before the model runs
+precision         precision and device
+show              `sicog show-image`
+
 Importing it registers the classes below with Transformers' Auto classes, before or after Transformers is imported.
 `slicing` and `layout` need no torch. The classes are loaded together with Transformers, or on first use.
 """

@@ -1,1 +1,6 @@
-"""Intervals and paired tests, one copy for report, promotion, lab and evaluation."""
+"""Intervals, paired tests and plots, one copy for report, promotion, lab and evaluation.
+
+intervals  95 % intervals of shares, means and paired differences
+bootstrap  intervals of benchmarks by bootstrap, and a paired test
+plots      plots as inline SVG
+"""

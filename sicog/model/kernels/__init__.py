@@ -1,1 +1,6 @@
-"""Attention, loss head and the choice among kernels."""
+"""Attention and loss head, and the choice among kernels.
+
+choice              choose attention and kernels for this machine
+document_attention  attention within the documents of a packed row
+loss_head           cross-entropy without all logits in memory
+"""

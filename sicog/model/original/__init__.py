@@ -1,1 +1,5 @@
-"""Checkpoints of the original, in LLaVA's layout."""
+"""Checkpoints of the original, in LLaVA's layout.
+
+checkpoint  import and export all tensors
+config      convert config.json
+"""

@@ -1,1 +1,5 @@
-"""Objectives beside cross-entropy."""
+"""Objectives beside cross-entropy.
+
+dpo        direct preference optimisation
+reference  reference log-probabilities, computed once before training
+"""

@@ -78,7 +78,7 @@ def test_mistakes_are_named(scored, tmp_path):
     for values, said in (
         ({"least": 0.9, "most": 0.1}, "no claim would be asked about"),
         ({"question": "Is it so?"}, "must hold {key}"),
-        ({"grammar": "curation.claims.test_check:SILENT"}, "has no `ask`"),
+        ({"grammar": "curation.claims.test_verify:SILENT"}, "has no `ask`"),
     ):
         with pytest.raises(ValueError, match=said):
             validate(AskConfig, base | values, "ask.yaml")
