@@ -297,9 +297,7 @@ class SampleBlock:
         if None in requests:
             return drop(reason="no_question", detail="a style needs a question, but the row has none")
         if config.closer and len(query.images) != 1:
-            return drop(
-                reason="not_one_image", detail=f"closer needs exactly one image, but the row has {len(query.images)}"
-            )
+            return drop(reason="not_one_image", detail=f"closer needs one image; the row has {len(query.images)}")
         try:
             blind = context and config.context and not config.context.show_images
             images = [] if blind else [self._picture(query, number, pictures) for number in range(len(query.images))]
@@ -335,10 +333,10 @@ class SampleBlock:
                 size = image_size(open_image_source(found))
             except ValueError as error:
                 raise ImageProblem("image_broken", str(error)) from error
-            spoilt = self._corruptions(query)[number] if self.config.corruptions else None
-            if spoilt and turns(spoilt):
+            corruption = self._corruptions(query)[number] if self.config.corruptions else None
+            if corruption and turns(corruption):
                 size = (size[1], size[0])
-            pictures[name] = Picture(size, partial(_read, found, spoilt))
+            pictures[name] = Picture(size, partial(_read, found, corruption))
         return pictures[name]
 
     def _corruptions(self, query: Query) -> tuple[Corruption, ...]:
@@ -346,9 +344,8 @@ class SampleBlock:
         config = self.config
         if not config.corruptions:
             return ()
-        return tuple(
-            draw_corruption(config.corruptions, config.seed, f"{query.id}/{n}") for n in range(len(query.images))
-        )
+        names = [f"{query.id}/{n}" for n in range(len(query.images))]
+        return tuple(draw_corruption(config.corruptions, config.seed, name) for name in names)
 
     def _outcome(self, query: Query, answer: Answer, looks: Sequence[tuple[Share, Answer]]) -> Outcome:
         samples: list[tuple[Share | None, Sample]] = []
@@ -381,10 +378,10 @@ class SampleBlock:
         return CandidateSet(id=query.id, query=query, candidates=candidates)
 
 
-def _read(found: Readable, spoilt: Corruption | None) -> Image.Image:
+def _read(found: Readable, corruption: Corruption | None) -> Image.Image:
     """The decoded image, with its corruption if there is one."""
     image = load_image(open_image_source(found))
-    return apply(image, spoilt) if spoilt else image
+    return apply(image, corruption) if corruption else image
 
 
 def _window(picture: Picture, box: Box, closer: CloserConfig) -> Image.Image:
