@@ -28,7 +28,7 @@ from sicog.remote.store import AnswerStore, open_store
 
 @dataclass
 class Estimate:
-    """Counts over a file. sizes: (width, height) of each image as it would be sent."""
+    """Counts over a file. sizes: (width, height) of each image as sent."""
 
     rows: int = 0
     to_ask: int = 0
@@ -37,7 +37,7 @@ class Estimate:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     image_tokens: int = 0
     input_tokens: int = 0
-    answer_tokens: float = 0.0  # of one answer
+    answer_tokens: float = 0.0  # tokens of one answer
     measured_on: int = 0  # number of stored answers that answer_tokens is the mean of; 0: the config's guess
 
     @property
@@ -61,7 +61,7 @@ class Estimate:
         return max(minutes) / 60 if minutes else None
 
     def lines(self, config: TeacherConfig) -> Iterator[str]:
-        """The estimate as text."""
+        """Yield the estimate as text."""
         unusable = ", ".join(f"{reason} {n}" for reason, n in self.unusable.most_common())
         yield f"rows: {self.rows}; to ask {self.to_ask}, answered before {self.stored}, unusable {unusable or 0}"
         if self.to_ask:
@@ -79,7 +79,7 @@ class Estimate:
 
 
 def estimate(config: TeacherConfig, input_file: Path, images: ImageFolder, answers: Path, asks: bool) -> Estimate:
-    """Measure the rows of `input_file`. asks: whether every row needs a question of its own."""
+    """Measure the rows of `input_file`. asks: whether every row needs its own question."""
     prompt, found = load_prompt(config.prompt), Estimate(answer_tokens=config.expected_answer_tokens)
     source = open_users_rows(input_file, CaptionRowParser(asks), step="estimate")
     # An estimate creates no folder, so the store is opened only if it exists.

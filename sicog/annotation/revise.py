@@ -1,7 +1,7 @@
-"""Annotated rows to warm-up examples: a chain (CoD, CoT) and a plain answer (DD, short) from the same annotation.
+"""Convert annotated rows to warm-up examples: a chain (CoD, CoT) and a plain answer (DD, short) per annotation.
 
-Captions: rows in ALLaVA form; a teacher writes their `cod_caption`, or it is there already. Reasoning: LLaVA-CoT rows
-with four tagged sections. The two outputs are independent: a row that fails one may still give the other.
+Captions: rows in ALLaVA format; a teacher writes their `cod_caption`, unless it exists. Reasoning: LLaVA-CoT rows with
+four tagged sections. The two outputs are independent: a row that fails in one may still appear in the other.
 """
 
 from __future__ import annotations
@@ -48,45 +48,46 @@ _ANNOTATIONS = ("cod_caption", "dd_caption")
 
 
 class ReviseConfig(Config):
-    """Annotated rows, or captions with a teacher, to two kinds of examples: chains and plain answers."""
+    """Converts annotated rows, or captions with a teacher, to two kinds of examples: chains and plain answers."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     of_rows: ClassVar[tuple[str, ...]] = ("input",)
     task: Literal["captioning", "reasoning"]
     """`captioning` reads captions, `reasoning` LLaVA-CoT rows."""
     input: Path
-    """The rows: a JSON list, or JSONL."""
+    """Input rows: a JSON list, or JSONL."""
     chain_dir: Path
-    """Folder to write: Chain-of-Description or Chain-of-Thought examples."""
+    """Output folder of Chain-of-Description or Chain-of-Thought examples."""
     plain_dir: Path
-    """Folder to write: detailed descriptions or short answers."""
+    """Output folder of detailed descriptions or short answers."""
     image_folder: Path | None = None
-    """Folder of the images, or a .tar of them. When given, a row whose image cannot be used is dropped now."""
+    """Folder of the images, or a .tar of them. When given, rows with an unusable image are dropped now."""
     image_roots: tuple[Path, ...] = ()
     prompts: Literal["task", "row"] = "task"
-    """`task`: the prompts that generation uses. `row`: the row's own question (step-by-step added for a chain)."""
+    """`task`: the prompts of generation. `row`: the row's own question (with step-by-step added for a chain)."""
     max_dropped_share: float = 0.05
     teacher: TeacherConfig | None = None
-    """The model that writes the `cod_caption` of each row; null when the rows have it already."""
+    """The model that writes the `cod_caption` of each row; null if the rows have it."""
     teacher_dir: Path | None = None
-    """Folder of the teacher's rows, beside the stored answers; null: `chain_dir` with "-teacher"."""
+    """Folder of the teacher's rows and stored answers; null: `chain_dir` with "-teacher"."""
 
     @model_validator(mode="after")
     def _a_teacher_sees_images(self) -> ReviseConfig:
         if self.teacher and self.task != "captioning":
             raise ValueError(
-                "a teacher annotates captions; reasoning rows come annotated (LLaVA-CoT): set teacher: null"
+                "teacher works only for captions; reasoning rows must be annotated already (LLaVA-CoT). "
+                "Set teacher: null"
             )
         if self.teacher and self.image_folder is None:
-            raise ValueError("a teacher sees the images: set image_folder")
+            raise ValueError("image_folder is missing, but the teacher needs the images. Set image_folder")
         return self
 
     def teacher_folder(self) -> Path:
-        """Where the teacher's rows and answers lie."""
+        """Return the folder of the teacher's rows and answers."""
         return self.teacher_dir or self.chain_dir.with_name(f"{self.chain_dir.name}-teacher")
 
     def answers(self) -> Path:
-        """Where the teacher's answers are stored."""
+        """Return the folder of the teacher's stored answers."""
         assert self.teacher
         return self.teacher.endpoint.answers or self.teacher_folder() / "answers"
 
@@ -95,20 +96,20 @@ def revise(config: ReviseConfig) -> tuple[Path, Path]:
     """Write both datasets of `Example` records; returns (chain_dir, plain_dir)."""
     folders = {"chain": config.chain_dir, "plain": config.plain_dir}
     finished = all((folder / MANIFEST).is_file() for folder in folders.values())
-    images = _images(config) if config.image_folder and not finished else None  # which may be gone when all is done
+    images = _images(config) if config.image_folder and not finished else None  # may be missing when all is done
     if config.teacher and not finished:
         config.teacher.endpoint.check()  # before anything is written
-        for form, folder in folders.items():  # both, before anything is paid
+        for form, folder in folders.items():  # claim both folders before anything is paid
             write_run_json(folder, step=_step(config, form), config=config, inputs=_inputs(config))
-        assert images is not None  # the config says so
+        assert images is not None  # guaranteed by the config
         _annotate(config, config.teacher, images)
     return _write(config, "chain", config.chain_dir, images), _write(config, "plain", config.plain_dir, images)
 
 
 def print_estimate(config: ReviseConfig) -> None:
-    """Print what the teacher's work would take. Asks nothing, writes nothing."""
+    """Print the estimated cost of the teacher. Sends and writes nothing."""
     if not config.teacher:
-        raise ValueError("without a teacher nothing is asked: set teacher.endpoint.model to estimate its work")
+        raise ValueError("teacher is missing, so there is nothing to estimate. Set teacher.endpoint.model")
     needs_question = config.prompts == "row"
     found = estimate(config.teacher, config.input, _images(config), config.answers(), needs_question)
     for line in found.lines(config.teacher):
@@ -116,7 +117,7 @@ def print_estimate(config: ReviseConfig) -> None:
 
 
 def _annotate(config: ReviseConfig, teacher: TeacherConfig, images: ImageFolder) -> Path:
-    """The teacher's rows: one dataset of `AnnotatedRow`, whose shards are themselves a file of annotated rows."""
+    """Write the teacher's rows as a dataset of `AnnotatedRow`; its shards can be read as annotated rows."""
     with connected(teacher.endpoint, config.answers()) as client:
         process = Teacher(teacher, client, images)
         return run_stage(
@@ -175,7 +176,7 @@ def _write(config: ReviseConfig, form: str, out_dir: Path, images: ImageFolder |
 
 @dataclass(frozen=True)
 class _Annotated:
-    """The teacher's rows, each turned into an example."""
+    """The teacher's rows, each converted to an example."""
 
     rows: FolderSource[AnnotatedRow]
     parse: _Parser
@@ -210,7 +211,7 @@ class _Parser:
 
 @dataclass(frozen=True)
 class _Keep:
-    """The process of the stage: a parsed row is kept when its images are there."""
+    """Process of the stage: keeps a parsed row if its images exist."""
 
     images: ImageFolder | None
 
@@ -228,16 +229,16 @@ class _Keep:
 
 
 def cod_example(row: Row, row_id: str, prompts: str = "task") -> Example:
-    """The teacher's five-step caption as an answer; its steps are checked. Raises `RowError` or `ChainError`."""
+    """Return the teacher's five-step caption as an answer, with checked steps. Raises `RowError` or `ChainError`."""
     bodies = parse(COD, _text(row, "cod_caption"))
     style = "cod" if prompts == "task" else "cod-conv"
     return _caption(row, row_id, style, render(COD, bodies), "cod")
 
 
 def dd_example(row: Row, row_id: str, prompts: str = "task") -> Example:
-    """The detailed description: `dd_caption`, else the body of the chain's last step.
+    """Return the detailed description: `dd_caption`, else the body of the chain's last step.
 
-    Where the original found no last step, its `dd_caption` is the teacher's whole chain: then too the last step's body.
+    If the original found no last step, its `dd_caption` is the teacher's whole chain; then use the last step's body.
     """
     text = _text(row, "cod_caption" if row.get("dd_caption") in (None, "") else "dd_caption")
     if row.get("dd_caption") in (None, "") or re.search(r"^Step 1:", text, re.MULTILINE):
@@ -246,7 +247,7 @@ def dd_example(row: Row, row_id: str, prompts: str = "task") -> Example:
 
 
 def cot_example(row: Row, row_id: str, prompts: str = "task") -> Example:
-    """Each tagged answer as a four-step chain, each question asking for it."""
+    """Return each tagged answer as a four-step chain; each question asks for steps."""
     example = parse_example(ensure_marker(row), row_id)
     return _revised(
         example, lambda q: _ask(row_id, q, "cot"), lambda a: render(COT, tagged_sections(a, COT_TAGS)), "cot"
@@ -254,7 +255,7 @@ def cot_example(row: Row, row_id: str, prompts: str = "task") -> Example:
 
 
 def short_example(row: Row, row_id: str, prompts: str = "task") -> Example:
-    """Each tagged answer's conclusion alone; the question is unchanged with `prompts="row"`."""
+    """Return the conclusion of each tagged answer; with `prompts="row"` the question is unchanged."""
     example = parse_example(ensure_marker(row), row_id)
     ask = (lambda q: q) if prompts == "row" else (lambda q: _ask(row_id, q, "direct"))
     return _revised(example, ask, lambda a: tagged_sections(a, COT_TAGS)[-1], "short")

@@ -1,7 +1,7 @@
-"""A teacher rewrites each caption as a five-step Chain-of-Description while it sees the image.
+"""The teacher: a model that sees the image and rewrites each caption as a five-step Chain-of-Description.
 
-One request a row (two when the first answer cannot be used); both kinds of examples are made from the same answer.
-A row whose answer cannot be used is `Failed` with the reason: no text of an error ever becomes data.
+It gets one request per row, or two when the first answer is unusable. Both kinds of examples are made from the same
+answer. A row with an unusable answer becomes `Failed` with a reason; error texts never become data.
 """
 
 from __future__ import annotations
@@ -41,33 +41,33 @@ _REFUSAL = re.compile(
 
 
 class TeacherConfig(Config):
-    """The model that annotates, what it is asked, and which answers are accepted."""
+    """The annotating model, its prompt, and the limits of accepted answers."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_failed_share", "expected_answer_tokens"})
     endpoint: EndpointConfig
     prompt: str = "cod-v1"
-    """Version of the prompt: the name of its file in sicog/annotation/prompts."""
+    """Version of the prompt, the name of its file in sicog/annotation/prompts."""
     temperature: float = Field(default=0.2, ge=0)
     max_tokens: int = Field(default=2048, ge=1)
-    """Tokens of an answer at most."""
+    """Maximum tokens of an answer."""
     max_side: int = Field(default=1024, ge=1)
-    """Pixels of an image's longer side at most; larger images are sent smaller."""
+    """Maximum pixels of an image's longer side; larger images are scaled down."""
     min_step_chars: int = Field(default=8, ge=1)
-    """Characters of each step at least; else the answer is refused."""
+    """Minimum characters of each step; a shorter answer is refused."""
     max_step_chars: int = Field(default=3000, ge=1)
-    """Characters of each step at most."""
+    """Maximum characters of each step."""
     min_chars: int = Field(default=80, ge=1)
-    """Characters of all five steps together at least."""
+    """Minimum characters of all five steps together."""
     max_chars: int = Field(default=8000, ge=1)
-    """Characters of all five steps together at most."""
+    """Maximum characters of all five steps together."""
     max_failed_share: float = Field(default=0.1, ge=0, le=1)
-    """Above this share of failed rows the run stops (the first 200 rows count as 200 from the start)."""
+    """Maximum share of failed rows; the run stops above it. Shares are of at least 200 rows."""
     expected_answer_tokens: int = Field(default=600, ge=1)
-    """Tokens of an answer that `--estimate` assumes until answers are stored."""
+    """Tokens per answer that `--estimate` assumes while no answers are stored."""
 
 
 class Prompt(Config):
-    """A prompt file: its version, the instruction, an example answer's bodies, the row's part, and asking again."""
+    """A prompt file: version, instruction, bodies of an example answer, the row's part, and the retry text."""
 
     version: str
     system: str
@@ -76,26 +76,28 @@ class Prompt(Config):
     again: str
 
     def instruction(self) -> str:
-        """The system message, with the example as an answer should be."""
+        """Return the system message with the example answer."""
         return self.system.format(example=render(COD, self.example)).strip()
 
 
 def prompt_file(name: str) -> Path:
-    """The file of a prompt. Raises `ValueError` naming the known ones."""
+    """Return the file of a prompt. Raises `ValueError` with the known names."""
     folder = Path(str(files("sicog.annotation") / "prompts"))
     if not re.fullmatch(r"[\w-]+", name) or not (folder / f"{name}.yaml").is_file():
-        raise ValueError(f"unknown prompt {name!r}; known: {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}")
+        raise ValueError(
+            f"unknown prompt {name!r}. Use one of: {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}"
+        )
     return folder / f"{name}.yaml"
 
 
 def load_prompt(name: str) -> Prompt:
-    """Read a prompt by its name. Raises `ValueError`."""
+    """Load a prompt by its name. Raises `ValueError`."""
     path = prompt_file(name)
     return validate(Prompt, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
 
 
 class CaptionRow(Record):
-    """A user's row that the teacher can be asked about, and the row as it was."""
+    """A user's row for the teacher, with the original row."""
 
     images: tuple[str, ...]
     question: str
@@ -105,7 +107,7 @@ class CaptionRow(Record):
 
 @dataclass(frozen=True)
 class CaptionRowParser:
-    """A row of the user's file to a `CaptionRow`; what later steps would refuse is refused now, before it is paid."""
+    """Parses a row of the user's file; refuses now what later steps would refuse, before it is paid."""
 
     needs_question: bool
 
@@ -119,7 +121,7 @@ class CaptionRowParser:
 
 
 class BadAnswer(Exception):  # noqa: N818 - an outcome of one row
-    """An answer that cannot be used; `reason` is the snake_case word for `Failed`, the text is told to the teacher."""
+    """An unusable answer; `reason` is the snake_case word for `Failed`, the text is sent to the teacher."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -127,7 +129,7 @@ class BadAnswer(Exception):  # noqa: N818 - an outcome of one row
 
 
 def checked(answer: Answer, config: TeacherConfig) -> tuple[str, ...]:
-    """The bodies of the five steps. Raises `BadAnswer`: a refusal, cut, empty, not the chain, too short or too long."""
+    """Return the bodies of the five steps. Raises `BadAnswer` for any other answer."""
     text = answer.text.replace("\r\n", "\n").strip()
     if answer.refusal or _REFUSAL.match(text):
         raise BadAnswer("refusal", f"it refuses: {text[:200] or answer.finish_reason}")
@@ -140,7 +142,7 @@ def checked(answer: Answer, config: TeacherConfig) -> tuple[str, ...]:
     except ChainError as error:
         raise BadAnswer("chain", str(error)) from error
     for (number, found), heading in zip(_HEADING.findall(text), COD.headings, strict=True):
-        if _words(found) != _words(heading):  # else what stands on the heading's line would be lost
+        if _words(found) != _words(heading):  # otherwise text on the heading's line would be lost
             raise BadAnswer("heading", f"the heading of step {number} is {found.strip()[:100]!r}, not {heading!r}")
     for number, body in enumerate(bodies, 1):
         if _REFUSAL.match(body):
@@ -160,14 +162,14 @@ def _check_length(what: str, n: int, low: int, high: int) -> None:
 
 
 def request_for(row: CaptionRow, pictures: Sequence[Picture], config: TeacherConfig, prompt: Prompt) -> Request:
-    """What the teacher is asked about a row."""
+    """Return the teacher's request for a row."""
     text = prompt.user.format(question=row.question or "Describe the image.", caption=row.caption)
     messages = (Message("system", (prompt.instruction(),)), Message("user", (text, *pictures)))
     return Request(messages, config.temperature, config.max_tokens, prompt.version)
 
 
 def again(request: Request, answer: Answer, reason: str, prompt: Prompt) -> Request:
-    """The same request with the bad answer and what is wrong with it."""
+    """Return the request again, with the bad answer and its fault."""
     said = (
         Message("assistant", (answer.text.strip() or "(no answer)",)),
         Message("user", (prompt.again.format(reason=reason),)),
@@ -177,7 +179,7 @@ def again(request: Request, answer: Answer, reason: str, prompt: Prompt) -> Requ
 
 @dataclass
 class Teacher:
-    """The process of the stage: a block of rows is asked at once, outcomes come in the order of the rows."""
+    """Process of the stage: sends a block of rows at once; outcomes are in the order of the rows."""
 
     config: TeacherConfig
     client: Client
@@ -221,17 +223,17 @@ class Teacher:
             listed = ", ".join(f"{r} {k}" for r, k in self.failed.most_common())
             error = ValueError(
                 f"{n} of the first {rows} rows failed ({listed}; the last: {detail}), more than "
-                f"{self.config.max_failed_share:.0%}. See whether the model fits the task, or allow more with "
-                f"teacher.max_failed_share and run again: what is answered is kept"
+                f"{self.config.max_failed_share:.0%}. Check that the model fits the task, or raise "
+                f"teacher.max_failed_share, and run again; stored answers are reused"
             )
             self.client.stop(error)
             raise error
 
     def status(self) -> str:
-        """For the progress bar."""
+        """Return the status for the progress bar."""
         return f"{self.client.status()}, {self.failed.total()} failed"
 
 
 def pictures_of(row: CaptionRow, images: ImageFolder, max_side: int) -> list[Picture]:
-    """The row's images. Raises `ImageProblem`."""
+    """Return the row's images. Raises `ImageProblem`."""
     return [Picture(images.find(name), max_side) for name in row.images]

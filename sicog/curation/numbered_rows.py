@@ -1,4 +1,4 @@
-"""The rows of a dataset or of a user's file, by number: each is read when it is due, some twenty bytes in memory."""
+"""Random access to the rows of a dataset or of a user's file, with about 20 bytes of memory per row."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ ALL_TYPES: tuple[type[Record], ...] = (Example, ScoredSet, CandidateSet, Query)
 
 
 class Rows(Protocol):
-    """Rows by number. `n_dropped` rows of the source could not be read and have no number."""
+    """Rows by number. `n_dropped` rows of the source are unreadable and have no number."""
 
     path: Path
     n_dropped: int
 
     def __len__(self) -> int: ...
     def ids(self) -> Iterator[str]:
-        """All ids in order, each once."""
+        """Yield all ids in order, each once."""
 
     def read(self, numbers: Iterable[int]) -> Iterator[Record]:
         """These rows, in this order."""
 
     def dropped(self) -> Iterator[Dropped]:
-        """The rows that could not be read."""
+        """Yield the unreadable rows."""
 
 
 def open_rows(path: Path, cache: Path, types: Sequence[type[Record]] = (Example,)) -> Rows:
-    """The rows of a source: a dataset folder of one of these types, or a user's file or folder of files of examples."""
+    """Open a source: a dataset folder of one of these types, or a user's file or folder of example files."""
     if find_files(path).kind == "dataset" if path.is_dir() else not path.suffix:
         return DatasetRows(path, types)
     return FileRows(path, cache)
 
 
 class DatasetRows:
-    """The records of one of our datasets: where each of them begins. Lines that are no records are known by file and
-    line, and have no number."""
+    """Records of one of our datasets, found by their offsets. Invalid lines are named by file and line, and have no
+    number."""
 
     def __init__(self, path: Path, types: Sequence[type[Record]]) -> None:
         self.path = path
@@ -65,7 +65,10 @@ class DatasetRows:
                 offset += len(line)
         if self._dropped and not self._numbers:
             first = self._dropped[0]
-            raise ValueError(f"{path}/{first.id} is {first.detail}; was this folder written by another step?")
+            raise ValueError(
+                f"{path}/{first.id} is {first.detail}. Another step wrote this folder; "
+                "give the folder of the right step"
+            )
         self.type = self.type or types[0]
         self.n_dropped = len(self._dropped)
 
@@ -89,7 +92,7 @@ class DatasetRows:
             yield orjson.loads(line)["id"]
 
     def where(self, number: int) -> str:
-        """File and line of a row."""
+        """Return file and line of a row."""
         return f"{self.files[self._numbers[number]]}:{self._lines[number]}"
 
     def read(self, numbers: Iterable[int]) -> Iterator[Record]:
@@ -108,12 +111,12 @@ class DatasetRows:
                 yield files[of].readline()
 
     def dropped(self) -> Iterator[Dropped]:
-        """The lines that are no records."""
+        """Yield the invalid lines."""
         return iter(self._dropped)
 
 
 def _type_of(line: bytes, types: Sequence[type[Record]]) -> type[Record]:
-    """The one of the types that a row is of; rows of one type are never valid for another."""
+    """Return the type that a row is valid for; a row is never valid for two types."""
     for kind in types:
         try:
             kind.model_validate_json(line)
@@ -124,7 +127,7 @@ def _type_of(line: bytes, types: Sequence[type[Record]]) -> type[Record]:
 
 
 class FileRows:
-    """The examples of a user's file through its table. The second row of an id is called `ID~2`, and so on."""
+    """Examples of a user's file, read through its table. The second row with an id gets the id `ID~2`, and so on."""
 
     def __init__(self, path: Path, cache: Path) -> None:
         self.path = path
@@ -153,7 +156,7 @@ class FileRows:
             yield example
 
     def dropped(self) -> Iterator[Dropped]:
-        """The rows of the file that are no examples."""
+        """Yield the rows of the file that are not examples."""
         return self._table.dropped_rows()
 
     def _named(self, row_id: str, number: int) -> str:
@@ -161,7 +164,7 @@ class FileRows:
 
 
 def _earlier(digests_N: Hashes) -> np.ndarray:
-    """uint32 [N]: how many rows before a row have its digest."""
+    """Return uint32 [N]: the number of earlier rows with the same digest."""
     order = np.argsort(digests_N, kind="stable")
     begins = np.append(True, digests_N[order[1:]] != digests_N[order[:-1]]) if len(order) else order.astype(bool)
     position = np.arange(len(order))

@@ -1,4 +1,4 @@
-"""Texts as words for comparison, and runs of words as 64-bit hashes: the same on every machine."""
+"""Split texts into words for comparison, and hash words and n-grams to 64 bits, the same on every machine."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no step of the polynomia
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, lower case, without punctuation, compatible characters (NFKC) made one."""
+    """Return the words of a text: lower case, without punctuation, NFKC-normalised."""
     folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).lower()
     return _WORD.findall(folded)
 
 
 def folded(text: str) -> str:
-    """The text in one case, its words parted by one space: texts that differ in no more say the same."""
+    """Return the text in one case with single spaces, to compare texts."""
     return " ".join(text.casefold().split())
 
 
 def digest64(text: str) -> int:
-    """64 bits of a text."""
+    """Return a 64-bit hash of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 def word_hashes(listed: Sequence[str]) -> Hashes:
-    """uint64 [W], one for each word."""
+    """Return uint64 [W], one hash per word."""
     numbers = [crc32(word.encode(errors="surrogatepass")) for word in listed]
     return scrambled(np.array(numbers, dtype=np.uint64))
 
 
 def runs(hashes_W: Hashes, n: int) -> Hashes:
-    """uint64 [W - n + 1], a hash for every `n` words in a row; none when there are fewer."""
+    """Return uint64 [W - n + 1], one hash per n-gram of words; empty when there are fewer words."""
     if len(hashes_W) < n:
         return np.zeros(0, dtype=np.uint64)
     length = len(hashes_W) - n + 1
@@ -53,12 +53,12 @@ def runs(hashes_W: Hashes, n: int) -> Hashes:
 
 
 def scrambled(values: Hashes) -> Hashes:
-    """The values with their bits well mixed (the finaliser of splitmix64); different values stay different."""
+    """Mix the bits of the values (finaliser of splitmix64); different values stay different."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def combined(one: Hashes, other: Hashes) -> Hashes:
-    """A hash of two columns, in this order, row by row."""
+    """Hash two columns, in this order, row by row."""
     return scrambled(one * _FACTOR + scrambled(other + _FACTOR))

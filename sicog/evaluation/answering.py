@@ -1,4 +1,4 @@
-"""Answer prompts about images with a checkpoint of ours, many at once: greedy unless a temperature is given."""
+"""Answer prompts about images in batches with one of our checkpoints: greedy unless a temperature is given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sicog.records import Turn
 
 
 class Answering:
-    """A loaded checkpoint. Rows of a batch are padded on the left: their greedy tokens are those of one at a time."""
+    """A loaded checkpoint. Batches are padded on the left; greedy tokens are the same as with batches of one row."""
 
     def __init__(
         self,
@@ -34,14 +34,14 @@ class Answering:
         dtype = resolve_precision(precision, device)
         loaded: tuple[Any, Any] = load_checkpoint(checkpoint, dtype=dtype, device=chosen_device(device))
         self.model, self.processor = loaded
-        # The padding's mask is one that flash-attn does not take.
+        # flash-attn does not support the mask of the padding.
         use_attention(self.model, language_model="sdpa", vision_tower=chosen_attention("auto", precision, device))
         self.slicing, self.seed, self._n_batches = slicing, seed, 0
         own = self.model.generation_config.eos_token_id
         ends = {self.processor.end_token_id, self.processor.tokenizer.eos_token_id}
         self.end_ids = sorted((ends | set(own if isinstance(own, list) else [own])) - {None})
         self.max_positions = int(self.model.config.text_config.max_position_embeddings)
-        # Every value is set: what is left out would come from the checkpoint's generation_config.json.
+        # Set every value: a missing one would come from the checkpoint's generation_config.json.
         sampled = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         self.settings = {
             "num_beams": 1,
@@ -51,7 +51,7 @@ class Answering:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The answers, in order. Raises `ValueError` for an image that cannot be read, or too long a prompt."""
+        """Return the answers, in order. Raises `ValueError` for an unreadable image or a prompt that is too long."""
         encoded = []
         for prompt in prompts:
             turn = Turn(role="user", text=prompt.text, images_at=prompt.images_at)
@@ -59,13 +59,14 @@ class Answering:
             row = self.processor.encode([turn], images, slicing=self.slicing, add_generation_prompt=True)
             if len(row.input_ids) >= self.max_positions:
                 raise ValueError(
-                    f"a prompt about {', '.join(prompt.images) or 'no image'} has {len(row.input_ids)} tokens, and "
-                    f"the model holds {self.max_positions} with the answer"
+                    f"a prompt about {', '.join(prompt.images) or 'no image'} has {len(row.input_ids)} tokens, "
+                    "but prompt "
+                    f"and answer must fit into {self.max_positions}. Shorten the prompt or lower max_new_tokens"
                 )
             encoded.append(row)
         batch = self.processor.collate(encoded, padding_side="left", with_labels=False)
         n_prompt = batch["input_ids"].shape[1]
-        # The last token is never run, so a sequence may hold one more than there are positions.
+        # The last token is not fed back, so a sequence may be one token longer than the positions.
         room = self.max_positions + 1 - n_prompt
         torch.manual_seed(self.seed + self._n_batches)
         self._n_batches += 1

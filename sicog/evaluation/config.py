@@ -1,4 +1,4 @@
-"""What `sicog eval` takes; needs neither torch nor the kit."""
+"""Config of `sicog eval`; needs neither torch nor the kit."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ class EvalConfig(Config):
     checkpoint: Path
     """The checkpoint to evaluate."""
     out_dir: Path
-    """Folder of results; each checkpoint gets one in it."""
+    """Folder of results, with a folder for each checkpoint."""
     name: str = ""
     """Name of the checkpoint in tables; empty: its folder's name."""
     format: Literal["sicog", "llava"] = "sicog"
-    """`llava` for a checkpoint in the original's layout, which is imported first."""
+    """`llava` for a checkpoint in the original's layout; it is imported first."""
     vision_tower: str | None = None
     """With format `llava`: as for `sicog import-checkpoint`."""
     turn_format: str | None = None
     """With format `llava`: as for `sicog import-checkpoint`."""
     suite: NameOrPath = "paper"
-    """Name of a shipped suite, or a YAML."""
+    """Name of a shipped suite, or path of a YAML."""
     only: tuple[str, ...] = ()
-    """Some of the suite's benchmarks; empty: all."""
+    """Benchmarks of the suite to run; empty: all."""
     judge: str = EXACT
-    """exact_matching asks nobody; else the kit's name of a judge model. Benchmarks that only a judge can score are
-    answered without one, and left unscored."""
+    """`exact_matching` for no judge, else the kit's name of a judge model. Without a judge, benchmarks that need it are
+    answered but not scored."""
     judge_base_url: str | None = None
-    """Address where the judge is asked (its key in OPENAI_API_KEY)."""
+    """Address of the judge model; its key is in OPENAI_API_KEY."""
     style: Style = "direct"
-    """`direct`, or `cot`: chains of thought, of which the conclusion is scored."""
+    """`direct`, or `cot` for chains of thought; then the conclusion is scored."""
     batch_size: int = Field(default=16, ge=1)
-    """Rows answered together."""
+    """Rows per batch."""
     max_new_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of an answer at most, instead of the forms' own limits."""
+    """Maximum tokens of an answer; null: the limit of each form."""
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
@@ -53,20 +53,20 @@ class EvalConfig(Config):
     precision: Precision = "auto"
     device: str = "auto"
     devices: int | None = Field(default=None, ge=1)
-    """Processes, one for each GPU; null: all GPUs, or one process on the CPU."""
+    """Number of processes, one per GPU; null: all GPUs, or one process on the CPU."""
     limit: int | None = Field(default=None, ge=1)
-    """Only so many rows of each benchmark, to see whether all works."""
+    """Maximum rows of each benchmark, for a quick test."""
     verify_data: bool = True
-    """Whether the kit compares the digests of its own data files and downloads those that differ."""
+    """The kit checks the digests of its own data files, and downloads files that differ."""
     python: Path | None = None
-    """Python of the kit's environment; null: $SICOG_EVAL_PYTHON, else the one that `make eval-env` made."""
+    """Python of the kit's environment; null: $SICOG_EVAL_PYTHON, else the environment of `make eval-env`."""
     kit: Path | None = None
-    """A checkout of VLMEvalKit instead of the installed package."""
+    """A checkout of VLMEvalKit to use instead of the installed package."""
     data_root: Path | None = None
-    """Where the kit keeps its data; null: $LMUData, else ~/LMUData."""
+    """Data folder of the kit; null: $LMUData, else ~/LMUData."""
 
     def problems(self, processes: int = 1) -> list[str]:
-        """No environment of the kit."""
+        """Report a missing environment of the kit."""
         from sicog.evaluation.kit.interpreter import kit_python
 
         try:
@@ -77,5 +77,5 @@ class EvalConfig(Config):
 
     @property
     def shown_name(self) -> str:
-        """The checkpoint's name in tables."""
+        """Return the checkpoint's name in tables."""
         return self.name or self.checkpoint.resolve().name

@@ -1,7 +1,7 @@
-"""How each family of benchmarks is scored, in one table: where the kit writes the figure and each row's part of it.
+"""Scoring of each family of benchmarks, in one table: the kit's metric, and the contribution of each row to it.
 
-A family names the kit's headline metric (scales differ: multiple choice 0 to 1, most others 0 to 100), the file with
-one row for each question, what a row is worth, and how the figure follows from the rows, for intervals and tests.
+A family has the kit's headline metric, the file with one row per question, the value of a row, and the formula from
+rows to the figure, for intervals and tests. Scales differ: multiple choice 0 to 1, most others 0 to 100.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from sicog.evaluation.sampled.answer_scores import ANLS_FLOOR, accepted_answers
 
 Row = Mapping[str, Any]
-Ratio = tuple[np.ndarray, np.ndarray]  # float64 [N] each: what every question adds to numerator and denominator
-# Of MME's categories those of perception (Fu et al. 2023), which its headline sums over.
+Ratio = tuple[np.ndarray, np.ndarray]  # float64 [N] each: contribution of every question to numerator and denominator
+# MME's perception categories (Fu et al. 2023); its headline is their sum.
 _MME_PERCEPTION = frozenset(
     ("OCR", "artwork", "celebrity", "color", "count", "existence", "landmark", "position", "posters", "scene")
 )
@@ -28,24 +28,23 @@ _MME_PERCEPTION = frozenset(
 
 @dataclass(frozen=True)
 class Question:
-    """One question as it was scored. value: its part, in [0, 1]; group: what it shares with others (an image, a pair);
-    category: what the figure is summed over, where it is."""
+    """One scored question. value: its contribution in [0, 1]; group: what it shares with others (an image, a pair);
+    category: set when the figure is a sum over categories."""
 
     id: str
     value: float
     group: str = ""
     category: str = ""
-    stated: bool = False  # yes/no: what the model said and
-    true: bool = False  # what is true, is it yes?
+    stated: bool = False  # yes/no: the model's answer, and
+    true: bool = False  # the truth; true for yes
 
 
 @dataclass(frozen=True)
 class Family:
-    """metric: the key in status.json, whole. scale: what the kit's figure is multiplied by (the unit of the paper).
+    """metric: full key in status.json. scale: factor from the kit's figure to the paper's unit.
 
-    suffix: of the name of the file with the rows, `{judge}` standing for the judge's name. question: one row of it.
-    figure: the ratios of sums over the questions that the figure is made of, 100 times each and added up.
-    judged: whether the kit scores it by a judge model only.
+    suffix: end of the name of the file with the rows; `{judge}` stands for the judge's name. question: reads one row.
+    figure: ratios of sums over the questions; the figure is 100 times their sum. judged: needs a judge model.
     """
 
     metric: str
@@ -57,7 +56,7 @@ class Family:
     judged: bool = False
 
     def headline(self, metrics: Mapping[str, Any]) -> tuple[str, float] | None:
-        """(the metric's key, its value in the unit), or None when the kit did not write it."""
+        """Return (the metric's key, its value in the unit), or None when the kit did not write it."""
         for key, value in metrics.items():
             if re.fullmatch(self.metric, key) and isinstance(value, (int, float)):
                 return key, self.scale * float(value)
@@ -65,19 +64,19 @@ class Family:
 
 
 def mean(questions: Sequence[Question]) -> list[Ratio]:
-    """The mean value."""
+    """Return the mean value."""
     return [(np.array([q.value for q in questions]), np.ones(len(questions)))]
 
 
 def f1(questions: Sequence[Question]) -> list[Ratio]:
-    """F1 of the answer yes: POPE's headline in the kit, where a question counts once for each of its categories."""
+    """Return F1 of the answer yes, POPE's headline in the kit; a question counts once for each of its categories."""
     stated, true = (np.array([getattr(q, name) for q in questions], dtype=float) for name in ("stated", "true"))
     times = np.array([1.0 + q.category.count(",") for q in questions])
     return [(2 * times * stated * true, times * (stated + true))]
 
 
 def mme(questions: Sequence[Question]) -> list[Ratio]:
-    """Points of perception: for each category accuracy, and accuracy of whole images (2000 at most)."""
+    """Return perception points: accuracy of questions plus accuracy of images per category (at most 2000)."""
     ratios: list[Ratio] = []
     values = np.array([q.value for q in questions])
     for category in sorted({q.category for q in questions} & _MME_PERCEPTION):
@@ -87,7 +86,7 @@ def mme(questions: Sequence[Question]) -> list[Ratio]:
             if question.category == category:
                 images[question.group].append(i)
         firsts, whole = np.zeros(len(questions)), np.zeros(len(questions))
-        for members in images.values():  # an image is counted once, at its first question
+        for members in images.values():  # count an image once, at its first question
             firsts[members[0]] = 1.0
             whole[members[0]] = min(values[i] for i in members)
         ratios += [(values * inside, inside), (whole, firsts)]
@@ -99,7 +98,7 @@ def _id(row: Row) -> str:
 
 
 def _group(row: Row) -> str:
-    """A column of the user's tables: what their rows share, such as an image."""
+    """Return the column `group` of users' tables: what rows share, such as an image."""
     return str(row.get("group") or "")
 
 
@@ -132,7 +131,7 @@ def _scored(row: Row) -> Question:
 
 
 def _ocr(row: Row) -> Question:
-    """The kit keeps no file of rows for OCRBench: its rule (the text is in the prediction) is applied again."""
+    """Apply the kit's rule for OCRBench again (the prediction contains the text); the kit keeps no file of rows."""
     formula = row["category"] == "Handwritten Mathematical Expression Recognition"
 
     def plain(text: str) -> str:
@@ -144,7 +143,7 @@ def _ocr(row: Row) -> Question:
 
 
 def _mathvista(row: Row) -> Question:
-    """The kit keeps what the judge extracted, not whether it is right: compared as the benchmark's own script does."""
+    """Compare the judge's extracted answer as the benchmark's own script does; the kit does not store the result."""
     said, answer = str(row["res"]).strip(), str(row["answer"]).strip()
     if row["question_type"] == "multi_choice":
         return Question(_id(row), float(said == str(row["answer_option"]).strip()))
@@ -161,7 +160,7 @@ def _truth(value: Any) -> bool:
 
 
 def _list(value: Any) -> list[float]:
-    """The numbers of a list as the kit writes it into a cell."""
+    """Parse a list of numbers as the kit writes it into a cell."""
     listed = value if isinstance(value, list) else ast.literal_eval(str(value))
     return [float(item) for item in listed]
 

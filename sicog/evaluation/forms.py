@@ -1,7 +1,7 @@
-"""The forms of benchmark questions in one table: how each is asked, and how long its answer may be.
+"""Forms of benchmark questions in one table: the prompt of each, and the limit of its answer.
 
-Wordings are those of common public use (options with their letters, one sentence that asks for the letter or for a
-word) and those of `tasks.py`, so that a model is asked as it was trained.
+Prompts follow common public use (options with letters, one sentence that asks for the letter or for a word) and
+`tasks.py`, so that evaluation prompts match training prompts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COT_TOKENS = 1200
 
 @dataclass(frozen=True)
 class Prompt:
-    """Images (files), the text of the one user turn, where in it the images stand, and the answer's length limit."""
+    """Image files, text of the user turn, positions of the images in it, and the answer's length limit."""
 
     images: tuple[str, ...]
     text: str
@@ -34,7 +34,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Form:
-    """`template` holds `{question}`, and `{options}` where there are some; `cot` is the same with chains of thought."""
+    """`template` has `{question}` and optional `{options}`; `cot` is the template for chains of thought."""
 
     name: str
     template: str
@@ -42,13 +42,15 @@ class Form:
     max_new_tokens: int
 
     def prompt(self, row: Mapping[str, Any], style: Style) -> str:
-        """The user's text for a row of a kit's table: question, hint, and options under single capital letters."""
+        """Return the user's text for a row of a kit table: question, hint, options with capital letters."""
         question = bare_question(str(row["question"]))
         if not _is_empty(hint := row.get("hint")):
             question = f"{hint}\n{question}"
         options = listed_options(row)
         if self.name == "choice" and not options:
-            raise ValueError(f"row {row.get('index')}: a question of form 'choice' needs options in columns A, B, ...")
+            raise ValueError(
+                f"row {row.get('index')}: a question of form 'choice' has no options. Add columns A, B, ..."
+            )
         template = self.template if style == "direct" else self.cot
         return template.replace("{options}", options).replace("{question}", question)
 
@@ -66,7 +68,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             _word("short", 64),
             _word("document", 128),
             _word("chart", 64),
-            # These say themselves what answer they want, or want a whole one.
+            # These questions state the form of the answer themselves, or want a full answer.
             Form("ocr", "{question}", "{question} " + STEP_BY_STEP, 256),
             Form("math", "{question}", "{question} " + STEP_BY_STEP, 512),
             Form("open", "{question}", "{question} " + STEP_BY_STEP, 512),
@@ -76,13 +78,13 @@ FORMS: Mapping[str, Form] = MappingProxyType(
 
 
 def listed_options(row: Mapping[str, Any]) -> str:
-    """The options of a row, each on a line under its letter; empty where it has none."""
+    """Return the options of a row, one per line with its letter; empty without options."""
     given = {letter: row.get(letter) for letter in ascii_uppercase}
     return "\n".join(f"{letter}. {text}" for letter, text in given.items() if not _is_empty(text))
 
 
 def final_answer(text: str, style: Style) -> str:
-    """What is scored: of a chain of thought its conclusion (a chain that is cut or broken counts as it stands)."""
+    """Return the scored text: the conclusion of a chain of thought; a broken chain is scored as a whole."""
     if style == "direct":
         return text
     try:

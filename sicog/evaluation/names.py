@@ -1,4 +1,4 @@
-"""What tables call checkpoints: the folder's name, or as much of the path as tells them apart."""
+"""Names of checkpoints in tables: the folder's name, or the shortest part of the path that is unique."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def tails(paths: Sequence[Path]) -> list[str]:
-    """The last parts of each path, as few as make all of them differ: `base/stage2` and `next/stage2`.
+    """Return the shortest ends of the paths that are all different: `base/stage2` and `next/stage2`.
 
     Equal paths keep equal names.
     """

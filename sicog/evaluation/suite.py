@@ -1,4 +1,4 @@
-"""A suite: the benchmarks to run, as one YAML. Shipped ones go by name, others by path; tables lie beside their suite.
+"""A suite: the benchmarks to run, in one YAML. Shipped suites have names, others paths; tables are next to their suite.
 
 benchmarks:
   - {name: POPE, dataset: POPE, form: yes_no, family: pope}      # one of the kit's own data sets
@@ -24,15 +24,15 @@ from sicog.stages.provenance import digest_file
 from sicog.stages.storage import opened_table
 
 SUITES = Path(__file__).parent / "suites"
-OFFLINE = ("choice", "yes_no", *SCORERS)  # forms whose answers are scored as strings; others need a judge
+OFFLINE = ("choice", "yes_no", *SCORERS)  # forms that are scored as strings; others need a judge
 _COLUMNS = ("index", "question", "answer")
 _PICTURES = ("image", "image_path")
 
 
 class Benchmark(Config):
-    """One benchmark. dataset: the kit's name of its data; table: a TSV of the user's instead. form: how it is asked.
+    """One benchmark. dataset: the kit's name of its data, or table: a TSV of the user. form: form of the questions.
 
-    family: how it is scored (see `families.py`); by default what the form says. paper: printed numbers to compare with.
+    family: scoring (see `families.py`); by default it follows from the form. paper: published numbers to compare with.
     """
 
     name: str
@@ -45,34 +45,37 @@ class Benchmark(Config):
     @model_validator(mode="after")
     def _is_known(self) -> Benchmark:
         if bool(self.dataset) == (self.table is not None):
-            raise ValueError(f"benchmark {self.name!r} needs either dataset (a name of the kit's) or table (a TSV)")
+            raise ValueError(f"benchmark {self.name!r}: set either dataset (a name of the kit) or table (a TSV)")
         if self.form not in FORMS:
-            raise ValueError(f"benchmark {self.name!r}: unknown form {self.form!r}; known: {', '.join(FORMS)}")
+            raise ValueError(f"benchmark {self.name!r}: unknown form {self.form!r}. Use one of: {', '.join(FORMS)}")
         if self.table is not None and (self.family or self.form not in OFFLINE):
-            raise ValueError(f"benchmark {self.name!r}: a table is scored by its form, one of {', '.join(OFFLINE)}")
+            raise ValueError(
+                f"benchmark {self.name!r}: a table of form {self.form!r} cannot be scored. Use one of: "
+                f"{', '.join(OFFLINE)}"
+            )
         if self.scored_as not in FAMILIES:
             raise ValueError(
-                f"benchmark {self.name!r} (form {self.form!r}) needs a family, one of {', '.join(FAMILIES)}"
+                f"benchmark {self.name!r} (form {self.form!r}): family is missing. Use one of: {', '.join(FAMILIES)}"
             )
         return self
 
     @property
     def scored_as(self) -> str:
-        """The name of its family."""
+        """Return the name of its family."""
         if self.table is not None and self.form in SCORERS:
             return "local"
         return self.family or OF_FORM.get(self.form, "")
 
     @property
     def data_name(self) -> str:
-        """What the kit calls its data. Of a table it holds the digest: the kit goes by names when it reuses answers."""
+        """Return the kit's name of its data. For a table it has the digest, because the kit reuses answers by name."""
         if self.table is None:
             return self.dataset
         return f"table_{re.sub(r'[^A-Za-z0-9]+', '-', self.name)}_{digest_file(self.table)[:8]}"
 
 
 class Suite(Config):
-    """Benchmarks, each with a name of its own."""
+    """Benchmarks with unique names."""
 
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
 
@@ -80,42 +83,42 @@ class Suite(Config):
     def _names_differ(self) -> Suite:
         for names in ([b.name for b in self.benchmarks], [b.dataset for b in self.benchmarks if b.dataset]):
             if repeated := sorted({n for n in names if names.count(n) > 1}):
-                raise ValueError(f"two benchmarks are called {repeated[0]!r}")
+                raise ValueError(f"two benchmarks have the name {repeated[0]!r}. Rename one")
         return self
 
 
 def load_suite(name: str) -> Suite:
-    """A shipped suite by name, or one by path. Raises `ValueError` for an unknown name or a mistake in the file."""
+    """Load a shipped suite by name, or a suite by path. Raises `ValueError` for an unknown name or a bad file."""
     shipped = SUITES / f"{name}.yaml"
     path = shipped if shipped.is_file() else Path(name)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in SUITES.glob("*.yaml")))
-        raise ValueError(f"{name!r} is neither a suite's file nor a shipped suite ({known})")
+        raise ValueError(f"{name!r} is neither a file nor a shipped suite. Use a path or one of: {known}")
     suite = validate(Suite, load_yaml(path), str(path))
     return Suite(benchmarks=tuple(_placed(b, path.parent) for b in suite.benchmarks))
 
 
 def chosen(suite: Suite, only: tuple[str, ...]) -> tuple[Benchmark, ...]:
-    """The benchmarks of these names, or all. Raises `ValueError` for an unknown name."""
+    """Return the benchmarks with these names, or all. Raises `ValueError` for an unknown name."""
     names = [b.name for b in suite.benchmarks]
     if unknown := [name for name in only if name not in names]:
-        raise ValueError(f"the suite has no benchmark {unknown[0]!r}; it has: {', '.join(names)}")
+        raise ValueError(f"the suite has no benchmark {unknown[0]!r}. Use one of: {', '.join(names)}")
     return tuple(b for b in suite.benchmarks if not only or b.name in only)
 
 
 def identity(benchmark: Benchmark) -> dict[str, Any]:
-    """What its score depends on: a table counts by content, not by place."""
+    """Return what its score depends on; a table counts by content, not by path."""
     values = benchmark.model_dump(mode="json", exclude={"paper", "table"})
     return {**values, "table": digest_file(benchmark.table) if benchmark.table else None}
 
 
 def check_table(benchmark: Benchmark) -> int:
-    """The number of rows of a benchmark's table. Raises `ValueError` naming the row that the kit would stumble over."""
+    """Return the number of rows of a benchmark's table. Raises `ValueError` for a row that would break the kit."""
     path = benchmark.table
     assert path is not None
     if not path.is_file():
-        raise ValueError(f"benchmark {benchmark.name!r}: its table {path} does not exist")
-    csv.field_size_limit(sys.maxsize)  # pictures are cells
+        raise ValueError(f"benchmark {benchmark.name!r}: its table {path} does not exist. Correct the path")
+    csv.field_size_limit(sys.maxsize)  # images are cells
     with opened_table(path) as file:
         rows = csv.DictReader(file, delimiter="\t")
         columns = rows.fieldnames or []
@@ -123,33 +126,33 @@ def check_table(benchmark: Benchmark) -> int:
         missing = [c for c in wanted if c not in columns]
         if missing or not set(_PICTURES) & set(columns):
             raise ValueError(
-                f"{path}: a table of form {benchmark.form!r} has the columns {', '.join(wanted)} and image (base64) or "
-                f"image_path; missing: {', '.join(missing) or 'the picture'}"
+                f"{path}: missing columns: {', '.join(missing) or 'image'}. A table of form {benchmark.form!r} needs "
+                f"{', '.join(wanted)} and image (base64) or image_path"
             )
         seen: set[str] = set()
         for number, row in enumerate(rows, 2):
             if empty := [c for c in wanted if c not in "AB" and not (row[c] or "").strip()]:
-                raise ValueError(f"{path}:{number}: {empty[0]} is empty")
+                raise ValueError(f"{path}:{number}: {empty[0]} is empty. Fill it in")
             if row["index"] in seen:
-                raise ValueError(f"{path}:{number}: index {row['index']!r} comes twice")
+                raise ValueError(f"{path}:{number}: index {row['index']!r} occurs twice. Make it unique")
             seen.add(row["index"])
             _check_answer(row, benchmark.form, f"{path}:{number}")
             _check_picture(row, path.parent, f"{path}:{number}")
     if not seen:
-        raise ValueError(f"{path} has no rows")
+        raise ValueError(f"{path} has no rows. Give another table")
     return len(seen)
 
 
 def _check_answer(row: dict[str, Any], form: str, where: str) -> None:
     answer = row["answer"].strip()
     if form == "yes_no" and answer.lower() not in ("yes", "no"):
-        raise ValueError(f"{where}: the answer of form 'yes_no' is yes or no, got {answer!r}")
+        raise ValueError(f"{where}: the answer must be yes or no (form 'yes_no'), got {answer!r}")
     if form == "choice" and not (len(answer) == 1 and answer.isupper() and (row.get(answer) or "").strip()):
-        raise ValueError(f"{where}: the answer of form 'choice' is the letter of an option, got {answer!r}")
+        raise ValueError(f"{where}: the answer must be the letter of an option (form 'choice'), got {answer!r}")
 
 
 def _check_picture(row: dict[str, Any], folder: Path, where: str) -> None:
-    """Pictures named by path lie under the table's folder."""
+    """Check that images given by path are inside the table's folder."""
     if (row.get("image") or "").strip():
         return
     try:

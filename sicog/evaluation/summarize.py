@@ -1,4 +1,4 @@
-"""`sicog results RUN...`: several checkpoints in one table, with intervals, paired differences and the paper's numbers.
+"""`sicog results RUN...`: table of several checkpoints, with intervals, paired differences and the paper's numbers.
 
 results.md, results.csv, results.xlsx: the same table;  results.json: with all figures unrounded
 """
@@ -21,20 +21,20 @@ from sicog.statistics.bootstrap import Difference, Estimate, difference, estimat
 
 log = logging.getLogger(__name__)
 
-_AGREES = 0.02  # in the unit: the kit's figure and that of its rows may differ by rounding
+_AGREES = 0.02  # in the unit: the kit's figure and the figure of its rows may differ by rounding
 _MISSING = "-"
 
 
 def results(folders: Sequence[Path], out_dir: Path, *, baseline: str | None = None, suite: str | None = None) -> str:
     """Write the table of all runs in these folders; returns it as Markdown.
 
-    baseline: the model that the others are compared with; the first by default. suite: needed for folders of the kit's
-    own. Raises `ValueError` for folders without results, unknown baselines, or models not asked the same questions.
+    baseline: the model to compare with, by default the first. suite: needed for folders of the kit itself. Raises
+    `ValueError` for folders without results, an unknown baseline, or models with different questions.
     """
     runs = find_runs(list(folders), load_suite(suite) if suite else None)
     names = [run.name for run in runs]
     if baseline is not None and baseline not in names:
-        raise ValueError(f"no run is called {baseline!r}; there are: {', '.join(names)}")
+        raise ValueError(f"no run has the name {baseline!r}. Use one of: {', '.join(names)}")
     base = next(run for run in runs if run.name == (baseline or names[0]))
     runs = [base, *(run for run in runs if run is not base)]
     benchmarks = list(dict.fromkeys(name for run in runs for name in run.results))
@@ -50,7 +50,7 @@ def results(folders: Sequence[Path], out_dir: Path, *, baseline: str | None = No
 
 
 def _row(name: str, base: Run, runs: Sequence[Run]) -> dict[str, Any]:
-    """All that is known of one benchmark: each model's value and interval, each difference to the baseline."""
+    """Return one line of the table: each model's value and interval, each difference to the baseline."""
     found = {run.name: run.results[name] for run in runs if name in run.results}
     first = next(iter(found.values()))
     models = {}
@@ -78,8 +78,8 @@ def _difference(name: str, base: str, reference: Result, model: str, result: Res
     ours, theirs = ({q.id for q in r.questions} for r in (result, reference))
     if odd := sorted(ours ^ theirs):
         raise ValueError(
-            f"{name}: {base} and {model} were not asked the same questions (only one has {odd[0]!r}); "
-            f"evaluate both on the same data, without limit or with the same"
+            f"{name}: {base} and {model} have different questions (only one has {odd[0]!r}). Evaluate both on the same "
+            f"data, without limit or with the same limit"
         )
     figure = FAMILIES[result.family].figure
     return difference(figure(reference.questions), figure(result.questions), _groups(reference.questions))
@@ -90,7 +90,7 @@ def _groups(questions: Sequence[Question]) -> list[str]:
 
 
 def _table(rows: Sequence[dict[str, Any]], base: Run, runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells."""
+    """Return header and cells."""
     printed = list(dict.fromkeys(key for row in rows for key in row["paper"]))
     others = [run.name for run in runs if run is not base]
     header = ["benchmark", "unit", "n", *(run.name for run in runs)]
@@ -120,7 +120,7 @@ def _shown_difference(gap: dict[str, float] | None) -> str:
 
 
 def _notes(rows: Sequence[dict[str, Any]], runs: Sequence[Run], base: Run) -> list[str]:
-    """What a reader must know: how to read it, what is missing, and what was not made alike."""
+    """Return the notes below the table: how to read it, missing scores, and different settings."""
     notes = [
         "Brackets: 95 % intervals by bootstrap over the questions (questions that share an image or a group as one).",
     ]
@@ -161,7 +161,7 @@ def _write_xlsx(path: Path, header: Sequence[str], lines: Sequence[Sequence[str]
         from openpyxl import Workbook
         from openpyxl.styles import Font
     except ImportError:
-        log.warning("%s is left out: it needs openpyxl (pip install 'sicog[eval]')", path)
+        log.warning("%s is skipped because openpyxl is not installed. Run pip install 'sicog[eval]'", path)
         return
 
     book = Workbook()
@@ -172,6 +172,6 @@ def _write_xlsx(path: Path, header: Sequence[str], lines: Sequence[Sequence[str]
         cell.font = Font(bold=True)
     for row in sheet.iter_rows():
         for cell in row:
-            cell.data_type = "s"  # a name that begins with = is a name, not a formula
+            cell.data_type = "s"  # write a name that begins with = as text, not as a formula
     with atomic_write(path) as file:
         book.save(file)

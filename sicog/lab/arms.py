@@ -1,4 +1,4 @@
-"""The lab's arms, of `recipes/lab/arms.yaml`, written out as an ordinary recipe, which resumes like any other."""
+"""Write the lab's arms (`recipes/lab/arms.yaml`) as an ordinary recipe, which resumes like any recipe."""
 
 from __future__ import annotations
 
@@ -17,80 +17,80 @@ from sicog.runs.recipe import StepSpec, texts_of
 from sicog.stages.storage import write_bytes
 
 RECIPE = "lab-recipe.yaml"
-RUN = "run"  # the input that is the mini run
+RUN = "run"  # name of the input with the mini run
 SEED = "${seed}"
 SCORER = "${scorer}"
 Values = dict[str, Any]
 
 
 class Arm(Config):
-    """One thing changed."""
+    """An experiment that changes one thing."""
 
     says: str
-    """What the arm is, in the table."""
+    """Description of the arm, for the table."""
     rows: dict[str, str | StepSpec] | None = Field(default=None, min_length=1)
-    """What pre-training reads, by name: folders or files of rows, or steps that make them. null: no pre-training."""
+    """Rows of pre-training, by name: folders, files, or steps that make them. null: no pre-training."""
     weight: float | None = Field(default=None, gt=0)
-    """So many times these rows, drawn by the seed."""
+    """Multiple of these rows, sampled by the seed."""
     train: Values = {}
-    """Values of pre-training, over the lab's."""
+    """Config values of pre-training; they override the lab's."""
     preferences: StepSpec | None = None
-    """The step that makes pairs; DPO then follows."""
+    """The step that makes preference pairs; then DPO runs."""
 
     @model_validator(mode="after")
     def _one_kind_of_training(self) -> Arm:
         if self.rows and self.preferences:
-            raise ValueError("an arm has rows for pre-training or preferences for DPO, not both")
+            raise ValueError("an arm has both rows (pre-training) and preferences (DPO). Set only one")
         if (self.weight or self.train) and not self.rows:
-            raise ValueError("weight and train are of pre-training rows, and there are none")
+            raise ValueError("weight and train need rows for pre-training. Set rows, or remove weight and train")
         return self
 
 
 class Updates(Config):
-    """How many updates each training makes: the same for every arm, so that all cost the same."""
+    """Number of updates of each training, the same for every arm, so that all arms cost the same."""
 
     pretrain: int | None = Field(default=None, gt=0)
-    """Updates of pre-training; null: one pass over the rows, however many they are."""
+    """Updates of pre-training; null: one pass over the rows."""
     sft: int | None = Field(default=None, gt=0)
     """Updates of instruction tuning; null: one pass over the rows."""
 
 
 class LabConfig(Config):
-    """The arms, and what they share; see `recipes/lab/arms.yaml`."""
+    """The arms and their shared settings; see `recipes/lab/arms.yaml`."""
 
     volatile: ClassVar[frozenset[str]] = frozenset()
     inputs: dict[str, InputSpec]
-    """What comes from outside, by name."""
+    """Input files and folders, by name."""
     run_dir: Path
-    """Folder to write."""
+    """Output folder."""
     seeds: tuple[int, ...] = Field(min_length=1)
-    """Seeds that every arm is trained with."""
+    """Training seeds of every arm."""
     updates: Updates
     """Updates of each training."""
     compare_with: str
-    """The arm that others are compared with."""
+    """The arm to compare the others with."""
     defaults: Path
-    """A YAML of values of all trainings."""
+    """A YAML with config values of all trainings."""
     parts: Values
-    """The model before pre-training, as `train` takes it."""
+    """The model before pre-training, as in `train`."""
     image_folder: str
-    """What the images of the rows are relative to."""
+    """Folder of the images of the rows."""
     labelled: str
-    """Labelled rows of instruction tuning."""
+    """Labelled rows for instruction tuning."""
     sft: Values = {}
-    """Further values of instruction tuning."""
+    """More config values of instruction tuning."""
     dpo: Values = {}
-    """Further values of DPO."""
+    """More config values of DPO."""
     evaluate: Values = {}
-    """Values of `mini-eval` beside checkpoint and data, such as the split."""
+    """Config values of `mini-eval` besides checkpoint and data, such as the split."""
     arms: dict[str, Arm] = Field(min_length=1)
-    """The arms by name."""
+    """The arms, by name."""
     scorer: dict[str, StepSpec] = {}
-    """The rows of an arm that tries a scorer, whose file is `${scorer}`."""
+    """Rows of an arm that tests a scorer; `${scorer}` is the scorer's file."""
     shared: dict[str, StepSpec] = {}
-    """Steps that arms name."""
+    """Steps that arms use."""
     curves: dict[str, tuple[str, ...]] = {}
-    """Arms of the same kind by the name of their curve, from few rows to many, for a picture."""
+    """Curves of the plot: for each name, arms of one kind, from few rows to many."""
     launcher: dict[str, Any] = {}
     """How steps are started, as in a recipe."""
 
@@ -99,55 +99,59 @@ class LabConfig(Config):
     def _names_can_be_of_steps(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
         for name in arms:
             if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-                raise ValueError(f"arm {name!r}: a name is made of lower-case letters, digits and hyphens")
+                raise ValueError(
+                    f"arm {name!r}: the name is not valid. Use only lower-case letters, digits and hyphens"
+                )
         return arms
 
     @model_validator(mode="after")
     def _a_run_is_named(self) -> LabConfig:
         if RUN not in self.inputs:
-            raise ValueError(f"inputs names no {RUN!r}, the finished mini run whose candidates the arms share")
+            raise ValueError(f"inputs.{RUN} is missing. Set it to the finished mini run with the candidates")
         return self
 
     @model_validator(mode="after")
     def _it_is_compared_with_an_arm(self) -> LabConfig:
         if self.compare_with not in self.arms:
-            raise ValueError(f"compare_with: {self.compare_with!r} is no arm; arms: {', '.join(self.arms)}")
+            raise ValueError(f"compare_with: {self.compare_with!r} is not an arm. Use one of: {', '.join(self.arms)}")
         if unknown := [arm for names in self.curves.values() for arm in names if arm not in self.arms]:
-            raise ValueError(f"curves: {unknown[0]!r} is no arm; arms: {', '.join(self.arms)}")
+            raise ValueError(f"curves: {unknown[0]!r} is not an arm. Use one of: {', '.join(self.arms)}")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds holds one of them twice")
+            raise ValueError("a seed is given twice in seeds. Remove one")
         return self
 
     def only(self, names: Sequence[str]) -> LabConfig:
-        """The same with these arms alone, and the one that they are compared with. Raises `ValueError` for others."""
+        """Return the lab with only these arms and the arm to compare with. Raises `ValueError` for unknown names."""
         if unknown := [name for name in names if name not in self.arms]:
-            raise ValueError(f"there is no arm {unknown[0]!r}; arms: {', '.join(self.arms)}")
+            raise ValueError(f"unknown arm {unknown[0]!r}. Use one of: {', '.join(self.arms)}")
         kept = {name: arm for name, arm in self.arms.items() if name in (self.compare_with, *names)}
         curves = {curve: tuple(name for name in arms if name in kept) for curve, arms in self.curves.items()}
         return self.model_copy(update={"arms": kept, "curves": curves})
 
     def with_scorer(self, file: Path) -> LabConfig:
-        """The arm to compare with and one that a scorer's picks train, called as the file.
+        """Return the lab with two arms: the arm to compare with, and an arm for the scorer, named like its file.
 
-        Raises `ValueError` when there is such an arm already, or nothing says how a scorer's rows are made.
+        Raises `ValueError` when an arm has this name, or when the lab has no `scorer`.
         """
         name = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-")
         if not name or name in self.arms:
-            raise ValueError(f"{file}: an arm cannot be called {name!r}, or there is one already; rename the file")
+            raise ValueError(
+                f"{file}: {name!r} is not a valid name of an arm, or an arm has this name. Rename the file"
+            )
         if not self.scorer:
-            raise ValueError("the lab's file has no `scorer`, which says how the rows of a scorer are made")
+            raise ValueError("`scorer` is missing in the lab's file. Add it to define the rows of a scorer")
         rows = {key: _replaced(step.model_dump(mode="json"), SCORER, str(file)) for key, step in self.scorer.items()}
         added = Arm(says=f"the picks of {file.name}", rows={k: StepSpec.model_validate(v) for k, v in rows.items()})
         return self.model_copy(update={"arms": {self.compare_with: self.arms[self.compare_with], name: added}})
 
 
 def load_lab(path: Path, overrides: Sequence[str] = ()) -> LabConfig:
-    """Read the lab's file, over the one it `extends`. `defaults` of steps and trainings are files beside it."""
+    """Read the lab's file and the file that it `extends`. `defaults` of steps and trainings are relative to it."""
     return validate(LabConfig, apply_overrides(load_with_extends(path, place=_beside), overrides), str(path))
 
 
 def _beside(value: Any, folder: Path) -> Any:
-    """The value with the path of every `defaults` told from where we are."""
+    """Return the value with the path of every `defaults` relative to the current folder."""
     if not isinstance(value, Mapping):
         return value
     of = {key: _beside(item, folder) for key, item in value.items()}
@@ -171,7 +175,7 @@ def write_recipe(lab: LabConfig) -> Path:
 
 
 def steps(lab: LabConfig) -> Iterator[tuple[str, Values]]:
-    """Name and values of every step, in order: arm after arm, seed after seed, a shared step before its first use."""
+    """Yield name and values of every step: arm after arm, seed after seed, a shared step before its first use."""
     given: set[str] = set()
     for name, arm in lab.arms.items():
         for seed in lab.seeds:
@@ -183,12 +187,12 @@ def steps(lab: LabConfig) -> Iterator[tuple[str, Values]]:
 
 
 def eval_step(arm: str, seed: int) -> str:
-    """The step that evaluates an arm's model of one seed."""
+    """Return the step that evaluates an arm's model of one seed."""
     return f"{arm}-{seed}-eval"
 
 
 def rows_step(arm: str, seed: int) -> str:
-    """The step that holds the rows that an arm is pre-trained on."""
+    """Return the step with the pre-training rows of an arm."""
     return f"{arm}-{seed}-rows"
 
 
@@ -229,7 +233,7 @@ def _train(lab: LabConfig, values: Values, updates: int | None, seed: int) -> Va
 
 
 def _of_seed(name: str, step: StepSpec, seed: int) -> tuple[str, Values]:
-    """A step under the name of its seed where it depends on one; else the same for all seeds."""
+    """Return a step with its name: with the seed in the name if it depends on the seed, else shared by all seeds."""
     values = _plain(step)
     if SEED not in "".join(texts_of(values)):
         return name, values
@@ -237,12 +241,12 @@ def _of_seed(name: str, step: StepSpec, seed: int) -> tuple[str, Values]:
 
 
 def _plain(step: StepSpec) -> Values:
-    """The step with its defaults written out, for the recipe lies elsewhere."""
+    """Return the step with its defaults written out, because the recipe is in another folder."""
     return {"run": step.run, "config": merge(load_with_extends(step.defaults) if step.defaults else {}, step.config)}
 
 
 def _replaced(value: Any, name: str, by: Any) -> Any:
-    """The value with `name` replaced: by the thing itself where nothing else is written, else by its text."""
+    """Return the value with `name` replaced: by the object if the text is only the name, else by its text."""
     if isinstance(value, Mapping):
         return {key: _replaced(item, name, by) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -253,7 +257,7 @@ def _replaced(value: Any, name: str, by: Any) -> Any:
 
 
 def _needed(lab: LabConfig, values: Values) -> Iterator[tuple[str, Values]]:
-    """The shared steps that a step names, each after those that it names itself."""
+    """Yield the shared steps that a step uses, each after its own dependencies."""
     for text in texts_of(values):
         for name in re.findall(r"\$\{([a-z0-9-]+)\}", text):
             if name in lab.shared:

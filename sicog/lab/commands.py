@@ -1,4 +1,4 @@
-"""`sicog lab`: the commands of the bench. Nothing is imported before it is used."""
+"""Commands of `sicog lab`; heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def score(
     ] = None,
     run_dir: Annotated[Path, typer.Option("--run", help="a finished mini run")] = Path("runs/mini"),
     out: Annotated[Path | None, typer.Option(help="write the figures as JSON to this file")] = None,
-    train: Annotated[bool, typer.Option("--train", help="then train what each file picks, beside the method")] = False,
+    train: Annotated[bool, typer.Option("--train", help="also train on the picks of each file")] = False,
     lab: Annotated[Path, typer.Option(help="with --train: the YAML of the arms")] = ARMS,
 ) -> None:
-    """Hold scorers against each other: truth of their picks, AUROC, risk and coverage. The files' code is run."""
+    """Compare scorers: truth of their picks, AUROC, risk and coverage. Runs the code of the files."""
     from sicog.lab.compare_scorers import lab_score
 
     if train and not scorers:
-        raise ValueError("--train trains what a scorer picks; give its file")
+        raise ValueError("the scorer's file is missing. Give it together with --train")
     lab_score(run_dir, scorers or [], out)
     if train:
         from sicog.lab.train_arms import lab_train
@@ -49,7 +49,7 @@ def run(
     only: Annotated[str, typer.Option(help="arms to train, by commas; all by default")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
 ) -> None:
-    """Train every arm with every seed, skipping what is done, and write the table of what they came to."""
+    """Train every arm with every seed, skip finished ones, and write the table of results."""
     names = only.split(",") if only else []
     if dry_run:
         from sicog.estimates.recipes import show_plan
@@ -71,7 +71,7 @@ def ceiling(
     only: Annotated[str, typer.Option(help="arms to train, by commas; all by default")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
 ) -> None:
-    """What there is to gain, before a round: curves of perfect rows, of mistaken ones, and of the run's own rows."""
+    """Measure the possible gain before a round: curves of perfect rows, mistaken rows, and the run's rows."""
     run(lab, overrides, only=only, dry_run=dry_run)
 
 
@@ -80,7 +80,7 @@ def gap(
     run_dir: Annotated[Path, typer.Option("--run", help="a finished mini run")] = Path("runs/mini"),
     out: Annotated[Path | None, typer.Option(help="write the figures as JSON to this file")] = None,
 ) -> None:
-    """Whether the proxy of the gap, which needs no truth, says what the truth of the development split says."""
+    """Test the gap proxy, which needs no truth, against the true gap on the development split."""
     from sicog.lab.gap_proxy import lab_gap
 
     lab_gap(run_dir, out)
@@ -92,7 +92,7 @@ def table(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="the folder for lab.json and lab.md, not the run's")] = None,
 ) -> None:
-    """The table of the arms that are done, also while others still run."""
+    """Print the table of finished arms, also while others are running."""
     from sicog.lab.arms import load_lab
     from sicog.lab.train_arms import lab_table
 

@@ -1,4 +1,4 @@
-"""`sicog lab score`: scorers held against each other on the candidates of a finished mini run."""
+"""`sicog lab score`: compare scorers on the candidates of a finished mini run."""
 
 from __future__ import annotations
 
@@ -27,20 +27,19 @@ from sicog.stages.storage import write_bytes, write_json
 from sicog.statistics.intervals import Interval
 
 _FIGURES = ("truth", "over_random", "truest", "auroc")
-TASK_NAMES = {"captions": "captioning", "reasoning": "reasoning"}  # of a report and of rows
+TASK_NAMES = {"captions": "captioning", "reasoning": "reasoning"}  # sizes of a report and of rows
 
 
 def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> dict[str, dict[str, Worth]]:
-    """Try the shipped scorers and those of `files` on a run; prints a table a task.
+    """Run the shipped scorers and those of `files` on a run; prints one table per task.
 
-    `out` is written as JSON, and as Markdown beside it.
-
-    Returns the worth of each scorer by task and scorer. A file's scorer has the file's name.
+    Writes `out` as JSON, and as Markdown next to it. Returns the quality of each scorer by task and scorer. The scorer
+    of a file has the file's name.
     """
     scorers = dict(SCORERS)
     for path in files:
         if path.stem in scorers:
-            raise ValueError(f"{path}: there is a scorer {path.stem!r} already; give the file another name")
+            raise ValueError(f"{path}: a scorer {path.stem!r} already exists. Rename the file")
         scorers[path.stem] = load_scorer(path)
     tasks = read_tasks(run_dir)
     measured = {task.name: task for task in read_gap_tasks(run_dir)}
@@ -69,7 +68,7 @@ def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> 
 
 
 def _gap(name: str, scorer: Scorer, task: GapTask, embed: Embed) -> Interval:
-    """Truth of the scorer's picks on the development split minus that of the student's greedy texts."""
+    """Return the truth of the scorer's picks on the development split minus the truth of the student's greedy texts."""
     rows = read_rows(task.scored, None)
     picks = {}
     for row, scores in zip(rows, scores_of(name, scorer, rows, embed), strict=True):
@@ -78,7 +77,7 @@ def _gap(name: str, scorer: Scorer, task: GapTask, embed: Embed) -> Interval:
 
 
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The figures that `lab_score` writes as one Markdown table; the best scorer of each task first."""
+    """Return the figures of `lab_score` as one Markdown table, the best scorer of each task first."""
     head = ["task", "scorer", "truth of picks", "over random", "truest picked", "AUROC", "AURC"]
     has_gap = any(w.get("gap") for by_scorer in found.values() for w in by_scorer.values())
     lines = [head + ["gap"] * has_gap, ["---", "---", *["---:"] * (5 + has_gap)]]
@@ -91,7 +90,7 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def remembered(task: LabTask) -> Embed:
-    """The run's own encoder. All texts of the task are embedded at the first call, each once."""
+    """Return the run's encoder with a cache. The first call embeds all distinct texts of the task."""
     given = encoder_of(task)
     vectors: dict[str, NDArray[np.float32]] = {}
 
@@ -110,14 +109,14 @@ def remembered(task: LabTask) -> Embed:
 
 
 def scores_of(name: str, scorer: Scorer, rows: Sequence[LabRow], embed: Embed) -> list[list[float]]:
-    """The scorer's numbers of all rows. Raises `ValueError` naming scorer and row where they are no finite numbers."""
+    """Return the scorer's numbers for all rows. Raises `ValueError` with scorer and row unless they are finite."""
     found = []
     for row in rows:
         scores = [float(value) for value in scorer(row, embed)]
         if len(scores) != len(row.texts) or not all(math.isfinite(value) for value in scores):
             raise ValueError(
-                f"scorer {name}, row {row.query.id}: {len(row.texts)} finite numbers are wanted, one a candidate; "
-                f"it gave {scores}"
+                f"scorer {name}, row {row.query.id}: it returned {scores}. Return {len(row.texts)} finite numbers, one "
+                f"per candidate"
             )
         found.append(scores)
     return found
@@ -137,7 +136,7 @@ def _show(task: LabTask, by_scorer: Mapping[str, Worth]) -> None:
 
 
 def _figure(interval: Interval, sign: str = "") -> str:
-    """The estimate, and half the width of its 95 % interval."""
+    """Format the estimate and half the width of its 95 % interval."""
     return f"{interval.value:{sign}.3f} ±{(interval.high - interval.low) / 2:.3f}"
 
 

@@ -1,9 +1,9 @@
-"""`sicog lab gap`: whether the proxy of the gap, which needs no truth, says what the truth says.
+"""`sicog lab gap`: test the gap proxy, which needs no truth, against the true gap.
 
-Labels are made again from 4, 6, ... of the candidates of the development split, and from two halves of these. For each
-number of candidates and each kind of row the measured gap (label less greedy text, by the truth) stands beside the
-proxy (agreement of the halves' labels less agreement of label and greedy text); their rank correlation over all these
-says what the proxy is worth.
+Labels are made again from 4, 6, ... candidates of the development split, and from two halves of these. For each number
+of candidates and each kind of row, two values are compared. The gap is truth of the label minus truth of the greedy
+text. The proxy is agreement of the halves' labels minus agreement of label and greedy text. Their rank correlation
+measures the quality of the proxy.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sicog.stages.shard import Outcome
 from sicog.stages.storage import read_records, write_bytes, write_json
 from sicog.statistics.intervals import Interval, mean_interval, paired_difference_interval
 
-FEWEST_ROWS = 20  # of a kind, to have a line of its own
+FEWEST_ROWS = 20  # minimum rows of a kind with its own line
 RecordT = TypeVar("RecordT", bound=Record)
 Truth = Callable[[Query, str], float]
 Label = Callable[[Sequence[CandidateSet]], list[str | None]]
@@ -44,8 +44,8 @@ Label = Callable[[Sequence[CandidateSet]], list[str | None]]
 
 @dataclass(frozen=True)
 class GapTask:
-    """What a gap was measured on: candidate sets of the development split, how labels are made of them, the student's
-    greedy text of each by id (None: a broken chain), how true a text is, and what kind a row is of."""
+    """Data of a measured gap: candidate sets of the development split, the function that makes labels, the student's
+    greedy text by id (None: a broken chain), the truth function, and the kind of a row."""
 
     name: str
     scored: Path
@@ -57,7 +57,7 @@ class GapTask:
     config: GapConfig
 
     def greedy_truth(self, query: Query) -> float:
-        """How true the student's own text is."""
+        """Return the truth of the student's own text."""
         text = self.greedy[query.id]
         return 0.0 if text is None else self.truth(query, text)
 
@@ -75,7 +75,7 @@ class Cell:
 
 
 def read_gap_tasks(run_dir: Path) -> list[GapTask]:
-    """The tasks of a mini run whose gap was measured; none where the run has no such steps, or has not come so far."""
+    """Return the tasks of a mini run with a measured gap; empty if the run has no such finished steps."""
     plan = plan_of(run_dir)
     by_folder = {str(step["config"].get("out_dir")): step for step in plan}
     found = []
@@ -111,7 +111,7 @@ def _compared(row: CandidateSet, place: int) -> str | None:
 
 
 def _voted(sets: Sequence[CandidateSet]) -> list[str | None]:
-    """The most frequent final answer; of equal ones the first."""
+    """Return the most frequent final answer of each set; of equal ones the first."""
     found: list[str | None] = []
     for row in sets:
         texts = [text for k in range(len(row.candidates)) if (text := _compared(row, k)) is not None]
@@ -121,11 +121,11 @@ def _voted(sets: Sequence[CandidateSet]) -> list[str | None]:
 
 
 def _merged(settle: Mapping[str, Any], claims: Mapping[str, Any]) -> Label:
-    """As the run's own steps do it: claims are read, and what enough candidates state is written as one text."""
+    """Return the run's own label function: extract claims, and merge claims with enough support into one text."""
     reading = ReadClaims(GrammarReader(str(claims["grammar"])), claims["measure"])
     config = validate(SettleConfig, {**settle, "min_candidates": 2}, "settle")
     if config.support is None:
-        raise ValueError("lab gap makes labels of a declared support; a quantile is one of all rows")
+        raise ValueError("lab gap needs a fixed support, not a quantile. Use a run with `support`")
     rows = SettleRows(config, config.support)
 
     def label(sets: Sequence[CandidateSet]) -> list[str | None]:
@@ -137,13 +137,13 @@ def _merged(settle: Mapping[str, Any], claims: Mapping[str, Any]) -> Label:
 
 
 def _first(outcome: Outcome, kind: type[RecordT]) -> RecordT | None:
-    """The record of this kind that a row became; None where it was dropped."""
+    """Return the record of this kind in an outcome; None for a dropped row."""
     records = outcome if isinstance(outcome, Sequence) else ()
     return next((record for record in records if isinstance(record, kind)), None)
 
 
 def cells(task: GapTask) -> list[Cell]:
-    """Every number of candidates, for all rows and for each kind that has enough of them."""
+    """Return a cell for each number of candidates, for all rows and for each kind with enough rows."""
     most = max((sum(c.window is None for c in row.candidates) for row in task.sets), default=0)
     agree = agreement(task.config)
     found = []
@@ -171,14 +171,14 @@ def cells(task: GapTask) -> list[Cell]:
 
 
 def _some(row: CandidateSet, k: int, half: int | None) -> CandidateSet:
-    """The first k candidates of the whole image, or every other one of them; all windows stay."""
+    """Return the first k candidates of the whole image, or one half of them; all windows stay."""
     whole = [c for c in row.candidates if c.window is None][:k]
     chosen = whole if half is None else whole[half::2]
     return row.model_copy(update={"candidates": (*chosen, *(c for c in row.candidates if c.window is not None))})
 
 
 def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Spearman's, ties with their mean rank; nan for fewer than three points, or where all are equal."""
+    """Return Spearman's correlation, ties with their mean rank; nan for fewer than three points or equal values."""
     if len(xs) < 3:
         return math.nan
     one, other = (ranks(np.asarray(values, dtype=np.float64)) for values in (xs, ys))
@@ -186,7 +186,7 @@ def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 
 def gap_of_picks(task: GapTask, picks: Mapping[str, str]) -> Interval:
-    """The gap of labels that are given by id, on the rows that have one."""
+    """Return the gap of labels given by id, on the rows that have a label."""
     rows = [row.query for row in task.sets if row.id in picks]
     images = [query.images[0] if query.images else query.id for query in rows]
     labels = [task.truth(query, picks[query.id]) for query in rows]
@@ -194,10 +194,10 @@ def gap_of_picks(task: GapTask, picks: Mapping[str, str]) -> Interval:
 
 
 def lab_gap(run_dir: Path, out: Path | None = None) -> list[Cell]:
-    """Print the table of a run, and write it as JSON and Markdown where asked. Raises `ValueError` without a gap."""
+    """Print the table of a run, and write it to `out` as JSON and Markdown. Raises `ValueError` without a gap."""
     tasks = read_gap_tasks(run_dir)
     if not tasks:
-        raise ValueError(f"{run_dir} has measured no gap yet (steps of mini-gap); finish it with make mini")
+        raise ValueError(f"{run_dir} has no measured gap yet (steps of mini-gap). Finish it with make mini")
     found = [cell for task in tasks for cell in cells(task)]
     whole = rank_correlation([c.gap.value for c in found], [c.proxy.value for c in found])
     text = markdown(found, whole)
@@ -215,7 +215,7 @@ def lab_gap(run_dir: Path, out: Path | None = None) -> list[Cell]:
 
 
 def markdown(found: Sequence[Cell], whole: float) -> str:
-    """The table, and the rank correlation below it."""
+    """Return the table with the rank correlation below it."""
     lines = [["task", "kind", "K", "rows", "gap", "proxy"], ["---", "---", "---:", "---:", "---:", "---:"]]
     lines += [[c.task, c.kind, str(c.k), f"{c.rows:,}", _shown(c.gap), _shown(c.proxy)] for c in found]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,7 +1,7 @@
-"""`lab-perfect`: rows of a mini world's unlabelled images whose text is the truth, or mistaken at a given rate.
+"""`lab-perfect`: rows of a mini world's unlabelled images with true texts, or with mistakes at a given rate.
 
-Models trained on them show what can be gained at most: no choice among candidates gives truer rows. With mistakes at
-the rate that a run's own labels have, they show what of that its labels lose by being wrong.
+Models trained on true texts show the maximum gain: no selection gives better rows. With mistakes at the rate of a run's
+own labels, they show how much of the gain the wrong labels cost.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ class PerfectConfig(Config):
     """The mini world's folder."""
     out_dir: Path
     input: Path | None = None
-    """Examples that `select` made of candidates, whose texts are replaced; null: a description of every unlabelled
-    image, a chain and a bare answer of every question about it."""
+    """Examples of `select`, whose texts are replaced; null: a description of every unlabelled image, and a chain and a
+    bare answer for each of its questions."""
     n: int | None = Field(default=None, ge=1)
-    """Only so many of these rows, drawn by the seed; null: all."""
+    """Number of these rows, sampled by the seed; null: all."""
     mistakes: dict[Task, Share] = {}
-    """By task, the share of things in captions and of answers that are wrong."""
+    """Share of wrong things in captions and of wrong answers, by task."""
     mistakes_of: dict[Task, Path] = {}
-    """By task, the folder of a `mini-gap` whose labels' measured rate is taken."""
+    """Folder of a `mini-gap` by task; its measured rate of mistakes is used."""
     seed: int = 0
 
     @model_validator(mode="after")
     def _one_rate_a_task(self) -> PerfectConfig:
         if both := sorted(self.mistakes.keys() & self.mistakes_of.keys()):
-            raise ValueError(f"mistakes and mistakes_of both give a rate for {both[0]}; leave one out")
+            raise ValueError(f"mistakes and mistakes_of both have a rate for {both[0]}. Remove one")
         if self.n is not None and self.input is not None:
-            raise ValueError("n is of all rows of the world; rows of `input` are taken as they are")
+            raise ValueError("n cannot be set together with input: all rows of input are used. Remove n")
         return self
 
 
 def perfect(config: PerfectConfig) -> Path:
     """Write the dataset `out_dir` of `Example`; returns it.
 
-    Raises `ValueError` for a row that is of no unlabelled image or question of `data`, or has no style of the tasks',
-    for more rows than there are, and for a gap without a truth.
+    Raises `ValueError` for a row without an unlabelled image or question in `data`, for a row of an unknown style, for
+    too large an `n`, and for a gap without a truth.
     """
     scenes = {image: truth.scene for image, truth in read_truth(config.data, "unlabelled").items()}
     asked = asked_of(config.data, "unlabelled")
@@ -88,15 +88,15 @@ def perfect(config: PerfectConfig) -> Path:
 
 
 def measured_rate(folder: Path) -> float:
-    """1 - the measured truth of the labels of a gap. Raises `ValueError` when it was measured without a truth."""
+    """Return 1 - the measured truth of a gap's labels. Raises `ValueError` when the gap has no truth."""
     found = read_json(folder / GAP)
     if "label" not in found:
-        raise ValueError(f"{folder / GAP} knows no truth of its labels; name the folder of a mini-gap step")
+        raise ValueError(f"{folder / GAP} has no truth of its labels. Give the folder of a mini-gap step")
     return max(0.0, 1.0 - float(found["label"]["value"]))
 
 
 def _all_rows(scenes: Mapping[str, Scene], asked: Mapping[str, tuple[Scene, Question]]) -> list[Example]:
-    """Every row without its text, in the order of the images."""
+    """Return every row without its text, in the order of the images."""
     rows = [_row(key, scene, "captioning", "dd", CAPTION_QUESTION) for key, scene in scenes.items()]
     for key, (scene, question) in asked.items():
         words = question_text(question)
@@ -116,11 +116,11 @@ def _row(row_id: str, scene: Scene, task: Task, style: str, question: str) -> Ex
 
 
 class _Drawn(Source[Example]):
-    """So many of the rows, those whose hash is lowest, in their own order."""
+    """The n rows with the lowest hash, in their original order."""
 
     def __init__(self, rows: Sequence[Example], n: int | None, seed: int) -> None:
         if n is not None and n > len(rows):
-            raise ValueError(f"n: {n} rows are wanted, the unlabelled split of this world gives {len(rows)}")
+            raise ValueError(f"n: {n} is larger than {len(rows)}, the rows of the unlabelled split. Lower n")
         order = sorted(range(len(rows)), key=lambda i: hashed(seed, "perfect", rows[i].id))
         self.rows = [rows[i] for i in sorted(order[:n])]
 
@@ -128,13 +128,13 @@ class _Drawn(Source[Example]):
         return len(self.rows)
 
     def read(self, start: int, stop: int) -> Iterator[Example]:
-        """The rows from start to stop."""
+        """Yield rows start..stop."""
         yield from self.rows[start:stop]
 
 
 @dataclass(frozen=True)
 class _Truth:
-    """The process of the stage: scenes by id, scene and question by the question's id, rates of mistakes by task."""
+    """Process of the stage. Has scenes by id, scene and question by the question's id, rates of mistakes by task."""
 
     scenes: Mapping[str, Scene]
     asked: Mapping[str, tuple[Scene, Question]]
@@ -150,7 +150,7 @@ class _Truth:
 
     def _text(self, row: Example) -> str:
         style = row.extra.get("style")
-        of = row.id.partition("~")[0]  # `ID~direct` is the bare answer of ID's chain, and errs where that does
+        of = row.id.partition("~")[0]  # `ID~direct` is the bare answer of ID's chain, with the same mistake
         rng = random.Random(digest(self.seed, "mistakes", of))
         if row.id in self.scenes and style in CAPTIONING.styles:
             scene = mistaken_scene(self.scenes[row.id], self.rates.get("captioning", 0.0), rng)
@@ -162,5 +162,5 @@ class _Truth:
                 scene, question = mistaken_answer(scene, question, rng)
             return cot_text(scene, question) if style == "cot" else question.answer
         raise ValueError(
-            f"row {row.id}, style {style!r}: the mini world knows no truth of it; was it made of this run?"
+            f"row {row.id}, style {style!r}: the mini world has no truth for this row. Give rows of this run"
         )

@@ -1,4 +1,4 @@
-"""`lab-pick`: a scorer's picks as rows to train on (ScoredSet -> Example), as many as another selection keeps."""
+"""`lab-pick`: training rows from a scorer's picks (ScoredSet -> Example), as many as another selection keeps."""
 
 from __future__ import annotations
 
@@ -30,18 +30,17 @@ class PickConfig(Config):
     """Scored sets."""
     out_dir: Path
     keep_rows_of: Path
-    """A dataset; as many rows are kept, those whose pick has the highest number, equal ones in an order drawn by the
-    seed."""
+    """A dataset whose number of rows is kept. The rows with the highest scores stay; the seed breaks ties."""
     scorer: Path | None = None
-    """A Python file with `score(row, embed)`; null: the method's own."""
+    """A Python file with `score(row, embed)`; null: the scorer of the method."""
     k: int | None = Field(default=None, ge=2)
-    """Only so many candidates of each row are looked at, drawn by the seed and the row's id; null: all."""
+    """Number of candidates of each row to use, sampled by the seed and the row's id; null: all."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Pick:
-    """The candidate that is kept of a row: its place among all of them, and how many were looked at."""
+    """The kept candidate of a row: its place among all candidates, and the number of candidates used."""
 
     place: int
     k: int
@@ -64,7 +63,7 @@ def pick(config: PickConfig) -> Path:
 
 
 class _Lazily:
-    """The process of the stage. The scorer sees all rows at the first block, so a finished folder costs nothing."""
+    """Process of the stage. The scorer runs on all rows at the first block, so a finished folder costs nothing."""
 
     def __init__(self, config: PickConfig) -> None:
         self.config = config
@@ -82,7 +81,7 @@ class _Lazily:
 
 
 def picks(config: PickConfig) -> dict[str, Pick]:
-    """What is kept, by row id. Raises `ValueError` when fewer rows have a choice than are to be kept."""
+    """Return the kept candidates by row id. Raises `ValueError` when too few rows have a choice."""
     rows = read_rows(config.input, None)
     seen = [drawn(len(row.texts), config.k, config.seed, row.query.id) for row in rows]
     looked_at = tuple(row.of(places) for row, places in zip(rows, seen, strict=True))
@@ -92,7 +91,10 @@ def picks(config: PickConfig) -> dict[str, Pick]:
     scores = scores_of(name, scorer, looked_at, embed)
     wanted = kept_rows(config.keep_rows_of)
     if wanted > len(rows):
-        raise ValueError(f"{config.keep_rows_of} holds {wanted} rows, but {len(rows)} of {config.input} have a choice")
+        raise ValueError(
+            f"{config.keep_rows_of} has {wanted} rows, but only {len(rows)} rows of {config.input} have a choice. "
+            f"Set keep_rows_of to a smaller dataset"
+        )
     found = {}
     for number in highest([max(s) for s in scores], [row.query.id for row in rows], wanted, config.seed):
         best = scores[number].index(max(scores[number]))
@@ -101,11 +103,11 @@ def picks(config: PickConfig) -> dict[str, Pick]:
 
 
 def drawn(n: int, k: int | None, seed: int, row_id: str) -> list[int]:
-    """k of n places in their order, drawn by (seed, id); all of them where k is None or not below n."""
+    """Return k of n places in order, sampled by (seed, id); all places if k is None or at least n."""
     order = sorted(range(n), key=lambda place: hashed(seed, "k", row_id, str(place)))
     return sorted(order[:k])
 
 
 def highest(values: Sequence[float], ids: Sequence[str], n: int, seed: int) -> list[int]:
-    """The numbers of the n highest values; of equal ones those whose id's hash is lowest."""
+    """Return the numbers of the n highest values; of equal values those with the lowest hash of their id."""
     return sorted(range(len(ids)), key=lambda i: (-values[i], hashed(seed, "row", ids[i])))[:n]

@@ -1,4 +1,4 @@
-"""The lab's pictures, SVGs with their own style: what each arm came to, and curves of what a number of rows gives."""
+"""Plots of the lab as self-contained SVGs: results of the arms, and curves by number of rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Results = Mapping[str, Any]
 
 
 def draw_arms(results: Results) -> str:
-    """A panel for each figure: a line an arm with the mean over seeds, its 95 % interval, and a dot for each seed."""
+    """Draw a panel per figure: one line per arm with the mean over seeds, its 95 % interval, and a dot per seed."""
     names: Sequence[str] = results["order"]
     left = 14 + 6.4 * max(map(len, names))
     height = _STEP * len(names) + 66
@@ -35,7 +35,7 @@ def draw_arms(results: Results) -> str:
 
 
 def draw_curves(results: Results, curves: Mapping[str, Sequence[str]]) -> str:
-    """A panel for each figure: by the number of rows that pre-training reads, a line for each curve's arms."""
+    """Draw a panel per figure: one line per curve, by the number of pre-training rows."""
     known = {k: [name for name in names if name in results["arms"]] for k, names in curves.items()}
     known = {k: names for k, names in known.items() if names}
     rows = [results["arms"][name]["rows"] for names in known.values() for name in names]
@@ -69,7 +69,7 @@ def _svg(panels: Sequence[str], height: int, label: str) -> str:
 
 
 def _across(frame: Frame, title: str) -> str:
-    """Grid and numbers of the x axis, and the head."""
+    """Return grid and numbers of the x axis, and the title."""
     floor = frame.height - frame.bottom
     parts = [f'<text class="head" x="{frame.left}" y="14">{title}</text>']
     for tick in ticks(*frame.x_range):

@@ -1,4 +1,4 @@
-"""What the lab's arms came to: figures of every seed, means, and differences with intervals, as JSON and as a table.
+"""Results of the lab's arms: figures of every seed, means, and differences with intervals, as JSON and as a table.
 
 Shapes: S seeds, N items (questions or images), G groups of them (images).
 """
@@ -22,23 +22,23 @@ from sicog.statistics.intervals import Interval
 
 RESULTS, TABLE, PICTURE, CURVES = "lab.json", "lab.md", "lab.svg", "curves.svg"
 DRAWS = 50_000
-# name of a figure -> file of the evaluation, key of an item's value, key of what items share
+# name of a figure -> file of the evaluation, key of an item's value, key of an item's group
 FIGURES: Mapping[str, tuple[str, str, str]] = {
     "accuracy": ("answers.jsonl", "right", "image"),
     "caption_f1": ("captions.jsonl", "f1", "id"),
     "chains": ("chains.jsonl", "right", "image"),
     "placed_f1": ("captions.jsonl", "placed_f1", "id"),
 }
-MAIN = ("accuracy", "caption_f1")  # that every evaluation has, and that a table shows seed by seed
+MAIN = ("accuracy", "caption_f1")  # every evaluation has these; the table shows them seed by seed
 _HEADS = {"accuracy": "accuracy", "caption_f1": "caption F1", "chains": "by chains", "placed_f1": "F1 with places"}
 _SHORT = {"captioning": "captions", "reasoning": "answers"}
 Items = tuple[list[str], list[str], list[float]]  # ids, groups, values
 
 
 def collect(lab: LabConfig, stale: Collection[tuple[str, int]] = ()) -> dict[str, Any]:
-    """The results of all arms that have one: seeds, means, differences to the arm that others are held against.
+    """Return the results of all arms that have any: seeds, means, differences to the arm to compare with.
 
-    stale: evaluations by arm and seed that count as not done, since they are of another run or config.
+    stale: evaluations by arm and seed that do not count, because they are of another run or config.
     """
     found = {name: [{} if (name, seed) in stale else _read(lab, name, seed) for seed in lab.seeds] for name in lab.arms}
     arms: dict[str, Any] = {}
@@ -69,7 +69,7 @@ def collect(lab: LabConfig, stale: Collection[tuple[str, int]] = ()) -> dict[str
 
 
 def _read(lab: LabConfig, arm: str, seed: int) -> dict[str, Items]:
-    """Of one evaluation each figure's items; nothing when it is not done."""
+    """Return each figure's items of one evaluation; empty when it is not done."""
     folder = lab.run_dir / eval_step(arm, seed)
     if not (folder / MANIFEST).is_file():
         return {}
@@ -86,7 +86,7 @@ def _items(path: Path, value: str, group: str) -> Items:
 
 
 def _rows(lab: LabConfig, arm: str, seed: int) -> dict[str, Any]:
-    """How many rows an arm is pre-trained on, and how true they are."""
+    """Return the number of pre-training rows of an arm, and their truth."""
     if not lab.arms[arm].rows:
         return {"rows": 0, "truth": {}}
     folder = lab.run_dir / rows_step(arm, seed)
@@ -96,24 +96,28 @@ def _rows(lab: LabConfig, arm: str, seed: int) -> dict[str, Any]:
 
 def _of_arm(seeds: Sequence[Items]) -> Interval:
     if any(items[0] != seeds[0][0] for items in seeds):
-        raise ValueError("evaluations of the lab are of different questions; run it again, it repeats what has changed")
+        raise ValueError(
+            "evaluations of the lab have different questions. Run the lab again; it repeats what has changed"
+        )
     return crossed_interval(np.array([items[2] for items in seeds]), seeds[0][1])
 
 
 def _difference(both: Sequence[tuple[Items, Items]]) -> Interval:
     ids, groups = both[0][0][0], both[0][0][1]
     if any(items[0] != ids for pair in both for items in pair):
-        raise ValueError("evaluations of the lab are of different questions; run it again, it repeats what has changed")
+        raise ValueError(
+            "evaluations of the lab have different questions. Run the lab again; it repeats what has changed"
+        )
     return crossed_interval(np.array([np.subtract(b[2], a[2]) for a, b in both]), groups)
 
 
 def crossed_interval(values_SN: NDArray[np.float64], groups: Sequence[str], *, seed: int = 0) -> Interval:
-    """95 % interval of the mean of S seeds x N items, both of which are a sample; fewer than two of either: nan limits.
+    """Return the 95 % interval of the mean of S seeds x N items, both sampled; fewer than two of either: nan limits.
 
-    The error has two parts, added: that of the seeds, the deviation of their means, as Student's t with S - 1 degrees
-    of freedom (three seeds say little of their own variance), and that of the items, from the means over seeds, by
-    groups, as a normal. The quantile of the sum is found by drawing it (a fiducial interval). What a seed and an item
-    do together counts in both parts, so the interval is a little too wide rather than too narrow.
+    The error is the sum of two parts. The seeds' part is the deviation of their means, as Student's t with S - 1
+    degrees of freedom. The items' part comes from the means over seeds, by groups, as a normal. The quantile of the sum
+    is found by simulation (a fiducial interval). Interaction of seeds and items counts in both parts, so the interval
+    is slightly too wide.
     """
     n_seeds, n_items = values_SN.shape
     names: dict[str, int] = {}
@@ -132,7 +136,7 @@ def crossed_interval(values_SN: NDArray[np.float64], groups: Sequence[str], *, s
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The results as a Markdown table, ending in a newline; what is missing is said below it."""
+    """Return the results as a Markdown table, ending in a newline; missing arms are listed below it."""
     reference = results["compare_with"]
     minus = f"minus {reference}"
     others = [figure for figure in FIGURES if figure not in MAIN and any(figure in a for a in results["arms"].values())]
@@ -163,7 +167,7 @@ def _mean(figure: Mapping[str, Any]) -> str:
 
 
 def _both(figure: Mapping[str, Any] | None) -> str:
-    """A mean, and the difference after it."""
+    """Format a mean, and the difference after it."""
     if figure is None:
         return ""
     difference = _signed(figure.get("difference"))
@@ -179,5 +183,5 @@ def _signed(difference: Sequence[float | None] | None) -> str:
 
 
 def _round(value: float) -> float | None:
-    """JSON has no nan."""
+    """Round a number; nan becomes None, because JSON has no nan."""
     return None if math.isnan(value) else round(value, 5)

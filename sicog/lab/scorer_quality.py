@@ -1,4 +1,4 @@
-"""What a scorer is worth: how true its picks are, and how well its scores tell true picks from others."""
+"""Quality of a scorer: truth of its picks, and how well its scores separate right picks from wrong ones."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from numpy.typing import NDArray
 from sicog.lab.true_candidates import LabRow
 from sicog.statistics.intervals import Interval, mean_interval, paired_difference_interval
 
-RIGHT = 0.5  # a pick of at least this truth is right: a caption's F1; answers are 0 or 1
+RIGHT = 0.5  # minimum truth of a right pick: F1 of a caption; answers are 0 or 1
 COVERAGES = 20
 
 
 @dataclass(frozen=True)
 class Worth:
-    """One scorer on one task.
+    """Quality of one scorer on one task.
 
-    truth: mean truth of the picks; over_random: minus that of a random candidate, paired by row.
-    truest: the share of rows whose pick is as true as the truest candidate.
-    auroc: the chance that a right pick has a higher score than a wrong one (0.5: the scores say nothing).
-    risk: for each share of rows kept, best scores first, 1 - the mean truth of the kept; aurc is its mean.
-    gap: truth of the picks on the development split minus that of the student's own greedy texts; None where a run has
-    measured none.
-    Intervals are of 95 %, rows of one image taken together.
+    truth: mean truth of the picks; over_random: truth minus the truth of a random candidate, paired by row.
+    truest: share of rows whose pick is as true as the truest candidate.
+    auroc: probability that a right pick has a higher score than a wrong one (0.5: scores carry no information).
+    risk: for each share of kept rows, best scores first, 1 - mean truth of the kept rows; aurc is its mean.
+    gap: truth of the picks on the development split minus truth of the student's greedy texts; None if not measured.
+    Intervals are 95 %; rows of one image form a group.
     """
 
     truth: Interval
@@ -38,8 +37,8 @@ class Worth:
 
 
 def worth(rows: Sequence[LabRow], scores: Sequence[Sequence[float]], *, resamples: int = 500, seed: int = 0) -> Worth:
-    """How good these scores (one list a row, one number a candidate) are for choosing and for dropping."""
-    picks = [list(row_scores).index(max(row_scores)) for row_scores in scores]  # the first of equal ones
+    """Measure scores (one list per row, one number per candidate) for selecting candidates and dropping rows."""
+    picks = [list(row_scores).index(max(row_scores)) for row_scores in scores]  # the first of equal scores
     value_R = np.array([s[i] for s, i in zip(scores, picks, strict=True)], dtype=np.float64)
     truth_R = np.array([row.truths[i] for row, i in zip(rows, picks, strict=True)], dtype=np.float64)
     random = [float(np.mean(row.truths)) for row in rows]
@@ -57,7 +56,7 @@ def worth(rows: Sequence[LabRow], scores: Sequence[Sequence[float]], *, resample
 
 
 def auroc(values_R: NDArray[np.float64], right_R: NDArray[np.bool_]) -> float:
-    """P(value of a right one > value of a wrong one), ties count half (Mann and Whitney 1947); nan without both."""
+    """Return P(right value > wrong value), ties count half (Mann and Whitney 1947); nan unless both occur."""
     n_right, n_wrong = int(right_R.sum()), int((~right_R).sum())
     if not n_right or not n_wrong:
         return float("nan")
@@ -65,7 +64,7 @@ def auroc(values_R: NDArray[np.float64], right_R: NDArray[np.bool_]) -> float:
 
 
 def ranks(values_R: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 for the lowest, equal ones their mean rank."""
+    """Return ranks from 1 for the lowest value; ties get their mean rank."""
     _, inverse, counts = np.unique(values_R, return_inverse=True, return_counts=True)
     found: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return found
@@ -74,7 +73,7 @@ def ranks(values_R: NDArray[np.float64]) -> NDArray[np.float64]:
 def _auroc_interval(
     values_R: NDArray[np.float64], right_R: NDArray[np.bool_], images: Sequence[str], resamples: int, seed: int
 ) -> Interval:
-    """The percentile bootstrap, drawing images."""
+    """Return the percentile bootstrap interval; images are resampled."""
     numbers: dict[str, int] = {}
     group_R = np.array([numbers.setdefault(image, len(numbers)) for image in images])
     members = np.split(np.argsort(group_R, kind="stable"), np.cumsum(np.bincount(group_R))[:-1])
@@ -88,9 +87,9 @@ def _auroc_interval(
 
 
 def risk_coverage(values_R: NDArray[np.float64], truth_R: NDArray[np.float64]) -> list[tuple[float, float]]:
-    """(share of rows kept, 1 - mean truth of the kept), best values first; rows of one value are kept together.
+    """Return (share of kept rows, 1 - mean truth of kept rows), best values first (Geifman and El-Yaniv 2017).
 
-    Ties share their mean truth, so that the order of equal rows decides nothing. (Geifman and El-Yaniv 2017.)
+    Rows of equal value are kept together with their mean truth, so that their order does not matter.
     """
     _, inverse = np.unique(-values_R, return_inverse=True)
     tied = np.bincount(inverse, weights=truth_R) / np.bincount(inverse)

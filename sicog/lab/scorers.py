@@ -1,7 +1,7 @@
-"""Scorers to compare with, and the reading of a user's own.
+"""Baseline scorers, and loading of a user's scorer.
 
-A scorer is a function `score(row, embed)` that returns one number for each of the row's candidates, higher for better.
-`row` is a `LabRow` (never look at its `truths`); `embed(texts)` gives unit vectors, float32 [N, D].
+A scorer is a function `score(row, embed)` that returns one number per candidate of the row, higher is better. `row` is
+a `LabRow` (never use its `truths`); `embed(texts)` returns unit vectors, float32 [N, D].
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ Scorer = Callable[[LabRow, Embed], Sequence[float]]
 
 
 def consistency(row: LabRow, embed: Embed) -> Sequence[float]:
-    """The method's own: mean cosine to all candidates."""
+    """Score of the method: mean cosine to all candidates."""
     return self_consistency(embed(row.texts), [len(row.texts)]).score.tolist()
 
 
 def vote(row: LabRow, embed: Embed) -> Sequence[float]:
-    """The share of candidates with the same final answer."""
+    """Share of candidates with the same final answer."""
     answers = [final_answer(text, row.query.question) for text in row.texts]
     counts = Counter(answers)
     return [counts[answer] / len(answers) for answer in answers]
 
 
 def vote_then_consistency(row: LabRow, embed: Embed) -> Sequence[float]:
-    """The vote, ties broken by the mean cosine."""
+    """Vote, ties broken by the mean cosine."""
     return [v + s / 1000 for v, s in zip(vote(row, embed), consistency(row, embed), strict=True)]
 
 
 def longest(row: LabRow, embed: Embed) -> Sequence[float]:
-    """The more words, the better: what a scorer must beat."""
+    """Number of words, a trivial baseline."""
     return [float(len(text.split())) for text in row.texts]
 
 
 def shortest(row: LabRow, embed: Embed) -> Sequence[float]:
-    """The fewer words, the better."""
+    """Minus the number of words."""
     return [-float(len(text.split())) for text in row.texts]
 
 
 def random(row: LabRow, embed: Embed) -> Sequence[float]:
-    """A number drawn by the row's id."""
+    """Random numbers, seeded by the row's id."""
     return [draw(10**6, 0, "lab", row.query.id, str(i)) / 10**6 for i in range(len(row.texts))]
 
 
@@ -61,15 +61,15 @@ SCORERS: Mapping[str, Scorer] = {
 
 
 def load_scorer(path: Path) -> Scorer:
-    """The function `score` of a Python file. The file's code is run."""
+    """Load the function `score` of a Python file. Runs the file's code."""
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; give a Python file with a function score(row, embed)")
+        raise ValueError(f"{path} does not exist. Give a Python file with a function score(row, embed)")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     found: Any = getattr(module, "score", None)
     if not callable(found):
-        raise ValueError(f"{path} has no function score(row, embed)")
+        raise ValueError(f"{path}: the function score(row, embed) is missing. Add it")
     scorer: Scorer = found
     return scorer

@@ -1,4 +1,4 @@
-"""`sicog lab run` and `sicog lab score FILE --train`: train the arms as a recipe, and write what they came to."""
+"""`sicog lab run` and `sicog lab score FILE --train`: train the arms as a recipe, and write their results."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sicog.stages.storage import write_bytes, write_json
 
 
 def lab_run(path: Path, overrides: Sequence[str] = (), *, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Train and evaluate the arms (those of `only`, and the one they are held against), skipping what is done.
+    """Train and evaluate the arms (of `only`, plus the arm to compare with); finished steps are skipped.
 
-    Returns the results of all arms that have any, which are also in the run's folder as lab.json and lab.md.
+    Returns the results of all arms that have any. They are also in lab.json and lab.md of the run's folder.
     """
     lab = load_lab(path, overrides)
     run(write_recipe(lab.only(only) if only else lab))
@@ -33,7 +33,7 @@ def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
     """Write the results so far with their pictures to `out` (the run's folder unless given) and print their table."""
     results = collect(lab, _stale(lab))
     if not results["arms"]:
-        raise ValueError(f"{lab.run_dir} holds no result yet; sicog lab run makes them")
+        raise ValueError(f"{lab.run_dir} has no results yet. Run `sicog lab run` first")
     text = markdown(results)
     folder = out or lab.run_dir
     write_json(folder / RESULTS, results)
@@ -42,15 +42,15 @@ def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
     if lab.curves:
         write_bytes(folder / CURVES, draw_curves(results, lab.curves).encode())
     console = stdout_console()
-    # Rich centres headings and wraps paragraphs; a log gets the Markdown itself, line by line.
+    # Rich centres headings and wraps paragraphs, so a log file gets the raw Markdown.
     console.print(Markdown(text) if console.is_terminal else text, markup=False, highlight=False)
     return results
 
 
 def _stale(lab: LabConfig) -> list[tuple[str, int]]:
-    """Evaluations that lie there, of other candidates or another config than the arms have now; says which."""
+    """Return and report existing evaluations of other candidates, or of another config than the current arms."""
     if not Path(lab.inputs[RUN].path).is_dir():
-        say(f"{lab.inputs[RUN].path} is gone: whether these results are of its candidates cannot be checked")
+        say(f"{lab.inputs[RUN].path} is missing, so it cannot be checked that these results are of its candidates")
         return []
     steps = {step.name: step for step in load_recipe(write_recipe(lab)).steps}
     found = []
@@ -62,12 +62,12 @@ def _stale(lab: LabConfig) -> list[tuple[str, int]]:
                 found.append((arm, seed))
     if found:
         names = ", ".join(dict.fromkeys(arm for arm, _ in found))
-        say(f"left out, of other candidates or another config: {names}; sicog lab run trains them again")
+        say(f"skipped, because of other candidates or another config: {names}. Run `sicog lab run` to train them again")
     return found
 
 
 def lab_train(path: Path, file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train what a scorer picks, with all seeds, beside the method; prints the comparison and returns it.
+    """Train on a scorer's picks and on the method's, with all seeds; prints and returns the comparison.
 
     The results are in `scorers/NAME` of the run's folder.
     """
@@ -77,7 +77,7 @@ def lab_train(path: Path, file: Path, overrides: Sequence[str] = ()) -> dict[str
     results = lab_table(lab, lab.run_dir / "scorers" / name)
     accuracy = results["arms"][name]["accuracy"]
     value, low, high = (math.nan if v is None else v for v in accuracy["difference"])
-    verdict = "better" if low > 0 else "worse" if high < 0 else "not to be told apart"
-    limits = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"  # of one seed there are none
+    verdict = "better" if low > 0 else "worse" if high < 0 else "no significant difference"
+    limits = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"  # one seed gives no interval
     stderr_console().print(f"  {name} against {lab.compare_with}: {verdict} ({value:+.3f}{limits})")
     return results

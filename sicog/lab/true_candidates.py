@@ -1,4 +1,4 @@
-"""The candidates of a finished mini run beside their truth: what a scorer is tried on."""
+"""Candidates of a finished mini run with their truth, to test scorers on."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sicog.tasks import CAPTIONING, REASONING
 
 @dataclass(frozen=True)
 class LabRow:
-    """One query with its K candidates that can be chosen.
+    """One query with its K eligible candidates.
 
-    texts: what curation compares of each: a caption's description, the answer a chain comes to.
-    truths: in [0, 1], the F1 of a caption's objects, 1 or 0 for an answer. A scorer must not look at them; where its
-    picks are trained on they are not there.
-    image: rows of one image are not independent of each other. places: of the candidates in the stored row.
+    texts: the part that curation compares: a caption's description, the final answer of a chain.
+    truths: in [0, 1], F1 of a caption's objects, 1 or 0 for an answer. A scorer must not use them; they are absent when
+    its picks become training rows.
+    image: rows of one image are not independent. places: of the candidates in the stored row.
     """
 
     query: Query
@@ -36,7 +36,7 @@ class LabRow:
     places: tuple[int, ...] = ()
 
     def of(self, chosen: Sequence[int]) -> LabRow:
-        """The same row with these of its candidates alone."""
+        """Return the row with only these candidates."""
         return replace(
             self,
             candidates=tuple(self.candidates[i] for i in chosen),
@@ -48,7 +48,7 @@ class LabRow:
 
 @dataclass(frozen=True)
 class LabTask:
-    """All rows of one task that have a choice (K > 1), and how many have none."""
+    """All rows of one task with a choice (K > 1), and the number of rows without one."""
 
     name: str
     scored: Path
@@ -57,7 +57,7 @@ class LabTask:
 
 
 def read_tasks(run_dir: Path) -> list[LabTask]:
-    """The tasks of a mini run. Raises `ValueError` when the run has no scored candidates or no truth yet."""
+    """Return the tasks of a mini run. Raises `ValueError` when the run has no scored candidates or no truth yet."""
     report = _report(run_dir)
     truth = truth_of(_scenes(Path(report["truth"])))
     folders = {name: report[name]["scored"] for name in ("captions", "reasoning") if report[name]}
@@ -65,9 +65,9 @@ def read_tasks(run_dir: Path) -> list[LabTask]:
 
 
 def truth_of_examples(run_dir: Path, examples: Iterable[Example]) -> dict[str, float]:
-    """How true rows are that were made of a mini run's candidates: the mean by task; other rows are left out.
+    """Return the mean truth by task of rows made from a mini run's candidates; other rows do not count.
 
-    Raises as `read_tasks`.
+    Raises like `read_tasks`.
     """
     scenes = _scenes(Path(_report(run_dir)["truth"]))
     truth, questions = truth_of(scenes), {q.id: q.question for scene in scenes.values() for q in scene.questions}
@@ -76,7 +76,7 @@ def truth_of_examples(run_dir: Path, examples: Iterable[Example]) -> dict[str, f
         style = row.extra.get("style")
         task = next((task for task in (CAPTIONING, REASONING) if style in task.styles), None)
         if task is not None:
-            # As `build` names a row that several sources have, or that is drawn again: source:id#2.
+            # `build` names a shared or repeated row source:id#2.
             original = row.id.removeprefix(f"{row.source}:").partition("#")[0].partition("~")[0]
             query = Query(id=original, task=task.name, question=questions.get(original, ""))
             found.setdefault(task.name, []).append(truth(query, task.compared(row.turns[-1].text, str(style))))
@@ -84,7 +84,7 @@ def truth_of_examples(run_dir: Path, examples: Iterable[Example]) -> dict[str, f
 
 
 def plan_of(run_dir: Path) -> list[dict[str, Any]]:
-    """The steps of a run, their paths as its folder lies now: it may be a copy, or have been started elsewhere.
+    """Return the steps of a run, with paths that match its current folder, which may have been moved or copied.
 
     Raises `ValueError` when there was no run in this folder.
     """
@@ -99,7 +99,7 @@ def plan_of(run_dir: Path) -> list[dict[str, Any]]:
             return {key: found(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return list(map(found, value))
-        inside = isinstance(value, str) and Path(value).is_relative_to(then)  # then it is a path for sure
+        inside = isinstance(value, str) and Path(value).is_relative_to(then)  # then it must be a path
         return str(lies_now(Path(value), then, run_dir)) if inside else value
 
     return [{**step, "config": found(step["config"])} for step in plan]
@@ -108,13 +108,15 @@ def plan_of(run_dir: Path) -> list[dict[str, Any]]:
 def _report(run_dir: Path) -> dict[str, Any]:
     reports: list[dict[str, Any]] = [step["config"] for step in plan_of(run_dir) if step["verb"] == "report"]
     if not reports or not reports[-1]["truth"]:
-        raise ValueError(f"{run_dir} is no run of the mini world: its recipe has no report with a truth; run make mini")
+        raise ValueError(
+            f"{run_dir} is not a run of the mini world: its recipe has no report with a truth. Run make mini"
+        )
     return reports[-1]
 
 
 def _scenes(path: Path) -> dict[str, SceneTruth]:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: the run has not come this far; finish it with make mini")
+        raise ValueError(f"{path} is missing, because the run is not finished. Finish it with make mini")
     truths = [SceneTruth.from_json(orjson.loads(line)) for line in path.read_bytes().splitlines()]
     return {truth.scene.id: truth for truth in truths}
 
@@ -125,7 +127,7 @@ def _read_task(name: str, folder: Path, truth: Callable[[Query, str], float]) ->
 
 
 def read_rows(folder: Path, truth: Callable[[Query, str], float] | None) -> list[LabRow]:
-    """The scored rows with a choice, in order, without truths where none are given.
+    """Return the scored rows with a choice, in order; without truths when `truth` is None.
 
     Raises `ValueError` when there is no such row.
     """
@@ -146,12 +148,12 @@ def read_rows(folder: Path, truth: Callable[[Query, str], float] | None) -> list
             )
         )
     if not rows:
-        raise ValueError(f"{folder} holds no row with two candidates to choose from")
+        raise ValueError(f"{folder} has no row with two candidates to choose from. Sample more candidates")
     return rows
 
 
 def encoder_of(task: LabTask) -> dict[str, object] | None:
-    """The encoder's config of the run's own scores; None where no encoder gave them."""
+    """Return the encoder's config of the run's own scores; None when no encoder was used."""
     used: Sequence[str] | dict[str, object] = read_json(task.scored / RUN).get("config", {})
     found = used.get("encoder") if isinstance(used, dict) else None
     return found if isinstance(found, dict) else None

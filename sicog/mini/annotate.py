@@ -1,4 +1,4 @@
-"""The mini world's annotation: the `annotate` step as it is, with a local teacher that knows the scenes."""
+"""Annotation of the mini world: the normal `annotate` step with a local teacher that knows the scenes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sicog.remote.config import EndpointConfig
 
 
 class MiniAnnotateConfig(ReviseConfig):
-    """An annotation whose teacher is served for as long as it runs. image_folder: the mini data folder."""
+    """An annotation with a local teacher that is served while it runs. image_folder: the mini data folder."""
 
-    # No key, and an image of the mini world is sent as its file, by which the teacher knows it.
+    # No key. An image is sent as its unchanged file, so that the teacher can identify it.
     teacher: TeacherConfig = TeacherConfig(endpoint=EndpointConfig(model="mini-teacher", api_key_env=None))
 
 

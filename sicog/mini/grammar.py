@@ -1,4 +1,4 @@
-"""The mini world's grammar as claims: things with their attributes, where they are, and the background."""
+"""Grammar of the mini world: read and write claims about things, their attributes and places, and the background."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class MiniGrammar:
     name = "mini world 4"
 
     def read(self, text: str, window: Window | None) -> list[Stated]:
-        """What the text states, of a chain of description its last step; each key once.
+        """Return the claims of a text (of a chain of description, its last step), each key once.
 
-        What is said of a window is placed in the region where the window's middle lies.
+        A claim about a window is placed in the region of the window's centre.
         """
         found: dict[tuple[str, str], Stated] = {}
         start, stop = stated_span(text)
@@ -40,7 +40,7 @@ class MiniGrammar:
         return list(found.values())
 
     def ask(self, claim: Claim) -> tuple[str, str] | None:
-        """A question whose answer confirms the claim: whether there is such a thing, where it is."""
+        """Return a question and the answer that confirms the claim: whether there is such a thing, or where it is."""
         if claim.kind == "background":
             return None
         thing, _, region = claim.key.partition(" at the ")
@@ -48,9 +48,9 @@ class MiniGrammar:
         return (f"Where is the {pair}?", region) if region else (f"Is there {a(pair)}?", "yes")
 
     def write(self, claims: Sequence[tuple[Claim, float]]) -> str | None:
-        """A detailed description of the things, each at its strongest place.
+        """Return a detailed description of the things, each at its strongest place.
 
-        Of two things at one place the stronger stays. None without a thing that has a place, or without a background.
+        Of two things at one place the stronger stays. None without a placed thing or without a background.
         """
         stated = {(c.kind, c.key): strength for c, strength in claims}
         places: dict[str, dict[str, float]] = defaultdict(dict)

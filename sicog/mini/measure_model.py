@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on a split of the mini world by its ground truth: greedy answers and captions."""
+"""Evaluate a checkpoint on a split of the mini world with ground truth: greedy answers and captions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from sicog.tasks import REASONING
 
 
 class MiniEvalConfig(Config):
-    """What to evaluate, and in which styles."""
+    """Config of `mini-eval`: checkpoint, split and styles."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"name"})
     name: str
@@ -44,15 +44,15 @@ class MiniEvalConfig(Config):
     """The mini world's folder."""
     out_dir: Path
     split: Literal["test", "dev"] = "test"
-    """Split that is asked about."""
+    """Split to evaluate on."""
     question_style: str = "direct"
-    """Style in which all questions are asked."""
+    """Style of all questions."""
     chain_style: str = "cot"
-    """Style of the answers with chains."""
+    """Style of answers with chains."""
     chain_questions: int = Field(default=600, ge=0)
-    """So many of the questions, the first, are also answered in `chain_style`; 0: none."""
+    """Number of questions, the first ones, to answer in `chain_style` too; 0: none."""
     caption_style: str = "dd"
-    """Style in which captions are asked for."""
+    """Style of captions."""
     max_new_tokens: int = 256
     batch_size: int = 128
 
@@ -66,7 +66,7 @@ class _Answer:
     answer: str
     truth: str
     right: bool
-    asked: tuple[str, str, str]  # type, form, which answer: what chance is computed from
+    asked: tuple[str, str, str]  # type, form and answer, to compute chance
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class _Caption:
     recall: float
     f1: float
     placed_f1: float
-    placed: int  # things that are named rightly, and rightly placed
+    placed: int  # correctly named things, and correctly placed things
     named: int
 
 
@@ -120,7 +120,7 @@ def mini_eval(config: MiniEvalConfig) -> Path:
 
 
 def _sample(config: MiniEvalConfig, task: Literal["captioning", "reasoning"], style: str) -> list[CandidateSet]:
-    """One greedy answer per query."""
+    """Return one greedy answer per query."""
     from sicog.generation.sample import SampleConfig, StyleCount, sample
 
     captioning, chains = task == "captioning", task == "reasoning" and style == config.chain_style
@@ -143,7 +143,7 @@ def _sample(config: MiniEvalConfig, task: Literal["captioning", "reasoning"], st
 
 
 def _first(source: Path, n: int, path: Path) -> Path:
-    """A file with the first rows of the source; the source itself where it has no more."""
+    """Return a file with the first rows of the source, or the source itself if it has no more rows."""
     rows = read_json(source)
     if len(rows) <= n:
         return source
@@ -152,7 +152,7 @@ def _first(source: Path, n: int, path: Path) -> Path:
 
 
 def _counts(sampled: Sequence[Path], rows_out: int) -> dict[str, Any]:
-    """Rows in, dropped and failed as sampling counted them, and the rows measured: none may be lost between them."""
+    """Return rows in, dropped and failed of sampling, and the measured rows; check that no row is lost."""
     manifests = [read_json(folder / MANIFEST) for folder in sampled]
     rows_in = sum(m["rows_in"] for m in manifests)
     dropped, failed = (dict(sum((Counter(m[kind]) for m in manifests), Counter())) for kind in ("dropped", "failed"))
@@ -162,7 +162,7 @@ def _counts(sampled: Sequence[Path], rows_out: int) -> dict[str, Any]:
 
 
 def _answers(sets: Sequence[CandidateSet], truths: dict[str, SceneTruth], style: str) -> list[_Answer]:
-    """What was answered; of a chain its last step, of a broken one nothing."""
+    """Return the answers; of a chain its last step, of a broken chain an empty text."""
     questions = {q.id: (image, q) for image, scene in truths.items() for q in scene.questions}
     rows = []
     for row in sets:
@@ -194,7 +194,7 @@ def _captions(sets: Sequence[CandidateSet], truths: dict[str, SceneTruth]) -> li
 
 def _question_metrics(rows: Sequence[_Answer]) -> dict[str, Any]:
     def accuracy(chosen: Sequence[_Answer]) -> dict[str, Any]:
-        # Questions on one image are not independent: the interval is the cluster-robust one.
+        # Questions on one image are not independent, so use the cluster-robust interval.
         right = mean_interval([float(r.right) for r in chosen], groups=[r.image for r in chosen])
         return {**_dict(right), "n": len(chosen)}
 

@@ -1,4 +1,4 @@
-"""Scenes and answers with mistakes in them, at a given rate: what a label costs that is wrong."""
+"""Make scenes and answers with mistakes at a given rate, to measure the cost of wrong labels."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ MOST_THINGS = max(number for number, _ in NUMBERS_OF_THINGS)
 
 
 def mistaken_scene(scene: Scene, rate: float, rng: random.Random) -> Scene:
-    """The scene with each thing mistaken at that rate: one of its attributes is another one. At the same rate, and
-    apart from that, a thing stands in another free region."""
+    """Return the scene with mistakes: at this rate a thing gets a wrong attribute, and independently a wrong region."""
     things: list[Thing] = []
     for thing in scene.things:
         seen = _other_attribute(thing, rng) if rng.random() < rate else thing
@@ -38,9 +37,9 @@ def mistaken_scene(scene: Scene, rate: float, rng: random.Random) -> Scene:
 
 
 def mistaken_answer(scene: Scene, question: Question, rng: random.Random) -> tuple[Scene, Question]:
-    """The same words asked of a mistaken scene that gives them another answer, so that the chain to it is whole.
+    """Return a mistaken scene in which the same question has another answer, so that its chain is consistent.
 
-    Raises `ValueError` when no such scene is found, which the forms of questions make all but impossible.
+    Raises `ValueError` when no such scene is found, which is nearly impossible.
     """
     words, named = question_text(question), {singular(word) for arg in question.args for word in arg.split()}
     for attempt in range(_TRIES):
@@ -48,11 +47,11 @@ def mistaken_answer(scene: Scene, question: Question, rng: random.Random) -> tup
         for other in all_questions(seen, question.type, name_held_out=True):
             if question_text(other) == words and other.answer != question.answer:
                 return seen, other
-    raise ValueError(f"{scene.id}: no mistake gives {words!r} another answer than {question.answer!r}")
+    raise ValueError(f"{scene.id}: no mistake changes the answer {question.answer!r} of {words!r}. Use another seed")
 
 
 def _changed(scene: Scene, rate: float, named: set[str], rng: random.Random) -> Scene:
-    """A mistaken scene; besides, a thing may be missed, made up, or taken for one that is named or for another."""
+    """Return a mistaken scene; a thing may also be missing, added, or swapped with a named or another thing."""
     seen = mistaken_scene(scene, rate, rng)
     things, kind = list(seen.things), rng.random()
     if kind < 0.25 and len(things) > 1:
@@ -64,7 +63,7 @@ def _changed(scene: Scene, rate: float, named: set[str], rng: random.Random) -> 
     elif kind < 0.75:
         one = rng.randrange(len(things))
         things[one] = _named(things[one], named, rng)
-    elif len(things) > 1:  # two are taken for one another, in size or place: what comparing questions turn on
+    elif len(things) > 1:  # swap size or place of two things, which changes answers of comparing questions
         one, other = rng.sample(range(len(things)), 2)
         a, b = things[one], things[other]
         if rng.random() < 0.5:
@@ -78,7 +77,7 @@ _ATTRIBUTES = (SIZES, COLOURS, SHAPES)  # in the order of `Thing.attributes`
 
 
 def _named(thing: Thing, named: set[str], rng: random.Random) -> Thing:
-    """The thing with the attributes that are named, of several of a kind one."""
+    """Return the thing with the named attributes; of several of a kind, with one of them."""
     for place, known in enumerate(_ATTRIBUTES):
         if words := sorted(named & set(known)):
             thing = _with(thing, place, rng.choice(words))
@@ -96,7 +95,7 @@ def _with(thing: Thing, place: int, word: str) -> Thing:
 
 
 def _box(scene: Scene, region: str) -> tuple[int, int, int, int]:
-    """A box in the middle of the region: it decides where the thing is said to be."""
+    """Return a box in the middle of the region, which determines the stated place of the thing."""
     row, column = region.split()
     x = round((COLUMNS.index(column) + 0.5) / 3 * scene.width)
     y = round((ROWS.index(row) + 0.5) / 3 * scene.height)

@@ -1,4 +1,4 @@
-"""Questions about a scene with their true answers: all that can be asked, and a draw that balances the answers."""
+"""Questions about a scene with true answers: all possible questions, and sampling with balanced answers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from sicog.mini.scene import COLOURS, COLUMNS, HELD_OUT, ROWS, SHAPES, Scene, Th
 from sicog.mini.text import NUMBERS, a, full_name, plural
 
 QUESTION_TYPES = ("count", "exist", "attribute", "relation", "compare")
-# "Which is ..., the A or the B?": in which order of rows or columns the first is the answer, and what it is asked as.
+# "Which is ..., the A or the B?": the order of rows or columns in which the first is the answer, and the words.
 WHICH = {"left": "further left", "right": "further right", "above": "higher", "below": "lower"}
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question on a scene.
+    """A question about a scene.
 
-    `type` is what evaluation groups by, `kind` the form within it, `args` the words that fill the form, `things` the
-    indices of the scene's things that the answer rests on.
+    type: group in evaluation; kind: form within the type; args: words that fill the form; things: indices of the
+    scene's things that the answer depends on.
     """
 
     type: str
@@ -31,29 +31,29 @@ class Question:
 
     @property
     def choice(self) -> str:
-        """`first` or `second` where one of the two that are named is the answer, else nothing."""
+        """Return `first` or `second` if one of the two named things is the answer, else an empty text."""
         return ("first", "second")[self.args.index(self.answer)] if self.answer in self.args else ""
 
     @property
     def asks_of_held_out(self) -> bool:
-        """Whether it names a held-out pair of colour and shape."""
+        """Return whether it names a held-out pair of colour and shape."""
         return any(colour in arg.split() and shape in arg.split() for arg in self.args for colour, shape in HELD_OUT)
 
 
 def all_questions(scene: Scene, type_: str, *, name_held_out: bool) -> list[Question]:
-    """Everything of that type that can be asked of the scene.
+    """Return all questions of this type about the scene.
 
-    With `name_held_out` false no question names a held-out pair, not even to deny it: that would be a label.
+    With `name_held_out` false no question names a held-out pair, not even to deny it, because that would be a label.
     """
     found = _FORMS[type_](scene)
     return [q for q in found if name_held_out or not q.asks_of_held_out]
 
 
 class BalancedDraw:
-    """Draws questions for one split so that answers come equally often; the order of the calls decides the draw.
+    """Samples questions of one split with balanced answers; the result depends on the order of calls.
 
-    Among what a scene allows, the rarest answer so far is taken: per type for yes/no questions, then (and for the
-    other types first) per form and answer, so that the form alone does not tell the answer.
+    Of a scene's questions, the one with the rarest answer so far is taken. Yes/no questions are balanced per type, then
+    all questions per form and answer, so that the form alone does not reveal the answer.
     """
 
     def __init__(self, *, name_held_out: bool) -> None:
@@ -61,7 +61,7 @@ class BalancedDraw:
         self.counts: Counter[tuple[str, ...]] = Counter()
 
     def draw(self, scene: Scene, type_: str) -> Question:
-        """One question of the type. Every type can be asked of every scene."""
+        """Return one question of the type. Every scene allows every type."""
         options = all_questions(scene, type_, name_held_out=self.name_held_out)
         assert options, f"nothing of type {type_} to ask of {scene.id}"
         rarest = min(self._seen(q) for q in options)
@@ -71,13 +71,13 @@ class BalancedDraw:
         return question
 
     def _first(self, question: Question) -> tuple[str, ...]:
-        """What is balanced first: the answer of yes/no questions, else the form; of counts nothing."""
+        """Return the first balancing key: the answer of yes/no questions, else the form; empty for counts."""
         if question.type == "count":
             return question.type, "", ""
         return question.type, question.answer if question.type == "exist" else question.kind, ""
 
     def _last(self, question: Question) -> tuple[str, ...]:
-        """Then the answer of each form; of a choice between two, which of them it is."""
+        """Return the second balancing key: the answer within the form; for a choice, first or second."""
         return question.type, question.kind, question.choice or question.answer
 
     def _seen(self, question: Question) -> tuple[int, int]:
@@ -85,7 +85,7 @@ class BalancedDraw:
 
 
 def question_text(question: Question) -> str:
-    """The question in words."""
+    """Return the question in words."""
     return _WORDS[question.type, question.kind].format(*question.args)
 
 
@@ -124,7 +124,7 @@ def _count(scene: Scene) -> Iterator[Question]:
 
 
 def _exist(scene: Scene) -> Iterator[Question]:
-    """Pairs of colour and shape. What is denied has its colour or its shape in the scene, or neither."""
+    """Yield questions about pairs of colour and shape. A denied pair shares a colour, a shape, or nothing."""
     colours, shapes = {t.colour for t in scene.things}, {t.shape for t in scene.things}
     pairs = {(t.colour, t.shape) for t in scene.things}
     for colour in COLOURS:
@@ -133,12 +133,12 @@ def _exist(scene: Scene) -> Iterator[Question]:
             apart = (colour in colours) + (shape in shapes)
             if (colour, shape) in pairs:
                 yield Question("exist", "present", (a(f"{colour} {shape}"),), found, "yes")
-            elif apart < 2:  # not both, on different things: telling what belongs together is what captions are for
+            elif apart < 2:  # not both on different things: binding of attributes is for captions
                 yield Question("exist", ("absent", "near")[apart], (a(f"{colour} {shape}"),), found, "no")
 
 
 def _attribute(scene: Scene) -> Iterator[Question]:
-    """One attribute, or the place, of a thing that the other words single out: the fewest that do."""
+    """Yield questions about one attribute, or the place, of a thing that the fewest other words identify."""
     for i, t in enumerate(scene.things):
         references = {
             "color": (t.shape, f"{t.size} {t.shape}", f"{t.size} thing"),
@@ -153,18 +153,18 @@ def _attribute(scene: Scene) -> Iterator[Question]:
 
 
 def _sizeless_references(t: Thing) -> tuple[str, str, str]:
-    """From short to long: a small model matches one word with certainty, and two hardly."""
+    """Return references from short to long: a small model matches one word reliably, two words hardly."""
     return t.shape, f"{t.colour} thing", f"{t.colour} {t.shape}"
 
 
 def matching(scene: Scene, reference: str) -> tuple[int, ...]:
-    """The indices of the things that a reference such as `large red thing` fits."""
+    """Return the indices of the things that match a reference such as `large red thing`."""
     words = set(reference.split()) - {"thing"}
     return _indices(scene, lambda t: words <= set(t.attributes))
 
 
 def _relation(scene: Scene) -> Iterator[Question]:
-    """A thing's column or row; which of two things in different columns or rows comes first."""
+    """Yield questions about a thing's column or row, and which of two things comes first."""
     names = [first_unique(scene, *_sizeless_references(t), full_name(t)) for t in scene.things]
     for i, t in enumerate(scene.things):
         yield Question("relation", "column", (names[i],), (i,), COLUMNS[scene.column(t)])
@@ -179,7 +179,7 @@ def _relation(scene: Scene) -> Iterator[Question]:
 
 
 def _compare(scene: Scene) -> Iterator[Question]:
-    """Of two shapes the one with more things; of two things of different sizes the larger or the smaller one."""
+    """Yield questions on which of two shapes has more things, and which of two things is larger or smaller."""
     groups = {plural(shape): _indices(scene, lambda t, s=shape: t.shape == s) for shape in SHAPES}  # type: ignore[misc]
     for pair in permutations(groups, 2):
         numbers = [len(groups[many]) for many in pair]
@@ -195,7 +195,7 @@ def _compare(scene: Scene) -> Iterator[Question]:
 
 
 def first_unique(scene: Scene, *references: str) -> str:
-    """The first reference that fits exactly one thing, or nothing."""
+    """Return the first reference that matches exactly one thing, or an empty text."""
     return next((r for r in references if len(matching(scene, r)) == 1), "")
 
 

@@ -1,7 +1,7 @@
-"""The 4-step chain of thought for a question: task, what is seen and where, the inference from it, the bare answer.
+"""The 4-step chain of thought of a question: task, things with places, inference, bare answer.
 
-Steps are small and local, for a model that can only do such ones: everything is listed before anything is decided, a
-list is walked thing by thing with the verdict beside each, and what is compared stands side by side.
+Steps are small and local, because the model is small. Everything is listed before a decision. A list is processed thing
+by thing with a verdict on each. Compared values are next to each other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sicog.mini.text import NUMBERS, capital, full_name, listing, place, singula
 
 
 def cot_bodies(scene: Scene, question: Question) -> tuple[str, str, str, str]:
-    """The bodies of the four steps. The third step follows from the first two alone."""
+    """Return the bodies of the four steps. The third step follows from the first two alone."""
     reason = _INFER[question.type](scene, question)
     seen = f"There is {listing(scene)}."
     return (
@@ -27,7 +27,7 @@ def cot_bodies(scene: Scene, question: Question) -> tuple[str, str, str, str]:
 
 
 def cot_text(scene: Scene, question: Question) -> str:
-    """The whole chain of thought."""
+    """Return the whole chain of thought."""
     return render(COT, cot_bodies(scene, question))
 
 
@@ -53,7 +53,7 @@ def _task(question: Question) -> str:
 
 
 def _walk(scene: Scene, said: Mapping[int, str]) -> str:
-    """Each thing with what is said of it, up to the last one of which something is: `look: red circle: no; ...`."""
+    """Return each thing with its verdict, up to the last one that has a verdict: `look: red circle: no; ...`."""
     last = max(said, default=len(scene.things) - 1)
     walked = [f"{_bare(thing)}: {said.get(k, _NO)}" for k, thing in enumerate(scene.things[: last + 1])]
     return f"look: {'; '.join(walked)}"
@@ -67,7 +67,7 @@ def _bare(thing: Thing) -> str:
 
 
 def _count(scene: Scene, question: Question) -> str:
-    """Each thing with the number so far: `look: red circle: yes, one; blue star: no, one`."""
+    """Return each thing with the count so far: `look: red circle: yes, one; blue star: no, one`."""
     number, said = 0, {}
     for k in range(len(scene.things)):
         counts = k in question.things
@@ -77,13 +77,13 @@ def _count(scene: Scene, question: Question) -> str:
 
 
 def _exist(scene: Scene, question: Question) -> str:
-    """Each thing up to the one that is asked for: `look: red circle: no; red star: yes`."""
+    """Return each thing up to the wanted one: `look: red circle: no; red star: yes`."""
     fits = [k for k, thing in enumerate(scene.things) if _bare(thing) in question.args[0]]
     return _walk(scene, dict.fromkeys(fits[:1], _YES))
 
 
 def _found(scene: Scene, question: Question) -> list[str]:
-    """Of each thing that the question names: `the star is the large red star at the top left`."""
+    """Return a phrase for each thing in the question: `the star is the large red star at the top left`."""
     things = [scene.things[k] for k in question.things]
     return [
         f"the {name} is the {full_name(thing)} {place(scene, thing)}"
@@ -92,12 +92,12 @@ def _found(scene: Scene, question: Question) -> list[str]:
 
 
 def _attribute(scene: Scene, question: Question) -> str:
-    """`the star is the large red star at the top left: red`."""
+    """Return `the star is the large red star at the top left: red`."""
     return f"{_found(scene, question)[0]}: {question.answer}"
 
 
 def _relation(scene: Scene, question: Question) -> str:
-    """`the star is the large red star at the top left: left`, and of two things the choice."""
+    """Return `the star is the large red star at the top left: left`, and for two things the choice."""
     things = [scene.things[k] for k in question.things]
     in_rows = question.kind in ("row", "above", "below")
     words = [ROWS[scene.row(t)] if in_rows else COLUMNS[scene.column(t)] for t in things]
@@ -117,19 +117,21 @@ def _compare(scene: Scene, question: Question) -> str:
 
 
 def _chosen(scene: Scene, question: Question, words: Sequence[str]) -> str:
-    """Both things with their words, then the choice: `the star is the ...: left star; the circle is the ...: right
-    circle: further left, left star or right circle? left star`."""
+    """Return both things with their words, then the choice.
+
+    `the star is the ...: left star; the circle is the ...: right circle: further left, left star or right circle? left
+    star`.
+    """
     told = zip(_found(scene, question), words, question.args, strict=True)
     stated = "; ".join(f"{found}: {word} {name}" for found, word, name in told)
     return f"{stated}: {_decided(question, words)}"
 
 
 def _decided(question: Question, words: Sequence[str]) -> str:
-    """What decides, the words of both with whose they are, then the choice: `further left, left star or right circle?
+    """Return the criterion, both words with their names, then the choice: `further left, left star or right circle?
     left star`.
 
-    A name always stands right behind its word, so that it can be copied from where the word stood before: a small model
-    copies what follows a word well, and finds what stood before it hardly at all.
+    A name always follows its word, because a small model can copy what follows a word, but not what comes before it.
     """
     first, second = (f"{word} {name}" for word, name in zip(words, question.args, strict=True))
     chosen = words[question.choice == "second"]

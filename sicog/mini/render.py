@@ -29,13 +29,13 @@ BACKGROUND_RGB = {
     "pale pink": (246, 214, 220),
 }
 SUPERSAMPLE = 4
-GRAIN = 8  # pixels between the nodes of the background's texture
-TEXTURE = 8  # its amplitude in levels, to both sides
-JITTER = 10  # how far a thing's colour may lie from its name's, per channel
+GRAIN = 8  # pixels between nodes of the background texture
+TEXTURE = 8  # amplitude in levels, in both directions
+JITTER = 10  # maximum deviation of a thing's colour per channel
 
 
 def render_scene(scene: Scene) -> Image.Image:
-    """The scene as an RGB image of (scene.width, scene.height); texture and tints are seeded by the scene's content."""
+    """Render the scene as an RGB image of (scene.width, scene.height); the scene's content seeds texture and tints."""
     rng = np.random.default_rng(digest("render", scene.id, scene.things))
     image = _background(scene, rng)
     for thing in scene.things:
@@ -56,7 +56,7 @@ def _background(scene: Scene, rng: np.random.Generator) -> Image.Image:
 
 @lru_cache(maxsize=1024)
 def _mask(shape: str, side: int) -> Image.Image:
-    """Coverage of the shape in a box of `side` pixels, drawn larger and averaged down."""
+    """Return the coverage of the shape in a box of `side` pixels, drawn larger and averaged down."""
     big = side * SUPERSAMPLE
     image = Image.new("L", (big, big))
     draw = ImageDraw.Draw(image)
@@ -68,7 +68,7 @@ def _mask(shape: str, side: int) -> Image.Image:
 
 
 def _star() -> tuple[tuple[float, float], ...]:
-    """Five points, filling the unit box in width."""
+    """Return a star with five points that fills the width of the unit box."""
     points = []
     for k in range(10):
         radius, angle = (0.526 if k % 2 == 0 else 0.215), math.pi * k / 5

@@ -1,4 +1,4 @@
-"""Scenes of the mini world: what stands where, drawn from a seed. Pixels are `render.py`'s, words are `text.py`'s."""
+"""Scenes of the mini world: things and places, sampled from a seed. `render.py` makes pixels, `text.py` words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "center", "right")
 REGIONS = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
 
-# Pairs (colour, shape) that no labelled split ever shows or names: what the model can only learn by itself.
+# Pairs (colour, shape) that no labelled split shows or names; the model can only learn them by itself.
 HELD_OUT = (
     ("red", "star"),
     ("blue", "triangle"),
@@ -38,9 +38,9 @@ CANVASES: tuple[tuple[tuple[int, int], float], ...] = (
 )  # fmt: skip
 NUMBERS_OF_THINGS = ((1, 20), (2, 32), (3, 28), (4, 20))
 
-# Side of a thing's box over sqrt(width * height): relative, because slicing scales every image to the same area.
+# Side of a thing's box / sqrt(width * height); relative, because slicing scales every image to the same area.
 SIDE = {"small": (0.215, 0.245), "large": (0.36, 0.39)}
-# Where a centre may lie in each third, as a share of the width or height: clear of the borders between regions.
+# Range of a centre in each third, as a share of width or height, away from the borders between regions.
 THIRDS = ((0.0, 0.30), (0.42, 0.58), (0.70, 1.0))
 GAP = 3  # pixels between two boxes
 
@@ -58,24 +58,24 @@ class Thing:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """(x, y) in pixels."""
+        """Return (x, y) in pixels."""
         left, top, right, bottom = self.box
         return (left + right) / 2, (top + bottom) / 2
 
     @property
     def attributes(self) -> tuple[str, str, str]:
-        """(size, colour, shape): what evaluation calls an object."""
+        """Return (size, colour, shape), an object in evaluation."""
         return self.size, self.colour, self.shape
 
     @property
     def held_out(self) -> bool:
-        """Whether its colour and shape are a held-out pair."""
+        """Return whether its colour and shape are a held-out pair."""
         return (self.colour, self.shape) in HELD_OUT
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image's ground truth. Things stand in distinct regions of a 3 x 3 grid and in reading order."""
+    """Ground truth of an image. Things are in distinct regions of a 3 x 3 grid, in reading order."""
 
     id: str
     width: int
@@ -84,24 +84,24 @@ class Scene:
     things: tuple[Thing, ...]
 
     def column(self, thing: Thing) -> int:
-        """0, 1 or 2: the third of the width that holds the thing's centre."""
+        """Return 0, 1 or 2: the third of the width with the thing's centre."""
         return min(2, int(3 * thing.centre[0] / self.width))
 
     def row(self, thing: Thing) -> int:
-        """0, 1 or 2: the third of the height that holds the thing's centre."""
+        """Return 0, 1 or 2: the third of the height with the thing's centre."""
         return min(2, int(3 * thing.centre[1] / self.height))
 
     def region(self, thing: Thing) -> str:
-        """The name of the thing's place, its row and its column: `top left`, `middle center`, `bottom right`."""
+        """Return the thing's place, its row and column: `top left`, `middle center`, `bottom right`."""
         return f"{ROWS[self.row(thing)]} {COLUMNS[self.column(thing)]}"
 
     @property
     def held_out(self) -> bool:
-        """Whether any thing is of a held-out pair."""
+        """Return whether any thing is of a held-out pair."""
         return any(t.held_out for t in self.things)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; `from_json` reads it back."""
+        """Return a JSON object; `from_json` reads it back."""
         things = [{"size": t.size, "color": t.colour, "shape": t.shape, "box": list(t.box)} for t in self.things]
         return {
             "id": self.id, "width": self.width, "height": self.height,
@@ -110,14 +110,14 @@ class Scene:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Scene:
-        """The scene that `to_json` wrote."""
+        """Return the scene that `to_json` wrote."""
         things = tuple(Thing(t["size"], t["color"], t["shape"], tuple(t["box"])) for t in value["things"])
         return cls(value["id"], value["width"], value["height"], value["background"], things)
 
 
 @dataclass(frozen=True)
 class SceneRules:
-    """What a split's scenes may hold. `held_out_share`: the share of scenes with at least one held-out pair."""
+    """Rules for a split's scenes. `held_out_share`: share of scenes with at least one held-out pair."""
 
     held_out_share: float = 0.0
 
@@ -127,24 +127,24 @@ UNLABELLED = SceneRules(0.2)
 
 
 def digest(*parts: object) -> int:
-    """A 64-bit number that depends on the parts alone: the seed of every random choice of the mini world."""
+    """Return a 64-bit number that depends only on the parts; it seeds every random choice of the mini world."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
 def choose(options: Sequence[T], *key: object) -> T:
-    """One of the options, decided by the key."""
+    """Return one of the options, determined by the key."""
     return options[digest(*key) % len(options)]
 
 
 def draw_scene(seed: int, split: str, index: int, rules: SceneRules) -> Scene:
-    """Scene number `index` of a split: a pure function of its arguments."""
+    """Return scene number `index` of a split: a pure function of its arguments."""
     rng = random.Random(digest(seed, split, index))
     width, height = _weighted(rng, CANVASES)
     number = _weighted(rng, NUMBERS_OF_THINGS)
     background = rng.choice(BACKGROUNDS)
     with_held_out = rng.random() < rules.held_out_share
     boxes = None
-    while boxes is None:  # four large things do not fit everywhere: after some tries, other sizes are drawn
+    while boxes is None:  # four large things do not fit everywhere: after some tries, sample other sizes
         attributes = _draw_attributes(rng, number, with_held_out)
         sizes = [size for size, _, _ in attributes]
         boxes = next((b for _ in range(40) if (b := _place(rng, width, height, sizes))), None)
@@ -153,7 +153,7 @@ def draw_scene(seed: int, split: str, index: int, rules: SceneRules) -> Scene:
 
 
 def in_reading_order(scene: Scene) -> Scene:
-    """The scene with its things row by row, from left to right."""
+    """Return the scene with its things row by row, from left to right."""
     return replace(scene, things=tuple(sorted(scene.things, key=lambda t: (scene.row(t), scene.column(t)))))
 
 
@@ -162,9 +162,9 @@ def _weighted(rng: random.Random, table: Sequence[tuple[T, float]]) -> T:
 
 
 def _draw_attributes(rng: random.Random, number: int, with_held_out: bool) -> list[tuple[str, str, str]]:
-    """Distinct (size, colour, shape), the first of a held-out pair when asked, else none of them.
+    """Return distinct (size, colour, shape), the first of a held-out pair on request, else none of them.
 
-    Things often share a shape or a colour with an earlier one, so that counting and telling apart take looking.
+    Things often share a shape or a colour with an earlier one, so that counting and comparing need the image.
     """
     drawn: list[tuple[str, str, str]] = []
     while len(drawn) < number:
@@ -180,7 +180,7 @@ def _draw_attributes(rng: random.Random, number: int, with_held_out: bool) -> li
 
 
 def _place(rng: random.Random, width: int, height: int, sizes: Sequence[str]) -> list[tuple[int, int, int, int]] | None:
-    """Boxes in distinct regions without overlap, or None when this draw does not fit."""
+    """Return boxes in distinct regions without overlap, or None if they do not fit."""
     regions = rng.sample([(column, row) for column in range(3) for row in range(3)], len(sizes))
     boxes: list[tuple[int, int, int, int]] = []
     for size, (column, row) in zip(sizes, regions, strict=True):
@@ -197,7 +197,7 @@ def _place(rng: random.Random, width: int, height: int, sizes: Sequence[str]) ->
 
 
 def _start(rng: random.Random, side: int, extent: int, third: tuple[float, float]) -> int | None:
-    """Where a box of this side starts so that its centre lies in the third and the box inside the image."""
+    """Return the start of a box with its centre in the third and the box inside the image, None if impossible."""
     low = max(1, math.ceil(third[0] * extent - side / 2))
     high = min(extent - side - 1, math.floor(third[1] * extent - side / 2))
     return rng.randint(low, high) if low <= high else None

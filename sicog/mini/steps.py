@@ -1,4 +1,4 @@
-"""The mini world's own steps of a recipe: write its data, and find thresholds on its development split."""
+"""Recipe steps of the mini world: write its data, find thresholds and measure the gap on its development split."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from sicog.stages.storage import read_json
 
 
 class MiniDataStep(MiniDataConfig):
-    """Counts and seed of the mini world, and where to write it."""
+    """Config of `mini-data`: counts and seed of the mini world, and its output folder."""
 
     out_dir: Path
 
 
 def mini_data(config: MiniDataStep) -> Path:
-    """Write the mini world's data folder; a finished one of the same config is left as it is."""
+    """Write the mini world's data folder; a finished one of the same config is not changed."""
     write_run_json(config.out_dir, step="mini-data", config=config, inputs={})
     settings = MiniDataConfig(**config.model_dump(exclude={"out_dir"}))
     console = stderr_console()
@@ -47,7 +47,7 @@ def mini_data(config: MiniDataStep) -> Path:
 
 
 def progress(console: Console) -> Progress:
-    """A bar with counts and rate; nothing where there is no terminal to draw it on."""
+    """Return a progress bar with counts and rate; it is silent without a terminal."""
     return Progress(
         TextColumn("  mini-data"),
         BarColumn(),
@@ -60,7 +60,7 @@ def progress(console: Console) -> Progress:
 
 
 class _Rate(ProgressColumn):
-    """Images (the rows of this step) in a second."""
+    """Images (the rows of this step) per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -68,16 +68,16 @@ class _Rate(ProgressColumn):
 
 
 class MiniSweepConfig(SweepConfig):
-    """A sweep whose truth is the mini world's."""
+    """A sweep with the mini world's ground truth."""
 
     data: Path
     """The mini world's folder."""
     split: Literal["dev"] = "dev"
-    """The development split and no other: the truth of rows that are trained or tested on decides no threshold."""
+    """The development split only: no threshold may depend on the truth of training or test rows."""
 
 
 def mini_sweep(config: MiniSweepConfig) -> Path:
-    """Choose the threshold by the truth of the development split; writes threshold.json."""
+    """Choose the threshold with the truth of the development split; writes threshold.json."""
     labels = truth_file(config.data, config.split)
     truth = truth_of(read_truth(config.data, config.split))
     path = sweep_scored(config.model_copy(update={"labels": labels}), truth)
@@ -86,7 +86,7 @@ def mini_sweep(config: MiniSweepConfig) -> Path:
 
 
 class MiniGapConfig(GapConfig):
-    """A gap that is measured: by the truth of the development split of `data`, which no training reads."""
+    """A gap measured with the truth of the development split of `data`, which no training reads."""
 
     data: Path
     """The mini world's folder."""
@@ -94,7 +94,7 @@ class MiniGapConfig(GapConfig):
     """The development split, which no training reads."""
 
     def check(self) -> None:
-        """There is a truth."""
+        """Accept every config, because there is a truth."""
 
 
 def mini_gap(config: MiniGapConfig) -> Path:
@@ -119,12 +119,14 @@ def _say_when_out_of_bounds(config: MiniSweepConfig, found: dict[str, Any]) -> N
 
 
 def truth_of(truths: dict[str, SceneTruth]) -> Truth:
-    """How true a compared text is: a caption's object F1, 1 or 0 for an answer. Ids of other data are an error."""
+    """Return the truth function of compared texts: object F1 of a caption, 1 or 0 for an answer; unknown ids raise."""
     answers = {question.id: question.answer for scene in truths.values() for question in scene.questions}
 
     def truth(query: Query, text: str) -> float:
         if query.id not in (truths if query.task == "captioning" else answers):
-            raise ValueError(f"query {query.id} is not of this split: it has no ground truth")
+            raise ValueError(
+                f"query {query.id} has no ground truth, because it is not of this split. Give rows of the right split"
+            )
         if query.task == "captioning":
             return caption_scores(text, truths[query.id].scene).f1
         return float(answer_is_right(text, answers[query.id], query.question))

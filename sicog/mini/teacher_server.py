@@ -1,6 +1,6 @@
-"""A teacher for the mini world: a local server that speaks the protocol and answers from the scene files.
+"""A teacher for the mini world: a local OpenAI-compatible server that answers from the scene files.
 
-It knows a scene by its image, as the request carries it, and writes the chain of description that is true of it.
+It identifies a scene by the image in the request, and writes the true chain of description of the scene.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATH = "/v1/chat/completions"
 
 @contextmanager
 def teacher_server(data: Path, split: str = "warmup_captions") -> Iterator[str]:
-    """Serve the teacher of a mini data folder on a free port of this machine; gives its base URL."""
+    """Serve the teacher of a mini data folder on a free port of this machine; yields its base URL."""
     captions = {digest_file(data / t.image): cod_caption(t.scene) for t in read_truth(data, split).values()}
 
     class Handler(_Handler):
@@ -33,7 +33,7 @@ def teacher_server(data: Path, split: str = "warmup_captions") -> Iterator[str]:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
-        request_queue_size = 256  # of connections that wait: as many as a client may open at once
+        request_queue_size = 256  # waiting connections: as many as a client may open at once
 
     server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
     known: Mapping[str, str] = {}
 
     def log_message(self, *arguments: object) -> None:
-        """Requests are no news."""
+        """Do not log requests."""
 
     def do_POST(self) -> None:
         """Answer one chat request."""
@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _image(request: Mapping[str, Any]) -> bytes:
-    """The bytes of the first image of the user's message."""
+    """Return the bytes of the first image of the user's message."""
     parts = next(m for m in request["messages"] if m["role"] == "user")["content"]
     url = next(p for p in parts if p["type"] == "image_url")["image_url"]["url"]
     return base64.b64decode(url.partition(",")[2], validate=True)

@@ -1,7 +1,7 @@
-"""What can be said of a scene: the brief caption, the detailed description and the 5-step chain of description.
+"""Texts about a scene: brief caption, detailed description and 5-step chain of description.
 
-The grammar is small and regular, since a model of a few million parameters must learn it: what a scene holds decides
-every word.
+The grammar is small and regular, because a model of a few million parameters must learn it. The content of a scene
+determines every word.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from sicog.tasks import CAPTIONING
 NUMBERS = ("zero", "one", "two", "three", "four")
 BRIEF_INSTRUCTIONS = ("Describe the image briefly.", "What is in the image?")
 PLACED_INSTRUCTIONS = ("Say briefly what is where.", "What is where in the image?")
-MOST_IN_BRIEF = 2  # things that a brief caption names
-# The prompt of the `cod` style without its request for steps: the question of the captioning queries.
+MOST_IN_BRIEF = 2  # maximum number of things in a brief caption
+# The prompt of the `cod` style without its request for steps is the question of captioning queries.
 CAPTION_QUESTION = CAPTIONING.style("cod").template.removesuffix(" Describe the image step-by-step.")
 
 
@@ -26,32 +26,32 @@ def join(parts: Sequence[str]) -> str:
 
 
 def a(words: str) -> str:
-    """The words with their indefinite article."""
+    """Return the words with their indefinite article."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def capital(sentence: str) -> str:
-    """The sentence with a capital first letter."""
+    """Return the sentence with a capital first letter."""
     return sentence[0].upper() + sentence[1:]
 
 
 def plural(shape: str) -> str:
-    """The shape's plural."""
+    """Return the shape's plural."""
     return "crosses" if shape == "cross" else f"{shape}s"
 
 
 def singular(word: str) -> str:
-    """The shape of its plural; other words as they are."""
+    """Return the shape of a plural; other words unchanged."""
     return "cross" if word == "crosses" else word.removesuffix("s") if word.removesuffix("s") in SHAPES else word
 
 
 def full_name(thing: Thing) -> str:
-    """`large red circle`: all that evaluation asks of a caption."""
+    """Return `large red circle`, the parts that evaluation checks in a caption."""
     return f"{thing.size} {thing.colour} {thing.shape}"
 
 
 def name(scene: Scene, thing: Thing) -> str:
-    """`red circle`, with the size where the scene holds another one of that colour and shape."""
+    """Return `red circle`, with the size if the scene has another thing of this colour and shape."""
     same = [t for t in scene.things if (t.colour, t.shape) == (thing.colour, thing.shape)]
     return full_name(thing) if len(same) > 1 else f"{thing.colour} {thing.shape}"
 
@@ -68,29 +68,29 @@ def number_of_things(scene: Scene) -> str:
 
 
 def salient(scene: Scene) -> list[Thing]:
-    """The things that a brief caption names: at most two, large ones before small ones, in reading order."""
+    """Return the things of a brief caption: at most two, large ones before small ones, in reading order."""
     chosen = sorted(scene.things, key=lambda t: t.size != "large")[:MOST_IN_BRIEF]
     return [t for t in scene.things if t in chosen]
 
 
 def brief_caption(scene: Scene, *, placed: bool = False) -> str:
-    """Colour and shape of one or two things, at times with their places: weak, as alignment's captions are."""
+    """Return colour and shape of one or two things, optionally with places; as weak as alignment captions."""
     listed = [a(f"{t.colour} {t.shape}") + (f" {place(scene, t)}" if placed else "") for t in salient(scene)]
     return f"There is {join(listed)}."
 
 
 def listing(scene: Scene) -> str:
-    """Every thing with its attributes and place, in reading order."""
+    """Return every thing with its attributes and place, in reading order."""
     return join([f"{a(full_name(t))} {place(scene, t)}" for t in scene.things])
 
 
 def detailed_description(scene: Scene) -> str:
-    """Every thing with its attributes and place, and the background: the body of the chain's last step."""
+    """Return every thing with attributes and place, and the background: the body of the chain's last step."""
     return f"The image shows {listing(scene)} on a {scene.background} background."
 
 
 def cod_bodies(scene: Scene) -> tuple[str, ...]:
-    """The bodies of the five steps: salient content, instances, relations, margins, cohesive description."""
+    """Return the bodies of the five steps: salient content, instances, relations, margins, cohesive description."""
     named = join([a(f"{t.colour} {t.shape}") for t in scene.things])
     return (
         f"The image shows {number_of_things(scene)}: {named}.",
@@ -102,18 +102,18 @@ def cod_bodies(scene: Scene) -> tuple[str, ...]:
 
 
 def cod_caption(scene: Scene) -> str:
-    """The whole chain of description."""
+    """Return the whole chain of description."""
     return render(COD, cod_bodies(scene))
 
 
 def _instance(scene: Scene, thing: Thing) -> str:
-    """The thing without its size, with its place where another one has its colour and shape."""
+    """Return the thing without its size, with its place if another thing has its colour and shape."""
     words = f"{thing.colour} {thing.shape}"
     return f"The {words}" if name(scene, thing) == words else f"The {words} {place(scene, thing)}"
 
 
 def _relations(scene: Scene) -> str:
-    """At most two relations, each between neighbours in reading order."""
+    """Return at most two relations, each between neighbours in reading order."""
     if len(scene.things) == 1:
         return f"The {name(scene, scene.things[0])} stands alone."
     pairs = list(zip(scene.things, scene.things[1:], strict=False))[:2]
@@ -121,7 +121,7 @@ def _relations(scene: Scene) -> str:
 
 
 def _relation(scene: Scene, first: Thing, second: Thing) -> str:
-    """In reading order the first of two things in one column is above the second."""
+    """Return the relation of two things; in one column, the first in reading order is above the second."""
     difference = scene.column(second) - scene.column(first)
     relation = "left of" if difference > 0 else "right of" if difference < 0 else "above"
     return f"The {name(scene, first)} is {relation} the {name(scene, second)}."

@@ -1,4 +1,4 @@
-"""The mini world's tokenizer: Qwen2's byte-level BPE, with a vocabulary of a few hundred learned from mini text."""
+"""The mini world's tokenizer: Qwen2's byte-level BPE with a few hundred tokens, learned from mini text."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from sicog.mini.text import BRIEF_INSTRUCTIONS, PLACED_INSTRUCTIONS, brief_capti
 from sicog.model.processing import CHATML
 from sicog.tasks import TASKS
 
-# In this order their ids follow the BPE vocabulary, as in Qwen2's tokenizer.
+# Their ids follow the BPE vocabulary in this order, as in Qwen2's tokenizer.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>")
 _MAX_LENGTH = 4096
 _SCENES = 1500
 
 
 def train_tokenizer(seed: int, vocabulary: int) -> Qwen2Tokenizer:
-    """A tokenizer of at most `vocabulary` BPE tokens and the special ones. Any text can be encoded: bytes are in it."""
+    """Train a tokenizer of at most `vocabulary` BPE tokens plus special tokens; it can encode any text."""
     blank = Qwen2Tokenizer()
     backend = Tokenizer(BPE())
     backend.normalizer = blank.backend_tokenizer.normalizer
@@ -40,10 +40,10 @@ def train_tokenizer(seed: int, vocabulary: int) -> Qwen2Tokenizer:
 
 
 def make_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Qwen2Tokenizer:
-    """Qwen2's tokenizer with this vocabulary, the special tokens behind it, and no others."""
+    """Return Qwen2's tokenizer with this vocabulary, followed by the special tokens."""
     n = len(vocab)
     vocab = {**vocab, **{token: n + i for i, token in enumerate(SPECIAL_TOKENS)}}
-    words: Any = {"vocab": vocab, "merges": merges}  # pairs, which Transformers' own types do not know of
+    words: Any = {"vocab": vocab, "merges": merges}  # pairs are missing in Transformers' type annotations
     tokenizer = Qwen2Tokenizer(**words, extra_special_tokens=list(SPECIAL_TOKENS[1:]), model_max_length=_MAX_LENGTH)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [n + i for i in range(len(SPECIAL_TOKENS))]
@@ -51,7 +51,7 @@ def make_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Qwen
 
 
 def _corpus(seed: int) -> Iterator[str]:
-    """Mini text as the language model will see it, with enough of every word for a token of its own."""
+    """Yield mini text as in the language model's training, with enough of every word for its own token."""
     fixed = [
         CHATML.default_system or "",
         "system\n",
@@ -75,6 +75,6 @@ def _corpus(seed: int) -> Iterator[str]:
 
 
 def spread(items: Iterable, most: int) -> list:
-    """At most that many of the items, evenly spread."""
+    """Return at most this many of the items, evenly spread."""
     items = list(items)
     return items[:: max(1, len(items) // most)][:most]

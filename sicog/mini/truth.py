@@ -1,4 +1,4 @@
-"""Ground truth of the mini world on disk, and what a model wrote held against it."""
+"""Ground truth of the mini world on disk, and metrics of a model's texts against it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sicog.mini.scene import COLOURS, COLUMNS, ROWS, SHAPES, SIZES, Scene
 
 @dataclass(frozen=True)
 class QuestionTruth:
-    """A question as it was asked. `held_out`: it names a held-out pair, or its answer rests on such a thing."""
+    """A question with its answer. `held_out`: it names a held-out pair, or its answer depends on such a thing."""
 
     id: str
     type: str
@@ -29,7 +29,7 @@ class QuestionTruth:
 
     @property
     def choice(self) -> str:
-        """`first` or `second` where the question names two answers, else the answer."""
+        """Return `first` or `second` if the question names two answers, else the answer."""
         words = self.question.rstrip("?")
         if f" {self.answer} or " in words:
             return "first"
@@ -38,7 +38,7 @@ class QuestionTruth:
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """All that is true of one image. `held_out`: the scene holds a held-out pair of colour and shape."""
+    """The ground truth of one image. `held_out`: the scene has a held-out pair of colour and shape."""
 
     scene: Scene
     image: str
@@ -46,7 +46,7 @@ class SceneTruth:
     questions: tuple[QuestionTruth, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; `from_json` reads it back."""
+        """Return a JSON object; `from_json` reads it back."""
         return {
             "id": self.scene.id,
             "image": self.image,
@@ -57,21 +57,21 @@ class SceneTruth:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> SceneTruth:
-        """The truth that `to_json` wrote."""
+        """Return the truth that `to_json` wrote."""
         questions = tuple(QuestionTruth(**q) for q in value["questions"])
         return cls(Scene.from_json(value["scene"]), value["image"], value["held_out"], questions)
 
 
 def truth_file(folder: Path, split: str) -> Path:
-    """Where the truth of a split lies in a mini data folder."""
+    """Return the truth file of a split in a mini data folder."""
     return folder / "truth" / f"{split}.jsonl"
 
 
 def read_truth(folder: Path, split: str) -> dict[str, SceneTruth]:
-    """The truth of a split by image id: for evaluation and report, and of `warmup_captions` for the teacher."""
+    """Return the truth of a split by image id, for evaluation and report, and (`warmup_captions`) for the teacher."""
     path = truth_file(folder, split)
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; `sicog mini-data --out {folder}` writes it")
+        raise ValueError(f"{path} does not exist. Run `sicog mini-data --out {folder}` to write it")
     truths = [SceneTruth.from_json(orjson.loads(line)) for line in path.read_bytes().splitlines()]
     return {t.scene.id: t for t in truths}
 
@@ -82,16 +82,16 @@ _A_STEP = re.compile(r"^Step \d+:", re.MULTILINE)
 
 
 def caption_things(text: str) -> list[tuple[str, str, str]]:
-    """The distinct (size, colour, shape) that a caption states, in order of their first mention.
+    """Return the distinct (size, colour, shape) that a caption states, in order of their first mention.
 
-    Of a chain of description only the last step counts; of a chain that is cut or broken, nothing.
+    Of a chain of description only the last step counts; a broken chain states nothing.
     """
     found = (m.groups() for m in _MENTION.finditer(_stated(text)))
     return list(dict.fromkeys((size.lower(), colour.lower(), shape.lower()) for size, colour, shape in found))
 
 
 def caption_places(text: str) -> dict[tuple[str, str, str], str]:
-    """The region that a caption first states for a (size, colour, shape), where it states one."""
+    """Return the first stated region of each (size, colour, shape) that has one."""
     places: dict[tuple[str, str, str], str] = {}
     for m in _PLACED.finditer(_stated(text)):
         size, colour, shape, row, column = (word.lower() for word in m.groups())
@@ -100,8 +100,7 @@ def caption_places(text: str) -> dict[tuple[str, str, str], str]:
 
 
 def stated_span(text: str) -> tuple[int, int]:
-    """Start and end of what a caption states: all of it, of a chain of description its last step, of a broken chain
-    nothing."""
+    """Return start and end of the stated part: the caption, the last step of a chain, nothing of a broken chain."""
     if not _A_STEP.search(text):
         return 0, len(text)
     try:
@@ -118,7 +117,7 @@ def _stated(text: str) -> str:
 
 
 class CaptionScores(NamedTuple):
-    """How a caption's objects agree with the scene's."""
+    """Agreement of a caption's objects with the scene's objects."""
 
     precision: float
     recall: float
@@ -126,14 +125,14 @@ class CaptionScores(NamedTuple):
 
 
 def placed_f1(text: str, scene: Scene) -> float:
-    """F1 of the stated objects, each with its region; one that is named without a region or at another is wrong."""
+    """Return F1 of the stated objects with their regions; an object with no region or a wrong one is wrong."""
     stated = {(thing, caption_places(text).get(thing)) for thing in caption_things(text)}
     true = {(t.attributes, scene.region(t)) for t in scene.things}
     return 2 * len(stated & true) / max(1, len(stated) + len(true))
 
 
 def caption_scores(text: str, scene: Scene) -> CaptionScores:
-    """Precision, recall and F1 of the stated objects; an object is size, colour and shape. Nothing stated gives 0."""
+    """Return precision, recall and F1 of the stated objects (size, colour, shape); 0 if nothing is stated."""
     stated, true = set(caption_things(text)), {t.attributes for t in scene.things}
     hits = len(stated & true)
     if not hits:
@@ -142,15 +141,15 @@ def caption_scores(text: str, scene: Scene) -> CaptionScores:
 
 
 def places_right(text: str, scene: Scene) -> list[bool]:
-    """For each thing of the scene that the caption names rightly: whether the region stated with it is right too."""
+    """Return, for each correctly named thing, whether its stated region is correct too."""
     stated, at = caption_places(text), {t.attributes: scene.region(t) for t in scene.things}
     return [stated.get(thing) == at[thing] for thing in caption_things(text) if thing in at]
 
 
 def chance(asked: Iterable[tuple[str, str, str]]) -> dict[str, float]:
-    """By type, and `all`: how often the commonest answer of a question's form is right, which needs no image.
+    """Return by type, and for `all`, the accuracy of the most frequent answer of each form, which needs no image.
 
-    asked: (type, form, answer) of each question; where two answers are named, which of them is right.
+    asked: (type, form, answer) of each question; if a question names two answers, which of them is right.
     """
     answers: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for type_, form, answer in asked:
@@ -161,10 +160,10 @@ def chance(asked: Iterable[tuple[str, str, str]]) -> dict[str, float]:
 
 
 def form(type_: str, kind: str) -> str:
-    """What the words of a question show of its kind: `exist` has three kinds that are asked alike."""
+    """Return the kind of a question as visible in its words: three kinds of `exist` have the same words."""
     return type_ if type_ == "exist" else kind
 
 
 def answer_is_right(text: str, truth: str, question: str = "") -> bool:
-    """Whether a short answer (the last step of a chain of thought) is the true one, after normalisation."""
+    """Return whether a short answer (the last step of a chain of thought) is correct after normalisation."""
     return final_answer(text, question) == final_answer(truth, question)

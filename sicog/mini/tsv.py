@@ -1,7 +1,7 @@
-"""The mini world as tables in VLMEvalKit's forms, with a suite that names them: `sicog eval CHECKPOINT --suite FILE`.
+"""Write the mini world as tables in VLMEvalKit's forms, with a suite: `sicog eval CHECKPOINT --suite FILE`.
 
-short.tsv: every question of the split, asked and compared as our own evaluation does it
-yes_no.tsv: those whose answer is yes or no;  choice.tsv: the others, with up to four options
+short.tsv: every question of the split, asked and compared as in our own evaluation
+yes_no.tsv: questions with answer yes or no;  choice.tsv: the others, with up to four options
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LETTERS = "ABCD"
 
 
 class MiniTsvConfig(Config):
-    """Which questions become tables."""
+    """Config of `mini-tsv`: the questions to write as tables."""
 
     data: Path
     """The mini world's folder."""
@@ -80,7 +80,7 @@ def _is_yes_no(question: QuestionTruth) -> bool:
 
 
 def _options(question: QuestionTruth) -> dict[str, str]:
-    """Up to four options, the true one among them, in an order that the question's id decides; the answer's letter."""
+    """Return up to four options including the true one, ordered by the question's id, and the answer's letter."""
     words: Sequence[str] = next(w for w in (COLOURS, SHAPES, SIZES, NUMBERS) if question.answer in w)
     draw = random.Random(question.id)
     others = draw.sample([word for word in words if word != question.answer], min(3, len(words) - 1))

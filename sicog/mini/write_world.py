@@ -1,4 +1,4 @@
-"""Write the mini world to disk in the published formats, so that the pipeline reads it as it reads a user's data.
+"""Write the mini world to disk in published formats, so that the pipeline reads it like a user's data.
 
 images/{split}/NNNNN.png    paths in the files below are relative to the data folder
 align.json, sft.json        LLaVA JSON: brief captions; short answers and some detailed captions
@@ -6,8 +6,8 @@ warmup_captions.json        ALLaVA-like: `caption`, from which a teacher makes c
 warmup_reasoning.jsonl      LLaVA-CoT-like: SUMMARY, CAPTION, REASONING and CONCLUSION in tags
 {unlabelled,dev,test}_{images,questions}.json    LLaVA JSON with a human turn only
 truth/{unlabelled,dev,test}.jsonl                for evaluation and report only
-truth/warmup_captions.jsonl                      what the teacher looks at (teacher_server.py)
-config.json first, manifest.json last: whose folder it is, and that it is complete
+truth/warmup_captions.jsonl                      input of the teacher (teacher_server.py)
+config.json is written first and identifies the folder; manifest.json is written last and marks it complete
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from sicog.records import Query
 from sicog.stages.storage import MANIFEST, read_json, write_bytes, write_json
 from sicog.tasks import CAPTIONING, REASONING
 
-WORLD = 4  # raise it when scenes, pixels, words or formats change: finished folders of older worlds are then refused
+WORLD = 4  # increase it when scenes, pixels, words or formats change; folders of older worlds are then refused
 TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
-SLICED_ABOVE = 112 * 112  # pixels; only counted in the manifest, the processor decides
+SLICED_ABOVE = 112 * 112  # pixels; used only for counts in the manifest, the processor decides
 Row = dict[str, Any]
 
 
@@ -49,7 +49,7 @@ class MiniDataConfig(Config):
     """Numbers of images per split, and questions per image where the split has questions."""
 
     seed: int = Field(0, ge=0)
-    """Seed of the world: of its scenes and questions."""
+    """Seed of the scenes and questions."""
     align: int = Field(3000, ge=1)
     """Images with a caption for alignment."""
     sft: int = Field(2500, ge=1)
@@ -59,7 +59,7 @@ class MiniDataConfig(Config):
     warmup_reasoning: int = Field(600, ge=1)
     """Questions with an annotated chain for the reasoning warm-up."""
     unlabelled: int = Field(1500, ge=1)
-    """Images without labels, which candidates are sampled for."""
+    """Images without labels, for sampling of candidates."""
     unlabelled_questions: int = Field(2, ge=1, le=len(QUESTION_TYPES))
     """Questions for each unlabelled image."""
     dev: int = Field(200, ge=1)
@@ -71,7 +71,7 @@ class MiniDataConfig(Config):
     test_questions: int = Field(5, ge=1, le=len(QUESTION_TYPES))
     """Questions for each image of the test split."""
     sft_caption_every: int = Field(3, ge=1)
-    """Every so many images of sft have a caption; the others have questions."""
+    """One of this many images of sft has a caption; the others have questions."""
 
 
 Splits = tuple[str, ...]
@@ -80,15 +80,15 @@ UNLABELLED_SPLITS: Splits = ("unlabelled", "dev", "test")
 
 
 def total_images(config: MiniDataConfig) -> int:
-    """How many images `write_mini_data` writes."""
+    """Return the number of images that `write_mini_data` writes."""
     return sum(getattr(config, split) for split in LABELLED_SPLITS + UNLABELLED_SPLITS)
 
 
 def write_mini_data(config: MiniDataConfig, out_dir: Path, on_image: Callable[[], None] = lambda: None) -> Row:
     """Write the whole data folder and return its manifest; `on_image` is called after each image.
 
-    A finished folder of the same config is left as it is; an unfinished one is written again from the start (equal
-    config gives equal bytes). Raises `ValueError` when the folder belongs to another config.
+    A finished folder of the same config is not changed; an unfinished one is written again from the start. Equal
+    configs give equal bytes. Raises `ValueError` when the folder belongs to another config.
     """
     settings = {"world": WORLD, **config.model_dump()}
     _refuse_other_config(out_dir, settings)
@@ -107,23 +107,26 @@ def write_mini_data(config: MiniDataConfig, out_dir: Path, on_image: Callable[[]
 
 
 def draw_split(config: MiniDataConfig, split: str) -> list[Scene]:
-    """The scenes of a split, in order."""
+    """Return the scenes of a split, in order."""
     rules = LABELLED if split in LABELLED_SPLITS else UNLABELLED
     return [draw_scene(config.seed, split, index, rules) for index in range(getattr(config, split))]
 
 
 def asked_of(data: Path, split: str) -> dict[str, tuple[Scene, Question]]:
-    """Scene and question by the question's id, of a split without answers: drawn again, for the truth on disk has no
-    question's parts. Raises `ValueError` for a folder of another world."""
+    """Return scene and question by the question's id, of a split without answers.
+
+    They are generated again, because the truth on disk does not have the parts of a question. Raises `ValueError` for a
+    folder of another world.
+    """
     settings = read_json(data / "config.json")
     if (world := settings.pop("world", None)) != WORLD:
-        raise ValueError(f"{data} holds mini data of world {world}, and this is {WORLD}; make it again")
+        raise ValueError(f"{data} has mini data of world {world}, but this version needs {WORLD}. Make the data again")
     config = MiniDataConfig(**settings)
     return {key: (scene, question) for key, scene, question, _ in _asked(config, split, draw_split(config, split))}
 
 
 def image_path(scene: Scene) -> str:
-    """The image's path, relative to the data folder."""
+    """Return the image's path, relative to the data folder."""
     split, _, index = scene.id.rpartition("-")
     return f"images/{split}/{index}.png"
 
@@ -135,21 +138,21 @@ def _refuse_other_config(out_dir: Path, settings: Row) -> None:
     differing = sorted(k for k in settings.keys() | present.keys() if settings.get(k) != present.get(k))
     if differing:
         changes = ", ".join(f"{k}: {present.get(k)} there, {settings.get(k)} here" for k in differing)
-        raise ValueError(f"{out_dir} holds mini data of another config ({changes}); choose another folder or remove it")
+        raise ValueError(f"{out_dir} has mini data of another config ({changes}). Choose another folder or remove it")
 
 
 def _write_images(scenes: Iterable[Scene], out_dir: Path, on_image: Callable[[], None]) -> str:
     """Write the PNG files and return one digest of them all.
 
-    Written in place, without the flush to disk of each file that an atomic write costs: nobody reads them before the
-    manifest is there, and without it they are all written again.
+    They are written in place, without the flush per file of an atomic write. Nobody reads them before the manifest
+    exists, and without the manifest all are written again.
     """
     digest = hashlib.sha256()
     for scene in scenes:
         path = out_dir / image_path(scene)
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
-        render_scene(scene).save(buffer, "PNG", compress_level=1, compress_type=3)  # run-length: fastest here
+        render_scene(scene).save(buffer, "PNG", compress_level=1, compress_type=3)  # run-length: fastest
         path.write_bytes(buffer.getvalue())
         digest.update(buffer.getvalue())
         on_image()
@@ -160,7 +163,7 @@ Asked = list[tuple[str, Scene, Question, str]]  # question id, scene, question, 
 
 
 def _ask(scenes: Iterable[Scene], per_image: Callable[[int], int], *, name_held_out: bool) -> Asked:
-    """Questions on each scene, of different types in turn, with balanced answers."""
+    """Return questions on each scene, of different types in turn, with balanced answers."""
     draw, asked, turn = BalancedDraw(name_held_out=name_held_out), [], 0
     for index, scene in enumerate(scenes):
         for k in range(per_image(index)):
@@ -172,13 +175,13 @@ def _ask(scenes: Iterable[Scene], per_image: Callable[[int], int], *, name_held_
 
 
 def _asked(config: MiniDataConfig, split: str, scenes: Iterable[Scene]) -> Asked:
-    """The questions of a split without answers."""
+    """Return the questions of a split without answers."""
     per_image = getattr(config, f"{split}_questions")
     return _ask(scenes, lambda index: per_image, name_held_out=True)
 
 
 def _row(row_id: str, scene: Scene, *turns: str, marker: str = "<image>\n") -> Row:
-    """A LLaVA row: human and gpt turns in alternation, the image's marker before the first."""
+    """Return a LLaVA row: alternating human and gpt turns, with the image marker before the first."""
     speakers = ("human", "gpt")
     conversations = [{"from": speakers[i % 2], "value": (marker if i == 0 else "") + t} for i, t in enumerate(turns)]
     return {"id": row_id, "image": image_path(scene), "conversations": conversations}
@@ -193,7 +196,7 @@ def _write_lines(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _write_align(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
-    """Brief captions, every other one with places: the projector is to learn those too."""
+    """Write brief captions; every other one has places, so that the projector learns them too."""
     rows = []
     for k, scene in enumerate(scenes):
         placed = k % 2 == 1
@@ -204,7 +207,7 @@ def _write_align(config: MiniDataConfig, split: str, scenes: list[Scene], out_di
 
 
 def _write_sft(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
-    """Detailed captions on some images; on the others two or three questions, as one conversation or as single rows."""
+    """Write detailed captions on some images, and two or three questions on others, as conversations or single rows."""
     questioned = [s for i, s in enumerate(scenes) if i % config.sft_caption_every != 0]
     asked = _ask(questioned, lambda index: 2 + index % 2, name_held_out=False)
     turns: dict[str, list[str]] = {s.id: [] for s in questioned}
@@ -228,7 +231,7 @@ def _direct(key: str, words: str) -> str:
 
 
 def _write_warmup_captions(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
-    """Captions as they are published, and for the teacher what is true of the images."""
+    """Write captions in the published format, and the truth of the images for the teacher."""
     captions = [(scene, brief_caption(scene)) for scene in scenes]
     rows = [{**_row(s.id, s, CAPTION_QUESTION, caption), "caption": caption} for s, caption in captions]
     _write_list(out_dir / "warmup_captions.json", rows)
@@ -237,7 +240,7 @@ def _write_warmup_captions(config: MiniDataConfig, split: str, scenes: list[Scen
 
 
 def _write_warmup_reasoning(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
-    """One question per image. As in LLaVA-CoT's own files the human turn has no image marker."""
+    """Write one question per image. As in LLaVA-CoT's own files, the human turn has no image marker."""
     asked = _ask(scenes, lambda index: 1, name_held_out=False)
     rows = []
     for key, scene, question, words in asked:
@@ -249,7 +252,7 @@ def _write_warmup_reasoning(config: MiniDataConfig, split: str, scenes: list[Sce
 
 
 def _write_unlabelled(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
-    """Queries without answers, and the truth beside them."""
+    """Write queries without answers, and their truth."""
     asked = _asked(config, split, scenes)
     _write_list(out_dir / f"{split}_images.json", [_row(s.id, s, CAPTION_QUESTION) for s in scenes])
     _write_list(out_dir / f"{split}_questions.json", [_row(key, s, words) for key, s, _, words in asked])

@@ -1,4 +1,4 @@
-"""What is spent and what is on its way, held under the cap of the config."""
+"""Budget of tokens and money: spent and in-flight cost stay below the config's cap."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sicog.remote.config import EndpointConfig
 
 
 class BudgetReached(ValueError):  # noqa: N818 - the end of a run more than an error
-    """The cap is reached. What is answered is kept: the run goes on with a higher one."""
+    """The budget is reached. Stored answers are kept; a run with a higher budget resumes."""
 
 
 class Purse:
-    """Tokens spent so far, and those that requests in flight may still cost: together never above the cap.
+    """Tokens spent, plus the possible cost of requests in flight; together they stay below the cap.
 
-    Each request sets aside its estimate. Where answers turned out to have more tokens than estimated, later estimates
-    are raised by that factor; so only what is in flight while that is learnt can pass the cap.
+    Each request reserves its estimate. When answers have more tokens than estimated, later estimates are raised by that
+    factor. So only requests in flight at that moment can exceed the cap.
     """
 
     def __init__(self, config: EndpointConfig, spent: tuple[int, int], factor: float = 1.0) -> None:
@@ -29,7 +29,7 @@ class Purse:
 
     @property
     def usd(self) -> float:
-        """Dollars spent by the config's prices."""
+        """Return the dollars spent, by the config's prices."""
         return self.config.usd(self.input_tokens, self.output_tokens)
 
     def spend(self, input_tokens: int, output_tokens: int, estimated_input: int) -> None:
@@ -40,7 +40,7 @@ class Purse:
 
     @asynccontextmanager
     async def set_aside(self, input_tokens: int, output_tokens: int) -> AsyncIterator[None]:
-        """Hold the cost of one request back while it is under way. Raises `BudgetReached` when it does not fit."""
+        """Reserve the cost of one request while it is in flight. Raises `BudgetReached` when it does not fit."""
         mine = (input_tokens * self._factor, float(output_tokens))
         async with self._changed:
             while not self._fits(mine):
@@ -68,6 +68,6 @@ class Purse:
             spent = f"{self.usd:.4f} USD, {spent}"
         cap = ", ".join(f"{name} {value}" for name, value in self.config.budget if value is not None)
         return (
-            f"the budget ({cap}) is reached: {spent} are spent and the next request may pass it. "
-            f"Run again with a higher budget: what is answered is kept and costs nothing again"
+            f"the budget ({cap}) is reached: {spent} are spent, and the next request may exceed it. "
+            f"Run again with a higher budget; stored answers are reused for free"
         )

@@ -1,6 +1,6 @@
-"""Ask an OpenAI-compatible endpoint: bounded, within limits and budget, retried, and never twice for one request.
+"""Client of an OpenAI-compatible endpoint: concurrency, rate limits, budget, retries, and cached answers.
 
-The `openai` package is imported here only. The key goes from the environment to it and nowhere else: texts of the
+Only this module imports the `openai` package. The key goes only from the environment to that package. Texts of the
 endpoint pass through `_redacted` before they reach a message, a file or an answer.
 """
 
@@ -29,7 +29,7 @@ from sicog.remote.store import Answer, AnswerStore, open_store
 from sicog.stages.provenance import digest_value
 
 T = TypeVar("T")
-LONGEST_WAIT_S = 3600.0  # an endpoint that asks for more (a daily quota, say) stops the run instead
+LONGEST_WAIT_S = 3600.0  # a longer wait (for example a daily quota) stops the run
 UNANSWERED_IN_A_ROW = 20
 _RETRIED = frozenset({408, 409, 425, 429})
 _ABOUT_THE_REQUEST = frozenset({400, 413, 422})
@@ -38,31 +38,31 @@ _NO_QUOTA = "insufficient_quota"
 
 
 class Asked(Protocol):
-    """What is asked of an endpoint: a chat (`Request`) or vectors (`embeddings.EmbeddingRequest`)."""
+    """A request to an endpoint: a chat (`Request`) or vectors (`embeddings.EmbeddingRequest`)."""
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens that the answer may have."""
+        """Return the maximum number of tokens of the answer."""
 
     def key(self, model: str) -> str:
-        """The digest of everything that decides the answer."""
+        """Return the digest of everything that determines the answer."""
 
     def input_tokens(self, pixels_per_token: float) -> int:
-        """About how many tokens are sent."""
+        """Return the approximate number of tokens sent."""
 
     def body(self, model: str) -> dict[str, Any]:
-        """The request as the protocol has it."""
+        """Return the body of the request in the protocol's form."""
 
     def send(self, server: Any, body: dict[str, Any]) -> Awaitable[Any]:
-        """Send the body through the `openai` client; gives its raw response."""
+        """Send the body through the `openai` client; returns its raw response."""
 
     def read(self, reply: Any, estimate: int) -> Answer:
-        """The answer in a reply's JSON. An error about keys, types or values is tried again, `EndpointError` is not."""
+        """Return the answer of a reply. Errors about keys, types or values are retried, `EndpointError` is not."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message: texts and pictures in order."""
+    """One message: texts and images in order."""
 
     role: Literal["system", "user", "assistant"]
     parts: tuple[str | SentPicture, ...]
@@ -70,9 +70,9 @@ class Message:
 
 @dataclass(frozen=True)
 class Request:
-    """A chat request. version: of the prompt that it was made with, so that another version is another request.
+    """A chat request. version: version of the prompt; another version is another request.
 
-    options: further fields of the protocol, such as ("top_p", 0.9).
+    options: more fields of the protocol, such as ("top_p", 0.9).
     """
 
     messages: tuple[Message, ...]
@@ -82,7 +82,7 @@ class Request:
     options: tuple[tuple[str, Any], ...] = ()
 
     def key(self, model: str) -> str:
-        """The digest of everything that decides the answer. Reads the image files."""
+        """Return the digest of everything that determines the answer. Reads the image files."""
         messages = [[m.role, [p if isinstance(p, str) else p.identity() for p in m.parts]] for m in self.messages]
         values = {"messages": messages, "temperature": self.temperature, "max_tokens": self.max_tokens}
         if self.options:
@@ -90,12 +90,12 @@ class Request:
         return digest_value({"chat": 1, "model": model, "version": self.version, **values})
 
     def input_tokens(self, pixels_per_token: float) -> int:
-        """About how many tokens are sent. Raises `ValueError` for an image that cannot be read."""
+        """Return the approximate number of tokens sent. Raises `ValueError` for an unreadable image."""
         parts = [p for m in self.messages for p in m.parts]
         return sum(text_tokens(p) if isinstance(p, str) else p.tokens(pixels_per_token) for p in parts)
 
     def body(self, model: str) -> dict[str, Any]:
-        """The request as the protocol has it. Raises `ValueError` for an image that does not decode."""
+        """Return the body in the protocol's form. Raises `ValueError` for an image that does not decode."""
         messages = [{"role": m.role, "content": _content(m.parts)} for m in self.messages]
         return {
             "model": model, "messages": messages, "temperature": self.temperature, "max_tokens": self.max_tokens,
@@ -103,11 +103,11 @@ class Request:
         }  # fmt: skip
 
     def send(self, server: Any, body: dict[str, Any]) -> Awaitable[Any]:
-        """Send the body as a chat."""
+        """Send the body as a chat request."""
         return server.chat.completions.with_raw_response.create(**body)
 
     def read(self, reply: Any, estimate: int) -> Answer:
-        """The first choice of the reply."""
+        """Return the first choice of the reply."""
         if not reply.get("choices"):
             raise _Trouble(f"no choices in the answer: {orjson.dumps(reply).decode()[:200]}")
         choice, usage = reply["choices"][0], reply.get("usage") or {}
@@ -132,7 +132,7 @@ def _content(parts: Sequence[str | SentPicture]) -> str | list[dict[str, Any]]:
 
 
 class NoAnswer(Exception):  # noqa: N818 - an outcome of one row
-    """One request has no answer; others may. `reason` is the snake_case word for `Failed`."""
+    """One request has no answer; others are not affected. `reason` is the snake_case word for `Failed`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -140,20 +140,20 @@ class NoAnswer(Exception):  # noqa: N818 - an outcome of one row
 
 
 class BadImage(Exception):  # noqa: N818 - an outcome of one row
-    """An image of the request cannot be read; nothing was sent."""
+    """An image of the request is unreadable; nothing was sent."""
 
 
 class EndpointError(ValueError):
-    """Nothing more can be asked: the sentence says what to mend. What is answered is kept."""
+    """No request can succeed; the message says what to correct. Stored answers are kept."""
 
 
-class _Stopped(Exception):  # noqa: N818 - what waited when the run was stopped
-    """The run stops; its reason is raised by `Client.run`."""
+class _Stopped(Exception):  # noqa: N818 - for requests that wait when the run stops
+    """The run stops; `Client.run` raises the reason."""
 
 
 @dataclass(eq=False)
 class _Trouble(Exception):  # noqa: N818 - handled here
-    """An attempt that may go better next time. lost: an answer was probably written, and paid."""
+    """A failed attempt that may be retried. lost: an answer was probably written and paid."""
 
     detail: str
     wait_s: float | None = None
@@ -162,9 +162,9 @@ class _Trouble(Exception):  # noqa: N818 - handled here
 
 @dataclass
 class Client:
-    """The endpoint of one config with its store of answers. Made by `connected`.
+    """The endpoint of one config with its store of answers. Created by `open_client`.
 
-    asked: requests answered by the endpoint in this run; stored: those that the store answered.
+    asked: requests that the endpoint answered in this run; stored: requests that the store answered.
     """
 
     config: EndpointConfig
@@ -174,7 +174,7 @@ class Client:
     clock: Clock = field(default_factory=Clock)
     asked: int = 0
     stored: int = 0
-    _random: random.Random = field(default_factory=random.Random)  # jitter decides no output
+    _random: random.Random = field(default_factory=random.Random)  # jitter does not affect the output
     _unanswered: int = 0
     _stopped: BaseException | None = None
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
@@ -187,10 +187,10 @@ class Client:
         self._runner = asyncio.Runner()
 
     def run(self, work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """Run coroutines that ask, `concurrency` of them at a time; results in their order.
+        """Run coroutines that send requests, `concurrency` at a time; returns results in order.
 
-        One that asks a second time does so before others begin, so that what goes wrong is seen early.
-        After an error no new request is sent, those in flight are awaited and stored, then it is raised.
+        A second request of a coroutine is sent before other coroutines begin, so that errors show early. After an error
+        no new request is sent. Requests in flight are awaited and stored, then the error is raised.
         """
         return self._runner.run(self._all(work))
 
@@ -200,12 +200,12 @@ class Client:
             self._runner.run(self.openai.close())
 
     def stop(self, error: BaseException) -> None:
-        """Send nothing more; `run` raises the error when what is in flight has come back."""
+        """Send no more requests; `run` raises the error after requests in flight have returned."""
         self._stopped = self._stopped or error
         self._limit.stopped = True
 
     def status(self) -> str:
-        """Counts, rate and money, for a progress bar."""
+        """Return counts, rate and cost, for a progress bar."""
         rate = self.asked / max(1e-9, time.monotonic() - self.started)
         money = f", {self.purse.usd:.2f} USD" if self.config.prices else ""
         return f"{self.asked} answers, {rate:.1f}/s, {self.stored} stored{money}"
@@ -213,7 +213,7 @@ class Client:
     async def _all(self, work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         async def boxed(one: Coroutine[Any, Any, T]) -> tuple[T]:
             async with self._work:
-                return (await one,)  # an error that a coroutine returns is not one that it raises
+                return (await one,)  # distinguish returned errors from raised ones
 
         results = await asyncio.gather(*map(boxed, work), return_exceptions=True)
         if self._stopped:
@@ -223,7 +223,7 @@ class Client:
         return [r[0] for r in results if not isinstance(r, BaseException)]
 
     async def ask(self, request: Asked) -> Answer:
-        """The answer: the stored one, or a new one.
+        """Return the stored answer or a new one.
 
         Raises `NoAnswer` or `BadImage` for this request alone, `EndpointError` or `BudgetReached` to stop the run.
         """
@@ -232,7 +232,7 @@ class Client:
         except OSError as error:
             raise BadImage(str(error)) from error
         lock = self._locks.setdefault(key, asyncio.Lock())
-        async with lock:  # equal rows at the same time are one request
+        async with lock:  # equal requests at the same time are sent once
             if answer := self.store.get(key):
                 self.stored += 1
                 return answer
@@ -277,8 +277,8 @@ class Client:
         self._unanswered += 1
         if self._unanswered >= UNANSWERED_IN_A_ROW:
             raise EndpointError(
-                f"{self._where} gave no answer to {self._unanswered} requests in a row ({trouble.detail}); see "
-                f"whether it runs, then start again: what is answered is kept"
+                f"{self._where} gave no answer to {self._unanswered} requests in a row ({trouble.detail}). Check "
+                f"that it is running, then run again; stored answers are reused"
             )
         raise NoAnswer("no_answer", f"{self.config.attempts} attempts, the last: {trouble.detail}")
 
@@ -287,10 +287,10 @@ class Client:
         if trouble.wait_s is not None:
             if trouble.wait_s > LONGEST_WAIT_S:
                 raise EndpointError(
-                    f"{self._where} asks to wait {trouble.wait_s:.0f} s ({trouble.detail}); run again then: "
-                    f"what is answered is kept"
+                    f"{self._where} asks to wait {trouble.wait_s:.0f} s ({trouble.detail}). Run again after that; "
+                    f"stored answers are reused"
                 )
-            self._limit.hold(trouble.wait_s)  # it asked this client, not this request alone
+            self._limit.hold(trouble.wait_s)  # the pause is for the whole client, not for this request alone
             pause = trouble.wait_s + self._random.uniform(0, 0.5)
         until = self.clock.now() + pause
         while not self._stopped and (left := until - self.clock.now()) > 0:
@@ -309,17 +309,17 @@ class Client:
             self._refuse_status(error)
         except openai.APIConnectionError as error:
             cause = self._redacted(str(error.__cause__ or error))
-            raise _Trouble(f"the connection broke ({cause})") from None
+            raise _Trouble(f"the connection failed ({cause})") from None
         try:
             answer = request.read(orjson.loads(self._redacted(content.decode("utf-8", errors="replace"))), estimate)
-            return replace(answer, text=self._redacted(answer.text))  # again: JSON can escape a key
+            return replace(answer, text=self._redacted(answer.text))  # redact again: JSON can escape a key
         except EndpointError:
             raise
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise _Trouble(f"the answer is not of the protocol ({type(error).__name__})", lost=True) from None
 
     def _refuse_status(self, error: Any) -> NoReturn:
-        """Turn an HTTP status into what follows from it."""
+        """Raise the error that belongs to an HTTP status."""
         status, code = int(error.status_code), getattr(error, "code", None)
         detail = f"status {status}: {self._redacted(error.response.text)[:300]}"
         if code in _FILTERED:
@@ -327,11 +327,11 @@ class Client:
         if (status in _RETRIED or status >= 500) and code != _NO_QUOTA:
             raise _Trouble(detail, retry_after_s(error.response.headers, self.clock.wall())) from None
         if status in _ABOUT_THE_REQUEST and self.store.count(self.config.model):
-            # The model and the form of the requests are right, for others were answered: it is this row's content.
+            # Other requests were answered, so model and form are right; the content of this row is refused.
             raise NoAnswer("bad_request", detail) from None
         raise EndpointError(
-            f"{self._where} refuses model {self.config.model!r} ({detail}); correct the key, the address, the model's "
-            f"name or the settings, and run again: what is answered is kept"
+            f"{self._where} refuses model {self.config.model!r} ({detail}). Correct the key, the address, the model's "
+            f"name or the settings, and run again; stored answers are reused"
         ) from None
 
     @property
@@ -344,13 +344,13 @@ class Client:
 
 @contextmanager
 def connected(config: EndpointConfig, answers: Path, clock: Clock | None = None) -> Iterator[Client]:
-    """A client whose answers are stored in the folder `answers`.
+    """Open a client that stores its answers in the folder `answers`.
 
     Raises `ValueError` when the address, the key or the `openai` package is missing, before anything is written.
     """
     url, key = config.url(), config.key()
     openai = import_package("openai", ASKING)
-    # A proxy of the environment cannot reach a server of this machine.
+    # A proxy cannot reach a server of this machine.
     direct = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     http = openai.DefaultAsyncHttpxClient(trust_env=not direct)
     server = openai.AsyncOpenAI(

@@ -1,4 +1,4 @@
-"""An image as a request carries it: upright, not larger than asked, with its real media type."""
+"""Prepare an image for a request: upright, with limited size, with its real media type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from sicog.data.image_folder import Readable, open_image_source
 from sicog.model.image_files import image_size, load_image
 
-# What every endpoint takes as it is. Anything else, and all that is turned or too large, is sent as JPEG.
+# Formats that every endpoint accepts. Other formats, rotated images and too large ones are sent as JPEG.
 _SENT_AS_IT_IS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _PLAIN_MODES = ("RGB", "L")
 _EXIF_ORIENTATION = 0x0112
@@ -23,45 +23,43 @@ _QUALITY = 92
 
 
 class SentPicture(Protocol):
-    """What a request needs of an image; `Picture` is the one of a file."""
+    """Image of a request; `Picture` is an image file."""
 
     def identity(self) -> dict[str, object]:
-        """What stands for the image in the key of its request. Raises `OSError` when it cannot be read."""
+        """Return the image's part of the request key. Raises `OSError` when the image is unreadable."""
 
     def tokens(self, pixels_per_token: float) -> int:
-        """About how many tokens an endpoint counts for it."""
+        """Return the approximate number of tokens of the image."""
 
     def data_url(self) -> str:
-        """The image as a `data:` URL. Raises `ValueError` when it cannot be read."""
+        """Return the image as a `data:` URL. Raises `ValueError` when it is unreadable."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that is read when its request is sent. max_side: of the longer side, in pixels."""
+    """An image file that is read when its request is sent. max_side: maximum of the longer side, in pixels."""
 
     found: Readable
     max_side: int
 
     def identity(self) -> dict[str, object]:
-        """What stands for the image in the key of its request: the file's content and how it is prepared."""
+        """Return the image's part of the request key: the file's content and the preparation."""
         return {"sha256": hashlib.sha256(self._bytes()).hexdigest(), "max_side": self.max_side}
 
     def size(self) -> tuple[int, int]:
-        """(width, height) as sent, from the file's header. Raises `ValueError` as `load_image` does."""
+        """Return (width, height) as sent, from the file's header. Raises `ValueError` like `load_image`."""
         width, height = image_size(open_image_source(self.found))
         factor = min(1.0, self.max_side / max(width, height))
         return max(1, round(width * factor)), max(1, round(height * factor))
 
     def tokens(self, pixels_per_token: float) -> int:
-        """About how many tokens an endpoint counts for it. Raises `ValueError` as `load_image` does."""
+        """Return the approximate number of tokens of the image. Raises `ValueError` like `load_image`."""
         width, height = self.size()
         return math.ceil(width * height / pixels_per_token)
 
     def data_url(self) -> str:
-        """The image as a `data:` URL. Raises `ValueError` when the file does not decode."""
-        rgb = load_image(
-            open_image_source(self.found)
-        )  # decoded in any case: a damaged file is refused here, not by the endpoint
+        """Return the image as a `data:` URL. Raises `ValueError` when the file does not decode."""
+        rgb = load_image(open_image_source(self.found))  # always decode: refuse a damaged file here
         with Image.open(open_image_source(self.found)) as image:
             upright = image.getexif().get(_EXIF_ORIENTATION, 1) == 1
             still = getattr(image, "n_frames", 1) == 1

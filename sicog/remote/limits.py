@@ -1,4 +1,4 @@
-"""Requests and tokens by the minute: no 60 seconds hold more than the limits. First come, first served."""
+"""Rate limits for requests and tokens over a sliding window of 60 seconds, first come, first served."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WINDOW_S = 60.0
 
 @dataclass(frozen=True)
 class Clock:
-    """Time as the client sees it; tests bring their own. now: monotonic seconds. wall: seconds since 1970."""
+    """Clock of the client; tests use their own. now: monotonic seconds. wall: seconds since 1970."""
 
     now: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
@@ -22,7 +22,7 @@ class Clock:
 
 @dataclass
 class Sent:
-    """A request that was sent. Its tokens are an estimate until the answer says how many there were."""
+    """A sent request. Its tokens are an estimate until the answer gives the real number."""
 
     at: float
     tokens: float
@@ -30,7 +30,7 @@ class Sent:
 
 @dataclass
 class RateLimit:
-    """What was sent in the last 60 seconds, and a pause that the endpoint asked for. stopped: nobody waits any more."""
+    """Requests of the last 60 seconds, and a pause that the endpoint asked for. stopped: end all waiting."""
 
     requests: int | None
     tokens: int | None
@@ -41,20 +41,20 @@ class RateLimit:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def wait(self, tokens: float) -> Sent:
-        """Wait until a request of so many tokens may be sent, and count it as sent.
+        """Wait until a request of this many tokens may be sent, and count it as sent.
 
-        A request that alone has more tokens than the limit is sent when nothing else is in the window.
+        A request larger than the limit is sent when the window is empty.
         """
         async with self._turn:
             while not self.stopped and (pause := self._pause(tokens)) > 0:
-                await self.clock.sleep(min(pause, 1.0))  # not at once, so that a run that stops does not wait for it
+                await self.clock.sleep(min(pause, 1.0))  # sleep in short steps, so that a stopped run does not wait
             sent = Sent(self.clock.now(), tokens)
-            if self.requests is not None or self.tokens is not None:  # else the window may hold any number, for nothing
+            if self.requests is not None or self.tokens is not None:  # without a limit the window need not be kept
                 self._sent.append(sent)
             return sent
 
     def hold(self, seconds: float) -> None:
-        """Let nobody send for so long: the endpoint asked for it."""
+        """Stop sending for this many seconds, because the endpoint asked for it."""
         self._paused_until = max(self._paused_until, self.clock.now() + seconds)
 
     def _pause(self, tokens: float) -> float:
@@ -69,7 +69,7 @@ class RateLimit:
         return free_at - now
 
     def _tokens_free_at(self, room: float) -> float:
-        """When what is left in the window is at most `room`: the oldest leave first."""
+        """Return the time when the window has at most `room` tokens; the oldest requests leave first."""
         left, free_at = sum(s.tokens for s in self._sent), 0.0
         for sent in self._sent:
             if left <= room:

@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt: what the endpoint asks for, else back-off with jitter."""
+"""Waiting time before the next attempt: the endpoint's `Retry-After`, else back-off with jitter."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ FIRST_S, LONGEST_S = 1.0, 60.0
 
 
 def back_off_s(attempt: int, rng: random.Random) -> float:
-    """Seconds after attempt 1, 2, ...: doubled each time, at most a minute, less up to a half by chance.
+    """Return the seconds to wait after attempt 1, 2, ...: doubled each time, at most a minute, with jitter.
 
-    The chance keeps requests that failed together from coming back together.
+    The jitter removes up to one half, so that requests that failed together do not retry together.
     """
     return min(LONGEST_S, FIRST_S * 2 ** (attempt - 1)) * rng.uniform(0.5, 1.0)
 
 
 def retry_after_s(headers: Mapping[str, str], wall: float) -> float | None:
-    """Seconds that a `Retry-After` header asks for, a number or an HTTP date; None without one that can be read."""
+    """Return the seconds of a `Retry-After` header (a number or an HTTP date); None if missing or unreadable."""
     value = headers.get("retry-after")
     if value is None:
         return None

@@ -1,6 +1,6 @@
-"""Answers on disk, by the content of their request: what was answered once is never asked, or paid, again.
+"""Cache of answers on disk, by the content of their request, so that no request is paid twice.
 
-One SQLite file in a folder of its own. A process that is killed at any moment loses no stored answer.
+One SQLite file in its own folder. A process killed at any moment loses no stored answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sicog.stages.storage import locked
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote. `refusal`: the endpoint itself marked it as one (or as filtered)."""
+    """An answer of a model. `refusal`: the endpoint marked it as refused or filtered."""
 
     text: str
     finish_reason: str
@@ -33,58 +33,58 @@ create table if not exists lost (model text, input_tokens integer, output_tokens
 
 
 class AnswerStore:
-    """The answers of one folder. One process at a time, so that a budget is counted once."""
+    """The answers of one folder. Only one process may use it, so that the budget is counted once."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
 
     def get(self, key: str) -> Answer | None:
-        """The stored answer to this request."""
+        """Return the stored answer to this request, or None."""
         columns = "text, finish_reason, refusal, input_tokens, output_tokens"
         row = self._db.execute(f"select {columns} from answers where key = ?", (key,)).fetchone()
         return Answer(row[0], row[1], bool(row[2]), row[3], row[4]) if row else None
 
     def put(self, key: str, model: str, answer: Answer, estimated_input: int) -> None:
-        """Store an answer; it is there whatever happens to this process afterwards."""
+        """Store an answer durably; it survives a crash of this process."""
         values = (answer.text, answer.finish_reason, answer.refusal, answer.input_tokens, answer.output_tokens)
         row = (key, model, *values, estimated_input)
         with self._db:
             self._db.execute("insert or replace into answers values (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def put_lost(self, model: str, input_tokens: int, output_tokens: int) -> None:
-        """Count an answer that was probably paid and never arrived."""
+        """Count an answer that was probably paid but never arrived."""
         with self._db:
             self._db.execute("insert into lost values (?, ?, ?)", (model, input_tokens, output_tokens))
 
     def spent(self, model: str) -> tuple[int, int]:
-        """(input tokens, output tokens) of all answers of this model, those lost on the way included."""
+        """Return (input tokens, output tokens) of all answers of this model, including lost ones."""
         both = "select model, input_tokens i, output_tokens o from answers union all select * from lost"
         row = self._db.execute(f"select sum(i), sum(o) from ({both}) where model = ?", (model,)).fetchone()
         return row[0] or 0, row[1] or 0
 
     def underestimate(self, model: str) -> float:
-        """The largest share of input tokens over their estimate, at least 1."""
+        """Return the largest ratio of input tokens to their estimate, at least 1."""
         query = "select max(1.0 * input_tokens / max(1, estimated_input)) from answers where model = ?"
         return max(1.0, self._db.execute(query, (model,)).fetchone()[0] or 1.0)
 
     def mean_output(self, model: str) -> float | None:
-        """The mean output tokens of an answer; None without any."""
+        """Return the mean output tokens of an answer; None without answers."""
         found = self._db.execute("select avg(output_tokens) from answers where model = ?", (model,)).fetchone()[0]
         return None if found is None else float(found)
 
     def count(self, model: str) -> int:
-        """How many answers of this model are stored."""
+        """Return the number of stored answers of this model."""
         return int(self._db.execute("select count(*) from answers where model = ?", (model,)).fetchone()[0])
 
 
 @contextmanager
 def open_store(folder: Path) -> Iterator[AnswerStore]:
-    """Open (and create) the store of a folder. Raises `ValueError` when another process has it, or it is no store."""
+    """Open (and create) the store of a folder. Raises `ValueError` if another process uses it, or it is not a store."""
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", folder):
         connection = sqlite3.connect(folder / "answers.sqlite")
         try:
-            # With one process alone there is no shared memory to map, so this works on network disks too.
+            # An exclusive lock needs no shared memory, so this works on network disks too.
             connection.execute("pragma locking_mode = exclusive")
             connection.execute("pragma journal_mode = wal")
             connection.execute("pragma synchronous = normal")
@@ -92,8 +92,8 @@ def open_store(folder: Path) -> Iterator[AnswerStore]:
             yield AnswerStore(connection)
         except sqlite3.DatabaseError as error:
             raise ValueError(
-                f"{folder / 'answers.sqlite'} cannot be used ({error}); free some space if the disk is full, "
-                f"else choose another folder for the answers"
+                f"{folder / 'answers.sqlite'} cannot be used ({error}). Free some space if the disk is full, "
+                f"else set another folder for the answers"
             ) from error
         finally:
             connection.close()

@@ -1,4 +1,4 @@
-"""The table of `sicog results`: benchmarks of several checkpoints, with intervals and paired differences."""
+"""Read the table of `sicog results`: benchmarks of several checkpoints, with intervals and paired differences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sicog.stages.storage import read_json
 
 
 def is_table(path: Path) -> bool:
-    """Whether a results.json is that of `sicog results`; the report's own has the same name."""
+    """Return whether a results.json was written by `sicog results`; the report's own file has the same name."""
     if not path.is_file():
         return False
     found = read_json(path)
@@ -17,9 +17,11 @@ def is_table(path: Path) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Models, the baseline first, a line for each benchmark, and the notes. Raises `ValueError` for another file."""
+    """Return models (baseline first), one line per benchmark, and notes. Raises `ValueError` for another file."""
     if not is_table(path):
-        raise ValueError(f"benchmarks: {path} is not of `sicog results`; name the folder that it wrote")
+        raise ValueError(
+            f"benchmarks: {path} was not written by `sicog results`. Give the output folder of `sicog results`"
+        )
     table = read_json(path)
     names = [name for row in table["benchmarks"] for name in row["models"]]
     models = list(dict.fromkeys([table["baseline"], *names]))

@@ -1,7 +1,7 @@
-"""The rows of the page's browser: a sample for the page itself, all rows as script files beside it.
+"""Rows for the page's browser: a sample inside the page, all rows as script files next to it.
 
-A page that is opened from a disk may not fetch, but it may add script tags. `rows/index.js` holds a few columns of all
-rows, `rows/00000.js` and so on the texts of `ROWS_PER_FILE` rows each, which the page loads when they are looked at.
+A page opened from disk may not fetch, but it may add script tags. `rows/index.js` has a few columns of all rows.
+`rows/00000.js` and so on have the texts of `ROWS_PER_FILE` rows each; the page loads them on demand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_CODE = 255  # a column of codes has no value here
 
 
 class Columns:
-    """The facts of rows in columns: texts by their place in a list of names, numbers as raw little-endian arrays."""
+    """Facts of rows in columns: texts as indices into a list of names, numbers as raw little-endian arrays."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -36,11 +36,11 @@ class Columns:
         self._words, self._k, self._truest = array("H"), bytearray(), bytearray()
 
     def add(self, facts: Facts) -> None:
-        """One row more."""
+        """Add one row."""
         self.ids.append(facts.id)
         for column, names in self._names.items():
             name = getattr(facts, column)
-            # Past 254 names of a column, all others share the last one: a filter by it would be of no use anyway.
+            # After 254 names of a column, all other names share the last one.
             code = _NO_CODE if name is None else names.setdefault(name, min(len(names), _NO_CODE - 1))
             self._codes[column].append(code)
         self._value.append(facts.value)
@@ -51,10 +51,10 @@ class Columns:
         self._truest.append(_NO_CODE if facts.truest is None else int(facts.truest))
 
     def to_json(self) -> dict[str, Any]:
-        """What page.js reads: names, ids, and each column in base64."""
+        """Return the input of page.js: names, ids, and each column in base64."""
         columns: dict[str, bytes | bytearray] = {**self._codes, "k": self._k, "truest": self._truest}
         columns |= {"value": self._value.tobytes(), "truth": self._truth.tobytes(), "words": self._words.tobytes()}
-        if not all(map(math.isnan, self._support)):  # of no use to rows without claims
+        if not all(map(math.isnan, self._support)):  # useless for rows without claims
             columns["support"] = self._support.tobytes()
         names: dict[str, list[str]] = {}
         for column, codes in self._names.items():
@@ -64,7 +64,7 @@ class Columns:
 
 
 class Browser:
-    """Takes rows one by one, writes their texts as it goes, and draws the sample, by the seed.
+    """Collects rows one by one, writes their texts, and takes a random sample by the seed.
 
     With `size` 0 nothing is kept or written.
     """
@@ -77,7 +77,7 @@ class Browser:
         self.files: list[Path] = []
 
     def add(self, facts: Facts, text: Text) -> None:
-        """One row more; a full file is written."""
+        """Add one row; write the file when it is full."""
         if not self._size:
             return
         number = len(self._columns.ids)
@@ -85,7 +85,7 @@ class Browser:
         self._waiting.append(text)
         if len(self._waiting) == ROWS_PER_FILE:
             self._write_texts()
-        # The smallest hashes of each pile are a random sample of it; three times as many, as an image is shown once.
+        # The smallest hashes of each group are a random sample; keep three times as many, an image is shown once.
         pile = self._piles.setdefault((facts.set, facts.state), [])
         drawn = int(digest_value([self._seed, "example", facts.set, facts.id])[:12], 16)
         entry = (-drawn, number, facts, text)
@@ -95,7 +95,7 @@ class Browser:
             heapq.heapreplace(pile, entry)
 
     def finish(self) -> int:
-        """Write what is left and the index of all rows; returns their number."""
+        """Write the remaining rows and the index of all rows; returns their number."""
         if self._waiting:
             self._write_texts()
         rows = len(self._columns.ids)
@@ -104,7 +104,7 @@ class Browser:
         return rows
 
     def sample(self) -> Sample:
-        """Rows in turn from each set's kept and dropped ones, no image twice, with their places among all rows."""
+        """Return kept and dropped rows of each set in turn, no image twice, with their places among all rows."""
         picked: Sample = []
         images: set[str] = set()
         for turn in zip_longest(*(sorted(pile, key=lambda e: (-e[0], e[1])) for pile in self._piles.values())):
@@ -126,7 +126,7 @@ class Browser:
 
 
 def sample_columns(sample: Sample) -> dict[str, Any]:
-    """The columns of the sample alone, for a page whose other files are not beside it."""
+    """Return the columns of the sample alone, for a page without its other files."""
     columns = Columns()
     for _, facts, _ in sample:
         columns.add(facts)

@@ -1,4 +1,4 @@
-"""Records to what the page's browser shows of a row: its texts, and the few facts that rows are filtered by."""
+"""Convert records for the page's browser: texts to show, and facts to filter by."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ Text = dict[str, Any]
 
 
 class UnknownRowsError(ValueError):
-    """A dataset of rows that a page cannot show."""
+    """The page cannot show rows of this dataset."""
 
 
 class Facts(NamedTuple):
-    """What a row is found by. `value`: nan where there is none; `words`: of the chosen text, of sampled rows
-    the longest; `truest`: None unknown; `support`: of the least supported claim of the chosen text, nan without any."""
+    """Facts to filter a row by.
+
+    `value`: nan for none. `words`: of the chosen text, of sampled rows the longest text. `truest`: None if unknown.
+    `support`: lowest support of a claim of the chosen text, nan without claims.
+    """
 
     id: str
     set: str
@@ -43,7 +46,7 @@ class Facts(NamedTuple):
 def of_scored(
     name: str, row: ScoredSet, marks: SetMarks, detail: str, by: str, truth: Truth | None
 ) -> tuple[Facts, Text]:
-    """A scored set with what was selected of it. `by`: what the threshold cuts."""
+    """Convert a scored set and its selection. `by`: the value that the threshold applies to."""
     chosen = row.candidates[marks.picked] if marks.picked is not None else None
     text = _question(name, row.query.task, row.id, row.query.images, row.query.question)
     text |= {"chosen": marks.picked, "state": marks.state, "encoder": row.encoder}
@@ -67,7 +70,7 @@ def of_scored(
 
 
 def of_sampled(name: str, row: CandidateSet) -> tuple[Facts, Text]:
-    """A candidate set that nobody scored yet: of its candidates none stands for the row."""
+    """Convert a candidate set without scores; no candidate is chosen."""
     text = _question(name, row.query.task, row.id, row.query.images, row.query.question)
     text["candidates"] = [_candidate(c) for c in row.candidates]
     image = row.query.images[0] if row.query.images else None
@@ -76,7 +79,7 @@ def of_sampled(name: str, row: CandidateSet) -> tuple[Facts, Text]:
 
 
 def of_example(name: str, row: Example) -> tuple[Facts, Text]:
-    """A row to train on, with all its turns."""
+    """Convert a training row, with all its turns."""
     text = _question(name, row.source, row.id, row.images, "")
     text["turns"] = [[turn.role, turn.text] for turn in row.turns]
     if row.extra:
@@ -99,7 +102,7 @@ def _weakest(supports: Sequence[float | None]) -> float:
 
 
 def of_pair(name: str, row: PreferencePair) -> tuple[Facts, Text]:
-    """A preference pair: the chosen answer and the rejected one as two candidates."""
+    """Convert a preference pair: chosen and rejected answer as two candidates."""
     text = _question(name, "", row.id, row.images, row.prompt[-1].text if row.prompt else "")
     marks = (("chosen", row.chosen, row.chosen_score), ("rejected", row.rejected, row.rejected_score))
     text["candidates"] = [{"style": n, "text": t} | ({} if s is None else {"score": s}) for n, t, s in marks]
@@ -110,9 +113,9 @@ def of_pair(name: str, row: PreferencePair) -> tuple[Facts, Text]:
 
 
 def read(name: str, folder: Path) -> Iterator[tuple[Facts, Text]]:
-    """The rows of any dataset folder of ours but a scored one, whose kind its first row tells.
+    """Yield the rows of any dataset folder except a scored one; the first row determines the kind.
 
-    Raises `ValueError` for a folder of something else.
+    Raises `ValueError` for other folders.
     """
     kind = kind_of(folder)
     if kind == "sampled":
@@ -122,11 +125,11 @@ def read(name: str, folder: Path) -> Iterator[tuple[Facts, Text]]:
     elif kind == "pairs":
         yield from (of_pair(name, row) for row in read_records(folder, PreferencePair))
     elif kind is not None:
-        raise ValueError(f"rows.{name}: {folder} holds scored sets; give it as captions.scored or reasoning.scored")
+        raise ValueError(f"rows.{name}: {folder} has scored sets. Give it as captions.scored or reasoning.scored")
 
 
 def kind_of(folder: Path) -> str | None:
-    """scored, sampled, pairs or examples; None for an empty folder. Raises `ValueError` for rows of another kind."""
+    """Return scored, sampled, pairs or examples; None for an empty folder. Raises `ValueError` for other rows."""
     for shard in shards(folder):
         with shard.open("rb") as file:
             line = file.readline()
@@ -141,7 +144,7 @@ def kind_of(folder: Path) -> str | None:
         if kind := next((kind for kind, needed in known.items() if needed <= keys), None):
             return kind
         raise UnknownRowsError(
-            f"{shard} holds rows that a page cannot show; give candidates, scored sets, examples or pairs"
+            f"{shard} has rows that the report cannot show. Give candidates, scored sets, examples or pairs"
         )
     return None
 
@@ -174,7 +177,7 @@ def _scored(scored: ScoredCandidate, row: ScoredSet, truth: Truth | None) -> Tex
 
 
 def _claims(scored: ScoredCandidate) -> list[list[Any]]:
-    """[start, end, support, seen] of each claim, in the text that is shown: what was compared, else the whole one."""
+    """Return [start, end, support, seen] of each claim, in the shown text: the compared part, else the whole text."""
     text = scored.candidate.text
     shown = scored.compared if scored.compared is not None else text
     offset = max(0, text.rfind(shown))

@@ -1,4 +1,4 @@
-"""What curation did with the candidate sets of one task: scores, threshold, and what self-consistency is worth."""
+"""Statistics of one task's curation: scores, threshold, and the gain of self-consistency."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from sicog.statistics.intervals import Interval, mean_interval, paired_differenc
 
 SWEEP_CURVE, SWEEP_ROWS = 160, 12  # points of the plot, lines of the table
 METHODS: dict[By, str] = {"score": "embeddings", "vote": "vote"}
-KEPT, DROPPED, OPEN = "kept", "dropped", "open"  # open: nothing has been selected yet
-FEWEST = 3  # candidates that could be compared: `select` drops rows with fewer, unless its config says otherwise
+KEPT, DROPPED, OPEN = "kept", "dropped", "open"  # open: not selected yet
+FEWEST = 3  # minimum number of comparable candidates, the default of `select`
 _ROWS = 256  # judged at once
 
 
@@ -36,22 +36,21 @@ class CuratedConfig(Config):
     """The folders of one task."""
 
     scored: Path
-    """What `score` wrote."""
+    """Output folder of `score`."""
     selected: Path | None = None
-    """What `select` kept of it."""
+    """Output folder of `select`."""
     threshold_file: Path | None = None
-    """The sweep's file, if there was a sweep."""
+    """Output file of the sweep, if there was one."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetMarks:
-    """One scored set, without its texts. `value` and `truth`: of the candidate chosen by each method.
+    """One scored set without its texts. `value` and `truth`: of the candidate chosen by each method.
 
-    state: kept, dropped or open; `reason` says why it was dropped, of an open one why `select` would drop it whatever
-    the threshold.
-    picked: the place of the chosen candidate (of a dropped row, of the one that would have been), None without one.
-    random: the mean truth over all candidates that may be chosen; truest: the highest; chance: the share of them that
-    are as true as that. All are nan without ground truth.
+    state: kept, dropped or open. reason: of the drop; for an open row, why `select` would drop it at any threshold.
+    picked: place of the chosen candidate (for a dropped row, the one that would be chosen), None without one.
+    random: mean truth over all eligible candidates; truest: the highest truth; chance: share of candidates with
+    the highest truth. All are nan without ground truth.
     """
 
     id: str
@@ -68,7 +67,7 @@ class SetMarks:
 
     @property
     def kept(self) -> bool:
-        """Whether `select` kept the row."""
+        """Return whether `select` kept the row."""
         return self.state == KEPT
 
 
@@ -82,7 +81,7 @@ class Curated:
     config: CuratedConfig
     rule: Rule
     sets: tuple[SetMarks, ...]
-    unrankable: Mapping[str, int]  # sets in which no candidate may be chosen, by the reason of their drop
+    unrankable: Mapping[str, int]  # sets without an eligible candidate, by drop reason
     has_truth: bool
 
     @property
@@ -92,16 +91,16 @@ class Curated:
 
     @property
     def methods(self) -> list[By]:
-        """How candidates can be ranked here, the one that `select` used first."""
+        """Return the possible ranking methods, the method of `select` first."""
         known = [m for m in METHODS if all(m in s.value for s in self.sets)]
         return sorted(known, key=lambda m: m != self.rule.by)
 
 
 @dataclass(frozen=True)
 class Selected:
-    """What `select` made of the rows: which candidate of the kept ones, reason and detail of the others.
+    """Result of `select`: the chosen candidate of kept rows, reason and detail of dropped rows.
 
-    A candidate is known by its style, index, seed and checkpoint: in pooled rounds no fewer of them tell one.
+    A candidate is identified by style, index, seed and checkpoint; pooled rounds need all four.
     """
 
     chosen: Mapping[str, tuple[Any, ...]]
@@ -109,12 +108,12 @@ class Selected:
 
     @classmethod
     def read(cls, folder: Path) -> Selected:
-        """Read the kept and the dropped rows; their texts are not kept in memory."""
+        """Read the kept and the dropped rows without keeping their texts in memory."""
         kept = read_records(folder, Example)
         names = ("style", "index", "seed", "checkpoint")
         chosen = {
             e.id: tuple(map(e.extra.get, names)) for e in kept if "of" not in e.extra
-        }  # a second row has the first's
+        }  # a second row has the id of the first
         lines = read_lines(folder / "dropped.jsonl")
         return cls(chosen, {d["id"]: (d["reason"], d.get("detail") or "") for d in lines})
 
@@ -124,7 +123,7 @@ def read_curated(
 ) -> Curated:
     """Read scored and selected rows once; texts are not kept in memory.
 
-    take: called with each row, its marks, the detail of its drop, and what the threshold cuts.
+    take: called with each row, its statistics, the detail of its drop, and the value that the threshold applies to.
     """
     rule, selected = _read_rule(config), Selected.read(config.selected) if config.selected else None
     sets, unrankable, unknown = [], Counter[str](), set(selected.chosen if selected else ())
@@ -143,14 +142,14 @@ def read_curated(
                 take(row, marks, selected.drops.get(row.id, ("", ""))[1] if selected else "", rule.by)
     if unknown:
         raise ValueError(
-            f"{config.selected} keeps row {min(unknown)!r}, which {config.scored} does not hold; "
-            f"give the scored folder that was the input of `select`"
+            f"{config.selected} keeps row {min(unknown)!r}, which is not in {config.scored}. "
+            f"Give the scored folder that was the input of `select`"
         )
     return Curated(config, rule, tuple(sets), unrankable, truth is not None)
 
 
 def _read_rule(config: CuratedConfig) -> Rule:
-    """The rule as `select` wrote it down; a threshold from a file is read there. Before it, its defaults."""
+    """Return the recorded rule of `select`, with a threshold from its file; without a selection, the defaults."""
     if not config.selected:
         return Rule(_ranked_by(config.scored), None, None, FEWEST)
     used = read_json(config.selected / RUN).get("config", {})
@@ -164,7 +163,7 @@ def _read_rule(config: CuratedConfig) -> Rule:
 
 
 def _ranked_by(scored: Path) -> By:
-    """`score`, unless the answers of this folder were only counted."""
+    """Return `score`, or `vote` when the folder has only votes."""
     source = FolderSource(scored, ScoredSet, step="report")
     for row in source.read(0, len(source)):
         for candidate in row.candidates if isinstance(row, ScoredSet) else ():
@@ -255,7 +254,7 @@ def _of_row(
 
 
 def summary(task: Curated, seed: int) -> dict[str, Any]:
-    """The numbers of one task: how many were kept, what each threshold keeps, and what selection is worth."""
+    """Return the numbers of one task: kept rows, rows kept by each threshold, and the gain of selection."""
     return {
         "by": task.rule.by,
         "method": METHODS[task.rule.by],
@@ -270,7 +269,7 @@ def summary(task: Curated, seed: int) -> dict[str, Any]:
 
 
 def _cuts(task: Curated) -> dict[str, Any] | None:
-    """What each threshold would keep, and the rows that no threshold brings back, by reason."""
+    """Return the rows that each threshold keeps, and rows dropped at any threshold, by reason."""
     movable, fixed = [], Counter(task.unrankable)
     for s in task.sets:
         value = s.value[task.rule.by]
@@ -285,7 +284,7 @@ def _cuts(task: Curated) -> dict[str, Any] | None:
 
 
 def sweep(path: Path) -> dict[str, Any] | None:
-    """The sweep's cuts, thinned for a plot, and further for a table with the cut it chose; None without a table."""
+    """Return the sweep's cuts, thinned for a plot and for a table that contains the chosen cut; None without cuts."""
     found = read_json(path)
     cuts = found.get("table") if isinstance(found, dict) else None
     if not cuts:
@@ -305,10 +304,10 @@ def _thinned(total: int, wanted: int) -> list[int]:
 
 
 def worth(task: Curated, method: By, seed: int) -> dict[str, Any]:
-    """How true the selected candidate is beside a random and the truest one, and kept rows beside dropped ones.
+    """Return the truth of the selected, a random and the truest candidate, and of kept and dropped rows.
 
-    For the method that `select` did not use, the rows with the highest values count as kept, as many as it kept, and
-    the seed decides among equal ones.
+    For a method that `select` did not use, the rows with the highest values count as kept, in the same number; the seed
+    breaks ties.
     """
     selected_by = task.rule.by if task.config.selected else None
     sets, used = task.sets, method == selected_by
@@ -325,7 +324,7 @@ def worth(task: Curated, method: By, seed: int) -> dict[str, Any]:
         "kept": _mean_where(task, method, kept, True),
         "dropped": _mean_where(task, method, kept, False),
     }
-    differ = [s for s in sets if s.chance < 1]  # only there is anything to choose
+    differ = [s for s in sets if s.chance < 1]  # only these rows have a choice
     images = [s.image for s in differ]
     figures["is_truest_where_they_differ"] = mean_interval([float(s.truth[method] == s.truest) for s in differ], images)
     figures["is_truest_by_chance_where_they_differ"] = mean_interval([s.chance for s in differ], images)
@@ -343,7 +342,7 @@ def _kept_ids(task: Curated, method: str, seed: int) -> set[str]:
 
 
 def _known(value: float) -> float:
-    """What cannot be known ranks below all else."""
+    """Rank unknown values below all others."""
     return -2.0 if math.isnan(value) else value
 
 

@@ -1,4 +1,4 @@
-"""What every threshold would keep: exact totals over all rows at evenly spaced cuts, for a threshold that is moved."""
+"""Exact totals over all rows at evenly spaced thresholds, for the page's threshold slider."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-WANTED = 240  # cuts; each is a place where the threshold can stand
+WANTED = 240  # number of cuts, the positions of the slider
 
 
 class Row(NamedTuple):
-    """A row that a threshold keeps or drops: the style, value and, where known, truth of its chosen candidate."""
+    """A row that a threshold keeps or drops: style, value and (if known) truth of its chosen candidate."""
 
     style: str
     value: float
@@ -20,10 +20,10 @@ class Row(NamedTuple):
 
 
 def totals(rows: Sequence[Row], threshold: float | None) -> dict[str, Any] | None:
-    """Rows, summed values and summed truth between each cut and the next, by style; None without rows.
+    """Return rows, summed values and summed truth between each cut and the next, by style; None without rows.
 
     A threshold at `cuts[i]` keeps exactly the rows from place i on. `at`: the place of the threshold in use, which is
-    a cut itself; without one, the place that keeps the upper half.
+    one of the cuts; without one, the place that keeps the upper half.
     """
     if not rows:
         return None
@@ -47,7 +47,7 @@ def totals(rows: Sequence[Row], threshold: float | None) -> dict[str, Any] | Non
 
 
 def _edges(low: float, high: float, threshold: float | None) -> np.ndarray:
-    """Multiples of a round step from the lowest value's to one above the highest, and the threshold among them."""
+    """Return multiples of a round step from below the lowest value to above the highest, plus the threshold."""
     step = round_step((high - low) / WANTED)
     first, last = math.floor(low / step + 1e-9), math.floor(high / step + 1e-9) + 1
     edges = {round(i * step, 9) for i in range(first, last + 1)}
@@ -57,7 +57,7 @@ def _edges(low: float, high: float, threshold: float | None) -> np.ndarray:
 
 
 def round_step(rough: float) -> float:
-    """1, 2 or 5 times a power of ten, at least `rough`; 0.01 where all values are one."""
+    """Return 1, 2 or 5 times a power of ten, at least `rough`; 0.01 if all values are equal."""
     if rough <= 1e-9:
         return 0.01
     power = 10.0 ** math.floor(math.log10(rough))

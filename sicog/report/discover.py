@@ -1,4 +1,4 @@
-"""`sicog report DIR`: what a folder holds, a run or one step of it, finished or not, and the report of that."""
+"""`sicog report DIR`: find out what a folder contains (a run or one step, finished or not), and report it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from sicog.stages.provenance import RUN
 from sicog.stages.storage import MANIFEST, read_json
 
 REPORT, SO_FAR = "report", "report-so-far"
-_DEPTH = 2  # folders below the one that was named in which steps are looked for
+_DEPTH = 2  # depth of the search for step folders
 
 
 def report_run(folder: Path, out_dir: Path | None = None) -> Path:
-    """The report of a recipe's run folder, of an unfinished one in `report-so-far`; or of a step's folder, made anew.
+    """Write the report of a run folder (of an unfinished run in `report-so-far`), or of a step's folder.
 
-    out_dir: where the page is written, instead of within the folder. Raises `ValueError` for a folder that holds
-    nothing to show.
+    out_dir: output folder; by default it is inside the folder. Raises `ValueError` for a folder with nothing to show.
     """
     from sicog.runs.states import PLAN, read_plan
 
@@ -41,7 +40,7 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
     if (config.out_dir / MANIFEST).is_file() and not stale and not out_dir:
         try:
             return report(config)
-        except ValueError as error:  # the recipe was changed, and the report not made again
+        except ValueError as error:  # the recipe has changed since the report was made
             why = f"its report no longer fits: {error}"
     if stale or not out_dir:
         stderr_console().print(f"{escape(f'{folder}: {why}; what there is')}:", highlight=False, soft_wrap=True)
@@ -50,7 +49,7 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
 
 
 def _from_here(config: ReportConfig, folder: Path) -> ReportConfig:
-    """The config of a run as its folder lies now: it may have been moved, or started from another folder than this."""
+    """Return the config with paths that match the run's current folder; the run may have been moved."""
     from sicog.runs.states import lies_now
 
     then = config.steps_dir
@@ -66,7 +65,7 @@ def _from_here(config: ReportConfig, folder: Path) -> ReportConfig:
 
 
 def _made_anew(config: ReportConfig) -> Path:
-    """A report in place of an earlier one; a folder of anything else is left as it is, and refused."""
+    """Write a report over an earlier one; refuse any other folder."""
     made = config.out_dir / RUN
     if made.is_file() and read_json(made).get("step") == "report":
         shutil.rmtree(config.out_dir)
@@ -74,7 +73,7 @@ def _made_anew(config: ReportConfig) -> Path:
 
 
 def _stale(run_dir: Path, names: Sequence[str]) -> Sequence[str]:
-    """The first step that was started and not finished, and all behind it: their folders are of an earlier run."""
+    """Return the first unfinished step and all steps after it; their folders belong to an earlier run."""
     for place, name in enumerate(names):
         state = run_dir / STATES / f"{name}.json"
         if state.is_file() and read_json(state)["state"] != "done":
@@ -83,7 +82,7 @@ def _stale(run_dir: Path, names: Sequence[str]) -> Sequence[str]:
 
 
 def _so_far(config: ReportConfig, stale: Sequence[Path]) -> ReportConfig:
-    """The config without what has not been written yet, or not yet again."""
+    """Return the config without outputs that are missing or stale."""
 
     def there(path: Path) -> bool:
         return path.exists() and not any(folder == path or folder in path.parents for folder in stale)
@@ -116,14 +115,14 @@ def _so_far(config: ReportConfig, stale: Sequence[Path]) -> ReportConfig:
 
 
 def _found(folder: Path, out_dir: Path) -> ReportConfig:
-    """The report of a step's folder, or of all steps in the folders of a run that no recipe made."""
+    """Return the report config of a step's folder, or of all step folders of a run without a recipe."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; name a run's folder, or that of one of its steps")
+        raise ValueError(f"{folder} is not a folder. Give the folder of a run or of one of its steps")
     steps, table = list(_step_folders(folder, _DEPTH)), _table(folder)
     if not steps and not table:
         raise ValueError(
-            f"{folder} holds nothing to show: no {RUN} or {MANIFEST} of a step, and no {run_facts.METRICS} of a "
-            f"training; name a run's folder, or that of one of its steps"
+            f"{folder} has nothing to show: {RUN} or {MANIFEST} of a step and {run_facts.METRICS} of a training are "
+            f"missing. Give the folder of a run or of one of its steps"
         )
     alone = steps == [folder]
     root = folder.parent if alone else folder
@@ -150,12 +149,12 @@ def _found(folder: Path, out_dir: Path) -> ReportConfig:
     }
     if not any(values[part] for part in ("funnel", "training", "benchmarks", "evaluations", "sets", "rows")):
         why = "no rows, losses or figures that a page could show" if data else "nothing to show yet: it is not finished"
-        raise ValueError(f"{folder} holds {why}; of benchmarks, `sicog results` makes a table")
+        raise ValueError(f"{folder} has {why}. For a table of benchmarks use `sicog results`")
     return ReportConfig.model_validate(values)
 
 
 def _evaluation(step: Path) -> dict[str, Path]:
-    """The evaluation by ground truth that a folder is, by the name of its model."""
+    """Return the folder by its model's name if it is an evaluation with ground truth."""
     figures = step / "metrics.json"
     found = read_json(figures) if figures.is_file() else None
     name = found.get("name") if isinstance(found, dict) and {"questions", "captions"} & found.keys() else None
@@ -163,12 +162,12 @@ def _evaluation(step: Path) -> dict[str, Path]:
 
 
 def _table(folder: Path) -> Path | None:
-    """The folder of `sicog results` that this is or that lies in it."""
+    """Return this folder or its sub-folder that `sicog results` wrote."""
     return next((at for at in (folder, *sorted(folder.glob("*/"))) if benchmark_table.is_table(at / RESULTS)), None)
 
 
 def _step_folders(folder: Path, depth: int) -> Iterator[Path]:
-    """The folder itself if a step wrote it, else those below it that steps wrote; reports and hidden ones left out."""
+    """Yield the folder if a step wrote it, else step folders below it, except reports and hidden folders."""
     if any((folder / name).is_file() for name in (RUN, MANIFEST, run_facts.METRICS)):
         if not (folder / RUN).is_file() or read_json(folder / RUN).get("step") != "report":
             yield folder
@@ -178,15 +177,15 @@ def _step_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _records(data: Sequence[Path], names: dict[Path, str]) -> tuple[dict[str, dict[str, Path]], dict[str, Path]]:
-    """Scored folders with what was selected of them, and the other folders whose rows can be looked at.
+    """Return scored folders with their selections, and other folders with rows to show.
 
-    Rows that a scored folder shows are not shown again as they were before and after.
+    Rows of a scored folder are not shown again as samples or examples.
     """
     kinds: dict[Path, str | None] = {}
     for step in data:
         try:
             kinds[step] = browser_rows.kind_of(step) if any(step.glob("shard-*.jsonl")) else None
-        except browser_rows.UnknownRowsError:  # of a teacher, say, beside what was made of them
+        except browser_rows.UnknownRowsError:  # for example a teacher's rows next to the examples made from them
             if len(data) == 1:
                 raise
     sets = {names[step]: {"scored": step} for step, kind in kinds.items() if kind == "scored"}
@@ -200,7 +199,7 @@ def _records(data: Sequence[Path], names: dict[Path, str]) -> tuple[dict[str, di
                 sets[names[step]] = {"scored": scored, "selected": step, **_threshold_file(step)}
                 covered.add(step)
     others = {names[s]: s for s, kind in kinds.items() if kind not in ("scored", None) and s not in covered}
-    if sets:  # what was sampled is in the scored sets
+    if sets:  # the samples are in the scored sets
         others = {name: step for name, step in others.items() if kinds[step] != "sampled"}
     return sets, others
 
@@ -210,6 +209,6 @@ def _threshold_file(selected: Path) -> dict[str, Path]:
     given = config.get("config", {}).get("threshold_file")
     if not given:
         return {}
-    beside = selected.parent / Path(*Path(given).parts[-2:])  # for a run that was copied, or started elsewhere
+    beside = selected.parent / Path(*Path(given).parts[-2:])  # for a run that was moved or copied
     found = [place for place in (Path(given), selected.parent / given, beside) if place.is_file()]
     return {"threshold_file": found[0]} if found else {}

@@ -1,4 +1,4 @@
-"""Base, next model and control side by side: what each evaluation measured, and paired differences item by item."""
+"""Compare base, next model and control: the measures of each evaluation, and paired differences of items."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Measure:
-    """One line of the table: where metrics.json has it, and how each item contributes to it."""
+    """One line of the table: its key in metrics.json, and the contribution of each item."""
 
     label: str
     kind: str  # questions or captions
     where: tuple[str, ...]
     key: str  # the item's value
     counts: Callable[[Item], bool] = lambda item: True
-    part: bool = False  # of the items that the line above it measures as a whole
-    optional: bool = False  # left out where an evaluation has not measured it
+    part: bool = False  # a subset of the items of the line above it
+    optional: bool = False  # not shown if an evaluation does not have it
 
 
 def read_all(folders: Mapping[str, Path]) -> list[Evaluation]:
-    """The evaluations, in the order given. Raises `ValueError` naming what is missing or broken."""
+    """Read the evaluations in the given order. Raises `ValueError` for a missing or broken file."""
     return [_read(name, folder) for name, folder in folders.items()]
 
 
@@ -49,14 +49,19 @@ def _read(name: str, folder: Path) -> Evaluation:
     metrics = read_json(folder / "metrics.json")
     kinds = [kind for kind in ITEM_FILES if isinstance(metrics, dict) and kind in metrics]
     if not kinds:
-        raise ValueError(f"evaluations.{name}: {folder / 'metrics.json'} holds neither questions nor captions")
+        raise ValueError(
+            f"evaluations.{name}: {folder / 'metrics.json'} has neither questions nor captions. "
+            "Give an evaluation folder"
+        )
     items: dict[str, dict[str, Item]] = {}
     for kind in kinds:
         path = folder / ITEM_FILES[kind]
         items[kind] = {str(item.get("id", "")): item for item in read_lines(path)}
         keys = {key for measure in _MEASURES[kind] if not measure.optional for key in (measure.key, "held_out")}
         if broken := next((i for i, item in items[kind].items() if not i or not keys <= item.keys()), None):
-            raise ValueError(f"evaluations.{name}: {path}: item {broken!r} lacks one of {', '.join(sorted(keys))}")
+            raise ValueError(
+                f"evaluations.{name}: {path}: a key of item {broken!r} is missing. Needed: {', '.join(sorted(keys))}"
+            )
     return Evaluation(name, metrics, items)
 
 
@@ -87,7 +92,7 @@ _MEASURES: Mapping[str, tuple[Measure, ...]] = {
 
 
 def measures(evaluations: list[Evaluation]) -> list[Measure]:
-    """The lines of the table: what all evaluations have measured, question types after the whole."""
+    """Return the lines of the table: measures that all evaluations have, question types after the total."""
     found: list[Measure] = []
     for kind in ITEM_FILES:
         if all(kind in e.items for e in evaluations):
@@ -110,7 +115,7 @@ def _by_type(type_: str) -> Measure:
 
 
 def compare(evaluations: list[Evaluation]) -> dict[str, Any]:
-    """The table of values with their intervals, the differences of the next model to the others, and the verdict."""
+    """Return values with intervals, differences of the next model to the others, and the verdict."""
     by_name = {e.name: e for e in evaluations}
     others = [name for name in OTHERS if name in by_name and NEXT in by_name]
     rows = []
@@ -130,27 +135,29 @@ def compare(evaluations: list[Evaluation]) -> dict[str, Any]:
 
 
 def _value(evaluation: Evaluation, measure: Measure) -> dict[str, Any]:
-    """The value and its interval, from metrics.json; a bare number has no limits."""
+    """Return value and interval from metrics.json; a bare number has no limits."""
     node: Any = evaluation.metrics
     for key in measure.where:
         node = node.get(key) if isinstance(node, Mapping) else None
     if isinstance(node, (int, float)):
         node = {"value": node}
     if not isinstance(node, Mapping) or "value" not in node:
-        raise ValueError(f"evaluations.{evaluation.name}: metrics.json has no {'.'.join(measure.where)}")
+        raise ValueError(
+            f"evaluations.{evaluation.name}: {'.'.join(measure.where)} is missing in metrics.json. Evaluate again"
+        )
     return {key: node.get(key) for key in ("value", "low", "high")}
 
 
 def difference(first: Evaluation, second: Evaluation, measure: Measure) -> Interval:
-    """The mean of second - first over the items of the measure, joined by id, with its 95 % interval.
+    """Return the mean of second - first over the items of the measure, joined by id, with its 95 % interval.
 
-    Raises `ValueError` when the two were not measured on the same items.
+    Raises `ValueError` when the two evaluations have different items.
     """
     ours, theirs = second.items[measure.kind], first.items[measure.kind]
     if odd := sorted(ours.keys() ^ theirs.keys()):
         raise ValueError(
-            f"evaluations: {first.name} and {second.name} were not measured on the same {measure.kind} "
-            f"(only one of them has {odd[0]!r}); evaluate both on the same split"
+            f"evaluations: {first.name} and {second.name} have different {measure.kind} "
+            f"(only one has {odd[0]!r}). Evaluate both on the same split"
         )
     ids = [i for i, item in ours.items() if measure.counts(item)]
     return paired_difference_interval(
@@ -161,14 +168,14 @@ def difference(first: Evaluation, second: Evaluation, measure: Measure) -> Inter
 
 
 def _image_of(item: Item) -> str:
-    """What an item shares with others: questions on one image are not independent. Their ids are IMAGE-qK."""
+    """Return the image of an item; questions on one image are not independent. Their ids are IMAGE-qK."""
     return item.get("image") or item["id"].rpartition("-q")[0] or item["id"]
 
 
 def outcome(interval: Mapping[str, float | None]) -> str:
-    """`better`, `worse`, or `open` where the interval holds 0 or is not known."""
+    """Return `better`, `worse`, or `open` when the interval contains 0 or is unknown."""
     low, high = interval["low"], interval["high"]
-    if low is None or high is None or not (low > 0 or high < 0):  # nan compares as neither
+    if low is None or high is None or not (low > 0 or high < 0):  # nan gives neither
         return "open"
     return "better" if low > 0 else "worse"
 
@@ -177,7 +184,7 @@ _WORDS = {"better": "better than", "worse": "worse than", "open": "not shown to 
 
 
 def verdict(rows: list[dict[str, Any]], other: str) -> str:
-    """One sentence: in which measures the next model is better than the other, worse, or neither."""
+    """Return one sentence: measures in which the next model is better than the other, worse, or neither."""
     found: dict[str, list[str]] = {word: [] for word in _WORDS}
     for row in rows:
         if row["label"] in HEADLINES:

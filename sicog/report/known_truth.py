@@ -1,4 +1,4 @@
-"""The ground truth of the unlabelled images, where there is one (the mini world): how true a candidate is."""
+"""Ground truth of the unlabelled images, if there is one (mini world), to measure candidates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Truth:
 
     @classmethod
     def read(cls, path: Path) -> Truth:
-        """The truth of one split. Raises `ValueError` naming a line that is something else."""
+        """Read the truth of one split. Raises `ValueError` for an invalid line."""
         from sicog.mini.truth import SceneTruth
 
         scenes: dict[str, SceneTruth] = {}
@@ -31,12 +31,14 @@ class Truth:
             try:
                 scene = SceneTruth.from_json(line)
             except (KeyError, TypeError) as error:
-                raise ValueError(f"truth: {path}:{number} is not the truth of an image ({error!r})") from error
+                raise ValueError(
+                    f"truth: {path}:{number} is not the truth of an image ({error!r}). Give the mini world's truth file"
+                ) from error
             scenes[scene.scene.id] = scene
         return cls(path, scenes, {q.id: q for scene in scenes.values() for q in scene.questions})
 
     def of(self, query: Query, compared: str) -> float:
-        """F1 of a caption's objects in [0, 1]; of a short answer 1 when it is right, else 0."""
+        """Return F1 of a caption's objects in [0, 1]; for a short answer 1 if it is right, else 0."""
         from sicog.mini.truth import answer_is_right, caption_scores
 
         if query.task == "captioning":
@@ -44,7 +46,7 @@ class Truth:
         return float(answer_is_right(compared, self._question(query.id).answer, query.question))
 
     def words(self, query: Query) -> str:
-        """The truth in words: the answer of a question, the things of an image."""
+        """Return the truth in words: the answer of a question, the things of an image."""
         if query.task == "reasoning":
             return self._question(query.id).answer
         scene = self._scene(query.id).scene
@@ -52,10 +54,12 @@ class Truth:
 
     def _scene(self, query_id: str) -> SceneTruth:
         if query_id not in self.scenes:
-            raise ValueError(f"truth: {self.path} knows no image {query_id!r}; is it the truth of another split?")
+            raise ValueError(f"truth: image {query_id!r} is missing in {self.path}. Give the truth of the right split")
         return self.scenes[query_id]
 
     def _question(self, query_id: str) -> QuestionTruth:
         if query_id not in self.questions:
-            raise ValueError(f"truth: {self.path} knows no question {query_id!r}; is it the truth of another split?")
+            raise ValueError(
+                f"truth: question {query_id!r} is missing in {self.path}. Give the truth of the right split"
+            )
         return self.questions[query_id]

@@ -1,4 +1,4 @@
-"""What the steps before a folder knew: where its images lie and how they were cut, found through their run.json."""
+"""Find the image folder and the slicing of a folder's rows, through run.json of the steps before it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from sicog.stages.provenance import RUN
 from sicog.stages.storage import read_json
 
-PROCESSOR = "processor_config.json"  # of a checkpoint
-_DEEPEST = 12  # steps from a row back to where its image folder was given
+PROCESSOR = "processor_config.json"  # key of a checkpoint
+_DEEPEST = 12  # maximum number of steps to go back
 
 
 def image_folder(folder: Path) -> Path | None:
-    """The image folder of the nearest step that was given one, or None."""
+    """Return the image folder of the nearest step with one, or None."""
     for config, at in _steps(folder):
-        data = config.get("data")  # of a training; of other steps a folder
+        data = config.get("data")  # for a training; other steps have a folder
         given = [p for place in (config, data) if isinstance(place, dict) for p in _paths(place.get("image_folder"))]
         if found := next(_located(given, at), None):
             return found
@@ -24,7 +24,7 @@ def image_folder(folder: Path) -> Path | None:
 
 
 def slicing(folder: Path) -> dict[str, int] | None:
-    """scale, patch_size and max_slices of the checkpoint that the rows were sampled from, or None."""
+    """Return scale, patch_size and max_slices of the checkpoint that sampled the rows, or None."""
     for config, at in _steps(folder):
         for checkpoint in _located(_paths(config.get("checkpoint")), at):
             if (checkpoint / PROCESSOR).is_file():
@@ -34,16 +34,16 @@ def slicing(folder: Path) -> dict[str, int] | None:
 
 
 def scored_of(selected: Path) -> Path | None:
-    """The scored folder that a selected one was made from, if it is still there."""
+    """Return the scored folder that was the input of a selection, if it exists."""
     for given in _paths(read_json(selected / RUN).get("input_paths", {}).get("scored")):
-        beside = selected.parent / Path(given).name  # first, for a run that was copied
+        beside = selected.parent / Path(given).name  # check this first, for a copied run
         if found := beside if beside.is_dir() else next(_located([given], selected), None):
             return found
     return None
 
 
 def _steps(folder: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    """The configs of a folder's step and of those before it, the nearest first, each with its folder."""
+    """Yield the configs of a folder's step and of the steps before it, nearest first, each with its folder."""
     seen: set[Path] = set()
     waiting = [folder]
     while waiting and len(seen) < _DEEPEST:
@@ -57,13 +57,13 @@ def _steps(folder: Path) -> Iterator[tuple[dict[str, Any], Path]]:
 
 
 def _paths(value: Any) -> list[str]:
-    """The paths that another step's run.json holds under a key: one, several (a step that pools others), or none."""
+    """Return the paths under a key of another step's run.json: one, several (a pooling step), or none."""
     values = value if isinstance(value, list) else [value]
     return [path for path in values if isinstance(path, str) and path]
 
 
 def _located(given: Iterable[str], at: Path) -> Iterator[Path]:
-    """Those of the noted paths that exist: from here, or beside the step's folder where the run was moved."""
+    """Yield the recorded paths that exist, from the current folder or next to the step's folder of a moved run."""
     for path in given:
         places = (Path(path), at.parent / Path(path).name)
         yield from [place for place in places if place.exists()][:1]

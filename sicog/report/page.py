@@ -1,4 +1,4 @@
-"""Numbers to HTML: the page's template with its plots, style and scripts. Everything that anyone wrote is escaped."""
+"""Render the page from a template with plots, style and scripts. All texts of the data are escaped."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _VALUES = {"score": "score", "vote": "vote"}
 
 
 def render(results: Mapping[str, Any], browsed: Mapping[str, Any]) -> str:
-    """The whole page. `results` as results.json holds it (no nan); `browsed`: what the page's script starts from.
+    """Return the page. `results`: as in results.json (no nan); `browsed`: initial data of the page's script.
 
-    The page's policy lets the browser run this one script, by its digest, and files beside the page; nothing from a
-    network, and nothing that a text of the data could bring in.
+    The content security policy allows only this script, by its digest, and files next to the page. It allows nothing
+    from the network, and nothing from texts of the data.
     """
     environment = Environment(
         loader=FileSystemLoader(WEB),
@@ -63,13 +63,13 @@ def render(results: Mapping[str, Any], browsed: Mapping[str, Any]) -> str:
 
 
 def script_text() -> str:
-    """All scripts of the page as one."""
+    """Return all scripts of the page as one."""
     parts = [(WEB / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
     return '"use strict";\n' + "\n".join(parts)
 
 
 def _thresholds(results: Mapping[str, Any]) -> dict[str, Any]:
-    """By task: the totals at every place of the threshold, and what is told beside them."""
+    """Return by task the totals at every threshold, and the values to show with them."""
     found = {}
     for name, task in results["curation"].items():
         if task["cuts"]:
@@ -79,7 +79,7 @@ def _thresholds(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The few figures at the top of the page."""
+    """Return the figures at the top of the page."""
     facts = [(f"{results['rows']:,}", f"{plural(results['rows'], 'row')} to look at")] if results["rows"] else []
     for name, task in results["curation"].items():
         if task["kept"] is not None:
@@ -91,22 +91,22 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def plural(n: int, word: str) -> str:
-    """The word as it stands behind this number."""
+    """Return the word in singular or plural for this number."""
     return word if n == 1 else f"{word}s"
 
 
 def counted(n: int, word: str) -> str:
-    """`1 update`, `1,200 updates`."""
+    """Return `1 update`, `1,200 updates`."""
     return f"{n:,} {plural(n, word)}"
 
 
 def headed(name: str) -> str:
-    """A set's name as a heading: the page's own words with a capital, a folder's name as it is."""
+    """Return a set's name as a heading: our own words with a capital letter, a folder's name unchanged."""
     return name.capitalize() if name in ("captions", "reasoning") else name
 
 
 def difference_plot(evaluation: Mapping[str, Any], other: str) -> Markup:
-    """All differences of the next model to one other, with the line at 0."""
+    """Plot all differences of the next model to another model, with the line at 0."""
     marks = []
     for row in evaluation["rows"]:
         d = row["differences"][other]
@@ -118,7 +118,7 @@ def difference_plot(evaluation: Mapping[str, Any], other: str) -> Markup:
 
 
 def worth_plot(worth: Mapping[str, Any]) -> Markup:
-    """How true a random, the selected and the truest candidate are, and kept and dropped rows."""
+    """Plot the truth of a random, the selected and the truest candidate, and of kept and dropped rows."""
     lines = {"random": "random candidate", "selected": "selected candidate", "truest": "truest candidate"}
     lines |= {"dropped": "rows dropped", "kept": "rows kept"}
     css = {"selected": "strong", "kept": "strong"}
@@ -133,7 +133,7 @@ def worth_plot(worth: Mapping[str, Any]) -> Markup:
 def figure(
     interval: Mapping[str, float | None], signed: bool = False, percent: bool = False, digits: int = 3
 ) -> Markup:
-    """A value with its interval in small type beneath it."""
+    """Format a value with its interval in small type below it."""
     value, low, high = (interval[key] for key in ("value", "low", "high"))
     if value is None:
         return Markup('<span class="none">–</span>')
@@ -147,20 +147,20 @@ def figure(
 
 
 def optional(value: float | None, form: str) -> str:
-    """A number in this form, or a dash."""
+    """Format a number, or a dash for None."""
     return "–" if value is None else format(value, form).replace("-", "−")
 
 
 def percent(value: float | None) -> str:
-    """A share of 1 in whole per cent, or a dash."""
+    """Format a share of 1 in whole per cent, or a dash for None."""
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
 def share(part: float, whole: float) -> str:
-    """A share in per cent, with a decimal where it says something; of nothing, a dash."""
+    """Format a share in per cent, with one decimal for large totals; a dash if the total is 0."""
     return f"{100 * part / whole:.1f} %".replace(".0 ", " ") if whole else "–"
 
 
 def named(counts: Mapping[str, int]) -> str:
-    """Reasons with their counts, the most frequent first."""
+    """Format reasons with their counts, the most frequent first."""
     return ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in sorted(counts.items(), key=lambda kv: -kv[1]))

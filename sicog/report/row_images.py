@@ -1,4 +1,4 @@
-"""Pictures of rows: small ones inside the page for its sample, links to the image folder for all others."""
+"""Images of rows: small ones inside the page for its sample, links to the image folder for all others."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sicog.data.rows.cache import cache_folder
 from sicog.model.image_files import load_image
 
 SIDE = 320  # pixels; a larger image is scaled down to it
-PNG_BELOW = 1 << 16  # bytes; a larger picture is stored as JPEG
-# Said without the path: a page that is passed on names no folders of this machine.
+PNG_BELOW = 1 << 16  # bytes; a larger image is stored as JPEG
+# Without the path, so that a shared page names no folders of this machine.
 _NO_PICTURE = {
     "image_missing": "the file is missing",
     "image_refused": "its name or link leads to no file within the image folder",
@@ -28,10 +28,10 @@ _NO_PICTURE = {
 
 
 def link_to(page_dir: Path, image_folder: Path) -> str | None:
-    """The image folder as a page in `page_dir` names it: a relative path with `/` at its end, ready for a URL.
+    """Return the image folder relative to the page in `page_dir`, with `/` at its end, quoted for a URL.
 
-    None for a folder that no relative path leads to (on Windows, another drive), and for a .tar: then only the sample
-    has pictures. A page that is moved without its images shows their names instead.
+    None for a folder without a relative path (on Windows, another drive), and for a .tar; then only the sample has
+    images. A page that is moved without its images shows their names instead.
     """
     if not image_folder.is_dir():
         return None
@@ -43,7 +43,7 @@ def link_to(page_dir: Path, image_folder: Path) -> str | None:
 
 
 def refusal(image_folder: Path, name: str) -> str | None:
-    """Why the page may not link to this name, or None: the rule of all image names, R5, without a look at the disk."""
+    """Return why the page may not link to this name, or None; the rule for image names, without reading the disk."""
     try:
         check_name(image_folder, name)
     except ImageProblem as problem:
@@ -52,9 +52,9 @@ def refusal(image_folder: Path, name: str) -> str | None:
 
 
 def inline(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Each picture as `src` and its true `size` (width, height); or `missing`, which says why there is none.
+    """Return each image as `src` and its original `size` (width, height), or `missing` with the reason.
 
-    folder: of the images, or a .tar of them; it may be gone.
+    folder: folder of the images, or a .tar of them; it may be missing.
     """
     images = ImageFolder(folder, cache=cache_folder()) if folder.exists() else None
     return {name: _inline(images, name) if images else {"missing": _NO_PICTURE["image_missing"]} for name in names}
@@ -63,13 +63,13 @@ def inline(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 def _inline(images: ImageFolder, name: str) -> dict[str, Any]:
     try:
         src, size = data_url(images, name)
-    except ImageProblem as problem:  # one picture is no reason to lose the page
+    except ImageProblem as problem:  # one bad image must not break the page
         return {"missing": _NO_PICTURE.get(problem.reason, problem.reason.replace("_", " "))}
     return {"src": src, "size": size}
 
 
 def data_url(images: ImageFolder, name: str) -> tuple[str, tuple[int, int]]:
-    """The image, at most `SIDE` pixels a side, as a data URL, and its own size (width, height).
+    """Return the image, at most `SIDE` pixels a side, as a data URL, and its original size (width, height).
 
     Raises `ImageProblem` when it cannot be shown.
     """

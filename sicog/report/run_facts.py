@@ -1,4 +1,4 @@
-"""What the steps of a run say about themselves: rows in, kept and dropped from manifests, losses from metrics.jsonl."""
+"""Read facts of a run's steps: rows in, kept and dropped from manifests, losses from metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import orjson
 from sicog.stages.storage import MANIFEST, read_json
 
 METRICS, SPEED = "metrics.jsonl", "speed.jsonl"  # one line per update: step, loss, ... (training/callbacks.py)
-CURVE_POINTS = 240  # more than a small plot can show
+CURVE_POINTS = 240  # enough for a small plot
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file. Raises `ValueError` naming file and line of what is missing or broken."""
+    """Yield the objects of a JSONL file. Raises `ValueError` with file and line of a missing or broken one."""
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; run the step that writes it again")
+        raise ValueError(f"{path} does not exist. Run the step that writes it again")
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -31,11 +31,11 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def funnel_row(run_dir: Path, name: str) -> dict[str, Any]:
-    """One step of the funnel: its rows in, kept, and dropped and failed by reason, and the records it wrote."""
+    """Return one step of the funnel: rows in, kept, dropped and failed by reason, and records written."""
     path = run_dir / name / MANIFEST
     manifest = read_json(path)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("rows_in"), int):
-        raise ValueError(f"funnel: {path} counts no rows; name steps that read rows and write rows")
+        raise ValueError(f"funnel: {path} has no counts of rows. Give steps that read and write rows")
     return {
         "name": name,
         "rows_in": manifest["rows_in"],
@@ -47,15 +47,15 @@ def funnel_row(run_dir: Path, name: str) -> dict[str, Any]:
 
 
 def loss_curve(run_dir: Path, name: str) -> dict[str, Any]:
-    """The loss of a training step, thinned to at most `CURVE_POINTS` means over equal stretches of updates.
+    """Return the loss of a training step, thinned to at most `CURVE_POINTS` means over equal ranges of updates.
 
-    `first` and `last` are means over a twentieth of the updates at either end, at least one.
+    `first` and `last` are means over a twentieth of the updates at each end, at least one.
     """
     path = run_dir / name / METRICS
     points = [_point(line, path) for line in read_lines(path)]
     if not points:
-        raise ValueError(f"training: {path} holds no update")
-    finished = (run_dir / name / MANIFEST).is_file()  # one that is shown alone need not be
+        raise ValueError(f"training: {path} has no updates. Give the folder of a training")
+    finished = (run_dir / name / MANIFEST).is_file()  # a training reported alone may be unfinished
     manifest = read_json(run_dir / name / MANIFEST) if finished else {}
     stretch = -(-len(points) // CURVE_POINTS)
     parts = [points[i : i + stretch] for i in range(0, len(points), stretch)]
@@ -72,7 +72,7 @@ def loss_curve(run_dir: Path, name: str) -> dict[str, Any]:
 
 
 def speed(run_dir: Path, name: str) -> dict[str, float | None]:
-    """Medians over the updates of a training step: seconds, samples/s, tokens/s, useful tokens, MFU; most memory."""
+    """Return medians over updates: seconds, samples/s, tokens/s, useful tokens, MFU; and the peak memory."""
     lines = list(read_lines(run_dir / name / SPEED))
     found: dict[str, float | None] = {}
     for key in ("seconds", "samples_per_second", "tokens_per_second", "useful_tokens", "mfu"):
@@ -83,7 +83,7 @@ def speed(run_dir: Path, name: str) -> dict[str, float | None]:
 
 def _point(line: dict[str, Any], path: Path) -> tuple[int, float]:
     if not isinstance(line.get("step"), int) or not isinstance(line.get("loss"), (int, float)):
-        raise ValueError(f"training: {path} has a line without step and loss")
+        raise ValueError(f"training: {path} has a line without step and loss. Give the folder of a training")
     return line["step"], float(line["loss"])
 
 

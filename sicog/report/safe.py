@@ -1,4 +1,4 @@
-"""JSON that may stand inside a <script> element or a script file, whatever its strings hold."""
+"""JSON that is safe inside a <script> element or a script file, with any strings."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 import orjson
 
-# As JSON escapes they are the same text, but neither `</script>`, `<!--` nor a line separator of old JavaScript.
+# Escape `</script>`, `<!--` and line separators of old JavaScript.
 _ESCAPES = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"))
 _SEPARATORS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"))
 
 
 def script_json(value: Any) -> bytes:
-    """The value as JSON in UTF-8; nan and infinities become null."""
+    """Return the value as JSON in UTF-8; nan and infinities become null."""
     try:
         data = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    except (TypeError, orjson.JSONEncodeError):  # an integer past 64 bits
+    except (TypeError, orjson.JSONEncodeError):  # an integer larger than 64 bits
         data = json.dumps(value, default=str).encode()
     for character, escape in (*_ESCAPES, *_SEPARATORS):
         data = data.replace(character, escape)

@@ -1,6 +1,6 @@
-"""Length and style mix of the rows: what each style gave, what was chosen and kept, how long it is.
+"""Length and style mix of the rows: candidates of each style, chosen and kept ones, and their lengths.
 
-What no step has decided yet is None: nothing is chosen of sampled rows, and nothing is unusable before it was scored.
+Values that no step has decided yet are None: sampled rows have no chosen candidate, unscored rows no unusable one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from sicog.report.curated import DROPPED, KEPT, OPEN
 from sicog.report.cuts import round_step
 
 BARS, FEWEST = 24, 10
-# Whose words are counted in a set, by what its rows have been through.
+# Texts whose words are counted, by the state of the rows.
 CHOSEN, BEST, CANDIDATES, ANSWERS = "chosen texts", "best candidates", "candidates", "answers"
 
 
 @dataclass
 class _Style:
-    """Counts of one style. `words`: how many texts have so many words, by the state of their row."""
+    """Counts of one style. `words`: number of texts by number of words, by the state of their row."""
 
     candidates: int = 0
     excluded: int = 0
@@ -34,13 +34,13 @@ class _Style:
 
     @property
     def all_words(self) -> Counter[int]:
-        """Of rows in any state."""
+        """Return the counts over rows in any state."""
         return sum(self.words.values(), Counter[int]())
 
 
 @dataclass
 class _Set:
-    """One set. `of`: whose words are counted."""
+    """One set. `of`: the texts whose words are counted."""
 
     of: str
     styles: dict[str, _Style] = field(default_factory=lambda: defaultdict(_Style))
@@ -48,13 +48,13 @@ class _Set:
 
 
 class Mix:
-    """Adds rows up, by their set and style; no texts are kept."""
+    """Counts rows by set and style; does not keep texts."""
 
     def __init__(self) -> None:
         self._sets: dict[str, _Set] = {}
 
     def add(self, facts: Facts, text: Text) -> None:
-        """One row more."""
+        """Add one row."""
         of = _of(facts, text)
         found = self._sets.setdefault(facts.set, _Set(of))
         for candidate in text.get("candidates", ()):
@@ -70,7 +70,7 @@ class Mix:
             found.sources[facts.task or "no source"] += 1
 
     def to_json(self) -> dict[str, Any]:
-        """By set: the table of its styles, the lengths of its texts, and the sources of examples."""
+        """Return by set: table of styles, lengths of texts, and sources of examples."""
         found = {}
         for name, one in self._sets.items():
             ordered = dict(sorted(one.styles.items()))
@@ -92,7 +92,7 @@ def _of(facts: Facts, text: Text) -> str:
 
 
 def _texts(of: str, facts: Facts, text: Text) -> Iterator[tuple[str, int]]:
-    """The style and the number of words of each text of a row that is counted."""
+    """Yield style and number of words of each counted text of a row."""
     if of == CANDIDATES:
         for candidate in text["candidates"]:
             yield candidate["style"], len(candidate["text"].split())
@@ -115,7 +115,7 @@ def _row(style: _Style, of: str) -> dict[str, Any]:
 
 
 def _lengths(styles: Mapping[str, _Style], of: str) -> dict[str, Any] | None:
-    """Counts of texts by their number of words, by style and state; the longest 1 % share the last bar."""
+    """Return counts of texts by number of words, by style and state; the longest 1 % share the last bar."""
     total = sum((style.all_words for style in styles.values()), Counter[int]())
     if not total:
         return None

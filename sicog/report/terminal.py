@@ -1,4 +1,4 @@
-"""The results as tables in the terminal, the same numbers as on the page."""
+"""Print the results as tables in the terminal, with the same numbers as on the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sicog.console import stdout_console
 
 
 def show(results: Mapping[str, Any], page: Path, console: Console | None = None) -> None:
-    """Print what was measured, the differences, the verdict and, last, the path of the page."""
+    """Print measures, differences, the verdict and, last, the path of the page."""
     console = console or stdout_console()
     if evaluation := results["evaluation"]:
         console.print(_values(evaluation))
@@ -27,7 +27,7 @@ def show(results: Mapping[str, Any], page: Path, console: Console | None = None)
 
 
 def figure(interval: Mapping[str, float | None], sign: str = "") -> str:
-    """`0.612 [0.590, 0.634]`; the limits are left out where there are none."""
+    """Format as `0.612 [0.590, 0.634]`, or without limits if there are none."""
     value, low, high = (interval[key] for key in ("value", "low", "high"))
     if value is None:
         return "-"
@@ -62,7 +62,7 @@ def _differences(evaluation: Mapping[str, Any]) -> Table:
 
 
 def _rows(evaluation: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], bool]]:
-    """Each row, and whether it is the last of its kind."""
+    """Return each row, and whether it is the last of its kind."""
     rows = evaluation["rows"]
     return [(row, i + 1 < len(rows) and rows[i + 1]["kind"] != row["kind"]) for i, row in enumerate(rows)]
 

@@ -1,4 +1,4 @@
-"""How long each step took and what it cost. Another each time, so it lies beside the page, apart from the results."""
+"""Time and cost of each step. They change from run to run, so they are in a file next to the page."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sicog.report.safe import script_json
 from sicog.stages.provenance import RUN
 from sicog.stages.storage import MANIFEST, read_json, write_bytes
 
-STATES = ".steps"  # where `sicog run` writes how far each step is
-PLAN = "recipe.json"  # where it lists its steps
+STATES = ".steps"  # where `sicog run` writes the state of each step
+PLAN = "recipe.json"  # where `sicog run` lists its steps
 TIMES = "times.js"
-_SETTINGS = ("chain", "teacher/rows", "")  # where a step's run.json may lie in its folder
-_ANSWERS = ("teacher/answers", ".answers")  # where a step keeps the answers that it paid for
+_SETTINGS = ("chain", "teacher/rows", "")  # possible places of a step's run.json in its folder
+_ANSWERS = ("teacher/answers", ".answers")  # where a step stores paid answers
 
 
 def write(page_dir: Path, run_dir: Path, names: Sequence[str]) -> None:
-    """Write times.js, if it says something new: one entry for each step that has been done, in order.
+    """Write times.js if it has changed: one entry per finished step, in order.
 
-    names: the steps; all of the recipe when empty.
+    names: the steps; empty means all of the recipe.
     """
     planned = run_dir / PLAN
     names = names or ([step["name"] for step in read_json(planned)] if planned.is_file() else ())
@@ -35,7 +35,7 @@ def write(page_dir: Path, run_dir: Path, names: Sequence[str]) -> None:
 
 
 def _step(run_dir: Path, name: str) -> dict[str, Any] | None:
-    """One step's seconds, rows, speed and cost; None for one that is not done and left nothing to tell."""
+    """Return one step's seconds, rows, speed and cost; None for an unfinished step without data."""
     state_file, folder = run_dir / STATES / f"{name}.json", run_dir / name
     state = read_json(state_file) if state_file.is_file() else {}
     done = state.get("state") == "done"
@@ -56,7 +56,7 @@ def _step(run_dir: Path, name: str) -> dict[str, Any] | None:
 
 
 def _own_seconds(folder: Path, settings: Mapping[str, Any]) -> float | None:
-    """Of a step that no recipe started: of a training its updates', of a data step what it noted; None without."""
+    """Return the seconds of a step without a recipe: sum over updates of a training, or recorded; else None."""
     if (folder / runs.SPEED).is_file():
         return round(sum(line.get("seconds") or 0.0 for line in runs.read_lines(folder / runs.SPEED)), 1)
     seconds = settings.get("seconds")
@@ -77,7 +77,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _paid(folder: Path) -> dict[str, Any] | None:
-    """Tokens that a teacher or a served model was asked for, and dollars where the config holds its prices."""
+    """Return the tokens of a teacher or a served model, and dollars if the config has prices."""
     for part in _ANSWERS:
         path = folder / part / "answers.sqlite"
         if not path.is_file():
@@ -87,7 +87,7 @@ def _paid(folder: Path) -> dict[str, Any] | None:
                 totals = "total(input_tokens), total(output_tokens)"
                 asked, tokens_in, tokens_out = store.execute(f"select count(*), {totals} from answers").fetchone()
                 lost = store.execute(f"select {totals} from lost").fetchone()
-        except sqlite3.Error as error:  # a step that still writes it
+        except sqlite3.Error as error:  # a running step still writes it
             return {"unknown": str(error)}
         found: dict[str, Any] = {"answers": asked}
         found |= {"input_tokens": int(tokens_in + lost[0]), "output_tokens": int(tokens_out + lost[1])}
@@ -99,7 +99,7 @@ def _paid(folder: Path) -> dict[str, Any] | None:
 
 
 def _prices(config: Any) -> dict[str, float] | None:
-    """Dollars for a million tokens, as the endpoint of a step or of its teacher has them."""
+    """Return dollars per million tokens, from the endpoint of a step or of its teacher."""
     for holder in (config, config.get("teacher")):
         endpoint = holder.get("endpoint") if isinstance(holder, dict) else None
         if isinstance(endpoint, dict) and isinstance(prices := endpoint.get("prices"), dict):

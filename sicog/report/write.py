@@ -1,8 +1,8 @@
 """The report of a run (`sicog report`): one self-contained HTML page, results.json with its numbers, a table to read.
 
-It reads what the steps wrote, and needs neither torch nor the steps. Parts that the config leaves out (a run without
-ground truth, without evaluations) leave their section out. What report.html shows on request lies beside it: the texts
-of all rows under rows/, and how long the steps took in times.js, which alone differs between equal runs.
+It reads the output of the steps, and needs no torch. Parts that are missing in the config (ground truth, evaluations)
+have no section. Files next to report.html are loaded on demand: the texts of all rows in rows/, and the times of steps
+in times.js, the only file that differs between equal runs.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ PAGE, RESULTS = "report.html", "results.json"
 
 
 class SlicingConfig(Config):
-    """How images are cut, as sicog/model/slicing.py plans it. The default is the full-size model's."""
+    """Slicing of images, as in sicog/model/slicing.py. The default is the full-size model's."""
 
     scale: int = Field(336, ge=1)
     """A slice has about scale x scale pixels."""
     patch_size: int = Field(14, ge=1)
     """Side of a patch in pixels."""
     max_slices: int = Field(7, ge=1)
-    """Slices of an image at most."""
+    """Maximum number of slices of an image."""
 
 
 class ReportConfig(Config):
@@ -60,49 +60,49 @@ class ReportConfig(Config):
     title: str = "A self-improvement run"
     """Title of the page."""
     funnel: tuple[str, ...] = ()
-    """Names of steps, which are folders of `run_dir`, whose rows in and out are shown, in this order."""
+    """Names of steps (folders of `run_dir`) whose rows in and out are shown, in this order."""
     training: tuple[str, ...] = ()
-    """Names of training steps, in the order to show."""
+    """Names of training steps to show, in order."""
     speed: bool = False
-    """Also how fast the training steps were, which differs each time."""
+    """Also show the speed of training steps, which differs from run to run."""
     captions: CuratedConfig | None = None
     """The curated captions."""
     reasoning: CuratedConfig | None = None
     """The curated reasoning."""
     sets: Mapping[str, CuratedConfig] = {}
-    """Further curated tasks, by the name to show."""
+    """More curated tasks, by display name."""
     rows: Mapping[str, Path] = {}
-    """Other folders of records to look at (candidates, examples, preference pairs), by the name to show."""
+    """Other folders of records to show (candidates, examples, preference pairs), by display name."""
     truth: Path | None = None
     """The mini world's truth/unlabelled.jsonl."""
     image_folder: Path | None = None
-    """What the images of the records are relative to; null: rows are shown without images."""
+    """Folder of the images of the records; null: rows are shown without images."""
     slicing: SlicingConfig | None = None
-    """For the slices that are drawn on an image; null: that of the checkpoint which wrote the rows."""
+    """Slicing to draw on an image; null: slicing of the checkpoint that wrote the rows."""
     evaluations: Mapping[str, Path] = {}
-    """Evaluation steps by name, in the order to show. `next` is compared with `base` and `control`."""
+    """Evaluation steps to show by name, in order. `next` is compared with `base` and `control`."""
     times: tuple[str, ...] = ()
-    """Steps whose time and cost to show, in order; empty: all of the recipe."""
+    """Steps with time and cost to show, in order; empty: all of the recipe."""
     benchmarks: Path | None = None
-    """The folder of `sicog results`: benchmarks of several checkpoints in one table."""
+    """Output folder of `sicog results`, benchmarks of several checkpoints in one table."""
     examples: int = Field(24, ge=0)
-    """Rows that the page itself holds, pictures and all, for when it is passed on alone; `seed` draws them. All others
-    are in files beside it. 0 leaves the rows out."""
+    """Number of rows inside the page, with images, for sharing the page alone; `seed` selects them. All other rows are
+    in files next to the page. 0: no rows."""
     seed: int = 0
 
     @property
     def steps_dir(self) -> Path:
-        """The folder that holds the steps' folders."""
+        """Return the folder with the steps' folders."""
         return self.run_dir or self.out_dir.parent
 
     @property
     def curated(self) -> dict[str, CuratedConfig]:
-        """The curated tasks of this run, by the name that the page gives them."""
+        """Return the curated tasks of this run, by their name on the page."""
         given = {"captions": self.captions, "reasoning": self.reasoning}
         return {name: task for name, task in given.items() if task} | dict(self.sets)
 
     def inputs(self) -> dict[str, Path]:
-        """All that the page is made of, by config key. Raises `ValueError` naming the key of what does not exist."""
+        """Return all inputs of the page by config key. Raises `ValueError` with the key of a missing one."""
         paths = {f"funnel.{name}": self.steps_dir / name / MANIFEST for name in self.funnel}
         paths |= {f"training.{name}": self.steps_dir / name / run_facts.METRICS for name in self.training}
         paths |= {f"evaluations.{name}": folder for name, folder in self.evaluations.items()}
@@ -116,16 +116,16 @@ class ReportConfig(Config):
         for key, path in (paths | ({"image_folder": self.image_folder} if self.image_folder else {})).items():
             if not path.exists():
                 raise ValueError(
-                    f"{key}: {path} does not exist; run the step that writes it, or take it out of the config"
+                    f"{key}: {path} does not exist. Run the step that writes it, or remove it from the config"
                 )
         return paths
 
 
 def report(config: ReportConfig) -> Path:
-    """Write report.html, what lies beside it and results.json, print the table of results; returns `out_dir`.
+    """Write report.html with its files and results.json, print the table of results; returns `out_dir`.
 
-    Of a finished report of the same config and inputs only the times are written again; a folder of another one is
-    refused.
+    For a finished report with the same config and inputs only the times are written again. A folder of another report
+    is refused.
     """
     write_run_json(config.out_dir, step="report", config=config, inputs=config.inputs())
     if not (config.out_dir / MANIFEST).is_file():
@@ -140,8 +140,8 @@ def report(config: ReportConfig) -> Path:
 
 
 def _write(config: ReportConfig) -> None:
-    """Read every row once, gather the numbers, then the page that shows them, then the manifest."""
-    shutil.rmtree(config.out_dir / browser.FOLDER, ignore_errors=True)  # of a report that was killed
+    """Read every row once, then write the numbers, the page and the manifest."""
+    shutil.rmtree(config.out_dir / browser.FOLDER, ignore_errors=True)  # left over from a killed report
     truth = Truth.read(config.truth) if config.truth else None
     shown, mix = Browser(config.out_dir, config.examples, config.seed), Mix()
     tasks = {name: _read_task(name, task, truth, shown, mix) for name, task in config.curated.items()}
@@ -154,7 +154,7 @@ def _write(config: ReportConfig) -> None:
     results = _results(config, tasks) | {"mix": mix.to_json(), "rows": n_rows}
     results["examples"] = [text for _, _, text in sample]
     write_json(config.out_dir / RESULTS, results)
-    numbers = read_json(config.out_dir / RESULTS)  # as JSON has them: what cannot be known is null, not nan
+    numbers = read_json(config.out_dir / RESULTS)  # as in JSON: unknown values are null, not nan
     write_bytes(config.out_dir / PAGE, render(numbers, _browsed(config, tasks, n_rows, sample)).encode())
     files = [config.out_dir / PAGE, config.out_dir / RESULTS, *shown.files]
     digests = {str(path.relative_to(config.out_dir)): digest_file(path) for path in files}
@@ -162,7 +162,7 @@ def _write(config: ReportConfig) -> None:
 
 
 def _remove(out_dir: Path) -> None:
-    """Remove what a report that failed has written, and the folder with it unless it holds something else."""
+    """Remove the files of a failed report, and the folder if it is empty then."""
     shutil.rmtree(out_dir / browser.FOLDER, ignore_errors=True)
     for name in (PAGE, RESULTS, RUN):
         (out_dir / name).unlink(missing_ok=True)
@@ -180,7 +180,7 @@ def _read_task(name: str, task: CuratedConfig, truth: Truth | None, shown: Brows
 
 
 def _browsed(config: ReportConfig, tasks: Mapping[str, Curated], n_rows: int, sample: Sample) -> dict[str, Any]:
-    """What the page's script starts from: the sample with its pictures, and where all else lies."""
+    """Return the initial data of the page's script: the sample with images, and the places of other files."""
     folder = config.image_folder
     names = [facts.image for _, facts, _ in sample if facts.image is not None]
     inline = row_images.inline(folder, names) if folder else {}
@@ -201,14 +201,14 @@ def _browsed(config: ReportConfig, tasks: Mapping[str, Curated], n_rows: int, sa
 
 
 def _slicing(config: ReportConfig, tasks: Mapping[str, Curated]) -> SlicingConfig:
-    """As the config says, else as the checkpoint did that wrote the rows, else as the full-size model does."""
+    """Return the slicing of the config, else of the checkpoint that wrote the rows, else of the full-size model."""
     folders = [*(task.config.scored for task in tasks.values()), *config.rows.values()]
     found = next((known for folder in folders if (known := lineage.slicing(folder))), {})
     return config.slicing or SlicingConfig.model_validate(found)
 
 
 def _results(config: ReportConfig, tasks: Mapping[str, Curated]) -> dict[str, Any]:
-    """All numbers of the page; what a run does not have is empty."""
+    """Return all numbers of the page; parts that a run does not have are empty."""
     return {
         "title": config.title,
         "evaluation": evaluations.compare(evaluations.read_all(config.evaluations)) if config.evaluations else None,

@@ -1,7 +1,7 @@
-"""`alarms`: signs that a round feeds the next model poorly, looked for before it is trained.
+"""`alarms`: detect bad training data of a round before the next model is trained.
 
-Starvation: few rows are kept. Collapse: nearly all are kept, rows repeat each other, answers grow much shorter or
-longer than in the round before, or one answer crowds out the others.
+Starvation: too few rows are kept. Collapse: nearly all rows are kept, rows repeat, answers are much shorter or longer
+than in the previous round, or one answer dominates.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ ALARMS = "alarms.json"
 
 
 class Watched(Config):
-    """The kept rows of one task, and what is alarming in them."""
+    """The kept rows of one task, and the limits that raise an alarm."""
 
     selected: tuple[Path, ...] = Field(min_length=1)
-    """Folders that `select` wrote, of all rounds so far: the last is looked at, the one before it compared with."""
+    """Output folders of `select`, of all rounds so far. The last one is checked, and compared with the one before."""
     share_kept: tuple[float, float] = (0.1, 0.95)
-    """Share of the rows that came to `select` which is kept, at least and at most."""
+    """Minimum and maximum share of the input rows of `select` that are kept."""
     min_rows: int = Field(default=1, ge=0)
-    """Kept rows at least."""
+    """Minimum number of kept rows."""
     max_duplicates: float = Field(default=0.5, ge=0, le=1)
-    """Share of rows whose prompt and answer are both those of an earlier row, at most."""
+    """Maximum share of rows with the prompt and the answer of an earlier row."""
     length_ratio: tuple[float, float] = (0.5, 2.0)
-    """Mean words of an answer over those of the round before, at least and at most."""
+    """Minimum and maximum ratio of mean words per answer to the previous round."""
     max_answer_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of the commonest final answer at most, where answers are short."""
+    """Maximum share of the most frequent final answer, for short answers."""
 
 
 class AlarmsConfig(Config):
-    """What to look at, by name."""
+    """The kept rows to check, and what to do on an alarm."""
 
     out_dir: Path
     watched: dict[str, Watched] = Field(min_length=1)
     """The kept rows of each task."""
     stop: bool = True
-    """Whether an alarm ends the run, or is only printed and written down."""
+    """Whether an alarm stops the run, or is only printed and stored."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is looked at. answer_share: None where no answer is short, or none can be read."""
+    """The checked figures. answer_share: None without short or readable answers."""
 
     rows: int
     share_kept: float
@@ -79,15 +79,15 @@ def alarms(config: AlarmsConfig) -> Path:
     if raised and config.stop:
         raise ValueError(
             f"the round is stopped by {len(raised)} alarm(s): {'; '.join(raised)}. Look at the rows in "
-            f"{', '.join(str(w.selected[-1]) for w in config.watched.values())}; then change what made them, or the "
-            f"limits of this step, or set stop: false"
+            f"{', '.join(str(w.selected[-1]) for w in config.watched.values())}. Then change the steps that made them "
+            f"or the limits of this step, or set stop: false"
         )
     write_json(config.out_dir / MANIFEST, {"step": "alarms", "files": {ALARMS: digest_file(config.out_dir / ALARMS)}})
     return config.out_dir
 
 
 def figures_of(folder: Path) -> Figures:
-    """The figures of a folder of kept rows."""
+    """Return the figures of a folder of kept rows."""
     rows = words = repeated = 0
     seen: set[int] = set()
     answers: Counter[str] = Counter()
@@ -110,7 +110,7 @@ def figures_of(folder: Path) -> Figures:
 
 
 def alarms_of(limits: Watched, now: Figures, before: Figures | None) -> Iterator[str]:
-    """A sentence for every limit that is passed."""
+    """Yield a sentence for every exceeded limit."""
     low, high = limits.share_kept
     if now.rows < limits.min_rows:
         yield f"{now.rows} rows are kept, fewer than {limits.min_rows} (min_rows)"
@@ -135,7 +135,7 @@ def alarms_of(limits: Watched, now: Figures, before: Figures | None) -> Iterator
 
 
 def _short_answer(row: Example) -> list[str]:
-    """The final answer of a reasoning row, as votes count it; nothing of a caption."""
+    """Return the final answer of a reasoning row, as in votes; empty for a caption."""
     task = TASKS.get(row.source)
     if task is None or not task.votes:
         return []

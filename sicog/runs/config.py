@@ -1,4 +1,4 @@
-"""What a recipe sets beside its steps: inputs from outside, and how steps are started."""
+"""Config of a recipe besides its steps: inputs from outside, and launchers."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from sicog.config.paths import NameOrPath
 
 
 class InputSpec(Config):
-    """Something from outside that steps name as `${inputs.NAME}`."""
+    """An input from outside; steps name it as `${inputs.NAME}`."""
 
     path: NameOrPath = Field(min_length=1)
-    """A file, a folder, or for a model also its id on the Hugging Face hub, looked up in the local cache."""
+    """A file, a folder, or the id of a Hugging Face model in the local cache."""
     rows: int | None = Field(default=None, ge=0)
-    """Rows that it should hold; a plan compares it with the rows it holds."""
+    """Expected number of rows; a plan compares it with the real number."""
     get: str = ""
-    """Where to get it."""
+    """Source of the input, for messages."""
 
 
 class JobConfig(Config):
-    """What SLURM is asked for one step."""
+    """SLURM resources of one step."""
 
     nodes: int = Field(default=1, ge=1)
-    """Nodes."""
+    """Number of nodes."""
     gpus: int = Field(default=0, ge=0)
-    """GPUs of each node, and so many processes of a training."""
+    """GPUs per node; a training has one process per GPU."""
     cpus: int = Field(default=8, ge=1)
-    """CPU cores of each process."""
+    """CPU cores per process."""
     memory_gb: int | None = Field(default=None, ge=1)
     """Memory in GB that the job has on each node, or each task of its array; null: SLURM's own, and for a task of an
     array 4 for each core."""
@@ -39,29 +39,31 @@ class JobConfig(Config):
 
 
 class LauncherConfig(Config):
-    """How steps are started; results do not depend on it, so a run may resume with another launcher."""
+    """How to start steps. Results do not depend on it, so a run may resume with another launcher."""
 
     on: Literal["local", "torchrun", "slurm"] = "local"
-    """`local` runs step after step in this process; `torchrun` the same, but a training as `processes` processes of
-    this machine; `slurm` submits every step as a job that waits for those it needs, and returns."""
+    """`local`: run step after step in this process. `torchrun`: the same, but each training as `processes` processes of
+    this machine. `slurm`: submit every step as a job with its dependencies, and return."""
     processes: int | None = Field(default=None, ge=1)
-    """With `torchrun`: processes of a training; null: as many as this machine has GPUs."""
+    """Processes of a training, for `torchrun`; null: the number of GPUs of this machine."""
     jobs: int = Field(default=1, ge=1)
-    """With `local`: so many steps that do not wait for each other run at once, in processes of their own that share the
-    cores; what they print is in `.steps/NAME.log` of the run."""
+    """Number of independent steps to run at once, for `local`. Each runs in its own process, on a share of the cores;
+    its output is in `.steps/NAME.log` of the run."""
     train: JobConfig = JobConfig(gpus=8)
-    """The job of a training; a step's own `job` overrides it key by key."""
+    """Job of a training; a step's own `job` overrides it key by key."""
     data: JobConfig = JobConfig()
-    """The job of any other step; a step's own `job` overrides it key by key."""
+    """Job of any other step; a step's own `job` overrides it key by key."""
     array_tasks: int = Field(default=8, ge=1)
-    """Tasks of the array that samples, each with a GPU of its own."""
+    """Tasks of a sampling array, each with its own GPU."""
 
     @model_validator(mode="after")
     def _side_by_side_is_local(self) -> LauncherConfig:
         if self.jobs > 1 and self.on != "local":
-            raise ValueError(f"jobs: {self.jobs} is for on: local; {self.on} shares the machine in its own way")
+            raise ValueError(
+                f"jobs: {self.jobs} works only with on: local, not on: {self.on}. Remove jobs or set on: local"
+            )
         return self
 
     def job(self, *, trains: bool, own: dict[str, Any]) -> JobConfig:
-        """The job of a step. Raises pydantic's error for keys that are none."""
+        """Return the job of a step. Raises pydantic's error for unknown keys."""
         return JobConfig.model_validate((self.train if trains else self.data).model_dump() | own)

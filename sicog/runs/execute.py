@@ -1,4 +1,4 @@
-"""One step of a run in this process: what may begin, the work itself, and how it ended."""
+"""Run one step in this process: check that it may start, do its work, and record its state."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from sicog.runs.states import begun, ended, is_done, job_is_alive, read_job, rea
 
 
 def run_planned(run_dir: Path, name: str, key: str | None = None) -> None:
-    """Run one step of a planned run in this process, as the jobs of SLURM and the processes of torchrun do.
+    """Run one step of a planned run in this process, as SLURM jobs and torchrun processes do.
 
-    key: refuse a step whose config or inputs have changed since. Raises `ValueError` when what it needs is not done,
-    and where the paths of its config do not lead into `run_dir`.
+    key: refuse a step whose config or inputs have changed. Raises `ValueError` when a step that it needs is not done,
+    and when its config's paths do not lead into `run_dir`.
     """
     steps = {step.name: step for step in read_steps(run_dir)}
     if name not in steps:
-        raise ValueError(f"{run_dir} has no step {name!r}; its steps: {', '.join(steps)}")
+        raise ValueError(f"{run_dir} has no step {name!r}. Use one of: {', '.join(steps)}")
     step = steps[name]
     if key not in (None, step.key):
-        raise ValueError(f"step {name!r} of {run_dir} has changed since it was submitted; run its recipe again")
+        raise ValueError(f"step {name!r} of {run_dir} has changed since it was submitted. Run its recipe again")
     _check_place(step)
     if missing := [other for other in (*step.depends_on, *step.after) if not is_done(steps[other])]:
-        raise ValueError(f"step {name!r} of {run_dir} needs {', '.join(missing)} to be done before it")
+        raise ValueError(f"step {name!r} of {run_dir} needs {', '.join(missing)}. Run these steps first")
     if is_done(step) and not step.verb.shows:
         return
     if int(os.environ.get("RANK", "0")):
@@ -36,19 +36,19 @@ def run_planned(run_dir: Path, name: str, key: str | None = None) -> None:
 
 
 def _check_place(step: Step) -> None:
-    """A plan holds paths as the recipe gave them: from another folder, or for a copy, they are those of another run."""
+    """Raise `ValueError` when the paths of a plan lead to another run: after a copy, or from another folder."""
     for key, sub in step.verb.outputs.items():
         writes = Path(getattr(step.config, key))
         if writes.resolve() != (step.folder / sub).resolve():
             raise ValueError(
                 f"step {step.name!r} of {step.run_dir} would write to {writes.absolute()}: the run was started from "
-                f"another folder, or is a copy. Call `sicog step` in the folder where its `sicog run` was called; of "
-                f"a copy, run the recipe with run_dir={step.run_dir}"
+                f"another folder, or is a copy. Call `sicog step` in the folder where `sicog run` was called. For a "
+                f"copy, run the recipe with run_dir={step.run_dir}"
             )
 
 
 def carry_out(step: Step) -> None:
-    """Do the work of a step in this process, and note in its state that it was begun and how it ended."""
+    """Do the work of a step in this process, and record its start and its end in its state."""
     state = begun(step, read_state(step.run_dir, step.name))
     write_state(step, state)
     try:
@@ -61,7 +61,7 @@ def carry_out(step: Step) -> None:
 
 
 def put_aside(step: Step) -> Path | None:
-    """Move the output of another key away, so that the step begins anew; where it is now."""
+    """Move the output of another key away, so that the step starts from scratch; returns the new path."""
     state = read_state(step.run_dir, step.name)
     if state is None or state.key == step.key or not step.folder.exists():
         return None
@@ -73,12 +73,13 @@ def put_aside(step: Step) -> Path | None:
 
 
 def begin(step: Step, title: str, console: Console) -> None:
-    """Refuse a step that a job works on, and move its old output aside."""
+    """Refuse a step with a running job, and move its old output aside."""
     job = read_job(step.run_dir, step.name)
     if job and job_is_alive(job.job):
         raise ValueError(
-            f"step {step.name!r} is job {job.job} of SLURM; wait for it (sicog status {step.run_dir}), end it with "
-            f"scancel {job.job}, or resume with launcher.on=slurm"
+            f"step {step.name!r} is running as SLURM job {job.job}. "
+            f"Wait for it (sicog status {step.run_dir}), cancel it "
+            f"with scancel {job.job}, or resume with launcher.on=slurm"
         )
     if aside := put_aside(step):
         console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)

@@ -1,10 +1,9 @@
-"""`gap`: what there is to learn from the kept rows, looked for before a model is trained on them.
+"""`gap`: estimate what a model can learn from the kept rows, before training.
 
-A student learns nothing from labels that it would have written itself. The gap of a row is the quality of its label
-less the quality of the student's own greedy text on the same row. With a truth (`mini-gap`) both are measured. Without
-one the gap is guessed by a proxy: how far the labels made of two independent halves of the candidates agree with each
-other, less how far the label agrees with the greedy text. Labels that are right agree whoever makes them; where the
-greedy text departs from them, there is something to learn.
+A student learns nothing from labels that it would write itself. The gap of a row is the quality of its label minus the
+quality of the student's own greedy text. With ground truth (`mini-gap`) both are measured. Without it, a proxy is used:
+agreement of two labels from independent halves of the candidates, minus agreement of label and greedy text. Correct
+labels agree with each other; where the greedy text differs from them, there is something to learn.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from sicog.statistics.intervals import Interval, mean_interval
 from sicog.tasks import TASKS
 
 GAP = "gap.json"
-Truth = Callable[[Query, str], float]  # how true a compared text is, in [0, 1]
+Truth = Callable[[Query, str], float]  # truth of a compared text, in [0, 1]
 Kind = Callable[[Query], str]
 
 
@@ -41,37 +40,38 @@ class GapConfig(Config):
 
     out_dir: Path
     labels: Path
-    """Kept rows, as `select` or `settle` wrote them."""
+    """Kept rows, the output of `select` or `settle`."""
     greedy: Path
-    """Candidate sets of the student that is to be trained: one greedy text a row, of the same input."""
+    """Candidate sets of the student before training: one greedy text per row, of the same input."""
     halves: tuple[Path, ...] = Field(default=(), max_length=2)
-    """For the proxy: labels made in the same way of either half of the candidates (`half` of `sicog claims`)."""
+    """Labels made in the same way from each half of the candidates (`half` of `sicog claims`), for the proxy."""
     grammar: str | None = None
-    """Grammar by which captions are compared, as `module:NAME`; null: sentence by sentence, by the encoder."""
+    """Grammar to compare captions with, as `module:NAME`; null: compare sentences with the encoder."""
     encoder: EncoderConfig = EncoderConfig()
     threshold: float = Field(default=0.65, gt=0, le=1)
-    """Cosine from which two sentences say the same."""
+    """Minimum cosine of two equal sentences."""
     require: float | None = Field(default=None, ge=-1, le=1)
-    """The run stops unless the gap, or without a truth its proxy, is at least this and its interval above 0; null:
-    never."""
+    """Minimum gap (or proxy, without truth). The run stops below it, or if the interval is not above 0; null: never."""
 
     @model_validator(mode="after")
     def _halves_are_two(self) -> GapConfig:
         if len(self.halves) == 1:
-            raise ValueError("halves are two folders, of labels made of either half of the candidates")
+            raise ValueError("halves must be two folders, with labels of each half of the candidates")
         if self.grammar is not None:
             load_grammar(self.grammar)
         return self
 
     def check(self) -> None:
-        """Raises `ValueError` when a gap is required and nothing could measure or guess it."""
+        """Raise `ValueError` when a gap is required, but cannot be measured or estimated."""
         if self.require is not None and not self.halves:
-            raise ValueError("require needs halves: without a truth the gap is guessed from them")
+            raise ValueError(
+                "halves is missing, but require needs it to estimate the gap without truth. Set halves or require=null"
+            )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A label and the student's greedy text on the same row, both as they are compared; None for a broken chain."""
+    """A label and the student's greedy text of the same row, in their compared form; None for a broken chain."""
 
     query: Query
     kind: str
@@ -80,9 +80,9 @@ class Pair:
 
 
 def gap(config: GapConfig, truth: Truth | None = None, kind: Kind | None = None, **inputs: Path) -> Path:
-    """Write gap.json; returns the output folder. Raises `ValueError` when less than `require` is found.
+    """Write gap.json; returns the output folder. Raises `ValueError` when the gap is below `require`.
 
-    truth, kind: of a world that knows them; inputs: the files that they rest on.
+    truth, kind: functions of a world with ground truth; inputs: the files behind them.
     """
     if truth is None:
         config.check()
@@ -91,9 +91,9 @@ def gap(config: GapConfig, truth: Truth | None = None, kind: Kind | None = None,
     write_run_json(config.out_dir, step="gap", config=config, inputs=given)
     pairs, missing = _pairs(config, kind)
     if not pairs and not missing:
-        raise ValueError(f"{config.labels} holds no label; its dropped.jsonl says why none was kept")
+        raise ValueError(f"{config.labels} has no labels. See its dropped.jsonl for the reasons")
     if not pairs:
-        raise ValueError(f"no row of {config.labels} is in {config.greedy}: sample both from the same input")
+        raise ValueError(f"no row of {config.labels} is in {config.greedy}. Sample both from the same input")
     groups = [pair.query.images[0] if pair.query.images else pair.query.id for pair in pairs]
     found: dict[str, Any] = {"rows": len(pairs), "labels_without_greedy_text": missing}
     if truth is not None:
@@ -114,7 +114,7 @@ def gap(config: GapConfig, truth: Truth | None = None, kind: Kind | None = None,
 
 
 def _pairs(config: GapConfig, kind: Kind | None) -> tuple[list[Pair], int]:
-    """The rows of both, and how many labels have no greedy text."""
+    """Return the rows of both, and the number of labels without greedy text."""
     pairs: list[Pair] = []
     missing = 0
     sets = {row.id: row for row in read_records(config.greedy, CandidateSet)}
@@ -125,7 +125,9 @@ def _pairs(config: GapConfig, kind: Kind | None) -> tuple[list[Pair], int]:
             continue
         label = compared(row.query, example.turns[-1].text, str(example.extra.get("style", "")))
         if label is None:
-            raise ValueError(f"row {example.id} of {config.labels} has no style, or its text is not of that style")
+            raise ValueError(
+                f"row {example.id} of {config.labels} has no style, or its text does not match it. Use rows of `select`"
+            )
         candidate = row.candidates[0]
         style = str(example.extra["style"])
         greedy = compared(row.query, candidate.text, candidate.style)
@@ -134,7 +136,7 @@ def _pairs(config: GapConfig, kind: Kind | None) -> tuple[list[Pair], int]:
 
 
 def compared(query: Query, text: str, style: str) -> str | None:
-    """What of a text is compared; None for a broken chain, or one of no style of its task."""
+    """Return the compared part of a text; None for a broken chain or an unknown style."""
     try:
         return TASKS[query.task].compared(text, style)
     except (ChainError, ValueError):
@@ -152,11 +154,13 @@ def _by_kind(pairs: Sequence[Pair], values: Sequence[float], groups: Sequence[st
 
 
 def _proxy(config: GapConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Reliability (agreement of the halves' labels) less agreement of label and greedy text, over rows of all three."""
+    """Return agreement of the halves' labels minus agreement of label and greedy text, over rows in all three."""
     one, other = (dict(_texts(config, path)) for path in config.halves)
     chosen = [p for p in pairs if p.query.id in one and p.query.id in other]
     if not chosen:
-        raise ValueError(f"no row of {config.labels} is in both halves {config.halves[0]} and {config.halves[1]}")
+        raise ValueError(
+            f"no row of {config.labels} is in both halves {config.halves[0]} and {config.halves[1]}. Use one input"
+        )
     agree = agreement(config)
     reliable = agree([(p.query, one[p.query.id], other[p.query.id]) for p in chosen])
     greedy = agree([(p.query, p.label, p.greedy or "") for p in chosen])
@@ -178,7 +182,7 @@ def _texts(config: GapConfig, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def agreement(config: GapConfig) -> Callable[[Sequence[tuple[Query, str, str]]], list[float]]:
-    """How far two texts of a row agree, in [0, 1]: equal final answers where answers are short, else F1 of claims."""
+    """Return the function for agreement of two texts, in [0, 1]: equality of short final answers, else F1 of claims."""
 
     def short(rows: Sequence[tuple[Query, str, str]]) -> list[float]:
         return [float(final_answer(a, q.question) == final_answer(b, q.question)) for q, a, b in rows]
@@ -205,9 +209,9 @@ def _gate(config: GapConfig, found: Mapping[str, Any] | None) -> None:
     assert found is not None
     if not (found["value"] >= config.require and found["low"] > 0):
         raise ValueError(
-            f"the round is stopped: the gap is {_shown(found)}, and at least {config.require:g} with an interval "
-            f"above 0 is required. The labels in {config.labels} are hardly better than what the student writes by "
-            f"itself; use more or other candidates (several checkpoints, a closer look), a higher support, or set "
+            f"the round is stopped: the gap is {_shown(found)}, but at least {config.require:g} with an interval "
+            f"above 0 is required. The labels in {config.labels} are hardly better than the student's own texts. "
+            f"Use more or other candidates (several checkpoints, a closer look) or a higher support, or set "
             f"require=null"
         )
 
@@ -217,7 +221,7 @@ def _say(config: GapConfig, found: Mapping[str, Any]) -> None:
         f"gap {_shown(found['gap'])}" if "gap" in found else "",
         f"proxy {_shown(found['proxy'])}" if "proxy" in found else "",
     ]
-    told = "; ".join(filter(None, parts)) or "nothing to measure it by: no truth, no halves"
+    told = "; ".join(filter(None, parts)) or "not measured: truth and halves are missing"
     missing = found["labels_without_greedy_text"]
     left_out = f", {missing} labels without a greedy text" if missing else ""
     rows = f"{found['rows']} rows{left_out}"

@@ -1,7 +1,7 @@
-"""`promote`: whether a round's model takes the place of the one before it. The run stops when it does not.
+"""`promote`: decide whether a round's model replaces the previous one. The run stops if it does not.
 
-Both are measured on the same items of a development split. The new model is refused only if it is worse beyond the
-interval of the paired difference in some measure; it need not be shown to be better. The test split decides nothing.
+Both are measured on the same items of a development split. The new model is refused only if it is significantly worse
+in some measure, by the interval of the paired difference. It need not be better. The test split is never used.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ PROMOTION = "promotion.json"
 
 
 class Measure(Config):
-    """A value of every item of a file of an evaluation."""
+    """A measure: a value of every item in a file of an evaluation."""
 
     label: str
-    """Name of the measure in what is printed."""
+    """Name of the measure in the output."""
     file: str
-    """JSONL under the evaluation's folder, an object with `id` each."""
+    """JSONL file in the evaluation's folder; each line is an object with `id`."""
     value: str
-    """Key of a number, or of true and false."""
+    """Key of the value, a number or a boolean."""
     group: str | None = None
-    """Key of what items share that are not independent, such as the image of several questions."""
+    """Key of the group of dependent items, such as the image of several questions."""
 
 
 MINI_MEASURES = (
@@ -43,25 +43,25 @@ MINI_MEASURES = (
 
 
 class PromoteConfig(Config):
-    """Two evaluations on the development split, and what decides between them."""
+    """Two evaluations on the development split, and the criteria to compare them."""
 
     out_dir: Path
     name: str = "the round"
-    """Name of the candidate in what is printed."""
+    """Name of the candidate in the output."""
     candidate: Path
     """Evaluation of the new model."""
     incumbent: Path
-    """Evaluation of the model before it."""
+    """Evaluation of the previous model."""
     measures: tuple[Measure, ...] = Field(default=MINI_MEASURES, min_length=1)
     """The measures; by default those of the mini world's evaluation."""
     tolerance: float = Field(default=0.0, ge=0)
-    """A loss that is allowed beyond the interval, in units of the measures."""
+    """Allowed loss beyond the interval, in units of the measures."""
 
 
 def promote(config: PromoteConfig) -> Path:
     """Write promotion.json; returns the output folder.
 
-    Raises `ValueError` when the candidate is not promoted, or the two cannot be compared.
+    Raises `ValueError` when the candidate is not promoted, or the two are not comparable.
     """
     folders = {"candidate": config.candidate, "incumbent": config.incumbent}
     for key, folder in folders.items():
@@ -75,9 +75,9 @@ def promote(config: PromoteConfig) -> Path:
         stderr_console().print(f"  {config.name}: {_said(f)}", highlight=False, soft_wrap=True)
     if worse:
         raise ValueError(
-            f"{config.name} is not promoted: on the development split it is worse than the model before it in "
-            f"{' and in '.join(_said(f) for f in worse)}. {config.out_dir / PROMOTION} holds the figures; the model "
-            f"before it stays the best, or allow for the loss with tolerance"
+            f"{config.name} is not promoted: on the development split it is worse than the previous model in "
+            f"{' and in '.join(_said(f) for f in worse)}. The figures are in {config.out_dir / PROMOTION}. Keep the "
+            f"previous model, or allow the loss with tolerance"
         )
     files = {PROMOTION: digest_file(config.out_dir / PROMOTION)}
     write_json(config.out_dir / MANIFEST, {"step": "promote", "files": files})
@@ -88,14 +88,14 @@ def _compared(config: PromoteConfig, measure: Measure) -> dict[str, Any]:
     ours, theirs = (_items(folder / measure.file, measure) for folder in (config.candidate, config.incumbent))
     if odd := sorted(ours.keys() ^ theirs.keys()):
         raise ValueError(
-            f"{measure.label}: candidate and incumbent were not measured on the same items (only one of them has "
-            f"{odd[0]!r}); evaluate both on the same split"
+            f"{measure.label}: candidate and incumbent have different items (only one has "
+            f"{odd[0]!r}). Evaluate both on the same split"
         )
     was, now = [theirs[i][0] for i in ours], [ours[i][0] for i in ours]
     found = paired_difference_interval(was, now, [group for _, group in ours.values()])
-    if not math.isfinite(found.high):  # nothing would be below it: every model would be promoted
+    if not math.isfinite(found.high):  # without an interval every model would be promoted
         raise ValueError(
-            f"{measure.label}: all {len(ours)} items are of one image, which has no interval; measure more images"
+            f"{measure.label}: all {len(ours)} items are of one image, so there is no interval. Measure more images"
         )
     means = {"was": sum(was) / len(was), "is": sum(now) / len(now)}
     limits = {"difference": found.value, "low": found.low, "high": found.high}
@@ -103,18 +103,20 @@ def _compared(config: PromoteConfig, measure: Measure) -> dict[str, Any]:
 
 
 def _items(path: Path, measure: Measure) -> Mapping[str, tuple[float, Hashable]]:
-    """Value and group of every item by its id. Raises `ValueError` naming the file and the item that lacks one."""
+    """Return value and group of every item by id. Raises `ValueError` with the file and the item without one."""
     if not path.is_file():
-        raise ValueError(f"{measure.label}: {path} does not exist; name the file that this evaluation writes")
+        raise ValueError(f"{measure.label}: {path} does not exist. Set file to a file of this evaluation")
     items: dict[str, tuple[float, Hashable]] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         row = orjson.loads(line)
         keys = ("id", measure.value, *((measure.group,) if measure.group else ()))
         if missing := [key for key in keys if key not in row]:
-            raise ValueError(f"{measure.label}: {path}:{number} has no {missing[0]!r}")
+            raise ValueError(
+                f"{measure.label}: {path}:{number}: {missing[0]!r} is missing. Evaluate again, or correct the measure"
+            )
         items[row["id"]] = (float(row[measure.value]), row[measure.group] if measure.group else row["id"])
     if not items:
-        raise ValueError(f"{measure.label}: {path} is empty")
+        raise ValueError(f"{measure.label}: {path} is empty. Evaluate again")
     return items
 
 
@@ -122,7 +124,7 @@ def _refuse_test_split(key: str, folder: Path) -> None:
     split = read_json(folder / RUN)["config"].get("split") if (folder / RUN).is_file() else None
     if split == "test":
         raise ValueError(
-            f"{key}: {folder} was measured on the test split, which decides nothing; evaluate on the development split"
+            f"{key}: {folder} was measured on the test split, which must not be used here. Use the development split"
         )
 
 

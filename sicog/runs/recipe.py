@@ -1,19 +1,19 @@
-"""A recipe: the steps of a whole run in one YAML, read into typed configs whose keys say what is to be done again.
+"""A recipe: the steps of a whole run in one YAML, read into typed configs; keys detect steps to run again.
 
-    extends: common.yaml              # a recipe that this one changes, key by key; null removes a step
+    extends: common.yaml              # base recipe, overridden key by key; null removes a step
     run_dir: runs/mini
     inputs:
-      rows: {path: data/rows.json, rows: 558128, get: where it is to be had}
+      rows: {path: data/rows.json, rows: 558128, get: its source}
     steps:
       data:  {run: mini-data, config: {seed: 1}}
       align: {run: train, defaults: configs/align.yaml, config: {data: {path: "${data}/align.json"}}}
     rounds: 2
-    each_round: {...}                 # steps of every round, and of the whole after all rounds
+    each_round: {...}                 # steps of every round; `then` has the steps after all rounds
     then: {...}
 
-`${name}` stands for the folder of an earlier step and makes this step depend on it; see `sicog.runs.rounds` for all
-that may stand there. `defaults` is a YAML whose values `config` overrides. A step's key is the digest of its verb, its
-resolved config and the keys of the steps it depends on (and the content of outside files): same key, same output.
+`${name}` is the folder of an earlier step and makes this step depend on it; see `sicog.runs.rounds` for all references.
+`defaults` is a YAML whose values `config` overrides. A step's key is the digest of its verb, its resolved config, the
+keys of the steps it depends on, and the content of outside files. Equal keys mean equal outputs.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from sicog.runs.verbs import VERBS, Verb
 from sicog.stages.provenance import digest_file, digest_path, digest_value
 from sicog.stages.storage import MANIFEST
 
-_GATES = ("alarms", "promote", "gap", "mini-gap")  # verbs after which all waits, for they may end the run
+_GATES = ("alarms", "promote", "gap", "mini-gap")  # gates: all later steps wait for these verbs, which may stop the run
 _TRAINS = "train"
 _STEP = re.compile(r"\$\{(?:all\.)?([a-z0-9-]+)[}/]")
-_REMEMBERED = 1 << 26  # bytes from which a file's digest is kept beside its time and size
+_REMEMBERED = 1 << 26  # bytes; digests of larger files are cached by time and size
 
 
 class StepSpec(Config):
-    """A step as the recipe writes it."""
+    """A step as written in the recipe."""
 
     run: str
     """The verb."""
@@ -65,28 +65,28 @@ class StepSpec(Config):
     config: dict[str, Any] = {}
     """The verb's keys; see `sicog VERB --help`."""
     job: dict[str, Any] = {}
-    """What SLURM is asked for this step, over the launcher's."""
+    """SLURM resources of this step; they override the launcher's."""
     after: tuple[str, ...] = ()
-    """Steps that it waits for beside those that its config names, such as a gate of a recipe that extends this one."""
+    """Steps to wait for besides those in its config, such as a gate of a recipe that extends this one."""
 
 
 class RecipeSpec(Config):
-    """A recipe as it is written."""
+    """A recipe as written."""
 
     run_dir: Path
-    """Folder to write; each step has a folder in it."""
+    """Output folder, with a folder for each step."""
     inputs: dict[str, InputSpec] = {}
-    """What comes from outside, by name."""
+    """Inputs from outside, by name."""
     steps: dict[str, StepSpec | None] = Field(min_length=1)
-    """The steps, in order; null removes a step of the recipe that this one extends."""
+    """The steps, in order; null removes a step of the base recipe."""
     rounds: int | None = Field(default=None, ge=1)
-    """How often `each_round` is run."""
+    """Number of rounds of `each_round`."""
     each_round: dict[str, StepSpec | None] = {}
     """Steps of every round."""
     then: dict[str, StepSpec | None] = {}
     """Steps after all rounds."""
     launcher: LauncherConfig = LauncherConfig()
-    """How steps are started; a name alone is its `on`."""
+    """How to start steps; a single word is its `on`."""
     assume: Assumed = Assumed()
 
     @field_validator("launcher", mode="before")
@@ -97,15 +97,15 @@ class RecipeSpec(Config):
     @model_validator(mode="after")
     def _rounds_have_steps(self) -> RecipeSpec:
         if (self.rounds is None) != (not self.each_round) or (self.then and not self.rounds):
-            raise ValueError("rounds: K and each_round go together, and then comes after them")
+            raise ValueError("rounds and each_round must be set together, and then needs both. Set or remove them")
         return self
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step that is ready to run: its config is complete and typed, its key known.
+    """A step that is ready to run, with a complete typed config and its key.
 
-    depends_on: the steps whose output it reads. after: further steps that must be done before it.
+    depends_on: the steps whose output it reads. after: other steps that must be done before it.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Step:
 
     @property
     def folder(self) -> Path:
-        """Where it writes."""
+        """Return the output folder."""
         return self.run_dir / self.name
 
 
@@ -135,35 +135,35 @@ class Recipe:
     assume: Assumed
 
     def until(self, name: str | None) -> Sequence[Step]:
-        """The steps up to this one. Raises `ValueError` when there is no such step."""
+        """Return the steps up to this one. Raises `ValueError` for an unknown name."""
         names = [step.name for step in self.steps]
         if name is not None and name not in names:
-            raise ValueError(f"{self.path} has no step {name!r}; its steps: {', '.join(names)}")
+            raise ValueError(f"{self.path} has no step {name!r}. Use one of: {', '.join(names)}")
         return self.steps if name is None else self.steps[: names.index(name) + 1]
 
     def missing(self, steps: Sequence[Step]) -> list[str]:
-        """A sentence for each thing from outside that these steps read and that is not there."""
+        """Return a sentence for each missing input from outside that these steps read."""
         said: dict[str, str] = {}
         for step in steps:
             for path in outside_paths(step):
                 if str(path) not in said and find_model(path) is None:
-                    said[str(path)] = f"step {step.name!r} reads {path}, which does not exist; {self._advice(path)}"
-        for given in self.inputs.values():  # that a step names otherwise than as a path, such as an encoder
+                    said[str(path)] = f"step {step.name!r} reads {path}, which does not exist. {self._advice(path)}"
+        for given in self.inputs.values():  # inputs that are not paths, such as an encoder
             named = any(given.path in texts_of(step.config.model_dump()) for step in steps)
             if given.path not in said and named and find_model(Path(given.path)) is None and ":" not in given.path:
-                said[given.path] = f"{given.path} does not exist; {self._advice(Path(given.path))}"
+                said[given.path] = f"{given.path} does not exist. {self._advice(Path(given.path))}"
         return list(said.values())
 
     def _advice(self, path: Path) -> str:
         for name, given in self.inputs.items():
             if path == Path(given.path) or Path(given.path) in path.parents:
                 get = f" ({given.get})" if given.get else ""
-                return f"it is the input {name!r}{get}: get it, or say where it is with inputs.{name}.path=..."
-        return "correct the recipe's path"
+                return f"It is the input {name!r}{get}. Get it, or set inputs.{name}.path=..."
+        return "Correct the path in the recipe"
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and resolve every step. Raises `ValueError` naming the step and the key of any mistake."""
+    """Read a recipe and resolve every step. Raises `ValueError` with step and key of a mistake."""
     spec = validate(RecipeSpec, apply_overrides(load_with_extends(path, place=_place_beside), overrides), str(path))
     steps: dict[str, Step] = {}
     for written in _in_order(spec):
@@ -172,7 +172,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def texts_of(value: Any) -> Iterator[str]:
-    """All texts in a value of mappings and lists."""
+    """Yield all texts in nested mappings and lists."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -184,13 +184,13 @@ def texts_of(value: Any) -> Iterator[str]:
 
 
 def outside_paths(step: Step) -> list[Path]:
-    """What a step reads that no step of the run writes."""
+    """Return the paths that a step reads and no step of the run writes."""
     return [path for path in paths_of(step.config) if step.run_dir not in (path, *path.parents)]
 
 
 @dataclass(frozen=True)
 class _Written:
-    """A step of the recipe under the name it gets: of which round (0: before all), and whether after all rounds."""
+    """A written step with its name, its round (0: before all rounds), and whether it is after all rounds."""
 
     name: str
     spec: StepSpec
@@ -209,13 +209,15 @@ def _in_order(spec: RecipeSpec) -> Iterator[_Written]:
 
 
 def _sorted(steps: Mapping[str, StepSpec | None]) -> list[tuple[str, StepSpec]]:
-    """The steps as they are written, each after those that it names: a recipe that extends another one can only write
-    its own steps behind all of that one's."""
+    """Return the steps as written, each after the steps that it names.
+
+    A recipe that extends another can only add its own steps after all steps of the base.
+    """
     found: dict[str, StepSpec] = {}
 
     def put(name: str, waiting: tuple[str, ...]) -> None:
         step = steps[name]
-        if step is None or name in found or name in waiting:  # of a circle the first is refused when it is resolved
+        if step is None or name in found or name in waiting:  # the first step of a cycle is refused when it is resolved
             return
         named = (other for text in texts_of(step.config) for other in _STEP.findall(text))
         for other in (*named, *step.after):
@@ -232,11 +234,11 @@ def _resolve(written: _Written, spec: RecipeSpec, earlier: Mapping[str, Step], r
     name, step, run_dir = written.name, written.spec, spec.run_dir
     where = f"{recipe}, step {name!r}"
     if not re.fullmatch(r"(round-\d+/)?[a-z0-9][a-z0-9-]*", name):
-        raise ValueError(f"{where}: a step's name is made of lower-case letters, digits and hyphens")
+        raise ValueError(f"{where}: the name is not valid. Use only lower-case letters, digits and hyphens")
     if name in earlier:
-        raise ValueError(f"{where}: two steps have this name")
+        raise ValueError(f"{where}: two steps have this name. Rename one")
     if step.run not in VERBS:
-        raise ValueError(f"{where}: unknown verb {step.run!r}; known: {', '.join(VERBS)}")
+        raise ValueError(f"{where}: unknown verb {step.run!r}. Use one of: {', '.join(VERBS)}")
     verb, folder = VERBS[step.run], run_dir / name
     values = merge(load_with_extends(step.defaults) if step.defaults else {}, step.config)
     of_round = [n for n, s in spec.each_round.items() if s is not None]
@@ -246,25 +248,27 @@ def _resolve(written: _Written, spec: RecipeSpec, earlier: Mapping[str, Step], r
     report_old_names(verb.config_type(), values)
     values = dict(resolve_key_names(verb.config_type().other_names(), values))
     if given := sorted(values.keys() & verb.outputs.keys()):
-        raise ValueError(f"{where}: {given[0]} is not for the recipe to say: a step writes to the run's folder")
+        raise ValueError(
+            f"{where}: {given[0]} cannot be set in a recipe, because a step writes to the run's folder. Remove it"
+        )
     values |= {key: folder / sub if sub else folder for key, sub in verb.outputs.items()}
     job = _job(step, spec.launcher, where)
     if "launch" in verb.config_type().model_fields and spec.launcher.on == "slurm":
         values = {"launch": _array(job, spec.launcher)} | values
     config = validate(verb.config_type(), values, where)
     depends_on = tuple(s for s in earlier if s in scope.used)
-    gates = [s.name for s in earlier.values() if s.verb.name in _GATES]  # each waits for the one before it
+    gates = [s.name for s in earlier.values() if s.verb.name in _GATES]  # each step waits for the one before it
     own = [_earlier(other, written, earlier, where) for other in step.after]
     after = tuple(dict.fromkeys(other for other in (*own, *gates[-1:]) if other not in depends_on))
     return Step(name, verb, config, run_dir, depends_on, after, _key(verb, config, run_dir, depends_on, earlier), job)
 
 
 def _earlier(name: str, written: _Written, earlier: Mapping[str, Step], where: str) -> str:
-    """The step of this name, of the same round where it is one of a round."""
+    """Return the step with this name, of the same round if it belongs to a round."""
     of_round = step_name(written.number, name) if written.number and not written.after_all else name
     found = next((known for known in (of_round, name) if known in earlier), None)
     if found is None:
-        raise ValueError(f"{where}: after: {name!r} is no earlier step; earlier: {', '.join(earlier)}")
+        raise ValueError(f"{where}: after: {name!r} is not an earlier step. Use one of: {', '.join(earlier)}")
     return found
 
 
@@ -301,12 +305,12 @@ def _key(verb: Verb, config: Config, run_dir: Path, depends_on: Sequence[str], e
 
 
 def _digest(file: Path) -> str:
-    """Of large files, such as a model's weights, remembered: a recipe is read each time that it is gone on with."""
+    """Return a file's digest; digests of large files, such as weights, are cached, because a recipe is read often."""
     return digest_source_file(file, cache_folder(None)) if file.stat().st_size >= _REMEMBERED else digest_file(file)
 
 
 def _place_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The values of a recipe with the files that it names, which lie beside it, told from where we are."""
+    """Return the values of a recipe with its file names, relative to the recipe, resolved from the current folder."""
     for part in ("steps", "each_round", "then"):
         steps = values.get(part)
         for step in steps.values() if isinstance(steps, dict) else ():
@@ -319,5 +323,5 @@ def _place_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _is_small(path: Path) -> bool:
-    """Outside files count by content; of outside folders only datasets do, for an image folder is too large to read."""
+    """Return whether a path counts by content: files and datasets do, image folders are too large to read."""
     return path.is_file() or (path / MANIFEST).is_file() or (path / "config.json").is_file()

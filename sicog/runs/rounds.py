@@ -1,10 +1,10 @@
-"""Rounds of a recipe as ordinary steps, and what `${...}` stands for in each of them.
+"""Expand the rounds of a recipe into ordinary steps, and resolve `${...}` references.
 
 The steps of `each_round` become `round-1/NAME`, `round-2/NAME` ... In them, and in `then`,
 
-    ${NAME}            the step of the same round, else the one before all rounds
-    ${previous.A|B}    step A of the round before; in the first round B, a step before all rounds
-    ${all.NAME}        in a list: the step of every round so far, first to this
+    ${NAME}            the step of the same round, else the step before all rounds
+    ${previous.A|B}    step A of the previous round; in the first round B, a step before all rounds
+    ${all.NAME}        in a list: the step of every round up to this one
     ${last.NAME}       in `then`: the step of the last round
     ${inputs.NAME}     the path of an input
 """
@@ -24,10 +24,10 @@ _REFERENCE = re.compile(r"\$\{([^}]+)\}")
 
 @dataclass
 class Scope:
-    """What the references of one step can name, and which earlier steps it has named.
+    """Names that the references of one step can use, and the earlier steps it has used.
 
-    folders: of the steps before it. of_round: names in `each_round`. number: this step's round, 0 outside of them, and
-    in `then` the number of all rounds.
+    folders: of the steps before it. of_round: names in `each_round`. number: the step's round, 0 outside of rounds, and
+    in `then` the number of rounds.
     """
 
     where: str
@@ -39,7 +39,7 @@ class Scope:
     used: set[str] = field(default_factory=set)
 
     def resolved(self, value: Any) -> Any:
-        """The value with every reference replaced. Raises `ValueError` for one that names nothing."""
+        """Return the value with every reference replaced. Raises `ValueError` for an unknown reference."""
         if isinstance(value, dict):
             return {key: self.resolved(item) for key, item in value.items()}
         if isinstance(value, list):
@@ -47,13 +47,15 @@ class Scope:
         return self._text(value) if isinstance(value, str) else value
 
     def _items(self, item: Any) -> Iterator[Any]:
-        """An item of a list; one that names all rounds stands for an item of each."""
+        """Yield an item of a list; a reference to all rounds gives one item per round."""
         every = [m for m in _REFERENCE.findall(item) if m.startswith("all.")] if isinstance(item, str) else []
         if not every:
             yield self.resolved(item)
             return
         if len(every) > 1 or not self.number:
-            raise ValueError(f"{self.where}: {item} names all rounds more than once, or where there are none")
+            raise ValueError(
+                f"{self.where}: {item} names all rounds more than once, or outside of rounds. Use ${{all.NAME}} once"
+            )
         name = every[0].removeprefix("all.")
         for number in range(1, self.number + 1):
             yield self._text(item.replace(f"${{all.{name}}}", f"${{{step_name(number, name)}}}"))
@@ -65,33 +67,33 @@ class Scope:
         kind, dot, name = reference.partition(".")
         if dot and kind == "inputs":
             if name not in self.inputs:
-                raise ValueError(f"{self.where}: ${{{reference}}} is no input; inputs: {', '.join(self.inputs)}")
+                raise ValueError(
+                    f"{self.where}: ${{{reference}}} is not an input. Use one of: {', '.join(self.inputs)}"
+                )
             return self.inputs[name].path
         if dot and kind == "previous" and self.number and not self.after_all:
             name, bar, first = name.partition("|")
             if self.number == 1 and not bar:
                 raise ValueError(
-                    f"{self.where}: before the first round there is no {name!r}; say what stands for it: "
+                    f"{self.where}: {name!r} does not exist before the first round. Name a step for it: "
                     f"${{previous.{name}|STEP}}"
                 )
             return self._folder(first if self.number == 1 else step_name(self.number - 1, name), reference)
         if dot and kind == "last" and self.after_all:
             return self._folder(step_name(self.number, name), reference)
         if dot and kind == "all":
-            raise ValueError(
-                f"{self.where}: ${{{reference}}} stands for several folders; write it as an item of a list"
-            )
+            raise ValueError(f"{self.where}: ${{{reference}}} means several folders. Write it as an item of a list")
         own = self.number and not self.after_all and reference in self.of_round
         return self._folder(step_name(self.number, reference) if own else reference, reference)
 
     def _folder(self, name: str, reference: str) -> str:
         if name not in self.folders:
             known = ", ".join(self.folders) or "none"
-            raise ValueError(f"{self.where}: ${{{reference}}} is no earlier step; earlier: {known}")
+            raise ValueError(f"{self.where}: ${{{reference}}} is not an earlier step. Use one of: {known}")
         self.used.add(name)
         return str(self.folders[name])
 
 
 def step_name(number: int, name: str) -> str:
-    """The name of a step of a round, which is also its folder under the run's."""
+    """Return the name of a step of a round, which is also its folder in the run."""
     return f"round-{number}/{name}"

@@ -1,4 +1,4 @@
-"""`sicog run RECIPE`: the steps in order; what is done and unchanged is skipped, what changed is done again."""
+"""`sicog run RECIPE`: run the steps in order; skip finished unchanged steps, repeat changed ones."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) 
     recipe = load_recipe(path, overrides)
     steps = recipe.until(until)
     if found := [*recipe.missing(steps), *refusals(recipe, steps, Counts(recipe))]:
-        raise ValueError("; ".join(found))  # now, not after the hours that come before
+        raise ValueError("; ".join(found))  # check now, before hours of work
     with locked(recipe.run_dir / STATES / "lock", recipe.run_dir):
-        write_plan(recipe.run_dir, recipe.steps)  # of the whole run, so that a page can be made of a part of it
+        write_plan(recipe.run_dir, recipe.steps)  # plan of the whole run, so that a report of a part is possible
         if recipe.launcher.on == "slurm":
             from sicog.runs.launchers.slurm import submit
 
@@ -49,13 +49,13 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) 
 
 
 def _side_by_side(recipe: Recipe, steps: Sequence[Step], console: Console) -> None:
-    """All steps that are not done, but for those that show something, which come when the others are done."""
+    """Run all unfinished steps at once; steps that print results come last, one by one."""
     from sicog.runs.launchers.side_by_side import run_side_by_side
 
     shown = {step.name for step in steps if step.verb.shows}
     left = [step for step in steps if not is_done(step) and step.name not in shown]
     if late := [step.name for step in left if shown & {*step.depends_on, *step.after}]:
-        raise ValueError(f"step {late[0]!r} reads what is only shown; run this recipe with launcher.jobs=1")
+        raise ValueError(f"step {late[0]!r} needs a step that runs last. Run this recipe with launcher.jobs=1")
     for step in left:
         begin(step, step.name, console)
     run_side_by_side(left, recipe.launcher.jobs, console)
@@ -88,6 +88,4 @@ def _print_times(steps: Sequence[Step], began: float, console: Console) -> None:
         table.add_row(step.name, step.verb.name, f"{spent:.1f}")
     table.add_row("all", "", f"{sum(seconds):.1f}", style="bold")
     console.print(table)
-    console.print(
-        f"  {time.monotonic() - began:.0f} s on the clock, steps that were done before left out", highlight=False
-    )
+    console.print(f"  {time.monotonic() - began:.0f} s in total, without steps that were done before", highlight=False)

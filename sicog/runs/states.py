@@ -1,5 +1,7 @@
-"""How far the steps of a run are: `.steps/NAME.json` each, `.steps/NAME.job` of one that was submitted to SLURM, and
-`recipe.json`, the plan that they are of. Whoever works on a step writes its state, whoever submits it its job."""
+"""States of a run's steps: `.steps/NAME.json` per step, `.steps/NAME.job` per SLURM job, and the plan `recipe.json`.
+
+The process that runs a step writes its state; the process that submits a step writes its job.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,16 @@ from sicog.stages.storage import read_json, write_json
 
 STATES, PLAN = ".steps", "recipe.json"
 How = Literal["started", "stopped", "failed", "done"]
-# How a step stands now: `stopped` is also one whose process is gone, `changed` one that is done of another config.
+# Status of a step. `stopped`: also when its process is gone; `changed`: done with another config.
 Standing = Literal["waiting", "queued", "running", "stopped", "failed", "done", "changed"]
 
 
 @dataclass(frozen=True)
 class State:
-    """What is known of the newest try of a step.
+    """State of the latest attempt of a step.
 
-    seconds: spent on it by all tries that have ended. since: when the newest began, in Unix time. pid, host: of whom.
-    error: the sentence that it ended with.
+    seconds: total time of all finished attempts. since: Unix time at its start. pid, host: of its process.
+    error: its final error message.
     """
 
     key: str
@@ -45,19 +47,19 @@ class State:
 
 @dataclass(frozen=True)
 class Job:
-    """The number of the job in SLURM that was submitted for a step, and the step's key then."""
+    """The SLURM job of a step, and the step's key at submission."""
 
     key: str
     job: str
 
 
 def state_file(run_dir: Path, name: str) -> Path:
-    """Where the state of a step lies."""
+    """Return the state file of a step."""
     return run_dir / STATES / f"{name}.json"
 
 
 def read_state(run_dir: Path, name: str) -> State | None:
-    """The newest state of a step, None when it was never begun."""
+    """Return the latest state of a step, None if it was never started."""
     path = state_file(run_dir, name)
     if not path.is_file():
         return None
@@ -66,42 +68,42 @@ def read_state(run_dir: Path, name: str) -> State | None:
 
 
 def read_job(run_dir: Path, name: str) -> Job | None:
-    """The newest job that was submitted for a step, None when there was none."""
+    """Return the latest job of a step, None without one."""
     path = state_file(run_dir, name).with_suffix(".job")
     return Job(**read_json(path)) if path.is_file() else None
 
 
 def write_job(step: Step, job: str) -> None:
-    """Note the job that was submitted for a step."""
+    """Store the submitted job of a step."""
     write_json(state_file(step.run_dir, step.name).with_suffix(".job"), asdict(Job(step.key, job)))
 
 
 def write_state(step: Step, state: State) -> None:
-    """Note how far a step is."""
+    """Store the state of a step."""
     values = {key: value for key, value in asdict(state).items() if value is not None}
     values["seconds"] = round(state.seconds, 1)
     write_json(state_file(step.run_dir, step.name), values | {"verb": step.verb.name})
 
 
 def begun(step: Step, before: State | None) -> State:
-    """The state of a step that this process begins: the time of earlier tries of the same key counts on."""
+    """Return the state of a step that this process starts; time of earlier attempts with the same key is added."""
     mine = before if before and before.key == step.key else None
     return State(step.key, "started", mine.seconds if mine else 0.0, time.time(), os.getpid(), socket.gethostname())
 
 
 def ended(state: State, how: How, error: str | None = None) -> State:
-    """The state after the try that `state` began."""
+    """Return the state after the end of the attempt that `state` started."""
     return replace(state, state=how, seconds=state.seconds + time.time() - state.since, error=error)
 
 
 def is_done(step: Step) -> bool:
-    """Whether the step's output is there and of its present key."""
+    """Return whether the step's output exists and has its current key."""
     state = read_state(step.run_dir, step.name)
     return bool(state and state.state == "done" and state.key == step.key and step.folder.is_dir())
 
 
 def standing(step: Step) -> tuple[Standing, State | None]:
-    """How a step stands now, and its state where that is of its present key."""
+    """Return the status of a step, and its state if that has the current key."""
     found, job = read_state(step.run_dir, step.name), read_job(step.run_dir, step.name)
     state = found if found and found.key == step.key else None
     if state and state.state == "done" and step.folder.is_dir():
@@ -112,13 +114,13 @@ def standing(step: Step) -> tuple[Standing, State | None]:
         return "queued", state
     if state is None or state.state == "done":
         if job and job.key == step.key:
-            return "stopped", state  # the job is gone, and never began
+            return "stopped", state  # the job is gone and never started
         return ("changed" if found and found.state == "done" and state is None else "waiting"), state
     return ("failed" if state.state == "failed" else "stopped"), state
 
 
 def _is_running(state: State, job: Job | None) -> bool:
-    """Whether the process that began it lives. On another machine SLURM is asked; without it, it is taken to live."""
+    """Return whether the step's process is alive. On another machine SLURM is asked; without SLURM assume yes."""
     if state.host != socket.gethostname():
         alive = job_is_alive(job.job) if job else None
         return alive if alive is not None else True
@@ -126,12 +128,11 @@ def _is_running(state: State, job: Job | None) -> bool:
     if not lives(state.pid):
         return False
     started = _process_started(state.pid)
-    return started is None or started <= state.since + 1  # else the number was given to another process since
+    return started is None or started <= state.since + 1  # otherwise the process id was reused
 
 
 def lives(pid: int) -> bool:
-    """Whether a process of this machine is at work: one that has ended is not, even where nobody has asked how, as in a
-    container without an init."""
+    """Return whether a process of this machine is running; a zombie (in a container without init) is not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -140,12 +141,12 @@ def lives(pid: int) -> bool:
         return True
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:  # no such folder on this system, or it has ended since
+    except OSError:  # no /proc on this system, or the process has ended
         return not Path("/proc/self").exists()
 
 
 def job_is_alive(job: str) -> bool | None:
-    """Whether SLURM has this job waiting or running; None where there is no SLURM to ask."""
+    """Return whether this SLURM job is waiting or running; None without SLURM."""
     if not shutil.which("squeue"):
         return None
     asked = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
@@ -154,8 +155,10 @@ def job_is_alive(job: str) -> bool | None:
 
 
 def lies_now(path: Path, then: Path, folder: Path) -> Path:
-    """A path of a run that was written into `then`, as `folder` lies now: a run may be moved, copied or read from
-    another folder than it was started in."""
+    """Return a path recorded for the run folder `then`, adjusted to its current place `folder`.
+
+    A run may be moved, copied, or read from another folder than it was started in.
+    """
     now, n_parts = folder.resolve(), len(then.parts)
     if path.is_relative_to(then):
         return folder / path.relative_to(then)
@@ -164,30 +167,30 @@ def lies_now(path: Path, then: Path, folder: Path) -> Path:
 
 
 def write_plan(run_dir: Path, steps: Sequence[Step]) -> None:
-    """Note the steps of the whole run; a file that says the same is left alone."""
+    """Store the steps of the whole run; an equal file is not written again."""
     plan = [_planned(step) for step in steps]
     if not (run_dir / PLAN).is_file() or read_plan(run_dir) != plan:
         write_json(run_dir / PLAN, plan)
 
 
 def read_plan(run_dir: Path) -> list[dict[str, Any]]:
-    """The steps of the newest run in this folder: name, verb, config, key and what they wait for.
+    """Return the steps of the latest run in this folder: name, verb, config, key and dependencies.
 
-    Raises `ValueError` when there was none.
+    Raises `ValueError` without a run.
     """
     if not (run_dir / PLAN).is_file():
         raise ValueError(
-            f"{run_dir} is no run of a recipe: it holds no {PLAN}, which `sicog run` writes. Only these have a status "
-            f"and steps; `sicog report {run_dir}` shows what any folder holds"
+            f"{run_dir} is not a run of a recipe: {PLAN}, which `sicog run` writes, is missing. Only such runs have a "
+            f"status and steps. For any other folder use `sicog report {run_dir}`"
             if run_dir.is_dir()
-            else f"{run_dir} does not exist; name the run_dir of a recipe"
+            else f"{run_dir} does not exist. Give the run_dir of a recipe"
         )
     plan: list[dict[str, Any]] = read_json(run_dir / PLAN)
     return plan
 
 
 def read_steps(run_dir: Path) -> list[Step]:
-    """The steps of the newest run in this folder, ready to run. Raises `ValueError` when there was none."""
+    """Return the steps of the latest run in this folder, ready to run. Raises `ValueError` without a run."""
     return [
         Step(
             name=entry["name"],
@@ -215,7 +218,7 @@ def _planned(step: Step) -> dict[str, Any]:
 
 
 def _process_started(pid: int) -> float | None:
-    """Unix time at which a process of this machine began; None where the system does not tell."""
+    """Return the Unix time at which a process of this machine started; None if unknown."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""`sicog status RUN`: where a run stands. It only reads, also while the run is under way."""
+"""`sicog status RUN`: print the status of a run. It only reads, also while the run is active."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sicog.stages.journal import WORK
 from sicog.stages.runner import STAGE
 from sicog.stages.storage import MANIFEST, read_json
 
-_SPEED = "speed.jsonl"  # as `sicog.training.callbacks` writes it
+_SPEED = "speed.jsonl"  # written by `sicog.training.callbacks`
 _ROWS = re.compile(rb'\{"rows":(\d+),')
 _STYLES: dict[Standing, str] = {"done": "green", "running": "bold", "failed": "red", "stopped": "yellow"}
 _UNDER_WAY = ("running", "queued")
@@ -28,8 +28,8 @@ _UNDER_WAY = ("running", "queued")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a step is, in rows of data or updates of a training. total, rate (a second), left (seconds): None where
-    they are not known."""
+    """Progress of a step, in rows of data or updates of a training. total, rate (per second), left (seconds): None if
+    unknown."""
 
     unit: str
     done: int
@@ -56,12 +56,12 @@ class StepStatus:
 
 
 def status_of(run_dir: Path) -> list[StepStatus]:
-    """Where each step of the newest run in this folder stands. Raises `ValueError` when there was none."""
+    """Return the status of each step of the latest run in this folder. Raises `ValueError` without a run."""
     return [_status(step) for step in read_steps(run_dir)]
 
 
 def show_status(run_dir: Path) -> bool:
-    """Print the table; returns whether the run is finished or something works on it, and no step has failed."""
+    """Print the table; returns true if the run is finished or active, and no step has failed."""
     console, found = stdout_console(), status_of(run_dir)
     table = Table("step", "verb", "", "progress", "spent", "left", title=f"{run_dir}", title_justify="left")
     for line in found:
@@ -88,7 +88,7 @@ def show_status(run_dir: Path) -> bool:
 
 
 def progress_of(step: Step, seconds: float) -> Progress | None:
-    """How far a step is, from what it has written. seconds: spent on it so far."""
+    """Return the progress of a step from its output. seconds: time spent on it so far."""
     if step.verb.name == "train":
         return _updates(step.folder)
     if (step.folder / MANIFEST).is_file():
@@ -119,7 +119,7 @@ def _spent(how: Standing, state: State | None) -> float:
 
 
 def _updates(folder: Path) -> Progress | None:
-    """Of a training: its last line of speeds; of a finished one, what its manifest counts."""
+    """Return the progress of a training: from its last line of metrics, or from its manifest when finished."""
     if (folder / MANIFEST).is_file():
         n = int(read_json(folder / MANIFEST)["steps"])
         return Progress("updates", n, n)
@@ -136,12 +136,12 @@ def _updates(folder: Path) -> Progress | None:
 
 
 def _rows_done(journal: Path) -> int:
-    """Rows of a journal's complete lines, each of which begins with their number; what is in them is not parsed."""
+    """Return the rows of a journal's complete lines; each line starts with its number of rows and is not parsed."""
     return sum(int(found[1]) for line in _lines(journal) if (found := _ROWS.match(line)))
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The complete lines of a file that is being appended to; none where it is not there, or not any more."""
+    """Yield the complete lines of a growing file; none if it does not exist."""
     try:
         with path.open("rb") as file:
             yield from (line for line in file if line.endswith(b"\n"))
@@ -155,7 +155,7 @@ def _summary(found: list[StepStatus]) -> str:
     kinds = {line.standing for line in found}
     if kinds == {"done"}:
         return f"finished: {done} steps in {spent}"
-    advice = "" if kinds & {*_UNDER_WAY} else "; nothing is at work on it: run its recipe again to resume"
+    advice = "" if kinds & {*_UNDER_WAY} else "; no process is running. Run its recipe again to resume"
     return f"{done} of {len(found)} steps done, {spent} spent{advice}"
 
 

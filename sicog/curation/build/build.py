@@ -1,8 +1,8 @@
 """Build the pre-training set (stage 1.5) from kept captions, kept reasoning and further rows (`sicog build`).
 
-shard-*.jsonl      the examples, in seeded order; dropped.jsonl: rows that were left out, with their reasons
-provenance/        where each row comes from: the same rows in the same order
-llava.json         the same examples for other code;  manifest.json: totals by source, task, style and reason
+shard-*.jsonl      the examples, in seeded order; dropped.jsonl: excluded rows with their reasons
+provenance/        the origin of each row, in the same order
+llava.json         the same examples in LLaVA format;  manifest.json: totals by source, task, style and reason
 """
 
 from __future__ import annotations
@@ -66,32 +66,32 @@ class BuildSource(MixedSource):
 
 
 class BuildConfig(Config):
-    """Config of the build: the sources, what is removed from them, and the seed of the draws and of the order."""
+    """Config of the build: the sources, the filters, and the seed for sampling and order."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     sources: tuple[BuildSource, ...] = Field(min_length=1)
     """The sources of the set."""
     out_dir: Path
     total: int | None = Field(default=None, ge=1)
-    """Rows of the set, where sources give shares of it."""
+    """Number of rows of the set; needed when sources give shares."""
     when_short: WhenShort = "error"
-    """What a source with fewer rows than its count or share is: an `error`, or it gives all it has (`take_all`); the
-    others then give no more than their own."""
+    """What to do when a source has fewer rows than its count or share: `error` stops, `take_all` takes all its rows.
+    The other sources do not give more to fill the gap."""
     seed: int = 0
     image_folder: Path | None = None
-    """Folder of the images. When given, every image is read once: rows whose image is missing or broken are dropped,
-    and the others' provenance has its digest. Needed to deduplicate or decontaminate rows with images."""
+    """Folder of the images. When given, every image is read once. Rows with a missing or broken image are dropped; the
+    provenance of other rows records the image's digest. Deduplication and decontamination of images need it."""
     image_roots: tuple[Path, ...] = ()
     deduplicate: DeduplicateConfig | None = None
-    """Drop near-duplicates; null for not at all."""
+    """Drop near-duplicates; null turns it off."""
     decontaminate: DecontaminateConfig | None = None
-    """Drop rows that overlap with benchmarks; null for not at all."""
+    """Drop rows that overlap with benchmarks; null turns it off."""
     per_image: int | None = Field(default=None, ge=1)
-    """Rows with the same image at most."""
+    """Maximum number of rows with the same image."""
     multi_turn: MultiTurnConfig | None = None
-    """Which chains of description are told as conversations; null for none."""
+    """Turn chains of description into conversations; null turns it off."""
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
-    """Above this share of rows that cannot be read, or whose image cannot, the build stops."""
+    """The build stops when a larger share of rows is unreadable, or has an unreadable image."""
     llava_json: bool = True
     """Whether to write `llava.json` too."""
     rows_per_shard: int = Field(default=8192, ge=1)
@@ -101,7 +101,7 @@ class BuildConfig(Config):
     @model_validator(mode="after")
     def _names_differ(self) -> BuildConfig:
         if twice := [name for name, n in Counter(s.name for s in self.sources).items() if n > 1]:
-            raise ValueError(f"sources need different names, {', '.join(twice)} is given twice")
+            raise ValueError(f"the name {', '.join(twice)} is used twice in sources. Give each source its own name")
         return self
 
     @model_validator(mode="after")
@@ -110,7 +110,7 @@ class BuildConfig(Config):
         return self
 
     def inputs(self) -> dict[str, Path]:
-        """The sources, what they exclude, and the benchmarks, by name."""
+        """Return the paths of sources, excluded rows and benchmarks, by name."""
         benchmarks = self.decontaminate.benchmarks if self.decontaminate else ()
         return {
             **{source.name: source.path for source in self.sources},
@@ -120,8 +120,8 @@ class BuildConfig(Config):
 
 
 def build(config: BuildConfig) -> Path:
-    """Write the dataset `out_dir`, shuffled, and what is beside it. Returns `out_dir`."""
-    if (config.out_dir / RUN).is_file():  # another's folder is told before anything is read
+    """Write the shuffled dataset `out_dir` with provenance, LLaVA file and manifest. Returns `out_dir`."""
+    if (config.out_dir / RUN).is_file():  # refuse another run's folder before reading anything
         write_run_json(config.out_dir, step=STEP, config=config, inputs=config.inputs())
     if _is_complete(config.out_dir):
         say_finished(STEP, config.out_dir)
@@ -153,7 +153,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _mixed(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:
-    """Which rows are drawn and which are left out; and the images where they were looked at."""
+    """Return the sampled and the excluded rows, and the images when they were read."""
     cache = cache_folder(config.cache_dir)
     names = tuple(source.name for source in config.sources)
     sources = tuple(open_rows(source.path, cache) for source in config.sources)
@@ -209,7 +209,7 @@ def _examine(
 
 
 def _totals(config: BuildConfig, mixed: MixedRows) -> dict[str, Any]:
-    """For the manifest: rows by source, task and style, conversations, and what each source gave."""
+    """Count rows by source, task and style, conversations, and rows per source, for the manifest."""
     by: dict[str, Counter[str]] = {key: Counter() for key in ("source", "task", "style")}
     conversations = 0
     for origin in _lines(shards(config.out_dir / PROVENANCE)):
@@ -231,7 +231,7 @@ def _lines(paths: list[Path]) -> Iterator[dict[str, Any]]:
 
 
 def _readable(folder: Path, left_out: list[str]) -> Iterator[Example]:
-    """The examples that LLaVA's form can say: reading it gives them back. The ids of the others go to `left_out`."""
+    """Yield the examples that LLaVA's format can represent without loss. Ids of the others go to `left_out`."""
     for example in read_records(folder, Example):
         if reads_back(example):
             yield example

@@ -1,4 +1,4 @@
-"""The rows of a built set: which rows of which sources, in seeded order, under unique ids. Some 60 bytes a row."""
+"""Sample the rows of a built set, in seeded order and with unique ids. Needs about 60 bytes per row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AT_ONCE = 4096  # ids
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A row that was drawn; its id is new. original_id: the one in its source; task: what its source called it."""
+    """A sampled row with its new id. original_id: its id in the source; task: its task in the source."""
 
     id: str
     example: Example
@@ -33,7 +33,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Ids:
-    """Of the N rows of all sources: 128 bits of the id in two columns, what draws and what orders them. uint64 [N]."""
+    """Keys of the N rows of all sources, uint64 [N]: 128 bits of the id, a sampling key and an order key."""
 
     high: Hashes
     low: Hashes
@@ -42,7 +42,7 @@ class Ids:
 
     @classmethod
     def read(cls, names: Sequence[str], sources: Sequence[Rows], seed: int) -> Ids:
-        """One pass over all ids. Raises `ValueError` where one is twice in its source."""
+        """Read all ids once. Raises `ValueError` for an id that occurs twice in its source."""
         columns = np.zeros((4, sum(map(len, sources))), dtype=np.uint64)
         start = row = 0
         for name, source in zip(names, sources, strict=True):
@@ -56,14 +56,14 @@ class Ids:
         return cls(*columns)
 
     def shared(self) -> np.ndarray:
-        """bool [N], whether another source has the id too."""
+        """Return bool [N]: whether another source has the same id."""
         shared = np.zeros(len(self.high), dtype=bool)
         ones, others = _equal(self.high, self.low)
         shared[ones] = shared[others] = True
         return shared
 
     def positions(self, start: int, stop: int, row_ids: Sequence[str]) -> Numbers:
-        """int64, the row among start..stop of each of these ids, -1 for those that are not there."""
+        """Return int64: the row in start..stop of each id, -1 for ids that do not occur."""
         order = np.argsort(self.high[start:stop], kind="stable")
         highs, found = self.high[start:stop][order], np.full(len(row_ids), -1, dtype=np.int64)
         for k, row_id in enumerate(row_ids):
@@ -88,7 +88,7 @@ def _keys(row_id: str, seed: int, name: str) -> tuple[int, int, int, int]:
 
 def _equal(high: Hashes, low: Hashes) -> tuple[Numbers, Numbers]:
     """Pairs of rows with the same id, neighbours in order of id, the earlier one first."""
-    rows = np.flatnonzero(among(high, repeated(high)))  # without copies of all: hardly any are
+    rows = np.flatnonzero(among(high, repeated(high)))  # equal ids are rare, so copy only those
     order = rows[np.lexsort((low[rows], high[rows]))]
     same = (high[order[1:]] == high[order[:-1]]) & (low[order[1:]] == low[order[:-1]])
     return order[:-1][same], order[1:][same]
@@ -102,7 +102,7 @@ def _repeated(high: Hashes, low: Hashes) -> Numbers:
 def _twice(source: Rows, rows: Sequence[int]) -> str:
     record = next(iter(source.read(rows[:1])))
     where = getattr(source, "where", lambda row: f"{source.path}: row {row + 1}")(rows[0])
-    return f"{where}: id {record.id!r} is twice in {source.path}"
+    return f"{where}: id {record.id!r} occurs twice in {source.path}. Give each row its own id"
 
 
 def taken_rows(ids: Ids, rows: Numbers, which: str, n: int) -> Numbers:
@@ -113,7 +113,7 @@ def taken_rows(ids: Ids, rows: Numbers, which: str, n: int) -> Numbers:
 
 
 def draw_rows(ids: Ids, rows: Numbers, wanted: int) -> Iterator[tuple[Numbers, int, Hashes]]:
-    """`wanted` of the rows: all of them as often as they fit, then a draw. Yields (rows, repetition, order keys)."""
+    """Sample `wanted` rows: whole copies first, then a random rest. Yields (rows, repetition, order keys)."""
     repetition = 0
     while wanted > 0 and len(rows):
         salt = scrambled(np.array([repetition], dtype=np.uint64))
@@ -128,10 +128,10 @@ def draw_rows(ids: Ids, rows: Numbers, wanted: int) -> Iterator[tuple[Numbers, i
 
 
 def draw_by_weight(ids: Ids, rows: Numbers, weights: np.ndarray, wanted: int) -> Iterator[tuple[Numbers, int, Hashes]]:
-    """`wanted` of the rows in proportion to their weights, float64 [rows]. Yields (rows, repetition, order keys).
+    """Sample `wanted` rows in proportion to their weights, float64 [rows]. Yields (rows, repetition, order keys).
 
-    Systematic sampling: the rows stand in a drawn order on a line, each as long as its weight, and one is taken at
-    every `1/wanted` of the line. So a row is there as often as its share asks for, rounded down or up.
+    Systematic sampling: rows lie in random order on a line, each as long as its weight. One row is taken at every
+    `1/wanted` of the line. So each row occurs as often as its weight says, rounded down or up.
     """
     order = np.argsort(ids.draw[rows], kind="stable")
     rows, ends = rows[order], np.cumsum(weights[order])
@@ -143,7 +143,7 @@ def draw_by_weight(ids: Ids, rows: Numbers, weights: np.ndarray, wanted: int) ->
 
 
 def marks(source: Rows, numbers: Sequence[int], name: str) -> np.ndarray:
-    """float64, the number `name` in the `extra` of these rows. Raises `ValueError` for a row without one above 0."""
+    """Return float64: the number `name` in the `extra` of these rows. Raises `ValueError` unless it is above 0."""
     found = np.zeros(len(numbers))
     for place, row in enumerate(source.read(numbers)):
         assert isinstance(row, Example)
@@ -151,8 +151,9 @@ def marks(source: Rows, numbers: Sequence[int], name: str) -> np.ndarray:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             there = ", ".join(sorted(row.extra)) or "nothing"
             raise ValueError(
-                f"weight_by {name}: row {row.id} of {source.path} has {value!r}, and a number above 0 is needed; its "
-                f"extra holds {there}"
+                f"weight_by {name}: row {row.id} of {source.path} has {value!r}, which is not a number above 0. "
+                "Correct "
+                f"the row, or name another key; its extra has {there}"
             )
         found[place] = value
     return found
@@ -160,10 +161,10 @@ def marks(source: Rows, numbers: Sequence[int], name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class MixedRows:
-    """What `build` reads: the drawn rows in their order, then all that were left out as `Dropped`.
+    """Input of `build`: the sampled rows in order, then all excluded rows as `Dropped`.
 
     rows: int64, numbered over all sources; repetitions: uint16. shared: whether a row's id is in several sources.
-    left_out: (row, reason, detail) of rows that may not be drawn.
+    left_out: (row, reason, detail) of excluded rows.
     """
 
     names: tuple[str, ...]
@@ -177,7 +178,7 @@ class MixedRows:
         return len(self.rows) + len(self.left_out) + sum(source.n_dropped for source in self.sources)
 
     def dropped_by_source(self) -> dict[str, dict[str, int]]:
-        """How many rows of each source are left out, by reason."""
+        """Return the number of excluded rows of each source, by reason."""
         counts: dict[str, Counter[str]] = {name: Counter() for name in self.names}
         numbers, _ = self._places(np.array([row for row, _, _ in self.left_out], dtype=np.int64))
         for number, (_, reason, _) in zip(numbers.tolist(), self.left_out, strict=True):
@@ -187,7 +188,7 @@ class MixedRows:
         return {name: dict(sorted(found.items())) for name, found in counts.items()}
 
     def check_ids(self) -> None:
-        """Raise `ValueError` where two rows would get the same id."""
+        """Raise `ValueError` when two rows would get the same id."""
         if not (self.shared.any() or self.repetitions.any()):
             return
         times, row = np.bincount(self.rows, minlength=len(self.shared)), 0
@@ -200,8 +201,8 @@ class MixedRows:
                 row += 1
         if len(twice := _repeated(*(np.frombuffer(column, dtype=np.uint64) for column in columns))):
             raise ValueError(
-                f"{len(twice)} ids cannot be made unique: with its source or repetition an id reads like another's; "
-                f"rename a source"
+                f"{len(twice)} ids cannot be made unique: an id plus its source or repetition equals another id. "
+                f"Rename a source"
             )
 
     def read(self, start: int, stop: int) -> Iterator[Drawn | Dropped]:
@@ -222,7 +223,7 @@ class MixedRows:
             yield Drawn(row_id, renamed, example.id, example.source, repetition)
 
     def _places(self, rows: Numbers) -> tuple[Numbers, Numbers]:
-        """The source of each row, and its number there."""
+        """Return the source of each row, and its number in that source."""
         starts = np.cumsum([0, *(len(source) for source in self.sources)])
         numbers = np.searchsorted(starts, rows, side="right") - 1
         return numbers, rows - starts[numbers]
@@ -232,7 +233,7 @@ class MixedRows:
         return f"{named}#{repetition + 1}" if repetition else named
 
     def _dropped(self, start: int, stop: int) -> Iterator[Dropped]:
-        """Numbers start..stop of what is left out: rows that may not be drawn, then those that could not be read."""
+        """Yield excluded rows start..stop: filtered rows first, then unreadable rows."""
         for row, reason, detail in self.left_out[start:stop]:
             (number,), (at,) = (found.tolist() for found in self._places(np.array([row])))
             row_id = self._id(next(iter(self.sources[number].read([at]))).id, row, number, 0)

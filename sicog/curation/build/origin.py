@@ -1,4 +1,4 @@
-"""Rows as they go into the set: where each comes from, and chains of description told as conversations."""
+"""Final form of rows in a built set: their origin, and chains of description as conversations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sicog.records import Example, Record, Turn
 from sicog.tasks import CAPTIONING, REASONING, TASKS, TaskSpec
 
 MULTI_TURN = "multi_turn"  # the key in `extra`
-# What `sicog annotate` names as the source of its rows, and the styles that they may ask in.
+# Source names that `sicog annotate` writes, and the styles of their prompts.
 _ANNOTATED: Mapping[str, tuple[TaskSpec, tuple[str, ...]]] = {
     "revise-cod": (CAPTIONING, ("cod", "cod-conv")),
     "revise-dd": (CAPTIONING, ("dd",)),
@@ -28,19 +28,19 @@ _ANNOTATED: Mapping[str, tuple[TaskSpec, tuple[str, ...]]] = {
 
 
 class MultiTurnConfig(Config):
-    """Chains of description told step by step: a turn for each step, the image in the first."""
+    """Chains of description as conversations: one turn per step, the image in the first turn."""
 
     share: float = Field(gt=0, le=1)
-    """Share of the chains that qualify, drawn by the seed and the row's id."""
+    """Share of the qualifying chains to convert, sampled by the seed and the row's id."""
     min_score: float | None = Field(default=None, ge=-1, le=1)
-    """Chains qualify from this score on, a threshold like that of `select`: stated for three candidates, compared as
-    agreement. null: all qualify."""
+    """Minimum score of a chain, a threshold as in `select`: stated for three candidates, compared as agreement. null:
+    all chains qualify."""
 
 
 class Origin(Record):
-    """Where a row of the set comes from; None for what is not known of it.
+    """Origin of a row of the set; unknown values are None.
 
-    sha256: of each image's file, where they were looked at. k: how many candidates its own was compared with.
+    sha256: digest of each image file, when images were read. k: number of candidates that were compared.
     """
 
     original_id: str
@@ -66,7 +66,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Finish:
-    """The process of the stage: the example as it will be trained on, and its origin."""
+    """Process of the stage: make the training example and its origin."""
 
     multi_turn: MultiTurnConfig | None
     seed: int
@@ -112,14 +112,14 @@ class Finish:
 
 
 def _given(extra: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
-    """What `select` wrote under this name; None for what a user's row holds there of another type."""
+    """Return the value that `select` wrote under this name; None for a value of another type."""
     value = extra.get(name)
     value = float(value) if kind is float and isinstance(value, int) and not isinstance(value, bool) else value
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
 def _task_and_style(row: Drawn) -> tuple[str | None, str | None]:
-    """What `select` wrote; of an annotated row, its task, and the style whose prompt it has."""
+    """Return task and style as `select` wrote them; for an annotated row, the style of its prompt."""
     style = _given(row.example.extra, "style", str)
     if style is not None or row.task not in _ANNOTATED:
         return _task(row.task, style), style
@@ -129,7 +129,7 @@ def _task_and_style(row: Drawn) -> tuple[str | None, str | None]:
 
 
 def _task(source: str, style: object) -> str | None:
-    """The task that `select` named, else the only one that has this style."""
+    """Return the task that `select` wrote, else the only task with this style."""
     if source in TASKS:
         return source
     named = [task.name for task in TASKS.values() if isinstance(style, str) and style in task.styles]
@@ -137,7 +137,7 @@ def _task(source: str, style: object) -> str | None:
 
 
 def qualifies(example: Example, min_score: float | None) -> bool:
-    """Whether an example is a question and a chain of description, scored high enough."""
+    """Return whether an example is a question and a chain of description with a sufficient score."""
     style = CAPTIONING.styles.get(str(example.extra.get("style")))
     if style is None or style.chain is not COD or [t.role for t in example.turns] != ["user", "assistant"]:
         return False
@@ -148,7 +148,7 @@ def qualifies(example: Example, min_score: float | None) -> bool:
 
 
 def conversation(example: Example) -> Example | None:
-    """The same chain told step by step; None for a text that is no chain. `parse` of the chain gives its answers."""
+    """Return the chain as a conversation with one turn per step; None when the text is not a chain."""
     try:
         bodies = parse(COD, example.turns[1].text)
     except ChainError:

@@ -1,4 +1,4 @@
-"""Pair answers to clean images with answers to corrupted ones, by id (`sicog pair`): preference pairs for DPO."""
+"""Make preference pairs for DPO from answers to clean and to corrupted images, joined by id (`sicog pair`)."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ STEP = "pair"
 class PairConfig(StageConfig):
     """Config of `sicog pair`.
 
-    Of each row one answer to a prompt of both is drawn from `chosen`, and from `rejected` one to the same prompt that
-    differs from it: in its text and, for reasoning, in the answer it comes to. Rows that cannot be read are dropped by
-    name.
+    For each row, one answer is sampled from `chosen`, to a prompt that both sides have. A different answer to the same
+    prompt is sampled from `rejected`; for reasoning, its final answer must differ too. Unreadable rows are dropped.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
@@ -43,7 +42,7 @@ class PairConfig(StageConfig):
 
 
 def pair(config: PairConfig) -> Path:
-    """Write the dataset `out_dir` of `PreferencePair`; returns it. Rows without a pair are dropped with the reason."""
+    """Write the dataset `out_dir` of `PreferencePair`; returns it. Rows without a pair are dropped with a reason."""
     clean, corrupted = find_runs(config.chosen), find_runs(config.rejected)
     folders = {
         f"{name}-{i}": f for name, all_ in (("chosen", clean), ("rejected", corrupted)) for i, f in enumerate(all_)
@@ -63,7 +62,7 @@ def pair(config: PairConfig) -> Path:
 
 @dataclass(frozen=True)
 class PairSets:
-    """The process of the stage."""
+    """Process of the stage."""
 
     corrupted: RunsSource
     seed: int
@@ -84,7 +83,7 @@ class PairSets:
             other.query.question,
         ):
             raise ValueError(
-                f"row {row.id}: chosen and rejected were made from different queries; sample both from one input"
+                f"row {row.id}: chosen and rejected have different queries. Sample both from the same input"
             )
         usable, rejected = list(_usable(row)), list(_usable(other))
         for reason, found in (("no_chosen", usable), ("no_rejected", rejected)):
@@ -108,7 +107,7 @@ def _styles(candidates: Sequence[tuple[Candidate, str]]) -> str:
 
 
 def _usable(row: CandidateSet) -> Iterator[tuple[Candidate, str]]:
-    """Candidates that ended by themselves and have the form their style asks for, each with what it says (D-C15)."""
+    """Yield complete candidates that parse in their style, each with its answer."""
     task = TASKS[row.query.task]
     for candidate in row.candidates:
         if candidate.finish_reason == "length":
@@ -126,6 +125,6 @@ def _pair(row: CandidateSet, chosen: Candidate, rejected: Candidate) -> Preferen
         id=row.id,
         images=images,
         prompt=(Turn(role="user", text=chosen.prompt, images_at=(0,) * len(images)),),
-        chosen=chosen.text,  # both full texts, never an extracted answer (D-C14)
+        chosen=chosen.text,  # both sides are full texts, never an extracted answer
         rejected=rejected.text,
     )

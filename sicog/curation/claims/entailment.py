@@ -1,4 +1,4 @@
-"""Whether a text says what a sentence says, by an NLI cross-encoder of sentence-transformers."""
+"""Judge whether a text entails a sentence, with an NLI cross-encoder of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class CrossEncoderNli:
-    """A local folder, or the name of a model that is in the local cache; sent to workers without its weights."""
+    """An NLI model: a local folder, or the name of a model in the local cache. Workers load the weights themselves."""
 
     name: str
 
@@ -28,7 +28,7 @@ class CrossEncoderNli:
         return f"NLI {self.name}"
 
     def entails(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-        """For each (text, sentence) the probability in [0, 1] that the sentence follows, float64 [N].
+        """Return the probability in [0, 1] that each text entails its sentence, float64 [N].
 
         Raises `ValueError` when the model has no label `entailment`.
         """
@@ -50,5 +50,5 @@ def _load(name: str) -> tuple[Any, int]:
     model = CrossEncoder(str(local_model(Path(name), "nli")), activation_fn=torch.nn.Identity())  # logits
     labels = {str(label).lower(): int(i) for i, label in model.config.id2label.items()}
     if "entailment" not in labels:
-        raise ValueError(f"nli: {name} has the labels {', '.join(labels)}, and none is `entailment`")
+        raise ValueError(f"nli: {name} has no label `entailment`, only {', '.join(labels)}. Use another NLI model")
     return model, labels["entailment"]

@@ -1,7 +1,7 @@
-"""Read the claims of candidates and count who else states them (`sicog claims`): CandidateSet -> ScoredSet.
+"""Extract the claims of candidates and count their support (`sicog claims`): CandidateSet -> ScoredSet.
 
-What comes out is scored as `sicog score` scores, so thresholds, selection, pairs and the report work on it; `sicog
-settle` writes texts from the claims themselves.
+The output has the format of `sicog score`, so thresholds, selection, pairs and the report work on it. `sicog settle`
+writes texts from the claims.
 """
 
 from __future__ import annotations
@@ -49,46 +49,51 @@ STEP, ANSWERS = "claims", "answers"
 
 
 class ClaimsConfig(SetsConfig):
-    """Config of `sicog claims`. Rows that cannot be read are dropped, by file and line or with what the reader says."""
+    """Config of `sicog claims`. Unreadable rows are dropped, with file and line or the reader's message."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "cache_dir", "max_dropped_share"})
     reader: Literal["sentences", "answer", "grammar", "endpoint"] = "sentences"
-    """How claims are read: `sentences` (any text; compared by `encoder`, or by the NLI cross-encoder `nli`, at
-    `threshold`), `answer` (the normalised final answer; tasks with short answers), `grammar` (texts of a world with a
-    grammar), `endpoint` (a served model extracts claims and checks them: 2 K requests for a row of K candidates, whose
-    answers are stored and asked for once)."""
+    """How claims are extracted. `sentences`: any text, compared by `encoder` or by the NLI model `nli`, at `threshold`.
+    `answer`: the normalised final answer, for tasks with short answers. `grammar`: texts of a world with a grammar.
+    `endpoint`: a served model extracts and checks claims, 2 K requests per row of K candidates; all are cached."""
     measure: Measure = "support"
-    """What a candidate's agreement is: `support`, the mean support of its claims, or `f1`, its expected F1 against the
-    other candidates."""
+    """Agreement of a candidate: `support` is the mean support of its claims, `f1` its expected F1 against the other
+    candidates."""
     threshold: float = Field(default=0.65, gt=0, le=1)
-    """Cosine, or probability of entailment, from which a sentence counts as stated."""
+    """Minimum cosine, or minimum probability of entailment, for a sentence to count as stated."""
     nli: NameOrPath | None = None
-    """An NLI cross-encoder that compares sentences instead of `encoder`: a folder, or a model of the Hugging Face hub
-    in the local cache."""
+    """NLI cross-encoder that compares sentences instead of `encoder`: a folder, or a Hugging Face model in the local
+    cache."""
     grammar: str | None = None
-    """With reader `grammar`: the grammar of the texts, as `module:NAME`."""
+    """Grammar of the texts as `module:NAME`, for reader `grammar`."""
     endpoint: EndpointConfig | None = None
-    """With reader `endpoint`: the served model."""
+    """The served model, for reader `endpoint`."""
     half: Literal[0, 1] | None = None
-    """0 or 1 reads every other candidate only, to see how far labels depend on the draw (`sicog gap`)."""
+    """0 or 1: read only one half of the candidates, to measure how much labels depend on sampling (`sicog gap`)."""
 
     @model_validator(mode="after")
     def _the_reader_has_what_it_reads_with(self) -> ClaimsConfig:
         if (self.reader == "grammar") != (self.grammar is not None):
-            raise ValueError("reader: grammar needs grammar=module:NAME, and no other reader takes one")
+            raise ValueError(
+                "reader: grammar needs the key grammar=module:NAME; other readers do not use it. Set both or neither"
+            )
         if self.grammar is not None:
             load_grammar(self.grammar)
         if (self.reader == "endpoint") != (self.endpoint is not None):
-            raise ValueError("reader: endpoint needs endpoint={model: ...}, and no other reader takes one")
+            raise ValueError(
+                "reader: endpoint needs the key endpoint={model: ...}; other readers do not use it. Set both or neither"
+            )
         if self.endpoint is not None and self.workers > 1:
-            raise ValueError("an endpoint is asked by one process; raise endpoint.concurrency instead of workers")
+            raise ValueError(
+                "workers must be 1 with an endpoint: one process sends all requests. Raise endpoint.concurrency instead"
+            )
         if self.nli is not None and self.reader != "sentences":
-            raise ValueError(f"nli judges sentences; reader: {self.reader} has no use for it")
+            raise ValueError(f"nli works only with reader: sentences, not reader: {self.reader}. Remove nli")
         return self
 
 
 def claims(config: ClaimsConfig) -> Path:
-    """Read the claims of all sets and write the dataset `out_dir` of `ScoredSet`, and its columns; returns it."""
+    """Extract the claims of all sets; write the dataset `out_dir` of `ScoredSet` and its columns. Returns it."""
     folders = find_runs(config.input)
     embeds = config.reader == "sentences" and config.nli is None
     inputs = {f"candidates-{i}": folder for i, folder in enumerate(folders)}
@@ -133,14 +138,14 @@ def claims(config: ClaimsConfig) -> Path:
 
 @dataclass(frozen=True)
 class Reading(SetsStage):
-    """Reads the claims of all sets."""
+    """Stage that extracts the claims of all sets."""
 
     step: ClassVar[str] = STEP
     config: ClaimsConfig
     served: ServedModel | None = None
 
     def process(self, embedder: Embedding | None) -> ReadClaims:
-        """What reads a block."""
+        """Return the process that reads a block."""
         reader = ServedReader(self.served) if self.served else _reader(self.config, embedder)
         return ReadClaims(reader, self.config.measure, self.checkpoints, self.config.half)
 
@@ -159,7 +164,7 @@ def _reader(config: ClaimsConfig, embedder: Embedding | None) -> Reader:
 
 @dataclass(frozen=True)
 class ReadClaims:
-    """The process of the stage."""
+    """Process of the stage."""
 
     reader: Reader
     measure: Measure
@@ -182,7 +187,7 @@ class ReadClaims:
         return (self._scored(row, candidates, found),)
 
     def _scored(self, row: CandidateSet, candidates: Sequence[ScoredCandidate], found: ReadSet) -> ScoredSet:
-        """With the claims of every text, and the marks of those that are about the whole image."""
+        """Return the scored set: claims of every text, and scores of the texts about the whole image."""
         scored = list(candidates)
         places = [i for i, c in enumerate(candidates) if _is_read(c)]
         for place in [places[k] for k, own in enumerate(found.claims) if not own]:
@@ -200,7 +205,7 @@ class ReadClaims:
             marks: dict[str, Any] = {"claims": tuple(next(made) for _ in own)}
             if is_whole:
                 agreement = next(agreed)
-                # As among vectors, the score counts the candidate itself, with which it agrees wholly.
+                # As with embeddings, the score includes the candidate itself, with agreement 1.
                 score = round(((k - 1) * agreement + 1) / k, DECIMALS) if k > 1 else 1.0
                 marks |= {"agreement": _known(agreement), "score": score}
             scored[place] = scored[place].model_copy(update=marks)
@@ -210,7 +215,7 @@ class ReadClaims:
 
 
 def _half(row: CandidateSet, half: int | None) -> CandidateSet:
-    """The set with every other candidate of the whole image, and of each window."""
+    """Return the set with half of the candidates, of the whole image and of each window."""
     if half is None:
         return row
     seen: Counter[Any] = Counter()
@@ -223,7 +228,7 @@ def _half(row: CandidateSet, half: int | None) -> CandidateSet:
 
 
 def _is_read(scored: ScoredCandidate) -> bool:
-    """Whole texts, of the whole image or of a window; what a length limit cut is neither."""
+    """Return whether a candidate is a complete text, of the whole image or of a window."""
     return scored.compared is not None or (scored.excluded == "window" and scored.candidate.finish_reason == "stop")
 
 
@@ -235,20 +240,20 @@ def _texts(row: CandidateSet, candidates: Sequence[ScoredCandidate]) -> Texts:
 
 
 def _without_silent(found: ReadSet) -> ReadSet:
-    """Without the texts that state nothing: they are no others for whom it would mean something not to agree."""
+    """Remove texts without claims: their disagreement means nothing."""
     speaks = [bool(own) for own in found.claims]
     return ReadSet(tuple(own for own in found.claims if own), found.stated[:, speaks])
 
 
 def _of_whole(found: ReadSet, whole_K: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """owner_C and stated_CK of the texts about the whole image alone."""
+    """Return owner_C and stated_CK for the texts about the whole image only."""
     of_whole_C = whole_K[found.owner]
     numbers_K = np.cumsum(whole_K) - 1
     return numbers_K[found.owner[of_whole_C]], found.stated[of_whole_C][:, whole_K]
 
 
 def _claims(found: ReadSet, window_K: NDArray[np.int64], places: Sequence[int]) -> Iterator[Claim]:
-    """The claims of all texts in order, with who states them."""
+    """Yield the claims of all texts in order, with their support."""
     supported = supports(found.owner, found.stated, window_K < 0).tolist()
     closer = seen(found.stated, window_K).tolist()
     flat = [claim for own in found.claims for claim in own]
@@ -281,5 +286,6 @@ def _check_short_answers(block: Sequence[CandidateSet]) -> None:
     for row in block:
         if not TASKS[row.query.task].votes:
             raise ValueError(
-                f"row {row.id}: reader: answer needs short answers, {row.query.task} has none; use reader: sentences"
+                f"row {row.id}: reader: answer needs short answers, but {row.query.task} has none. Use reader: "
+                "sentences"
             )

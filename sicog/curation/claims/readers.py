@@ -1,8 +1,8 @@
-"""Readers: what claims a candidate's text makes, and which other candidates state them too.
+"""Readers: extract the claims of a candidate's text, and find which other candidates state them.
 
-A reader is declared, never guessed: `sentences` reads any text and compares by an encoder or an NLI model, `answer`
-takes the normalised final answer, `grammar` parses texts of a world whose grammar is known, `endpoint` has a served
-model extract and check (`sicog.curation.claims.served_reader`).
+The config names the reader. `sentences` reads any text and compares with an encoder or an NLI model. `answer` takes the
+normalised final answer. `grammar` parses texts of a world with a known grammar. `endpoint` asks a served model
+(`sicog.curation.claims.served_reader`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Window = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Stated:
-    """One claim of a text: equal keys of one kind say the same; start, end: its characters in the text."""
+    """One claim of a text. Claims with equal kind and key are the same; start, end: its characters in the text."""
 
     key: str
     kind: str
@@ -36,8 +36,10 @@ class Stated:
 
 @dataclass(frozen=True)
 class Texts:
-    """What is read of one set: the query, K whole texts, what is compared of each, and the window that it is about
-    (left, top, right, bottom in shares of the image), None for the whole image."""
+    """Texts of one set: the query, K complete texts, the compared part of each, and the window of each.
+
+    A window is (left, top, right, bottom) in shares of the image, None for the whole image.
+    """
 
     query: Query
     texts: tuple[str, ...]
@@ -47,30 +49,30 @@ class Texts:
 
 @dataclass(frozen=True)
 class ReadSet:
-    """The claims of each of the K texts, and who states what: stated bool [C, K], C claims of all texts in order."""
+    """The claims of each of the K texts. stated: bool [C, K], whether text k states claim c, all claims in order."""
 
     claims: tuple[tuple[Stated, ...], ...]
     stated: NDArray[np.bool_]
 
     @property
     def owner(self) -> NDArray[np.int64]:
-        """The text that each claim was read from."""
+        """Return the text that each claim was read from."""
         return np.repeat(np.arange(len(self.claims)), [len(own) for own in self.claims])
 
 
 class UnreadableError(ValueError):
-    """One set cannot be read; others can."""
+    """One set is unreadable; other sets are not affected."""
 
 
 class Reader(Protocol):
-    """Reads a block of sets at once; what it makes of a set depends on that set alone."""
+    """Reads a block of sets at once; the result of a set depends on that set alone."""
 
     @property
     def description(self) -> str:
-        """What decides its claims: supports of two descriptions cannot be compared."""
+        """Return a text that identifies the reader. Do not compare supports of different descriptions."""
 
     def read(self, block: Sequence[Texts]) -> Sequence[ReadSet | UnreadableError]:
-        """The claims of each set, or why it cannot be read."""
+        """Return the claims of each set, or the error of an unreadable set."""
 
 
 @runtime_checkable
@@ -80,27 +82,29 @@ class Grammar(Protocol):
     name: str
 
     def read(self, text: str, window: Window | None) -> Sequence[Stated]:
-        """The claims of a text, each key once; those of a window are placed where the window lies."""
+        """Return the claims of a text, each key once. Claims about a window get the window's position."""
 
     def write(self, claims: Sequence[tuple[Claim, float]]) -> str | None:
-        """One text that states these claims, whose strengths decide between contrary ones; None when they make none."""
+        """Return one text that states these claims, None when there is none. Of contrary claims the stronger wins."""
 
 
 def load_grammar(name: str) -> Grammar:
-    """The grammar that `module:NAME` is. Raises `ValueError` when there is none."""
+    """Load the grammar `module:NAME`. Raises `ValueError` when there is none."""
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"grammar: {name!r} cannot be loaded ({error}); name one as module:NAME") from None
+        raise ValueError(f"grammar: {name!r} cannot be loaded ({error}). Give it as module:NAME") from None
     if not isinstance(found, Grammar):
-        raise ValueError(f"grammar: {name!r} is a {type(found).__name__} without read, write and name")
+        raise ValueError(
+            f"grammar: {name!r} is a {type(found).__name__} without read, write and name. Name a grammar object"
+        )
     return found
 
 
 @dataclass(frozen=True)
 class AnswerReader:
-    """One claim a text: its final answer, normalised."""
+    """One claim per text: its normalised final answer."""
 
     description: str = "answers"
 
@@ -119,14 +123,13 @@ class AnswerReader:
 
 @dataclass(frozen=True)
 class GrammarReader:
-    """What a grammar reads; claims are the same where kind and key are. A text on which it raises `ValueError` makes
-    its set unreadable."""
+    """Reads texts with a grammar. A text on which the grammar raises `ValueError` makes its set unreadable."""
 
     name: str
 
     @property
     def grammar(self) -> Grammar:
-        """Loaded by name, so that the reader can be sent to another process."""
+        """Load the grammar by name, so that the reader can be pickled."""
         return load_grammar(self.name)
 
     @property
@@ -147,20 +150,23 @@ class GrammarReader:
 
 
 class Entailment(Protocol):
-    """Whether a text says what a sentence says."""
+    """Judges whether a text entails a sentence."""
 
     @property
     def description(self) -> str:
-        """Its model."""
+        """Return the name of the model."""
 
     def entails(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-        """For each (text, sentence) the probability in [0, 1] that the sentence follows, float64 [N]."""
+        """Return the probability in [0, 1] that each text entails its sentence, float64 [N]."""
 
 
 @dataclass(frozen=True)
 class SentenceReader:
-    """Every sentence is a claim; another text states it when one of its sentences is at least `threshold` similar
-    (cosine of `embedder`), or when it entails it with at least that probability (`nli`)."""
+    """Every sentence is a claim.
+
+    Another text states it when one of its sentences has a cosine of at least `threshold` (`embedder`), or when the text
+    entails it with at least that probability (`nli`).
+    """
 
     threshold: float
     embedder: Embedding | None = None
@@ -174,7 +180,7 @@ class SentenceReader:
         return f"sentences by {model.description} at {self.threshold:g}"
 
     def read(self, block: Sequence[Texts]) -> list[ReadSet]:
-        """The claims of each set; all sentences of the block are embedded, or all pairs judged, together."""
+        """Return the claims of each set. Embeds all sentences of the block, or judges all pairs, together."""
         claims = [[_sentences(text) for text in row.texts] for row in block]
         if self.embedder is not None:
             flat = [claim.key for row in claims for own in row for claim in own]
@@ -219,6 +225,6 @@ def _by_key(claims: Sequence[tuple[Stated, ...]]) -> ReadSet:
 
 
 def pruned(text: str, claims: Sequence[Claim], keeps: Sequence[bool]) -> str:
-    """The text without the sentences whose claim is not kept."""
+    """Return the text without the sentences whose claim is not kept."""
     removed = [(c.start, c.end) for c, keep in zip(claims, keeps, strict=True) if not keep]
     return without(text, removed)

@@ -1,4 +1,4 @@
-"""Texts as sentences with their places; the headings of a step-by-step text are none."""
+"""Split texts into sentences with their positions; headings of a step-by-step text are not sentences."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 _HEADING = re.compile(r"^Step \d+:[^\n]*$", re.MULTILINE)
 _ENDS = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]*(?=\s)|(?<=[\u3002\uff01\uff1f])|\n+")
-# A full stop after one of these, or after a single capital, ends no sentence.
+# A full stop after one of these, or after a single capital letter, does not end a sentence.
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Prof|vs|No|Fig|approx|e\.g|i\.e|cf|etc)|(?:^|[\s(])[A-Z])\.$")
 _EMPTY = re.compile(r"\s*(?:[-*\u2022]|\d{1,2}[.)])\s*")  # a bullet with nothing behind it
 _BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d{1,2}[.)])\s+")
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence, in order, without white space and bullets at the ends."""
+    """Return start and end of each sentence, in order, without white space and bullets at the ends."""
     found, start = [], 0
     for heading in [*_HEADING.finditer(text), None]:
         stop = heading.start() if heading else len(text)
@@ -39,7 +39,7 @@ def _in_part(text: str, start: int, stop: int) -> list[tuple[int, int]]:
 
 
 def without(text: str, removed: list[tuple[int, int]]) -> str:
-    """The text without these sentences, with the white space that stood before each; lines that hold nothing go."""
+    """Remove these sentences, the white space before each, and lines that become empty."""
     kept, start = [], 0
     for first, last in sorted(removed):
         kept.append(text[start:first].rstrip(" \t"))

@@ -1,7 +1,7 @@
-"""A served model that reads claims out of texts, says which of them another text states, and writes texts from claims.
+"""A served model that extracts claims from texts, checks them against other texts, and writes texts from claims.
 
-It is asked to quote and to number, and both are checked: a claim whose quotation is not in the text is none, and a
-number that no claim has makes the answer unusable. One that cannot be used is asked for once more; then the row goes.
+The model must quote and number, and both are checked. A claim whose quotation is not in the text is ignored. A number
+without a claim makes the answer unusable. An unusable answer is requested once more, then the row is dropped.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _ARRAY = re.compile(r"\[.*\]", re.DOTALL)
 
 
 class _UnusableError(Exception):
-    """An answer that is not what was asked for."""
+    """An answer in the wrong form."""
 
 
 @dataclass
 class ServedModel:
-    """The endpoint, connected at the first question. Answers are stored in `answers` and asked for once."""
+    """The endpoint; connects at the first request. Answers are cached in `answers`."""
 
     endpoint: EndpointConfig
     answers: Path
@@ -73,7 +73,7 @@ class ServedModel:
         self._client = None
 
     async def ask(self, prompt: str, read: Any, what: str) -> Any:
-        """What `read` makes of the answer's text. Raises `UnreadableError` when a second answer is no better."""
+        """Return the answer as parsed by `read`. Raises `UnreadableError` when the second answer fails too."""
         first = Message("user", (prompt,))
         request = Request((first,), 0.0, _MAX_TOKENS, VERSION)
         try:
@@ -91,17 +91,17 @@ class ServedModel:
 
 @dataclass
 class ServedReader:
-    """Claims as a served model extracts them; another text states a claim when the model says so."""
+    """Extracts claims with a served model, which also decides which other texts state them."""
 
     model: ServedModel
 
     @property
     def description(self) -> str:
-        """The model, and the version of what it is asked."""
+        """Return the model and the version of the prompts."""
         return f"{VERSION} by {self.model.endpoint.model}"
 
     def read(self, block: Sequence[Texts]) -> list[ReadSet | UnreadableError]:
-        """The claims of each set; of one that the model fails on, why."""
+        """Return the claims of each set, or the error when the model fails."""
         return self.model.client.run([self._one(row) for row in block])
 
     async def _one(self, row: Texts) -> ReadSet | UnreadableError:
@@ -121,7 +121,7 @@ class ServedReader:
         return found
 
     async def _stated(self, text: str, claims: Sequence[tuple[Stated, ...]], k: int) -> NDArray[np.bool_]:
-        """bool [C]: whether text k states each claim; its own ones it does."""
+        """Return bool [C]: whether text k states each claim; it states its own."""
         owner_C = np.repeat(np.arange(len(claims)), [len(own) for own in claims])
         others = [claim.key for number, own in enumerate(claims) for claim in own if number != k]
         stated_C = owner_C == k
@@ -142,7 +142,7 @@ class ServedWriter:
     model: ServedModel
 
     def write(self, rows: Sequence[Sequence[str]]) -> list[str | UnreadableError]:
-        """A text for each list of claims; of one that the model fails on, why."""
+        """Return a text for each list of claims, or the error when the model fails."""
         return self.model.client.run([self._one(claims) for claims in rows])
 
     async def _one(self, claims: Sequence[str]) -> str | UnreadableError:
@@ -174,7 +174,7 @@ def _array(text: str) -> list[Any]:
 
 
 def _quoted(text: str, answer: str) -> tuple[Stated, ...]:
-    """The claims whose quotation stands in the text, each once."""
+    """Return the claims whose quotation is in the text, each once."""
     value, found = _array(answer), dict[str, Stated]()
     for one in value:
         claim, quote = (one.get("claim"), one.get("quote")) if isinstance(one, dict) else (None, None)

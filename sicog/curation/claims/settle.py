@@ -1,7 +1,7 @@
-"""Write one text of a row's claims (`sicog settle`): ScoredSet with claims -> Example, and pairs under `pairs/`.
+"""Write one text from a row's claims (`sicog settle`): ScoredSet with claims -> Example, and pairs under `pairs/`.
 
-`prune` takes the best candidate and leaves out what too few others state; `merge` writes what enough candidates state
-as one text. What was decided from is in `extra`: the claims of the text with their supports.
+`prune` takes the best candidate and removes claims with low support. `merge` writes all claims with enough support as
+one text. The claims of the text and their supports are stored in `extra`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ Least = float | dict[str, float]
 class SettleConfig(StageConfig):
     """Config of `sicog settle`.
 
-    The strength of a claim is its support, the share of the other candidates that state it; where windows were shown
-    (`closer` of sampling) or questions asked (`check-claims`), it is support + closer_weight x seen + check_weight x
-    checked.
+    The strength of a claim is its support: the share of the other candidates that state it. With windows (`closer` of
+    sampling) or questions (`check-claims`) it is support + closer_weight x seen + check_weight x checked.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
@@ -46,44 +45,43 @@ class SettleConfig(StageConfig):
     """Scored sets with claims."""
     out_dir: Path
     how: Literal["prune", "merge"] = "merge"
-    """`prune` keeps the best candidate without its unsupported claims, `merge` writes all supported claims as one text.
+    """`prune` keeps the best candidate without its unsupported claims; `merge` writes all supported claims as one text.
     """
     grammar: str | None = None
-    """The grammar of the texts, as `module:NAME`; null for any text, whose claims are its sentences."""
+    """Grammar of the texts as `module:NAME`; null for texts whose claims are their sentences."""
     support: Least | None = None
-    """A claim is kept when its strength is at least this: one number, or one for each kind (kinds that are not named:
-    0)."""
+    """Minimum strength of a kept claim: one number, or one for each kind (0 for kinds that are not named)."""
     quantile: float | None = Field(default=None, ge=0, lt=1)
-    """Instead of `support`: of each kind, the claims up to this quantile of the strengths found in `input` are removed,
-    so that rare kinds keep their share."""
+    """Use instead of `support`: remove the claims of each kind up to this quantile of the strengths in `input`. So rare
+    kinds keep their share."""
     closer_weight: float = Field(default=0.5, ge=0)
-    """Weight of what was seen in windows."""
+    """Weight of support from windows."""
     check_weight: float = Field(default=0.5, ge=0)
-    """Weight of what answers confirmed."""
+    """Weight of the share of confirming answers."""
     min_candidates: int = Field(default=3, ge=2)
     min_claims: int = Field(default=1, ge=1)
     """Rows with fewer remaining claims are dropped."""
     agreement: float = Field(default=0.0, ge=0, le=1)
-    """Rows whose kept claims have a lower mean support are dropped."""
+    """Rows are dropped when the mean support of their kept claims is lower."""
     style: str | None = None
-    """Style of a merged text, and of what a grammar writes; null for the first of its task that is no chain."""
+    """Style of a merged text, and of a text from a grammar; null: the first style of its task that is not a chain."""
     endpoint: EndpointConfig | None = None
-    """A served model that writes the merged text from the claims; null: the grammar writes it, or the sentences follow
-    one another. Its answers are stored and asked for once."""
+    """Served model that writes the merged text from the claims; its answers are cached. null: the grammar writes the
+    text, or the sentences are joined."""
     rows_per_shard: int = Field(default=8192, ge=1)
 
     @model_validator(mode="after")
     def _one_rule_for_claims(self) -> SettleConfig:
         if (self.support is None) == (self.quantile is None):
-            raise ValueError("give either support or quantile")
+            raise ValueError("support and quantile: set exactly one of them")
         least = self.support.values() if isinstance(self.support, dict) else [self.support or 0.0]
         most = 1 + self.closer_weight + self.check_weight
         if any(not 0 <= value <= most for value in least):
-            raise ValueError(f"support is a strength, between 0 and {most:g}")
+            raise ValueError(f"support must be a strength between 0 and {most:g}")
         if self.grammar is not None:
             load_grammar(self.grammar)
         if self.endpoint is not None and (self.how != "merge" or self.grammar is not None or self.workers > 1):
-            raise ValueError("an endpoint writes merged texts: how=merge, no grammar, one worker")
+            raise ValueError("an endpoint only writes merged texts: set how=merge, grammar=null and workers=1")
         return self
 
 
@@ -119,13 +117,13 @@ def settle(config: SettleConfig) -> Path:
 
 
 def strength(claim: Claim, closer_weight: float, check_weight: float = 0.0) -> float:
-    """support + closer_weight x seen + check_weight x checked; what is not known counts 0. Rounded to 1e-6."""
+    """Return support + closer_weight x seen + check_weight x checked, rounded to 1e-6; unknown values count as 0."""
     beside = closer_weight * (claim.seen or 0.0) + check_weight * (claim.checked or 0.0)
     return round((claim.support or 0.0) + beside, DECIMALS)
 
 
 def quantiles(rows: Any, share: float, closer_weight: float = 0.0, check_weight: float = 0.0) -> dict[str, float]:
-    """By kind the lowest strength above which at most 1 - share of the claims lie; strengths take few values."""
+    """Return by kind the lowest strength above which at most 1 - share of the claims lie."""
     counts: dict[str, Counter[float]] = defaultdict(Counter)
     for row in rows:
         if isinstance(row, ScoredSet):
@@ -149,7 +147,7 @@ def _all_claims(row: ScoredSet) -> list[Claim]:
 
 @dataclass(frozen=True)
 class SettleRows:
-    """The process of the stage; least: the support from which a claim is kept; writer: instead of a grammar."""
+    """Process of the stage. least: minimum strength of a kept claim; writer: replaces the grammar."""
 
     config: SettleConfig
     least: Least
@@ -161,7 +159,7 @@ class SettleRows:
         return [self._one(row, grammar, written.get(number)) for number, row in enumerate(block)]
 
     def _asked_for(self, block: Sequence[ScoredSet]) -> dict[int, str | UnreadableError]:
-        """What the endpoint writes of each row of the block that has enough candidates and claims."""
+        """Return the endpoint's text for each row of the block with enough candidates and claims."""
         assert self.writer is not None
         wanted: dict[int, list[str]] = {}
         for number, row in enumerate(block):
@@ -184,7 +182,7 @@ class SettleRows:
         if self.config.how == "prune":
             kept = [c for c in best.claims if self._keeps(c)]
             text = self._pruned(best, kept, grammar)
-            style = best.candidate.style if grammar is None else self._plain_style(row)  # a grammar writes no chains
+            style = best.candidate.style if grammar is None else self._plain_style(row)  # a grammar writes plain texts
         else:
             kept = self._merged(spoken, place)
             text = self._written(kept, grammar) if grammar else asked_for or " ".join(c.key for c in kept)
@@ -237,7 +235,7 @@ class SettleRows:
         return (example, pair)
 
     def _rejected(self, usable: Sequence[tuple[int, ScoredCandidate]], style: str, text: str) -> ScoredCandidate | None:
-        """The candidate of that style with the most claims that too few others state; None where none has any."""
+        """Return the candidate of that style with the most unsupported claims; None when no candidate has any."""
         wrong = [
             (sum(not self._keeps(claim) for claim in c.claims), -place, c)
             for place, c in usable
@@ -265,7 +263,7 @@ class SettleRows:
         return pruned(best.candidate.text, best.claims, [c in kept for c in best.claims])
 
     def _merged(self, spoken: Sequence[tuple[int, ScoredCandidate]], best: int) -> list[Claim]:
-        """Supported claims from the best candidate on; of others only what none of those before states."""
+        """Return the supported claims, best candidate first; skip claims that an earlier candidate states."""
         order = sorted(spoken, key=lambda one: (one[0] != best, -(one[1].agreement or 0.0), one[0]))
         kept: list[Claim] = []
         seen: set[int] = set()
@@ -282,7 +280,7 @@ Placed = tuple[int, ScoredCandidate]
 
 
 def _spoken(row: ScoredSet) -> tuple[list[Placed], list[Placed]]:
-    """The candidates that state something, with their places, and those of them that are about the whole image."""
+    """Return the candidates with claims and their places, and those of them about the whole image."""
     spoken = [(place, c) for place, c in enumerate(row.candidates) if c.claims]
     return spoken, [(place, c) for place, c in spoken if c.excluded is None]
 

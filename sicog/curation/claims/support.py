@@ -1,8 +1,8 @@
-"""How many of the other candidates state what a candidate states: pure functions of who states what.
+"""Support of claims: the share of the other candidates that state a claim. Pure functions.
 
 Shapes of one set: K candidates, C claims of all of them one after the other.
-owner_C int: the candidate that a claim was read from; stated_CK bool: whether a candidate states a claim (its own it
-does).
+owner_C int: the candidate that a claim was read from. stated_CK bool: whether a candidate states a claim; it states its
+own.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Floats = NDArray[np.float64]
 
 
 def supports(owner_C: NDArray[Any], stated_CK: NDArray[np.bool_], counts_K: NDArray[np.bool_] | None = None) -> Floats:
-    """The share of the other candidates that state a claim, float64 [C] in [0, 1]; nan where there are no others.
+    """Return the share of the other candidates that state each claim, float64 [C] in [0, 1]; nan without others.
 
     support_c = |{k != owner_c : k states c}| / |{k != owner_c}|
 
-    counts_K: the candidates that are asked, by default all; others may own claims.
+    counts_K: the candidates that count, by default all; other candidates may own claims.
     """
     counts_K = np.ones(stated_CK.shape[1], dtype=bool) if counts_K is None else counts_K
     own_C = counts_K[owner_C].astype(np.int64)
@@ -33,7 +33,7 @@ def supports(owner_C: NDArray[Any], stated_CK: NDArray[np.bool_], counts_K: NDAr
 
 
 def seen(stated_CK: NDArray[np.bool_], window_K: NDArray[np.int64]) -> Floats:
-    """The largest share of the candidates of one window that state a claim, float64 [C]; nan without windows.
+    """Return the largest share of the candidates of one window that state a claim, float64 [C]; nan without windows.
 
     window_K: the number of the window that a candidate saw, -1 for the whole image.
     """
@@ -42,11 +42,11 @@ def seen(stated_CK: NDArray[np.bool_], window_K: NDArray[np.int64]) -> Floats:
 
 
 def agreements(owner_C: NDArray[Any], stated_CK: NDArray[np.bool_], measure: Measure) -> Floats:
-    """How far a candidate agrees with the others, float64 [K] in [0, 1]; nan at K = 1 and for one without claims.
+    """Return the agreement of each candidate with the others, float64 [K] in [0, 1]; nan at K = 1 or without claims.
 
-    support: the mean support of its claims: how much of what it says the others say too (an estimate of precision).
-    f1: the mean over the others j of F1(i, j) = 2 P R / (P + R), where P is the share of i's claims that j states and
-        R the share of j's claims that i states: whether it also says what the others say.
+    support: the mean support of its claims, an estimate of precision.
+    f1: the mean over the others j of F1(i, j) = 2 P R / (P + R). P is the share of i's claims that j states, R the
+        share of j's claims that i states.
     """
     k = stated_CK.shape[1]
     found = np.full(k, np.nan)
@@ -70,7 +70,7 @@ def agreements(owner_C: NDArray[Any], stated_CK: NDArray[np.bool_], measure: Mea
 
 
 def stated_by_key(keys: list[list[str]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """owner_C and stated_CK of candidates whose claims are equal where their keys are."""
+    """Return owner_C and stated_CK for candidates whose claims are equal when their keys are equal."""
     sets = [frozenset(own) for own in keys]
     owner_C = np.repeat(np.arange(len(keys)), [len(own) for own in keys])
     stated = [[key in one for one in sets] for own in keys for key in own]

@@ -1,8 +1,7 @@
-"""Claims checked by questions to a model: `sicog ask-claims` writes them, `sicog sample` answers them, `sicog
-check-claims` counts the answers.
+"""Check claims with questions to a model.
 
-A claim that several samples share may be what the model always gets wrong when it describes. Asked about it by itself,
-it looks again, at one thing.
+`sicog ask-claims` writes the questions, `sicog sample` answers them, `sicog check-claims` counts the answers. Several
+samples may share the same mistake of a description. A separate question makes the model look at one thing again.
 """
 
 from __future__ import annotations
@@ -39,42 +38,45 @@ class AskConfig(Config):
     """Scored sets with claims."""
     out_dir: Path
     grammar: str | None = None
-    """Asks in its own words, as `module:NAME` (its `ask`); null: asks `question`."""
+    """Grammar whose `ask` writes the question, as `module:NAME`; null: uses `question`."""
     question: str = "Is this true of the image? {key}"
-    """What is asked without a grammar. It holds `{key}`, and the answer `yes` confirms."""
+    """Question without a grammar. It must contain `{key}`; the answer `yes` confirms the claim."""
     least: float = Field(default=0.0, ge=0, le=1)
-    """Only claims whose support is at least this are asked about."""
+    """Minimum support of a claim to ask about."""
     most: float = Field(default=1.0, ge=0, le=1)
-    """Only claims whose support is at most this are asked about."""
+    """Maximum support of a claim to ask about."""
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
 
     @model_validator(mode="after")
     def _something_can_be_asked(self) -> AskConfig:
         if self.least > self.most:
-            raise ValueError(f"least {self.least:g} is above most {self.most:g}: no claim would be asked about")
+            raise ValueError(
+                f"least {self.least:g} is larger than most {self.most:g}, so no claim qualifies. "
+                "Lower least or raise most"
+            )
         if self.grammar is not None:
             _asks(self.grammar)
         elif "{key}" not in self.question:
-            raise ValueError("question must hold {key}, where the claim stands")
+            raise ValueError("{key} is missing in question. Put it where the claim shall stand")
         return self
 
 
 class CheckConfig(Config):
-    """Config of `sicog check-claims`. A claim that was not asked about stays unchecked."""
+    """Config of `sicog check-claims`. A claim without a question stays unchecked."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share"})
     input: Path
     """The scored sets with claims."""
     asked: Path
-    """What `ask-claims` wrote of them."""
+    """The questions that `ask-claims` wrote."""
     answers: Path
-    """What `sample` made of `asked`."""
+    """The answers that `sample` wrote for `asked`."""
     out_dir: Path
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
 
 
 def ask_claims(config: AskConfig) -> Path:
-    """Write the dataset `out_dir` of `Query`, a question for each different claim of a row; returns it."""
+    """Write the dataset `out_dir` of `Query`, one question per distinct claim of a row; returns it."""
     return run_stage(
         Stage(
             step=ASK,
@@ -88,7 +90,7 @@ def ask_claims(config: AskConfig) -> Path:
 
 
 def check_claims(config: CheckConfig) -> Path:
-    """Write the scored sets again, with `checked` in their claims; returns `out_dir`."""
+    """Write the scored sets with `checked` in their claims; returns `out_dir`."""
     return run_stage(
         Stage(
             step=CHECK,
@@ -104,7 +106,7 @@ def check_claims(config: CheckConfig) -> Path:
 
 @dataclass(frozen=True)
 class AskRows:
-    """The process of the first stage."""
+    """Process of `ask-claims`."""
 
     config: AskConfig
 
@@ -128,7 +130,7 @@ class AskRows:
 
 
 def different(row: ScoredSet) -> list[Claim]:
-    """The claims of a row, each kind and key once, in their order."""
+    """Return the claims of a row in order, each kind and key once."""
     found: dict[tuple[str, str], Claim] = {}
     for candidate in row.candidates:
         for claim in candidate.claims:
@@ -139,13 +141,13 @@ def different(row: ScoredSet) -> list[Claim]:
 def _asks(name: str) -> Callable[[Claim], Asked | None]:
     ask = getattr(load_grammar(name), "ask", None)
     if not callable(ask):
-        raise ValueError(f"grammar: {name!r} has no `ask`, which makes a question of a claim; leave the grammar out")
+        raise ValueError(f"grammar: {name!r} has no method `ask`, which writes the question. Remove grammar")
     found: Callable[[Claim], Asked | None] = ask
     return found
 
 
 class _Lazily:
-    """The share of answers that confirm a claim, by row, kind and key; read at the first block."""
+    """Share of answers that confirm a claim, by row, kind and key; loaded at the first block."""
 
     def __init__(self, config: CheckConfig) -> None:
         self.config = config
@@ -158,15 +160,15 @@ class _Lazily:
 
 
 def confirmed(asked: Path, answers: Path) -> dict[tuple[str, str, str], float]:
-    """By (row, kind, key) the share of the answers that confirm the claim; chains that cannot be read confirm nothing.
+    """Return by (row, kind, key) the share of answers that confirm the claim; unreadable chains confirm nothing.
 
-    Raises `ValueError` for answers to questions that `asked` does not hold.
+    Raises `ValueError` for answers to questions that are not in `asked`.
     """
     queries = {query.id: query for query in read_records(asked, Query)}
     found = {}
     for row in read_records(answers, CandidateSet):
         if row.id not in queries:
-            raise ValueError(f"{answers} answers {row.id!r}, which {asked} does not ask; sample that folder")
+            raise ValueError(f"{answers} has an answer to {row.id!r}, which is not in {asked}. Sample from that folder")
         query = queries[row.id]
         extra: dict[str, Any] = query.extra
         wanted = final_answer(str(extra["confirms"]), query.question)
@@ -186,7 +188,7 @@ def _answer(query: Query, text: str, style: str) -> str | None:
 
 @dataclass(frozen=True)
 class CheckRows:
-    """The process of the second stage."""
+    """Process of `check-claims`."""
 
     shares: _Lazily
 

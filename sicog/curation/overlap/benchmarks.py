@@ -1,8 +1,10 @@
-"""Evaluation benchmarks to keep out of training data: their images' hashes, and their texts as runs of words.
+"""Read the benchmarks that training data must not overlap with: hashes of their images, n-grams of their texts.
 
-A benchmark is a VLMEvalKit TSV (index, image as base64 or the index of the row that has it, question, hint, A, B, ...,
-answer), a folder of images, or questions as JSONL (`question`, and `hint`, `answer`, `A` ... where there are any) or as
-plain text, one a line. It is read once and kept in the cache.
+A benchmark is one of
+  - a VLMEvalKit TSV: index, image (base64, or the index of the row with the image), question, hint, A, B, ..., answer
+  - a folder of images
+  - questions as JSONL (`question`, optional `hint`, `answer`, `A` ...), or as plain text, one per line.
+It is read once and cached.
 """
 
 from __future__ import annotations
@@ -41,11 +43,11 @@ from sicog.stages.runner import Stage, run_stage
 from sicog.stages.storage import MANIFEST, opened_table, read_records
 from sicog.tasks import TASKS, bare_question
 
-FORMAT = 2  # another number where rows are read in another way: what the cache holds is then made anew
+FORMAT = 2  # increase when rows are read differently; cached benchmarks are then read again
 _PICTURE = re.compile(r"[A-Za-z0-9+/]{65,}={0,2}")  # VLMEvalKit: a shorter cell is the index of another row
 _SUFFIXES = (".tsv", ".jsonl", ".txt")
 _TEXTS = re.compile(r"question|hint|answer|[A-Z]")
-# A run of words in more different texts of benchmarks than this is a form of words ("please answer yes or no").
+# An n-gram in more benchmark texts than this is a common phrase ("please answer yes or no").
 _FORM = 5
 log = logging.getLogger(__name__)
 
@@ -54,13 +56,13 @@ class Benchmark(Config):
     """One benchmark."""
 
     name: str = Field(min_length=1)
-    """Its name in the reasons of drops."""
+    """Name of the benchmark in drop reasons."""
     path: Path
-    """Its file, or its folder of images."""
+    """File of the benchmark, or folder of its images."""
 
 
 class Entry(Record):
-    """A row of a benchmark as it is read; its id is the row's index. pictures: base64; file: an image's path."""
+    """Raw row of a benchmark; its id is the row's index. pictures: base64; file: path of an image."""
 
     pictures: tuple[str, ...] = ()
     file: Path | None = None
@@ -69,7 +71,7 @@ class Entry(Record):
 
 
 class BenchmarkRow(Record):
-    """What of a row of a benchmark is compared. hashes: of its images, in hex; has_image: also when it has no hash."""
+    """The compared parts of a benchmark row. hashes: of its images, in hex; has_image: true even without a hash."""
 
     hashes: tuple[str, ...] = ()
     has_image: bool = False
@@ -83,17 +85,17 @@ class _Stage(Config):
 
 
 def read_benchmark(benchmark: Benchmark, cache: Path, workers: int) -> Path:
-    """The dataset of `BenchmarkRow`s of a benchmark, made now if it was not before. Raises `ValueError`."""
+    """Return the dataset of `BenchmarkRow`s of a benchmark; creates it when missing. Raises `ValueError`."""
     path = benchmark.path
     if path.is_dir():
         files = _images_below(path)
         if not files:
-            raise ValueError(f"benchmark {benchmark.name}: {path} holds no image files")
+            raise ValueError(f"benchmark {benchmark.name}: {path} contains no image files. Give a folder of images")
         stats = [(file, file.stat()) for file in files]
         content: Any = [[as_utf8(str(file.relative_to(path))), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
     elif not path.is_file() or path.suffix.lower() not in _SUFFIXES:
         known = "a .tsv of VLMEvalKit, a folder of images, a .jsonl or a .txt of questions"
-        raise ValueError(f"benchmark {benchmark.name}: {path} is not there, or none of: {known}")
+        raise ValueError(f"benchmark {benchmark.name}: {path} is missing, or not {known}. Correct its path")
     else:
         content = [path.suffix, digest_source_file(path, cache)]
     folder = cache / "benchmarks" / digest_value([FORMAT, content])
@@ -114,7 +116,7 @@ def read_benchmark(benchmark: Benchmark, cache: Path, workers: int) -> Path:
 
 @dataclass
 class _Entries:
-    """The rows of a benchmark, streamed: a TSV with its images is never held whole."""
+    """Streamed rows of a benchmark; a TSV with images is never fully in memory."""
 
     path: Path
     _cursor: tuple[int, Iterator[Entry | Dropped]] | None = field(default=None, repr=False)
@@ -126,7 +128,7 @@ class _Entries:
         return {"path": self.path, "_cursor": None}
 
     def read(self, start: int, stop: int) -> Iterator[Entry | Dropped]:
-        """Rows start..stop; a read that begins where the last one ended goes on there."""
+        """Yield rows start..stop; a read that starts at the end of the previous one continues there."""
         cursor, self._cursor = self._cursor, None
         at, rows = cursor if cursor and cursor[0] <= start else (0, self._all())
         yield from islice(rows, start - at, stop - at)
@@ -149,12 +151,14 @@ class _Entries:
         with opened_table(self.path) as file:
             rows = csv.DictReader(file, delimiter="\t")
             if "index" not in (rows.fieldnames or ()):
-                raise ValueError(f"{self.path}: no column `index`; is it a TSV of VLMEvalKit?")
+                raise ValueError(f"{self.path}: the column `index` is missing. Give a TSV in VLMEvalKit's format")
             try:
                 for row in rows:
                     yield _entry(row, str(row["index"]))
             except csv.Error as error:
-                raise ValueError(f"{self.path}:{rows.line_num}: not a TSV that can be read ({error})") from error
+                raise ValueError(
+                    f"{self.path}:{rows.line_num}: the TSV is unreadable ({error}). Repair or download the file again"
+                ) from error
 
     def _line(self, line: bytes, number: int) -> Entry | Dropped:
         try:
@@ -192,25 +196,25 @@ def _hash_of(source: Path | io.BytesIO, row_id: str) -> str | None:
     try:
         found = image_hash(load_image(source))
     except ValueError as error:
-        log.warning("row %s of a benchmark: its image cannot be compared: %s", row_id, as_utf8(str(error)))
+        log.warning("row %s of a benchmark: its unreadable image is not compared: %s", row_id, as_utf8(str(error)))
         return None
     return None if found is None else found.astype("<u8").tobytes().hex()
 
 
 @dataclass(frozen=True)
 class BenchmarkImages:
-    """uint64 [B, WORDS] of all benchmarks' images, and which row each belongs to."""
+    """Hashes of all benchmark images, uint64 [B, WORDS], and the row of each."""
 
     hashes: Hashes
     rows: tuple[str, ...]
 
 
 class BenchmarkTexts:
-    """Finds the words of benchmarks in texts.
+    """Finds n-grams of benchmarks in texts.
 
-    A text overlaps when it shares `n` words in a row with a question, hint, option or answer. A row without an image
-    also overlaps when a whole turn of it is the question, shorter than that, of a benchmark row without an image: with
-    an image, a short question such as "What color is the car?" says nothing alone, and the image is compared itself.
+    A text overlaps when it shares an n-gram with a question, hint, option or answer. A row without an image also
+    overlaps when one of its turns equals a shorter question of a benchmark row without an image. With an image, a short
+    question such as "What color is the car?" is no evidence; there the images are compared.
     """
 
     def __init__(self, rows: Sequence[tuple[str, BenchmarkRow]], n: int) -> None:
@@ -230,7 +234,7 @@ class BenchmarkTexts:
         self._keys, self._owners = _without_forms(keys, owners, n)
 
     def find(self, rows: Sequence[tuple[bool, Sequence[Sequence[str]]]]) -> dict[int, str]:
-        """Of rows, given as (whether it has no image, the words of its turns): which overlap, by position, and how."""
+        """Return the overlapping rows by position, with a detail. A row is (it has no image, words of its turns)."""
         found: dict[int, str] = {}
         hashes, owners = [], []
         for position, (is_text, turns) in enumerate(rows):
@@ -258,7 +262,7 @@ class BenchmarkTexts:
 
 
 def _without_forms(keys: list[Hashes], owners: list[Numbers], n: int) -> tuple[Hashes, Numbers]:
-    """All runs of words, ascending, with the first row that has each; without forms of words and our own prompts."""
+    """Return all n-grams, ascending, with the first row of each; without common phrases and our own prompts."""
     if not keys:
         return np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
     unique, first, counts = np.unique(np.concatenate(keys), return_index=True, return_counts=True)
@@ -271,7 +275,7 @@ def _without_forms(keys: list[Hashes], owners: list[Numbers], n: int) -> tuple[H
 def load_benchmarks(
     benchmarks: Sequence[Benchmark], n: int, cache: Path, workers: int
 ) -> tuple[BenchmarkImages, BenchmarkTexts]:
-    """Read all benchmarks; memory holds their texts and hashes, never their images."""
+    """Read all benchmarks; texts and hashes stay in memory, images do not."""
     rows: list[tuple[str, BenchmarkRow]] = []
     hashes, names = [], []
     for benchmark in benchmarks:

@@ -1,4 +1,4 @@
-"""Rows that belong together: pairs and equal keys to clusters, whatever the order they come in."""
+"""Cluster rows by pairs and equal keys (union-find); the result does not depend on the order."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Numbers = NDArray[np.int64]
 
 
 class Clusters:
-    """Clusters of the numbers 0..n-1 that grow as pairs are joined; a cluster is known by its lowest member."""
+    """Union-find over the numbers 0..n-1; the label of a cluster is its lowest member."""
 
     def __init__(self, n: int) -> None:
         self._low: Numbers = np.arange(n, dtype=np.int64)
 
     def join(self, ones_P: Numbers, others_P: Numbers) -> None:
-        """Put the two sides of each pair into one cluster, and with them all that they were with."""
+        """Merge the clusters of the two sides of each pair."""
         low = self._low
         while True:
             a_P, b_P = low[ones_P], low[others_P]
@@ -30,18 +30,18 @@ class Clusters:
                 low[:] = further
 
     def join_equal(self, keys_R: NDArray[np.uint64], rows_R: Numbers) -> None:
-        """Put rows with equal keys into one cluster."""
+        """Merge the clusters of rows with equal keys."""
         order = np.argsort(keys_R, kind="stable")
         same = keys_R[order[1:]] == keys_R[order[:-1]]
         self.join(rows_R[order[:-1][same]], rows_R[order[1:][same]])
 
     def labels(self) -> Numbers:
-        """int64 [n], the lowest member of each number's cluster."""
+        """Return int64 [n]: the lowest member of each number's cluster."""
         return self._low.copy()
 
 
 def groups(labels_R: NDArray[np.generic]) -> Iterator[Numbers]:
-    """The positions of each label that stands more than once, ascending."""
+    """Yield the positions of each label that occurs more than once, ascending."""
     order = np.argsort(labels_R, kind="stable").astype(np.int64)
     begins = np.flatnonzero(np.append(True, labels_R[order[1:]] != labels_R[order[:-1]])) if len(order) else order
     sizes = np.diff(np.append(begins, len(order)))
@@ -50,7 +50,7 @@ def groups(labels_R: NDArray[np.generic]) -> Iterator[Numbers]:
 
 
 def pairs_of_equal(keys_N: NDArray[np.uint64]) -> Iterator[tuple[Numbers, Numbers]]:
-    """All pairs of positions with equal keys, some at a time."""
+    """Yield all pairs of positions with equal keys, in batches."""
     order = np.argsort(keys_N, kind="stable")
     ranked = keys_N[order]
     # `alive` begins with the positions (in order) whose neighbour k places on has the same key, for k = 1, 2 ...
@@ -64,7 +64,7 @@ def pairs_of_equal(keys_N: NDArray[np.uint64]) -> Iterator[tuple[Numbers, Number
 
 
 def unique_pairs(parts: Iterable[tuple[Numbers, Numbers]]) -> tuple[Numbers, Numbers]:
-    """The pairs of all parts, each once, the lower number first, ascending."""
+    """Return the distinct pairs of all parts, the lower number first, ascending."""
     columns = [np.stack((np.minimum(a, b), np.maximum(a, b)), axis=1) for a, b in parts]
     if not columns:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -73,14 +73,14 @@ def unique_pairs(parts: Iterable[tuple[Numbers, Numbers]]) -> tuple[Numbers, Num
 
 
 def repeated(keys_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The keys that stand more than once, each once, ascending."""
+    """Return the keys that occur more than once, each once, ascending."""
     ranked = np.sort(keys_N)
     again = ranked[1:][ranked[1:] == ranked[:-1]]
     return again[np.append(True, again[1:] != again[:-1])] if len(again) else again
 
 
 def among(keys_N: NDArray[np.uint64], some: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """bool [N], whether each key is one of some, given ascending. As `np.isin`, in a third of its memory."""
+    """Return bool [N]: whether each key is in `some` (ascending). Like `np.isin`, with a third of its memory."""
     if not len(some):
         return np.zeros(len(keys_N), dtype=bool)
     at = np.searchsorted(some, keys_N)

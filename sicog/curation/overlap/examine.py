@@ -1,10 +1,10 @@
-"""Which rows to leave out, and why: unusable images, overlap with benchmarks, near-duplicates, too many of an image.
+"""Find the rows to exclude: unusable images, overlap with benchmarks, near-duplicates, too many rows per image.
 
-A row is a duplicate of another when
-  - both show the same images (files of equal content) and the user says the same, whatever the answers are, or
-  - both show images that are near, and all that is said is nearly the same: then texts without images count too.
-Of a cluster the row stays whose candidate agrees best with its others, of equal ones that with the lowest
-id. Nothing depends on the order of rows.
+Two rows are duplicates when
+  - their images are equal (same file content) and the user's turns are equal, whatever the answers are, or
+  - their images are near and all turns are nearly equal; this includes rows without images.
+Of each cluster one row stays: the one with the highest agreement, of equal ones the one with the lowest id. The result
+does not depend on the order of rows.
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ _TEXTS_AT_ONCE = 64
 
 
 class DeduplicateConfig(Config):
-    """How near two rows must be to be duplicates."""
+    """Limits for near-duplicates."""
 
     image_distance: int = Field(default=6, ge=0, le=MAX_DISTANCE)
-    """Two images may differ in so many of the 64 lowest bits of their hashes, and in four times as many of the 192
-    others."""
+    """Maximum distance of two images: differing bits among the 64 lowest bits of their hashes. The 192 other bits may
+    differ in four times as many."""
     text_similarity: float = Field(default=0.8, gt=0, le=1)
-    """Share of runs of five words that two texts have in common; 1 for the same words only."""
+    """Minimum share of common 5-grams of words of two texts; 1 requires the same words."""
 
 
 class DecontaminateConfig(Config):
     """The benchmarks that no row may overlap with.
 
-    image_distance: as for duplicates; a row with an image that is near one of a benchmark's is dropped.
-    ngram: so many words in a row shared with a text of a benchmark are an overlap.
+    image_distance: as for duplicates; a row with an image near a benchmark image is dropped.
+    ngram: a shared n-gram of this many words is an overlap.
     """
 
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
     """The benchmarks."""
     image_distance: int = Field(default=6, ge=0, le=MAX_DISTANCE)
-    """As for duplicates; a row with an image that is near one of a benchmark's is dropped."""
+    """Maximum distance of two images, as for duplicates. A row with an image near a benchmark image is dropped."""
     ngram: int = Field(default=13, ge=5)
-    """So many consecutive words in a row shared with a text of a benchmark are an overlap."""
+    """Number of consecutive words that a row must share with a benchmark text to count as overlap."""
 
 
 @dataclass
 class Verdicts:
-    """Which of R rows are left out. `reason_of` is 0 for those that stay, else one more than an index of `reasons`."""
+    """Excluded rows among R rows. `reason_of` is 0 for remaining rows, else one more than an index of `reasons`."""
 
     reason_of: np.ndarray
     reasons: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Verdicts:
         return cls(np.zeros(n, dtype=np.uint8))
 
     def drop(self, row: int, reason: str, detail: str) -> None:
-        """Leave a row out; the first reason given stays."""
+        """Exclude a row; the first reason stays."""
         if self.reason_of[row]:
             return
         if reason not in self.reasons:
@@ -84,16 +84,16 @@ class Verdicts:
         self.details[row] = detail
 
     def left(self) -> Numbers:
-        """int64, the rows that stay."""
+        """Return int64: the remaining rows."""
         return np.flatnonzero(self.reason_of == 0)
 
     def dropped(self) -> Iterator[tuple[int, str, str]]:
-        """(row, reason, detail) of those that do not, in order."""
+        """Yield (row, reason, detail) of the excluded rows, in order."""
         for row in np.flatnonzero(self.reason_of).tolist():
             yield row, self.reasons[self.reason_of[row] - 1], self.details[row]
 
     def check_share(self, unread: int, most: float, step: str) -> None:
-        """Raise `ValueError` when too many rows cannot be used, be it their image or, with `unread`, the row itself."""
+        """Raise `ValueError` when too many rows are unusable: bad images, and `unread` unreadable rows."""
         bad = [(reason, detail) for _, reason, detail in self.dropped() if reason in UNUSABLE]
         n = len(self.reason_of) + unread
         if len(bad) + unread > max(1.0, most * n):
@@ -108,7 +108,7 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Examination:
-    """What rows are examined for. `images`: None where image files are not looked at."""
+    """The checks to run on rows. `images`: None when image files are not read."""
 
     images: ImageFolder | None
     deduplicate: DeduplicateConfig | None
@@ -119,13 +119,13 @@ class Examination:
 
     @property
     def needed(self) -> bool:
-        """Whether rows have to be read for it."""
+        """Return whether any check has to read rows."""
         return any(part is not None for part in (self.images, self.deduplicate, self.decontaminate, self.per_image))
 
     def __call__(self, sources: Sequence[Rows], verdicts: Verdicts, name_of: Callable[[int], str]) -> Pictures:
-        """Add to `verdicts` what is to be left out of the rows of all sources, numbered one source after the other.
+        """Add the excluded rows of all sources to `verdicts`; rows are numbered one source after the other.
 
-        name_of: how a row is called in details.
+        name_of: the name of a row in details.
         """
         bench = self.decontaminate and load_benchmarks(
             self.decontaminate.benchmarks, self.decontaminate.ngram, self.cache, self.workers
@@ -153,19 +153,21 @@ class Examination:
         if self.images is not None:
             return look_at_images(sources, marks, self.images, self.workers)
         if len(marks.images) and (self.deduplicate or has_images):
-            raise ValueError("rows have images: give image_folder, so that they can be compared")
+            raise ValueError(
+                "image_folder is missing, but rows have images. Set image_folder so that images can be compared"
+            )
         return named_only(marks)
 
 
 def _near_benchmarks(pictures: Pictures, benchmarks: BenchmarkImages, distance: int) -> Numbers:
-    """int64 [M], the first of the benchmarks' images that each image is near to, or -1."""
+    """Return int64 [M]: the first benchmark image near each image, or -1."""
     found = np.full(len(pictures.names), -1, dtype=np.int64)
     n = len(benchmarks.hashes)
     shown = np.flatnonzero(pictures.has_hash)
     if not n or not len(shown):
         return found
     both, inverse = np.unique(np.concatenate((benchmarks.hashes, pictures.hashes[shown])), axis=0, return_inverse=True)
-    first = np.full(len(both), n, dtype=np.int64)  # of the benchmarks' images with exactly this hash
+    first = np.full(len(both), n, dtype=np.int64)  # benchmark images with exactly this hash
     np.minimum.at(first, inverse[:n], np.arange(n))
     near = first.copy()
     ones, others = near_pairs(both, distance)
@@ -184,7 +186,7 @@ def _duplicates(
     config: DeduplicateConfig,
     cache: Path,
 ) -> Numbers:
-    """int64 [R], the cluster of each row; rows that are not among `rows` stand alone."""
+    """Return int64 [R]: the cluster of each row; a row outside `rows` is its own cluster."""
     clusters = Clusters(len(marks.scores))
     same = marks.keys(pictures.identity[numbers])
     with_images = rows[np.diff(marks.starts)[rows] > 0]
@@ -193,7 +195,7 @@ def _duplicates(
     compared = rows[among(near[rows], repeated(near[rows]))]
     texts, first, text_of = np.unique(marks.said[compared], return_index=True, return_inverse=True)
     if len(texts) > 1 and config.text_similarity < 1:
-        order = np.argsort(first)  # texts by the first row that has them, so that rows are read in order
+        order = np.argsort(first)  # order texts by their first row, so that rows are read in order
         position = np.empty_like(order)
         position[order] = np.arange(len(order))
         cache.mkdir(parents=True, exist_ok=True)
@@ -208,7 +210,7 @@ def _duplicates(
 
 
 def _image_clusters(pictures: Pictures, distance: int) -> Numbers:
-    """int64 [M], equal for images that are near; an image without a hash is near its equals alone."""
+    """Return int64 [M], equal for near images; an image without a hash matches only equal images."""
     shown = np.flatnonzero(pictures.has_hash)
     labels = pictures.identity + len(pictures.names)
     unique, inverse = np.unique(pictures.hashes[shown], axis=0, return_inverse=True)
@@ -242,7 +244,7 @@ def _cap(most: int, marks: RowMarks, identity_I: Numbers, verdicts: Verdicts, na
 
 
 def _ranked(rows: Sequence[int], marks: RowMarks, name_of: Callable[[int], str]) -> list[int]:
-    """The best scored first, rows without a score last; equal ones by name."""
+    """Sort rows by score, best first, rows without a score last; ties by name."""
 
     def rank(row: int) -> tuple[float, str]:
         score = float(marks.scores[row])

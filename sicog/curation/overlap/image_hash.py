@@ -1,8 +1,8 @@
-"""What an image looks like in 256 bits, and which images look nearly alike.
+"""Perceptual hash of an image in 256 bits, and search for near images.
 
-The bits say which of the 16 x 16 lowest cosine waves of the grey image are above a median (pHash, Zauner 2010): word 0
-the 8 x 8 lowest, by which images are found, words 1 to 3 the others, which confirm. A scaled or recompressed copy keeps
-nearly all bits; the lowest waves alone would take charts of one style for copies of each other.
+Each bit says whether one of the 16 x 16 lowest DCT coefficients of the grey image is above a median (pHash, Zauner
+2010). Word 0 holds the 8 x 8 lowest and finds candidates; words 1 to 3 confirm them. A scaled or recompressed copy
+keeps nearly all bits. Word 0 alone would match different charts of one style.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from sicog.curation.overlap.clusters import Numbers, pairs_of_equal, unique_pair
 from sicog.curation.words import Hashes
 
 WORDS = 4
-FINER = 4  # so many times the distance is allowed among the finer bits, which are three times as many
+FINER = 4  # factor on the distance for the finer bits, of which there are three times as many
 MAX_DISTANCE = 12
 _SIDE, _WAVES, _LOWEST = 64, 16, 8
-_FLAT = 2.0  # grey levels of standard deviation below which an image shows nothing to compare
-# Of the sum over all pixels: what recompression makes of a fine wave that a smooth picture does not have.
+_FLAT = 2.0  # standard deviation in grey levels; an image below it is plain and is not compared
+# Relative to the sum over all pixels: noise that recompression adds to a fine coefficient of a smooth image.
 _NOISE = 150.0
 
 
 def image_hash(image: Image.Image) -> Hashes | None:
-    """uint64 [WORDS] of an image of any size; None for one of a single colour, which shows nothing to compare."""
+    """Return uint64 [WORDS] for an image of any size; None for an image of a single colour."""
     grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
     pixels = np.asarray(grey, dtype=np.float64)
     if pixels.std() < _FLAT:
@@ -41,7 +41,7 @@ def image_hash(image: Image.Image) -> Hashes | None:
 
 @lru_cache(1)
 def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """float64 [_WAVES, _SIDE], the lowest waves but the constant one; bool [_WAVES, _WAVES]."""
+    """Return float64 [_WAVES, _SIDE], the lowest cosine waves without the constant one; bool [_WAVES, _WAVES]."""
     k, x = np.arange(1, _WAVES + 1)[:, None], np.arange(_SIDE)[None]
     is_lowest = np.zeros((_WAVES, _WAVES), dtype=bool)
     is_lowest[:_LOWEST, :_LOWEST] = True
@@ -49,8 +49,8 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
 
 
 def distances(ones_P: Hashes, others_P: Hashes) -> Hashes:
-    """uint64 [P]: in how many bits each pair of words differs."""
-    x = ones_P ^ others_P  # numpy counts bits itself only from version 2 on
+    """Return uint64 [P]: the number of differing bits of each pair of words."""
+    x = ones_P ^ others_P  # numpy has bitwise_count only since version 2
     x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
     x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
@@ -58,7 +58,7 @@ def distances(ones_P: Hashes, others_P: Hashes) -> Hashes:
 
 
 def are_near(ones_PW: Hashes, others_PW: Hashes, distance: int) -> np.ndarray:
-    """bool [P]: whether at most `distance` of the lowest waves' bits differ, and FINER times as many of the others."""
+    """Return bool [P]: at most `distance` bits of word 0 differ, and at most FINER times as many of the others."""
     near: np.ndarray = distances(ones_PW[:, 0], others_PW[:, 0]) <= distance
     finer = sum(distances(ones_PW[near, k], others_PW[near, k]) for k in range(1, WORDS))
     near[near] = finer <= FINER * distance
@@ -66,10 +66,10 @@ def are_near(ones_PW: Hashes, others_PW: Hashes, distance: int) -> np.ndarray:
 
 
 def near_pairs(hashes_NW: Hashes, distance: int) -> tuple[Numbers, Numbers]:
-    """All pairs of positions of images that are near, each once, lower position first. Equal hashes should come once.
+    """Return all pairs of positions of near images, each once, lower position first. Give equal hashes only once.
 
-    Word 0 is cut into distance + 2 parts: at most `distance` bits that differ leave two of them equal, so no pair is
-    missed, and only images that share two parts are compared.
+    Word 0 is cut into distance + 2 parts. With at most `distance` differing bits, two parts stay equal. So comparing
+    only images that share two parts misses no pair.
     """
     parts = list(_parts(hashes_NW[:, 0], distance + 2))
     found = []
@@ -82,7 +82,7 @@ def near_pairs(hashes_NW: Hashes, distance: int) -> tuple[Numbers, Numbers]:
 
 
 def _parts(words_N: Hashes, n: int) -> Iterator[Hashes]:
-    """Each word with all bits but those of one of its `n` parts put to 0."""
+    """Yield, for each of the `n` parts, the words with all other bits set to 0."""
     ends = [64 * k // n for k in range(n + 1)]
     for low, high in zip(ends[:-1], ends[1:], strict=True):
         yield words_N & np.uint64(((1 << (high - low)) - 1) << low)

@@ -1,7 +1,7 @@
-"""All images that rows name, each read once in a stage of its own and kept in the cache: SHA-256 of the file, and hash.
+"""Read every image of the rows once, in a stage of its own; cache its SHA-256 and its hash.
 
-What is known of an image is kept by the image folder and the names asked for; the files are not looked at again, but
-for those that could not be used: when one of them has changed, the stage runs anew.
+The cache key is the image folder and the image names. Cached files are not read again. Only unusable files are checked:
+when one of them has changed, the stage runs again.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from sicog.stages.storage import MANIFEST, read_json, read_records, write_json
 FORMAT = 1
 STEP = "images"
 _PROBLEMS = "problems.json"
-_LARGEST = 1 << 30  # bytes of an image file; more is a bomb or not an image
+_LARGEST = 1 << 30  # bytes of an image file; a larger file is a bomb or not an image
 
 
 class ImageName(Record):
-    """An image that rows name; the id is the name."""
+    """An image of the rows; the id is its name."""
 
 
 class ImageMarks(Record):
-    """What an image is known by: SHA-256 of its file, and its hash in hex ("" for one of a single colour)."""
+    """Fingerprint of an image: SHA-256 of its file, and its hash in hex ("" for an image of a single colour)."""
 
     sha256: str
     hash: str = Field(max_length=16 * WORDS)
@@ -57,10 +57,10 @@ class _Stage(Config):
 
 @dataclass(frozen=True)
 class Pictures:
-    """All images of the rows, by digest of their name, ascending; M of them.
+    """All M images of the rows, by digest of their name, ascending.
 
-    identity: int64 [M], equal for files of equal content. hashes: uint64 [M, WORDS], and bool [M], whether it has one.
-    sha256: uint8 [M, 32]. problems: images that cannot be used, by number: reason and detail.
+    identity: int64 [M], equal for files of equal content. hashes: uint64 [M, WORDS], and bool [M]: whether it has one.
+    sha256: uint8 [M, 32]. problems: reason and detail of unusable images, by number.
     """
 
     names: Hashes
@@ -71,24 +71,24 @@ class Pictures:
     problems: dict[int, tuple[str, str]]
 
     def numbers(self, digests_I: Hashes) -> Numbers:
-        """int64 [I], the images of these names."""
+        """Return int64 [I]: the images with these names."""
         return np.searchsorted(self.names, digests_I).astype(np.int64)
 
     def sha256_of(self, name: str) -> str | None:
-        """The digest of an image's file in hex; None where files were not read."""
+        """Return the digest of an image's file in hex; None when files were not read."""
         if not len(self.sha256):
             return None
         return bytes(self.sha256[int(np.searchsorted(self.names, np.uint64(digest64(name))))]).hex()
 
 
 def named_only(marks: RowMarks) -> Pictures:
-    """The images as they are known without their files: by name."""
+    """Return the images without reading files: their identity is their name."""
     names = np.unique(marks.images)
     return _pictures(names, with_files=False)
 
 
 def look_at_images(sources: Sequence[Rows], marks: RowMarks, images: ImageFolder, workers: int) -> Pictures:
-    """Read all images, in `workers` processes; resumes, and does nothing where the cache has them."""
+    """Read all images in `workers` processes; resumes, and uses the cache."""
     names, first = np.unique(marks.images, return_index=True)
     pictures = _pictures(names, with_files=True)
     if len(names):
@@ -144,7 +144,7 @@ def _dropped(folder: Path) -> Iterator[Dropped]:
 
 @dataclass
 class _Names:
-    """The names of all images: each is read from the first row that has it."""
+    """The names of all images; each is read from the first row that has it."""
 
     sources: Sequence[Rows]
     rows: Numbers  # over all sources
@@ -167,7 +167,7 @@ class _Names:
 
 @dataclass
 class _LookAt:
-    """The process of the stage."""
+    """Process of the stage."""
 
     images: ImageFolder
 
@@ -187,7 +187,7 @@ class _LookAt:
 
 
 def _stream(found: Readable) -> io.BytesIO:
-    """The file's bytes, with its name for messages."""
+    """Return the file's bytes, with its name for messages."""
     if isinstance(found, Packed):
         opened: IO[bytes] = found.open()
         assert isinstance(opened, io.BytesIO)

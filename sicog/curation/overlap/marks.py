@@ -1,4 +1,4 @@
-"""What rows are compared by: their images' names, digests of their words, their scores. Some 50 bytes a row."""
+"""Comparison keys of rows: names of images, digests of words, scores. About 50 bytes per row."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class Seen:
-    """A row as it is compared: its images, what the user says, all turns in order, and its score (nan for none): the
-    agreement with the other candidates, which means the same whatever their number."""
+    """The compared parts of a row: images, the user's words, all turns in order, and its score (nan for none).
+
+    The score is the agreement with the other candidates, which does not depend on their number.
+    """
 
     images: tuple[str, ...]
     asked: str
@@ -82,11 +84,11 @@ def _or_nan(value: float | None) -> float:
 
 @dataclass(frozen=True)
 class RowMarks:
-    """The marks of R rows of several sources, one source after the other; I images in all.
+    """Comparison keys of R rows of several sources, one source after the other; I images in total.
 
-    starts: int64 [R + 1], where a row's images begin in `images`; images: uint64 [I], digests of names.
+    starts: int64 [R + 1], start of a row's images in `images`; images: uint64 [I], digests of names.
     asked, said: uint64 [R], digests of the words of the user and of all turns. scores: float64 [R], nan for none.
-    overlaps: the rows whose words are a benchmark's, with the detail.
+    overlaps: rows whose words overlap with a benchmark, with the detail.
     """
 
     starts: Numbers
@@ -97,7 +99,7 @@ class RowMarks:
     overlaps: dict[int, str]
 
     def keys(self, values_I: np.ndarray) -> Hashes:
-        """uint64 [R], one key for the values of all images of a row in order; 0 for a row without any."""
+        """Return uint64 [R]: one key for the values of all images of a row in order; 0 for a row without images."""
         counts = np.diff(self.starts)
         keys = np.zeros(len(counts), dtype=np.uint64)
         for k in range(int(counts.max(initial=0))):
@@ -106,7 +108,7 @@ class RowMarks:
         return keys
 
     def owners(self) -> Numbers:
-        """int64 [I], the row of each image."""
+        """Return int64 [I]: the row of each image."""
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
 
@@ -132,7 +134,7 @@ def mark(sources: Sequence[Rows], benchmarks: BenchmarkTexts | None) -> RowMarks
 
 
 def spoken(sources: Sequence[Rows], rows: Numbers) -> Iterator[Hashes]:
-    """The hashed words of all turns of some rows, numbered over all sources, ascending."""
+    """Yield the hashed words of all turns of these rows, numbered over all sources, ascending."""
     first = 0
     for source in sources:
         here = rows[(rows >= first) & (rows < first + len(source))] - first

@@ -1,10 +1,10 @@
-"""Texts that are nearly the same: MinHash of their shingles, and locality-sensitive hashing to find the pairs.
+"""Find near-duplicate texts with MinHash of their shingles and locality-sensitive hashing.
 
-The estimate of the share of common shingles (Jaccard) is the share of equal values of two signatures (Broder 1997). A
-pair is looked at when one of its bands is equal, and near when the estimate reaches the threshold.
+The share of equal values of two signatures estimates the share of common shingles (Jaccard; Broder 1997). A pair is
+compared when one of its bands is equal. It is near when the estimate reaches the threshold.
 
-Written here, in numpy: datatrove's MinHash is made for whole documents in stages of its own on disk, keeps the first of
-a cluster and knows neither scores nor images.
+This is our own code in numpy. datatrove's MinHash runs as separate stages on whole documents, keeps the first of a
+cluster, and has neither scores nor images.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sicog.curation.overlap.clusters import Clusters, Numbers, among, groups, pa
 from sicog.curation.words import Hashes, combined, runs, scrambled
 
 SHINGLE = 5  # words
-BANDS, ROWS = 20, 6  # a pair of Jaccard 0.8 meets in a band with probability 0.998, one of 0.5 with 0.27
+BANDS, ROWS = 20, 6  # a pair of Jaccard 0.8 shares a band with probability 0.998, a pair of 0.5 with 0.27
 VALUES = BANDS * ROWS
-_MANY = 64  # of a band's bucket: from here on texts are compared with one of them at a time
+_MANY = 64  # size of a bucket; in larger buckets texts are compared with one text at a time
 _AT_ONCE = 1 << 11  # pairs whose signatures are in memory
 
 _numbers = scrambled(np.arange(1, 2 * VALUES + 1, dtype=np.uint64))
@@ -29,8 +29,10 @@ _FACTORS, _SHIFTS = _numbers[:VALUES] | np.uint64(1), _numbers[VALUES:]
 
 
 def signatures(texts: Sequence[Hashes]) -> np.ndarray:
-    """uint32 [N, VALUES] of texts given as hashes of their words. A text of fewer words than a shingle is one shingle;
-    one without words has the highest values."""
+    """Return uint32 [N, VALUES] for texts given as hashes of their words.
+
+    A text shorter than a shingle is one shingle; a text without words has the highest values.
+    """
     shingles = [runs(text, max(1, min(SHINGLE, len(text)))) for text in texts]
     result = np.full((len(texts), VALUES), np.iinfo(np.uint32).max, dtype=np.uint32)
     sizes = np.array([len(one) for one in shingles], dtype=np.int64)
@@ -45,7 +47,7 @@ def signatures(texts: Sequence[Hashes]) -> np.ndarray:
 
 
 class TextIndex:
-    """Signatures of many texts: 4 * VALUES bytes a text in a file, some forty in memory while clustering."""
+    """Signatures of many texts: 4 * VALUES bytes per text in a file, about 40 in memory while clustering."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -55,12 +57,12 @@ class TextIndex:
         return self._n
 
     def add(self, texts: Sequence[Hashes]) -> None:
-        """Append texts, given as hashes of their words; they are numbered from 0 and should all be different."""
+        """Append texts, given as hashes of their words. They are numbered from 0 and should be distinct."""
         self._file.write(signatures(texts).tobytes())
         self._n += len(texts)
 
     def clusters(self, similarity: float) -> Numbers:
-        """int64 [N]: the lowest number of each text's cluster. Which texts are found does not depend on their order."""
+        """Return int64 [N]: the lowest number of each text's cluster. The order of texts does not matter."""
         self._file.flush()
         clusters = Clusters(self._n)
         for band in range(BANDS):
@@ -76,7 +78,7 @@ class TextIndex:
         return clusters.labels()
 
     def _meeting(self, band: int) -> tuple[Numbers, Hashes]:
-        """The M texts whose key of a band another text has too, ascending, and their keys."""
+        """Return the M texts that share their key of a band with another text, ascending, and their keys."""
         keys_N = np.zeros(self._n, dtype=np.uint64)
         for start in range(0, self._n, _AT_ONCE):
             part = self._stretch(start, min(start + _AT_ONCE, self._n))
@@ -86,7 +88,7 @@ class TextIndex:
 
     def _join_near(self, ones: Numbers, others: Numbers, similarity: float, clusters: Clusters) -> None:
         known = clusters.labels()
-        unknown = known[ones] != known[others]  # of most pairs another band has told already
+        unknown = known[ones] != known[others]  # skip pairs that another band has joined
         ones, others = ones[unknown], others[unknown]
         for start in range(0, len(ones), _AT_ONCE):
             a, b = ones[start : start + _AT_ONCE], others[start : start + _AT_ONCE]
@@ -94,7 +96,7 @@ class TextIndex:
             clusters.join(a[near], b[near])
 
     def _join_many(self, bucket: Numbers, similarity: float, clusters: Clusters) -> None:
-        """A large bucket: one text after the other, ordered by signature, takes those that are near it."""
+        """Join a large bucket: one text after the other, ordered by signature, joins the texts near it."""
         found_MV = self._rows(bucket)
         order = np.lexsort(found_MV.T[::-1])
         left, found_MV = bucket[order], found_MV[order]
@@ -107,20 +109,20 @@ class TextIndex:
         clusters.join(np.concatenate(heads), np.concatenate(taken))
 
     def _rows(self, texts: Numbers) -> np.ndarray:
-        """uint32 [N, VALUES], read one by one."""
+        """Return uint32 [N, VALUES], read one by one."""
         size, descriptor = 4 * VALUES, self._file.fileno()
         read = b"".join(os.pread(descriptor, size, int(text) * size) for text in texts)
         return np.frombuffer(read, dtype=np.uint32).reshape(-1, VALUES)
 
     def _stretch(self, start: int, stop: int) -> np.ndarray:
-        """uint32 [stop - start, VALUES], read in one go."""
+        """Return uint32 [stop - start, VALUES], read at once."""
         size = 4 * VALUES
         read = os.pread(self._file.fileno(), (stop - start) * size, start * size)
         return np.frombuffer(read, dtype=np.uint32).reshape(-1, VALUES)
 
 
 def _band_keys(values_NR: np.ndarray) -> Hashes:
-    """uint64 [N]: what two texts must share to be compared."""
+    """Return uint64 [N]: the key of a band; texts with equal keys are compared."""
     keys = values_NR[:, 0].astype(np.uint64)
     for k in range(1, values_NR.shape[1]):
         keys = combined(keys, values_NR[:, k].astype(np.uint64))
@@ -128,6 +130,6 @@ def _band_keys(values_NR: np.ndarray) -> Hashes:
 
 
 def _similar(ones_PV: np.ndarray, others_PV: np.ndarray, similarity: float) -> np.ndarray:
-    """bool [P]: whether the estimated Jaccard similarity of each pair reaches the threshold."""
+    """Return bool [P]: whether the estimated Jaccard similarity of each pair reaches the threshold."""
     equal_P: np.ndarray = (ones_PV == others_PV).sum(axis=1)
     return equal_P >= similarity * VALUES

@@ -1,8 +1,8 @@
 """Find near-duplicates and rows that overlap with benchmarks (`sicog overlap`): records of any step -> Dropped.
 
-The dataset written holds a `Dropped` record for each row found, with id, reason (`near_duplicate` or
-`benchmark_overlap`) and detail: what `exclude` of `sicog select` and `sicog build` reads. Rows whose image cannot be
-used are told in its dropped.jsonl.
+The output has a `Dropped` record for each row found, with id, reason (`near_duplicate` or `benchmark_overlap`) and
+detail. The key `exclude` of `sicog select` and `sicog build` reads it. Rows with an unusable image are listed in its
+dropped.jsonl.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class OverlapConfig(Config):
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     of_rows: ClassVar[tuple[str, ...]] = ("input",)
     input: Path
-    """A dataset of examples, queries, candidate sets or scored sets, or a user's file of examples. Of a set of
-    candidates the best one is compared, by score or else by vote; without either the first."""
+    """A dataset of examples, queries, candidate sets or scored sets, or a user's file of examples. Of a set the best
+    candidate is compared, by score or else by vote; without either the first one."""
     out_dir: Path
     image_folder: Path | None = None
     """Folder of the images; needed when rows have images."""
     image_roots: tuple[Path, ...] = ()
     deduplicate: DeduplicateConfig | None = None
-    """Find near-duplicates among the rows; null for not at all."""
+    """Find near-duplicates among the rows; null turns it off."""
     decontaminate: DecontaminateConfig | None = None
-    """Find rows that overlap with benchmarks; null for not at all."""
+    """Find rows that overlap with benchmarks; null turns it off."""
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
     workers: int = Field(default=1, ge=1)
     cache_dir: Path | None = None
@@ -52,18 +52,18 @@ class OverlapConfig(Config):
     @model_validator(mode="after")
     def _something_to_do(self) -> OverlapConfig:
         if self.deduplicate is None and self.decontaminate is None:
-            raise ValueError("say what to look for: deduplicate, decontaminate, or both ({} for the defaults of one)")
+            raise ValueError("deduplicate and decontaminate are both missing. Set one or both ({} means the defaults)")
         return self
 
     def inputs(self) -> dict[str, Path]:
-        """The rows, and the benchmarks by name."""
+        """Return the paths of the rows and of the benchmarks, by name."""
         benchmarks = self.decontaminate.benchmarks if self.decontaminate else ()
         return {"input": self.input, **{f"benchmark.{b.name}": b.path for b in benchmarks}}
 
 
 def overlap(config: OverlapConfig) -> Path:
     """Write the dataset of `Dropped` records `out_dir` and return it."""
-    if (config.out_dir / RUN).is_file():  # another's folder is told before anything is read
+    if (config.out_dir / RUN).is_file():  # refuse another run's folder before reading anything
         write_run_json(config.out_dir, step=STEP, config=config, inputs=config.inputs())
     if not ((config.out_dir / MANIFEST).is_file() and _EXAMINED in read_json(config.out_dir / MANIFEST)):
         rows, verdicts = _examined(config)
@@ -97,7 +97,7 @@ def _examined(config: OverlapConfig) -> tuple[Rows, Verdicts]:
 
 
 class _Finding(Record):
-    """A row to write; as a `Dropped` the stage would take it for one that it shall not write."""
+    """A row to write. The stage would not write a `Dropped`, so this is a type of its own."""
 
     drop: Dropped
 
@@ -111,7 +111,7 @@ class _Findings:
         return len(self.found) + self.rows.n_dropped
 
     def read(self, start: int, stop: int) -> Iterator[_Finding | Dropped]:
-        """Findings start..stop, then rows that could not be read."""
+        """Yield findings start..stop, then unreadable rows."""
         some = self.found[start:stop]
         records = self.rows.read([row for row, _, _ in some])
         for record, (_, reason, detail) in zip(records, some, strict=True):

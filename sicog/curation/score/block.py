@@ -1,4 +1,4 @@
-"""The marks of a block of candidate sets: what is compared, embedding scores, votes on final answers."""
+"""Score a block of candidate sets: text to compare, embedding scores, votes on final answers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ NO_ENCODER = "none"
 
 @dataclass(frozen=True)
 class ScoreSets:
-    """The process of `score`: all texts of a block are embedded together, each set is scored on its own.
+    """Process of `score`: embeds all texts of a block together, scores each set on its own.
 
-    embedder: None where only answers count. checkpoints: digests; candidates of others are an error, unless empty.
+    embedder: None when only answers count. checkpoints: allowed digests; empty allows all.
     """
 
     embedder: Embedding | None
@@ -38,7 +38,7 @@ class ScoreSets:
     def _similarities(
         self, block: Sequence[CandidateSet], rows: Sequence[Sequence[ScoredCandidate]]
     ) -> Iterator[tuple[float, float | None]] | None:
-        """Score and agreement of all candidates that are compared, in order."""
+        """Return score and agreement of all compared candidates, in order."""
         if self.embedder is None:
             return None
         texts = [_embedded(row, c) for row, candidates in zip(block, rows, strict=True) for c in candidates]
@@ -67,8 +67,8 @@ class ScoreSets:
                 given[i] |= {"answer": answer, "vote": vote, "margin": margin}
         elif self.scorer != "embedding":
             raise ValueError(
-                f"row {row.id}: scorer: {self.scorer} needs short answers, {row.query.task} has none; "
-                f"use scorer: embedding"
+                f"row {row.id}: scorer: {self.scorer} needs short answers, but {row.query.task} has none. "
+                f"Use scorer: embedding"
             )
         encoder = self.embedder.description if self.embedder else NO_ENCODER
         scored = tuple(c.model_copy(update=values) for c, values in zip(candidates, given, strict=True))
@@ -76,9 +76,9 @@ class ScoreSets:
 
 
 def comparable(row: CandidateSet, candidate: Candidate, checkpoints: frozenset[str] = frozenset()) -> ScoredCandidate:
-    """The candidate with the text to compare, or with the reason why it cannot be chosen.
+    """Return the candidate with the text to compare, or with the reason why it cannot be chosen.
 
-    Raises `ValueError` for one of another checkpoint than these digests (unless empty), or of an unknown style.
+    Raises `ValueError` for an unknown style, and for a checkpoint that is not among these digests (unless empty).
     """
     if checkpoints and candidate.checkpoint not in checkpoints:
         known = " or ".join(sorted(digest[:12] for digest in checkpoints))
@@ -88,7 +88,9 @@ def comparable(row: CandidateSet, candidate: Candidate, checkpoints: frozenset[s
         )
     task = TASKS[row.query.task]
     if candidate.style not in task.styles:
-        raise ValueError(f"row {row.id}: {candidate.style!r} is no style of {task.name} ({', '.join(task.styles)})")
+        raise ValueError(
+            f"row {row.id}: {candidate.style!r} is not a style of {task.name}. Use one of: {', '.join(task.styles)}"
+        )
     if candidate.window is not None:
         return ScoredCandidate(candidate=candidate, compared=None, excluded="window")
     if candidate.finish_reason == "length":
@@ -103,7 +105,7 @@ def comparable(row: CandidateSet, candidate: Candidate, checkpoints: frozenset[s
 
 
 def _embedded(row: CandidateSet, candidate: ScoredCandidate) -> str | None:
-    """The text that an encoder sees: of a conclusion without `The answer is` (D-C18)."""
+    """Return the text to embed; a conclusion loses its `The answer is`."""
     if candidate.compared is None or not TASKS[row.query.task].votes:
         return candidate.compared
     return without_boilerplate(candidate.compared)

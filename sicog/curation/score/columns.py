@@ -1,7 +1,7 @@
-"""The scores of a folder without its texts, as columns: what verdicts and sweeps of a million rows are computed from.
+"""Scores of a folder as columns without texts, so that verdicts and sweeps over a million rows are fast.
 
-`scored/columns/scores.parquet` has a line per row and lists of its candidates' marks. It is made from the shards once,
-where every row is validated, and made again when they change.
+`scored/columns/scores.parquet` has one line per row, with lists of its candidates' scores. It is made once from the
+shards, with every row validated, and made again when the shards change.
 
 R rows, N candidates of all of them one after the other.
 """
@@ -36,7 +36,7 @@ _SCHEMA = pa.schema(
         ("id", pa.string()),
         ("task", _WORD),
         ("encoder", _WORD),
-        ("unreadable", pa.string()),  # what is wrong with the row; it has no candidates then
+        ("unreadable", pa.string()),  # error of an unreadable row, which then has no candidates
         ("style", pa.list_(_WORD)),
         ("index", pa.list_(pa.int32())),
         *((name, pa.list_(pa.float64())) for name in _MARKS),
@@ -47,19 +47,19 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Words:
-    """A column of few different texts: the texts, and for each entry the place of its text, int32, -1 for none."""
+    """A column with few distinct texts: the texts, and the index of each entry's text, int32, -1 for none."""
 
     names: tuple[str, ...]
     codes: NDArray[np.int32]
 
     def code(self, name: str) -> int:
-        """The place of a text, -2 when it does not occur."""
+        """Return the index of a text, -2 when it does not occur."""
         return self.names.index(name) if name in self.names else -2
 
 
 @dataclass(frozen=True)
 class Columns:
-    """R rows: ids, tasks, encoders, why a row is unreadable (None for those that are not), candidates of each [R].
+    """R rows: ids, tasks, encoders, error of unreadable rows (else None), number of candidates of each [R].
 
     style, excluded: of the N candidates; excluded candidates cannot be chosen. score, agreement, vote, margin: float64
     [N], nan for None.
@@ -78,7 +78,7 @@ class Columns:
     margin: NDArray[np.float64]
 
     def per_row(self, values_N: NDArray[Any]) -> NDArray[np.int64]:
-        """Sums of a value of candidates over each row, int64 [R]."""
+        """Return int64 [R]: the sum of the candidates' values of each row."""
         sums = np.concatenate(([0], np.cumsum(values_N, dtype=np.int64)))
         ends = np.cumsum(self.sizes)
         return sums[ends] - sums[ends - self.sizes]
@@ -95,7 +95,7 @@ def columns_in_memory(rows: Iterable[ScoredSet | Dropped]) -> Columns:
 
 
 def columns_of(folder: Path) -> Path:
-    """The file of columns of a scored folder, made when it is not there, or is of other shards or row groups."""
+    """Return the columns file of a scored folder. Creates it when it is missing or does not match the shards."""
     path, shards = folder / "columns" / "scores.parquet", f"{digest_path(folder)} by {ROWS}".encode()
     if not _is_of(path, shards):
         with locked(path.with_name(".lock"), path):
@@ -118,17 +118,17 @@ def _write(folder: Path, path: Path, shards: bytes) -> None:
 
 
 def _some_readable(rows: Iterator[ScoredSet | Dropped], folder: Path) -> Iterator[ScoredSet | Dropped]:
-    """The rows; where none of them is a scored set, the folder is another step's."""
+    """Yield the rows. Raises `ValueError` when none of them is a scored set."""
     first, found = None, False
     for row in rows:
         first, found = first or row, found or isinstance(row, ScoredSet)
         yield row
     if isinstance(first, Dropped) and not found:
-        raise ValueError(f"{folder} holds no scored sets ({first.id} is {first.detail}); score its candidates first")
+        raise ValueError(f"{folder} contains no scored sets ({first.id} is {first.detail}). Score its candidates first")
 
 
 def _table(rows: Iterable[ScoredSet | Dropped]) -> pa.Table:
-    """The columns of these rows, of which one at a time is in memory."""
+    """Return the columns of these rows; one row at a time is in memory."""
     ids: list[str] = []
     unreadable: list[str | None] = []
     task, encoder, style, excluded = _Encoding(), _Encoding(), _Encoding(), _Encoding()
@@ -153,7 +153,7 @@ def _table(rows: Iterable[ScoredSet | Dropped]) -> pa.Table:
 
 
 class _Encoding:
-    """A column of few different texts as it grows: a number for each."""
+    """Builder of a column with few distinct texts."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
@@ -164,13 +164,13 @@ class _Encoding:
         self.codes.append(-1 if text is None else self.numbers.setdefault(text, len(self.numbers)))
 
     def array(self) -> pa.Array:
-        """The column."""
+        """Return the column."""
         codes = _numbers(self.codes, pa.int32(), np.asarray(self.codes) >= 0)
         return pa.DictionaryArray.from_arrays(codes, _texts(list(self.numbers)))
 
 
-# From buffers, and `_filled` back to numpy, by hand: what pyarrow has for both imports pandas or
-# `pyarrow.compute`, some 50 and 10 MiB.
+# Built from buffers, and read back by `_filled`: pyarrow's own functions import pandas or
+# `pyarrow.compute`, about 50 and 10 MiB.
 def _numbers(values: array[Any], kind: pa.DataType, given: NDArray[np.bool_] | None = None) -> pa.Array:
     return pa.Array.from_buffers(kind, len(values), [_bits(given), pa.py_buffer(values)])
 
@@ -189,12 +189,12 @@ def _bits(given: NDArray[np.bool_] | None) -> pa.Buffer | None:
 
 
 def count_rows(path: Path) -> int:
-    """The number of rows of a file of columns."""
+    """Return the number of rows of a columns file."""
     return int(pq.read_metadata(path).num_rows)
 
 
 def read_columns(path: Path, start: int, stop: int) -> Columns:
-    """Rows start..stop."""
+    """Return rows start..stop."""
     first = start // ROWS
     changed = path.stat().st_mtime_ns
     groups = [_group(path, changed, g) for g in range(first, max(first + 1, -(-stop // ROWS)))]
@@ -202,7 +202,7 @@ def read_columns(path: Path, start: int, stop: int) -> Columns:
 
 
 def all_columns(path: Path) -> Iterator[Columns]:
-    """All rows, some thousand at a time."""
+    """Yield all rows, some thousand at a time."""
     n_rows = count_rows(path)
     for start in range(0, n_rows, ROWS):
         yield read_columns(path, start, min(start + ROWS, n_rows))
@@ -238,7 +238,7 @@ def _words(array: pa.DictionaryArray) -> Words:
 
 
 def _filled(array: pa.Array, kind: type[Any], missing: float) -> NDArray[Any]:
-    """The values, with `missing` for null."""
+    """Return the values, with `missing` for null."""
     if not len(array):
         return np.zeros(0, dtype=kind)
     validity, data = array.buffers()
@@ -250,20 +250,20 @@ def _filled(array: pa.Array, kind: type[Any], missing: float) -> NDArray[Any]:
 
 
 class RawRow(NamedTuple):
-    """A row as it lies in its shard: its number in the dataset and its line, empty where the file ends before it."""
+    """Raw row of a shard: its number in the dataset, and its line (empty when the file ends before it)."""
 
     number: int
     line: bytes
 
     @property
     def id(self) -> str:
-        """What it is called before it is parsed."""
+        """Return the name of the row before parsing."""
         return f"number {self.number}"
 
 
 @dataclass(frozen=True)
 class RawRows:
-    """The lines of a scored folder by number, not parsed."""
+    """The unparsed lines of a scored folder, by number."""
 
     source: FolderSource[ScoredSet]
 
@@ -271,7 +271,7 @@ class RawRows:
         return len(self.source)
 
     def read(self, start: int, stop: int) -> Iterator[RawRow]:
-        """Rows start..stop."""
+        """Yield rows start..stop."""
         numbers = count(max(start, 0))
         for path, wanted in self.source.places(start, stop):
             yield from map(RawRow, islice(numbers, len(wanted)), lines_of(path, wanted.start, wanted.stop))

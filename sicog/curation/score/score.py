@@ -40,35 +40,37 @@ class SetsConfig(StageConfig):
     out_dir: Path
     encoder: EncoderConfig = EncoderConfig()
     checkpoint: Paths = ()
-    """The checkpoint that wrote the candidates, or all of them where several are pooled. When given, a candidate of
+    """Checkpoint that wrote the candidates, or all checkpoints when several are pooled. When given, a candidate of
     another checkpoint is an error."""
     cache_dir: Path | None = None
     block_size: int = Field(default=64, ge=1)
 
 
 class ScoreConfig(SetsConfig):
-    """Config of `sicog score`. Rows that cannot be read are dropped by file and line."""
+    """Config of `sicog score`. Unreadable rows are dropped, with file and line."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "launch", "cache_dir", "max_dropped_share"})
     scorer: Scorer = "embedding"
-    """`embedding` compares the last steps by the encoder, as in the paper; `answer` counts equal final answers
-    (reasoning only), without an encoder; `both` does both and weighs each vote by its candidate's agreement."""
+    """`embedding`: compare the last steps with the encoder, as in the paper. `answer`: count equal final answers
+    (reasoning only), without an encoder. `both`: do both; each vote is weighted by its candidate's agreement."""
     launch: LaunchConfig = LaunchConfig()
-    """Where the workers run; the launched jobs embed the texts, and the last of them scores."""
+    """Where the workers run. The launched jobs embed the texts; the last job scores."""
 
     @model_validator(mode="after")
     def _one_process_asks(self) -> ScoreConfig:
         if self.launch.on != "local" and self.scorer == "answer":
-            raise ValueError("scorer: answer embeds nothing: leave launch out")
+            raise ValueError("launch is not used with scorer: answer, which embeds no texts. Remove launch")
         if self.encoder.kind != "sentence-transformers" and self.launch.on != "local":
-            raise ValueError(f"encoder.kind: {self.encoder.kind} embeds nothing here: leave launch out")
+            raise ValueError(
+                f"launch is not used with encoder.kind: {self.encoder.kind}, which embeds no texts here. Remove launch"
+            )
         return self
 
 
 def score(config: ScoreConfig, then: Callable[[], object] = lambda: None) -> Path:
-    """Score all sets and write the dataset `out_dir` of `ScoredSet`, and its columns; returns it.
+    """Score all sets; write the dataset `out_dir` of `ScoredSet` and its columns. Returns it.
 
-    then: what follows when it is complete; with SLURM in the job that finishes it.
+    then: called when the output is complete; with SLURM, in the job that completes it.
     """
     folders = find_runs(config.input)
     pooled = len(folders) > 1
@@ -80,7 +82,7 @@ def score(config: ScoreConfig, then: Callable[[], object] = lambda: None) -> Pat
     if (config.out_dir / MANIFEST).is_file():
         claim()
         say_finished("score", config.out_dir)
-        shutil.rmtree(spent(config.out_dir, config.launch), ignore_errors=True)  # of one that was killed as it ended
+        shutil.rmtree(spent(config.out_dir, config.launch), ignore_errors=True)  # left by a killed process
         finish()
         return config.out_dir
     scoring = Scoring(
@@ -103,7 +105,7 @@ def score(config: ScoreConfig, then: Callable[[], object] = lambda: None) -> Pat
         launch=config.launch,
     )
     if config.launch.on == "slurm" and config.launch.wait and not (config.out_dir / MANIFEST).is_file():
-        raise ValueError(f"{config.out_dir} is not finished though its job ended; run the same command again")
+        raise ValueError(f"{config.out_dir} is incomplete, but its job has ended. Run the same command again")
     return config.out_dir
 
 
@@ -114,7 +116,7 @@ def _with_columns(out_dir: Path, then: Callable[[], object]) -> None:
 
 @dataclass(frozen=True)
 class SetsStage(ABC):
-    """What is done to all sets with the vectors that it is given; it follows the embedding, here or in its last job."""
+    """A stage over all sets that uses their vectors. It runs after the embedding, here or in the last job."""
 
     step: ClassVar[str]
     config: SetsConfig
@@ -125,10 +127,10 @@ class SetsStage(ABC):
 
     @abstractmethod
     def process(self, embedder: Embedding | None) -> Process:
-        """What works on a block, with vectors of this embedder."""
+        """Return the process of a block, with vectors of this embedder."""
 
     def ask(self, embedder: Embedding) -> None:
-        """Let this embedder see every text that is to have a vector, in the order of the rows."""
+        """Pass every text that needs a vector to this embedder, in the order of the rows."""
         process, rows = self.process(embedder), self.source.read(0, len(self.source))
         while block := list(islice(rows, self.config.block_size)):
             process([row for row in block if not isinstance(row, Dropped)])
@@ -150,11 +152,11 @@ class SetsStage(ABC):
 
 @dataclass(frozen=True)
 class Scoring(SetsStage):
-    """Scores all sets."""
+    """Stage that scores all sets."""
 
     step: ClassVar[str] = "score"
     config: ScoreConfig
 
     def process(self, embedder: Embedding | None) -> ScoreSets:
-        """What scores a block, with vectors of this embedder."""
+        """Return the process that scores a block, with vectors of this embedder."""
         return ScoreSets(embedder, self.config.scorer, self.checkpoints)

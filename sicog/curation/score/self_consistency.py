@@ -1,8 +1,8 @@
-"""Self-consistency of the candidates of a query: a pure function of their embeddings, and the choices made by it.
+"""Self-consistency of the candidates of a query: scores from embeddings, votes, and choices. Pure functions.
 
-The formula is Minimum Bayes Risk selection: of the candidates of one query, the best is the one most similar to all.
-A batch of sets is ragged: embeddings_ND holds the N candidates of all sets one after the other, D wide, and
-`set_sizes` says how many belong to each set; sets may differ in size.
+The formula is Minimum Bayes Risk selection: the best candidate of a query is the one most similar to all candidates.
+A batch of sets is ragged. embeddings_ND holds the N candidates of all sets one after the other, each of width D;
+`set_sizes` is the number of candidates of each set.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from sicog.curation.score.similarity import total_similarities
 
-DECIMALS = 6  # scores are rounded before any choice: batches of another shape move embeddings in the seventh digit
-VOTE_DECIMALS = 9  # shares of votes are rounded too, so that sums in another order stay equal
+DECIMALS = 6  # round scores before any choice: other batch shapes change embeddings in the seventh digit
+VOTE_DECIMALS = 9  # round shares of votes too, so that the order of a sum does not matter
 
 
 class Consistency(NamedTuple):
-    """What the N candidates of some sets are worth, both float64 [N] in [-1, 1], rounded to 1e-6.
+    """Scores of the N candidates of some sets, both float64 [N] in [-1, 1], rounded to 1e-6.
 
     score: the mean similarity to all K candidates of the set, itself included; agreement: to the others, nan at K = 1.
     """
@@ -31,17 +31,20 @@ class Consistency(NamedTuple):
 
 
 def self_consistency(embeddings_ND: NDArray[Any], set_sizes: Sequence[int]) -> Consistency:
-    """How similar each candidate is to those of its set; sets may be empty.
+    """Return the mean similarity of each candidate to the candidates of its set; sets may be empty.
 
-    score_i = <e_i, mean_j(e_j)> with unit vectors e in float64 and j = i included (reference-spec 9.2);
-    agreement_i = (K score_i - 1) / (K - 1), the mean over j != i (`docs/differences.md`, D-C16).
+    score_i = <e_i, mean_j(e_j)> with unit vectors e in float64 and j = i included, the paper's score;
+    agreement_i = (K score_i - 1) / (K - 1), the mean over j != i (see `docs/differences.md`).
 
     Raises `ValueError` when the sizes do not add up, or an embedding is not finite or has length 0.
     """
     sizes_S = np.asarray(set_sizes, dtype=np.int64)
     if sizes_S.sum() != len(embeddings_ND) or (sizes_S < 0).any():
-        raise ValueError(f"set sizes add up to {sizes_S.sum()}, but there are {len(embeddings_ND)} embeddings")
-    sizes_S = sizes_S[sizes_S > 0]  # reduceat takes no empty sets, and they have no candidates
+        raise ValueError(
+            f"set sizes add up to {sizes_S.sum()}, but there are {len(embeddings_ND)} embeddings. "
+            "Give one per candidate"
+        )
+    sizes_S = sizes_S[sizes_S > 0]  # reduceat does not allow empty sets
     if not len(sizes_S):
         return Consistency(np.zeros(0), np.zeros(0))
     totals_N = total_similarities(embeddings_ND, sizes_S)
@@ -52,12 +55,12 @@ def self_consistency(embeddings_ND: NDArray[Any], set_sizes: Sequence[int]) -> C
 
 
 def votes(answers: Sequence[str], weights: Sequence[float] | None = None) -> list[tuple[float, float]]:
-    """For each of the normalised answers of a set: its share of the votes, and its margin.
+    """Return share of the votes and margin of each normalised answer of a set.
 
-    vote(a) = sum of w_j over the j that answer a / sum of all w_j, in (0, 1] where all weights count;
+    vote(a) = sum of w_j over the j that answer a / sum of all w_j, in (0, 1] when all weights are positive;
     margin(a) = vote(a) - the largest vote of another answer, in [-1, 1].
 
-    weights: w_j, by default 1 each. Those below 0 count as 0; where none is above 0, all are 1.
+    weights: w_j, by default 1 each. Weights below 0 count as 0; when none is above 0, all are 1.
     """
     given = [max(0.0, w) for w in weights] if weights is not None else []
     weights = given if sum(given) > 0 else [1.0] * len(answers)
@@ -75,7 +78,7 @@ def votes(answers: Sequence[str], weights: Sequence[float] | None = None) -> lis
 def choose_each(
     ranks: Sequence[NDArray[np.float64]], allowed_N: NDArray[np.bool_], set_sizes: Any
 ) -> NDArray[np.int64]:
-    """The place in its set of the allowed candidate with the highest rank, int64 [S]; -1 where none is allowed.
+    """Return int64 [S]: the place in its set of the allowed candidate with the highest rank; -1 when none is allowed.
 
     ranks: one array [N] or more, compared in order; ties go to the lowest place.
     """
@@ -92,23 +95,22 @@ def choose_each(
 
 
 def lower_half(ranks: Sequence[Any]) -> list[int]:
-    """The floor(N/2) lowest places, ascending; of equal ranks the last place is the lowest.
+    """Return the floor(N/2) lowest places, ascending; of equal ranks the last place is the lowest.
 
-    From these the rejected side of a preference pair is drawn, of those that rank strictly below the chosen one: where
-    all agree, no pair says anything (D-C15). With embedding scores, itself included, two candidates always tie, so
-    K = 2 gives no pairs.
+    The rejected side of a preference pair is sampled from them, if it ranks strictly below the chosen side. When all
+    candidates agree, there is no pair. With embedding scores two candidates always tie, so K = 2 gives no pairs.
     """
     return sorted(range(len(ranks) - 1, -1, -1), key=ranks.__getitem__)[: len(ranks) // 2]
 
 
 def draw(n: int, seed: int, *key: str) -> int:
-    """A uniform integer in 0..n-1 that depends on the seed and the key alone."""
+    """Return a uniform integer in 0..n-1 that depends only on the seed and the key."""
     if n == 1:
         return 0
     return hashed(seed, *key) % n  # a bias of n / 2^128
 
 
 def hashed(seed: int, *key: str) -> int:
-    """128 bits that depend on the seed and the key alone, the same on every machine."""
+    """Return 128 bits that depend only on the seed and the key, the same on every machine."""
     text = "\x1f".join([str(seed), *key])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")

@@ -1,6 +1,6 @@
-"""How similar each candidate is to all of its set together: the one sum over pairs that scores are made of.
+"""Similarity of each candidate to the sum of its set, in linear time.
 
-The sum over j of <e_i, e_j> is <e_i, sum_j e_j>: linear in the candidates, and no pair is ever looked at.
+The sum over j of <e_i, e_j> is <e_i, sum_j e_j>, so no pair has to be computed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_NUMBERS_AT_ONCE = 1 << 16  # half a megabyte in float64: what is multiplied stays in the processor's cache
+_NUMBERS_AT_ONCE = 1 << 16  # half a megabyte in float64, which stays in the processor's cache
 
 
 def total_similarities(embeddings_ND: NDArray[Any], set_sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The sum of the cosines of each of N embeddings to all of its set, itself included, float64 [N].
+    """Return float64 [N]: the sum of cosines of each embedding to all embeddings of its set, itself included.
 
-    embeddings_ND: those of all sets one after the other, of any length. set_sizes: how many belong to each, [S].
+    embeddings_ND: all sets one after the other, of any length. set_sizes: number of embeddings of each set, [S].
     Raises `ValueError` when an embedding is not finite or has length 0.
     """
     totals_N = np.empty(len(embeddings_ND))
@@ -33,7 +33,7 @@ def total_similarities(embeddings_ND: NDArray[Any], set_sizes: NDArray[np.int64]
 
 
 def _taken(embeddings_ND: NDArray[Any], rows_SK: NDArray[np.int64]) -> NDArray[Any]:
-    """[S, K, D]: a view where the rows lie side by side, as they do when all sets are of one size."""
+    """Return [S, K, D]; a view when the rows are contiguous, as with sets of one size."""
     first, end = rows_SK[0, 0], rows_SK[-1, -1] + 1
     if end - first == rows_SK.size:
         return embeddings_ND[first:end].reshape(*rows_SK.shape, -1)
@@ -41,7 +41,7 @@ def _taken(embeddings_ND: NDArray[Any], rows_SK: NDArray[np.int64]) -> NDArray[A
 
 
 def _of_one_size(set_sizes: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:
-    """The rows of sets of equal size, int64 [S, K], some sets at a time."""
+    """Yield the rows of sets of equal size, int64 [S, K], some sets at a time."""
     starts_S = np.cumsum(set_sizes) - set_sizes
     for size in np.unique(set_sizes[set_sizes > 0]).tolist():
         starts = starts_S[set_sizes == size]

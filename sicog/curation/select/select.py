@@ -1,11 +1,11 @@
 """Keep the most consistent candidate of each query, or drop the query (`sicog select`): ScoredSet -> Example.
 
 Writes the kept examples, `dropped.jsonl` with reasons, and preference pairs under `pairs/`. The human turn of an
-example is the prompt of the style that produced the chosen candidate; its answer, like both sides of a pair, is the
-candidate's full text (D-C14, D-C22).
+example is the prompt of the style of the chosen candidate. Its answer is the candidate's full text, as are both sides
+of a pair.
 
-What is kept is decided from columns of scores, without the texts; only kept rows are parsed, and written as they are:
-they were validated when the columns were made.
+Rows are chosen from columns of scores, without the texts. Only kept rows are parsed; they were validated when the
+columns were made.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STEP = "select"
 
 
 class SelectConfig(StageConfig):
-    """Config of `sicog select`. Rows that cannot be read are dropped by name."""
+    """Config of `sicog select`. Unreadable rows are dropped by name."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"workers", "max_dropped_share"})
     input: Path
@@ -46,23 +46,23 @@ class SelectConfig(StageConfig):
     out_dir: Path
     by: By = "score"
     threshold: float | None = Field(default=None, ge=-1, le=1)
-    """Keep a row when its chosen candidate reaches it. It is stated for `threshold_k` candidates and compared as
-    agreement without self, (K t - 1) / (K - 1): at 3, the paper's cuts 0.80, 0.85 and 0.90 ask for 0.70, 0.775 and
-    0.85, whatever the number of candidates of a row."""
+    """Minimum value of the chosen candidate of a kept row, stated for `threshold_k` candidates. It is compared as
+    agreement without self, (K t - 1) / (K - 1), for any number of candidates. At 3, the paper's thresholds 0.80, 0.85
+    and 0.90 mean an agreement of 0.70, 0.775 and 0.85."""
     threshold_file: Path | None = None
-    """Instead of `threshold`: read it, and the K it is stated for, from what the sweep wrote."""
+    """Use instead of `threshold`: the file that the sweep wrote, with the threshold and its K."""
     threshold_k: int = Field(default=PAPER_K, ge=2)
     min_candidates: int = Field(default=3, ge=2)
     styles: Styles | None = None
     styles_kept: Literal["chosen", "both"] = "chosen"
-    """`both` makes a second row of a kept chain, in the plain style of its task and with the body of the last step as
-    its answer: a chain that agrees teaches the bare answer too. Its id is `ID~STYLE`, and `extra.of` the row's."""
+    """`both` adds a second row for a kept chain, in the plain style of its task. Its answer is the body of the last
+    step, so that the chain also teaches the bare answer. Its id is `ID~STYLE`; `extra.of` is the first row's id."""
     exclude: tuple[Path, ...] = ()
     choose: Literal["best", "random"] = "best"
-    """`random` is the control: as many rows as `keep_rows_of` holds, drawn by the seed, and in each any candidate that
-    could be compared. It makes no pairs."""
+    """`random` is the control: it samples as many rows as `keep_rows_of` has, by the seed, and any comparable candidate
+    of each. It makes no pairs."""
     keep_rows_of: Path | None = None
-    """With `choose: random`: the dataset whose number of rows is kept; null: all rows."""
+    """Dataset whose number of rows is kept, for `choose: random`; null: all rows."""
     seed: int = 0
     block_size: int = Field(default=1024, ge=1)
     rows_per_shard: int = Field(default=8192, ge=1)
@@ -71,17 +71,20 @@ class SelectConfig(StageConfig):
     def _one_rule_for_keeping(self) -> SelectConfig:
         cuts = [self.threshold is not None, self.threshold_file is not None]
         if self.choose == "best" and not any(cuts):
-            raise ValueError("no threshold is given; give threshold, such as 0.85, or threshold_file")
+            raise ValueError("threshold is missing. Set threshold, for example 0.85, or threshold_file")
         if self.choose == "best" and all(cuts):
-            raise ValueError("give threshold or threshold_file, not both; threshold=null takes a config's away")
+            raise ValueError(
+                "threshold and threshold_file are both set. Set only one; "
+                "threshold=null removes the threshold of a config"
+            )
         if self.choose == "best" and self.keep_rows_of:
-            raise ValueError("keep_rows_of is for choose: random; leave it out, or set choose")
+            raise ValueError("keep_rows_of needs choose: random. Remove keep_rows_of, or set choose: random")
         if self.choose == "random" and any(cuts):
-            raise ValueError("choose: random takes no threshold; keep_rows_of says how many rows it keeps")
+            raise ValueError("choose: random does not use a threshold. Remove it; keep_rows_of sets the number of rows")
         return self
 
     def rule(self) -> Rule:
-        """What keeps a row. Raises `ValueError` when the threshold file is not for this config."""
+        """Return the selection rule. Raises `ValueError` when the threshold file does not match this config."""
         cut = None
         if self.threshold_file is not None:
             cut = read_threshold(self.threshold_file, self.by, self.styles, self.min_candidates)
@@ -90,7 +93,7 @@ class SelectConfig(StageConfig):
         return Rule(self.by, cut, self.styles, self.min_candidates)
 
     def check(self) -> None:
-        """Raises `ValueError` when the threshold file or what to exclude is not there, before there is any input."""
+        """Raise `ValueError` when the threshold file or an `exclude` folder is missing; needs no input yet."""
         self.rule()
         for folder in self.exclude:
             shards(folder)
@@ -123,7 +126,7 @@ def select(config: SelectConfig) -> Path:
 
 
 def excluded(folders: Sequence[Path]) -> dict[str, tuple[str, str]]:
-    """Reason and detail by row id; of a row that is in several folders, the first one's count."""
+    """Return reason and detail by row id; of several folders with a row, the first one counts."""
     found: dict[str, tuple[str, str]] = {}
     for folder in folders:
         for row in read_records(folder, Dropped):
@@ -133,8 +136,10 @@ def excluded(folders: Sequence[Path]) -> dict[str, tuple[str, str]]:
 
 @dataclass(frozen=True)
 class SelectRows:
-    """The process of the stage: verdicts on a block of rows, then the kept ones as examples, with a pair where one can
-    be made. `pick` has the last word on the verdicts, and then there are no pairs."""
+    """Process of the stage: verdicts on a block of rows, then the kept rows as examples, with a pair if possible.
+
+    `pick` may change the verdicts; then there are no pairs.
+    """
 
     columns: Path
     rule: Rule
@@ -174,10 +179,10 @@ def _json(record: Mapping[str, Any]) -> bytes:
 
 
 def to_example(row: Mapping[str, Any], place: int, k: int) -> dict[str, Any]:
-    """The training example of a scored row's chosen candidate, as the JSON of an `Example`.
+    """Return the training example of a scored row's chosen candidate, as the JSON of an `Example`.
 
-    `extra` holds style, index, seed and checkpoint of the candidate, its marks, and k, beside the query's own keys; one
-    of these that bears such a name is kept as `query.NAME`.
+    `extra` has style, index, seed and checkpoint of the candidate, its scores, k, and the query's own keys. A query key
+    with one of these names becomes `query.NAME`.
     """
     picked, query = row["candidates"][place], row["query"]
     candidate = picked["candidate"]
@@ -203,7 +208,7 @@ def to_example(row: Mapping[str, Any], place: int, k: int) -> dict[str, Any]:
 
 
 def plain_example(row: Mapping[str, Any], place: int, k: int) -> dict[str, Any] | None:
-    """Of a chosen chain the example in the plain style of its task; None where the chosen text is no chain."""
+    """Return the example of a chosen chain in the plain style of its task; None when the text is not a chain."""
     picked, query = row["candidates"][place], row["query"]
     task = TASKS[query["task"]]
     if task.style(picked["candidate"]["style"]).chain is None:
@@ -220,8 +225,10 @@ def _user(query: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, A
 
 
 def preference_pair(row: Mapping[str, Any], place: int, by: By, seed: int) -> dict[str, Any] | None:
-    """The chosen candidate against one of the lower half, as the JSON of a `PreferencePair`; None when no lower one
-    differs in text and answer."""
+    """Return the chosen candidate and one of the lower half as the JSON of a `PreferencePair`.
+
+    None when no lower candidate differs in text and answer.
+    """
     query, best = row["query"], row["candidates"][place]
     compared = [c for c in row["candidates"] if c["excluded"] is None]
     lower = lower_half([(c[by], c["score"] or 0.0) for c in compared])
@@ -242,7 +249,7 @@ def preference_pair(row: Mapping[str, Any], place: int, by: By, seed: int) -> di
 
 
 def _differs(query: Mapping[str, Any], one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Not the same text but for case and white space and, where answers are short, not the same answer (D-C15)."""
+    """Return whether two candidates differ in text (beyond case and white space) and, if short, in their answer."""
     if one["candidate"]["text"] == other["candidate"]["text"]:
         return False
     if not TASKS[query["task"]].votes:
@@ -256,8 +263,7 @@ def _answer(query: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class AtRandom:
-    """The control: of the rows that could be kept, those whose hash is at most `last` (None: all), and in each a
-    candidate at random."""
+    """The control: keep the rows whose hash is at most `last` (None: all), with a random candidate of each."""
 
     seed: int
     rule: Rule
@@ -280,14 +286,14 @@ def _row_hash(row_id: str, seed: int) -> int:
 
 
 def kept_rows(folder: Path) -> int:
-    """How many rows of its input a dataset keeps; `styles_kept: both` makes two examples of a row."""
+    """Return the number of input rows that a dataset keeps; `styles_kept: both` makes two examples of a row."""
     shards(folder)
     manifest = read_json(folder / MANIFEST)
     return int(manifest.get("rows_kept", manifest["rows_out"]))
 
 
 def _last_hash(config: SelectConfig, columns: Path, rule: Rule, exclude: Reasons) -> int | None:
-    """The hash up to which the control keeps rows, so that it keeps as many as `keep_rows_of` holds."""
+    """Return the largest row hash that the control keeps, so that it keeps as many rows as `keep_rows_of`."""
     if config.keep_rows_of is None:
         return None
     wanted = kept_rows(config.keep_rows_of)
@@ -300,7 +306,7 @@ def _last_hash(config: SelectConfig, columns: Path, rule: Rule, exclude: Reasons
     smallest = heapq.nsmallest(wanted, hashes)
     if len(smallest) < wanted:
         raise ValueError(
-            f"keep_rows_of: {config.keep_rows_of} holds {wanted} rows, but only {len(smallest)} of {config.input} have "
-            f"a candidate to choose"
+            f"keep_rows_of: {config.keep_rows_of} has {wanted} rows, but only {len(smallest)} of {config.input} have "
+            f"a candidate to choose. Name a smaller dataset"
         )
     return smallest[-1] if smallest else -1

@@ -1,4 +1,4 @@
-"""Find the threshold of `select` on a development split whose truth is known, and what self-consistency is worth."""
+"""Find the threshold of `select` on a development split with ground truth, and measure what self-consistency gains."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sicog.stages.reader import FolderSource
 from sicog.stages.storage import MANIFEST, count_rows, write_json
 
 THRESHOLD_FILE = "threshold.json"
-Truth = Callable[[Query, str], float]  # how true a compared text is of its query, higher is truer
+Truth = Callable[[Query, str], float]  # correctness of a compared text for its query, higher is better
 
 
 class SweepConfig(Config):
@@ -35,11 +35,11 @@ class SweepConfig(Config):
     styles: Styles | None = None
     min_candidates: int = Field(default=3, ge=2)
     threshold_k: int = Field(default=PAPER_K, ge=2)
-    """Number of candidates that the threshold is stated for; select reads it from the file."""
+    """Number of candidates that the threshold is stated for; `select` reads it from the file."""
     keep_share: tuple[float, float] = (0.3, 0.7)
     """Smallest and largest share of rows that the threshold may keep."""
     labels: Path | None = None
-    """The file or folder that the truth comes from; its digest is recorded."""
+    """File or folder of the ground truth; its digest is recorded."""
 
     @model_validator(mode="after")
     def _shares_are_in_order(self) -> SweepConfig:
@@ -50,7 +50,7 @@ class SweepConfig(Config):
 
 @dataclass(frozen=True)
 class Cut:
-    """One threshold: rows whose best value reaches it are kept. Truths are means; None where there are no rows."""
+    """One threshold: rows whose best value reaches it are kept. Truths are means; None without rows."""
 
     threshold: float
     rows_kept: int
@@ -61,7 +61,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All cuts in ascending order, the best of them, and whether it keeps a share within the bounds."""
+    """All cuts in ascending order, the best cut, and whether it keeps a share within the bounds."""
 
     table: tuple[Cut, ...]
     best: Cut
@@ -70,29 +70,28 @@ class Sweep:
 
 @dataclass(frozen=True)
 class SetTruth:
-    """One scored set: the threshold that its best candidate just reaches, and how true that one is beside a random and
-    the truest one."""
+    """One scored set: the threshold that its best candidate just reaches, and the truth of the best, a random and the
+    truest candidate."""
 
     id: str
     value: float
     selected: float
-    random: float  # the mean over all candidates that may be chosen: what a random draw is worth
+    random: float  # mean over all eligible candidates: expected truth of a random choice
     truest: float
 
 
 def sweep(
     best_values: Sequence[float], best_truths: Sequence[float], keep_share: tuple[float, float] = (0.3, 0.7)
 ) -> Sweep:
-    """Every value that occurs as a threshold, and the one whose kept rows are truest, of those keeping a share within
-    the bounds; ties go to the one that keeps more.
+    """Try every value as a threshold. The best one has the highest truth of kept rows, with a share within the bounds.
 
-    best_values, best_truths: per row, score (or vote) and truth of the candidate that `select` would choose.
-    When ties leave no cut within the bounds, the one with the share nearest to them is taken, and of two equally near
-    the truer. Raises `ValueError` when there are no rows.
+    best_values, best_truths: per row, score (or vote) and truth of the candidate that `select` would choose. Of equal
+    thresholds the one that keeps more rows wins. When no cut is within the bounds, the nearest share is taken, and of
+    two equally near the one with the higher truth. Raises `ValueError` without rows.
     """
     values_R, truths_R = np.asarray(best_values, dtype=np.float64), np.asarray(best_truths, dtype=np.float64)
     if not len(values_R) or len(values_R) != len(truths_R):
-        raise ValueError(f"the sweep needs rows with a value and a truth each, got {len(values_R)} and {len(truths_R)}")
+        raise ValueError(f"the sweep needs one value and one truth per row, got {len(values_R)} and {len(truths_R)}")
     if not (np.isfinite(values_R).all() and np.isfinite(truths_R).all()):
         raise ValueError("the sweep got a value or a truth that is not a number")
     order_R = np.argsort(values_R, kind="stable")
@@ -129,7 +128,7 @@ def set_truth(row: ScoredSet, chosen: int, value: float, truth: Truth, places: S
 def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
     """Sweep over a folder of scored sets; writes and returns `threshold.json`, which `select` reads.
 
-    Raises `ValueError` when the folder mixes tasks or encoders, or holds no row with a candidate to choose.
+    Raises `ValueError` when the folder mixes tasks or encoders, or has no row with a candidate to choose.
     """
     inputs = {"scored": config.input} | ({"labels": config.labels} if config.labels else {})
     write_run_json(config.out_dir, step="sweep", config=config, inputs=inputs)
@@ -157,8 +156,8 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
                 rows.append(set_truth(row, chosen, value, truth, places))
     if len(kinds) != 1 or not rows:
         raise ValueError(
-            f"{config.input}: a sweep needs rows of one task and one encoder with candidates to choose from, "
-            f"found {len(rows)} such rows of {sorted(kinds)}"
+            f"{config.input}: a sweep needs rows of one task and one encoder with candidates to choose from. "
+            f"Found {len(rows)} such rows of {sorted(kinds)}"
         )
     write_json(path, _summary(config, kinds.pop(), rows))
     n_rows = count_rows(config.input)

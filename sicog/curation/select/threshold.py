@@ -1,9 +1,9 @@
-"""Thresholds: stated as scores of K = 3 candidates, compared as agreement with the others.
+"""Thresholds: stated as scores of K = 3 candidates, compared as agreement with the other candidates.
 
-A score holds the similarity of a candidate to itself, so a score of t among K means an agreement of (K t - 1) / (K - 1)
-with the others: 0.85 means 0.775 among 3 and 0.82 among 6. A threshold is stated for `threshold_k` candidates, 3 as in
-the paper, and asks for the same agreement whatever the number of candidates of a row. Votes are the same with equality
-for similarity: a share of 2/3 among 3 is an agreement of 0.5, half of the others.
+A score includes the similarity of a candidate to itself. So a score of t among K candidates means an agreement of
+(K t - 1) / (K - 1) with the others: 0.85 means 0.775 among 3 and 0.82 among 6. A threshold is stated for `threshold_k`
+candidates, 3 as in the paper. It requires the same agreement for any number of candidates. Votes use equality instead
+of similarity: a share of 2/3 among 3 is an agreement of 0.5, half of the others.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ PAPER_K = 3
 
 
 def agreement_of(share: Any, k: Any) -> Any:
-    """(K t - 1) / (K - 1), rounded to 1e-6; numbers or arrays, K above 1."""
+    """Return (K t - 1) / (K - 1), rounded to 1e-6; numbers or arrays, K above 1."""
     return np.round((k * share - 1) / (k - 1), DECIMALS)
 
 
 def stated(agreement: Any, k: int) -> Any:
-    """The threshold at K candidates that asks for this agreement: what `agreement_of` undoes."""
-    return np.round((1 + (k - 1) * agreement) / k, DECIMALS + 3)  # digits enough for the way back
+    """Return the threshold at K candidates that means this agreement; the inverse of `agreement_of`."""
+    return np.round((1 + (k - 1) * agreement) / k, DECIMALS + 3)  # enough digits to invert it
 
 
 def agreement_in(marks: Mapping[str, Any]) -> float | None:
-    """How far a row's candidate agrees with the others, by what `select` wrote of it in `extra`; None where that says
-    nothing: not scored, or alone.
+    """Return the agreement of a row's candidate with the others, from `extra` of `select`; None when it is unknown.
 
-    The agreement itself; without it the score, then the vote, among `k` candidates (`PAPER_K` where that is not told).
+    It is `agreement`; without it `score`, then `vote`, among `k` candidates (`PAPER_K` when k is missing). None for a
+    candidate without scores, or without other candidates.
     """
     agreement, k, share = _number(marks.get("agreement")), _number(marks.get("k")), share_in(marks)
     k = PAPER_K if k is None else k
@@ -54,14 +54,14 @@ def share_in(marks: Mapping[str, Any]) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    """Users' rows may hold anything under these names."""
+    """Return a finite number, else None; users' rows may have any value under these names."""
     known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if known else None
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A cut, the number of candidates it is stated for, and what it was found for (None: it holds for anything)."""
+    """A threshold, the number of candidates it is stated for, and its task and encoder (None: any)."""
 
     value: float
     k: int = PAPER_K
@@ -70,7 +70,7 @@ class Threshold:
 
     @cached_property
     def agreement(self) -> float:
-        """The least agreement of a kept row."""
+        """Return the minimum agreement of a kept row."""
         return float(agreement_of(self.value, self.k))
 
     def stated_for(self, k: int) -> float:
@@ -78,20 +78,27 @@ class Threshold:
         return self.value if k == self.k else float(stated(self.agreement, k))
 
     def check(self, row_id: str, task: str, encoder: str) -> None:
-        """Raises `ValueError` when the cut was found on another task, or for scores of another encoder."""
+        """Raise `ValueError` when the threshold was found on another task, or for another encoder."""
         if self.task and task != self.task:
-            raise ValueError(f"row {row_id} is of task {task}, but the threshold was found for {self.task}")
+            raise ValueError(
+                f"row {row_id} is of task {task}, but the threshold was found for {self.task}. Use one for {task}"
+            )
         if self.encoder and encoder != self.encoder:
-            raise ValueError(f"row {row_id} was scored by {encoder}, but the threshold was found for {self.encoder}")
+            raise ValueError(
+                f"row {row_id} was scored by {encoder}, but the threshold was found for {self.encoder}. "
+                "Repeat the sweep"
+            )
 
 
 def read_threshold(path: Path, by: By, styles: Sequence[str] | None, min_candidates: int) -> Threshold:
-    """The threshold in a file that the sweep wrote, which must have chosen candidates in the same way."""
+    """Read the threshold of a sweep, which must have chosen candidates in the same way."""
     found = _read(path)
     here = {"by": by, "styles": list(styles) if styles else None, "min_candidates": min_candidates}
     for name, value in here.items():
         if found.get(name, value) != value:
-            raise ValueError(f"threshold_file: {path} is for {name}: {found[name]}, the config has {value}")
+            raise ValueError(
+                f"threshold_file: {path} is for {name}: {found[name]}, but the config has {value}. Make them equal"
+            )
     return _threshold(path, found)
 
 
@@ -103,7 +110,7 @@ def threshold_in(path: Path) -> Threshold:
 def _read(path: Path) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict) or not isinstance(found.get("threshold"), (int, float)):
-        raise ValueError(f"threshold_file: {path} holds no number under 'threshold'")
+        raise ValueError(f"threshold_file: {path} has no number under 'threshold'. Give a file that the sweep wrote")
     return found
 
 

@@ -1,6 +1,6 @@
-"""What each threshold would keep of a scored folder (`sicog thresholds`): rows, mean score, mix of styles; no truth.
+"""Table of what each threshold would keep of a scored folder (`sicog thresholds`): rows, mean score, mix of styles.
 
-Reads the columns of scores alone, so a million rows take seconds.
+It needs no ground truth, and reads only the columns of scores, so a million rows take seconds.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class ThresholdsConfig(Config):
 def thresholds(config: ThresholdsConfig) -> dict[str, Any]:
     """Print the table, write it to `out`, and return it.
 
-    Per cut: rows_kept, share_kept (of all rows), the mean `by` and mean agreement of the chosen candidates, and the
-    share of each style among them; None where no row is kept. The mean `by` is stated for `threshold_k` candidates, as
-    the cuts are. `dropped`: rows that no threshold keeps, by reason.
+    Per cut: rows_kept, share_kept (of all rows), and of the chosen candidates the mean `by`, the mean agreement and the
+    share of each style; None when no row is kept. The mean `by` is stated for `threshold_k` candidates, like the cuts.
+    `dropped`: rows that no threshold keeps, by reason.
     """
     found = table(config)
     _show(found, config)
@@ -59,7 +59,7 @@ def thresholds(config: ThresholdsConfig) -> dict[str, Any]:
 
 
 def table(config: ThresholdsConfig) -> dict[str, Any]:
-    """The figures of `thresholds`."""
+    """Return the figures of `thresholds`."""
     rule, exclude = Rule(config.by, None, config.styles, config.min_candidates), excluded(config.exclude)
     dropped, n_rows, parts, styles = Counter[str](), 0, [], dict[str, int]()
     for part in all_columns(columns_of(config.input)):
@@ -71,7 +71,7 @@ def table(config: ThresholdsConfig) -> dict[str, Any]:
         numbers = np.array([styles.setdefault(name, len(styles)) for name in part.style.names], dtype=np.int64)
         parts.append((found.agreement[kept_R], numbers[part.style.codes[places]]))
     if not n_rows:
-        raise ValueError(f"{config.input} holds no rows")
+        raise ValueError(f"{config.input} has no rows. Give a folder of scored sets")
     return {
         "by": config.by,
         "threshold_k": config.threshold_k,

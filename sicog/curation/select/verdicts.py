@@ -40,7 +40,7 @@ Styles = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_known)]
 
 @dataclass(frozen=True)
 class Rule:
-    """What keeps a row: see `SelectConfig`. threshold: None keeps every row that has a candidate to choose."""
+    """Selection rule, see `SelectConfig`. threshold: None keeps every row that has a candidate to choose."""
 
     by: By
     threshold: Threshold | None
@@ -50,8 +50,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Of R rows: the reason of a drop (`KEPT` is none) and its detail, the place of the chosen candidate (-1: none may
-    be chosen), its agreement with the others (nan: none), and K, the number of candidates that were compared."""
+    """Verdicts on R rows.
+
+    reasons: of a drop, `KEPT` for kept rows; details of the drops. chosen: place of the chosen candidate, -1 when none
+    is eligible. agreement: with the other candidates, nan for none. k: number of compared candidates.
+    """
 
     reasons: list[str]
     details: list[str]
@@ -61,10 +64,10 @@ class Verdicts:
 
 
 def verdicts(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
-    """The verdict on each row.
+    """Return the verdict on each row.
 
-    Of several reasons the first counts: unreadable, excluded by its id, nothing that could be compared, too few
-    compared, none of the styles, low consistency.
+    Of several reasons the first one counts, in this order: unreadable, excluded by id, no comparable candidate, too few
+    comparable candidates, no candidate of the styles, low consistency.
     """
     _check(columns, rule)
     return decide(columns, rule, exclude)
@@ -117,17 +120,17 @@ def agreement_at(columns: Columns, by: By, chosen_R: NDArray[np.int64]) -> NDArr
 
 
 def _check(columns: Columns, rule: Rule) -> None:
-    """Raises `ValueError` where the rows cannot be ranked by what the rule ranks by, or the cut is not for them."""
+    """Raise `ValueError` when rows have no values to rank by, or the threshold does not match them."""
     marks_N = columns.score if rule.by == "score" else columns.vote
     if (missing_N := compared(columns) & np.isnan(marks_N)).any():
         row = int(np.repeat(np.arange(len(columns.sizes)), columns.sizes)[missing_N.argmax()])
         task = columns.task.names[columns.task.codes[row]]
         if rule.by == "score":
-            how = "has no scores, its answers were only counted; use by: vote"
+            how = "has no scores, only votes. Use by: vote"
         elif TASKS[task].votes:
-            how = "has no votes; score it with scorer: answer or both, or use by: score"
+            how = "has no votes. Score it with scorer: answer or both, or use by: score"
         else:
-            how = f"has no votes: by: vote needs short answers, {task} has none; use by: score"
+            how = f"has no votes, because {task} has no short answers. Use by: score"
         raise ValueError(f"row {columns.ids[row]} {how}")
     if rule.threshold is not None:
         kinds_R = columns.task.codes.astype(np.int64) * (len(columns.encoder.names) + 1) + columns.encoder.codes

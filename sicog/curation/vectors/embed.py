@@ -1,11 +1,11 @@
-"""Embed every text that scoring asks for once, before it starts: find the texts, encode what is new, look vectors up.
+"""Embed every distinct text once before scoring: collect the texts, encode new ones, look up vectors.
 
-    plan/    which distinct texts there are, and in which folder of the cache each one's vector is or shall be
-    parts/   the stage that encodes: a part is up to `TEXTS_PER_PART` texts that no earlier run has embedded
+    plan/    the distinct texts, and the cache folder of each text's vector
+    parts/   the encoding stage: a part is up to `TEXTS_PER_PART` texts that no earlier run has embedded
 
-Both lie in `.embedding` of the output folder until scoring is done. The plan fixes which texts share a batch, so
-vectors do not depend on the number of workers, nor on restarts. A text that the cache holds from an earlier run was
-encoded in that run's batches: its vector may differ in the seventh digit from what this run would have made.
+Both are in `.embedding` of the output folder until scoring is done. The plan fixes the batches, so vectors do not
+depend on workers or restarts. The vector of a cached text comes from an earlier run's batches; it may differ in the
+seventh digit from a vector of this run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sicog.records import Record
 from sicog.stages.storage import locked, read_json, write_json
 
 TEXTS_PER_PART = 2048
-_REMEMBERED = 50_000  # of the first distinct texts, so that frequent ones are not written down again and again
+_REMEMBERED = 50_000  # number of distinct texts in memory, so that frequent texts are not written again and again
 
 
 class TextPart(Record):
@@ -49,7 +49,7 @@ class TextPart(Record):
 
 
 class EmbeddedPart(Record):
-    """A part whose vectors are in the cache: the folder's name, how many texts, and how many of them were cut."""
+    """A part with its vectors in the cache: folder name, number of texts, number of truncated texts."""
 
     folder: str
     texts: int
@@ -57,7 +57,7 @@ class EmbeddedPart(Record):
 
 
 class _Notes:
-    """Stands in for an embedder to find out what is asked for: texts go to a file, their digests to memory."""
+    """Stand-in for an embedder that collects texts: texts go to a file, their digests to memory."""
 
     description = ""
 
@@ -68,7 +68,7 @@ class _Notes:
         self._seen: set[bytes] = set()
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Any vectors; the texts are noted."""
+        """Return dummy vectors and collect the texts."""
         self.n_asked += len(texts)
         for text in texts:
             digest = text_digest(text)
@@ -84,10 +84,10 @@ class _Notes:
 
 @dataclass(frozen=True)
 class Plan:
-    """The distinct texts of a run, M of them, in arrays of a folder.
+    """The M distinct texts of a run, in arrays of a folder.
 
-    digests.npy: S16 [M], ascending; folders.npy, rows.npy: uint32 [M], where each one's vector is; spans.npy: int64
-    [U, 2], begin and end in texts.bin of those that are to be embedded, part by part.
+    digests.npy: S16 [M], ascending; folders.npy, rows.npy: uint32 [M], where each text's vector is. spans.npy: int64
+    [U, 2], begin and end in texts.bin of the texts to embed, part by part.
     """
 
     folder: Path
@@ -99,28 +99,28 @@ class Plan:
 
     @property
     def folders(self) -> list[str]:
-        """The names of all folders of the cache that this run uses."""
+        """Return the names of all cache folders that this run uses."""
         return list(self._about["folders"])
 
     @property
     def parts(self) -> list[str]:
-        """Those that it has to make, in order."""
+        """Return the names of the cache folders that this run creates, in order."""
         return list(self._about["parts"])
 
     @property
     def n_distinct(self) -> int:
-        """How many distinct texts there are."""
+        """Return the number of distinct texts."""
         return int(self._about["distinct"])
 
     def texts(self, part: int) -> list[str]:
-        """The texts of a part, in order."""
+        """Return the texts of a part, in order."""
         size = int(self._about["texts_per_part"])
         spans_N2 = self.array("spans")[part * size : (part + 1) * size].tolist()
         with (self.folder / "texts.bin").open("rb") as file:
             return [_read(file, begin, end) for begin, end in spans_N2]
 
     def array(self, name: str) -> NDArray[Any]:
-        """One of the arrays, memory-mapped."""
+        """Return one of the arrays, memory-mapped."""
         mapped: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
         return mapped
 
@@ -131,15 +131,15 @@ def _read(file: BinaryIO, begin: int, end: int) -> str:
 
 
 def planned(folder: Path, ask: Callable[[Embedding], None], cache: VectorCache, what: Path) -> Plan:
-    """The plan in `folder`, made unless it is there. ask: embeds all texts of the run with what it is given.
+    """Return the plan in `folder`; creates it when missing. ask: passes all texts of the run to an embedder.
 
-    what: the output folder that the plan is for, as messages name it. Raises `ValueError`.
+    what: the output folder of the plan, for messages. Raises `ValueError`.
     """
     plan = Plan(folder)
     with _disk_in_words(folder), locked(folder.with_name("lock"), what):
         if folder.is_dir():
             return plan
-        unfinished = folder.with_name(".plan")  # of a process that was killed
+        unfinished = folder.with_name(".plan")  # left over from a killed process
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         try:
@@ -157,8 +157,8 @@ def _disk_in_words(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # numpy says of a full disk only that it wrote less
-            raise ValueError(f"{folder}: the disk is full; free some space and run again") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # on a full disk numpy only reports a short write
+            raise ValueError(f"{folder}: the disk is full. Free some space and run again") from error
         raise
 
 
@@ -176,7 +176,7 @@ def _write_plan(folder: Path, notes: _Notes, cache: VectorCache) -> None:
             found_M[places], folders_M[places], rows_M[places] = True, len(names), here_N
             names.append(name)
     new_U = np.flatnonzero(~found_M)
-    new_U = new_U[np.argsort(first_M[new_U])]  # as they come, so that a block of rows finds its vectors side by side
+    new_U = new_U[np.argsort(first_M[new_U])]  # in row order, so that the vectors of a block are adjacent
     starts = range(0, len(new_U), TEXTS_PER_PART)
     parts = [hashlib.sha256(digests_M[new_U[at : at + TEXTS_PER_PART]].tobytes()).hexdigest()[:32] for at in starts]
     folders_M[new_U] = len(names) + np.arange(len(new_U)) // TEXTS_PER_PART
@@ -196,7 +196,7 @@ def _write_plan(folder: Path, notes: _Notes, cache: VectorCache) -> None:
 
 @dataclass
 class PartsSource:
-    """The parts of a plan as the rows of a stage."""
+    """Source of a stage: the parts of a plan."""
 
     plan: Plan
 
@@ -204,14 +204,14 @@ class PartsSource:
         return len(self.plan.parts)
 
     def read(self, start: int, stop: int) -> Iterator[TextPart]:
-        """Parts start..stop."""
+        """Yield parts start..stop."""
         for number in range(start, stop):
             yield TextPart(id=f"part-{number:05d}", number=number)
 
 
 @dataclass
 class EmbedParts:
-    """The process of the stage: the vectors of a part go to the cache, and what comes out says so."""
+    """Process of the stage: writes the vectors of a part to the cache."""
 
     plan: Plan
     cache: VectorCache
@@ -229,21 +229,23 @@ class EmbedParts:
 
 @dataclass
 class StoredVectors:
-    """What scoring asks for vectors: those of a plan whose parts are all embedded. Pickled without the arrays."""
+    """Vectors of a plan with all parts embedded, for scoring. Pickled without the arrays."""
 
     plan: Plan
     cache: VectorCache
     description: str
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors, float32 [N, D], in the order of the texts, memory-mapped until they are copied here."""
+        """Return unit vectors, float32 [N, D], in the order of the texts, copied from memory-mapped files."""
         if not texts:
             return np.zeros((0, 0), dtype=np.float32)
         digests_M, wanted_N = self.plan.array("digests"), text_digests(texts)
         places_N = np.minimum(np.searchsorted(digests_M, wanted_N), len(digests_M) - 1)
         if (unknown_N := digests_M[places_N] != wanted_N).any():
             text = shortened(texts[int(unknown_N.argmax())])
-            raise ValueError(f"the text {text} was not there when texts were embedded; has the input changed since?")
+            raise ValueError(
+                f"the text {text} has no vector: the input has changed since the embedding. Use a new out_dir"
+            )
         folders_N, rows_N = self.plan.array("folders")[places_N], self.plan.array("rows")[places_N]
         names = self.plan.folders
         vectors_ND: NDArray[np.float32] | None = None
@@ -253,15 +255,15 @@ class StoredVectors:
                 vectors_ND = np.empty((len(texts), mapped.shape[1]), dtype=np.float32)
             if mapped.shape[1] != vectors_ND.shape[1]:
                 raise ValueError(
-                    f"{self.description} gave vectors of {mapped.shape[1]} and of {vectors_ND.shape[1]} numbers; "
-                    f"if its model has changed, name another encoder.revision"
+                    f"{self.description} gave vectors of {mapped.shape[1]} and of {vectors_ND.shape[1]} numbers. "
+                    f"If its model has changed, set another encoder.revision"
                 )
             vectors_ND[where] = mapped[rows_N[where]]
         assert vectors_ND is not None
         return vectors_ND
 
     def n_cut(self) -> int:
-        """How many of the distinct texts the encoder has cut."""
+        """Return the number of distinct texts that the encoder truncated."""
         folders_M, rows_M = self.plan.array("folders"), self.plan.array("rows")
         cut = (self.cache.cut(name)[rows_M[folders_M == i]] for i, name in enumerate(self.plan.folders))
         return int(sum(part.sum() for part in cut))

@@ -1,4 +1,4 @@
-"""Which sentence encoder scores texts, of what declared kind, and with which settings. Needs no torch."""
+"""Config of the sentence encoder that scores texts: kind, model and settings. Needs no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Texts = Literal["captions", "answers"]
 
 
 class Settings(Config):
-    """How an encoder is run. None, or an empty text, leaves a thing to the encoder's own files."""
+    """Settings of an encoder. None, or an empty text, means the value of the encoder's own files."""
 
     max_tokens: int | None = None
     dtype: Dtype = "float32"
@@ -33,7 +33,7 @@ class Settings(Config):
     task: str | None = None
 
     def listed(self) -> str:
-        """What is not as a plain encoder has it, for its description; empty for a plain one."""
+        """Return the settings that differ from the defaults, for the description."""
         parts = [
             f"max {self.max_tokens} tokens" if self.max_tokens else "",
             self.dtype if self.dtype != "float32" else "",
@@ -46,7 +46,7 @@ class Settings(Config):
 
 
 class Preset(Config):
-    """A row of `encoders.yaml`, which says what the fields mean."""
+    """A row of `encoders.yaml`, where the fields are explained."""
 
     max_tokens: int | dict[Texts, int] | None = None
     dtype: Dtype = "float32"
@@ -60,40 +60,40 @@ class Preset(Config):
 
 @functools.cache
 def presets() -> Mapping[str, Preset]:
-    """The known encoders by their names."""
+    """Return the known encoders by name."""
     path = Path(str(files("sicog.curation.vectors") / "encoders.yaml"))
     rows: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {name: validate(Preset, row, f"{path.name}: {name}") for name, row in rows.items()}
 
 
 class EncoderConfig(Config):
-    """Which sentence encoder, and how it is run."""
+    """The sentence encoder and its settings."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"device", "texts_per_request"})
     kind: Literal["sentence-transformers", "endpoint", "file"] = "sentence-transformers"
-    """`sentence-transformers` runs it here; `endpoint` asks a server's `/embeddings`; `file` reads vectors that were
-    made elsewhere."""
+    """`sentence-transformers` runs the encoder here; `endpoint` calls `/embeddings` of a server; `file` reads existing
+    vectors."""
     name: NameOrPath = MINILM
-    """`package:NAME` for an encoder that ships inside an installed Python package (the default: a real MiniLM), a
-    folder, or the name of a Hugging Face model that is already in the local cache; nothing is downloaded. With an
-    endpoint: the model's name, unless `endpoint.model` says another."""
+    """`package:NAME` for an encoder inside an installed Python package (the default: a real MiniLM), a folder, or a
+    Hugging Face model in the local cache; nothing is downloaded. With an endpoint: the model's name, unless
+    `endpoint.model` is set."""
     preset: str | None = None
-    """The row of `encoders.yaml` whose settings apply; null: the row of that very `name`, if there is one."""
+    """Row of `encoders.yaml` whose settings apply; null: the row called `name`, if there is one."""
     texts: Texts = "captions"
-    """What is compared, where a preset's limit differs."""
+    """Kind of the compared texts, for presets with different limits."""
     revision: str | None = None
-    """Revision of a Hugging Face model (without it `trust_remote_code` is refused, since the code could change); with
-    an endpoint any word that tells versions of its model apart."""
+    """Revision of a Hugging Face model; `trust_remote_code` needs it, because code can change. With an endpoint: any
+    word that identifies the version of its model."""
     trust_remote_code: bool = False
-    """Whether the model's own code may run."""
+    """Allow the model's own code to run."""
     endpoint: EndpointConfig | None = None
-    """The server, with kind `endpoint`."""
+    """The server, for kind `endpoint`."""
     texts_per_request: int = Field(default=32, ge=1)
-    """Texts of one request to the endpoint."""
+    """Number of texts in one request to the endpoint."""
     path: Path | None = None
-    """The vectors, with kind `file`; see `sicog.curation.vectors.vector_files`."""
+    """File or folder of the vectors, for kind `file`; see `sicog.curation.vectors.vector_files`."""
     max_tokens: int | None = Field(default=None, ge=8)
-    """Tokens of a text that are read; null: the preset's."""
+    """Maximum tokens of a text, the rest is cut; null: the preset's."""
     dtype: Dtype | None = None
     """Precision of the encoder; null: the preset's."""
     padding_side: Side | None = None
@@ -119,16 +119,27 @@ class EncoderConfig(Config):
     @model_validator(mode="after")
     def _of_one_kind(self) -> EncoderConfig:
         if (self.kind == "endpoint") != (self.endpoint is not None):
-            raise ValueError("kind: endpoint, and no other, takes endpoint: {model: .., base_url: ..}")
+            raise ValueError(
+                "kind: endpoint needs the key endpoint: {model: .., base_url: ..}; other kinds do not use it. "
+                "Set both or neither"
+            )
         if (self.kind == "file") != (self.path is not None):
-            raise ValueError("kind: file, and no other, takes path, the file or folder of the vectors")
+            raise ValueError(
+                "kind: file needs the key path, the file or folder of the vectors; other kinds do not use it. "
+                "Set both or neither"
+            )
         if self.preset is not None and self.preset not in presets():
             raise ValueError(f"unknown preset {self.preset!r}; known: {', '.join(presets())}")
         here = ("max_tokens", "dtype", "padding_side", "task", "device")
         if self.kind != "sentence-transformers" and (given := [k for k in here if getattr(self, k) is not None]):
-            raise ValueError(f"{', '.join(given)}: whoever computes the vectors decides that, not kind: {self.kind}")
+            raise ValueError(
+                f"{', '.join(given)} cannot be set with kind: {self.kind}, which does not run the encoder. Remove it"
+            )
         if self.kind == "file" and (self.prefix or self.suffix):
-            raise ValueError("prefix, suffix: vectors of a file are found by the text as it is")
+            raise ValueError(
+                "prefix and suffix cannot be set with kind: file, which finds vectors by the unchanged text. "
+                "Remove them"
+            )
         if self.kind == "sentence-transformers":
             self._check_code()
         return self
@@ -137,17 +148,19 @@ class EncoderConfig(Config):
         row, name = self._preset(), self.preset or self.name
         elsewhere = "serve it (kind: endpoint), or give its vectors (kind: file)"
         if row.not_here:
-            raise ValueError(f"{name} cannot run here: {row.not_here}; {elsewhere}")
+            raise ValueError(f"{name} cannot run here: {row.not_here}. Instead, {elsewhere}")
         if row.own_code and not self.trust_remote_code:
             raise ValueError(
-                f"{name} needs code of its own: allow it with trust_remote_code=true and revision=COMMIT, {elsewhere}"
+                f"{name} needs its own code. Allow it with trust_remote_code=true and revision=COMMIT, or {elsewhere}"
             )
         local = self.name.startswith(PACKAGE) or Path(self.name).is_dir()
         if self.trust_remote_code and not self.revision and not local:
-            raise ValueError(f"trust_remote_code runs code of {self.name}: pin it with revision (a commit)")
+            raise ValueError(
+                f"revision is missing: trust_remote_code runs code of {self.name}. Set revision to a commit"
+            )
 
     def problems(self, processes: int = 1) -> list[str]:
-        """An encoder that is not on this machine."""
+        """Report an encoder that is missing on this machine."""
         found = super().problems()
         if self.kind == "sentence-transformers":
             try:
@@ -161,7 +174,7 @@ class EncoderConfig(Config):
         return presets().get(self.preset or model, Preset())
 
     def settings(self) -> Settings:
-        """The settings that apply: what the config says, else what the preset says, else the encoder's own."""
+        """Return the effective settings: of the config, else of the preset, else the encoder's own."""
         row = self._preset()
         limit = row.max_tokens[self.texts] if isinstance(row.max_tokens, dict) else row.max_tokens
         chosen = {**row.model_dump(exclude={"own_code", "not_here"}), "max_tokens": limit}
@@ -169,4 +182,4 @@ class EncoderConfig(Config):
         settings = Settings.model_validate({**chosen, **given})
         if self.kind == "sentence-transformers":
             return settings
-        return Settings(prefix=settings.prefix, suffix=settings.suffix)  # all else is the server's to apply
+        return Settings(prefix=settings.prefix, suffix=settings.suffix)  # the server applies the other settings

@@ -1,4 +1,4 @@
-"""The encoder that runs here: a local one, through sentence-transformers."""
+"""Run a local encoder with sentence-transformers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sicog.stages.provenance import digest_file, digest_value
 
 
 class LocalEncoder:
-    """The encoder of a config. Made and pickled without its weights: each process loads them at its first use."""
+    """The encoder of a config. It is pickled without weights; each process loads them at first use."""
 
     def __init__(self, config: EncoderConfig) -> None:
         self.config, self.settings = config, config.settings()
@@ -26,16 +26,16 @@ class LocalEncoder:
 
     @property
     def description(self) -> str:
-        """Name, digest of the files and settings: scores of two descriptions cannot be compared."""
+        """Return name, digest of the files and settings. Do not compare scores of different descriptions."""
         return ", ".join(filter(None, (f"{self.config.name}@{self.digest[:12]}", self.settings.listed())))
 
     @property
     def key(self) -> str:
-        """A digest of files and settings."""
+        """Return a digest of files and settings."""
         return digest_value([self.config.kind, self.digest, self.settings.identity()])[:32]
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """The vectors as the encoder gives them, float32 [N, D], longest texts first in batches of a token budget."""
+        """Return the raw vectors, float32 [N, D]. Batches fill a token budget, longest texts first."""
         if not texts:
             return Encoded(np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.bool_))
         model = _load(self.folder, self.config)
@@ -47,7 +47,7 @@ class LocalEncoder:
         for batch in token_budget_batches(kept, self.config.tokens_per_batch):
             encoded = model.encode(
                 [whole[i] for i in batch],
-                prompt="",  # else one that the encoder's files may name
+                prompt="",  # else the encoder's files may set one
                 batch_size=len(batch),
                 convert_to_numpy=True,
                 show_progress_bar=False,
@@ -60,11 +60,11 @@ class LocalEncoder:
         )
 
     def close(self) -> None:
-        """The weights stay for the next stage of this process."""
+        """Do nothing: the weights stay for the next stage of this process."""
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches, longest first, so that rows x longest row stays within the budget (a single row always)."""
+    """Yield batches of indices, longest first; rows x longest row stays within the budget (except for single rows)."""
     batch: list[int] = []
     longest = 0
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -79,7 +79,7 @@ def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[i
 
 
 def _files_digest(folder: Path) -> str:
-    """Of all its files: what its sub-folders say of pooling decides vectors too."""
+    """Return a digest of all files, including the pooling config in sub-folders."""
     paths = [p for p in sorted(folder.rglob("*")) if p.is_file()]
     named = {str(p.relative_to(folder)): p for p in paths if not p.relative_to(folder).parts[0].startswith(".")}
     return digest_value({name: digest_file(path) for name, path in named.items()})
@@ -90,7 +90,9 @@ def _load(folder: Path, config: EncoderConfig) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise ValueError("scoring needs sentence-transformers; pip install sentence-transformers") from error
+        raise ValueError(
+            "sentence-transformers is not installed, but scoring needs it. Run pip install sentence-transformers"
+        ) from error
     settings: Settings = config.settings()
     try:
         model = SentenceTransformer(
@@ -102,8 +104,8 @@ def _load(folder: Path, config: EncoderConfig) -> Any:
         )
     except (ValueError, OSError, KeyError, ImportError) as error:
         raise ValueError(
-            f"encoder.name: {config.name} cannot be loaded: {error}. An encoder that does not run here can be served "
-            f"(kind: endpoint), or its vectors given (kind: file)"
+            f"encoder.name: {config.name} cannot be loaded: {error}. Serve the encoder elsewhere (kind: endpoint), "
+            f"or give its vectors (kind: file)"
         ) from error
     if settings.max_tokens:
         own = model.max_seq_length

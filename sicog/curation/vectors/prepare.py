@@ -1,4 +1,4 @@
-"""Score with vectors: of whatever kind the encoder is, have all of them first, each text embedded once."""
+"""Embed every distinct text once, then score; the same for every kind of encoder."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from sicog.stages.launch import LaunchConfig
 from sicog.stages.provenance import RUN
 from sicog.stages.runner import Stage, run_stage
 
-EMBEDDING = ".embedding"  # in the output folder, until it is complete
+EMBEDDING = ".embedding"  # in the output folder, until the output is complete
 log = logging.getLogger(__name__)
 
 
 class Scoring(Protocol):
-    """What the vectors are for. It may be called in another process than where it was made."""
+    """A step that uses the vectors. It may run in another process than the one that created it."""
 
     def ask(self, embedder: Embedding) -> None:
-        """Let this embedder see every text."""
+        """Pass every text to this embedder."""
 
     def __call__(self, embedder: Embedding) -> None:
         """Score with vectors of this embedder."""
 
 
 def encoder_files(config: EncoderConfig) -> dict[str, Path]:
-    """The files that decide the vectors, as inputs of a run. Raises `ValueError` when they are not there."""
+    """Return the files that determine the vectors, as inputs of a run. Raises `ValueError` when they are missing."""
     if config.kind == "file":
         assert config.path is not None
         return {"vectors": config.path}
@@ -109,13 +109,13 @@ def _encoder(config: EncoderConfig, answers: Path) -> Encoder:
 
 
 def spent(out_dir: Path, launch: LaunchConfig | None) -> Path:
-    """The folder that nothing needs once `out_dir` is complete; jobs of a cluster keep their logs beside it."""
+    """Return the scratch folder, which is useless once `out_dir` is complete. Cluster logs are beside it."""
     logs_there = launch is not None and launch.on != "local"
     return out_dir / EMBEDDING / "plan" if logs_there else out_dir / EMBEDDING
 
 
 def embedder_of(config: EncoderConfig, cache_dir: Path | None = None) -> Embedding:
-    """What embeds some texts at once, outside of a run, and keeps nothing but an endpoint's answers."""
+    """Return an embedder for use outside of a run; it stores nothing except an endpoint's answers."""
     cache = cache_folder(cache_dir)
     if config.kind == "file":
         assert config.path is not None
@@ -129,11 +129,11 @@ class _Directly:
 
     @property
     def description(self) -> str:
-        """What made the vectors."""
+        """Return the description of the encoder."""
         return self.encoder.description
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors, float32 [N, D], in the order of the texts; equal texts are encoded once."""
+        """Return unit vectors, float32 [N, D], in the order of the texts; equal texts are encoded once."""
         rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         if not rows:
             return np.zeros((0, 0), dtype=np.float32)
@@ -144,7 +144,7 @@ class _Directly:
 
 @dataclass(frozen=True)
 class ScoreEmbedded:
-    """What follows the embedding: say which texts were cut, score, and remove what only this run needed."""
+    """Last part of a run: report truncated texts, score, and remove the scratch folder."""
 
     vectors: StoredVectors
     scoring: Scoring
@@ -153,7 +153,7 @@ class ScoreEmbedded:
     def __call__(self) -> None:
         if n_cut := self.vectors.n_cut():
             log.warning(
-                "%d of %d texts are longer than the limit of encoder %s: only their beginning is compared",
+                "%d of %d texts exceed the limit of encoder %s: only their beginning is compared",
                 n_cut,
                 self.vectors.plan.n_distinct,
                 self.vectors.description,

@@ -1,4 +1,4 @@
-"""An encoder behind an OpenAI-compatible endpoint: `/embeddings` through the one client, nothing asked twice."""
+"""An encoder behind an OpenAI-compatible endpoint (`/embeddings`); answers are cached."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sicog.stages.provenance import digest_value
 
 
 class ServedEncoder:
-    """The encoder of a config of kind `endpoint`. answers: the folder of the stored answers."""
+    """The encoder of a config of kind `endpoint`. answers: folder of the stored answers."""
 
     def __init__(self, config: EncoderConfig, answers: Path) -> None:
         assert config.endpoint is not None
@@ -33,25 +33,27 @@ class ServedEncoder:
 
     @property
     def description(self) -> str:
-        """The model's name and revision, and what is put around texts; what the server does is not known here."""
+        """Return the model's name, revision, prefix and suffix; the server's own settings are unknown."""
         revision = f"@{self.config.revision}" if self.config.revision else ""
         return ", ".join(filter(None, (f"openai:{self.endpoint.model}{revision}", self.settings.listed())))
 
     @property
     def key(self) -> str:
-        """A digest of the same."""
+        """Return a digest of the description."""
         return digest_value([self.config.kind, self.description])[:32]
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """The vectors as the endpoint gives them; whether it cut a text is not known. Raises `ValueError`."""
+        """Return the endpoint's vectors; truncation is unknown. Raises `ValueError`."""
         whole = [f"{self.settings.prefix}{text}{self.settings.suffix}" for text in texts]
-        order = sorted(range(len(whole)), key=lambda i: (-len(whole[i]), i))  # texts of a request are alike in length
+        order = sorted(range(len(whole)), key=lambda i: (-len(whole[i]), i))  # similar lengths per request
         size = self.config.texts_per_request
         parts = [order[start : start + size] for start in range(0, len(order), size)]
         client = self._connected()
         found = client.run(self._vectors(client, [whole[i] for i in part]) for part in parts)
         if len(widths := {vectors.shape[1] for vectors in found}) > 1:
-            raise ValueError(f"the endpoint gave vectors of different lengths ({sorted(widths)}); is it one model?")
+            raise ValueError(
+                f"the endpoint gave vectors of different lengths ({sorted(widths)}). Check that it serves one model"
+            )
         vectors_ND = np.concatenate(found)
         return Encoded(vectors_ND[np.argsort(order)], np.zeros(len(texts), dtype=np.bool_))
 
@@ -70,11 +72,11 @@ class ServedEncoder:
         try:
             return request.vectors(await client.ask(request))
         except NoAnswer as error:
-            if len(texts) > 1 and error.reason == "bad_request":  # one of them is to blame: which is found alone
+            if len(texts) > 1 and error.reason == "bad_request":  # send texts one by one to find the bad one
                 return np.concatenate([await self._vectors(client, [text]) for text in texts])
             first = ValueError(
                 f"no vector for the text {shortened(texts[0])}{f' and {len(texts) - 1} more' if texts[1:] else ''}: "
-                f"{error}. A text without a vector cannot be scored: correct it and run again, what is answered is kept"
+                f"{error}. Every text needs a vector. Correct the text and run again; stored answers are reused"
             )
             client.stop(first)
             raise first from None

@@ -25,53 +25,53 @@ DIGEST = np.dtype("S16")
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder gives for N texts: vectors float [N, D] of any length, and which texts it has cut, bool [N]."""
+    """Output of an encoder for N texts: vectors float [N, D] of any length; cut bool [N], the truncated texts."""
 
     vectors: NDArray[Any]
     cut: NDArray[np.bool_]
 
 
 class Encoder(Protocol):
-    """Whatever turns texts into vectors. Made and pickled without weights and connections, which it opens when used."""
+    """Turns texts into vectors. Pickled without weights and connections, which are opened at first use."""
 
     @property
     def description(self) -> str:
-        """What made the vectors: scores of two descriptions cannot be compared."""
+        """Return a text that identifies the encoder. Do not compare scores of different descriptions."""
 
     @property
     def key(self) -> str:
-        """The name of the folder of its vectors: a digest of everything that decides them."""
+        """Return the name of its cache folder: a digest of everything that determines the vectors."""
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """The vectors of the texts, in their order."""
+        """Return the vectors of the texts, in order."""
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close connections and files."""
 
 
 class Embedding(Protocol):
-    """What scoring asks for vectors."""
+    """Gives scoring the vectors of texts."""
 
     @property
     def description(self) -> str:
-        """What made the vectors."""
+        """Return the description of the encoder."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors, float32 [N, D], in the order of the texts."""
+        """Return unit vectors, float32 [N, D], in the order of the texts."""
 
 
 def text_digest(text: str) -> bytes:
-    """What a text is known by, 16 bytes."""
+    """Return the digest of a text, 16 bytes."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:16]
 
 
 def text_digests(texts: Sequence[str]) -> NDArray[np.bytes_]:
-    """The same of several, S16 [N]."""
+    """Return the digests of several texts, S16 [N]."""
     return np.frombuffer(b"".join(map(text_digest, texts)), dtype=DIGEST)
 
 
 def unit(vectors_ND: NDArray[Any], name: Callable[[int], str]) -> NDArray[np.float32]:
-    """The vectors with length 1, float32. Raises `ValueError` naming the first that is not finite or has length 0."""
+    """Normalise the vectors to length 1, float32. Raises `ValueError` for one that is not finite or has length 0."""
     wide_ND = np.asarray(vectors_ND, dtype=np.float64)
     lengths_N = np.sqrt(np.einsum("nd,nd->n", wide_ND, wide_ND))
     if (bad_N := ~(np.isfinite(lengths_N) & (lengths_N > 0))).any():
@@ -80,18 +80,18 @@ def unit(vectors_ND: NDArray[Any], name: Callable[[int], str]) -> NDArray[np.flo
 
 
 def shortened(text: str) -> str:
-    """A text as messages name it."""
+    """Return a short form of a text for messages."""
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 @dataclass(frozen=True)
 class VectorCache:
-    """The folders of vectors of one encoder."""
+    """All cache folders of one encoder."""
 
     folder: Path
 
     def names(self) -> list[str]:
-        """All folders that are complete, in a fixed order."""
+        """Return all complete folders, in a fixed order."""
         if not self.folder.is_dir():
             return []
         return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -101,7 +101,7 @@ class VectorCache:
         return _mapped(self._checked(name) / "digests.npy")
 
     def cut(self, name: str) -> NDArray[np.bool_]:
-        """Which of its texts were cut, bool [N]."""
+        """Return bool [N]: the truncated texts of a folder."""
         return np.load(self._checked(name) / "cut.npy")
 
     def rows_of(self, name: str, texts: Sequence[str]) -> NDArray[np.int64]:
@@ -116,7 +116,7 @@ class VectorCache:
         return _mapped(self._checked(name) / "vectors.npy")
 
     def add(self, name: str, texts: Callable[[], Sequence[str]], encoder: Encoder) -> None:
-        """Encode the texts into the folder `name`, unless it is there; who comes second waits for the first."""
+        """Encode the texts into the folder `name` unless it exists; a second process waits for the first."""
 
         def build(folder: Path) -> None:
             them = texts()
@@ -132,7 +132,7 @@ class VectorCache:
     def _checked(self, name: str) -> Path:
         if not (path := self.folder / name).is_dir():
             raise ValueError(
-                f"the vectors in {path} are gone, though this run counts on them; remove its hidden folder .embedding "
+                f"the vectors in {path} are missing, but this run needs them. Remove its hidden folder .embedding "
                 f"and run again"
             )
         return path
@@ -149,6 +149,6 @@ def _mapped(path: Path) -> NDArray[Any]:
 
 
 def batches_of_equal(numbers: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Each number that occurs, with the places where it stands."""
+    """Yield each number that occurs, with its positions."""
     for number in np.unique(numbers):
         yield int(number), np.flatnonzero(numbers == number)

@@ -1,7 +1,7 @@
-"""Vectors that were made elsewhere, from files, found by the text or its digest.
+"""Read vectors that were made elsewhere from files, by text or by its digest.
 
-A file, or a folder of files, of one of two forms; both name each text once, as `texts` themselves or as `digests`, the
-SHA-256 of their UTF-8 in hex:
+Input is a file, or a folder of files, in one of two formats. Both have each text once, as the text itself or as its
+digest, the SHA-256 of its UTF-8 in hex:
 
     .parquet   columns `text` or `digest`, and `vector` (a list of numbers)
     .npz       arrays `texts` or `digests` (of strings), and `vectors` (numbers, [N, D])
@@ -25,7 +25,7 @@ from sicog.data.rows.cache import build_once
 from sicog.stages.provenance import digest_path, digest_value
 from sicog.stages.storage import atomic_write
 
-Block = tuple[bytes, NDArray[Any]]  # the digests of N texts one after the other, and their vectors [N, D]
+Block = tuple[bytes, NDArray[Any]]  # concatenated digests of N texts, and their vectors [N, D]
 _SUFFIXES = (".parquet", ".npz")
 _ROWS = 1024
 _PARTS, _CHUNK = 16, 65_536
@@ -46,25 +46,25 @@ class FileVectors:
 
     @property
     def description(self) -> str:
-        """Name and digest of the file: scores of two descriptions cannot be compared."""
+        """Return name and digest of the file. Do not compare scores of different descriptions."""
         return f"file:{self.path.name}@{self.digest[:12]}"
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors, float32 [N, D], in the order of the texts. Raises `ValueError` naming a text without one."""
+        """Return unit vectors, float32 [N, D], in order. Raises `ValueError` with the text that has no vector."""
         rows_N = self.cache.rows_of(_GIVEN, texts)
         if (missing_N := rows_N < 0).any():
             text = texts[int(missing_N.argmax())]
-            raise ValueError(f"{self.path} has no vector for the text {shortened(text)}")
+            raise ValueError(f"{self.path} has no vector for the text {shortened(text)}. Add it to the file")
         return np.array(self.cache.vectors(_GIVEN)[rows_N])
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """The texts that have no vector."""
+        """Return the texts without a vector."""
         rows = self.cache.rows_of(_GIVEN, texts).tolist()
         return [text for text, row in zip(texts, rows, strict=True) if row < 0]
 
 
 class _Missing:
-    """Stands in for an embedder to find the texts that a file has no vectors for, and writes each once."""
+    """Stand-in for an embedder that writes the texts without a vector, each once."""
 
     description = ""
 
@@ -74,7 +74,7 @@ class _Missing:
         self.seen: set[bytes] = set()
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Any vectors; what is missing is written."""
+        """Return dummy vectors and write the texts without a vector."""
         for text in self.vectors.missing(texts):
             if (digest := text_digest(text)) not in self.seen:
                 self.seen.add(digest)
@@ -84,9 +84,9 @@ class _Missing:
 
 
 def require(vectors: FileVectors, ask: Callable[[Embedding], None]) -> None:
-    """Raise `ValueError` when not all texts that `ask` embeds have a vector, and name a file with those that have none.
+    """Raise `ValueError` when a text has no vector, and write all such texts to a file.
 
-    ask: what embeds all texts with what it is given.
+    ask: passes all texts to an embedder.
     """
     path = vectors.folder / f"missing-{vectors.digest[:12]}.jsonl"
     with atomic_write(path) as file:
@@ -95,15 +95,18 @@ def require(vectors: FileVectors, ask: Callable[[Embedding], None]) -> None:
         path.unlink()
         return
     raise ValueError(
-        f"{vectors.path} has no vectors for {len(missing.seen)} texts, such as {shortened(missing.first)}; all of them "
-        f"are in {path}: embed them and add their vectors"
+        f"{vectors.path} has no vectors for {len(missing.seen)} texts, such as {shortened(missing.first)}. Embed the "
+        f"texts in {path} and add their vectors"
     )
 
 
 def _files(path: Path) -> list[Path]:
     found = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in _SUFFIXES)
     if not found or any(p.suffix not in _SUFFIXES for p in found):
-        raise ValueError(f"encoder.path: {path} is no .parquet or .npz file of vectors, nor a folder of them")
+        raise ValueError(
+            f"encoder.path: {path} is not a .parquet or .npz file of vectors, nor a folder of such files. "
+            "Correct the path"
+        )
     return found
 
 
@@ -118,18 +121,23 @@ def _bring(files: Sequence[Path], folder: Path) -> None:
                     width = vectors_ND.shape[1]
                     _write_header(to, np.dtype(np.float32), (total, width))
                 if len(some) != DIGEST.itemsize * len(vectors_ND) or vectors_ND.shape[1] != width:
-                    raise ValueError(f"{file}: texts and vectors differ in number, or vectors in their length")
+                    raise ValueError(
+                        f"{file}: the numbers of texts and vectors differ, or vectors have different lengths. "
+                        "Write the file again"
+                    )
                 to.write(unit(vectors_ND, f"row {{}} of {file}".format).tobytes())
                 digests.write(some)
                 n += len(vectors_ND)
     if not n:
-        raise ValueError(f"{files[0]} holds no vectors")
+        raise ValueError(f"{files[0]} has no vectors. Give a file with vectors")
     np.save(folder / "cut.npy", np.zeros(n, dtype=np.bool_))
     with (folder / "order.npy").open("wb") as order:
         _write_header(order, np.dtype(np.int64), (n,))
         twice = _write_order(np.load(folder / "digests.npy", mmap_mode="r"), order)
     if twice is not None:
-        raise ValueError(f"{files[0].parent}: row {twice} of the vectors has a text that another row has too")
+        raise ValueError(
+            f"{files[0].parent}: row {twice} of the vectors has the same text as another row. Remove one of them"
+        )
 
 
 def _write_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
@@ -175,14 +183,14 @@ def _blocks(file: Path) -> Iterator[Block]:
     with pq.ParquetFile(file, pre_buffer=False) as table:
         name = _named(file, table.schema_arrow.names, "text", "digest")
         if "vector" not in table.schema_arrow.names:
-            raise ValueError(f"{file} has no column `vector`")
+            raise ValueError(f"{file}: the column `vector` is missing. Add it")
         for batch in table.iter_batches(_ROWS, columns=[name, "vector"], use_threads=False):
             flat = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
             if (
                 len(flat) % len(batch)
                 or (batch.column("vector").value_lengths().to_numpy() != len(flat) // len(batch)).any()
             ):
-                raise ValueError(f"{file}: vectors differ in their length")
+                raise ValueError(f"{file}: vectors have different lengths. Write them with one encoder")
             yield _digests(file, name, batch.column(name).to_pylist()), flat.reshape(len(batch), -1)
 
 
@@ -193,7 +201,7 @@ def _npz(file: Path) -> dict[str, NDArray[Any]]:
     except (ValueError, OSError) as error:
         raise ValueError(f"{file} cannot be read as .npz ({error})") from None
     if getattr(found.get("vectors"), "ndim", 0) != 2:
-        raise ValueError(f"{file} has no array `vectors` of [texts, width]")
+        raise ValueError(f"{file}: the array `vectors` of shape [texts, width] is missing. Add it")
     return found
 
 
@@ -201,7 +209,7 @@ def _named(file: Path, names: Sequence[str], text: str, digest: str) -> str:
     for name in (text, digest):
         if name in names:
             return name
-    raise ValueError(f"{file} names its texts neither as `{text}` nor as `{digest}`")
+    raise ValueError(f"{file}: `{text}` and `{digest}` are both missing. Add one of them to name the texts")
 
 
 def _digests(file: Path, name: str, values: Sequence[Any]) -> bytes:
@@ -214,4 +222,4 @@ def _digests(file: Path, name: str, values: Sequence[Any]) -> bytes:
         return b"".join(bytes.fromhex(one)[: DIGEST.itemsize] for one in hexes)
     except (ValueError, AttributeError, TypeError):
         what = "texts" if name.startswith("text") else "SHA-256 digests in hex"
-        raise ValueError(f"{file}: `{name}` does not hold {what} in every row") from None
+        raise ValueError(f"{file}: `{name}` must have {what} in every row. Correct the file") from None

@@ -1,8 +1,8 @@
-"""VLMEvalKit's interface to a model, from outside the kit: its `BaseModel` with our prompts, images and batches.
+"""Adapter from VLMEvalKit's `BaseModel` to our checkpoints, with our prompts, images and batches.
 
-The kit asks one row after another. As it hands over its data set before (`set_dump_image`), the rows that will come
-next are known: they are answered in one batch, and the kit gets them from memory.
-Only the kit's own environment has `vlmeval`; this file is imported nowhere else, but by a test with a stand-in of it.
+The kit asks one row after another. It passes its data set before (`set_dump_image`), so the next rows are known. They
+are answered in one batch, and the kit gets the answers from memory. Only the kit's environment has `vlmeval`; outside
+of it, only a test imports this file, with a stand-in.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Message = list[dict[str, str]]
 
 
 class SicogModel(BaseModel):
-    """A checkpoint of ours as the kit calls it.
+    """One of our checkpoints as a model of the kit.
 
-    forms: the form of each of the kit's data sets that are asked in our words; others are asked in the kit's.
-    max_new_tokens: instead of the forms' own limits. answering: what `Answering` takes.
+    forms: forms of the kit's data sets with our prompts; other data sets use the kit's prompts.
+    max_new_tokens: replaces the limits of the forms. answering: arguments of `Answering`.
     """
 
     INTERLEAVE = True
@@ -39,7 +39,7 @@ class SicogModel(BaseModel):
         max_new_tokens: int | None = None,
         **answering: Any,
     ) -> None:
-        from sicog.evaluation.answering import Answering  # here, so that a start without a question needs no model
+        from sicog.evaluation.answering import Answering  # lazy, so that a start without questions needs no model
 
         super().__init__()
         self._answer, self._forms, self._style = Answering(Path(checkpoint), **answering), forms, style
@@ -49,22 +49,22 @@ class SicogModel(BaseModel):
         self._ahead: dict[tuple[tuple[str, str], ...], str] = {}
 
     def set_dump_image(self, dump_image_func: Callable[..., Any]) -> None:
-        """Called before the rows of a data set, with a method of it."""
+        """Remember the data set; the kit calls this before its rows, with one of its methods."""
         super().set_dump_image(dump_image_func)
         self._data_set = getattr(dump_image_func, "__self__", None)
         self._ahead = {}
 
     def use_custom_prompt(self, dataset: str | None) -> bool:
-        """Always: so `build_prompt` sees which row is next."""
+        """Return true always, so that `build_prompt` sees the next row."""
         return self._data_set is not None
 
     def build_prompt(self, line: Any, dataset: str | None = None) -> Message:
-        """The images of a row, then its text."""
+        """Return the images of a row, then its text."""
         self._index = line["index"]
         return self._message(line, dataset)
 
     def generate_inner(self, message: Message, dataset: str | None = None) -> str:
-        """The answer to one message; those of the rows behind it are made with it."""
+        """Return the answer to one message; the following rows are answered in the same batch."""
         key = _key(message)
         if key not in self._ahead:
             messages = {_key(m): m for m in (message, *self._coming(dataset))}
@@ -84,7 +84,7 @@ class SicogModel(BaseModel):
         return [*({"type": "image", "value": str(path)} for path in paths), {"type": "text", "value": text}]
 
     def _coming(self, dataset: str | None) -> list[Message]:
-        """The messages of the rows that this process is asked next, as the kit deals rows out to processes."""
+        """Return the messages of the next rows of this process, in the kit's distribution of rows."""
         if self._data_set is None or self._batch_size == 1:
             return []
         data, n_processes = self._data_set.data, int(os.environ.get("WORLD_SIZE", 1))
@@ -96,7 +96,7 @@ class SicogModel(BaseModel):
         return [self._message(data.iloc[i], dataset) for i in ahead]
 
     def _prompt(self, message: Message, dataset: str | None) -> Prompt:
-        """Text parts one after another, each on its line; an image stands where the text before it ends."""
+        """Join text parts, one per line; each image is placed at the end of the text before it."""
         text, images, places = "", [], []
         for part in message:
             if part["type"] == "image":
@@ -105,7 +105,9 @@ class SicogModel(BaseModel):
             elif part["type"] == "text":
                 text += ("\n" if text else "") + part["value"]
             else:
-                raise ValueError(f"{dataset}: a part of type {part['type']!r}; only images and texts are understood")
+                raise ValueError(
+                    f"{dataset}: unknown message part of type {part['type']!r}. Only images and texts are supported"
+                )
         form = self._forms.get(dataset or "", "open")
         limit = COT_TOKENS if self._style == "cot" else FORMS[form].max_new_tokens
         return Prompt(tuple(images), text, tuple(places), self._max_new_tokens or limit)

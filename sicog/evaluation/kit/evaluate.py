@@ -1,8 +1,8 @@
 """`sicog eval CHECKPOINT --suite NAME`: the benchmarks of a suite through the kit's own run.py, resumed and checked.
 
 OUT/NAME-KEY/   one work folder for each checkpoint, prompts, settings and judge
-  job.json      what the kit was started with      kit.log       what it said
-  sicog/        the kit's files                    scores.json   every score with what made it, after each start
+  job.json      the kit's arguments      kit.log       the kit's output
+  sicog/        the kit's files          scores.json   every score with its settings, after each start
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from sicog.stages.provenance import digest_path
 from sicog.stages.storage import locked, read_json, write_json
 
 LOG = "kit.log"
-_SHOWN_LINES = 15  # of the log, when the kit breaks down
+_SHOWN_LINES = 15  # lines of the log in the error message
 
 
 def evaluate(config: EvalConfig) -> Path:
-    """Run what is not scored yet; returns the work folder with scores.json.
+    """Run the benchmarks without a score; returns the work folder with scores.json.
 
-    Raises `ValueError` naming each benchmark that failed, also where the kit itself ended with exit code 0.
+    Raises `ValueError` with each failed benchmark, even if the kit ended with exit code 0.
     """
     benchmarks = chosen(load_suite(config.suite), config.only)
     for benchmark in benchmarks:
@@ -64,7 +64,7 @@ def evaluate(config: EvalConfig) -> Path:
                 _say(f"{config.shown_name}: {', '.join(b.name for b in part)}; see {work / LOG}")
                 _start(python, _job(config, checkpoint, work, part, mode), config, work)
                 _collect(scores, config, work, part)
-                for place, benchmark in enumerate(benchmarks):  # JSON keeps no order: tables have the suite's
+                for place, benchmark in enumerate(benchmarks):  # order of the suite, for tables
                     scores["benchmarks"].get(benchmark.name, {})["place"] = place
                 write_json(work / SCORES, scores)
     _report(scores, benchmarks, work)
@@ -72,16 +72,16 @@ def evaluate(config: EvalConfig) -> Path:
 
 
 def imported(config: EvalConfig) -> Path:
-    """The checkpoint in our layout; one of the original's is imported once, beside the results."""
+    """Return the checkpoint in our layout; a checkpoint in LLaVA's layout is imported once, next to the results."""
     file = config.checkpoint / "config.json"
     if not file.is_file():
-        raise ValueError(f"{config.checkpoint} holds no config.json: it is no checkpoint")
+        raise ValueError(f"{config.checkpoint} is not a checkpoint: config.json is missing. Correct the path")
     values = read_json(file)
     if config.format == "sicog":
         if (kind := values.get("model_type")) != "sicog":
             llava = "mm_projector_type" in values or "model_mode" in values
-            advice = "it is in LLaVA's layout: say format=llava" if llava else "only sicog's own are evaluated"
-            raise ValueError(f"{config.checkpoint} is a checkpoint of type {kind!r}; {advice}")
+            advice = "It is in LLaVA's layout: set format=llava" if llava else "Give a checkpoint of sicog"
+            raise ValueError(f"{config.checkpoint} is a checkpoint of type {kind!r}. {advice}")
         return config.checkpoint
     target = config.out_dir / "imported" / digest_path(config.checkpoint)[:12]
     if not target.is_dir():
@@ -93,7 +93,7 @@ def imported(config: EvalConfig) -> Path:
 
 
 def _job(config: EvalConfig, checkpoint: Path, work: Path, part: Sequence[Benchmark], mode: str) -> dict[str, Any]:
-    """What `kit.py` reads. Pictures of tables are unpacked into the work folder, once for each table's content."""
+    """Return the input of `process.py`. Images of tables are unpacked into the work folder, once per table content."""
     answering = {"slicing", "temperature", "top_p", "seed", "device", "precision"}
     model = config.model_dump(mode="json", include={"style", "batch_size", "max_new_tokens", *answering})
     tables = {
@@ -119,9 +119,9 @@ def _job(config: EvalConfig, checkpoint: Path, work: Path, part: Sequence[Benchm
 
 
 def _start(python: Path, job: Mapping[str, Any], config: EvalConfig, work: Path) -> None:
-    """Run the kit to its end. Raises `ValueError` with the end of its log when it breaks down."""
+    """Run the kit. Raises `ValueError` with the end of its log when it fails."""
     write_json(work / "job.json", job)
-    (work / MODEL / "status.json").unlink(missing_ok=True)  # an error of an earlier start would stay in it
+    (work / MODEL / "status.json").unlink(missing_ok=True)  # it may contain an error of an earlier start
     for name in job["tables"]:
         Path(job["tables"][name]["images"]).mkdir(parents=True, exist_ok=True)
     root = data_root(config.data_root)
@@ -133,28 +133,30 @@ def _start(python: Path, job: Mapping[str, Any], config: EvalConfig, work: Path)
         "sicog.evaluation.kit.process",
         str((work / "job.json").absolute()),
     ]
-    # The kit's results are read back as xlsx; progress bars and warnings go to the log as they come.
+    # Results are read as xlsx; progress bars and warnings go to the log.
     environment = {**os.environ, DATA_ROOT: str(root), "PRED_FORMAT": "xlsx", "PYTHONUNBUFFERED": "1"}
     with (work / LOG).open("ab") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
     if done.returncode != 0:
         tail = "\n".join((work / LOG).read_text(errors="replace").splitlines()[-_SHOWN_LINES:])
-        raise ValueError(f"the kit ended with exit code {done.returncode}; the end of {work / LOG}:\n{tail}")
+        raise ValueError(f"the kit failed with exit code {done.returncode}. The end of {work / LOG}:\n{tail}")
 
 
 def _launcher(config: EvalConfig) -> list[str]:
-    """torchrun for several devices. The kit's processes speak over nccl, so several need as many GPUs."""
+    """Return torchrun's command for several devices. The kit uses nccl, so each process needs a GPU."""
     found = len(gpus()) if config.device == "auto" else 0
     wanted = config.devices or max(1, found)
     if wanted == 1:
         return []
     if wanted > found:
-        raise ValueError(f"devices={wanted}, but this machine shows {found} GPUs: the kit needs one for each process")
+        raise ValueError(
+            f"devices={wanted}, but this machine has {found} GPUs. Lower devices: each process needs a GPU"
+        )
     return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(wanted)]
 
 
 def _collect(scores: dict[str, Any], config: EvalConfig, work: Path, part: Sequence[Benchmark]) -> None:
-    """Read status.json: for each benchmark its score, or the reason why it has none."""
+    """Read status.json: the score of each benchmark, or the reason for a missing score."""
     file = work / MODEL / "status.json"
     status = read_json(file).get("datasets", {}) if file.is_file() else {}
     environment = read_json(work / ENVIRONMENT)
@@ -182,7 +184,7 @@ def _collect(scores: dict[str, Any], config: EvalConfig, work: Path, part: Seque
 
 
 def _reason(entry: Mapping[str, Any], benchmark: Benchmark, judge: str) -> str:
-    """Why there is no score, though the kit reports no error."""
+    """Return the reason for a missing score when the kit reports no error."""
     if needs_judge(benchmark, judge) and entry.get("skip_reason") == "mode_infer":
         return UNJUDGED
     if skipped := entry.get("skip_reason"):

@@ -9,9 +9,9 @@ from sicog.config.paths import at_home
 
 
 def kit_python(python: Path | None, kit: Path | None) -> Path:
-    """The interpreter of the kit's environment. Raises `ValueError` when there is none.
+    """Return the interpreter of the kit's environment. Raises `ValueError` when it is missing.
 
-    python: one that was named; else $SICOG_EVAL_PYTHON, else that of `make eval-env`. kit: a checkout of VLMEvalKit.
+    python: default $SICOG_EVAL_PYTHON, else the environment of `make eval-env`. kit: a checkout of VLMEvalKit.
     """
     given = python or os.environ.get("SICOG_EVAL_PYTHON")
     roots = (Path(__file__).parents[3], Path.cwd())
@@ -19,9 +19,9 @@ def kit_python(python: Path | None, kit: Path | None) -> Path:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise ValueError(
-            f"{places[0]} is no Python: the kit has an environment of its own; `make eval-env` sets it up "
-            f"(or name one with python=... or SICOG_EVAL_PYTHON)"
+            f"{places[0]} does not exist, but the kit needs its own Python environment. Run `make eval-env`, or set "
+            f"python=... or SICOG_EVAL_PYTHON"
         )
     if kit and not any((kit / name).is_file() for name in ("run.py", "vlmeval/run.py")):
-        raise ValueError(f"kit={kit} is no checkout of VLMEvalKit: it has no run.py")
+        raise ValueError(f"kit={kit} is not a checkout of VLMEvalKit: run.py is missing. Correct the path")
     return found.absolute()

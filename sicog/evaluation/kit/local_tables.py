@@ -1,6 +1,6 @@
-"""Local tables (TSV in the kit's forms) as data sets of the kit, from outside: its scorers where it has one, else ours.
+"""Local tables (TSV in the kit's forms) as data sets of the kit, with its scorer if there is one, else ours.
 
-Only the kit's own environment has `vlmeval`; this file is imported nowhere else.
+Only the kit's environment has `vlmeval`; this file is not imported outside of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sicog.evaluation.sampled.answer_scores import accepted_answers, score_answe
 
 
 class _Table:
-    """What is the same for all: where a data set of this name lies. images: the folder its pictures are unpacked to."""
+    """Common part: finds the data set of this name. images: the folder for its unpacked images."""
 
     tables: ClassVar[dict[str, Mapping[str, str]]]
 
@@ -29,7 +29,7 @@ class _Table:
 
     def __init__(self, dataset: str = "", **options: Any) -> None:
         super().__init__(dataset=dataset, **options)  # type: ignore[call-arg]
-        # The kit unpacks pictures once per name and never again: the folder's name holds the table's digest.
+        # The kit unpacks images once per name, so the folder's name contains the table's digest.
         self.img_root = self.tables[dataset]["images"]
 
     def load_data(self, dataset: str) -> pd.DataFrame:
@@ -37,19 +37,19 @@ class _Table:
         data = read_table(path)
         if "image_path" not in data:
             return data
-        if "image" in data:  # the kit would unpack the picture to that path
+        if "image" in data:  # the kit would unpack the image to that path
             return data.drop(columns="image_path")
         return data.assign(image_path=[str(path.parent / name) for name in data["image_path"]])
 
 
 class LocalChoice(_Table, ImageMCQDataset):
-    """Options in columns A, B, ...; the answer is a letter. Scored by the kit."""
+    """Options in columns A, B, ...; the answer is a letter. The kit scores it."""
 
     tables: ClassVar[dict[str, Mapping[str, str]]] = {}
 
 
 class LocalYesNo(_Table, ImageYORNDataset):
-    """The answer is yes or no. Scored by the kit, which writes both with a capital."""
+    """The answer is yes or no. The kit scores it, and writes both with a capital letter."""
 
     tables: ClassVar[dict[str, Mapping[str, str]]] = {}
 
@@ -60,16 +60,16 @@ class LocalYesNo(_Table, ImageYORNDataset):
 
 
 class LocalOpen(_Table, ImageBaseDataset):
-    """Open answers, one or a list of accepted ones. Scored by `scorers.py`, for the kit needs a judge model here."""
+    """Open answers, one or a list of accepted ones. We score them, because the kit would need a judge model."""
 
     TYPE = "VQA"
     tables: ClassVar[dict[str, Mapping[str, str]]] = {}
 
     def evaluate(self, eval_file: str, **_: Any) -> dict[str, float]:
-        """Percent, over all and by category. Writes each row's score beside the predictions."""
+        """Return percent, over all rows and by category. Writes each row's score next to the predictions."""
         form = self.tables[self.dataset_name]["form"]
         answers = {str(k): accepted_answers(v) for k, v in zip(self.data["index"], self.data["answer"], strict=True)}
-        # As text, so that neither an answer "None" nor a number is taken for something else.
+        # Read as text, so that an answer "None" or a number is not converted.
         data = pd.read_excel(eval_file, dtype=str, keep_default_na=False)
         pairs = zip(data["index"], data["prediction"], strict=True)
         data["score"] = [score_answer(form, text, answers[index]) for index, text in pairs]
@@ -82,12 +82,12 @@ class LocalOpen(_Table, ImageBaseDataset):
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A TSV as text, only empty cells missing."""
+    """Read a TSV as text; only empty cells are missing values."""
     return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
 
 
 def register_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
-    """Make the kit know these data sets: name to `path`, `form` and `images`."""
+    """Register these data sets with the kit: name to `path`, `form` and `images`."""
     import vlmeval.dataset as kit
 
     kinds = {"choice": LocalChoice, "yes_no": LocalYesNo}

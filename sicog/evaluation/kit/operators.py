@@ -1,6 +1,6 @@
-"""Let torchvision import beside a torch without CUDA: its registry build brings operators for CUDA only.
+"""Make torchvision importable with a torch without CUDA: its PyPI build has operators for CUDA only.
 
-They are declared, not implemented: the kit imports torchvision, and its image benchmarks call none of them.
+The operators are declared, not implemented. The kit imports torchvision, but its image benchmarks never call them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import importlib.util
 from pathlib import Path
 
 _PAIR = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_declared: list[object] = []  # a torch.library.Library takes its operators along when it goes
+_declared: list[object] = []  # keep a reference: a deleted torch.library.Library removes its operators
 
 
 def declare_missing_operators() -> None:
-    """Declare what torchvision's import looks for, when torch has no CUDA; a pair that matches is left alone."""
-    spec = importlib.util.find_spec("torchvision")  # finds it, imports nothing
+    """Declare the operators that torchvision's import needs, when torch has no CUDA; skip a matching pair."""
+    spec = importlib.util.find_spec("torchvision")  # only finds the module
     if _declared or spec is None or not spec.submodule_search_locations:
         return
     import torch
@@ -28,7 +28,7 @@ def declare_missing_operators() -> None:
 
 
 def _brings_operators(torchvision: Path) -> bool:
-    """Whether the installed torchvision was built for this torch."""
+    """Return whether the installed torchvision was built for this torch."""
     import torch
 
     for extension in torchvision.glob("_C*.so"):

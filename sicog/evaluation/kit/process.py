@@ -1,7 +1,7 @@
-"""The process that the kit runs in: our model and tables are registered from outside, then its own run.py is run.
+"""Entry point of the kit's process: register our model and tables, then run the kit's own run.py.
 
-`python -m sicog.evaluation.kit.process JOB.json`, in the kit's environment; torchrun starts one for each device.
-A process of its own, for the kit switches gradients and the checks of TLS off as it is imported.
+`python -m sicog.evaluation.kit.process JOB.json`, in the kit's environment; torchrun starts one per device. It is a
+separate process because importing the kit disables gradients and TLS checks.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ENVIRONMENT = "environment.json"
 
 
 def main(job_file: Path) -> None:
-    """Run one job: what run.py writes to `JOB/work_dir/sicog`."""
+    """Run one job; run.py writes to `JOB/work_dir/sicog`."""
     job = read_json(job_file)
     if job["sicog"] != __version__:
         raise ValueError(
-            f"the kit's environment has sicog {__version__}, not {job['sicog']}; run `make eval-env` again"
+            f"the kit's environment has sicog {__version__}, not {job['sicog']}. Run `make eval-env` again"
         )
     declare_missing_operators()
     if job["kit"]:
@@ -43,7 +43,7 @@ def main(job_file: Path) -> None:
 
 
 def register(job: dict[str, Any]) -> Path:
-    """Make the kit know our model and tables; returns its run.py."""
+    """Register our model and tables with the kit; returns its run.py."""
     import vlmeval
     import vlmeval.config
     import vlmeval.dataset
@@ -52,7 +52,7 @@ def register(job: dict[str, Any]) -> Path:
     from sicog.evaluation.kit.adapter import SicogModel
     from sicog.evaluation.kit.local_tables import register_tables
 
-    vlmeval.vlm.SicogModel = SicogModel  # what `--config` of run.py goes by
+    vlmeval.vlm.SicogModel = SicogModel  # `--config` of run.py uses this name
     vlmeval.config.supported_VLM[MODEL] = partial(SicogModel, job["checkpoint"], job["forms"], **job["model"])
     register_tables(job["tables"])
     if not job["verify_data"]:
@@ -65,7 +65,7 @@ def register(job: dict[str, Any]) -> Path:
 
 
 def arguments(job: dict[str, Any]) -> list[str]:
-    """The command line of run.py. Keys of judges stay in the environment."""
+    """Return the command line of run.py. Keys of judges stay in the environment."""
     given = ["--data", *job["data"], "--model", MODEL, "--work-dir", job["work_dir"]]
     given += ["--mode", job["mode"], "--judge", job["judge"]]
     if job["judge_base_url"]:
@@ -76,7 +76,7 @@ def arguments(job: dict[str, Any]) -> list[str]:
 
 
 def environment(run_file: Path) -> dict[str, Any]:
-    """What made the predictions: versions, and which kit."""
+    """Return the versions that made the predictions, and the kit."""
     found: dict[str, Any] = {"versions": versions(), "kit": {"run": str(run_file), "commit": commit(run_file.parent)}}
     for name in (PACKAGE, "torchvision", "pandas"):
         try:
@@ -88,7 +88,7 @@ def environment(run_file: Path) -> dict[str, Any]:
 
 
 def commit(folder: Path) -> str | None:
-    """The commit of a checkout; None for an installed package, whatever repository its environment lies in."""
+    """Return the commit of a checkout; None for an installed package, even inside another repository."""
     top = next((p for p in (folder, *folder.parents[:1]) if (p / ".git").exists()), None)
     if top is None:
         return None

@@ -1,7 +1,7 @@
-"""The tables that samples are drawn for, the kit's own and the user's: where they lie, and their rows as queries.
+"""Read tables of the kit and of users as queries, for sampling.
 
-The rules of the kit (`ImageBaseDataset`): `image` holds a picture in base64, several as a Python list, or the index of
-the row that has them; a table without that column names files in `image_path`.
+The kit's rules (`ImageBaseDataset`): `image` has one image in base64, several as a Python list, or the index of the row
+with the image. A table without that column has file names in `image_path`.
 """
 
 from __future__ import annotations
@@ -27,37 +27,36 @@ from sicog.stages.storage import MANIFEST, opened_table, write_bytes, write_data
 
 DATA_ROOT = "LMUData"  # the kit's name of the variable
 ANSWERS = "answers.tsv"
-_LARGE = 2**30  # bytes, above which the kit reads NAME_local.tsv, whose pictures are files
-_LONGEST_INDEX = 64  # characters: what is longer in `image` is a picture
-_CIRCULAR = ("mmbench", "ccbench", "circular", "mmcr")  # in the names of data that ask a question in several orders
-_TURN = 10**6  # between the indices of one question
+_LARGE = 2**30  # bytes; for a larger table the kit reads NAME_local.tsv, with images as files
+_LONGEST_INDEX = 64  # characters: a longer cell in `image` is an image
+_CIRCULAR = ("mmbench", "ccbench", "circular", "mmcr")  # in names of data sets that ask each question in several orders
+_TURN = 10**6  # distance between the indices of one question
 
 
 def data_root(given: Path | None) -> Path:
-    """Where the kit keeps its data: as given, else $LMUData, else ~/LMUData."""
+    """Return the kit's data folder: as given, else $LMUData, else ~/LMUData."""
     return at_home(Path(given or os.environ.get(DATA_ROOT) or "~/LMUData")).absolute()
 
 
 def table_file(benchmark: Benchmark, root: Path) -> Path:
-    """The user's table, or the one that the kit keeps of its data set. Raises `ValueError` when that is not there."""
+    """Return the user's table, or the kit's table of the data set. Raises `ValueError` when it is missing."""
     if benchmark.table:
         return benchmark.table
     path = root / f"{benchmark.dataset}.tsv"
     if not path.is_file():
         raise ValueError(
-            f"benchmark {benchmark.name!r}: {path} does not exist; run `sicog eval` without --samples once, which "
-            f"fetches it (only=[{benchmark.name}]), or say with data_root=... where the kit keeps its data"
+            f"benchmark {benchmark.name!r}: {path} is missing. Run `sicog eval` once without --samples to download it "
+            f"(only=[{benchmark.name}]), or set data_root=... to the kit's data folder"
         )
     local = path.with_name(f"{benchmark.dataset}_local.tsv")
     return local if path.stat().st_size > _LARGE and local.is_file() else path
 
 
 def unpack(benchmark: Benchmark, table: Path, root: Path, folder: Path) -> tuple[Path, int]:
-    """Write the rows as queries, their pictures by content, and ANSWERS beside them: every column but the pictures, and
-    `group`, what rows share. Once: what is there stays.
+    """Write the rows as queries, their images, and ANSWERS: all columns except images, plus `group`. Runs only once.
 
-    Returns the folder of queries and how many rows are left out, having no picture (0 when all was there).
-    Raises `ValueError` naming table and row.
+    Images are named by content; `group` says what rows share. Returns the folder of queries and the number of skipped
+    rows without an image (0 when the folder existed). Raises `ValueError` with table and row.
     """
     questions = folder / f"questions-{benchmark.form}"
     if (questions / MANIFEST).is_file():
@@ -65,14 +64,14 @@ def unpack(benchmark: Benchmark, table: Path, root: Path, folder: Path) -> tuple
     (folder / "images").mkdir(parents=True, exist_ok=True)
     kept, shown, n_bare = _read(benchmark, table, root, folder)
     if not kept:
-        raise ValueError(f"{table} has no rows")
+        raise ValueError(f"{table} has no rows. Give another table")
     form, queries = FORMS[benchmark.form], []
     for row in kept:
         try:
             asked = form.prompt(row, "direct")
         except ValueError as error:
             raise ValueError(f"{table}: {error}") from None
-        # What stands before the form's own sentence: the question with its hint and its options.
+        # The text before the form's own sentence: question, hint and options.
         question = asked.removesuffix(form.template.rpartition("}")[2]).strip()
         queries.append(Query(id=row["index"], task="reasoning", images=shown[row["index"]], question=question))
     if "group" not in kept[0]:
@@ -86,17 +85,17 @@ def unpack(benchmark: Benchmark, table: Path, root: Path, folder: Path) -> tuple
 def _read(
     benchmark: Benchmark, table: Path, root: Path, folder: Path
 ) -> tuple[list[dict[str, str]], dict[str, tuple[str, ...]], int]:
-    """The rows without their pictures, the names of those by index, and the number of rows without any."""
+    """Return the rows without images, image names by index, and the number of rows without an image."""
     kept: list[dict[str, str]] = []
     shown: dict[str, tuple[str, ...]] = {}
-    lent: dict[str, str] = {}  # by index, the index of the row that has the pictures
+    lent: dict[str, str] = {}  # by index, the index of the row with the images
     stored: set[str] = set()
     n_bare = 0
     for row in _rows(table):
         index, cell, paths = row["index"], row.pop("image", None), row.pop("image_path", "")
         where = f"{table}, index {index}"
         if index in shown or index in lent:
-            raise ValueError(f"{where}: this index comes twice")
+            raise ValueError(f"{where}: the index occurs twice. Make it unique")
         if cell == "" and not benchmark.table:
             n_bare += 1
             continue
@@ -116,32 +115,35 @@ def _read(
         kept.append(row)
     for index, other in lent.items():
         if other not in shown:
-            raise ValueError(f"{table}, index {index}: {other!r} is neither a picture nor the index of a row with one")
+            raise ValueError(
+                f"{table}, index {index}: {other!r} is neither an image nor the index of a row with an image. "
+                "Correct it"
+            )
         shown[index] = shown[other]
     return kept, shown, n_bare
 
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:
-    """Rows with all that a question needs. Tables may be larger than memory, for their pictures."""
-    csv.field_size_limit(sys.maxsize)  # pictures are cells
+    """Yield the rows and check their columns. Tables may be larger than memory because of their images."""
+    csv.field_size_limit(sys.maxsize)  # images are cells
     with opened_table(table) as file:
         rows = csv.DictReader(file, delimiter="\t")
         columns = rows.fieldnames or []
         missing = [name for name in ("index", "question", "answer") if name not in columns]
         if missing or not {"image", "image_path"} & set(columns):
             raise ValueError(
-                f"{table} has no column {missing[0] if missing else 'image or image_path'!r}: samples need index, "
-                f"question, answer, and image or image_path"
+                f"{table}: the column {missing[0] if missing else 'image or image_path'!r} is missing. Sampling needs "
+                f"index, question, answer, and image or image_path"
             )
         for number, row in enumerate(rows, 2):
             plain = {name: (row[name] or "").strip() for name in columns}
             if empty := [name for name in ("index", "question", "answer") if not plain[name]]:
-                raise ValueError(f"{table}:{number}: {empty[0]} is empty")
+                raise ValueError(f"{table}:{number}: {empty[0]} is empty. Fill it in")
             yield plain
 
 
 def _listed(cell: str) -> list[str]:
-    """The texts of a list as Python writes it, or the cell itself."""
+    """Return the texts of a list in Python's notation, or the cell itself."""
     if not (cell.startswith("[") and cell.endswith("]")):
         return [cell]
     try:
@@ -161,21 +163,21 @@ def _decoded(cell: str) -> bytes:
 
 
 def _file(name: str, benchmark: Benchmark, table: Path, root: Path) -> Path:
-    """The file of a picture: under the user's table, or where the kit unpacks pictures."""
+    """Return the file of an image: below the user's table, or in the kit's image folder."""
     if benchmark.table:
         return resolve_image(table.parent, name)
     if not Path(name).is_absolute():
         return resolve_image(root / "images" / benchmark.dataset, name)
     if not Path(name).is_relative_to(root):
         raise ImageProblem(
-            "image_refused", f"{name} does not lie under {root}; remove {table.name}, and the kit writes it again"
+            "image_refused", f"{name} is not inside {root}. Remove {table.name}; the kit writes it again"
         )
     return resolve_image(root, str(Path(name).relative_to(root)))
 
 
 def _store(data: bytes, folder: Path, stored: set[str]) -> str:
-    """Write a picture under the name of its content; returns the name. Raises `ValueError` when it is no picture."""
-    name = f"images/{digest_bytes(data)[:16]}.png"  # whatever its kind: what opens it goes by its content
+    """Write an image, named by its content; returns the name. Raises `ValueError` when it is not an image."""
+    name = f"images/{digest_bytes(data)[:16]}.png"  # any suffix works: readers look at the content
     if name not in stored:
         (folder / name).write_bytes(data)
         try:
@@ -188,7 +190,7 @@ def _store(data: bytes, folder: Path, stored: set[str]) -> str:
 
 
 def _question(benchmark: Benchmark, table: Path, index: str) -> list[str]:
-    """What the orders of one question share, where the kit asks it in several."""
+    """Return the name that all orders of one question share, when the kit asks it in several orders."""
     if not any(word in benchmark.dataset.lower() for word in _CIRCULAR):
         return []
     if not index.isdecimal():
@@ -197,7 +199,7 @@ def _question(benchmark: Benchmark, table: Path, index: str) -> list[str]:
 
 
 def _groups(shared: Sequence[Sequence[str]]) -> list[str]:
-    """A name for each row, from what it shares: the same for rows that are joined by anything, if through others."""
+    """Return a group name for each row: the same for rows that are connected by anything they share."""
     above: dict[str, str] = {}
 
     def top(one: str) -> str:

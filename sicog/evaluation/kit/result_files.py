@@ -1,7 +1,7 @@
-"""The kit's result files, read without the kit: a run's scores and every question's part in them.
+"""Read the kit's result files without the kit: the scores of a run, and each question's contribution.
 
-A run is a work folder of `sicog eval` (scores.json), or a folder that the kit wrote itself (status.json): then the
-suite says which of its data sets are which benchmarks.
+A run is a work folder of `sicog eval` (scores.json), or a folder that the kit wrote itself (status.json). For the
+latter, a suite maps data sets to benchmarks.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from sicog.evaluation.suite import Suite
 from sicog.stages.storage import opened_table, read_json
 
 STATUS = "status.json"
-_KINDS = (".xlsx", ".tsv", ".json", ".csv")  # what the kit writes by its PRED_FORMAT, its default first
-_JUDGE_IN_NAMES = {"chatgpt-0125": "openai", "gpt-4-0125": "gpt4"}  # how the kit's multiple choice writes them
+_KINDS = (".xlsx", ".tsv", ".json", ".csv")  # formats of the kit's PRED_FORMAT, its default first
+_JUDGE_IN_NAMES = {"chatgpt-0125": "openai", "gpt-4-0125": "gpt4"}  # as the kit's multiple choice writes them
 
 
 @dataclass(frozen=True)
 class Result:
-    """One benchmark of one model. value: in `unit`, None with a reason. made: judge, limit and kit of the score."""
+    """One benchmark of one model. value: in `unit`, or None with a reason. made: judge, limit and kit of the score."""
 
     name: str
     family: str
@@ -40,7 +40,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """One model and its benchmarks, by name. checkpoint: where it lay, empty for a folder of the kit's own."""
+    """One model and its benchmarks, by name. checkpoint: its path, empty for a folder of the kit's own."""
 
     name: str
     folder: Path
@@ -49,26 +49,32 @@ class Run:
 
 
 def find_runs(folders: list[Path], suite: Suite | None) -> list[Run]:
-    """Every run in or below these folders. Raises `ValueError` for a folder without any, or two of one name."""
+    """Return all runs in or below these folders. Raises `ValueError` for a folder without runs, or equal names."""
     found: dict[Path, Run] = {}
     for folder in folders:
         ours = sorted(folder.rglob(SCORES))
         theirs = [p for p in sorted(folder.rglob(STATUS)) if not any(p.is_relative_to(o.parent) for o in ours)]
         if not ours and not theirs:
-            raise ValueError(f"{folder} holds neither {SCORES} (sicog eval) nor {STATUS} (the kit)")
+            raise ValueError(
+                f"{folder} has neither {SCORES} (sicog eval) nor {STATUS} (the kit). Give a folder of results"
+            )
         found |= {p.parent: _read_ours(p) for p in ours}
         if theirs and suite is None:
-            raise ValueError(f"{theirs[0]} was written by the kit alone: --suite must say what its data sets are")
+            raise ValueError(
+                f"--suite is missing: {theirs[0]} was written by the kit alone. Set --suite to name its data sets"
+            )
         found |= {p.parent: _read_theirs(p, suite) for p in theirs if suite}
     runs = _told_apart(list(found.values()))
     for run in runs:
         if same := [r for r in runs if r.name == run.name and r is not run]:
-            raise ValueError(f"{run.folder} and {same[0].folder} are both called {run.name!r}; give each name=...")
+            raise ValueError(
+                f"{run.folder} and {same[0].folder} have the same name {run.name!r}. Give each its own name=..."
+            )
     return runs
 
 
 def _told_apart(runs: list[Run]) -> list[Run]:
-    """Runs that are called by their checkpoint's folder alone, by more of its path where two are called the same."""
+    """Name runs by their checkpoint's folder, with more of its path when two names are equal."""
     names = [run.name for run in runs]
     places = [i for i, run in enumerate(runs) if names.count(run.name) > 1 and run.checkpoint.name == run.name]
     renamed = dict(zip(places, tails([runs[i].checkpoint for i in places]), strict=True))
@@ -111,7 +117,7 @@ def _read_theirs(file: Path, suite: Suite) -> Run:
 
 
 def read_questions(folder: Path, model: str, data: str, family: str, judge: str) -> tuple[Question, ...]:
-    """Every question's part in the score, in the order of its id. Raises `ValueError` naming a file that is no good."""
+    """Return each question's contribution to the score, in the order of ids. Raises `ValueError` for a bad file."""
     suffix = FAMILIES[family].suffix.format(judge=_JUDGE_IN_NAMES.get(judge, judge))
     names = [folder / f"{model}_{data}{suffix}{kind}" for kind in _KINDS]
     path = next((name for name in names if name.is_file()), names[0])
@@ -120,15 +126,15 @@ def read_questions(folder: Path, model: str, data: str, family: str, judge: str)
         questions = [FAMILIES[family].question(row) for row in rows]
     except (KeyError, ValueError, SyntaxError, TypeError) as error:
         raise ValueError(
-            f"{path} is not what the kit writes for {family!r} ({type(error).__name__}: {error})"
+            f"{path} is not a result file of the kit for {family!r} ({type(error).__name__}: {error}). Evaluate again"
         ) from None
     return tuple(sorted(questions, key=lambda q: q.id))
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of an xlsx, csv, tsv or json file, by column. Raises `ValueError` when it is missing."""
+    """Return the rows of an xlsx, csv, tsv or json file, by column. Raises `ValueError` when it is missing."""
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; was it moved, or the run not finished?")
+        raise ValueError(f"{path} is missing. Finish the run, or move the file back")
     if path.suffix == ".json":
         content: list[dict[str, Any]] = read_json(path)
         return content

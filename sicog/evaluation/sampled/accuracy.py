@@ -1,7 +1,7 @@
 """`sicog eval-samples`: accuracy against the number of samples, of several models, with and without chains of thought.
 
-It reads what `sicog sample` wrote, and a table of true answers.
-curves.json: every figure with its interval, and the probe;  curves.csv: the same as a table;  curves.svg: one picture
+It reads the output of `sicog sample` and a table of true answers.
+curves.json: every figure with its interval, and the probe;  curves.csv: the same as a table;  curves.svg: a plot
 """
 
 from __future__ import annotations
@@ -36,52 +36,57 @@ DIRECT: Style = "direct"
 
 
 class CurveConfig(Config):
-    """One line: a model's samples in one style."""
+    """One curve: a model's samples in one style."""
 
     model: str
     """Name of the model in the table."""
     style: str
     """Style of the samples."""
     runs: tuple[Path, ...] = Field(min_length=1)
-    """Folders of `sicog sample`."""
+    """Output folders of `sicog sample`."""
     greedy: Path | None = None
-    """A folder of `sicog sample` at temperature 0."""
+    """Output folder of `sicog sample` at temperature 0."""
 
 
 class EvalSamplesConfig(Config):
-    """Accuracy against the number of samples, a line for each model and style."""
+    """Accuracy against the number of samples, one curve per model and style."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"title"})
     curves: tuple[CurveConfig, ...] = Field(min_length=1)
-    """The lines."""
+    """The curves."""
     answers: Path
-    """A TSV with index, answer, and where known category and group (what rows share)."""
+    """A TSV with index, answer, and optional category and group (what rows share)."""
     form: Literal["short", "document", "chart", "ocr", "choice", "yes_no"] = "short"
-    """How answers are scored: short (exact), document, chart, ocr, as in a suite; yes_no is exact too, and so is the
-    letter of choice, whose options stand in columns A, B, ..."""
+    """Scoring of answers, as in a suite: short (exact), document, chart, ocr, yes_no (exact), or choice (exact letter;
+    the options are in columns A, B, ...)."""
     select: tuple[Select, ...] = ("greedy", "vote", "mbr", "oracle")
-    """How one of K samples is chosen (greedy: the run at temperature 0; oracle: any is right, pass@K)."""
+    """How to choose one of K samples. greedy: the run at temperature 0; oracle: any correct sample counts (pass@K)."""
     ks: tuple[int, ...] = ()
-    """Numbers of samples; empty: powers of two up to all."""
+    """Numbers of samples; empty: powers of two, and all."""
     subsets: int = Field(default=20, ge=1)
-    """Subsets drawn for each K below all."""
+    """Number of random subsets for each K smaller than all samples."""
     seed: int = Field(default=0, ge=0)
     title: str = ""
-    """Title of the picture."""
+    """Title of the plot."""
     out_dir: Path
 
     @model_validator(mode="after")
     def _lines_differ(self) -> EvalSamplesConfig:
         names = [(c.model, c.style) for c in self.curves]
         if repeated := next((n for n in names if names.count(n) > 1), None):
-            raise ValueError(f"two curves are of model {repeated[0]!r} and style {repeated[1]!r}; put runs into one")
+            raise ValueError(
+                f"two curves have model {repeated[0]!r} and style {repeated[1]!r}. Merge them into one curve"
+            )
         if "greedy" in self.select and (missing := [c.model for c in self.curves if c.greedy is None]):
-            raise ValueError(f"select=greedy needs the run at temperature 0 of each curve; {missing[0]!r} has none")
+            raise ValueError(
+                f"the greedy run of curve {missing[0]!r} is missing. "
+                "Set its folder at temperature 0, or remove select=greedy"
+            )
         return self
 
 
 def eval_samples(config: EvalSamplesConfig) -> Path:
-    """Write the curves, the probe and the picture; returns the output folder."""
+    """Write the curves, the probe and the plot; returns the output folder."""
     runs = [folder for c in config.curves for folder in (*c.runs, *((c.greedy,) if c.greedy else ()))]
     inputs = {"answers": config.answers, **{f"run-{i}": folder for i, folder in enumerate(runs)}}
     write_run_json(config.out_dir, step="eval-samples", config=config, inputs=inputs)
@@ -109,15 +114,15 @@ def eval_samples(config: EvalSamplesConfig) -> Path:
 def _truth(path: Path) -> dict[str, dict[str, Any]]:
     rows = read_table(path)
     if missing := [name for name in ("index", "answer") if rows and name not in rows[0]]:
-        raise ValueError(f"{path} has no column {missing[0]!r}")
+        raise ValueError(f"{path}: the column {missing[0]!r} is missing. Add it")
     truth = {str(row["index"]): row for row in rows}
     if not truth:
-        raise ValueError(f"{path} has no rows")
+        raise ValueError(f"{path} has no rows. Give a table of answers")
     return truth
 
 
 def _sampled(folders: Sequence[Path], style: str, form: str, truth: Mapping[str, Any]) -> list[Sampled]:
-    """Every question's samples of that style, in the order of the truth. Raises `ValueError` for questions missing."""
+    """Return each question's samples of that style, in the order of the truth. Raises `ValueError` for missing ones."""
     found: dict[str, list[Candidate]] = {}
     for folder in folders:
         for row in read_records(folder, CandidateSet):
@@ -125,16 +130,18 @@ def _sampled(folders: Sequence[Path], style: str, form: str, truth: Mapping[str,
     names = ", ".join(map(str, folders))
     if missing := [i for i in truth if not found.get(i)]:
         raise ValueError(
-            f"{names}: {len(missing)} questions have no sample of style {style!r}, the first {missing[0]!r}"
+            f"{names}: {len(missing)} questions have no sample of style {style!r}, first {missing[0]!r}. Sample them"
         )
     if odd := found.keys() - truth.keys():
-        raise ValueError(f"{names}: question {min(odd)!r} is not in the table of answers")
+        raise ValueError(
+            f"{names}: question {min(odd)!r} is not in the table of answers. Use the table of these questions"
+        )
     return [_one(i, sorted(found[i], key=lambda c: (c.seed, c.index)), form, truth[i]) for i in truth]
 
 
 def _one(row_id: str, candidates: Sequence[Candidate], form: str, row: Mapping[str, Any]) -> Sampled:
     answers = tuple(_answer(c) for c in candidates)
-    if form == "choice":  # `B`, `B. blue` and `blue` are one answer, as the kit has it
+    if form == "choice":  # as in the kit, `B`, `B. blue` and `blue` are the same answer
         options = listed_options(row)
         answers = tuple(None if a is None else chosen_answer(a, options) for a in answers)
     accepted = accepted_answers(row["answer"])
@@ -144,13 +151,13 @@ def _one(row_id: str, candidates: Sequence[Candidate], form: str, row: Mapping[s
 
 
 def _unread(line: Sequence[Sampled]) -> float:
-    """Percent of samples without an answer."""
+    """Return the percentage of samples without an answer."""
     answers = [a for s in line for a in s.answers]
     return round(100 * sum(a is None for a in answers) / len(answers), 4)
 
 
 def _answer(candidate: Candidate) -> str | None:
-    """What is compared; None of a sample that was cut off, or is not in the steps of its style."""
+    """Return the answer to compare; None for a truncated sample, or one that does not parse in its style."""
     if candidate.finish_reason == "length":
         return None
     if candidate.style not in REASONING.styles:
@@ -164,14 +171,16 @@ def _answer(candidate: Candidate) -> str | None:
 def _ks(config: EvalSamplesConfig, lines: Mapping[tuple[str, str], Sequence[Sampled]]) -> list[int]:
     least = min(len(s.answers) for line in lines.values() for s in line)
     if too_many := [k for k in config.ks if not 1 <= k <= least]:
-        raise ValueError(f"ks: {too_many[0]} samples were asked for, but some question of a curve has only {least}")
+        raise ValueError(
+            f"ks: {too_many[0]} is larger than {least}, the number of samples of some question. Lower ks or sample more"
+        )
     return list(config.ks) or sorted({*(2**i for i in range(least.bit_length()) if 2**i <= least), least})
 
 
 def _curve(
     config: EvalSamplesConfig, curve: CurveConfig, line: Sequence[Sampled], truth: Mapping[str, Any], ks: Sequence[int]
 ) -> Iterable[dict[str, Any]]:
-    """One figure for each way to choose and each K."""
+    """Return one figure for each selection method and each K."""
     groups = [s.group for s in line]
     for select in config.select:
         if select == "greedy":
@@ -188,10 +197,10 @@ def _curve(
 
 
 def _probe(model: str, lines: Mapping[tuple[str, str], Sequence[Sampled]], ks: Sequence[int]) -> dict[str, Any]:
-    """Thinking to recall: what chains of thought bring within reach, pass@K with them less pass@K without.
+    """Return the gain of chains of thought ("thinking to recall"): pass@K with chains minus pass@K without.
 
-    unlocked: the share of questions that are right at least once with chains and never without, at the largest K;
-    lost: the other way round. by_category: the difference at the largest K.
+    unlocked: share of questions with a correct sample with chains but none without, at the largest K; lost: the
+    opposite. by_category: the difference at the largest K.
     """
     thinking, direct = lines[model, THINKING], lines[model, DIRECT]
     groups = [s.group for s in direct]
@@ -225,7 +234,7 @@ def _csv(points: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _interval(of: Mapping[str, Any], form: str) -> str:
-    """` [low, high]`; nothing where there is none, as when all rows share one picture."""
+    """Return ` [low, high]`; empty without an interval, for example when all rows share one image."""
     return "" if of["low"] != of["low"] else f" [{of['low']:{form}}, {of['high']:{form}}]"
 
 
@@ -241,8 +250,9 @@ def _say(found: Mapping[str, Any], folder: Path) -> None:
     for one in found["unread"]:
         if one["share"]:
             console.print(
-                f"  {one['model']}, {one['style']}: {one['share']:.1f} % of the samples are cut off or not in the "
-                f"steps of their style, and count as wrong",
+                f"  {one['model']}, {one['style']}: "
+                f"{one['share']:.1f} % of the samples are truncated or do not parse in "
+                f"their style; they count as wrong",
                 style="yellow",
                 highlight=False,
                 markup=False,

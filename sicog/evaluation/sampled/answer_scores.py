@@ -1,6 +1,6 @@
-"""Scores of open answers where the kit has no offline scorer: exact, contained, relaxed accuracy, ANLS; all in [0, 1].
+"""Scores of open answers without an offline scorer in the kit: exact, contains, relaxed accuracy, ANLS; in [0, 1].
 
-Several accepted answers give the best score among them.
+With several accepted answers the best score counts.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from types import MappingProxyType
 
 from sicog.answers import final_answer
 
-TOLERANCE = 0.05  # of numbers read off a chart (Masry et al. 2022, ChartQA, section 5.1)
-ANLS_FLOOR = 0.5  # less similar than this counts as nothing (Biten et al. 2019, ST-VQA, equation 1)
+TOLERANCE = 0.05  # relative tolerance of numbers in charts (Masry et al. 2022, ChartQA, section 5.1)
+ANLS_FLOOR = 0.5  # a lower similarity counts as 0 (Biten et al. 2019, ST-VQA, equation 1)
 Scorer = Callable[[str, str], float]
 
 
 def score_answer(form: str, prediction: str, answers: Sequence[str]) -> float:
-    """The score of a prediction against its accepted answers. Raises `ValueError` for a form that has no scorer."""
+    """Return the score of a prediction against its accepted answers. Raises `ValueError` for a form without scorer."""
     if form not in SCORERS:
-        raise ValueError(f"form {form!r} has no offline scorer; those that have one: {', '.join(SCORERS)}")
+        raise ValueError(f"form {form!r} has no offline scorer. Use one of: {', '.join(SCORERS)}")
     return max((SCORERS[form](prediction, answer) for answer in answers), default=0.0)
 
 
 def accepted_answers(cell: object) -> list[str]:
-    """The answers that a table's cell accepts: itself, or the texts of a list written as JSON or Python writes it."""
+    """Return the accepted answers of a table cell: its text, or the texts of a list in JSON or Python notation."""
     text = str(cell).strip()
     if text.startswith("[") and text.endswith("]"):
         try:
@@ -37,18 +37,18 @@ def accepted_answers(cell: object) -> list[str]:
 
 
 def exact(prediction: str, answer: str) -> float:
-    """1 when both are the same short answer after normalisation."""
+    """Return 1 when both are the same short answer after normalisation."""
     return float(final_answer(prediction) == final_answer(answer))
 
 
 def contains(prediction: str, answer: str) -> float:
-    """1 when the text that was to be read stands in the prediction; case and line breaks aside."""
+    """Return 1 when the prediction contains the answer, ignoring case and line breaks."""
     wanted = _plain(answer)
     return float(bool(wanted) and wanted in _plain(prediction))
 
 
 def relaxed(prediction: str, answer: str) -> float:
-    """1 for a number within 5 % of the true one, or for the same words after normalisation."""
+    """Return 1 for a number within 5 % of the true one, or for the same words after normalisation."""
     stated, true = _number(prediction), _number(answer)
     if stated is not None and true is not None:
         return float(abs(stated - true) <= TOLERANCE * abs(true))
@@ -56,7 +56,7 @@ def relaxed(prediction: str, answer: str) -> float:
 
 
 def anls(prediction: str, answer: str) -> float:
-    """Average normalised Levenshtein similarity of one pair: 1 - distance / length of the longer, 0 below a half."""
+    """Return the ANLS of one pair: 1 - Levenshtein distance / length of the longer text, 0 below a half."""
     stated, true = _plain(prediction), _plain(answer)
     longer = max(len(stated), len(true))
     similarity = 1.0 - levenshtein(stated, true) / longer if longer else 1.0
@@ -67,7 +67,7 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType({"short": exact, "document": an
 
 
 def levenshtein(one: str, other: str) -> int:
-    """The least number of characters to insert, delete or replace."""
+    """Return the minimum number of characters to insert, delete or replace."""
     row = list(range(len(other) + 1))
     for i, a in enumerate(one, 1):
         diagonal, row[0] = row[0], i
@@ -81,7 +81,7 @@ def _plain(text: str) -> str:
 
 
 def _number(text: str) -> float | None:
-    """A number as charts write it: percent as such on both sides, thousands with commas, a currency sign before."""
+    """Parse a number as in charts: with percent sign, commas for thousands, or a currency sign."""
     cleaned = text.strip().rstrip(".").removesuffix("%").strip().lstrip("$€£").replace(",", "")
     try:
         value = float(cleaned)

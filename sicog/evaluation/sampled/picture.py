@@ -1,4 +1,4 @@
-"""One picture of sampled evaluation, an SVG with its own style: a panel for each way to choose, one of the probe."""
+"""Plot of sampled evaluation, a self-contained SVG: one panel per selection method, one for the probe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Point = Mapping[str, Any]
 
 
 def draw(points: Sequence[Point], probe: Sequence[Mapping[str, Any]], *, title: str = "") -> str:
-    """The SVG's text. Solid lines are chains of thought, dashed ones answers without; thin lines are 95 % intervals.
+    """Return the SVG. Solid lines: chains of thought; dashed lines: direct answers; thin lines: 95 % intervals.
 
     points: model, style, select, k, value, low, high in percent. probe: for each model its `gap` by k.
     """

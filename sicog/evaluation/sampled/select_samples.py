@@ -1,6 +1,6 @@
-"""Of K sampled answers, the score of the one that is chosen: by vote, by minimum Bayes risk, or by who knows the truth.
+"""Expected score of one answer chosen from K samples: by vote, by minimum Bayes risk, or by the truth (oracle).
 
-A question has n samples, in the order of their indices; figures at K below n are means over subsets of K of them.
+A question has n samples in the order of their indices. Figures for K < n are means over subsets of K samples.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sicog.answers import final_answer
 
 @dataclass(frozen=True)
 class Sampled:
-    """The samples of one question. answers: None where one was cut off or is not in its style's steps; scores: of each
-    against the truth, in [0, 1], 0 for those that are None."""
+    """The samples of one question. answers: None for a truncated or unparsable sample; scores: correctness of each
+    sample in [0, 1], 0 for None."""
 
     id: str
     answers: tuple[str | None, ...]
@@ -28,10 +28,10 @@ class Sampled:
 
 
 def at_k(select: str, sampled: Sampled, k: int, *, subsets: int, seed: int) -> float:
-    """The expected score when K of the samples are drawn and one is chosen."""
+    """Return the expected score when K samples are taken at random and one of them is chosen."""
     n = len(sampled.answers)
     if not 1 <= k <= n:
-        raise ValueError(f"question {sampled.id} has {n} samples: K must be from 1 to {n}, got {k}")
+        raise ValueError(f"question {sampled.id} has {n} samples, so K must be from 1 to {n}, got {k}")
     if k == 1:
         return sum(sampled.scores) / n
     if select == "oracle":
@@ -48,14 +48,14 @@ def at_k(select: str, sampled: Sampled, k: int, *, subsets: int, seed: int) -> f
 
 
 def vote(answers: Sequence[str | None]) -> int | None:
-    """The first sample of the answer that most agree on; of equally frequent answers the first to occur."""
+    """Return the first sample of the most frequent answer; of equally frequent answers the first one."""
     normalised = [None if a is None else final_answer(a) for a in answers]
     counts = Counter(a for a in normalised if a is not None)
     return normalised.index(counts.most_common(1)[0][0]) if counts else None
 
 
 def mbr(answers: Sequence[str | None]) -> int | None:
-    """The sample that is most like the others: the highest mean F1 of words to all; of equal ones the first."""
+    """Return the sample with the highest mean word F1 to all samples; of equal ones the first."""
     words = [None if a is None else Counter(final_answer(a).split()) for a in answers]
     usable = [i for i, w in enumerate(words) if w is not None]
     if not usable:
@@ -72,8 +72,10 @@ def _score(chosen: int | None, scores: Sequence[float]) -> float:
 
 
 def _best_of(scores: Sequence[float], k: int) -> float:
-    """The expected best of K of n without replacement; of right and wrong it is pass@K (Chen et al. 2021, Codex,
-    equation 1): the i-th smallest is the best in C(i - 1, K - 1) of C(n, K) subsets."""
+    """Return the expected best of K of n without replacement; for 0/1 scores it is pass@K.
+
+    Chen et al. 2021 (Codex), equation 1: the i-th smallest is the best in C(i - 1, K - 1) of C(n, K) subsets.
+    """
     ranked = sorted(scores)
     weights = [math.comb(i, k - 1) for i in range(len(ranked))]
     return sum(s * w for s, w in zip(ranked, weights, strict=True)) / math.comb(len(ranked), k)

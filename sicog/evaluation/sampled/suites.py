@@ -1,9 +1,9 @@
-"""`sicog eval CHECKPOINT --samples K`: sample the questions of a suite, then measure what K samples give.
+"""`sicog eval CHECKPOINT --samples K`: sample the questions of a suite, then measure accuracy against K.
 
-It runs two steps in turn, `sample` and `eval-samples`, which meet on disk as in a recipe.
-OUT/DATA-DIGEST/questions-FORM, images/, answers.tsv    the table, the kit's or the user's, as queries
-OUT/DATA-DIGEST/MODEL-KEY/                              samples and, beside them, greedy answers
-OUT/DATA-DIGEST/curves-KEY/                             what `eval-samples` writes
+It runs the two steps `sample` and `eval-samples`, connected by files as in a recipe.
+OUT/DATA-DIGEST/questions-FORM, images/, answers.tsv    the table of the kit or of the user, as queries
+OUT/DATA-DIGEST/MODEL-KEY/                              samples and greedy answers
+OUT/DATA-DIGEST/curves-KEY/                             output of `eval-samples`
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from sicog.tasks import SHORT_ANSWER, STEP_BY_STEP
 
 
 class SampledConfig(Config):
-    """What `sicog eval --samples` does."""
+    """Config of `sicog eval --samples`."""
 
     checkpoints: tuple[Path, ...] = Field(min_length=1)
-    """The models, named by their folders, and by those above where two are called the same."""
+    """The models, named by their folders, with parent folders when two names are equal."""
     suite: NameOrPath
-    """Name of a shipped suite, or a YAML."""
+    """Name of a shipped suite, or path of a YAML."""
     only: tuple[str, ...] = ()
-    """Some of the suite's benchmarks; empty: all."""
+    """Benchmarks of the suite to run; empty: all."""
     out_dir: Path
     data_root: Path | None = None
-    """Where the kit keeps its own data sets; null: $LMUData, else ~/LMUData."""
+    """Data folder of the kit; null: $LMUData, else ~/LMUData."""
     samples: int = Field(default=8, ge=1)
-    """Samples of every question, model and style."""
+    """Number of samples per question, model and style."""
     select: tuple[Select, ...] = ("greedy", "vote", "mbr", "oracle")
-    """How one of the samples is chosen; see `sicog eval-samples --help`."""
+    """How to choose one of the samples; see `sicog eval-samples --help`."""
     styles: tuple[Style, ...] = Field(default=("direct", "cot"), min_length=1)
-    """Styles that are asked in."""
+    """Styles of the prompts."""
     temperature: float = Field(default=0.7, gt=0)
     top_p: float = Field(default=0.9, gt=0, le=1)
     max_new_tokens: int = Field(default=1200, ge=1)
@@ -58,14 +58,14 @@ class SampledConfig(Config):
     @model_validator(mode="after")
     def _checkpoints_differ(self) -> SampledConfig:
         if repeated := next((path for path in self.checkpoints if self.checkpoints.count(path) > 1), None):
-            raise ValueError(f"the checkpoint {repeated} is given twice")
+            raise ValueError(f"the checkpoint {repeated} is given twice. Remove one")
         return self
 
 
 def sampled_evaluation(config: SampledConfig) -> list[Path]:
-    """The curves' folder of each benchmark. Without `only`, those that need a judge are left out, which is printed.
+    """Return the curves' folder of each benchmark. Without `only`, benchmarks that need a judge are skipped.
 
-    Raises `ValueError` for one that needs a judge where `only` names it, and for a table that is missing or no good.
+    Raises `ValueError` for a benchmark in `only` that needs a judge, and for a missing or bad table.
     """
     wanted = _scored_as_strings(config)
     root = data_root(config.data_root)
@@ -73,7 +73,7 @@ def sampled_evaluation(config: SampledConfig) -> list[Path]:
     for benchmark in wanted:
         if benchmark.table:
             check_table(benchmark)
-    # All tables are read before the first sample is drawn: a mistake in the last one shall not cost the others' hours.
+    # Read all tables before sampling, so that a mistake in the last one is found at once.
     unpacked = [(benchmark, *_unpacked(config, benchmark, table, root)) for benchmark, table in tables]
     if theirs := [b.name for b in wanted if not b.table]:
         _say(f"{', '.join(theirs)}: our own scores of each answer's string, not the kit's figure")
@@ -85,20 +85,20 @@ def _scored_as_strings(config: SampledConfig) -> list[Benchmark]:
     judged = [b.name for b in wanted if b.form not in OFFLINE]
     if judged and (config.only or len(judged) == len(wanted)):
         raise ValueError(
-            f"{config.suite}: only a judge model can score {', '.join(judged)}, and samples are scored as strings; "
-            f"leave it out of only=[...], or run `sicog eval` without --samples"
+            f"{config.suite}: only a judge model can score {', '.join(judged)}, but samples are scored as strings. "
+            f"Remove it from only=[...], or run `sicog eval` without --samples"
         )
     if judged:
-        _say(f"{', '.join(judged)}: skipped; only a judge model can score them, and samples are scored as strings")
+        _say(f"{', '.join(judged)}: skipped, because only a judge model can score them")
     return [b for b in wanted if b.form in OFFLINE]
 
 
 def _unpacked(config: SampledConfig, benchmark: Benchmark, table: Path, root: Path) -> tuple[Path, Path]:
-    """The benchmark's folder, named by the table's content, and that of its queries."""
+    """Return the benchmark's folder, named by the table's content, and the folder of its queries."""
     name = benchmark.data_name if benchmark.table else f"{benchmark.dataset}_{digest_file(table)[:8]}"
     questions, n_bare = unpack(benchmark, table, root, config.out_dir / name)
     if n_bare:
-        _say(f"{benchmark.name}: {n_bare} rows have no picture and are left out, as by the kit")
+        _say(f"{benchmark.name}: {n_bare} rows without an image are skipped, as in the kit")
     return config.out_dir / name, questions
 
 
@@ -119,7 +119,7 @@ def _one(config: SampledConfig, benchmark: Benchmark, folder: Path, questions: P
 def _sampled(
     config: SampledConfig, benchmark: Benchmark, questions: Path, checkpoint: Path, kind: Literal["samples", "greedy"]
 ) -> Path:
-    """Draw the samples of all styles, or the greedy answers; what is there is not drawn again."""
+    """Sample all styles, or the greedy answers; existing samples are reused."""
     n, temperature = (config.samples, config.temperature) if kind == "samples" else (1, 0.0)
     shared = ("top_p", "max_new_tokens", "batch_size", "seed", "slicing", "device", "precision")
     values = {name: getattr(config, name) for name in shared}
@@ -141,7 +141,7 @@ def _sampled(
 
 
 def _prompt(benchmark: Benchmark, style: Style) -> str | None:
-    """The form's words for the sampler, which knows those of training; the options stand in the question."""
+    """Return the form's prompt for the sampler, which knows the training prompts; the question has the options."""
     form = FORMS[benchmark.form]
     words = form.template if style == DIRECT else form.cot
     usual = "{question} " + (SHORT_ANSWER if style == DIRECT else STEP_BY_STEP)

@@ -1,6 +1,6 @@
 """The one training loop of the mini parts: warm-up and decay, clipping, a progress bar with counts and rate.
 
-A training that was stopped goes on from its last saved state. Batches are drawn again up to there, without training.
+A stopped training resumes from its last saved state. Batches before it are generated again without training.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _WARM_UP = 0.06
 
 
 def device() -> torch.device:
-    """Where to train and to measure: a GPU when there is one."""
+    """Return the device for training and measuring: a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def optimizers(
     parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float, matrix_learning_rate: float | None
 ) -> list[torch.optim.Optimizer]:
-    """AdamW, with Muon for the layers' matrices beside it where it has a rate of its own."""
+    """Return AdamW, plus Muon for the layers' matrices if it has a learning rate."""
     trained = {name: p for name, p in parameters if p.requires_grad}
     matrices = [] if matrix_learning_rate is None else [p for n, p in trained.items() if p.ndim == 2 and "layers." in n]
     muon = {id(p) for p in matrices}
@@ -54,9 +54,9 @@ def fit(
     name: str,
     state: Path,
 ) -> None:
-    """Train on `steps` batches; each optimizer's learning rate is the highest it reaches.
+    """Train on `steps` batches; each optimizer's learning rate is its peak.
 
-    Every two minutes all that is needed to go on is written to `state`, which is removed at the end.
+    Every two minutes the state for resuming is written to `state`, which is removed at the end.
     """
     schedules = [
         torch.optim.lr_scheduler.OneCycleLR(
@@ -65,7 +65,7 @@ def fit(
         for optimizer in optimizers
     ]
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    supply = iter(batches)  # first, for a loader draws a number of its own as it starts
+    supply = iter(batches)  # first, because a loader uses a random number when it starts
     done = _restore(state, model, optimizers, schedules)
     saved = time.monotonic()
     with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=2.0) as bar:
@@ -102,7 +102,7 @@ def _save(state: Path, step: int, model: nn.Module, optimizers: Sequence, schedu
 
 
 def _restore(state: Path, model: nn.Module, optimizers: Sequence, schedules: Sequence) -> int:
-    """The number of steps that are done; 0 without a saved state."""
+    """Restore a saved state; returns the number of finished steps, 0 without a saved state."""
     if not state.is_file():
         return 0
     value = torch.load(state, weights_only=True, map_location=next(model.parameters()).device)

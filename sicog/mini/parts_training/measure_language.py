@@ -1,4 +1,4 @@
-"""How well the mini language model reads cells and reasons: greedy answers about fresh scenes against the truth."""
+"""Measure how well the mini language model reads cells and reasons, with greedy answers about fresh scenes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sicog.records import Query, Turn
 from sicog.tasks import CAPTIONING, REASONING
 
 _BATCH = 50
-CAPTIONS = {"dd": 120, "cod": 320}  # styles with the most tokens of a text
+CAPTIONS = {"dd": 120, "cod": 320}  # styles, with the maximum tokens of a text
 ANSWERS = {"direct": 8, "cot": 200}
 
 
@@ -36,11 +36,11 @@ def measure_language(
     items: int = 1000,
     styles: Sequence[str] = ("dd", "cod", "direct", "cot"),
 ) -> dict[str, Any]:
-    """From cells, over `items` fresh scenes a style, on the device where the model lies:
+    """Measure with cells, over `items` fresh scenes per style, on the model's device.
 
-    captions by style: mean object F1, and `place`, the share of rightly named things whose stated region is right;
-    answers by style: the share that is right, whole and by type of question; a chain that does not parse is wrong.
-    `chance`, by type: the share of right answers of somebody who knows the question and not the image.
+    captions by style: mean object F1, and `place`, the share of correctly named things with a correct region;
+    answers by style: share of correct answers, in total and by question type; a chain that does not parse is wrong.
+    `chance`, by type: accuracy that is possible without seeing the image.
     """
     processor = text_processor(tokenizer, model.config.vocab_size, config.query_grid)
     conversations = Conversations(seed, f"{SPLIT}-test", config.query_grid, plan_grid(processor))
@@ -114,7 +114,7 @@ def generate(
     config: LanguagePartConfig,
     most_tokens: int,
 ) -> list[str]:
-    """The greedy answers to the first prompts of the conversations."""
+    """Return the greedy answers to the first prompts of the conversations."""
     rows = []
     for c in conversations:
         turns: list[Turn] = c.turns[:1]

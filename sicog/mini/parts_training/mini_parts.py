@@ -1,10 +1,10 @@
-"""`sicog mini-parts`: the mini world's own CLIP and Qwen2, as the ordinary folders that the real method downloads.
+"""`sicog mini-parts`: the mini world's CLIP and Qwen2, in the same folders as the downloaded real models.
 
 vision_tower/     a CLIP vision model        language_model/     a Qwen2 with its tokenizer
 manifest.json     digests of all files, and the figures measured when the parts were trained
-*.done.json       of each part when it is trained and saved: a training that was stopped keeps what was finished
+*.done.json       marks a trained and saved part, so that a stopped training keeps it
 
-They are unpacked from the package (`parts/`: one safetensors file in float16, and the small JSON files), or trained.
+They are unpacked from the package (`parts/`: one safetensors file in float16, and small JSON files), or trained.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def mini_parts(config: MiniPartsConfig) -> Path:
-    """Write both parts to `out_dir` and return it; a finished folder is left as it is."""
+    """Write both parts to `out_dir` and return it; a finished folder is not changed."""
     if config.source == "shipped" and not (SHIPPED / WEIGHTS).is_file():
-        raise ValueError(f"this package ships no {WEIGHTS}; train the parts with source=train")
+        raise ValueError(f"{WEIGHTS} is missing in this package. Train the parts with source=train")
     out_dir = config.out_dir
     write_run_json(
         out_dir, step="mini-parts", config=config, inputs={"shipped": SHIPPED} if config.source == "shipped" else {}
     )
     if not (out_dir / MANIFEST).exists():
-        logging.disable_progress_bar()  # a bar for each file written would say nothing
+        logging.disable_progress_bar()  # progress bars per file are useless here
         figures = unpack(SHIPPED, out_dir) if config.source == "shipped" else _train(config)
         for part in (VISION, LANGUAGE):
             make_readable(out_dir / part)
@@ -71,7 +71,7 @@ def mini_parts(config: MiniPartsConfig) -> Path:
 
 
 def _train(config: MiniPartsConfig) -> dict[str, Any]:
-    """Train and save both parts; returns what was measured. A part that an earlier start finished is kept."""
+    """Train and save both parts; returns the figures. A part that an earlier start finished is kept."""
     console = stderr_console()
     seen = _vision(config)
     console.print("vision tower, linear probe on fresh scenes:", seen)
@@ -83,7 +83,7 @@ def _train(config: MiniPartsConfig) -> dict[str, Any]:
 
 
 def _vision(config: MiniPartsConfig) -> dict[str, float]:
-    """Train and save the tower unless it is there; returns its figures."""
+    """Train and save the vision tower unless it exists; returns its figures."""
     if (found := _finished(config, VISION)) is not None:
         return found
     clip = train_vision(config.vision, config.seed, config.out_dir / f"{VISION}.state.pt", config.workers)
@@ -97,7 +97,7 @@ def _vision(config: MiniPartsConfig) -> dict[str, float]:
 
 
 def _language(config: MiniPartsConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-    """Train and save the language model unless it is there; returns it where it is to be measured."""
+    """Train and save the language model unless it exists; returns it on the device for measuring."""
     folder = config.out_dir / LANGUAGE
     if _finished(config, LANGUAGE) is None:
         state = config.out_dir / f"{LANGUAGE}.state.pt"
@@ -115,7 +115,7 @@ def _marker(config: MiniPartsConfig, part: str) -> Path:
 
 
 def _finished(config: MiniPartsConfig, part: str) -> dict[str, float] | None:
-    """The figures of a part that was trained to its end with this config, or None."""
+    """Return the figures of a part that was fully trained with this config, or None."""
     marker, weights = _marker(config, part), config.out_dir / part / "model.safetensors"
     done = read_json(marker) if marker.is_file() and weights.is_file() else {}
     return done["figures"] if done.get("made_by") == _made_by_one(config, part) else None
@@ -149,9 +149,9 @@ def _save_language_model(model: Qwen2ForCausalLM, folder: Path) -> None:
 
 
 def pack(parts_dir: Path, folder: Path) -> None:
-    """Write the files that ship: all weights as float16 in one file, the configs, the tokenizer, the figures.
+    """Write the files of the package: all weights as float16 in one file, configs, tokenizer, figures.
 
-    They are written beside `folder` and then moved into it, the weights last: a disk that is full leaves the old files.
+    They are written next to `folder` and then moved into it, the weights last, so a full disk keeps the old files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
@@ -176,13 +176,13 @@ def _write_packed(parts_dir: Path, folder: Path) -> None:
 
 
 def unpack(folder: Path, out_dir: Path) -> dict[str, Any]:
-    """Write the packed parts as ordinary model folders in float32; returns the figures that came with them."""
+    """Write the packed parts as ordinary model folders in float32; returns their figures."""
     weights: dict[str, dict[str, torch.Tensor]] = {VISION: {}, LANGUAGE: {}}
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 (not a dict)
             part, _, name = key.partition(".")
             weights[part][name] = file.get_tensor(key).float()
-    # Through the classes, so that the folders are such as the installed version of Transformers writes.
+    # Save with the model classes, so that the folders match the installed version of Transformers.
     tower = CLIPVisionModel(CLIPVisionConfig.from_pretrained(folder / f"{VISION}.json"))
     tower.load_state_dict(weights[VISION])
     tower.save_pretrained(out_dir / VISION)

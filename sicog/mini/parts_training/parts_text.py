@@ -1,8 +1,8 @@
-"""What the mini language model learns to read and write: conversations about scenes that are told in words.
+"""Training text of the mini language model: conversations about scenes that are described in words.
 
-A scene is told as a list of things, as a detailed description, or in the very layout of an image: one position for each
-visual feature, filled with the mean direction of the words that say what lies there (`Telling.cells`). A projector that
-maps features to such mixtures of words is understood at once. No pixel is involved.
+A scene is given as a list of things, as a detailed description, or in the layout of an image. In the layout, each
+visual feature has one position with the mean embedding of the words for its content (`SceneText.cells`). So the model
+understands a projector that maps features to such mixtures of words. No pixels are used.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from sicog.records import Query, Turn
 from sicog.tasks import CAPTIONING, REASONING
 
 SPLIT = "parts-text"
-SCENES = SceneRules(held_out_share=0.35)  # about as many held-out pairs as a draw without rules would give
-SCALE = 112  # the slicing scale the layouts imitate
-FAINT, FULL = 0.04, 0.4  # a thing with less of a cell is not in it; from this share on it is all that is in it
+SCENES = SceneRules(held_out_share=0.35)  # about the share of held-out pairs of unrestricted scenes
+SCALE = 112  # slicing scale of the layouts
+FAINT, FULL = 0.04, 0.4  # minimum share of a cell for a thing; from the second share on the thing fills the cell
 
 Cell = tuple[tuple[str, float], ...]  # words with their weights
 
 
 @dataclass(frozen=True)
 class Telling:
-    """How a scene is told: in words, or (then `size` is the image's) as cells in the order of visual features."""
+    """A scene in words, or as cells in the order of visual features (then `size` is the image's)."""
 
     text: str = ""
     size: tuple[int, int] | None = None
@@ -48,14 +48,14 @@ class Telling:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A scene told in the first user turn, and the tasks that follow as (prompt, answer)."""
+    """A scene in the first user turn, and the tasks about it as (prompt, answer)."""
 
     telling: Telling
     tasks: tuple[tuple[str, str], ...]
 
     @property
     def turns(self) -> list[Turn]:
-        """User and assistant in alternation; a telling in words stands before the first prompt."""
+        """Return alternating turns of user and assistant; a scene in words comes before the first prompt."""
         turns = []
         for k, (prompt, answer) in enumerate(self.tasks):
             text = f"{self.telling.text}\n{prompt}" if k == 0 and self.telling.text else prompt
@@ -64,10 +64,10 @@ class Conversation:
         return turns
 
 
-# Kinds of questions in the order in which they enter the training; each is drawn twice as often while it is the newest.
+# Kinds of questions in the order in which they enter the training; the newest is sampled twice as often.
 CURRICULUM = ("attribute", "count", "exist", "relation", "compare")
-NEXT_AFTER = 0.03  # of the training
-# Shares of the tasks from a share of the training on: first what is where, then what follows from it, which takes more.
+NEXT_AFTER = 0.03  # share of the training
+# Shares of the tasks from a share of the training on: first perception, then reasoning, which needs more training.
 PHASES = (
     (0.0, {"cod": 0.06, "dd": 0.3, "brief": 0.08, "cot": 0.16, "direct": 0.4}),
     (0.14, {"cod": 0.04, "dd": 0.06, "brief": 0.02, "cot": 0.64, "direct": 0.24}),
@@ -82,16 +82,16 @@ class Conversations:
         self.questions = BalancedDraw(name_held_out=True)
 
     def scene(self, index: int) -> Scene:
-        """The scene. It may hold held-out pairs: a language model knows all words; no labelled image shows one."""
+        """Return the scene. It may have held-out pairs: a language model knows all words."""
         return draw_scene(self.seed, self.split, index, SCENES)
 
     def __call__(self, index: int, progress: float = 1.0) -> Conversation:
-        """`progress`: the share of the training that is done, which decides what is asked."""
+        """Return a conversation. progress: finished share of the training, which determines the tasks."""
         scene, rng = self.scene(index), random.Random(digest(self.seed, self.split, index, "conversation"))
         return Conversation(self.tell(scene, rng, progress), tuple(self.tasks(scene, rng, progress)))
 
     def tell(self, scene: Scene, rng: random.Random, progress: float) -> Telling:
-        """Nine in ten as cells, at the end fewer; the others in words."""
+        """Return a scene: nine of ten as cells, fewer at the end, the others in words."""
         kind, in_cells = rng.random(), 0.9 if progress < PHASES[-1][0] else 0.75
         if kind < in_cells:
             return self.as_cells(scene, rng)
@@ -101,13 +101,13 @@ class Conversations:
         return Telling(f"{'; '.join(rng.sample(things, len(things)))}; {scene.background}")
 
     def as_cells(self, scene: Scene, rng: random.Random) -> Telling:
-        """In the layout of the image; at times the thumbnail alone, which is what alignment shows of large images."""
+        """Return a scene in the image's layout, sometimes only the thumbnail, as alignment shows large images."""
         grid = self.plan_grid(scene.width, scene.height) if rng.random() < 0.8 else (0, 0)
         size = (scene.width, scene.height) if grid != (0, 0) else (SCALE, SCALE)
         return Telling(size=size, cells=feature_cells(scene, grid, self.query_grid))
 
     def tasks(self, scene: Scene, rng: random.Random, progress: float) -> list[tuple[str, str]]:
-        """A caption of one kind, one or two chains of thought, or several bare answers."""
+        """Return a caption of one kind, one or two chains of thought, or several bare answers."""
         shares = next(shares for start, shares in reversed(PHASES) if progress >= start)
         kind = rng.choices(list(shares), list(shares.values()))[0]
         if kind == "cod":
@@ -124,16 +124,16 @@ class Conversations:
         return [self.question(scene, rng.choice(types), kind) for _ in range(number)]
 
     def question(self, scene: Scene, type_: str, style: str) -> tuple[str, str]:
-        """A question of the type in the prompt of the style, with its chain or its bare answer."""
+        """Return a question of the type in the prompt of the style, with its chain or its bare answer."""
         question = self.questions.draw(scene, type_)
         prompt = REASONING.prompt(Query(id=scene.id, task="reasoning", question=question_text(question)), style)
         return prompt, cot_text(scene, question) if style == "cot" else question.answer
 
 
 def feature_cells(scene: Scene, grid: tuple[int, int], query_grid: int) -> tuple[Cell, ...]:
-    """The cells in the order of an image's features: the stitched slices (if any) row by row, then the thumbnail.
+    """Return the cells in the order of an image's features: stitched slices (if any) row by row, then the thumbnail.
 
-    Slices do not show how large the whole image is nor where they lie in it, so they name no sizes and no places.
+    Slices do not show the size of the whole image or their position in it, so they have no size and place words.
     """
     columns, rows = grid
     slices = _cells(scene, columns * query_grid, rows * query_grid, sized=False) if columns * rows else ()

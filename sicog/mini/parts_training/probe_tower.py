@@ -1,4 +1,4 @@
-"""What the mini vision tower knows of a thing: a linear probe of the thing's pooled features.
+"""Linear probe of the mini vision tower, on the pooled features of things.
 
 Shapes: N things, C tower width, P patches of a view.
 """
@@ -20,18 +20,18 @@ from sicog.model.vision_tower import VisionTower
 PROBED = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "region": REGIONS}
 SCENES = SceneRules(held_out_share=0.25)
 _AT_A_TIME = 32  # scenes
-_UPDATES = 60  # of L-BFGS; more change no figure in the third decimal
+_UPDATES = 60  # steps of L-BFGS; more steps do not change the third decimal
 _PENALTY = 1e-3
 
 
 def probe_tower(
     tower: VisionTower, scale: int, seed: int, *, fitted: int = 3000, tested: int = 1000
 ) -> dict[str, float]:
-    """Accuracy on the things of `tested` fresh scenes of a softmax regression fitted on those of `fitted` others.
+    """Return the accuracy of a softmax regression on things of `tested` scenes, fitted on `fitted` other scenes.
 
-    The features of a thing are the mean over the patches of the whole image, weighted by the share of the patch that
-    lies in the thing's box. `all`: colour, shape and size together; `held_out`: the same, of things of held-out pairs,
-    which neither the tower's training nor the labels of any split have shown.
+    The features of a thing are the mean over the patches of the whole image, weighted by each patch's share inside the
+    thing's box. `all`: colour, shape and size together; `held_out`: the same for held-out pairs, which appear neither
+    in the tower's training nor in the labels of any split.
     """
     x_NC, labels_N = things(tower, scale, [draw_scene(seed, "probe-fitted", i, SCENES) for i in range(fitted)])
     xs_NC, truths_N = things(tower, scale, [draw_scene(seed, "probe-tested", i, SCENES) for i in range(tested)])
@@ -50,7 +50,7 @@ def probe_tower(
 
 @torch.no_grad()
 def things(tower: VisionTower, scale: int, scenes: Sequence[Scene]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Pooled features float32 [N, C] of the scenes' things; labels int64 [N] by name, and `held_out`, bool [N]."""
+    """Return pooled features float32 [N, C] of the scenes' things; labels int64 [N] by name; `held_out` bool [N]."""
     processor = SicogImageProcessor(scale=scale, patch_size=14)
     pooled, found = [], []
     for start in range(0, len(scenes), _AT_A_TIME):
@@ -75,7 +75,7 @@ def things(tower: VisionTower, scale: int, scenes: Sequence[Scene]) -> tuple[tor
 
 
 def _whole(processor: SicogImageProcessor, scene: Scene) -> tuple[np.ndarray, tuple[int, int]]:
-    """The pixels of the view that shows the whole image, and its size (rows, columns) in patches."""
+    """Return the pixels of the view with the whole image, and its size (rows, columns) in patches."""
     prepared = processor.prepare(render_scene(scene))
     rows, columns = prepared.view_sizes[-1]
     return prepared.pixels[-rows * columns :], (rows, columns)

@@ -1,4 +1,4 @@
-"""Train the mini language model on text alone: to read a scene that is told in words and do the tasks about it.
+"""Train the mini language model on text only: read a scene in words, and solve tasks about it.
 
 Shapes: B rows, T positions, N cells of a batch in order, W words of a cell, E width.
 """
@@ -24,9 +24,9 @@ from sicog.model.checkpoints import token_ids
 from sicog.model.image_processing import SicogImageProcessor
 from sicog.model.processing import IGNORED_LABEL, SicogProcessor
 
-_POOL = 1024  # conversations that are sorted by length at a time
-_BALANCE = 0.35  # 0: every token counts the same, 1: every row does
-_NOISE = 0.5  # a cell's noise is up to this share of its size: projected features will not hit words exactly
+_POOL = 1024  # number of conversations to sort by length at a time
+_BALANCE = 0.35  # 0: equal weight per token, 1: equal weight per row
+_NOISE = 0.5  # maximum noise of a cell relative to its size, because projected features do not match words exactly
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class TextBatch:
     noise: torch.Tensor
 
     def to(self, device: torch.device) -> TextBatch:
-        """The same on a device."""
+        """Return the batch on a device."""
         return TextBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def train_language(
     config: LanguagePartConfig, tokenizer: PreTrainedTokenizerBase, seed: int, state: Path, workers: int = 0
 ) -> Qwen2ForCausalLM:
-    """The trained language model, on the CPU."""
+    """Train the language model; returns it on the CPU."""
     torch.manual_seed(seed)
-    on = device()  # the weights are drawn before they move: the same on every device
+    on = device()  # initialise on the CPU, so that weights are equal on every device
     model = new_language_model(config, tokenizer).train()
     model.to(on)
     batches = TextBatches(config, text_processor(tokenizer, model.config.vocab_size, config.query_grid), seed)
@@ -78,10 +78,10 @@ def train_language(
 
 
 def new_language_model(config: LanguagePartConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-    """Qwen2 in a small size with random weights.
+    """Return a small Qwen2 with random weights.
 
-    Embeddings start at unit variance, which is what a fresh projector's output has, so that words and visual features
-    meet on one scale; the table has spare rows, the last of which is the placeholder's.
+    Embeddings start at unit variance, like the output of a new projector, so that words and visual features have the
+    same scale. The table has spare rows; the last one is the placeholder's.
     """
     # As the real Qwen2's: with the default of 10,000 few of a small head's dimensions turn slowly enough to match words
     # wherever they stand.
@@ -110,14 +110,14 @@ def new_language_model(config: LanguagePartConfig, tokenizer: PreTrainedTokenize
 
 
 def text_processor(tokenizer: PreTrainedTokenizerBase, vocab_size: int, query_grid: int) -> SicogProcessor:
-    """The processor of the model to come: conversations are laid out exactly as it will lay them out."""
+    """Return the processor of the later model, so that conversations have exactly its layout."""
     image_processor: Any = SicogImageProcessor(scale=SCALE, patch_size=14)
     ids: dict[str, Any] = token_ids(tokenizer, vocab_size)
     return SicogProcessor(image_processor, tokenizer, query_grid=query_grid, **ids)
 
 
 def embed(model: Qwen2ForCausalLM, batch: TextBatch, image_token_id: int) -> torch.Tensor:
-    """[B, T, E]: the ids' embeddings; over the placeholders the cells: weighted sums of their words', with noise."""
+    """Return [B, T, E]: embeddings of the ids; placeholders get cells, weighted sums of word embeddings plus noise."""
     table, mask_BT = model.get_input_embeddings(), batch.input_ids.eq(image_token_id)
     x_BTE = table(batch.input_ids)
     cells_NE = (table(batch.words) * batch.weights[..., None]).sum(1)
@@ -126,7 +126,7 @@ def embed(model: Qwen2ForCausalLM, batch: TextBatch, image_token_id: int) -> tor
 
 
 def text_loss(model: Qwen2ForCausalLM, batch: TextBatch, image_token_id: int) -> torch.Tensor:
-    """Cross-entropy with weights between per row and per token: a bare answer must not drown among long chains.
+    """Return cross-entropy with weights between per row and per token, so that short answers count next to chains.
 
     Rows are padded on the right, so no mask is needed.
     """
@@ -139,7 +139,7 @@ def text_loss(model: Qwen2ForCausalLM, batch: TextBatch, image_token_id: int) ->
 
 
 class TextBatches(IterableDataset):
-    """An endless supply of conversations in batches of about `tokens_per_step`, of similar length within a batch."""
+    """Endless batches of conversations of about `tokens_per_step`, with similar lengths in a batch."""
 
     def __init__(
         self, config: LanguagePartConfig, processor: SicogProcessor, seed: int, *, noise: float = _NOISE
@@ -148,7 +148,7 @@ class TextBatches(IterableDataset):
         self.word_ids = WordIds(processor)
 
     def __iter__(self) -> Iterator[TextBatch]:
-        """Batches without end; `steps` of them are drawn. Workers draw from different scenes."""
+        """Yield batches without end. Workers use different scenes."""
         worker = torch.utils.data.get_worker_info()
         part, parts = (worker.id, worker.num_workers) if worker else (0, 1)
         rng = random.Random(digest(self.seed, SPLIT, part))
@@ -174,7 +174,7 @@ class TextBatches(IterableDataset):
         return batches
 
     def collate(self, rows: Sequence[tuple[list[int], list[int], tuple[Cell, ...]]], rng: random.Random) -> TextBatch:
-        """One batch; each row has its own level of noise."""
+        """Return one batch; each row has its own noise level."""
         width = max(len(ids) for ids, _, _ in rows)
         words, weights, noise = [], [], []
         for _, _, cells in rows:
@@ -195,7 +195,7 @@ class TextBatches(IterableDataset):
 
 
 class WordIds:
-    """The token id of a word of the mini world (with its leading space: as it stands within a sentence)."""
+    """Token id of a word of the mini world, with its leading space as inside a sentence."""
 
     def __init__(self, processor: SicogProcessor) -> None:
         self.tokenizer = processor.tokenizer
@@ -203,13 +203,13 @@ class WordIds:
 
     def __call__(self, word: str) -> int:
         if word not in self.known:
-            # With too small a vocabulary (tests) a word is several tokens; its last stands for it.
+            # With a very small vocabulary (tests) a word has several tokens; use the last one.
             self.known[word] = self.tokenizer.encode(f" {word}", add_special_tokens=False)[-1]
         return self.known[word]
 
 
 def plan_grid(processor: SicogProcessor) -> Any:
-    """(width, height) -> the grid of slices, (0, 0) for none."""
+    """Return the function (width, height) -> grid of slices, (0, 0) without slices."""
     return lambda width, height: processor.image_processor.plan(width, height).grid or (0, 0)
 
 

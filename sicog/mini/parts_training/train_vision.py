@@ -1,6 +1,6 @@
-"""Train the mini vision tower: linear heads must read what lies on each patch from the layer the projector reads.
+"""Train the mini vision tower: linear heads predict the content of each patch from the projector's input layer.
 
-The heads are thrown away, as CLIP's own text side is. Scenes hold no held-out pair.
+The heads are discarded, like CLIP's text side. Scenes have no held-out pairs.
 Shapes: P patches of all views of a batch, K values of a patch, C tower width.
 """
 
@@ -28,11 +28,11 @@ SPLIT = "parts-vision"
 PATCH = 14
 SELECT_LAYER = -2
 IGNORED = -100
-# A patch belongs to the thing whose box holds at least this share of it, to none below the other share; between the two
-# nothing is asked: a star or a cross fills its box so little that no one could tell.
+# A patch belongs to a thing if at least the first share is inside its box, and to none below the second share. Patches
+# between them have no label, because a star or a cross fills little of its box.
 COVERED, BARE = 0.4, 0.05
-SEEN_ENOUGH = 0.5  # with less of a thing in the view, its shape is not asked for
-# What is asked of every patch, and of how many values. The value after the last name means: nothing lies here.
+SEEN_ENOUGH = 0.5  # minimum share of a thing in the view for a shape label
+# Labels of every patch, with their number of values. The value after the last name means: nothing here.
 HEADS = {
     "colour": len(COLOURS) + 1,
     "shape": len(SHAPES) + 1,
@@ -51,17 +51,17 @@ class PatchBatch:
     labels: dict[str, torch.Tensor]
 
     def to(self, device: torch.device) -> PatchBatch:
-        """The same on a device. View sizes stay: the tower plans with them on the CPU."""
+        """Return the batch on a device. View sizes stay on the CPU, where the tower uses them."""
         labels = {name: values.to(device) for name, values in self.labels.items()}
         return PatchBatch(self.pixels.to(device), self.view_sizes, labels)
 
 
 def train_vision(config: VisionPartConfig, seed: int, state: Path, workers: int = 0) -> CLIPVisionModel:
-    """The trained tower as an ordinary CLIP vision model, on the CPU."""
+    """Train the tower; returns it as an ordinary CLIP vision model on the CPU."""
     torch.manual_seed(seed)
     tower = VisionTower(vision_config(config), SELECT_LAYER).train()
     heads = nn.ModuleDict({name: nn.Linear(config.width, n) for name, n in HEADS.items()})
-    on = device()  # the weights are drawn before they move: the same on every device
+    on = device()  # initialise on the CPU, so that weights are equal on every device
     tower, heads = tower.to(on), heads.to(on)
     parts = nn.ModuleDict({"tower": tower, "heads": heads})
 
@@ -86,12 +86,12 @@ def train_vision(config: VisionPartConfig, seed: int, state: Path, workers: int 
         state=state,
     )
     clip = CLIPVisionModel(vision_config(config))
-    clip.load_state_dict(tower.state_dict())  # copied, so on the CPU
+    clip.load_state_dict(tower.state_dict())  # a copy on the CPU
     return clip.eval()
 
 
 def vision_config(config: VisionPartConfig) -> CLIPVisionConfig:
-    """CLIP's vision config in a small size: heads of 32, positions for a square view of the slicing scale."""
+    """Return a small CLIP vision config: heads of 32, positions for a square view of the slicing scale."""
     return CLIPVisionConfig(
         hidden_size=config.width,
         intermediate_size=config.mlp_width,
@@ -104,7 +104,7 @@ def vision_config(config: VisionPartConfig) -> CLIPVisionConfig:
 
 
 class SceneBatches(IterableDataset):
-    """Batches of fresh scenes, `steps` of them: the same with any number of workers."""
+    """`steps` batches of fresh scenes, the same with any number of workers."""
 
     def __init__(self, config: VisionPartConfig, seed: int) -> None:
         self.config, self.seed = config, seed
@@ -117,12 +117,12 @@ class SceneBatches(IterableDataset):
             yield self.batch(step)
 
     def scenes(self, step: int) -> list[Scene]:
-        """The scenes of a step: none holds a held-out pair."""
+        """Return the scenes of a step, without held-out pairs."""
         n = self.config.images_per_step
         return [draw_scene(self.seed, SPLIT, step * n + i, LABELLED) for i in range(n)]
 
     def batch(self, step: int) -> PatchBatch:
-        """All views of a step's scenes: slices and thumbnail, as the model sees them."""
+        """Return all views of a step's scenes: slices and thumbnail, as the model sees them."""
         pixels, labels = [], []
         sizes: list[tuple[int, int]] = []
         for scene in self.scenes(step):
@@ -140,7 +140,7 @@ class SceneBatches(IterableDataset):
 def view_labels(
     scene: Scene, view_sizes: tuple[tuple[int, int], ...], grid: tuple[int, int]
 ) -> list[dict[str, np.ndarray]]:
-    """The labels of each view's patches, by head, in the order of the views: slices row-major, then the thumbnail."""
+    """Return the labels of each view's patches by head, in view order: slices row-major, then the thumbnail."""
     found = []
     (columns, rows), (height, width) = grid, view_sizes[0]
     if columns * rows:
@@ -149,7 +149,7 @@ def view_labels(
             for c in range(columns):
                 part = whole[r * height : (r + 1) * height, c * width : (c + 1) * width]
                 seen = part.sum((0, 1)) / whole.sum((0, 1))
-                # A slice shows neither how large the image is nor where it lies in it: thumbnails are asked.
+                # A slice does not show the image's size or its own position, so only thumbnails get these labels.
                 found.append(_labels(scene, part, seen, sized=False))
     height, width = view_sizes[-1]
     found.append(_labels(scene, coverage(scene, width, height), np.ones(len(scene.things)), sized=True))

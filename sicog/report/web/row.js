@@ -145,7 +145,7 @@ function notesShown(candidate) {
   const notes = [];
   if (candidate.tokens !== undefined) notes.push(plural(candidate.tokens, "token"));
   if (candidate.finish === "length") notes.push("cut by the length limit");
-  if (candidate.corruptions) notes.push(`image spoilt by ${candidate.corruptions}`);
+  if (candidate.corruptions) notes.push(`image corrupted by ${candidate.corruptions}`);
   return notes.length ? el("footer", {}, notes.join(" · ")) : null;
 }
 

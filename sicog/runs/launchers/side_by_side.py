@@ -1,6 +1,6 @@
-"""`launcher.jobs`: steps that do not wait for each other run at once, each in a process with its share of the cores.
+"""`launcher.jobs`: run independent steps at once, each in a process with its share of the cores.
 
-On a processor two jobs of one thread do more work than one job of two threads, which wait for each other.
+Two jobs with one thread each do more work than one job with two threads, which wait for each other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sicog.runs.states import is_done, lives, read_state, state_file
 from sicog.runs.status import progress_of
 from sicog.training.time_limit import TO_BE_CONTINUED
 
-# What most steps import: once, by the process that the others are copies of. They are seconds of every step.
+# Imports of most steps. The parent process imports them once before it forks; this saves seconds per step.
 _PRELOADED = (
     "sicog.runs.execute",
     "sicog.runs.run",
@@ -50,15 +50,15 @@ class _Running:
 
 
 def log_file(step: Step) -> Path:
-    """Where a step that runs beside others writes what it would have printed."""
+    """Return the log file of a step that runs next to others."""
     return state_file(step.run_dir, step.name).with_suffix(".log")
 
 
 def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None:
-    """Run these steps, at most `jobs` at once, each as soon as those that it needs are done, in their order.
+    """Run these steps, at most `jobs` at once, each as soon as its dependencies are done, in order.
 
-    A step that fails lets those beside it come to their end, and no other begin. Raises `ValueError` with its error;
-    ends with code 75, as a training does, where one was stopped and has saved.
+    When a step fails, running steps finish and no other step starts. Raises `ValueError` with its error. Exits with
+    code 75, like a training, when a training was stopped and has saved.
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
     context = get_context("forkserver")
@@ -89,7 +89,7 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
                 live.update(_table(running), refresh=True)
                 if not ended:
                     time.sleep(_LOOK_S)
-    except BaseException:  # Ctrl-C reaches them too; what is stopped alone passes it on, and trainings save
+    except BaseException:  # Ctrl-C reaches the children too; other signals are passed on
         for one in running:
             one.process.terminate()
         for one in running:
@@ -103,17 +103,17 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
 
 
 def _ready(waiting: Sequence[Step], undone: Set[str], free: int) -> list[Step]:
-    """The first steps that need nothing that is still to be done."""
+    """Return the first steps whose dependencies are done."""
     return [step for step in waiting if undone.isdisjoint((*step.depends_on, *step.after))][: max(0, free)]
 
 
 def _work(run: int, threads: str, run_dir: Path, name: str, key: str, log: Path) -> None:
-    """In the new process: what is printed goes to the step's log, and the process ends when the run does."""
+    """Run a step in the new process: print to the step's log, and exit when the run's process ends."""
     import torch
 
     from sicog.runs.execute import run_planned
 
-    os.environ["OMP_NUM_THREADS"] = threads  # of processes that it starts itself
+    os.environ["OMP_NUM_THREADS"] = threads  # for processes that the step starts
     torch.set_num_threads(int(threads))
     threading.Thread(target=_end_with, args=(run,), daemon=True).start()
 
@@ -126,7 +126,7 @@ def _work(run: int, threads: str, run_dir: Path, name: str, key: str, log: Path)
 
 
 def _end_with(run: int) -> None:
-    """Stop this process as a signal does when that of the run is gone: a run that was killed leaves nothing at work."""
+    """Stop this process when the run's process is gone, so that a killed run leaves no running steps."""
     while lives(run):
         time.sleep(_LOOK_S)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -144,5 +144,5 @@ def _error(step: Step) -> str:
     state = read_state(step.run_dir, step.name)
     of_state = state.error if state and state.key == step.key else None
     lines = log_file(step).read_text(errors="replace").split("\n") if log_file(step).is_file() else []
-    said = of_state or next((line for line in reversed(lines) if line.strip()), "it ended without a word")
-    return f"step {step.name!r} failed: {escape(said)} (all that it printed: {log_file(step)})"
+    said = of_state or next((line for line in reversed(lines) if line.strip()), "it ended without output")
+    return f"step {step.name!r} failed: {escape(said)} (its output: {log_file(step)})"

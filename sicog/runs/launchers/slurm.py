@@ -1,5 +1,7 @@
-"""`launcher: slurm`: a job for every step that is not done, each waiting for those it needs. Only what is missing is
-submitted, so that a run whose jobs failed or were cancelled goes on with the same command."""
+"""`launcher: slurm`: submit a job with its dependencies for every step that is not done.
+
+Only missing jobs are submitted, so the same command resumes a run with failed or cancelled jobs.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,14 @@ _TRAINING_JOB = "training_scripts/slurm.sbatch"
 
 
 def submit(recipe: Recipe, steps: Sequence[Step], console: Console) -> dict[str, str]:
-    """Submit these steps' jobs; returns the jobs that now are waiting or running, by step.
+    """Submit the jobs of these steps; returns the waiting and running jobs, by step.
 
-    Raises `ValueError` where SLURM is not there or refuses a job.
+    Raises `ValueError` when SLURM is missing or refuses a job.
     """
     if not shutil.which("sbatch") or not shutil.which("squeue"):
         raise ValueError(
-            "launcher.on: slurm needs sbatch and squeue on PATH; start this on a login node of the cluster"
+            "sbatch and squeue are not on PATH, but launcher.on: slurm needs them. "
+            "Run this on a login node of the cluster"
         )
     jobs: dict[str, str] = {}
     for number, step in enumerate(steps, 1):
@@ -42,7 +45,8 @@ def submit(recipe: Recipe, steps: Sequence[Step], console: Console) -> dict[str,
         if before and job_is_alive(before.job):
             if before.key != step.key:
                 raise ValueError(
-                    f"step {step.name!r} has changed, and job {before.job} still does the old one; end it first: "
+                    f"step {step.name!r} has changed, but job {before.job} still runs its old version. "
+                    "Cancel it first: "
                     f"scancel {before.job}"
                 )
             jobs[step.name] = before.job
@@ -74,14 +78,14 @@ def _submit(recipe: Recipe, step: Step, needed: Sequence[str]) -> str:
     found = re.search(r"Submitted batch job (\d+)", done.stdout)
     if done.returncode or not found:
         raise ValueError(
-            f"SLURM refused the job of step {step.name!r}: {(done.stderr or done.stdout).strip()}; correct `launcher` "
-            f"or the step's `job`, and run the same again ({script} is what was submitted)"
+            f"SLURM refused the job of step {step.name!r}: {(done.stderr or done.stdout).strip()}. Correct `launcher` "
+            f"or the step's `job`, and run the same command again (the submitted script is {script})"
         )
     return found[1]
 
 
 def job_script(step: Step, output: Path) -> str:
-    """The whole text of a step's job, as sbatch takes it."""
+    """Return the batch script of a step's job."""
     job, trains = step.job, step.verb.name == "train"
     launch = getattr(step.config, "launch", None)
     heads_array = isinstance(launch, LaunchConfig) and launch.on == "slurm"
@@ -108,15 +112,17 @@ def job_script(step: Step, output: Path) -> str:
 
 
 def _training_job() -> str:
-    """What starts a training's processes, passes signals on and queues the job again: the body of slurm.sbatch."""
+    """Return the body of slurm.sbatch, which starts a training's processes, forwards signals and requeues the job."""
     file = Path(sicog.__file__).parents[1] / _TRAINING_JOB
     if not file.is_file():
-        raise ValueError(f"launcher.on: slurm needs {_TRAINING_JOB} beside the package; install with pip install -e .")
+        raise ValueError(
+            f"{_TRAINING_JOB} is missing next to the package, but launcher.on: slurm needs it. Run pip install -e ."
+        )
     return "".join(line for line in file.read_text().splitlines(keepends=True) if not line.startswith("#"))
 
 
 def _array_left(step: Step) -> list[str]:
-    """The array of a job that is gone, where it is still at work: the new job waits for it instead of its own."""
+    """Return the array of a finished job that is still running; the new job waits for it instead of its own."""
     launch = getattr(step.config, "launch", None)
     if not isinstance(launch, LaunchConfig) or launch.on != "slurm":
         return []
