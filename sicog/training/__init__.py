@@ -1,1 +1,1 @@
-"""Steps 1 and 4: every training stage."""
+"""Steps 1 and 4: all training stages."""

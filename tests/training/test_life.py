@@ -71,7 +71,7 @@ def test_a_stop_signal_saves_and_the_run_goes_on_to_the_bit(
 
 def test_a_second_key_press_ends_at_once_and_one_passed_on_twice_does_not() -> None:
     stop = StopSignal()
-    with stop.listening():
+    with stop.catch_signals():
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
         assert stop.signal == signal.SIGINT
@@ -237,7 +237,7 @@ def test_a_full_disk_is_a_sentence_and_the_old_checkpoint_stays(
             train(settings)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "checkpoint-2 is kept; make room" in str(full.value)
+    assert "checkpoint-2 is kept; free disk space" in str(full.value)
     assert [path.name for path in settings.out_dir.glob("checkpoint-*")] == ["checkpoint-2"]
     assert_same(train(settings), undisturbed)
 

@@ -81,7 +81,7 @@ def test_limits_by_default_and_by_name(config: MakeConfig) -> None:
 def test_what_does_not_go_with_packing(config: MakeConfig) -> None:
     with pytest.raises(ValueError, match="packed rows have none"):
         config(packing="step", group_by_length=True)
-    with pytest.raises(ValueError, match="are limits of packing"):
+    with pytest.raises(ValueError, match="need packing step or epoch"):
         config(pack_tokens=100)
     with pytest.raises(ValueError, match="packing"):
         config(packing="on")

@@ -1,1 +1,1 @@
-"""Objectives beside cross-entropy."""
+"""Training objectives other than cross-entropy."""

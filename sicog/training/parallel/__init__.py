@@ -1,1 +1,1 @@
-"""One training on several processes."""
+"""Distribute one training over several processes."""
