@@ -304,7 +304,7 @@ def test_too_little_memory_is_told_before_the_first_update(config: MakeConfig, m
     for check in (True, False):  # and with the same words where an update runs out
         with pytest.raises(ValueError, match=r"out of memory on a micro-batch of 4 x \d+ positions, \d+ views") as told:
             train(config(check_memory=check))
-        assert "among rows row-" in str(told.value) and "device_batch (now 4; the global batch stays)" in str(
+        assert "among rows row-" in str(told.value) and "device_batch (now 4; the global batch does not change)" in str(
             told.value
         )
         assert "Set gradient_checkpointing=full and run again" in str(told.value)
