@@ -238,7 +238,7 @@ def test_stage_and_objective_go_together(config: MakeConfig) -> None:
     for values in ({"stage": "dpo"}, {"objective": "dpo"}):
         with pytest.raises(ValueError, match="stage dpo needs objective dpo"):
             config(**values)
-    with pytest.raises(ValueError, match="values of dpo are for objective: dpo"):
+    with pytest.raises(ValueError, match="values under dpo need objective: dpo"):
         config(dpo={"beta": 0.2})
 
 
