@@ -1,1 +1,1 @@
-"""What is measured, side by side with the plain way: one file per figure, `python -m benchmarks.NAME`."""
+"""Benchmarks against the plain way: one file per figure, `python -m benchmarks.NAME`."""

@@ -1,11 +1,10 @@
 """Scoring: host side against a nested loop (P9), texts encoded and padded (P10), memory as rows grow (P11).
 
-P9 compares N = 6 candidates a row, 384 wide, with the formula as it is written: vectors are brought to length 1, then
-all pairs of a row multiplied, with embeddings as lists of Python numbers, as in the original (`numbers`), and with one
-numpy product a pair (`pairs`); all picks are compared. P10 counts what the encoder is given when rows share texts and 8
-ranks score them, and times MiniLM in batches of a token budget against batches in the order of the input. P11 runs
-`sicog score` in processes of its own on 10^3 and 10^5 rows of 3 candidates, with made-up vectors from a file, so that
-no encoder runs.
+P9 compares N = 6 candidates per row, width 384, with the direct formula: normalise vectors, then multiply all pairs of
+a row. `numbers` uses lists of Python numbers as in the original, `pairs` one numpy product per pair. All picks are
+compared. P10 counts the encoder's inputs when rows share texts and 8 ranks score them. It also times MiniLM in batches
+of a token budget against batches in input order. P11 runs `sicog score` in separate processes on 10^3 and 10^5 rows of
+3 candidates, with synthetic vectors from a file, so no encoder runs.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from sicog.records import Candidate, CandidateSet, Query
 from sicog.stages.storage import MANIFEST, dump_record, shard_name, write_json
 
 CANDIDATES, WIDTH = 6, 384
-BLOCK = 64  # rows that are scored together, as the step does
+BLOCK = 64  # rows scored together, as in the step
 RANKS = 8
 WORDS = ("a", "red", "blue", "large", "circle", "cup", "dog", "on", "under", "the", "table", "sea", "near", "lies")
 
 
 def units(n: int, seed: int = 0) -> np.ndarray:
-    """Float32 [N, D] of length 1: candidates of a row are alike, as they are in truth."""
+    """Float32 [N, D] of length 1. Candidates of a row are similar, as in real data."""
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(n, 1, WIDTH)) + 0.5 * rng.normal(size=(n, CANDIDATES, WIDTH))
     flat = rows.reshape(-1, WIDTH)
@@ -45,7 +44,7 @@ def units(n: int, seed: int = 0) -> np.ndarray:
 
 
 def ours(vectors: np.ndarray) -> list[int]:
-    """The pick of every row, in blocks as `sicog score` does it."""
+    """The pick of every row, in blocks like `sicog score`."""
     picks: list[int] = []
     for start in range(0, len(vectors), BLOCK * CANDIDATES):
         block = vectors[start : start + BLOCK * CANDIDATES]
@@ -55,7 +54,7 @@ def ours(vectors: np.ndarray) -> list[int]:
 
 
 def nested(rows: Sequence[Any], way: tuple[Callable[..., Any], Callable[..., float]]) -> list[int]:
-    """The same by the formula as it is written: vectors of length 1, then all pairs of a row, one after another."""
+    """The same with the direct formula: normalise vectors, then loop over all pairs of a row."""
     unit, product = way
     picks = []
     for first in range(0, len(rows), CANDIDATES):
@@ -66,7 +65,7 @@ def nested(rows: Sequence[Any], way: tuple[Callable[..., Any], Callable[..., flo
 
 
 def unit_of_numbers(vector: np.ndarray) -> list[float]:
-    """The vector with length 1, as a list. It becomes one here: 40,000 rows of lists would be 3 GB."""
+    """The normalised vector as a list. It is converted here, because 40,000 rows of lists would take 3 GB."""
     given = vector.tolist()
     length = math.sqrt(sum(a * a for a in given))
     return [a / length for a in given]
@@ -77,7 +76,7 @@ PAIRS = (lambda vector: vector / np.linalg.norm(vector), lambda one, other: floa
 
 
 def host_side(sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
-    """P9: seconds of scoring n rows. The loop over numbers runs once, for it takes long."""
+    """P9: seconds of scoring n rows. The loop over numbers runs only once, because it is slow."""
     rows = []
     for n in sizes:
         vectors = units(n)
@@ -103,7 +102,7 @@ def captions(n: int, seed: int = 0) -> list[str]:
 
 
 def encoded_texts(n_rows: int, folder: Path) -> list[dict[str, Any]]:
-    """P10: how many texts are encoded for one distinct text, by counting what the encoder is given."""
+    """P10: the number of encoded texts per distinct text, by counting the encoder's inputs."""
     from sicog.curation.score.score import ScoreConfig, score
     from sicog.curation.vectors import prepare as vectors
     from sicog.curation.vectors.encoders import EncoderConfig
@@ -126,12 +125,12 @@ def encoded_texts(n_rows: int, folder: Path) -> list[dict[str, Any]]:
     write_rows(folder / "sets", [tuple(texts[2 * i : 2 * i + 2]) for i in range(n_rows)])
     real, vectors._encoder = vectors._encoder, lambda config, answers: Counting()  # type: ignore[assignment]
     try:
-        for out in ("first", "second"):  # the second time the cache has them
+        for out in ("first", "second"):  # the second run finds them in the cache
             values = {"input": folder / "sets", "out_dir": folder / out, "cache_dir": folder / "cache"}
             score(ScoreConfig(encoder=EncoderConfig(), rows_per_shard=64, **values))
     finally:
         vectors._encoder = real
-    plain, distinct = 2 * RANKS * len(texts), len(set(texts))  # every rank all of them, in both runs
+    plain, distinct = 2 * RANKS * len(texts), len(set(texts))  # every rank encodes all of them in both runs
     case = f"{2 * n_rows} texts, {distinct} distinct, {RANKS} ranks, two runs"
     return [_row("P10 encoded", case, "per distinct text", plain / distinct, len(given) / distinct, plain / len(given))]
 
@@ -179,7 +178,7 @@ def candidate_set(row_id: str, texts: Sequence[str]) -> CandidateSet:
 
 
 def memory(sizes: tuple[int, int]) -> list[dict[str, Any]]:
-    """P11: MiB that `sicog score` holds at most beyond its imports."""
+    """P11: peak memory of `sicog score` in MiB, without imports."""
     found = []
     for n in sizes:
         with tempfile.TemporaryDirectory() as name:
@@ -195,7 +194,7 @@ def memory(sizes: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 def write_vectors(path: Path, texts: Sequence[str]) -> None:
-    """Made-up vectors of the texts, in row groups."""
+    """Synthetic vectors of the texts, in row groups."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -211,7 +210,7 @@ def write_vectors(path: Path, texts: Sequence[str]) -> None:
 
 
 def run(folder: Path) -> dict[str, float]:
-    """Score here; MiB held at most beyond the imports, and seconds."""
+    """Score in this process. Returns the peak memory in MiB without imports, and seconds."""
     import pyarrow.parquet  # noqa: F401 - so that it does not count
 
     from sicog.curation.score.score import ScoreConfig, score
@@ -225,7 +224,7 @@ def run(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure all, or score in the process that `memory` starts."""
+    """Measure all, or score in a process that `memory` started."""
     if sys.argv[1:2] == ["--run"]:
         print(json.dumps(run(Path(sys.argv[2]))))
         return

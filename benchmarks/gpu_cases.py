@@ -1,4 +1,4 @@
-"""The cases of `gpu_model`: each is tried, limited in time, noted when it fails, and written as soon as it is there."""
+"""Run the cases of `gpu_model`: limit their time, note failures, and write each row at once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from benchmarks.timing import hardware
 if TYPE_CHECKING:
     from benchmarks.gpu_model import Bench
 
-# Seconds from the start: no training case begins after the first, no case after the second, and none lives past the
-# third; a single one (a slow compiler) is stopped after CASE_S.
+# Seconds from the start: no training case starts after the first, no case starts after the second, and all stop at the
+# third. A single case (a slow compiler) is stopped after CASE_S.
 TRAIN_S, DECODE_S, END_S, CASE_S = 5.5 * 60, 8 * 60, 8.5 * 60, 100
-# What an option needs beside a CUDA device.
+# Packages that an option needs in addition to a CUDA device.
 NEEDS = {
     "varlen": "torch.nn.attention.varlen",
     "flash_attention_2": "flash_attn",
@@ -31,11 +31,11 @@ NEEDS = {
 
 
 class NotEqualError(AssertionError):
-    """What was about to be timed computes something else than the plain way."""
+    """A case computes other results than the plain way."""
 
 
 def missing(bench: Bench, *options: str) -> str:
-    """A note when one of these options cannot be had here, else nothing."""
+    """A note if one of these options is not available here, else nothing."""
     for option in options:
         if option in (*NEEDS, "graph") and bench.device == "cpu":
             return "not available: needs a CUDA device"
@@ -47,12 +47,12 @@ def missing(bench: Bench, *options: str) -> str:
 def attempt(
     bench: Bench, measure: Callable[[], dict[str, Any]], columns: tuple[str, ...], absent: str, by: float
 ) -> Any:
-    """What a case measures, and a note: why there is nothing, else empty. by: seconds after which it does not begin."""
+    """The result of a case, and a note on failure, else empty. by: seconds after which the case does not start."""
     note, measured = absent, dict.fromkeys(columns)
     if not note and bench.elapsed > by:
         note = "out of time"
     if not note:
-        # Again every second: an alarm that comes while a finalizer runs is swallowed.
+        # Repeat it every second, because an alarm during a finalizer is lost.
         signal.setitimer(signal.ITIMER_REAL, max(1, int(min(CASE_S, END_S - bench.elapsed))), 1)
         try:
             bench.clear()
@@ -61,7 +61,7 @@ def attempt(
             note = "out of memory"
         except NotEqualError as error:
             note = f"NOT EQUAL: {error}"
-        except Exception as error:  # whatever a kernel or a compiler of this machine raises must not end the others
+        except Exception as error:  # errors of kernels or compilers on this machine must not end other cases
             note = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -74,7 +74,7 @@ def stop_case(*_: object) -> None:
 
 
 class Rows:
-    """Rows that are printed and written as soon as they are there: a process that is stopped has lost none of them."""
+    """Rows that are printed and written at once, so a stopped process loses none."""
 
     def __init__(self, name: str, out: Path | None) -> None:
         self.name, self.rows = name, list[dict[str, Any]]()

@@ -1,7 +1,7 @@
 """Decoding of the full-size model at real prompt lengths: vision, prefill and single steps; a part of `gpu_model`.
 
-Prompts are encoded and run as the sampler does it, then forked into the rows of the batch. Before it is timed, a step's
-logits are compared with those of the whole sequence run at once without a cache.
+Prompts are encoded and run like in the sampler, then forked into the rows of the batch. Before timing, the logits of a
+step are compared with those of the whole sequence without a cache.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sicog.generation.slots import Rows, join_rows
 if TYPE_CHECKING:
     from benchmarks.gpu_model import Bench
 
-PROMPTS = 8  # at most so many different ones; 8 of 7 views are about 9,000 positions
-CHECKED = 4  # steps whose last one is compared
+PROMPTS = 8  # maximum number of different prompts; 8 with 7 views are about 9,000 positions
+CHECKED = 4  # number of steps; the last one is compared
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the rows of a batch begin with, and how long the device took over it."""
+    """The prompts of a batch, and their time on the device."""
 
     rows: list[list[int]]
     features: torch.Tensor
@@ -35,7 +35,7 @@ class Prompts:
 
 
 class Decoder:
-    """Decoding cases of one model; the last prompts are kept, as batches follow each other that begin with them."""
+    """Decoding cases of one model. The last prompts are cached, because consecutive batches share them."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.model = bench, bench.model
@@ -44,11 +44,11 @@ class Decoder:
 
     @torch.no_grad()
     def prompts(self, views: int, n: int) -> Prompts:
-        """`n` prompts about images of so many views, run."""
+        """`n` prompts about images with this many views, after prefill."""
         if self._key != (views, n) or self._prompts is None:
             self._prompts, self._key = None, (views, n)
             bench = self.bench
-            # One more than is decoded where there is only one: the check needs another image.
+            # At least two, because the check needs another image.
             batch = bench.samples(views, max(n, 2), text_tokens=bench.prompt_tokens)
             rows = batch["input_ids"].view(max(n, 2), -1).tolist()
             pixels = (batch["pixel_values"].to(bench.device), batch["view_sizes"], batch["image_grids"])
@@ -117,7 +117,7 @@ class Decoder:
         }
 
     def _check(self, prompts: Prompts, parents: list[int], fed_BN: torch.Tensor, logits_BV: torch.Tensor) -> float:
-        """Compare the first and the last row; the largest difference, in parts of what another image makes."""
+        """Compare the first and last row. Returns the largest difference, relative to the effect of another image."""
         errors = []
         for row in {0, len(parents) - 1}:
             own, other = parents[row], (parents[row] + 1) % len(prompts.rows)
@@ -147,7 +147,7 @@ def read_bytes(bench: Bench) -> tuple[int, int]:
     text: Any = bench.config.text_config
     head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     kept = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * head_width
-    table = 0 if text.tie_word_embeddings else text.vocab_size * text.hidden_size  # looked up, not read
+    table = 0 if text.tie_word_embeddings else text.vocab_size * text.hidden_size  # only looked up
     return 2 * (sum(p.numel() for p in bench.model.language_model.parameters()) - table), kept
 
 

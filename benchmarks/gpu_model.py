@@ -1,12 +1,12 @@
 """The full-size model on one CUDA device: training steps by stage, views and option, and decoding.
 
-Random weights in bfloat16. A step is forward, backward and `torch.optim.AdamW` (fused, everything in bfloat16, 6 bytes
-of gradient and moments a parameter, so that all parts fit a device of 139 GiB; a real training keeps float32 states and
-divides them with ZeRO). The learning rate is 0, so that every option is compared with the same plain losses, token by
-token, before it is timed. Model FLOP utilisation counts `sicog.estimates.arithmetic.flops` without what checkpointing
-repeats, of the data sheet's dense rate. An option that does not fit or is not there is a row with a note; one that
-computes something else too, and the process fails at the end. One process, under 9 minutes on an H200; every row is
-written at once.
+Weights are random bfloat16. A step is forward, backward and `torch.optim.AdamW` (fused, all in bfloat16, 6 bytes of
+gradient and moments per parameter, so that all parts fit a device with 139 GiB). A real training keeps float32 states
+and shards them with ZeRO. The learning rate is 0, so every option can be compared with the same plain losses, token by
+token, before timing. Model FLOP utilisation uses `sicog.estimates.arithmetic.flops` without repeated FLOPs of
+checkpointing, relative to the data sheet's dense rate. An option that does not fit or is not available is a row with a
+note. So is an option with other results; the process then fails at the end. One process takes under 9 minutes on an
+H200. Every row is written at once.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ def varlen_attention(
     """Torch's own attention over rows of different lengths laid end to end; [1, H, T, D] -> [1, T, H, D]."""
     from torch.nn.attention.varlen import varlen_attn
 
-    known = inspect.signature(varlen_attn).parameters  # it differs between versions of torch
+    known = inspect.signature(varlen_attn).parameters  # the signature differs between versions of torch
     options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     options |= {"enable_gqa": True} if "enable_gqa" in known else {}
     ends, longest = kwargs["cu_seq_lens_q"], kwargs["max_length_q"]
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=kwargs["scaling"], **options)
-    assert isinstance(out, torch.Tensor)  # not also what it was normalised by
+    assert isinstance(out, torch.Tensor)  # without the softmax normaliser
     return out[None], None
 
 
@@ -104,7 +104,7 @@ AttentionInterface.register("varlen", varlen_attention)
 
 
 class Bench:
-    """The model on its device, and what is switched between cases."""
+    """The model on its device, and the settings that change between cases."""
 
     def __init__(self, *, smoke: bool) -> None:
         self.smoke = smoke
@@ -116,7 +116,7 @@ class Bench:
         self.references: dict[int, tuple[torch.Tensor, float]] = {}
 
     def build(self) -> None:
-        """A model as it was at first, always with the same weights."""
+        """A fresh model, always with the same weights."""
         self.model: Any = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.stage = ""
@@ -162,7 +162,7 @@ class Bench:
         model.language_model.config._attn_implementation = case.attention
         model.vision_tower.config._attn_implementation = case.vision
         switch = "enable" if case.checkpointing else "disable"
-        # The methods' names since Transformers 5.23, and the ones before.
+        # The methods' names since Transformers 5.23, and the older ones.
         method = getattr(model, f"activation_checkpointing_{switch}", None)
         method = method or getattr(model, f"gradient_checkpointing_{switch}")
         method({"use_reentrant": False}) if case.checkpointing else method()
@@ -174,7 +174,7 @@ class Bench:
                 layer.compile(backend="eager" if self.smoke else "inductor")
 
     def samples(self, views: int, n: int, *, first: int = 0, text_tokens: int | None = None) -> dict[str, torch.Tensor]:
-        """Different samples end to end, from one of this number on: their text and their pixels, uint8, on the host."""
+        """Consecutive samples from this number on: their text and their pixels, uint8, on the host."""
         work, grid = self.work(views, text_tokens)
         n_features, n_patches = len(work.views) * self.config.query_grid**2, sum(h * w for h, w in work.views)
         image_token = self.config.image_token_id
@@ -227,7 +227,7 @@ class Bench:
         n, head = len(batch["image_grids"]), self.model.get_output_embeddings()
         ids, hidden = batch["input_ids"].view(n, -1), given[0].view(n, -1, given[0].shape[-1])
         text = self.text_tokens
-        with torch.no_grad():  # a sample at a time: all logits at once may not fit
+        with torch.no_grad():  # one sample at a time, because all logits may not fit
             tokens = [
                 nn.functional.cross_entropy(head(hidden[i, -text - 1 : -1]).float(), ids[i, -text:], reduction="none")
                 for i in range(n)
@@ -236,9 +236,9 @@ class Bench:
 
     @torch.no_grad()
     def reference(self, case: Case) -> tuple[torch.Tensor, float]:
-        """The tokens' losses of all samples, each alone and the plain way, and how far others may be from them.
+        """The token losses of all samples, computed one by one the plain way, and the tolerance for other ways.
 
-        That is a quarter of the least that a mask open to the sample before, or another sample's pixels, changes.
+        The tolerance is a quarter of the smallest effect of a mask open to the previous sample, or of wrong pixels.
         """
         if case.views not in self.references:
             plain = Case(case.stage, case.views)
@@ -251,9 +251,9 @@ class Bench:
         return self.references[case.views]
 
     def check(self, case: Case, batch: dict[str, Any]) -> dict[str, float]:
-        """Run a case forward and backward; its loss, and the largest difference of a sample to the plain way.
+        """Run a case forward and backward. Returns its loss, and the largest difference of a sample to the plain way.
 
-        Raises `NotEqualError` when that is too large, or when the head's loss is not the mean of the tokens'.
+        Raises `NotEqualError` if that is too large, or if the head's loss is not the mean of the token losses.
         """
         losses, bound = self.reference(case)
         self.settle(case)
@@ -277,14 +277,14 @@ class Bench:
         return loss.detach()
 
     def rest(self) -> None:
-        """Leave training: what decoding needs, and the memory of the rest free."""
+        """End training: keep what decoding needs, and free the rest."""
         self.settle(Case(self.stage or "align", 1))
         self.optimizer = None
         self.model.eval()
         self.clear()
 
     def clear(self) -> None:
-        """Let go of everything that a case may have left, a failed one above all."""
+        """Free everything that a case may have left, mainly a failed one."""
         self.model.zero_grad(set_to_none=True)
         gc.collect()
         if self.device == "cuda":
@@ -293,14 +293,14 @@ class Bench:
 
 
 def leaking(batch: dict[str, Any]) -> dict[str, Any]:
-    """The row with a mask that lets every sample see those before it."""
+    """The row with a mask that lets every sample see the previous ones."""
     n = batch["input_ids"].shape[1]
     mask = torch.ones(n, n, dtype=torch.bool, device=batch["input_ids"].device).tril()
     return {**batch, "attention_mask": mask[None, None]}
 
 
 def swapped(batch: dict[str, Any]) -> dict[str, Any]:
-    """The row with the pixels of its first two samples exchanged."""
+    """The row with the pixels of its first two samples swapped."""
     first, second, *others = batch["pixel_values"].chunk(len(batch["image_grids"]))
     return {**batch, "pixel_values": torch.cat([second, first, *others])}
 
@@ -320,9 +320,9 @@ def train_row(bench: Bench, case: Case) -> dict[str, Any]:
 
 
 def measure(bench: Bench, case: Case) -> dict[str, Any]:
-    """The figures of a case, once it computes what it should."""
+    """The figures of a case, after a check of its results."""
     batch = bench.batch(case)
-    bench.reference(case)  # once for all cases: not of the first step
+    bench.reference(case)  # once for all cases, so it is not part of the first step
     begin = time.perf_counter()
     found = bench.check(case, batch)
     first = time.perf_counter() - begin
@@ -342,17 +342,17 @@ def measure(bench: Bench, case: Case) -> dict[str, Any]:
 
 
 def smoke_fields() -> dict[str, Any]:
-    """A model that is done in a moment."""
+    """A tiny model for a smoke test."""
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
     text = {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 64, "tie_word_embeddings": False}
-    text["initializer_range"] = 0.2  # the losses of so narrow a model then differ as those of the full size do
+    text["initializer_range"] = 0.2  # so that losses of this narrow model differ like those of the full size
     own = {"scale": 56, "query_grid": 2, "image_token_id": 63, "row_separator_id": 10, "slice_separator_id": 11}
     return {"vision_config": {**vision, "image_size": 56, "patch_size": 14}, "text_config": {**text, **heads}, **own}
 
 
 def main() -> None:
-    """Measure all cases; the ones that say most come first, for the time may run out."""
+    """Measure all cases, the most important ones first, because time may run out."""
     options = arguments(__doc__.splitlines()[0])
     signal.signal(signal.SIGALRM, stop_case)
     bench = Bench(smoke=options.smoke)
@@ -366,12 +366,12 @@ def main() -> None:
     bench.rest()
     decoder = Decoder(bench)
     sizes = (1, 2) if options.smoke else (1, 8, 64, 256)
-    for graph, views, batch in product((False, True), (1, 7), sizes):  # a failed recording must not spoil the others
+    for graph, views, batch in product((False, True), (1, 7), sizes):  # a failed recording must not affect the others
         decode.add(decode_row(decoder, views, batch, graph))
     for table in (train, decode):
         report(table.name, table.rows, table.out)
     if wrong := [row for row in (*train.rows, *decode.rows) if row["note"].startswith("NOT EQUAL")]:
-        raise SystemExit(f"{len(wrong)} rows compute something else than the plain way")
+        raise SystemExit(f"{len(wrong)} rows compute other results than the plain way")
 
 
 if __name__ == "__main__":

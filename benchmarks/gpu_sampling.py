@@ -1,9 +1,9 @@
 """A whole sampling run of the full-size model at several batch sizes: candidates/s, tokens/s, share of the bound.
 
 Random weights in bfloat16, images of 7 views as uint8 noise, the paper's three candidates of an image, queues of four
-times the slots: vision, prefill, forks, refills and the drain are all inside. The weights are random, so answers would
-not end: a share of the vocabulary counts as end tokens, which makes lengths geometric. The bound is that of decoding
-alone: reading the weights once for every full batch of tokens, and the keys and values of every position it looks at.
+times the slots. Vision, prefill, forks, refills and the drain are all included. With random weights answers would not
+end, so a share of the vocabulary counts as end tokens, and lengths are geometric. The bound is that of decoding: read
+the weights once for every full batch of tokens, and the keys and values of every attended position.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLUMNS = ("candidates", "new tokens", "seconds", "candidates/s", "tokens/s", "i
 
 
 class BareProcessor:
-    """What the sampler asks of a processor, without a tokenizer: a prompt is placeholders and random text."""
+    """The part of a processor that the sampler needs, without a tokenizer. Prompts are placeholders and random text."""
 
     def __init__(self, bench: Bench) -> None:
         config = bench.config
@@ -57,7 +57,7 @@ class BareProcessor:
         return ""
 
     def picture(self, number: int) -> Picture:
-        """Noise of 7 views, made when it is read."""
+        """Noise of 7 views, created when it is read."""
         width, height = self.size
 
         def read() -> Image.Image:
@@ -67,7 +67,7 @@ class BareProcessor:
 
 
 def measure(bench: Bench, batch: int) -> dict[str, Any]:
-    """The figures of a run with so many slots."""
+    """The figures of a run with this many slots."""
     processor = BareProcessor(bench)
     mean, longest = (5, 12) if bench.smoke else (MEAN_LENGTH, LONGEST)
     sampling = SamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=longest, batch_size=batch)
@@ -75,7 +75,7 @@ def measure(bench: Bench, batch: int) -> dict[str, Any]:
     sampler.end_ids = list(range(max(1, bench.config.text_config.vocab_size // mean)))
     requests = [Request("cod", "step-by-step", 2), Request("dd", "detailed")]
     jobs = [Job(str(i), [processor.picture(i)], requests) for i in range(-(-batch * FILLS // 3))]
-    sampler.run(jobs[: -(-batch // 3)])  # kernels are chosen, memory is taken
+    sampler.run(jobs[: -(-batch // 3)])  # warm up: choose kernels, allocate memory
     sampler.steps = sampler.steps_used = 0
     synchronize()
     start = time.perf_counter()
@@ -83,7 +83,7 @@ def measure(bench: Bench, batch: int) -> dict[str, Any]:
     synchronize()
     elapsed = time.perf_counter() - start
     n_tokens = sum(sample.n_tokens for sample in samples)
-    # A token that is drawn looks at the prompt and all before it; the first one comes with the prompt.
+    # A sampled token attends to the prompt and all tokens before it. The first one comes with the prompt.
     looked_at = sum(n * processor.n_prompt + n * (n + 1) // 2 for n in (s.n_tokens for s in samples))
     weights, kept = read_bytes(bench)
     _, rate = bench.rates()
@@ -95,13 +95,13 @@ def measure(bench: Bench, batch: int) -> dict[str, Any]:
 
 
 def checked(answer: Any) -> Any:
-    """The samples of a job; noise can always be read."""
+    """The samples of a job. Noise can always be read."""
     assert not isinstance(answer, ValueError)
     return answer
 
 
 def main() -> None:
-    """Measure all batch sizes, each row printed and written as soon as it is there."""
+    """Measure all batch sizes. Print and write each row at once."""
     options = arguments(__doc__.splitlines()[0])
     signal.signal(signal.SIGALRM, stop_case)
     bench = Bench(smoke=options.smoke)

@@ -1,9 +1,9 @@
-"""Training the full-size model on one CUDA device, on packed rows of realistic lengths, with one option after another.
+"""Training the full-size model on one CUDA device with packed rows of realistic lengths, one option after another.
 
-Random weights in bfloat16, as in `gpu_model`, whose rows are all alike; here they are a seeded mix of text alone, small
-and large images and short and long texts, packed as `packing: epoch` packs them. Each option is a fresh model with the
-same weights, the learning rate is 0, and the loss of the first micro-batch must be that of the first option. Model FLOP
-utilisation counts what `sicog.estimates.arithmetic.flops` counts, without what checkpointing repeats.
+Weights are random bfloat16, as in `gpu_model`. There all rows are equal; here they are a seeded mix of text-only rows,
+small and large images, and short and long texts, packed as in `packing: epoch`. Each option is a fresh model with the
+same weights and learning rate 0. The loss of the first micro-batch must equal that of the first option. Model FLOP
+utilisation uses `sicog.estimates.arithmetic.flops`, without the FLOPs that checkpointing repeats.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from sicog.training.recompute import checkpoint_activations
 
 # (share of the rows, image as a multiple of `scale`, median text tokens): an instruction mix and its long tail.
 MIX = ((0.1, None, 300), (0.3, (1.0, 1.0), 80), (0.4, (1.9, 1.43), 250), (0.2, (3.05, 2.29), 700))
-TOKENS, VIEWS = 8192, 40  # of a packed micro-batch
-_LOSS_TOLERANCE = 0.02  # of bfloat16, between kernels
+TOKENS, VIEWS = 8192, 40  # limits of a packed micro-batch
+_LOSS_TOLERANCE = 0.02  # tolerance of bfloat16 between kernels
 
 
 @dataclass(frozen=True)
 class Option:
-    """What is switched for one row of the table. attention: of the language model; `sdpa` takes a dense mask."""
+    """The settings for one row of the table. attention: of the language model; `sdpa` uses a dense mask."""
 
     stage: str
     packed: bool = True
@@ -58,7 +58,7 @@ class Option:
 
 
 def options(stage: str) -> Iterator[Option]:
-    """The plain packed step, then what may be added to it or taken away, one at a time."""
+    """The plain packed step, then options added or removed one at a time."""
     first = Option(stage, checkpointing="full")
     yield first
     yield replace(first, packed=False, attention="sdpa")
@@ -76,14 +76,14 @@ def options(stage: str) -> Iterator[Option]:
 
 
 class Padder:
-    """What `PaddedCollator` needs of a processor."""
+    """The part of a processor that `PaddedCollator` needs."""
 
     pad_token_id = 0
     collate = SicogProcessor.collate
 
 
 class Mix:
-    """The micro-batches that every option trains on, as rows, and their FLOPs."""
+    """The micro-batches of all options, as rows, and their FLOPs."""
 
     def __init__(self, bench: Bench, *, n_rows: int, n_batches: int) -> None:
         rng = np.random.default_rng(0)
@@ -180,7 +180,7 @@ def measure(bench: Bench, mix: Mix, option: Option, expected: Sequence[float]) -
     batches = batches_of(bench, mix, option)
     if bench.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    found = [_step(bench, optimizer, batch) for batch in batches]  # also makes moments and compiles
+    found = [_step(bench, optimizer, batch) for batch in batches]  # also creates moments and compiles
     first = float(found[0])
     if expected and not abs(first - expected[0]) <= _LOSS_TOLERANCE:
         raise NotEqualError(f"the loss is {first:.4f}, that of the first option {expected[0]:.4f}")
@@ -210,7 +210,7 @@ def _step(bench: Bench, optimizer: torch.optim.Optimizer, batch: dict[str, Any])
 
 
 def main() -> None:
-    """Measure all options; every row is written as soon as it is there."""
+    """Measure all options and write every row at once."""
     given = arguments(__doc__.splitlines()[0])
     signal.signal(signal.SIGALRM, stop_case)
     bench = Bench(smoke=given.smoke)
@@ -227,7 +227,7 @@ def main() -> None:
                 expected.append(row["loss"])
     report(rows.name, rows.rows)
     if wrong := [row for row in rows.rows if row["note"].startswith("NOT EQUAL")]:
-        raise SystemExit(f"{len(wrong)} options compute something else than the first")
+        raise SystemExit(f"{len(wrong)} options compute other results than the first")
 
 
 if __name__ == "__main__":

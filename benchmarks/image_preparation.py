@@ -1,8 +1,8 @@
 """Image preparation: decoded images to patches, against the original way with Transformers' CLIP image processor.
 
-The original slices an image first to count its slices and then again; with one view per image (align) it makes all
-slices and drops them. `once` is a stricter plain way, which slices a single time. Pixels are equal: exactly before
-normalisation, within 5e-7 after it.
+The original slices an image twice, first to count its slices. With one view per image (align) it creates all slices and
+discards them. `once` is a stricter plain way that slices only once. Pixels are equal before normalisation, and within
+5e-7 after it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.timing import arguments, compare, report
 from sicog.model import SicogImageProcessor
 from sicog.model.slicing import plan_slices
 
-# What the stages see: LLaVA-Pretrain has a short side of 336, COCO 640x480; screenshots, photographs, a banner.
+# Image sizes of the stages: LLaVA-Pretrain has a short side of 336, COCO 640x480; screenshots, photographs, a banner.
 SIZES = ((336, 336), (448, 336), (336, 504), (640, 480), (427, 640), (1024, 768), (1600, 400))
 SMOKE_SIZES = ((60, 50), (400, 380))
 P = 14
@@ -65,7 +65,7 @@ def as_patches(view_3HW: np.ndarray) -> np.ndarray:
 
 
 def check(images: Sequence[Image.Image], plain: Callable[[Image.Image], Any], raw: Callable, ours: Any) -> float:
-    """Largest difference of normalised pixels; before normalisation there must be none."""
+    """Largest difference of normalised pixels. Before normalisation there must be none."""
     worst = 0.0
     for image in images:
         want, got = np.concatenate([as_patches(v) for v in plain(image)]), ours(image).pixels

@@ -1,8 +1,8 @@
 """P11: memory and start-up time of the training loader as rows grow, against reading the whole JSON.
 
-Each way runs in a process of its own, which reads all rows once in a shuffled order. Private memory is what the process
-alone holds (RssAnon, its peak); the pages of a mapped file come on top, can be given back at any time, and are shared
-by all ranks and workers of a machine.
+Each way runs in its own process, which reads all rows once in a shuffled order. Private memory is the process's own
+memory (peak of RssAnon). Pages of a mapped file are counted separately: the system can free them at any time, and all
+ranks and workers of a machine share them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 _SIZES = (10_000, 100_000, 1_000_000)
 _SMOKE_SIZES = (200, 2_000)
-_PLAIN_UP_TO = 100_000  # the plain way holds some 2 KB a row
+_PLAIN_UP_TO = 100_000  # the plain way holds about 2 KB per row
 _TEXT = "A red circle stands left of a small blue square, and both lie under a green triangle. "
 _READ_AT_MOST = 20_000
 
@@ -29,7 +29,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         print(json.dumps(_measure(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))))
         return
-    from benchmarks.timing import arguments, report  # torch, which a worker does without
+    from benchmarks.timing import arguments, report  # torch, which a worker does not need
 
     options = arguments("start-up time and memory of the training loader")
     rows = []
@@ -66,7 +66,7 @@ def _write(path: Path, n: int) -> None:
                 {"from": "gpt", "value": _TEXT * (1 + i % 5)},
             ]
             file.write(json.dumps({"id": i, "conversations": turns}) + "\n")
-    os.utime(path, (1, 1))  # as an old file, whose digest may be remembered
+    os.utime(path, (1, 1))  # an old time stamp, so that the digest may be cached
 
 
 def _run(way: str, path: Path, cache: Path) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _measure(way: str, path: Path, cache: Path) -> dict[str, Any]:
     from sicog.data.mixture import Source, read_mixture
     from sicog.formats import parse_example
 
-    if way == "ours":  # what any process has loaded before it begins
+    if way == "ours":  # what any process loads before it starts
         import sicog.data.rows.table  # noqa: F401, I001
         import pyarrow  # noqa: F401
 
@@ -108,7 +108,7 @@ def _measure(way: str, path: Path, cache: Path) -> dict[str, Any]:
 
 
 class _Peak:
-    """The largest memory seen from now on, above what there is now, asked every 10 ms."""
+    """The peak memory from now on, relative to now, sampled every 10 ms."""
 
     def __init__(self) -> None:
         self._before = self._now()
@@ -118,7 +118,7 @@ class _Peak:
         self._thread.start()
 
     def stop(self) -> dict[str, float]:
-        """Megabytes above the start: the process's own, and mapped pages of files."""
+        """Megabytes above the start: the process's own memory, and mapped pages of files."""
         self._done.set()
         self._thread.join()
         self._look()

@@ -1,8 +1,8 @@
-"""The loss head, forward and backward, against the plain one: logits of every position, in float32, at once.
+"""The loss head, forward and backward, against the plain one: float32 logits of all positions at once.
 
 A row of 1533 positions (7 views and 500 text tokens) with about 40 % of them supervised, and Qwen2's vocabulary. The
-loss and both gradients are compared first. `logits` is the largest tensor that is a vocabulary wide; `peak` is what
-both passes hold beside inputs and weight, the gradient of the weight included.
+loss and both gradients are compared first. `logits` is the largest tensor with the width of the vocabulary. `peak` is
+the memory of both passes without inputs and weight, but with the gradient of the weight.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.timing import arguments, compare, report
 from sicog.model.kernels.loss_head import causal_loss
 
-# (width, positions, share that is supervised); the rows of the full width are fewer, so that it fits in time.
+# (width, positions, supervised share). At full width there are fewer positions, to save time.
 CASES = [(896, 1533, 0.4), (3584, 384, 0.4)]
 VOCABULARY = 151_646
-_TOLERANCE = 1e-5  # of the largest value of a gradient
+_TOLERANCE = 1e-5  # tolerance, relative to the largest value of a gradient
 
 
 class LargestLogits(TorchDispatchMode):
-    """Bytes of the largest tensor [..., vocabulary] that is made inside; the weight seen from its side is none."""
+    """Bytes of the largest tensor [..., vocabulary] created in this context, without the transposed weight."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def plain_loss(head: nn.Linear, hidden_BTE: torch.Tensor, labels_BT: torch.Tenso
 
 
 def case(width: int, positions: int, share: float, vocabulary: int, device: str) -> tuple[nn.Linear, tuple[Any, Any]]:
-    """(head, (hidden, labels)); the supervised positions come last, as an answer does."""
+    """(head, (hidden, labels)). The supervised positions are at the end, like an answer."""
     generator = torch.Generator().manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     head = nn.Linear(width, vocabulary, bias=False)
@@ -64,7 +64,7 @@ def gradients(loss_of: Any, head: nn.Linear, batch: tuple[Any, Any]) -> tuple[to
 
 
 def peak_bytes(loss_of: Any, head: nn.Linear, batch: tuple[Any, Any]) -> int:
-    """The most bytes that one run allocates at the same time."""
+    """The peak of bytes that one run allocates."""
     if batch[0].is_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -81,7 +81,7 @@ def peak_bytes(loss_of: Any, head: nn.Linear, batch: tuple[Any, Any]) -> int:
 
 
 def measure(width: int, positions: int, share: float, vocabulary: int, repeats: int) -> dict[str, Any]:
-    """One row of the table, after the results were found equal."""
+    """One row of the table, after a check that the results are equal."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     head, batch = case(width, positions, share, vocabulary, device)
     ways = (plain_loss, causal_loss)
@@ -94,7 +94,7 @@ def measure(width: int, positions: int, share: float, vocabulary: int, repeats: 
     for right, ours in zip(*results, strict=True):
         difference = float((ours - right).abs().max() / right.abs().max())
         assert difference < tolerance, f"results differ by {difference:.1e}"
-    results.clear()  # they would be in the way of the peaks
+    results.clear()  # free them, because they would raise the peaks
     peaks = [peak_bytes(way, head, batch) for way in ways]
     times = compare(*(lambda way=way: gradients(way, head, batch) for way in ways), repeats=repeats, warm_up=False)
     return {

@@ -5,10 +5,10 @@ log-normal length; FLOPs are those of the full-size model (recipes/configs/sicog
 for SFT: photos of COCO and Visual Genome, book covers, photos with text, charts, and 6 % long text without image.
 Captions: unsliced photos and descriptions. All plans draw from the same rows.
 
-P4, useful: in each micro-batch all ranks wait for the one with the most positions; of the positions that they had time
-for, padding included, the share that is a row's tokens, over the whole run. P5, imbalance: the same for FLOPs, as the
-slowest rank's over the mean, again over the whole run. Neither counts that a micro-batch may hold less than the limits
-allow (waiting for nobody, it is only short); that is `full`, the share of the scarcer limit that is in use.
+P4, useful: in each micro-batch all ranks wait for the one with the most positions. P4 is the share of row tokens in the
+positions that all ranks had time for, padding included, over the whole run. P5, imbalance: the FLOPs of the slowest
+rank over the mean, over the whole run. Both ignore that a micro-batch may be smaller than the limits, because that
+makes nobody wait. `full` shows it: the used share of the scarcer limit.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from sicog.model.slicing import plan_slices
 RANKS, ROWS, SEED = 32, 1_000_000, 0
 _MODEL = Path(__file__).parents[1] / "recipes" / "configs" / "sicog-7b.json"
 _MAX_LENGTH = 4096
-_PROMPT = 30  # tokens of the turns' frame and the system turn
-# Share of rows, long sides, range of short by long side, share that is upright.
+_PROMPT = 30  # tokens of the turn format and the system turn
+# Share of rows, long sides, range of short side / long side, share of upright images.
 _MIX = [
     (0.54, (640,), (0.56, 1.0), 0.25),  # COCO
     (0.24, (500, 500, 800, 1024), (0.6, 0.8), 0.25),  # Visual Genome, GQA
@@ -81,7 +81,7 @@ def _lengths(images: np.ndarray, text: np.ndarray) -> RowLengths:
     return RowLengths(*(column.astype(np.int32) for column in columns))
 
 
-# Name, lengths, what is trained, rows of a padded micro-batch, global batch, limits: the stage scripts' defaults
+# Name, lengths, trained parts, rows of a padded micro-batch, global batch, limits: the stage scripts' defaults
 # (device_batch x 4096 tokens, device_batch x 8 views), more views to a token, and few enough rows for the global batch.
 CASES = [
     ("SFT mix", sft_mix, PARTS, 4, 128, (PackLimits(16384, 32), PackLimits(8192, 64), PackLimits(4096, 32))),
@@ -90,7 +90,7 @@ CASES = [
 
 
 def measure(plan: RunPlan, lengths: RowLengths, cost: Any, limits: PackLimits | None) -> dict[str, Any]:
-    """What a plan is worth."""
+    """The figures of a plan."""
     starts, sizes = plan.borders[:-1], np.diff(plan.borders)
     tokens = lengths.tokens[plan.rows].astype(np.int64)
     computed = np.repeat(np.maximum.reduceat(tokens, starts), sizes) if plan.padded else tokens

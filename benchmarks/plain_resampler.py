@@ -1,6 +1,6 @@
-"""The resampler as its formula is written, sample by sample and with nothing of ours but its parameters' names.
+"""The resampler's formula written directly, sample by sample; only the parameter names are ours.
 
-Slow on purpose: what the fast ways, ours and the benchmark's plain one, are compared with.
+It is slow on purpose. Ours and the benchmark's plain way are compared with it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def roi_align(map_EYX: torch.Tensor, box: Box, bins: tuple[int, int]) -> torch.T
 def pooled_regions(
     map_EYX: torch.Tensor, grid: int, bins: tuple[int, int], dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """[Q, B, E]: the bins of every region, row by row. dtype: what the borders of the regions are rounded to."""
+    """[Q, B, E]: the bins of every region, row by row. dtype: rounds the borders of the regions."""
     rows, columns = map_EYX.shape[1:]
     down, across = (torch.tensor([k * n / grid for k in range(grid + 1)]).to(dtype).tolist() for n in (rows, columns))
     boxes = [(across[j], down[i], across[j + 1], down[i + 1]) for i, j in product(range(grid), range(grid))]

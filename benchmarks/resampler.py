@@ -1,8 +1,8 @@
 """The resampler, 7 views at the full width, forward and backward, against the plain formula one view at a time.
 
-The plain way is the formula as it is written: pool keys and values of every region, then multi-head attention with a
-batch of queries, everything projected where it stands. Outputs and gradients agree within 1e-4 of their size. Both ways
-share the pooling's matrices, so these are first compared with a RoIAlign sample by sample.
+The plain way is the direct formula: pool keys and values of every region, project them, then multi-head attention with
+a batch of queries. Outputs and gradients agree within 1e-4 of their size. Both ways share the pooling matrices, so
+these are first compared with a sample-by-sample RoIAlign.
 """
 
 from __future__ import annotations

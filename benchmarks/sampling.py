@@ -1,10 +1,10 @@
-"""Candidates on the mini model: the sampler against plain generation, and the share of its slots that is in use.
+"""Candidates on the mini model: the sampler against plain generation, and the used share of its slots.
 
 P7: the plain way is `model.generate` with a batch of one for every candidate, as the original pipeline runs: the image
 is encoded and the prompt run each time. Ours encodes an image once, runs its prompt once and forks the cache. Greedy
 tokens are compared first; the times are of greedy decoding too, with every answer at its full length.
-P8: a run of 20 times the slots, sampled, its end with emptying slots included. Every tenth image is sampled again by
-itself, and its tokens are compared. Beside it, what the same answers would use in batches that wait for their longest.
+P8: a sampled run of 20 times the slots, with the end, where slots become empty. Every tenth image is sampled again
+alone, and its tokens are compared. The table also has the share for batches that wait for their longest answer.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from sicog.model import load_parts
 from sicog.tasks import CAPTIONING
 
 PROMPTS = {name: CAPTIONING.style(name).template for name in ("cod", "dd")}
-# (candidates of an image, images): of one image alone, and of several that decode together.
+# (candidates of an image, images): one image alone, and several that decode together.
 CASES = [(3, 1), (6, 1), (6, 4)]
 SLOTS, FILLS = 32, 20
 COLUMNS = ("figure", "candidates", "images", "new tokens", "plain s", "ours s", "times faster", "in use %", "waiting %")
 
 
 def mini_model() -> tuple[Any, Any]:
-    """The mini run's parts with a new projector: its language model writes captions that end by themselves."""
-    torch.manual_seed(0)  # of the projector, which decides how long the captions are
+    """The mini run's parts with a new projector. The language model writes captions that end on their own."""
+    torch.manual_seed(0)  # seed of the projector, which decides the length of the captions
     with tempfile.TemporaryDirectory() as folder:
         unpack(SHIPPED, Path(folder))
         tower, language_model = (Path(folder) / name for name in ("vision_tower", "language_model"))
@@ -49,7 +49,7 @@ def pictures(n: int) -> list[Image.Image]:
 
 
 def plain(model: Any, processor: Any, images: list[Image.Image], n: int, new_tokens: int) -> list[list[int]]:
-    """The answers, candidate after candidate, image after image."""
+    """The answers, one candidate and one image at a time."""
     answers = []
     for image in images:
         for _ in range(n):
@@ -68,7 +68,7 @@ def ours(sampler: Sampler, images: list[Image.Image], n: int) -> list[list[int]]
 
 
 def candidates(model: Any, processor: Any, n: int, n_images: int, new_tokens: int, repeats: int) -> dict[str, Any]:
-    """A row of P7, after the tokens were found equal."""
+    """A row of P7, after a check that the tokens are equal."""
     images = pictures(n_images)
     sampler = Sampler(model, processor, SamplingConfig(temperature=0, max_new_tokens=new_tokens, batch_size=64))
     sampler.end_ids = [-1]  # no answer ends early
@@ -82,7 +82,7 @@ def candidates(model: Any, processor: Any, n: int, n_images: int, new_tokens: in
 
 
 def slots(model: Any, processor: Any, n_slots: int, fills: int, new_tokens: int) -> dict[str, Any]:
-    """The row of P8, after some answers were found equal to those of their image alone."""
+    """The row of P8, after a check that some answers equal those of their image alone."""
     requests = [Request("cod", PROMPTS["cod"], 2), Request("dd", PROMPTS["dd"])]
     n_images = -(-n_slots * fills // 3)
     jobs = [Job(f"image-{i}", [Picture.of(image)], requests) for i, image in enumerate(pictures(n_images))]

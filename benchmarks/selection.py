@@ -1,8 +1,8 @@
 """Selection: the table of thresholds and `sicog select`, on synthetic scored rows.
 
-Plain means: JSON files read whole into a list, one candidate after another, one threshold after another, the kept rows
-written as one JSON file. Both ways must choose the same candidates of the
-same rows. `columns` is what `sicog score` does once, so that the rest takes seconds: every row is validated.
+Plain means: read JSON files whole into a list, loop over candidates and thresholds, and write the kept rows as one JSON
+file. Both ways must choose the same candidates of the same rows. `columns` is the one-time work of `sicog score`, which
+validates every row, so that the rest takes seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TEXT = render(COD, BODIES)
 
 
 def write_scored(folder: Path, rows: int) -> None:
-    """A scored dataset as `sicog score` writes it, with drawn scores; equal bytes for equal `rows`."""
+    """A scored dataset as from `sicog score`, with random scores; equal bytes for equal `rows`."""
     rng, number = np.random.default_rng(0), 0
     folder.mkdir(parents=True)
     counts: dict[str, int] = {}
@@ -81,7 +81,7 @@ def plain_table(folder: Path) -> list[int]:
 
 
 def plain_select(folder: Path, out: Path) -> dict[str, int]:
-    """The chosen candidate of each kept row; the rows are written with it."""
+    """The chosen candidate of each kept row. The rows are written with it."""
     kept = []
     for row in read_whole(folder):
         scores = [c["score"] for c in row["candidates"]]
@@ -130,7 +130,7 @@ def measure(rows: int, folder: Path, repeats: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure; or, with `--rows N FOLDER`, select from N rows once and tell the time on the wall and the memory."""
+    """Measure; or, with `--rows N FOLDER`, select from N rows once and print wall time and memory."""
     if sys.argv[1:2] == ["--rows"]:
         once(int(sys.argv[2]), Path(sys.argv[3]))
         return
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def once(rows: int, folder: Path) -> None:
-    """One run of a size that is too large for the plain way, in the folder (made there unless it holds the rows)."""
+    """One run that is too large for the plain way. The rows are created in the folder unless they exist."""
     from benchmarks.stages import peak_mib
 
     if not (folder / "scored").is_dir():

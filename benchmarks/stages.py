@@ -1,9 +1,9 @@
-"""Memory and time of the data stages as their rows grow.
+"""Memory and time of the data stages as the number of rows grows.
 
-Each stage runs in a process of its own on 1,000 and on 100,000 generated rows, and tells the most memory it has held
-beyond its imports. No model and no encoder: scores are made up, a teacher and a sampler answer at once with the same
-text, and all else of `sicog annotate` and `sicog sample` is as it is. Flat means that the second figure is not much
-above the first.
+Each stage runs in its own process on 1,000 and on 100,000 generated rows, and reports its peak memory without imports.
+There is no model and no encoder: scores are synthetic, and a fake teacher and a fake sampler answer at once with the
+same text. The rest of `sicog annotate` and `sicog sample` is real. Flat means that the second figure is not much larger
+than the first.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BODIES = [f"There is a large red circle to the left of a small blue square, in p
 TEXT = render(COD, BODIES)
 ID = "ROW-ID"
 STAGES = ("annotate", "sample", "import", "group", "select", "build", "overlap")
-USERS_FILES = {"annotate": "caption", "sample": "note", "import": "candidates"}  # and the key that each needs
+USERS_FILES = {"annotate": "caption", "sample": "note", "import": "candidates"}  # and its required key
 
 
 def candidate(seed: int) -> Candidate:
@@ -43,7 +43,7 @@ def candidate(seed: int) -> Candidate:
 
 
 def a_row(stage: str, seed: int) -> bytes:
-    """A line of what a stage reads, with `ID` for its id."""
+    """An input line of a stage, with `ID` for its id."""
     query = Query(id=ID, task="captioning", images=(f"{ID}.png",))
     if stage in USERS_FILES:
         image = f"{ID}.png" if stage == "import" else "image.png"
@@ -60,7 +60,7 @@ def a_row(stage: str, seed: int) -> bytes:
 
 
 def a_text(number: int) -> bytes:
-    """A text-only row of 100 words; every tenth is nearly the same as the row before it."""
+    """A text-only row of 100 words. Every tenth row is nearly equal to the previous one."""
     draw = Random(number - 1 if number % 10 == 9 else number)
     said = " ".join(f"word{draw.randrange(5000)}" for _ in range(100))
     turns = (Turn(role="user", text="Tell me."), Turn(role="assistant", text=f"{said} {number}"))
@@ -68,7 +68,7 @@ def a_text(number: int) -> bytes:
 
 
 def prepare(stage: str, n: int, folder: Path) -> None:
-    """Write what the stage reads: a JSON list, or datasets in shards of 10,000 rows."""
+    """Write the input of the stage: a JSON list, or datasets in shards of 10,000 rows."""
     for seed in range(2 if stage == "group" else 1):
         line, out = a_row(stage, seed), folder / f"in-{seed}"
         lines = (line.replace(ID.encode(), str(i).encode()) for i in range(n))
@@ -86,7 +86,7 @@ def prepare(stage: str, n: int, folder: Path) -> None:
 
 
 def run(stage: str, folder: Path) -> dict[str, float]:
-    """Run a stage here; returns MiB held at most beyond the imports, and seconds."""
+    """Run a stage in this process. Returns the peak memory in MiB without imports, and seconds."""
     stages = {"annotate": annotated, "sample": sampled, "import": imported, "group": grouped}
     run_stage = {**stages, "select": selected, "build": built, "overlap": examined}[stage](folder, folder / "out")
     before, start = peak_mib(), time.perf_counter()
@@ -95,7 +95,7 @@ def run(stage: str, folder: Path) -> dict[str, float]:
 
 
 def annotated(folder: Path, out: Path) -> Callable[[], Any]:
-    """`sicog annotate` with a teacher that answers at once: its transport alone is a stand-in."""
+    """`sicog annotate` with a teacher that answers at once. Only its transport is fake."""
     import openai
 
     from sicog.annotation.revise import ReviseConfig, revise
@@ -119,10 +119,10 @@ def annotated(folder: Path, out: Path) -> Callable[[], Any]:
 
 
 class Answering:
-    """A sampler's stand-in: every sample has the same text."""
+    """A fake sampler: every sample has the same text."""
 
     def check(self, job: Any) -> None:
-        """All can be asked."""
+        """Accept every job."""
 
     def run(self, jobs: Sequence[Any]) -> list[list[Any]]:
         """The samples of every job."""
@@ -133,11 +133,11 @@ class Answering:
         ]
 
     def status(self) -> str:
-        """Nothing is measured here."""
+        """Return nothing: there is no speed to report."""
         return ""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there are no open resources."""
 
 
 def sampled(folder: Path, out: Path) -> Callable[[], Any]:
@@ -188,7 +188,7 @@ def examined(folder: Path, out: Path) -> Callable[[], Any]:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held so far, as Linux counts it from the start of its program."""
+    """The peak memory of this process since its start, as counted by Linux."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -204,7 +204,7 @@ def measured(stage: str, n: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure all stages, or run one of them, as a process started for it does."""
+    """Measure all stages, or run one of them in a process started for it."""
     if sys.argv[1:2] == ["--run"]:
         print(json.dumps(run(sys.argv[2], Path(sys.argv[3]))))
         return

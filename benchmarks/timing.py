@@ -1,4 +1,4 @@
-"""Time the plain way and ours in turns, in one process on one thread, and report with the hardware beside it."""
+"""Time the plain way and ours in turns, in one process on one thread, and report them with the hardware."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Comparison:
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """The options of every benchmark (out, smoke, repeats). Settles on one thread: that is what is compared."""
+    """The options of every benchmark (out, smoke, repeats). Sets one thread, because single threads are compared."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, help="write the table as JSON to this file")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run, and do both ways agree")
-    parser.add_argument("--repeats", type=int, default=3, help="interleaved repeats; the median counts")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes; check that it runs and both ways agree")
+    parser.add_argument("--repeats", type=int, default=3, help="number of interleaved repeats; the median counts")
     options = parser.parse_args()
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")
@@ -45,10 +45,10 @@ def arguments(description: str) -> argparse.Namespace:
 
 
 def compare(plain: Callable[[], Any], ours: Callable[[], Any], *, repeats: int = 5, warm_up: bool = True) -> Comparison:
-    """Run both in turns, once before that to warm up unless they have just run; medians of seconds.
+    """Run both in turns, with a warm-up unless they have just run. Returns medians of seconds.
 
-    On a CPU it is the time this process had the processor: other processes on a shared machine then count for little.
-    With CUDA it is the time on the wall, the device's work included.
+    On a CPU it is the processor time of this process, so other processes on a shared machine have little effect.
+    With CUDA it is wall time, including the device's work.
     """
     if warm_up:
         plain(), ours()
@@ -72,7 +72,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def hardware() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The hardware of the measurement."""
     found: dict[str, Any] = {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
@@ -87,7 +87,7 @@ def _cpu_name() -> str:
 
 
 def report(name: str, rows: list[dict[str, Any]], out: Path | None = None) -> None:
-    """Print the rows (alike in their keys) as a table; write them with hardware, date and versions to `out`."""
+    """Print the rows (with equal keys) as a table, and write them with hardware, date and versions to `out`."""
     machine = hardware()
     where = f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} thread(s), {date.today()}"
     table = Table()

@@ -1,8 +1,8 @@
 """The vision tower at full width, views of several sizes, against padding with a dense mask and eager attention.
 
 The original embeds views one by one, pads all to the longest of the batch and masks. Both ways run the same few layers
-(of 24), so the figure is about padding, mask and attention only; that the original also runs the unused last layer is
-left out (4 %). Features agree within 1e-4 of their size, gradients too.
+(of 24), so the figure shows only padding, mask and attention. The original also runs the unused last layer, which is
+not counted here (4 %). Features and gradients agree within 1e-4 of their size.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def check(tower: VisionTower, pixels_PK: torch.Tensor, sizes: list[tuple[int, in
         gradients = {n: p.grad.clone() for n, p in tower.named_parameters() if p.grad is not None}
         results.append((out_PC.detach(), gradients))
     (out, gradients), (our_out, our_gradients) = results
-    # The bias of the keys has no gradient but rounding: it shifts all scores of a query alike.
+    # The key bias shifts all scores of a query equally, so its gradient is only rounding.
     names = [n for n in gradients if not n.endswith("k_proj.bias")]
     gradient = max(_difference(gradients[n], our_gradients[n]) for n in names)
     difference = _difference(out, our_out)

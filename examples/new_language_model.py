@@ -1,4 +1,4 @@
-"""A new language model: any causal language model of Transformers in Qwen2's place, here a small Mistral.
+"""A new language model: any causal language model of Transformers instead of Qwen2, here a small Mistral.
 
 python examples/new_language_model.py runs/mistral
 """
@@ -16,7 +16,7 @@ from sicog.records import Turn
 
 
 def write_mistral(folder: Path, tokenizer_of: Path) -> Path:
-    """What the hub holds of a language model: config, weights, tokenizer. Yours is a download."""
+    """Write the files of a language model as on the hub: config, weights, tokenizer. You would download yours."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
     config = MistralConfig(
         vocab_size=len(tokenizer) + 1,  # one row more than tokens: the image placeholder's
@@ -39,7 +39,7 @@ def build(out: Path) -> float:
     parts = out / "parts"
     unpack(SHIPPED, parts)
     mistral = write_mistral(parts / "mistral", parts / LANGUAGE)
-    # All that is to be said of it: how its turns are written. Its tokenizer must have the tokens of that format.
+    # Only the turn format is needed. The tokenizer must have the tokens of that format.
     model, processor = load_parts(parts / VISION, mistral, scale=112, query_grid=4, turn_format="chatml")
     turns = [Turn(role="user", text="What is this?", images_at=(0,)), Turn(role="assistant", text="a red circle")]
     row = processor.encode(turns, [Image.new("RGB", (200, 120), "red")])

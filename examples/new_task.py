@@ -1,8 +1,8 @@
-"""A new task: titles of images, asked for plainly and in two steps, and voted on as short answers are.
+"""A new task: titles of images, asked for directly and in two steps, with votes like for short answers.
 
     python examples/new_task.py sample task=titles styles="[{style: title}, {style: reasoned, n: 2}]" checkpoint=... ...
 
-The file is the command line with one more task; score, select, build and train work on its rows as on all others.
+The file is the command line with one more task. Score, select, build and train work on its rows without changes.
 """
 
 from sicog.chains import Chain

@@ -60,7 +60,7 @@ def plan_lines(config: TrainConfig, arguments: Sequence[str], environment: Mappi
         lines.append(f"finished already: {config.out_dir} holds this training, and a start would do nothing")
     if any(name.startswith("model.") for name in absent):
         return Plan([*lines, "memory and time: not known until the model's folders exist"], would_start=False)
-    model_config, processor = read_shapes(config.model.located())
+    model_config, processor = read_shapes(config.model.with_local_folders())
     lines += _memory_lines(config, model_config, nodes.world_size)
     if any(name.startswith("data.") for name in absent):
         return Plan([*lines, "time: not known until the data exists"], would_start=False)

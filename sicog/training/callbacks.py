@@ -1,7 +1,7 @@
-"""What a run shows and writes while it trains: metrics.jsonl, speed.jsonl, TensorBoard, one progress bar.
+"""Write metrics.jsonl, speed.jsonl and TensorBoard files during training, and show one progress bar.
 
-metrics.jsonl holds only what the config decides, so a run that was killed and resumed gives the same bytes as an
-undisturbed one; speeds, which differ each time, have a file of their own.
+metrics.jsonl holds only reproducible values, so a run that was killed and resumed gives the same bytes as an
+undisturbed one. Speeds differ each time and are in a separate file.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MetricsWriter(TrainerCallback):
         self.first = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the files; on resume, lines after the resumed update are cut off."""
+        """Open the files. On resume, remove lines after the resumed update."""
         self.start = self.since = time.perf_counter()
         self.first = state.global_step
         if not state.is_world_process_zero:
@@ -112,7 +112,7 @@ class MetricsWriter(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """One bar with updates, speeds, memory and loss; where nobody watches, lines at the pace of `Pace`."""
+    """One bar with updates, speeds, memory and loss; without a terminal, lines at the pace of `Pace`."""
 
     def __init__(self, stage: str, meter: Meter) -> None:
         self.stage = stage
@@ -158,12 +158,12 @@ class ProgressBar(TrainerCallback):
             )
 
     def close(self) -> None:
-        """Give the terminal back, whether training ended well or not."""
+        """Release the terminal, whether training ended well or not."""
         self.bar.stop()
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Cut a file of JSON lines after the line of that step; a half-written last line goes too."""
+    """Cut a file of JSON lines after the line of this step, with any half-written last line."""
     kept = b"".join(line for line in truncate_to_last_line(path) if orjson.loads(line)["step"] <= step)
     if path.exists():
         os.truncate(path, len(kept))

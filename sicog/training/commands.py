@@ -1,4 +1,4 @@
-"""`sicog reshard`, `merge-lora`. Nothing is imported before it is used."""
+"""The commands `sicog reshard`, `merge-lora`. Imports are lazy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ app = typer.Typer()
 
 @app.command()
 def reshard(
-    run_dir: Annotated[Path, typer.Argument(help="the folder of a training run that was stopped")],
-    processes: Annotated[int, typer.Option(min=1, help="how many will resume it")],
+    run_dir: Annotated[Path, typer.Argument(help="the folder of a stopped training run")],
+    processes: Annotated[int, typer.Option(min=1, help="number of processes that will resume it")],
 ) -> None:
-    """Let a ZeRO run go on with another number of processes: its newest checkpoint becomes a universal one."""
+    """Convert a ZeRO checkpoint so that another number of processes can resume."""
     from sicog.training.parallel.reshard import reshard as reshard_run
 
     reshard_run(run_dir, processes)
@@ -24,14 +24,14 @@ def reshard(
 @app.command("merge-lora")
 def merge_lora(
     source: Annotated[
-        Path, typer.Argument(help="an adapter's folder, or the run or checkpoint it is in", metavar="SRC")
+        Path, typer.Argument(help="the folder of an adapter, or the run or checkpoint that contains it", metavar="SRC")
     ],
     target: Annotated[Path, typer.Argument(help="the folder to write; must not exist", metavar="DST")],
     base: Annotated[
-        Path | None, typer.Option(help="checkpoint to merge into; by default what the run began with")
+        Path | None, typer.Option(help="checkpoint to merge into; default: the initial model of the run")
     ] = None,
 ) -> None:
-    """Merge an adapter that was trained with lora into the model it belongs to."""
+    """Merge a LoRA adapter into its base model."""
     from sicog.training.lora import merge_lora as merge
 
     merge(source, target, base=base)

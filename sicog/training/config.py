@@ -21,42 +21,42 @@ Part = Literal["vision_tower", "projector", "language_model"]
 Checkpointing = Literal["none", "selective", "full"]
 _MODELS = ("checkpoint", "vision_tower", "language_model", "projector")
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
-# Of the Trainer's trackers those that are packages of the same name; it names the others itself.
+# Trackers of the Trainer whose package has the same name. The Trainer reports other missing packages itself.
 _TRACKERS = ("wandb", "mlflow", "comet_ml", "clearml", "neptune", "codecarbon", "dvclive", "swanlab", "trackio")
 _PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128, "dpo": 128}
 
 
 class ImageSettings(Config):
-    """How the image processor of a model made from parts prepares images, beside what `model.config` says."""
+    """Image processor settings of a model built from parts, in addition to `model.config`."""
 
     normalize_on: Literal["host", "device"] = "host"
-    """`device` hands uint8 patches to the model, a quarter of the bytes; the numbers are the same."""
+    """`device` passes uint8 patches to the model, a quarter of the bytes; the values are the same."""
     long_side: int | None = Field(default=None, gt=0)
-    """Every image is first resized to this long side."""
+    """Resize the long side of every image to this first."""
     max_patches: int = Field(default=2304, gt=0)
-    """An image with a larger view is dropped."""
+    """Images with a larger view are dropped."""
 
 
 class ModelSource(Config):
-    """Where the weights come from: a whole `checkpoint`, or parts. Folders, or ids of models of the Hugging Face hub
-    that are in the local cache."""
+    """Source of the weights: a whole `checkpoint`, or parts. Values are folders, or ids of Hugging Face models in the
+    local cache."""
 
     checkpoint: Path | None = None
-    """A whole checkpoint, which brings its own turn format, config and image settings; or else the parts below."""
+    """A whole checkpoint with its own turn format, config and image settings; without it, give the parts below."""
     vision_tower: Path | None = None
     """A CLIP vision tower."""
     language_model: Path | None = None
     """A causal language model."""
     projector: Path | None = None
-    """A previous align run, a .safetensors file, or an original mm_projector.bin. Only align may start without one, at
-    random."""
+    """A finished align run, a .safetensors file, or an original mm_projector.bin. Only align may start without one;
+    its weights are then random."""
     turn_format: Literal["chatml", "llama3"] | None = None
-    """How the turns of a model made from parts are written; null: chatml."""
+    """Turn format of a model built from parts; null: chatml."""
     config: dict[str, Any] = {}
-    """Values of `SicogConfig` for a model made from parts, such as scale (a slice has about scale x scale pixels),
+    """Values of `SicogConfig` for a model built from parts, such as scale (a slice has about scale x scale pixels),
     max_slices, query_grid (a view becomes query_grid x query_grid features) and projector_type (resampler or mlp)."""
     image: ImageSettings = ImageSettings()
-    """Image settings of a model made from parts; they are saved with it, and hold in sampling too."""
+    """Image settings of a model built from parts. They are saved with it, so sampling uses them too."""
 
     @model_validator(mode="after")
     def _either_whole_or_parts(self) -> ModelSource:
@@ -64,20 +64,20 @@ class ModelSource(Config):
         of_parts = (self.vision_tower, self.language_model, self.projector, self.turn_format, self.config, has_image)
         if self.checkpoint and any(of_parts):
             raise ValueError(
-                "give either checkpoint or vision_tower and language_model (with projector, turn_format, config, image)"
+                "give checkpoint, or else vision_tower and language_model (with projector, turn_format, config, image)"
             )
         if not self.checkpoint and not (self.vision_tower and self.language_model):
             raise ValueError("give checkpoint, or both vision_tower and language_model")
         return self
 
     def inputs(self) -> dict[str, Path]:
-        """The files and folders that are read, by name."""
+        """The input files and folders, by name."""
         return {f"model.{name}": path for name in _MODELS if (path := getattr(self, name)) is not None}
 
-    def located(self) -> ModelSource:
-        """The same with the local folder of each model that is given by its id on the hub.
+    def with_local_folders(self) -> ModelSource:
+        """The same source with local folders instead of hub ids.
 
-        Raises `ValueError` for a model that is not there, saying how to get it.
+        Raises `ValueError` for a missing model, with the command that downloads it.
         """
         given = {name: getattr(self, name) for name in _MODELS}
         return self.model_copy(
@@ -88,7 +88,7 @@ class ModelSource(Config):
 class DpoConfig(Config):
     """loss = alpha * mean over pairs of -log sigmoid(beta * margin) + gamma * cross-entropy of the chosen answers.
 
-    The margin is by how much more than the reference model the model prefers chosen to rejected.
+    The margin tells how much more the model prefers chosen over rejected than the reference model does.
     """
 
     beta: float = Field(default=0.1, gt=0)
@@ -98,11 +98,11 @@ class DpoConfig(Config):
     gamma: float = Field(default=1.0, ge=0)
     """Weight of the cross-entropy of the chosen answers."""
     reference: Path | None = None
-    """Checkpoint of the reference model; null: the weights that training starts from."""
+    """Checkpoint of the reference model; null: the initial weights of the training."""
 
 
 class LoraSettings(Config):
-    """Low-rank adapters in place of the language model's own weights; see `sicog.training.lora`."""
+    """Low-rank adapters, trained instead of the language model's own weights; see `sicog.training.lora`."""
 
     r: int = Field(default=64, gt=0)
     """Rank of the adapters."""
@@ -111,14 +111,14 @@ class LoraSettings(Config):
     dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout of the adapters' inputs."""
     targets: tuple[str, ...] | None = None
-    """Names of the linear layers that get one, such as q_proj; null: all in the language model's blocks."""
+    """Names of the linear layers with adapters, such as q_proj; null: all in the language model's blocks."""
 
 
 class TrainConfig(Config):
     """One training stage.
 
-    The weights are kept and saved in float32, except under zero2 and zero3: there bfloat16 holds for the weights and
-    the checkpoint too, beside float32 ones in the optimizer's shards.
+    Weights are kept and saved in float32. Under zero2 and zero3 with bfloat16, weights and checkpoint are bfloat16, and
+    the optimizer's shards hold float32 copies.
     """
 
     volatile: ClassVar[frozenset[str]] = frozenset(
@@ -142,74 +142,73 @@ class TrainConfig(Config):
     formerly: ClassVar[Mapping[str, str]] = {"run_dir": "out_dir"}
 
     stage: Literal["warmup", "align", "pretrain", "sft", "dpo"]
-    """Which stage of the method this is."""
+    """Stage of the method."""
     objective: Literal["next_token", "dpo"] = "next_token"
-    """`next_token` trains on the assistant's text; `dpo` on preference pairs, with the values of `dpo`. A row is then a
-    pair: two conversations, each no longer than max_length."""
+    """`next_token` trains on the assistant's text; `dpo` on preference pairs, with the values under `dpo`. A row is
+    then a pair: two conversations, each with at most max_length tokens."""
     dpo: DpoConfig = DpoConfig()
     out_dir: Path
     """Folder to write: checkpoints, metrics and the final model."""
     model: ModelSource
     data: DataConfig
     trainable: tuple[Part, ...] = PARTS
-    """Parts that are trained; the others are frozen."""
+    """Parts to train. The others are frozen."""
     slicing: bool = True
-    """Whether images are cut into slices; false: the thumbnail alone."""
+    """Whether to cut images into slices; false: only the thumbnail."""
     noise: NoiseConfig = NoiseConfig()
 
     learning_rate: float = Field(gt=0)
-    """Highest learning rate; after the warm-up it falls as a cosine."""
+    """Highest learning rate. After the warm-up it decays like a cosine."""
     learning_rates: dict[Part, Annotated[float, Field(gt=0)]] = {}
-    """Learning rates of parts that differ from `learning_rate`; the schedule is one for all."""
+    """Learning rates of parts that differ from `learning_rate`. All have the same schedule."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    """`adamw_8bit` keeps the moments in 8 bits (bitsandbytes, CUDA)."""
+    """`adamw_8bit` stores the moments in 8 bits (needs bitsandbytes and CUDA)."""
     lora: LoraSettings | None = None
-    """Adapters are trained instead of the language model's own weights; the other parts of `trainable` are trained
-    whole. null: no adapters."""
+    """Train adapters instead of the language model's own weights. Other parts of `trainable` are trained whole. null:
+    no adapters."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the updates in which the learning rate rises."""
+    """Share of the updates with a rising learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay of the optimizer."""
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients with a larger norm are scaled down to it."""
+    """Gradients with a larger norm are scaled down to this norm."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the data."""
     max_steps: int | None = Field(default=None, gt=0)
-    """Updates, instead of `epochs`."""
+    """Number of updates, instead of `epochs`."""
     global_batch: int | None = Field(default=None, gt=0)
-    """Rows of an update over all processes; accumulation is derived from it. null: from `accumulation`, or else the
-    paper's, 256 for align and 128 for other stages."""
+    """Rows of an update over all processes; it decides the accumulation. null: computed from `accumulation` if given,
+    else the paper's value, 256 for align and 128 for other stages."""
     accumulation: int | None = Field(default=None, gt=0)
-    """For those who count the other way: global_batch becomes device_batch x accumulation x processes."""
+    """Micro-batches of an update on each device. It sets global_batch to device_batch x accumulation x processes."""
     device_batch: int = Field(gt=0)
-    """Rows that a device takes at once."""
+    """Rows of a micro-batch on one device."""
     max_length: int = Field(default=4096, gt=0)
-    """Tokens of a row at most, with the features of its images."""
+    """Maximum number of tokens of a row, image features included."""
     group_by_length: bool = False
-    """Rows of similar length share a batch, which saves padding."""
+    """Put rows of similar length into the same batch, which saves padding."""
     packing: Literal["off", "step", "epoch"] = "off"
-    """`step` lays the rows of each update end to end in micro-batches without padding, `epoch` those of a whole epoch,
-    with global_batch as the mean number of rows of an update; `off` pads device_batch rows. The accumulation of packed
-    rows follows from the two limits below; what `accumulation` says counts rows only."""
+    """`step` packs the rows of each update into micro-batches without padding. `epoch` packs the rows of a whole epoch,
+    with global_batch as the mean number of rows of an update. `off` pads device_batch rows. For packed rows the two
+    limits below decide the accumulation; `accumulation` then only sets the number of rows."""
     pack_tokens: int | None = Field(default=None, gt=0)
-    """Positions of a packed micro-batch at most; null: device_batch x max_length, for dpo twice that."""
+    """Maximum number of positions of a packed micro-batch; null: device_batch x max_length, for dpo twice that."""
     pack_views: int | None = Field(default=None, gt=0)
-    """Slices and thumbnails of a packed micro-batch at most; null: device_batch x 8, or those of the largest row, for
-    dpo twice that."""
+    """Maximum number of views (slices and thumbnails) of a packed micro-batch; null: device_batch x 8, or the views of
+    the largest row; for dpo twice that."""
     seed: int = Field(default=42, ge=0)
-    """Seed of the order of rows, of noise and of new weights."""
+    """Seed of the row order, the noise and new weights."""
     precision: Precision = "auto"
-    """`auto` is bfloat16 autocast on a GPU, float32 on a CPU; `native` is bfloat16 also on a CPU that computes in it.
+    """`auto` is bfloat16 autocast on a GPU and float32 on a CPU. `native` is bfloat16 also on CPUs that support it.
     """
     parallel: Parallel = "auto"
-    """How processes share the training; see `sicog.training.parallel.sharding`. `auto` is zero2 with several GPUs and
-    deepspeed installed, else ddp."""
+    """Kind of data parallelism; see `sicog.training.parallel.sharding`. `auto` is zero2 with several GPUs and
+    deepspeed, else ddp."""
     offload: bool = False
-    """Keep the optimizer's states, and with zero3 the weights, in the CPU's memory."""
+    """Keep the optimizer states, and with zero3 the weights, in CPU memory."""
     gradient_checkpointing: Checkpointing = "none"
-    """To save memory, results of layers are not kept but computed again in the backward pass: of `full` layers
-    everything, of `selective` ones all but the results of matrix products and attention; see
-    `sicog.training.recompute`."""
+    """Save memory: compute results of layers again in the backward pass. `full` recomputes everything; `selective`
+    keeps the results of matrix products and attention; see `sicog.training.recompute`."""
     attention: Attention = "auto"
     """Implementation of attention; see `sicog.model.kernels.choice`."""
     kernels: Kernels = "auto"
@@ -217,23 +216,23 @@ class TrainConfig(Config):
     compile: bool = False
     """Whether to compile the model; see `sicog.model.kernels.choice`."""
     check_memory: bool | None = None
-    """Before the first update, try the heaviest micro-batch of the run; null: on a GPU only."""
+    """Run the heaviest micro-batch before the first update, to fail early on out-of-memory; null: only on a GPU."""
 
     save_steps: int = Field(default=2000, gt=0)
-    """Updates between checkpoints."""
+    """Number of updates between checkpoints."""
     save_total_limit: int = Field(default=2, gt=0)
-    """So many of the newest checkpoints are kept."""
+    """Number of newest checkpoints to keep."""
     keep_every: int | None = Field(default=None, gt=0)
-    """Checkpoints whose step is a multiple of it are kept too, also when the run is finished."""
+    """Also keep checkpoints whose step is a multiple of this number, even after the run has finished."""
     keep_checkpoints: bool = False
-    """Keep the checkpoints when the run is finished."""
+    """Keep the checkpoints after the run has finished."""
     tensorboard: bool = True
-    """Write TensorBoard's files."""
+    """Write TensorBoard files."""
     report_to: tuple[str, ...] = ()
-    """Trackers of the Trainer that get every update too, such as wandb or mlflow; they are set up by their own
-    variables."""
+    """Trackers of the Trainer that also get every update, such as wandb or mlflow. Configure them with their own
+    environment variables."""
     workers: int | None = Field(default=None, ge=0)
-    """Data loading processes; null: 0 on a CPU and 4 on a GPU."""
+    """Number of data loading processes; null: 0 on a CPU and 4 on a GPU."""
 
     @field_validator("packing", mode="before")
     @classmethod
@@ -243,25 +242,27 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _packing_needs_no_grouping(self) -> TrainConfig:
         if self.packing != "off" and self.group_by_length:
-            raise ValueError("group_by_length saves padding, and packed rows have none; set one of the two off")
+            raise ValueError("group_by_length saves padding, but packed rows have none. Turn one of them off")
         if self.packing != "off" and self.attention == "eager":
-            raise ValueError("packed rows have an attention of their own; leave attention at auto, or packing off")
+            raise ValueError("packed rows need their own attention. Set attention=auto or packing=off")
         if self.packing == "off" and (self.pack_tokens or self.pack_views):
-            raise ValueError("pack_tokens and pack_views are limits of packing: step or epoch; leave them out")
+            raise ValueError("pack_tokens and pack_views need packing step or epoch. Remove them or set packing")
         return self
 
     @model_validator(mode="after")
     def _dpo_is_one_stage(self) -> TrainConfig:
         if (self.stage == "dpo") != (self.objective == "dpo"):
-            raise ValueError(f"stage dpo and objective dpo go together; got {self.stage} and {self.objective}")
+            raise ValueError(f"stage dpo needs objective dpo, and the reverse; got {self.stage} and {self.objective}")
         if self.objective != "dpo" and self.dpo != DpoConfig():
-            raise ValueError("values of dpo are for objective: dpo")
+            raise ValueError("values under dpo need objective: dpo")
         return self
 
     @model_validator(mode="after")
     def _noise_is_of_rows(self) -> TrainConfig:
         if self.objective == "dpo" and self.noise != NoiseConfig():
-            raise ValueError("noise is for objective next_token; pairs for dpo differ by what is done to their images")
+            raise ValueError(
+                "noise needs objective next_token, because it could change what distinguishes the pairs of dpo"
+            )
         return self
 
     @model_validator(mode="after")
@@ -273,17 +274,15 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _adapters_are_whole(self) -> TrainConfig:
         if self.lora and self.parallel in ("zero3", "fsdp"):
-            raise ValueError(
-                f"adapters (lora) are not sharded; use parallel ddp or zero2 with them, not {self.parallel}"
-            )
+            raise ValueError(f"adapters (lora) cannot be sharded. Use parallel ddp or zero2, not {self.parallel}")
         return self
 
     @model_validator(mode="after")
     def _what_is_set_is_trained(self) -> TrainConfig:
         if unused := sorted(self.learning_rates.keys() - {*self.trainable}):
-            raise ValueError(f"learning_rates names {', '.join(unused)}, which trainable does not; add or remove it")
+            raise ValueError(f"learning_rates names {', '.join(unused)}, which trainable does not. Add or remove it")
         if self.lora and "language_model" not in self.trainable:
-            raise ValueError("lora trains the language model; name language_model in trainable, or leave lora out")
+            raise ValueError("lora trains the language model. Add language_model to trainable, or remove lora")
         return self
 
     @model_validator(mode="after")
@@ -297,21 +296,21 @@ class TrainConfig(Config):
 
     @property
     def whole_parts(self) -> tuple[Part, ...]:
-        """The parts whose own weights are trained, not adapters in their place."""
+        """The parts whose own weights are trained, without adapters."""
         return tuple(part for part in self.trainable if part != "language_model" or not self.lora)
 
     @property
     def conversations_per_row(self) -> int:
-        """A row is one conversation, or a pair of them."""
+        """The number of conversations in a row: one, or two for pairs."""
         return 2 if self.objective == "dpo" else 1
 
     @property
     def papers_batch(self) -> int:
-        """Rows per update of this stage in the paper, which names none for dpo."""
+        """Rows per update of this stage in the paper; the paper gives no value for dpo."""
         return _PAPERS_BATCH[self.stage]
 
     def rows_per_update(self, world_size: int) -> int:
-        """The global batch on that many processes. Raises `ValueError` when the sizes do not agree."""
+        """The global batch on this many processes. Raises `ValueError` if the sizes do not agree."""
         if self.accumulation is None:
             batch = self.global_batch or self.papers_batch
             if self.packing == "off":
@@ -326,21 +325,21 @@ class TrainConfig(Config):
         return batch
 
     def with_resolved_auto(self, processes: int = 1) -> TrainConfig:
-        """The same accumulation on other processes, or `auto` on another kind of device, would be another run."""
+        """Resolve batch sizes and `auto`, so that a resume with other processes or devices cannot change the run."""
         from sicog.model.precision import resolve_precision
-        from sicog.training.parallel.kind import settled_parallel
+        from sicog.training.parallel.kind import resolve_parallel
 
         return self.model_copy(
             update={
                 "global_batch": self.rows_per_update(processes),
                 "accumulation": None,
                 "precision": resolve_precision(self.precision),
-                "parallel": settled_parallel(self.parallel, self.out_dir, offload=self.offload),
+                "parallel": resolve_parallel(self.parallel, self.out_dir, offload=self.offload),
             }
         )
 
     def problems(self, processes: int = 1) -> list[str]:
-        """Sizes that do not agree, and packages that are not installed."""
+        """Messages about sizes that do not agree and packages that are not installed."""
         found = super().problems()
         try:
             self.rows_per_update(processes)
@@ -361,6 +360,6 @@ class TrainConfig(Config):
         ]
 
     def inputs(self) -> dict[str, Path]:
-        """The inputs whose content decides the result, by name, for run.json."""
+        """The inputs that decide the result, by name, for run.json."""
         reference = {"dpo.reference": self.dpo.reference} if self.dpo.reference else {}
         return {**self.model.inputs(), **self.data.inputs(), **reference}

@@ -1,4 +1,4 @@
-"""The model that a training begins with."""
+"""Load the initial model of a training."""
 
 from __future__ import annotations
 

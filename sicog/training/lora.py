@@ -1,9 +1,9 @@
-"""Low-rank adapters (LoRA) on the language model, with PEFT; the other trained parts are trained whole.
+"""Low-rank adapters (LoRA) on the language model, with PEFT. Other trained parts are trained whole.
 
-PEFT puts its layers into the model in place, so that the model stays of its class. What is saved is the whole model
-with the adapters merged into its weights, under its ordinary names, and beside it `adapter/`: the adapters and the
-parts trained whole, as PEFT writes them (`PeftModel.from_pretrained(model, "RUN/adapter")`). A run goes on from
-`adapter/`: what was merged cannot be taken apart again to the bit.
+PEFT inserts its layers in place, so the model keeps its class. A checkpoint holds the whole model with merged adapters,
+under its ordinary names. Beside it, `adapter/` holds the adapters and the parts trained whole, in PEFT's format
+(`PeftModel.from_pretrained(model, "RUN/adapter")`). A run resumes from `adapter/`, because merged weights cannot be
+separated again exactly.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _LORA = re.compile(r"\.lora_[AB]\.default\.")
 
 
 def add_adapters(model: SicogForConditionalGeneration, settings: LoraSettings, precision: Precision) -> None:
-    """Put adapters into the language model, drawn from torch's random state; at first they add nothing.
+    """Insert adapters into the language model, initialised with torch's random state. At first they add zero.
 
-    The adapted layers' own weights are from now on kept in the precision they are computed in, half the memory for
-    the same numbers. Raises `ValueError` when PEFT is missing or a target is no linear layer of the blocks.
+    The adapted layers' own weights are then stored in the precision of computation: half the memory, same results.
+    Raises `ValueError` if PEFT is missing or a target is not a linear layer of the blocks.
     """
     known = _linear_layers(model)
     if unknown := sorted({*(settings.targets or ())} - known):
@@ -54,18 +54,18 @@ def add_adapters(model: SicogForConditionalGeneration, settings: LoraSettings, p
                 parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def freeze_adapted(language_model: nn.Module) -> None:
-    """Of a language model with adapters, train no more than these."""
+def freeze_except_adapters(language_model: nn.Module) -> None:
+    """Freeze everything except the adapters in a language model that has some."""
     parameters = list(language_model.named_parameters())
     if any(_LORA.search(name) for name, _ in parameters):
         for name, parameter in parameters:
             parameter.requires_grad_(parameter.requires_grad and bool(_LORA.search(name)))
 
 
-def merged(state: Mapping[str, torch.Tensor], settings: LoraSettings) -> dict[str, torch.Tensor]:
-    """A whole state without adapters: their products are added to the weights, in float32, under ordinary names.
+def merge_adapters(state: Mapping[str, torch.Tensor], settings: LoraSettings) -> dict[str, torch.Tensor]:
+    """The whole state with merged adapters: their products are added to the weights in float32, under ordinary names.
 
-    The adapted layers get the adapters' dtype and lie on the host.
+    The merged layers get the adapters' dtype and are on the host.
     """
     dtype = next(value.dtype for name, value in state.items() if _LORA.search(name))
     result = {}
@@ -100,38 +100,38 @@ def save_adapter(
 
 
 def load_adapter(model: SicogForConditionalGeneration, folder: Path) -> None:
-    """Load what `save_adapter` wrote into a model with adapters. Raises `ValueError` when it is another model's."""
+    """Load the files of `save_adapter` into a model with adapters. Raises `ValueError` for another model."""
     stored = {name.removeprefix(_PREFIX): value for name, value in load_file(folder / _WEIGHTS).items()}
     values = {re.sub(r"(\.lora_[AB])\.", r"\1.default.", name): value for name, value in stored.items()}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     missing, unknown = model.load_state_dict(values, strict=False)
     if unknown or (lost := sorted(trained & {*missing})):
-        raise ValueError(f"{folder} belongs to another model: {(unknown or lost)[0]} differs; remove the checkpoint")
+        raise ValueError(f"{folder} belongs to another model: {(unknown or lost)[0]} differs. Remove the checkpoint")
 
 
 def merge_lora(source: Path, target: Path, *, base: Path | None = None) -> None:
     """Write a whole checkpoint: an adapter merged into its base.
 
-    source: an adapter's folder, or a run or checkpoint that holds one. base: a checkpoint; None: what the run began
-    with, by its run.json. Raises `ValueError` when there is no adapter, no base, or `target` exists.
+    source: an adapter's folder, or a run or checkpoint that holds one. base: a checkpoint; None: the initial model in
+    the run's run.json. Raises `ValueError` if there is no adapter, no base, or `target` exists.
     """
     if target.exists():
-        raise ValueError(f"{target} exists; name a new folder")
+        raise ValueError(f"{target} exists. Give a new folder")
     folder = next((path for path in (source, source / ADAPTER) if (path / _CONFIG).is_file()), None)
     if folder is None:
         raise ValueError(f"{source} holds no {_CONFIG}; name an adapter's folder, or the run or checkpoint it is in")
     from sicog.training.load import load_model
 
     peft = _peft()
-    model, processor = load_model(ModelSource(checkpoint=base) if base else _began_with(folder))
+    model, processor = load_model(ModelSource(checkpoint=base) if base else _base_of_run(folder))
     whole: Any = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     whole.save_pretrained(target)
     processor.save_pretrained(target)
     make_readable(target)
 
 
-def _began_with(folder: Path) -> ModelSource:
-    """The model of the run that the adapter is of: the run's folder, or a checkpoint's in it."""
+def _base_of_run(folder: Path) -> ModelSource:
+    """The initial model of the adapter's run. folder: the run or a checkpoint in it."""
     for parent in list(folder.resolve().parents)[:2]:
         if (parent / RUN).is_file():
             return ModelSource.model_validate(read_json(parent / RUN)["config"]["model"])
@@ -139,7 +139,7 @@ def _began_with(folder: Path) -> ModelSource:
 
 
 def _peft_config(settings: LoraSettings, names: Collection[str]) -> LoraConfig:
-    # A pattern, not names alone: the vision tower has layers of the same names.
+    # A pattern, not just names, because the vision tower has layers with the same names.
     pattern = rf"language_model\..*\.({'|'.join(names)})"
     config: LoraConfig = _peft().LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=pattern

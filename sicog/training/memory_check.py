@@ -1,4 +1,4 @@
-"""Whether the memory suffices, told before the first update: the run's heaviest micro-batch is tried first."""
+"""Fail early on out-of-memory: run the heaviest micro-batch before the first update."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sicog.training.config import TrainConfig
 
 
 class Trains(Protocol):
-    """What of a trainer is needed to try a micro-batch: `SicogTrainer` has it."""
+    """The attributes of a trainer that the check needs. `SicogTrainer` has them."""
 
     model: Any
     model_wrapped: Any
@@ -39,9 +39,9 @@ class Trains(Protocol):
 def heaviest_micro_batch(
     plan: RunPlan, lengths: RowLengths, rank: int, config: SicogConfig, trainable: Collection[str], *, padded: bool
 ) -> np.ndarray:
-    """int64 [rows]: the micro-batch of this rank that keeps most for the backward pass.
+    """int64 [rows]: the micro-batch of this rank that stores most for the backward pass.
 
-    Weighed by width and depth: positions for the language model, patches for the vision tower where it is trained.
+    Weighted by width and depth: positions for the language model, patches for the vision tower if it is trained.
     padded: all rows of a micro-batch are as long as its longest.
     """
     text: Any = config.text_config
@@ -57,7 +57,7 @@ def heaviest_micro_batch(
 
 
 class MemoryCheck(TrainerCallback):
-    """Tries this rank's heaviest micro-batch once all is in place for the first update; every rank its own."""
+    """Run this rank's heaviest micro-batch just before the first update. Every rank runs its own."""
 
     def __init__(self, trainer: Trains, lengths: RowLengths) -> None:
         self.trainer = trainer
@@ -72,16 +72,16 @@ class MemoryCheck(TrainerCallback):
         )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Raises `ValueError` that says which rows were too much and what to lower."""
-        if state.global_step < state.max_steps:  # else only the final files are left to be written
+        """Run the check. Raises `ValueError` with the rows that were too large and the settings to lower."""
+        if state.global_step < state.max_steps:  # else only the final files remain to be written
             try_micro_batch(self.trainer, self.trainer.model_wrapped, self.rows)
 
 
 def try_micro_batch(trainer: Trains, model: Any, rows: np.ndarray) -> None:
     """Run one micro-batch forward and backward and leave no trace: neither gradients nor random state.
 
-    The loss is multiplied by zero, so that what an engine has added up (DeepSpeed's) stays as it is. The optimizer's
-    moments, where they are made only at the first update, are stood in for by an empty buffer of their size.
+    The loss is multiplied by zero, so the sums of an engine (DeepSpeed) do not change. If the optimizer allocates its
+    moments at the first update, an empty buffer of their size replaces them.
     """
     loader = trainer.get_train_dataloader()
     batch: Any = loader.collate_fn([loader.dataset[int(i)] for i in rows])
@@ -89,7 +89,7 @@ def try_micro_batch(trainer: Trains, model: Any, rows: np.ndarray) -> None:
     inputs: Any = trainer._prepare_inputs(batch)
     device = trainer.args.device
     accelerator = trainer.accelerator
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), told_when_too_much(trainer, inputs):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), explain_out_of_memory(trainer, inputs):
         moments = torch.empty(_missing_moments(trainer), dtype=torch.uint8, device=device)
         model.train()
         accelerator.gradient_state._set_sync_gradients(False)
@@ -103,8 +103,8 @@ def try_micro_batch(trainer: Trains, model: Any, rows: np.ndarray) -> None:
 
 
 @contextmanager
-def told_when_too_much(trainer: Trains, inputs: Mapping[str, Any]) -> Iterator[None]:
-    """Out of memory is a `ValueError` that says what was tried and what to lower."""
+def explain_out_of_memory(trainer: Trains, inputs: Mapping[str, Any]) -> Iterator[None]:
+    """Turn out-of-memory into a `ValueError` with the size of the micro-batch and the settings to lower."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -119,7 +119,7 @@ def told_when_too_much(trainer: Trains, inputs: Mapping[str, Any]) -> Iterator[N
 def _ways_out(config: TrainConfig) -> str:
     lower = [f"max_length (now {config.max_length})"]
     if config.device_batch > 1:
-        lower.insert(0, f"device_batch (now {config.device_batch}; the global batch stays)")
+        lower.insert(0, f"device_batch (now {config.device_batch}; the global batch does not change)")
     if config.packing != "off":
         lower.insert(0, "pack_tokens")
     here = "Set gradient_checkpointing=full and run again; or, " if config.gradient_checkpointing != "full" else ""

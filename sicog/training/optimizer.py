@@ -1,4 +1,4 @@
-"""The optimizer and its groups: each part of the model has its learning rate; norms and biases do not decay."""
+"""The optimizer and its groups: each part has its learning rate, and norms and biases have no weight decay."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 def optimizer_name(config: TrainConfig) -> str:
-    """The Trainer's name of the optimizer. Raises `ValueError` where it cannot run here."""
+    """The Trainer's name of the optimizer. Raises `ValueError` if it cannot run here."""
     if config.optimizer == "adamw":
         return "adamw_torch_fused"
     if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
-        raise ValueError("optimizer 'adamw_8bit' needs the package bitsandbytes and a CUDA device; use 'adamw'")
+        raise ValueError("optimizer 'adamw_8bit' needs the package bitsandbytes and a CUDA device. Use 'adamw'")
     return "adamw_bnb_8bit"
 
 
 def parameter_groups(
     model: SicogForConditionalGeneration, config: TrainConfig, decaying: Collection[str]
 ) -> list[dict[str, Any]]:
-    """The trained parameters by part and by whether they decay. decaying: the names of those that do.
+    """The trained parameters by part and by weight decay. decaying: the names of those with weight decay.
 
-    The parts with the config's `learning_rate` come first: the Trainer logs the first group's as the run's.
+    Parts with the config's `learning_rate` come first, because the Trainer logs the rate of the first group.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = []

@@ -1,4 +1,4 @@
-"""Which parts of the model are trained, by name."""
+"""Select the parts of the model to train, by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from sicog.training.config import PARTS
-from sicog.training.lora import freeze_adapted
+from sicog.training.lora import freeze_except_adapters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 def set_trainable(model: SicogForConditionalGeneration, trainable: Collection[str]) -> None:
-    """Train the named parts and freeze the others; layers of the vision tower that never run stay frozen."""
+    """Train the named parts and freeze the others. Layers of the vision tower that never run stay frozen."""
     if unknown := set(trainable) - set(PARTS):
         raise ValueError(f"unknown parts to train: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     modules = parts(model)
     for name, module in modules.items():
         module.requires_grad_(name in trainable)
-    freeze_adapted(model.language_model)
+    freeze_except_adapters(model.language_model)
     model.vision_tower.freeze_unused()
 
 
 def drop_features(model: SicogForConditionalGeneration, share: float) -> None:
-    """In training, set this share of the numbers that the language model is shown of images to 0, and scale the rest
-    by 1 / (1 - share)."""
+    """In training, zero this share of the image features for the language model, and scale the rest by
+    1 / (1 - share)."""
     from torch.nn import functional
 
     model.resampler.register_forward_hook(
@@ -41,5 +41,5 @@ def parts(model: SicogForConditionalGeneration) -> dict[str, nn.Module]:
 
 
 def size(parameter: nn.Parameter) -> int:
-    """Elements of the whole parameter, also where ZeRO-3 keeps a shard of it here."""
+    """Number of elements of the whole parameter, also if ZeRO-3 keeps only a shard here."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: what the layers computed is computed again in the backward pass instead of being kept."""
+"""Gradient checkpointing: compute results of layers again in the backward pass instead of storing them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_mm")
 
 
 def checkpoint_activations(model: Any, level: Checkpointing) -> None:
-    """Let the layers of vision tower and language model be computed again in the backward pass.
+    """Recompute the layers of vision tower and language model in the backward pass.
 
-    `full` keeps the input of each layer: least memory, and a third more FLOPs. `selective` also keeps what matrix
-    products and attention gave, and computes only what lies between them again: norms, activations, rotations, casts
-    and products of elements. These are half of what a layer keeps and next to none of its FLOPs: no other choice (every
-    second layer, the feed-forward layers) frees as much memory for a FLOP. The gradients are the same to the bit.
+    `full` stores only the input of each layer: least memory, and a third more FLOPs. `selective` also stores the
+    results of matrix products and attention, and recomputes the rest: norms, activations, rotations, casts and
+    elementwise products. The rest is half of a layer's memory and nearly none of its FLOPs. No other choice (every
+    second layer, the feed-forward layers) frees as much memory per FLOP. The gradients are bit-identical.
     """
     if level == "none":
         return
     kwargs: dict[str, Any] = {"use_reentrant": False}
     if level == "selective":
         kwargs["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
-    # The method's name since Transformers 5.23, and the one before.
+    # The method's name since Transformers 5.23, and the older one.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable(kwargs)
-    # Enabling also makes all embeddings require gradients, which only the reentrant kind needs: the backward pass of
-    # the align stage would run through the whole frozen vision tower. Its Trainer cannot be told, so it is done here.
+    # Enabling also makes all embeddings require gradients, which only the reentrant kind needs. In the align stage the
+    # backward pass would then run through the frozen vision tower. The Trainer has no option, so it is done here.
     model.disable_input_require_grads()
 
 
@@ -38,6 +38,6 @@ def _keep_products(_context: Any, operator: Any, *args: Any, **kwargs: Any) -> C
     name = operator.name() if isinstance(operator, torch._ops.OpOverload) else str(operator)
     namespace, _, name = name.partition("::")
     is_product = namespace == "aten" and name.partition(".")[0] in _PRODUCTS
-    # torch's own kernels, and the packages' (flash_attn::_flash_attn_varlen_forward).
+    # kernels of torch and of packages (flash_attn::_flash_attn_varlen_forward).
     is_attention = "attention" in name or "flash_attn" in name
     return CheckpointPolicy.MUST_SAVE if is_product or is_attention else CheckpointPolicy.PREFER_RECOMPUTE

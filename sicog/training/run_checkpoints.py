@@ -1,4 +1,4 @@
-"""Checkpoints of a run in progress: complete only when a marker, written last, agrees with the files.
+"""Checkpoints of a run in progress. One is complete only if a marker, written last, matches its files.
 
 `checkpoint-N` was saved after update N. `checkpoint-N-universal` is the same for any number of processes.
 """
@@ -18,18 +18,18 @@ from sicog.stages.storage import make_readable, read_json, write_json
 MARKER = "complete.json"
 UNIVERSAL = "-universal"
 _NAME = re.compile(rf"checkpoint-(\d+)({UNIVERSAL})?")
-_SHARDS = "global_step*"  # DeepSpeed's folder of what each process has saved
+_SHARDS = "global_step*"  # DeepSpeed's folder with the states of each process
 _TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc")
 
 
 def mark_complete(folder: Path, *, processes: int) -> None:
-    """Write the marker: the names and sizes of all files, and how many processes saved them. Others may read them."""
+    """Write the marker: names and sizes of all files, and the number of processes. Make the files world-readable."""
     make_readable(folder)
     write_json(folder / MARKER, {"processes": processes, "files": _sizes(folder)})
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the marker is there and every file has the size it names."""
+    """Whether the marker exists and every file has the size in it."""
     if not (folder / MARKER).is_file():
         return False
     try:
@@ -45,22 +45,22 @@ def newest_complete(run_dir: Path) -> Path | None:
 
 
 def saved_by(folder: Path) -> int:
-    """How many processes saved a complete checkpoint."""
+    """The number of processes that saved a complete checkpoint."""
     return int(read_json(folder / MARKER)["processes"])
 
 
 def is_universal(folder: Path) -> bool:
-    """Whether any number of processes can go on from the sharded states of this checkpoint."""
+    """Whether any number of processes can resume from the sharded states of this checkpoint."""
     return folder.name.endswith(UNIVERSAL)
 
 
 def shards(folder: Path) -> Path | None:
-    """DeepSpeed's folder in a checkpoint; None in one whose states are whole."""
+    """DeepSpeed's folder in a checkpoint; None if its states are not sharded."""
     return next(folder.glob(_SHARDS), None)
 
 
 def check_processes(folder: Path, processes: int) -> None:
-    """Raise `ValueError` when so many processes cannot go on from this checkpoint."""
+    """Raise `ValueError` if this many processes cannot resume from this checkpoint."""
     if shards(folder) is None or is_universal(folder) or (saved := saved_by(folder)) == processes:
         return
     raise ValueError(
@@ -70,7 +70,7 @@ def check_processes(folder: Path, processes: int) -> None:
 
 
 def remove_incomplete(run_dir: Path) -> None:
-    """Remove half-written checkpoints, so that nothing is ever added to one."""
+    """Remove half-written checkpoints, so nothing is ever added to one."""
     for folder in _checkpoints(run_dir):
         if not is_complete(folder):
             shutil.rmtree(folder)
@@ -86,28 +86,28 @@ def keep_newest(run_dir: Path, n: int, every: int | None = None) -> None:
 
 def remove(folder: Path) -> None:
     """Remove a checkpoint."""
-    # The marker goes first: a kill in the middle leaves a folder that is plainly not complete.
+    # Remove the marker first, so that a kill in the middle leaves an incomplete folder.
     (folder / MARKER).unlink(missing_ok=True)
     shutil.rmtree(folder)
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """While a checkpoint is written: what the disk refuses is a `ValueError`, and nothing half-written is left."""
+def save_or_clean_up(folder: Path) -> Iterator[None]:
+    """Context for writing a checkpoint: a disk error becomes a `ValueError`, and half-written files are removed."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        # torch's writer has no error of its own, and does not say what the system said.
+        # torch's writer has no error class and hides the system's error.
         of_torch = isinstance(error, RuntimeError)
         if of_torch and not any(name in str(error) for name in _TORCH_WRITER):
             raise
         shutil.rmtree(folder, ignore_errors=True)
         kept = newest_complete(folder.parent)
         system = error.strerror if isinstance(error, OSError) else None
-        reason = "the disk did not take all of it" if of_torch else system or str(error).splitlines()[0]
+        reason = "the disk is probably full" if of_torch else system or str(error).splitlines()[0]
         raise ValueError(
             f"{folder} could not be written: {reason}. {kept.name if kept else 'No earlier checkpoint'} is kept; "
-            f"make room or repair the folder, and run the same command again to resume"
+            f"free disk space or repair the folder, and run the same command again to resume"
         ) from error
 
 
@@ -116,7 +116,7 @@ def _checkpoints(run_dir: Path) -> list[Path]:
 
 
 def _step(folder: Path) -> tuple[int, bool]:
-    """The step, and whether it is a universal checkpoint, which comes after what it was made of."""
+    """The step, and whether it is a universal checkpoint, which sorts after its source."""
     match = _NAME.fullmatch(folder.name)
     assert match is not None
     return int(match[1]), bool(match[2])

@@ -1,7 +1,7 @@
-"""A stop signal ends a run well: the update in progress is finished, a checkpoint saved, and the exit code says so.
+"""Stop a run on a signal: finish the current update, save a checkpoint, and exit with a code that says so.
 
-SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) count; a second Ctrl-C ends the run at once. With several processes a signal to any
-of them stops all after the same update.
+The signals are SIGTERM, SIGUSR1 and SIGINT (Ctrl-C). A second Ctrl-C ends the run at once. With several processes a
+signal to one of them stops all after the same update.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from sicog.console import stderr_console
 from sicog.training.time_limit import TO_BE_CONTINUED
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-# torchrun passes a Ctrl-C on, so that one may come twice.
+# torchrun forwards Ctrl-C, so it may arrive twice.
 _SAME_KEY_PRESS = 1.0
 
 
 class StopSignal(TrainerCallback):
-    """Looks after every update whether a process was told to stop; then lets the Trainer save and end.
+    """Check after every update whether a process got a stop signal; then let the Trainer save and end.
 
-    stopped: the update after which the run was stopped before its end, or None.
+    stopped: the update after which the run stopped early, or None.
     """
 
     def __init__(self) -> None:
@@ -36,8 +36,8 @@ class StopSignal(TrainerCallback):
         self.stopped: int | None = None
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """While this is open, signals are noted instead of ending the process."""
+    def catch_signals(self) -> Iterator[None]:
+        """Inside this context, signals are stored and do not end the process."""
         before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         try:
             yield
@@ -53,7 +53,7 @@ class StopSignal(TrainerCallback):
             os.write(2, f"  {self.signal.name}: stopping after this update, with a checkpoint\n".encode())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop all processes when one was told to, unless the run ends here anyway."""
+        """Stop all processes if one got a signal, unless the run ends here anyway."""
         told = torch.tensor(float(self.signal is not None), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(told, op=torch.distributed.ReduceOp.MAX)
@@ -63,7 +63,7 @@ class StopSignal(TrainerCallback):
 
 
 def leave(stage: str, step: int, n_steps: int) -> None:
-    """End this process with the code that means: run the same again to go on."""
+    """End this process with the exit code that means: run the same command again to resume."""
     if int(os.environ.get("RANK", "0")) == 0:
         text = f"  {stage}: stopped after update {step} of {n_steps} and saved; run the same command again to resume"
         stderr_console().print(text, highlight=False)

@@ -1,4 +1,4 @@
-"""What the log of a run begins with: a table of the parts, and in one line each the batch and how it is computed."""
+"""Print the start of a run's log: a table of the parts, the batch, and the kind of computation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from sicog.model.modeling import SicogForConditionalGeneration
 
 
-def show_opening(
+def print_summary(
     model: SicogForConditionalGeneration, config: TrainConfig, plan: RunPlan, batch: str, lengths: RowLengths
 ) -> None:
-    """Print the table. batch: the line of `batch_line`, of the config as the user gave it."""
+    """Print the table and the lines. batch: the result of `batch_line` for the user's config."""
     from sicog.training.parts import parts
 
     console = stderr_console()
@@ -34,9 +34,9 @@ def show_opening(
 
 
 def batch_line(config: TrainConfig, world_size: int) -> str:
-    """The arithmetic of an update; with a warning when exported sizes multiply to another batch than the paper's.
+    """The batch arithmetic of an update, with a warning if exported sizes give another batch than the paper's.
 
-    Raises `ValueError` when the sizes do not agree.
+    Raises `ValueError` if the sizes do not agree.
     """
     rows = config.rows_per_update(world_size)
     packed = f", packed (packing: {config.packing})" if config.packing != "off" else ""
@@ -54,7 +54,7 @@ def batch_line(config: TrainConfig, world_size: int) -> str:
 
 
 def how_line(config: TrainConfig) -> str:
-    """How it is computed."""
+    """The settings of computation: precision, parallelism, kernels and so on."""
     words: dict[str, str] = {"precision": config.precision, "gradient checkpointing": config.gradient_checkpointing}
     words |= {"optimizer": config.optimizer, "kernels": config.kernels, "compiled": "yes" if config.compile else "no"}
     words |= {"parallel": config.parallel + (" with offload" if config.offload else "")}

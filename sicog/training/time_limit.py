@@ -1,4 +1,4 @@
-"""SIGUSR1, SLURM's word that the time is nearly over, where no update is made. Needs no torch."""
+"""Handle SIGUSR1, SLURM's warning before the time limit, before and after the updates. Needs no torch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-TO_BE_CONTINUED = os.EX_TEMPFAIL  # 75: run again to go on
+TO_BE_CONTINUED = os.EX_TEMPFAIL  # 75: run again to resume
 
 
 @contextmanager
 def nothing_to_save() -> Iterator[None]:
-    """While this is open, SIGUSR1 ends the process at once with the code that means: run the same again to go on.
+    """Inside this context, SIGUSR1 ends the process at once with the code that means: run again to resume.
 
-    Before and after the updates there is nothing that the next run would not find or make again, but SLURM shall know
-    that the job is to be queued again.
+    Before and after the updates nothing is lost by that, and the exit code makes SLURM queue the job again.
     """
 
     def end(_number: int, _frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""Train one stage from its config: `sicog train`. A run that was stopped goes on from its last complete checkpoint."""
+"""`sicog train`: train one stage from its config. A stopped run resumes from its last complete checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sicog.training import run_checkpoints
 from sicog.training.config import TrainConfig
 from sicog.training.load import load_model
 from sicog.training.parallel import sharding
-from sicog.training.summary import batch_line, show_opening
+from sicog.training.summary import batch_line, print_summary
 from sicog.training.time_limit import nothing_to_save
 from sicog.training.updates import plan_updates, remember_plan
 
@@ -44,9 +44,9 @@ _LOCK = ".lock"
 def train(config: TrainConfig) -> Path:
     """Train one stage and return its folder: the final checkpoint, its metrics, and manifest.json, written last.
 
-    A finished run of the same config and inputs returns at once; a folder of another one is refused.
+    A finished run with the same config and inputs returns at once. The folder of another run is refused.
     """
-    with nothing_to_save():  # while nothing else listens
+    with nothing_to_save():  # while nothing else handles signals
         return _train(config)
 
 
@@ -58,7 +58,7 @@ def _train(config: TrainConfig) -> Path:
         of_rows = [problem for path in config.row_paths() for problem in unreadable_message(path)]
         if found := [*of_rows, *config.problems(_world_size())]:
             raise ValueError("; ".join(found))
-    config = config.model_copy(update={"model": config.model.located()}).with_resolved_auto(_world_size())
+    config = config.model_copy(update={"model": config.model.with_local_folders()}).with_resolved_auto(_world_size())
     if _is_main():
         from sicog.data.rows.table import digest_source_file
 
@@ -86,10 +86,10 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     from sicog.training.speed import Meter, flops_and_peak
     from sicog.training.trainer import SicogTrainer
 
-    logging.disable_progress_bar()  # a bar for each file written would break ours
-    # Before the model: the reference model may fill the device, and is let go again.
+    logging.disable_progress_bar()  # bars of written files would break ours
+    # Before the model, because the reference model may fill the device; it is released again.
     referenced = reference_log_probs(config) if config.objective == "dpo" else None
-    set_seed(config.seed)  # before the model: new parts are drawn from it
+    set_seed(config.seed)  # before the model, because new parts are initialised with it
     model, processor = _load(config)
     read = load_pairs(config, processor, *referenced) if referenced else load_rows(config, processor)
     plan = plan_updates(config, read.lengths, model.config, _world_size())
@@ -103,9 +103,9 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
         trainer.add_callback(MemoryCheck(trainer, read.lengths))
     if _is_main():
         remember_plan(config, plan)
-        show_opening(model, config, plan, batch, read.lengths)
+        print_summary(model, config, plan, batch, read.lengths)
     try:
-        with stop.listening():
+        with stop.catch_signals():
             _run(trainer, config)
     finally:
         metrics.close()
@@ -114,7 +114,7 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
         sharding.leave_together()
         leave(config.stage, stop.stopped, plan.n_steps)
     trainer.stop_unless_weights_are_finite()
-    with run_checkpoints.writing(config.out_dir / _FINAL):
+    with run_checkpoints.save_or_clean_up(config.out_dir / _FINAL):
         _save_final(trainer, config)
     if _is_main():
         _write_manifest(trainer, config, read)
@@ -146,9 +146,9 @@ def _load(config: TrainConfig) -> tuple[SicogForConditionalGeneration, SicogProc
 
 @dataclass(frozen=True)
 class RowsRead:
-    """What came of the data: each of `n_in` rows is in `dataset` or counted in `dropped`; another `left_out` were left.
+    """Result of loading the data: counts of rows read (`n_in`), dropped and left out, and the dataset of usable rows.
 
-    A row that a weight repeats is counted as often as it is trained on.
+    A row that a weight repeats counts as often as it is used.
     """
 
     n_in: int
@@ -158,14 +158,14 @@ class RowsRead:
 
     @property
     def lengths(self) -> RowLengths:
-        """What is known of each row before the model runs."""
+        """The lengths of the rows, known before the model runs."""
         return self.dataset.lengths
 
 
 def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
-    """The rows to train on and counts of the drops, which are also written to dropped.jsonl.
+    """Load the training rows, and count the dropped ones, which are also written to dropped.jsonl.
 
-    Raises `ValueError` when more than `data.max_dropped_share` of the rows cannot be used.
+    Raises `ValueError` if more than `data.max_dropped_share` of the rows cannot be used.
     """
     from sicog.data.dataset import ExampleDataset
     from sicog.data.image_folder import ImageFolder
@@ -193,7 +193,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
     if _is_main():
         write_records(config.out_dir / DROPPED, usable.dropped_rows())
     if n_rows != len(dataset) + dropped.total():
-        raise AssertionError(f"{n_rows} rows were read, but {len(dataset)} are kept and {dropped.total()} dropped")
+        raise AssertionError(f"{n_rows} rows were read, but {len(dataset)} are usable and {dropped.total()} dropped")
     reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common())
     if dropped.total() > max(1.0, data.max_dropped_share * n_rows):
         first = next(usable.dropped_rows())
@@ -211,7 +211,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
 
 
 def load_pairs(config: TrainConfig, processor: SicogProcessor, folder: Path, left_out: int) -> RowsRead:
-    """The pairs of the folder that `reference_log_probs` wrote. Raises `ValueError` when there is none."""
+    """Load the pairs in the folder of `reference_log_probs`. Raises `ValueError` if there are none."""
     from sicog.data.image_folder import ImageFolder
     from sicog.data.pairs import PairDataset
 
@@ -230,7 +230,7 @@ def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
         run_checkpoints.check_processes(resume, _world_size())
         if run_checkpoints.is_universal(resume):
             sharding.load_universal(trainer.args)
-    trainer.accelerator.wait_for_everyone()  # all ranks have looked before the main one removes anything
+    trainer.accelerator.wait_for_everyone()  # all ranks have checked before the main one removes anything
     if _is_main():
         run_checkpoints.remove_incomplete(config.out_dir)
         if resume is not None:
@@ -239,7 +239,7 @@ def _run(trainer: SicogTrainer, config: TrainConfig) -> None:
 
 
 def _save_final(trainer: SicogTrainer, config: TrainConfig) -> None:
-    """Save model and processor beside the run, to be moved to its top when complete."""
+    """Save model and processor in a temporary folder of the run; they move to its top when complete."""
     folder = config.out_dir / _FINAL
     if _is_main():
         shutil.rmtree(folder, ignore_errors=True)
@@ -247,14 +247,14 @@ def _save_final(trainer: SicogTrainer, config: TrainConfig) -> None:
     trainer.save_model(str(folder))
     if not _is_main():
         return
-    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
+    (folder / "training_args.bin").unlink(missing_ok=True)  # an unused pickle
     trainer.processor.save_pretrained(folder)
     if config.stage == "align":
         save_projector(folder)
 
 
 def save_projector(folder: Path) -> None:
-    """The projector of the checkpoint in this folder once more, in a file of its own."""
+    """Also save the projector of the checkpoint in this folder in a separate file."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -266,7 +266,7 @@ def save_projector(folder: Path) -> None:
 
 
 def _write_manifest(trainer: SicogTrainer, config: TrainConfig, read: RowsRead) -> None:
-    """Move the final files to the top of the run, then say in the manifest what they are and what they come from."""
+    """Move the final files to the top of the run, then write the manifest with their digests and inputs."""
     plan: RunPlan = trainer.plan
     final = config.out_dir / _FINAL
     paths = sorted(path for path in final.rglob("*") if path.is_file())

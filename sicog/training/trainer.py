@@ -1,4 +1,4 @@
-"""Transformers' Trainer with our order of rows, complete checkpoints, and no update that is not finite."""
+"""Transformers' Trainer with our row order, complete checkpoints, and a check that updates are finite."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sicog.model.kernels.document_attention import attend_within_documents
 from sicog.model.precision import resolve_precision
 from sicog.training import lora, run_checkpoints
 from sicog.training.config import TrainConfig
-from sicog.training.memory_check import told_when_too_much
+from sicog.training.memory_check import explain_out_of_memory
 from sicog.training.objectives.dpo import DpoObjective
 from sicog.training.optimizer import optimizer_name, parameter_groups, rates_of
 from sicog.training.parallel import sharding
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from sicog.model.processing import SicogProcessor
 
 _IDS_SHOWN = 16
-# What we override of Transformers' own inside: under another name ours would silently never be called.
+# Private methods of Transformers that we override. If one is renamed, ours would silently never be called.
 _HOOKS = "_clip_grad_norm _get_learning_rate _load_optimizer_and_scheduler _save _save_checkpoint _load_from_checkpoint"
 assert all(hasattr(Trainer, hook) for hook in _HOOKS.split()), f"another Trainer than this was written for: {_HOOKS}"
 
 
 class SicogTrainer(Trainer):
-    """Trains by a `RunPlan`: the whole run is one pass over its updates, whatever the number of epochs.
+    """Train by a `RunPlan`: the whole run is one pass over its updates, for any number of epochs.
 
     The loss of an update is the sum over its supervised tokens divided by their number, over all micro-batches and
-    ranks. An update whose loss or gradient is not finite stops the run before the weights are touched.
+    ranks. If the loss or gradient of an update is not finite, the run stops before the weights change.
     """
 
     def __init__(
@@ -57,15 +57,15 @@ class SicogTrainer(Trainer):
         if config.packing != "off":
             attend_within_documents(model)
         super().__init__(model=model, args=trainer_arguments(config, plan), callbacks=callbacks)
-        # The Trainer writes `use_cache: false` into the config; the model decides that itself, call by call.
+        # The Trainer writes `use_cache: false` into the config, but the model decides that in each call.
         vars(model.config).pop("use_cache", None)
-        # Ours are the only bar and the only lines: theirs would print every update.
+        # Use only our progress bar and log lines. Theirs would print every update.
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         # The model divides by num_items_in_batch itself.
         self.model_accepts_loss_kwargs = True
         if not torch.distributed.is_initialized():
-            self.args._n_gpu = min(self.args.n_gpu, 1)  # several GPUs are for torchrun, never for DataParallel
+            self.args._n_gpu = min(self.args.n_gpu, 1)  # several GPUs need torchrun; DataParallel is never used
         self.processor = processor
         self.dataset = dataset
         self.plan = plan
@@ -86,7 +86,7 @@ class SicogTrainer(Trainer):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.args.device.type == "cuda",
-            # Without its own generator the loader would draw its base seed from the global one.
+            # Without its own generator the loader would take its base seed from the global one.
             generator=torch.Generator().manual_seed(self.config.seed),
         )
 
@@ -99,19 +99,19 @@ class SicogTrainer(Trainer):
         batches, n_supervised = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.ids_of_update = [row_id for batch in batches for row_id in batch.pop("ids")]
         if batches and (n_supervised is None or not int(n_supervised)):
-            raise ValueError(f"no supervised token in the update of rows {_listed(self.ids_of_update)}")
+            raise ValueError(f"no supervised token in the update of rows {_join_ids(self.ids_of_update)}")
         return batches, n_supervised
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch."""
-        with told_when_too_much(self, inputs):
+        with explain_out_of_memory(self, inputs):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Forward of one micro-batch; looked at before the backward pass, which under DeepSpeed ends in the update."""
+        """Forward of one micro-batch. Check the loss before backward, which under DeepSpeed includes the update."""
         if self.objective is None:
             loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
-        else:  # divided by the counts of all ranks; what follows averages over the ranks
+        else:  # it is divided by the counts of all ranks, and later code averages over ranks
             loss = self.objective.loss(model, inputs, self.state.global_step) * self.accelerator.num_processes
         self._stop_unless_finite(float(loss.detach()), "loss")
         return loss
@@ -121,13 +121,13 @@ class SicogTrainer(Trainer):
         return total
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        # Under DeepSpeed it has clipped already, or has left out an update whose norm is not finite.
+        # DeepSpeed has already clipped, or skipped an update whose norm is not finite.
         norm = super()._clip_grad_norm(model)
         self._stop_unless_finite(float(norm), "gradient norm")
         return norm
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The Trainer's own, with our groups."""
+        """The Trainer's optimizer with our parameter groups."""
         target: Any = self.model if model is None else model
         optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, target)
         groups = parameter_groups(target, self.config, {*self.get_decay_parameter_names(target)})
@@ -135,7 +135,7 @@ class SicogTrainer(Trainer):
         return super().create_optimizer(model)
 
     def _get_learning_rate(self) -> float:
-        # Asked after every update, before the schedule goes on.
+        # Called after every update, before the schedule advances.
         optimizer: Any = self.optimizer
         self.rates_of_update = rates_of(optimizer.param_groups)
         return super()._get_learning_rate()
@@ -156,20 +156,20 @@ class SicogTrainer(Trainer):
             and self.config.parallel == "zero3"
         ):
             engine: Any = self.deepspeed
-            sharding.mend_universal(engine.optimizer.optimizer, Path(checkpoint))
+            sharding.repair_universal(engine.optimizer.optimizer, Path(checkpoint))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: Transformers' estimate knows no vision tower, and walks over all parameters each time."""
+        """Return 0: Transformers' estimate ignores the vision tower and iterates over all parameters each time."""
         return 0
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Adapters are merged into what is saved, and lie beside it."""
+        """Save the model with merged adapters, and the adapters beside it."""
         if self.config.lora and self.args.should_save:
             model: Any = self.model
             state = model.state_dict() if state_dict is None else state_dict
             adapter = Path(str(output_dir)) / lora.ADAPTER
             lora.save_adapter(adapter, state, self.config.lora, self.config.trainable)
-            state_dict = lora.merged(state, self.config.lora)
+            state_dict = lora.merge_adapters(state, self.config.lora)
         super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -180,10 +180,10 @@ class SicogTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save the whole state, then mark it complete, then let go of older checkpoints."""
+        """Save the whole state, then mark it complete, then remove older checkpoints."""
         folder = self.config.out_dir / f"checkpoint-{self.state.global_step}"
         self.stop_unless_weights_are_finite()
-        with run_checkpoints.writing(folder):
+        with run_checkpoints.save_or_clean_up(folder):
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
                 self.processor.save_pretrained(folder)
@@ -193,11 +193,11 @@ class SicogTrainer(Trainer):
             run_checkpoints.keep_newest(folder.parent, self.config.save_total_limit, self.config.keep_every)
 
     def listed_ids(self) -> str:
-        """The rows of the update in progress, the first of them."""
-        return _listed(self.ids_of_update)
+        """The first row ids of the current update."""
+        return _join_ids(self.ids_of_update)
 
     def stop_unless_weights_are_finite(self) -> None:
-        """Raise `ValueError` before broken weights are saved: no loss looks at what the last update did."""
+        """Raise `ValueError` before broken weights are saved, because no loss checks the last update."""
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]  # type: ignore[union-attr]
         # Under ZeRO-3 a process holds its shard of each.
         bad = [name for name, p in trained if not bool(torch.isfinite(getattr(p, "ds_tensor", p)).all())]
@@ -239,7 +239,7 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=config.save_steps,
-        save_total_limit=None,  # ours keeps the old one until the new one is complete
+        save_total_limit=None,  # our own code keeps the old one until the new one is complete
         dataloader_num_workers=config.workers if config.workers is not None else 4 * on_gpu,
         remove_unused_columns=False,
         report_to=list(config.report_to) or "none",
@@ -252,6 +252,6 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
     return args
 
 
-def _listed(ids: list[str]) -> str:
+def _join_ids(ids: list[str]) -> str:
     more = f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else ""
     return ", ".join(ids[:_IDS_SHOWN]) + more

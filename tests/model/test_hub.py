@@ -24,13 +24,13 @@ def cache(tmp_path, monkeypatch):
 def test_a_folder_is_itself_and_an_id_is_its_snapshot(tmp_path, cache):
     assert find_model(tmp_path) == tmp_path
     assert find_model(Path("some/model")) == cache
-    source = ModelSource(vision_tower="some/model", language_model=tmp_path, turn_format="chatml").located()
+    source = ModelSource(vision_tower="some/model", language_model=tmp_path, turn_format="chatml").with_local_folders()
     assert (source.vision_tower, source.language_model, source.turn_format) == (cache, tmp_path, "chatml")
 
 
 def test_what_is_not_there_is_said_with_what_to_do(cache):
     with pytest.raises(ValueError, match=r"model.checkpoint: other/model is neither .* run `hf download other/model`"):
-        ModelSource(checkpoint="other/model").located()
+        ModelSource(checkpoint="other/model").with_local_folders()
     for path in ("/no/such/folder", "runs/a/b", "nowhere"):
         assert find_model(Path(path)) is None
         with pytest.raises(ValueError, match=f"checkpoint: {path} does not exist"):

@@ -71,7 +71,7 @@ def test_a_stop_signal_saves_and_the_run_goes_on_to_the_bit(
 
 def test_a_second_key_press_ends_at_once_and_one_passed_on_twice_does_not() -> None:
     stop = StopSignal()
-    with stop.listening():
+    with stop.catch_signals():
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
         assert stop.signal == signal.SIGINT
@@ -237,7 +237,7 @@ def test_a_full_disk_is_a_sentence_and_the_old_checkpoint_stays(
             train(settings)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "checkpoint-2 is kept; make room" in str(full.value)
+    assert "checkpoint-2 is kept; free disk space" in str(full.value)
     assert [path.name for path in settings.out_dir.glob("checkpoint-*")] == ["checkpoint-2"]
     assert_same(train(settings), undisturbed)
 
@@ -304,7 +304,7 @@ def test_too_little_memory_is_told_before_the_first_update(config: MakeConfig, m
     for check in (True, False):  # and with the same words where an update runs out
         with pytest.raises(ValueError, match=r"out of memory on a micro-batch of 4 x \d+ positions, \d+ views") as told:
             train(config(check_memory=check))
-        assert "among rows row-" in str(told.value) and "device_batch (now 4; the global batch stays)" in str(
+        assert "among rows row-" in str(told.value) and "device_batch (now 4; the global batch does not change)" in str(
             told.value
         )
         assert "Set gradient_checkpointing=full and run again" in str(told.value)

@@ -104,7 +104,7 @@ def test_mistakes_are_named(config: MakeConfig, tiny_dir: Path, tmp_path: Path) 
         train(config(lora={**LORA, "targets": ["qproj"]}))
     with pytest.raises(ValueError, match="holds no adapter_config.json"):
         merge_lora(tiny_dir, tmp_path / "out")
-    with pytest.raises(ValueError, match="exists; name a new folder"):
+    with pytest.raises(ValueError, match="exists. Give a new folder"):
         merge_lora(tiny_dir, tmp_path)
     (tmp_path / "lone").mkdir()
     (tmp_path / "lone" / "adapter_config.json").write_text("{}")

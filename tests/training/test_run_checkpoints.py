@@ -60,12 +60,12 @@ def test_those_of_every_so_many_steps_stay_too(tmp_path: Path) -> None:
 
 def test_another_error_while_writing_is_left_as_it_is(tmp_path: Path) -> None:
     folder = save(tmp_path, 1, complete=False)
-    with pytest.raises(RuntimeError, match="shape"), run_checkpoints.writing(folder):
+    with pytest.raises(RuntimeError, match="shape"), run_checkpoints.save_or_clean_up(folder):
         raise RuntimeError("shape mismatch")
     refused = PermissionError(13, "Permission denied", "model.safetensors")
     with (
         pytest.raises(ValueError, match="Permission denied. No earlier checkpoint is kept"),
-        run_checkpoints.writing(folder),
+        run_checkpoints.save_or_clean_up(folder),
     ):
         raise refused
     assert not folder.exists()

@@ -13,7 +13,7 @@ from sicog.model import load_checkpoint
 from sicog.model.lengths import RowLengths
 from sicog.training.config import TrainConfig
 from sicog.training.parts import set_trainable
-from sicog.training.summary import batch_line, show_opening
+from sicog.training.summary import batch_line, print_summary
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -26,7 +26,7 @@ def test_the_opening_says_what_is_trained_and_how(
     settings = config()
     ones = np.ones(24, dtype=np.int32)
     plan = plan_run(ones, global_batch=8, device_batch=4, seed=0)
-    show_opening(model, settings, plan, batch_line(settings, 1), RowLengths(ones, ones, ones, ones))
+    print_summary(model, settings, plan, batch_line(settings, 1), RowLengths(ones, ones, ones, ones))
     shown = capsys.readouterr().err
     n = sum(p.numel() for p in model.resampler.parameters())
     assert shown.count(f"{n:,}") == 3  # the projector: all, trained, and the total that is trained

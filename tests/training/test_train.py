@@ -88,7 +88,7 @@ def test_noise_changes_what_is_learnt_and_not_what_is_counted(config: MakeConfig
         noisy = metrics(train(config(out_dir=tmp_path / name, noise=noise)))
         assert noisy == metrics(train(config(out_dir=tmp_path / f"{name}-again", noise=noise)))
         assert [line["loss"] for line in noisy] != [line["loss"] for line in plain]
-    with pytest.raises(ValueError, match="noise is for objective next_token"):
+    with pytest.raises(ValueError, match="noise needs objective next_token"):
         config(stage="dpo", objective="dpo", noise={"jitter": 0.1})
 
 
@@ -190,7 +190,7 @@ def test_rows_that_get_lost_are_our_mistake(config: MakeConfig, monkeypatch: pyt
         init(self, tables, selection[rest], RowLengths.of(lengths.as_array()[rest]), *args, **kw)
 
     monkeypatch.setattr(dataset.ExampleDataset, "__init__", without_the_first)
-    with pytest.raises(AssertionError, match="24 rows were read, but 23 are kept and 0 dropped"):
+    with pytest.raises(AssertionError, match="24 rows were read, but 23 are usable and 0 dropped"):
         train(config())
 
 
@@ -215,7 +215,7 @@ def test_native_precision_and_plain_attention_train_nearly_the_same(
         assert {tensor.dtype for tensor in load_file(run_dir / "model.safetensors").values()} == {torch.float32}
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
     assert losses["bfloat16"] != losses["float32"] or torch.cuda.is_available()
-    with pytest.raises(ValueError, match="packed rows have an attention of their own"):
+    with pytest.raises(ValueError, match="packed rows need their own attention"):
         config(packing="step", attention="eager")
 
 

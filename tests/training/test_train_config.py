@@ -44,7 +44,7 @@ def test_the_stages_are_the_papers(stage: str) -> None:
         ("trainable=[]", "trainable must name"),
         ("trainable=[projector,projector]", "each once"),
         ("trainable=[resampler]", "projector"),
-        ("model.projector=x", "either checkpoint or"),
+        ("model.projector=x", "give checkpoint, or else"),
         ("model.checkpoint=null", "both vision_tower and language_model"),
         ("data.path=null", "data.path or data.sources"),
         ("global_batch=0", "must be above 0, got 0"),
@@ -63,7 +63,7 @@ def test_what_is_set_must_be_trained() -> None:
     frozen = "trainable=[projector]"
     with pytest.raises(ValueError, match="learning_rates names vision_tower, which trainable does not"):
         load("sft", frozen, "learning_rates.vision_tower=1e-6")
-    with pytest.raises(ValueError, match="lora trains the language model; name language_model in trainable"):
+    with pytest.raises(ValueError, match="lora trains the language model. Add language_model to trainable"):
         load("sft", frozen, "lora.r=8")
     config = load("sft", "learning_rates.vision_tower=2e-6", "lora.r=8", "lora.targets=q_proj,v_proj")
     assert config.learning_rates == {"vision_tower": 2e-6}
@@ -134,7 +134,7 @@ def test_the_config_needs_no_torch() -> None:
 def test_image_settings_are_of_models_made_from_parts() -> None:
     parts = {"vision_tower": "v", "language_model": "l"}
     assert ModelSource.model_validate({**parts, "image": {"normalize_on": "device"}}).image.max_patches == 2304
-    with pytest.raises(ValueError, match="give either checkpoint or .*image"):
+    with pytest.raises(ValueError, match="give checkpoint, or else .*image"):
         ModelSource.model_validate({"checkpoint": "c", "image": {"normalize_on": "device"}})
     with pytest.raises(ValueError, match="normalise_on"):
         ModelSource.model_validate({**parts, "image": {"normalise_on": "device"}})

@@ -1,8 +1,8 @@
-"""The DPO objective: prefer chosen to rejected by more than the reference model does, and keep to the chosen answers.
+"""The DPO objective: prefer chosen over rejected more than the reference model does, and stay close to chosen answers.
 
-TRL's DPOTrainer cannot take our model and processor: it hands the processor texts that a chat template has made, where
-content could become a control token, and cuts what is too long; and under accumulation it averages the means of small
-batches. The loss is short, and is tested against TRL's own. Shapes: P pairs of a micro-batch.
+TRL's DPOTrainer does not fit our model and processor. It passes rendered chat templates to the processor, so content
+could become a control token. It truncates long rows, and under accumulation it averages the means of micro-batches.
+Our loss is short and is tested against TRL's. Shapes: P pairs of a micro-batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METRICS = ("dpo_loss", "sft_loss", "rewards/chosen", "rewards/rejected", "reward
 
 @dataclass(frozen=True)
 class Preferences:
-    """What a micro-batch says, float32 [P] each: the loss of each pair, and the rewards beta * (log p - reference)."""
+    """Results of a micro-batch, float32 [P] each: the loss of each pair, and the rewards beta * (log p - reference)."""
 
     losses: torch.Tensor
     chosen_rewards: torch.Tensor
@@ -57,7 +57,7 @@ class DpoObjective:
         self.begin_update()
 
     def begin_update(self) -> None:
-        """Forget what earlier micro-batches said."""
+        """Reset the metrics of earlier micro-batches."""
         self._sums = torch.zeros(len(METRICS), dtype=torch.float64)
         self._counts = torch.ones_like(self._sums)
 

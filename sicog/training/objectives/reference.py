@@ -1,7 +1,7 @@
-"""Reference log-probabilities of preference pairs, once, before training: a data step of its own.
+"""Compute the reference log-probabilities of preference pairs once, in a data step before training.
 
-The reference model is loaded, runs over all pairs, and is let go before the model to train is loaded. What it said is
-stored beside the pairs, so training holds one model, and a run that was stopped goes on without asking again.
+The reference model runs over all pairs and is released before the trained model is loaded. Its results are stored with
+the pairs. So training holds one model, and a resumed run does not compute them again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from sicog.model.processing import Encoded, SicogProcessor
 
 STEP = "reference"
-_BLOCK = 16  # pairs, whose patches are in memory together, and which a kill costs at most
-_SHARD = 256  # pairs that one process takes at a time
+_BLOCK = 16  # pairs in memory together; an interruption loses at most so many
+_SHARD = 256  # pairs that one process takes at once
 _IGNORED = -100
 
 
 class ReferenceConfig(Config):
-    """What decides the reference log-probabilities, beside the content of the inputs."""
+    """The values that decide the reference log-probabilities, in addition to the inputs' content."""
 
     volatile: ClassVar[frozenset[str]] = frozenset()
     model: ModelSource
@@ -48,9 +48,9 @@ class ReferenceConfig(Config):
 
 
 def reference_log_probs(config: TrainConfig) -> tuple[Path, int]:
-    """Write the dataset `run_dir/reference` of `ReferencedPair`; returns it and how many rows `take` left out.
+    """Write the dataset `run_dir/reference` of `ReferencedPair`. Returns it and the number of rows left out by `take`.
 
-    Under torchrun every process takes its share of the pairs. Reasons of drops: `image_refused`, `image_missing`,
+    Under torchrun every process computes its share of the pairs. Drop reasons: `image_refused`, `image_missing`,
     `image_broken`, `unusable` (the processor refuses it), `too_long`, and those of reading.
     """
     settings = ReferenceConfig(
@@ -79,23 +79,23 @@ def reference_log_probs(config: TrainConfig) -> tuple[Path, int]:
 
 
 class ReferenceBlock:
-    """The process of the stage: pairs in, each with its two log-probabilities out. Loads the model when first used."""
+    """The process of the stage: adds two log-probabilities to each pair. Loads the model on first use."""
 
     def __init__(self, config: ReferenceConfig) -> None:
         self.config = config
         self._loaded: tuple[Any, SicogProcessor, ImageFolder] | None = None
 
     def __call__(self, block: Sequence[PreferencePair]) -> list[Outcome]:
-        encoded = [self._encoded(pair) for pair in block]
+        encoded = [self._encode(pair) for pair in block]
         documents = [document for pair in encoded if not isinstance(pair, Dropped) for document in pair]
         log_probs = iter(self._log_probs(documents))
         return [
-            two if isinstance(two, Dropped) else (_referenced(pair, two, next(log_probs), next(log_probs)),)
+            two if isinstance(two, Dropped) else (_referenced_pair(pair, two, next(log_probs), next(log_probs)),)
             for pair, two in zip(block, encoded, strict=True)
         ]
 
     def release(self) -> None:
-        """Give the model's memory back."""
+        """Free the model's memory."""
         import torch
 
         if self._loaded is not None:
@@ -103,7 +103,7 @@ class ReferenceBlock:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _encoded(self, pair: PreferencePair) -> tuple[Encoded, Encoded] | Dropped:
+    def _encode(self, pair: PreferencePair) -> tuple[Encoded, Encoded] | Dropped:
         from sicog.data.pairs import encode_pair
 
         _, processor, images = self._tools()
@@ -119,7 +119,7 @@ class ReferenceBlock:
         return both
 
     def _log_probs(self, documents: Sequence[Encoded]) -> list[float]:
-        """The log-probability of each answer; documents of like length run together."""
+        """The log-probability of each answer. Documents of similar length run together."""
         import torch
 
         model, processor, _ = self._tools()
@@ -152,8 +152,10 @@ class ReferenceBlock:
         return self._loaded
 
 
-def _referenced(pair: PreferencePair, both: tuple[Encoded, Encoded], chosen: float, rejected: float) -> ReferencedPair:
-    # The first position is never a target: nothing stands before it that could predict it.
+def _referenced_pair(
+    pair: PreferencePair, both: tuple[Encoded, Encoded], chosen: float, rejected: float
+) -> ReferencedPair:
+    # The first position is never a target, because no position before it could predict it.
     supervised = [sum(label != _IGNORED for label in encoded.labels[1:]) for encoded in both]
     return ReferencedPair(
         id=pair.id,
@@ -169,7 +171,7 @@ def _referenced(pair: PreferencePair, both: tuple[Encoded, Encoded], chosen: flo
 
 
 def _check_same_words(processor: SicogProcessor, other: SicogProcessor, path: Path) -> None:
-    """Raises `ValueError` where the same ids would mean other words or other features."""
+    """Raise `ValueError` if the same ids would mean other words or features."""
     same = processor.tokenizer.get_vocab() == other.tokenizer.get_vocab()
     if not same or processor.query_grid != other.query_grid:
         raise ValueError(f"dpo.reference {path} has another vocabulary or query grid than the model to train")

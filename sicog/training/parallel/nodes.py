@@ -1,4 +1,4 @@
-"""Which processes a training has: from torchrun's or SLURM's variables, or DISTRIBUTED_ARGS before it is started."""
+"""Find the processes of a training: from torchrun's or SLURM's variables, or DISTRIBUTED_ARGS before the start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Nodes:
-    """So many nodes with so many processes on each, started by `launcher`: a command's beginning, for node 0, 1 ..."""
+    """Nodes with equal numbers of processes. launcher: the start of the command for node 0, 1 ..."""
 
     n_nodes: int
     per_node: int
@@ -32,7 +32,7 @@ class Nodes:
 
 
 def planned_nodes(environment: Mapping[str, str]) -> Nodes:
-    """What the environment would start. Raises `ValueError` when DISTRIBUTED_ARGS does not say how many."""
+    """The processes that the environment would start. Raises `ValueError` if DISTRIBUTED_ARGS has no numbers."""
     slurm = [environment.get(name, "") for name in ("SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "MASTER_ADDR")]
     if all(slurm):  # inside slurm.sbatch
         nodes, tasks = int(slurm[0]), int(slurm[1])

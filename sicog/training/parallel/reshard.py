@@ -1,4 +1,4 @@
-"""Let a run with sharded states go on with another number of processes: `sicog reshard`."""
+"""`sicog reshard`: convert sharded states, so that another number of processes can resume a run."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from sicog.training.config import TrainConfig
 from sicog.training.parallel import sharding
 from sicog.training.updates import check_divides
 
-_UNIVERSAL_TAG = "latest_universal"  # DeepSpeed's file that names the folder to load
+_UNIVERSAL_TAG = "latest_universal"  # DeepSpeed's file with the name of the folder to load
 _OF_ONE_PROCESS = ("global_step*", "latest", "rng_state*", run_checkpoints.MARKER)
 
 
 def reshard(run_dir: Path, processes: int) -> Path:
     """Turn the newest complete checkpoint of a run into a universal one, and return it.
 
-    Order of rows and optimizer states are kept; sums over ranks are rounded in another order, so losses agree but are
-    not bit-equal. The old checkpoint is removed when the new one is complete. Raises `ValueError` when there is none,
-    none that needs it, or the batch does not divide by so many processes.
+    The order of rows and the optimizer states are kept. Sums over ranks are rounded in another order, so losses agree
+    but are not bit-equal. The old checkpoint is removed when the new one is complete. Raises `ValueError` if there is
+    no checkpoint, it needs no resharding, or the batch does not divide by the number of processes.
     """
     if not (run_dir / RUN).is_file():
-        raise ValueError(f"{run_dir} holds no {RUN}; give the folder of a training run")
+        raise ValueError(f"{run_dir} has no {RUN}. Give the folder of a training run")
     if (run_dir / MANIFEST).is_file():
-        raise ValueError(f"{run_dir} is finished; there is nothing to resume")
+        raise ValueError(f"{run_dir} is finished. There is nothing to resume")
     begun = TrainConfig.model_validate(read_json(run_dir / RUN)["config"])
     check_divides(begun.model_copy(update={"out_dir": run_dir}), processes)
     old = run_checkpoints.newest_complete(run_dir)
     if old is None:
-        raise ValueError(f"{run_dir} holds no complete checkpoint; start the run with {processes} processes")
+        raise ValueError(f"{run_dir} has no complete checkpoint. Start the run with {processes} processes")
     shards = run_checkpoints.shards(old)
     if shards is None or run_checkpoints.is_universal(old):
-        raise ValueError(f"{old} needs no resharding: any number of processes can resume from it")
+        raise ValueError(f"{old} needs no resharding. Any number of processes can resume from it")
     new = old.with_name(old.name + run_checkpoints.UNIVERSAL)
     shutil.rmtree(new, ignore_errors=True)
-    # Hard links where the disk has them: the weights are as large as all else.
+    # Hard links if the disk supports them, because the weights are as large as all the rest.
     shutil.copytree(old, new, copy_function=_link, ignore=shutil.ignore_patterns(*_OF_ONE_PROCESS))
     tag = f"{shards.name}_universal"
     sharding.to_universal(shards, new / tag)

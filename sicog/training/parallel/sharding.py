@@ -1,7 +1,7 @@
-"""How many processes share one training: plain data parallel, DeepSpeed's ZeRO-2 and ZeRO-3, or FSDP.
+"""Set up data parallelism: plain, DeepSpeed's ZeRO-2 and ZeRO-3, or FSDP.
 
-The only file that imports deepspeed. ZeRO-2 keeps the optimizer's states and the gradients in shards, one a process;
-ZeRO-3 also the weights. Under both the weights are bfloat16 on a GPU, beside float32 ones in the optimizer's shards.
+Only this file imports deepspeed. ZeRO-2 shards the optimizer states and the gradients over the processes; ZeRO-3 also
+shards the weights. On a GPU both use bfloat16 weights, with float32 copies in the optimizer's shards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sicog.model.precision import chosen_device, resolve_precision
 from sicog.training.config import ModelSource, TrainConfig
-from sicog.training.parallel.kind import ZERO_STAGES, settled_parallel
+from sicog.training.parallel.kind import ZERO_STAGES, resolve_parallel
 
 if TYPE_CHECKING:
     from sicog.model.modeling import SicogForConditionalGeneration
@@ -23,19 +23,18 @@ if TYPE_CHECKING:
 
     Loaded = tuple[SicogForConditionalGeneration, SicogProcessor]
 
-# How long a process waits for the others in one exchange. The longest wait is for the main one, saving or digesting.
+# Timeout of a process in one collective call. The longest wait is for the main process, which saves or digests.
 PATIENCE = timedelta(minutes=30)
 _WHOLE = ".whole"
-# Elements sent at once: 0.4 GB of bfloat16, which keeps a fast link busy and is small beside the weights.
+# Elements sent at once: 0.4 GB of bfloat16, enough to keep a fast link busy and small compared to the weights.
 _BUCKET = 200_000_000
-_KEPT_WHOLE = 10_000  # elements: norms and biases are not worth a gather each
+_KEPT_WHOLE = 10_000  # elements; smaller parameters (norms, biases) are not sharded
 
 
 def leave_together() -> None:
-    """Let no process go while another is still at work, and close what joined them.
+    """Wait for all processes, then close their process group.
 
-    One that ends with its group open may abort in the backend's threads after all work was done, and then the launcher
-    ends the others too.
+    A process that ends with an open group may abort in the backend's threads, and the launcher then ends the others.
     """
     import torch.distributed as dist
 
@@ -45,26 +44,26 @@ def leave_together() -> None:
 
 
 def trainer_settings(config: TrainConfig) -> dict[str, Any]:
-    """What `TrainingArguments` is told of it."""
+    """The settings of data parallelism for `TrainingArguments`."""
     config = config.model_copy(
-        update={"parallel": settled_parallel(config.parallel, config.out_dir, offload=config.offload)}
+        update={"parallel": resolve_parallel(config.parallel, config.out_dir, offload=config.offload)}
     )
     settings: dict[str, Any] = {"ddp_timeout": int(PATIENCE.total_seconds())}
     if config.parallel in ZERO_STAGES:
         _without_compiling()
         return {**settings, "deepspeed": deepspeed_config(config)}
     if config.parallel == "fsdp":
-        # Layers are the units of sharding, by the `_no_split_modules` of the model's parts.
+        # Layers are the units of sharding (`_no_split_modules` of the model's parts).
         return {**settings, "fsdp": True, "fsdp_config": {"cpu_offload": config.offload}}
     return settings
 
 
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
-    """DeepSpeed's settings; batch sizes are `auto`, for the Trainer to fill in."""
+    """DeepSpeed's settings. Batch sizes are `auto`; the Trainer fills them in."""
     stage, on_gpu = ZERO_STAGES[config.parallel], chosen_device() == "cuda"
     zero: dict[str, Any] = {
         "stage": stage,
-        "overlap_comm": on_gpu,  # gloo cannot
+        "overlap_comm": on_gpu,  # gloo does not support it
         "contiguous_gradients": True,
         "reduce_bucket_size": _BUCKET,
     }
@@ -76,7 +75,7 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
             "stage3_param_persistence_threshold": _KEPT_WHOLE,
             "stage3_max_live_parameters": 5 * _BUCKET,
             "stage3_max_reuse_distance": 5 * _BUCKET,
-            "stage3_gather_16bit_weights_on_model_save": True,  # every checkpoint loads with one from_pretrained
+            "stage3_gather_16bit_weights_on_model_save": True,  # so that from_pretrained loads every checkpoint
         }
     if config.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
@@ -86,14 +85,14 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     return {
         "zero_optimization": zero,
         "bf16": {"enabled": bf16},
-        # Micro-batches are summed in float32: in bfloat16 a sum of several loses the small ones.
+        # Sum micro-batches in float32, because a bfloat16 sum loses small values.
         "data_types": {"grad_accum_dtype": "fp32"},
-        # Not left to the Trainer: without this key its own max_grad_norm is silently not applied.
+        # Set here, because without this key the Trainer's max_grad_norm is silently ignored.
         "gradient_clipping": config.max_grad_norm,
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
-        # Torch's fused AdamW, on a CPU too: DeepSpeed's own would be compiled at the first start.
+        # Torch's fused AdamW, also on a CPU, because DeepSpeed's own is compiled at the first start.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
@@ -102,7 +101,7 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
 def load(config: TrainConfig, load_model: Callable[[ModelSource], Loaded]) -> Loaded:
     """The model and processor of a config; under ZeRO-3 sharded from the start, so that no process holds it whole.
 
-    A model made from parts is then put together by the main process and read from its files by all.
+    The main process then builds a model from parts, and all processes read it from its files.
     """
     if config.parallel != "zero3":
         return load_model(config.model)
@@ -122,7 +121,7 @@ def load(config: TrainConfig, load_model: Callable[[ModelSource], Loaded]) -> Lo
             for thing in load_model(config.model):
                 thing.save_pretrained(whole)
         torch.distributed.barrier()
-    # Transformers reads it through a weak reference, so it must live as long as the loading.
+    # Transformers reads it through a weak reference, so it must live until loading ends.
     sharding = HfDeepSpeedConfig(deepspeed_config(config) | _any_batch(torch.distributed.get_world_size()))
     loaded = load_model(source)
     assert sharding.is_zero3()
@@ -137,11 +136,11 @@ def load_universal(arguments: Any) -> None:
     arguments.hf_deepspeed_config.config["checkpoint"] = {"load_universal": True}
 
 
-def mend_universal(optimizer: Any, folder: Path) -> None:
-    """Undo two slips of DeepSpeed when ZeRO-3 has loaded the universal checkpoint of this folder.
+def repair_universal(optimizer: Any, folder: Path) -> None:
+    """Fix two errors of DeepSpeed after ZeRO-3 has loaded the universal checkpoint of this folder.
 
-    All parameter groups share one counter of Adam's steps, which each of them then advances; and all have the first
-    group's settings, so that weight decay reaches norms and biases.
+    All parameter groups share one counter of Adam's steps, so it advances once per group. All groups also get the first
+    group's settings, so weight decay would apply to norms and biases.
     """
     import torch
 
@@ -164,7 +163,7 @@ def to_universal(source: Path, target: Path) -> None:
     from deepspeed.checkpoint.ds_to_universal import main
 
     settings = {"num_extract_workers": 1, "num_merge_workers": 1, "keep_temp_folder": False}
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # its notes are for its authors
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # hide its debug output
         main(
             Namespace(
                 input_folder=str(source), output_folder=str(target), strict=True, inject_missing_state=True, **settings
@@ -173,13 +172,13 @@ def to_universal(source: Path, target: Path) -> None:
 
 
 def _any_batch(world_size: int) -> dict[str, int]:
-    """Batch sizes that agree with each other; loading asks for some."""
+    """Consistent batch sizes, because loading needs some."""
     sizes = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     return {**dict.fromkeys(sizes, 1), "train_batch_size": world_size}
 
 
 def _without_compiling() -> None:
-    """On a CPU DeepSpeed would compile an op for shared memory, for minutes; gloo does its work."""
+    """On a CPU DeepSpeed would compile an op for shared memory for minutes; gloo can replace it."""
     if chosen_device() == "cuda":
         return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")

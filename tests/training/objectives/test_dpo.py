@@ -236,9 +236,9 @@ def test_metrics_go_to_tensorboard_too(config: MakeConfig, data_dir: Path, tmp_p
 
 def test_stage_and_objective_go_together(config: MakeConfig) -> None:
     for values in ({"stage": "dpo"}, {"objective": "dpo"}):
-        with pytest.raises(ValueError, match="stage dpo and objective dpo go together"):
+        with pytest.raises(ValueError, match="stage dpo needs objective dpo"):
             config(**values)
-    with pytest.raises(ValueError, match="values of dpo are for objective: dpo"):
+    with pytest.raises(ValueError, match="values under dpo need objective: dpo"):
         config(dpo={"beta": 0.2})
 
 

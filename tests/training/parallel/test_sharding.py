@@ -231,7 +231,7 @@ def test_no_process_waits_for_weeks(config: MakeConfig) -> None:
 
 
 def settled(config: TrainConfig) -> str:
-    return kind.settled_parallel(config.parallel, config.out_dir, offload=config.offload)
+    return kind.resolve_parallel(config.parallel, config.out_dir, offload=config.offload)
 
 
 def test_auto_is_settled_by_the_machine(config: MakeConfig, launched: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_auto_goes_on_as_the_folders_run_began(config: MakeConfig, launched: Non
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"parallel": "ddp", "offload": True}, "offload moves sharded states.*set parallel=zero2, zero3 or fsdp"),
+        ({"parallel": "ddp", "offload": True}, "offload moves sharded states.*Set parallel=zero2, zero3 or fsdp"),
         ({"parallel": "fsdp"}, "fsdp needs CUDA devices"),
     ],
 )
@@ -267,7 +267,7 @@ def test_zero_without_a_launcher_or_deepspeed_is_refused(config: MakeConfig, mon
     with pytest.raises(ValueError, match="torchrun --nproc-per-node=1 -m sicog train"):
         settled(config(parallel="zero2"))
     monkeypatch.setattr(kind, "_has_deepspeed", lambda: False)
-    with pytest.raises(ValueError, match=r"install sicog\[train\]"):
+    with pytest.raises(ValueError, match=r"Install sicog\[train\]"):
         settled(config(parallel="zero3"))
 
 
@@ -302,7 +302,7 @@ def test_a_universal_checkpoint_is_newer_than_its_own(tmp_path: Path) -> None:
 
 
 def test_only_a_stopped_run_is_resharded(tmp_path: Path, config: MakeConfig) -> None:
-    with pytest.raises(ValueError, match=r"holds no run\.json"):
+    with pytest.raises(ValueError, match=r"has no run\.json"):
         reshard(tmp_path, 2)
     run_dir = train(config(max_steps=1))
     with pytest.raises(ValueError, match="is finished"):
