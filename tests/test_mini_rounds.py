@@ -54,7 +54,7 @@ def test_two_rounds_run_to_their_end_after_a_kill(tmp_path):
         os.killpg(killed.pid, signal.SIGKILL)
         killed.wait()
     code, table = status(run)
-    assert code == 1 and "stopped" in table and "nothing is at work on it" in table
+    assert code == 1 and "stopped" in table and "no process is running" in table
     before = (run / "round-1" / "curated" / "shard-00000.jsonl").read_bytes()
     again = sicog("run", recipe)
     output = again.communicate(timeout=SECONDS)[0]

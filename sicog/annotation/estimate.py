@@ -15,8 +15,8 @@ from sicog.annotation.teacher import (
     Prompt,
     TeacherConfig,
     load_prompt,
-    pictures_of,
     request_for,
+    row_pictures,
 )
 from sicog.console import stderr_console
 from sicog.data.image_folder import ImageFolder
@@ -92,11 +92,11 @@ def estimate(config: TeacherConfig, input_file: Path, images: ImageFolder, answe
                 if isinstance(row, Dropped):
                     found.unusable[row.reason] += 1
                 else:
-                    _add(found, row, config, prompt, images, store)
+                    _add_row(found, row, config, prompt, images, store)
     return found
 
 
-def _add(
+def _add_row(
     found: Estimate,
     row: CaptionRow,
     config: TeacherConfig,
@@ -105,7 +105,7 @@ def _add(
     store: AnswerStore | None,
 ) -> None:
     try:
-        pictures = pictures_of(row, images, config.max_side)
+        pictures = row_pictures(row, images, config.max_side)
         sizes = [picture.size() for picture in pictures]
     except ImageProblem as problem:
         found.unusable[problem.reason] += 1

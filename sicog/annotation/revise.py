@@ -34,7 +34,7 @@ from sicog.formats import (
     tagged_sections,
 )
 from sicog.records import AnnotatedRow, Dropped, Example, Query, Turn
-from sicog.remote.client import connected
+from sicog.remote.client import open_client
 from sicog.stages.config import StageOptions
 from sicog.stages.provenance import write_run_json
 from sicog.stages.reader import FolderSource, Source
@@ -72,7 +72,7 @@ class ReviseConfig(Config):
     """Folder of the teacher's rows and stored answers; null: `chain_dir` with "-teacher"."""
 
     @model_validator(mode="after")
-    def _a_teacher_sees_images(self) -> ReviseConfig:
+    def _check_teacher(self) -> ReviseConfig:
         if self.teacher and self.task != "captioning":
             raise ValueError(
                 "teacher works only for captions; reasoning rows must be annotated already (LLaVA-CoT). "
@@ -118,7 +118,7 @@ def print_estimate(config: ReviseConfig) -> None:
 
 def _annotate(config: ReviseConfig, teacher: TeacherConfig, images: ImageFolder) -> Path:
     """Write the teacher's rows as a dataset of `AnnotatedRow`; its shards can be read as annotated rows."""
-    with connected(teacher.endpoint, config.answers()) as client:
+    with open_client(teacher.endpoint, config.answers()) as client:
         process = Teacher(teacher, client, images)
         return run_stage(
             Stage(
@@ -230,9 +230,9 @@ class _Keep:
 
 def cod_example(row: Row, row_id: str, prompts: str = "task") -> Example:
     """Return the teacher's five-step caption as an answer, with checked steps. Raises `RowError` or `ChainError`."""
-    bodies = parse(COD, _text(row, "cod_caption"))
+    bodies = parse(COD, _text_of_key(row, "cod_caption"))
     style = "cod" if prompts == "task" else "cod-conv"
-    return _caption(row, row_id, style, render(COD, bodies), "cod")
+    return _caption_example(row, row_id, style, render(COD, bodies), "cod")
 
 
 def dd_example(row: Row, row_id: str, prompts: str = "task") -> Example:
@@ -240,34 +240,37 @@ def dd_example(row: Row, row_id: str, prompts: str = "task") -> Example:
 
     If the original found no last step, its `dd_caption` is the teacher's whole chain; then use the last step's body.
     """
-    text = _text(row, "cod_caption" if row.get("dd_caption") in (None, "") else "dd_caption")
+    text = _text_of_key(row, "cod_caption" if row.get("dd_caption") in (None, "") else "dd_caption")
     if row.get("dd_caption") in (None, "") or re.search(r"^Step 1:", text, re.MULTILINE):
         text = parse(COD, text)[-1]
-    return _caption(row, row_id, "dd" if prompts == "task" else "row", text, "dd")
+    return _caption_example(row, row_id, "dd" if prompts == "task" else "row", text, "dd")
 
 
 def cot_example(row: Row, row_id: str, prompts: str = "task") -> Example:
     """Return each tagged answer as a four-step chain; each question asks for steps."""
     example = parse_example(ensure_marker(row), row_id)
-    return _revised(
-        example, lambda q: _ask(row_id, q, "cot"), lambda a: render(COT, tagged_sections(a, COT_TAGS)), "cot"
+    return _revise_turns(
+        example,
+        lambda q: _question_with_prompt(row_id, q, "cot"),
+        lambda a: render(COT, tagged_sections(a, COT_TAGS)),
+        "cot",
     )
 
 
 def short_example(row: Row, row_id: str, prompts: str = "task") -> Example:
     """Return the conclusion of each tagged answer; with `prompts="row"` the question is unchanged."""
     example = parse_example(ensure_marker(row), row_id)
-    ask = (lambda q: q) if prompts == "row" else (lambda q: _ask(row_id, q, "direct"))
-    return _revised(example, ask, lambda a: tagged_sections(a, COT_TAGS)[-1], "short")
+    ask = (lambda q: q) if prompts == "row" else (lambda q: _question_with_prompt(row_id, q, "direct"))
+    return _revise_turns(example, ask, lambda a: tagged_sections(a, COT_TAGS)[-1], "short")
 
 
-def _ask(row_id: str, question: str, style: str) -> str:
+def _question_with_prompt(row_id: str, question: str, style: str) -> str:
     if not bare_question(question):
         raise RowError("no_question", "a human turn holds no question")
     return REASONING.prompt(Query(id=row_id, task="reasoning", question=question), style)
 
 
-def _revised(example: Example, ask: Callable[[str], str], answer: Callable[[str], str], kind: str) -> Example:
+def _revise_turns(example: Example, ask: Callable[[str], str], answer: Callable[[str], str], kind: str) -> Example:
     turns = []
     for turn in example.turns:
         text = ask(turn.text) if turn.role == "user" else answer(turn.text) if turn.role == "assistant" else turn.text
@@ -281,7 +284,7 @@ def _revised(example: Example, ask: Callable[[str], str], answer: Callable[[str]
     )
 
 
-def _caption(row: Row, row_id: str, style: str, answer: str, kind: str) -> Example:
+def _caption_example(row: Row, row_id: str, style: str, answer: str, kind: str) -> Example:
     images = image_names(row)
     if not images:
         raise RowError("no_image", "a caption row needs an image")
@@ -300,7 +303,7 @@ def _caption(row: Row, row_id: str, style: str, answer: str, kind: str) -> Examp
     )
 
 
-def _text(row: Row, key: str) -> str:
+def _text_of_key(row: Row, key: str) -> str:
     value = row.get(key)
     if value is not None and not isinstance(value, str):
         raise RowError("malformed_annotation", f"{key} must be a text, got {value!r:.100}")

@@ -128,7 +128,7 @@ class BadAnswer(Exception):  # noqa: N818 - an outcome of one row
         self.reason = reason
 
 
-def checked(answer: Answer, config: TeacherConfig) -> tuple[str, ...]:
+def checked_bodies(answer: Answer, config: TeacherConfig) -> tuple[str, ...]:
     """Return the bodies of the five steps. Raises `BadAnswer` for any other answer."""
     text = answer.text.replace("\r\n", "\n").strip()
     if answer.refusal or _REFUSAL.match(text):
@@ -142,7 +142,7 @@ def checked(answer: Answer, config: TeacherConfig) -> tuple[str, ...]:
     except ChainError as error:
         raise BadAnswer("chain", str(error)) from error
     for (number, found), heading in zip(_HEADING.findall(text), COD.headings, strict=True):
-        if _words(found) != _words(heading):  # otherwise text on the heading's line would be lost
+        if _heading_words(found) != _heading_words(heading):  # otherwise text on the heading's line would be lost
             raise BadAnswer("heading", f"the heading of step {number} is {found.strip()[:100]!r}, not {heading!r}")
     for number, body in enumerate(bodies, 1):
         if _REFUSAL.match(body):
@@ -152,7 +152,7 @@ def checked(answer: Answer, config: TeacherConfig) -> tuple[str, ...]:
     return bodies
 
 
-def _words(heading: str) -> str:
+def _heading_words(heading: str) -> str:
     return " ".join(re.findall(r"\w+", heading.casefold()))
 
 
@@ -168,7 +168,7 @@ def request_for(row: CaptionRow, pictures: Sequence[Picture], config: TeacherCon
     return Request(messages, config.temperature, config.max_tokens, prompt.version)
 
 
-def again(request: Request, answer: Answer, reason: str, prompt: Prompt) -> Request:
+def retry_request(request: Request, answer: Answer, reason: str, prompt: Prompt) -> Request:
     """Return the request again, with the bad answer and its fault."""
     said = (
         Message("assistant", (answer.text.strip() or "(no answer)",)),
@@ -195,7 +195,7 @@ class Teacher:
 
     async def _outcome(self, row: CaptionRow) -> Outcome:
         try:
-            pictures = pictures_of(row, self.images, self.config.max_side)
+            pictures = row_pictures(row, self.images, self.config.max_side)
             bodies = await self._bodies(request_for(row, pictures, self.config, self.prompt))
         except ImageProblem as problem:
             return Dropped(id=row.id, step=STEP, reason=problem.reason, detail=str(problem))
@@ -211,10 +211,10 @@ class Teacher:
     async def _bodies(self, request: Request) -> tuple[str, ...]:
         answer = await self.client.ask(request)
         try:
-            return checked(answer, self.config)
+            return checked_bodies(answer, self.config)
         except BadAnswer as error:
-            second = await self.client.ask(again(request, answer, str(error), self.prompt))
-        return checked(second, self.config)
+            second = await self.client.ask(retry_request(request, answer, str(error), self.prompt))
+        return checked_bodies(second, self.config)
 
     def _count_failure(self, reason: str, detail: str) -> None:
         self.failed[reason] += 1
@@ -234,6 +234,6 @@ class Teacher:
         return f"{self.client.status()}, {self.failed.total()} failed"
 
 
-def pictures_of(row: CaptionRow, images: ImageFolder, max_side: int) -> list[Picture]:
+def row_pictures(row: CaptionRow, images: ImageFolder, max_side: int) -> list[Picture]:
     """Return the row's images. Raises `ImageProblem`."""
     return [Picture(images.find(name), max_side) for name in row.images]

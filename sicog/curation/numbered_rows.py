@@ -133,7 +133,7 @@ class FileRows:
         self.path = path
         self._table = open_table(path, cache)
         self.n_dropped = self._table.n_dropped
-        self._earlier = _earlier(np.fromiter((digest64(i) for i in self._ids()), np.uint64, len(self._table)))
+        self._earlier = _earlier_counts(np.fromiter((digest64(i) for i in self._ids()), np.uint64, len(self._table)))
 
     def __len__(self) -> int:
         return len(self._table)
@@ -163,7 +163,7 @@ class FileRows:
         return f"{row_id}~{self._earlier[number] + 1}" if self._earlier[number] else row_id
 
 
-def _earlier(digests_N: Hashes) -> np.ndarray:
+def _earlier_counts(digests_N: Hashes) -> np.ndarray:
     """Return uint32 [N]: the number of earlier rows with the same digest."""
     order = np.argsort(digests_N, kind="stable")
     begins = np.append(True, digests_N[order[1:]] != digests_N[order[:-1]]) if len(order) else order.astype(bool)

@@ -25,7 +25,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(folded)
 
 
-def folded(text: str) -> str:
+def folded_text(text: str) -> str:
     """Return the text in one case with single spaces, to compare texts."""
     return " ".join(text.casefold().split())
 
@@ -38,10 +38,10 @@ def digest64(text: str) -> int:
 def word_hashes(listed: Sequence[str]) -> Hashes:
     """Return uint64 [W], one hash per word."""
     numbers = [crc32(word.encode(errors="surrogatepass")) for word in listed]
-    return scrambled(np.array(numbers, dtype=np.uint64))
+    return mix_bits(np.array(numbers, dtype=np.uint64))
 
 
-def runs(hashes_W: Hashes, n: int) -> Hashes:
+def ngram_hashes(hashes_W: Hashes, n: int) -> Hashes:
     """Return uint64 [W - n + 1], one hash per n-gram of words; empty when there are fewer words."""
     if len(hashes_W) < n:
         return np.zeros(0, dtype=np.uint64)
@@ -49,16 +49,16 @@ def runs(hashes_W: Hashes, n: int) -> Hashes:
     result = np.zeros(length, dtype=np.uint64)
     for k in range(n):
         result = result * _FACTOR + hashes_W[k : k + length]
-    return scrambled(result)
+    return mix_bits(result)
 
 
-def scrambled(values: Hashes) -> Hashes:
+def mix_bits(values: Hashes) -> Hashes:
     """Mix the bits of the values (finaliser of splitmix64); different values stay different."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
-def combined(one: Hashes, other: Hashes) -> Hashes:
+def combine_hashes(one: Hashes, other: Hashes) -> Hashes:
     """Hash two columns, in this order, row by row."""
-    return scrambled(one * _FACTOR + scrambled(other + _FACTOR))
+    return mix_bits(one * _FACTOR + mix_bits(other + _FACTOR))

@@ -63,19 +63,19 @@ class Family:
         return None
 
 
-def mean(questions: Sequence[Question]) -> list[Ratio]:
+def mean_ratio(questions: Sequence[Question]) -> list[Ratio]:
     """Return the mean value."""
     return [(np.array([q.value for q in questions]), np.ones(len(questions)))]
 
 
-def f1(questions: Sequence[Question]) -> list[Ratio]:
+def f1_ratio(questions: Sequence[Question]) -> list[Ratio]:
     """Return F1 of the answer yes, POPE's headline in the kit; a question counts once for each of its categories."""
     stated, true = (np.array([getattr(q, name) for q in questions], dtype=float) for name in ("stated", "true"))
     times = np.array([1.0 + q.category.count(",") for q in questions])
     return [(2 * times * stated * true, times * (stated + true))]
 
 
-def mme(questions: Sequence[Question]) -> list[Ratio]:
+def mme_ratios(questions: Sequence[Question]) -> list[Ratio]:
     """Return perception points: accuracy of questions plus accuracy of images per category (at most 2000)."""
     ratios: list[Ratio] = []
     values = np.array([q.value for q in questions])
@@ -109,7 +109,7 @@ def _hit(row: Row) -> Question:
 def _yes_no(row: Row) -> Question:
     return Question(
         _id(row),
-        float(_truth(row["score"])),
+        float(_is_true(row["score"])),
         group=_group(row) or str(row.get("image_path") or ""),
         category=str(row.get("category") or ""),
         stated=str(row["extracted"]) == "Yes",
@@ -118,15 +118,15 @@ def _yes_no(row: Row) -> Question:
 
 
 def _anls(row: Row) -> Question:
-    similarity = 1.0 - min(_list(row["eval_match"]))
+    similarity = 1.0 - min(_number_list(row["eval_match"]))
     return Question(_id(row), similarity if similarity >= ANLS_FLOOR else 0.0)
 
 
-def _relaxed(row: Row) -> Question:
-    return Question(_id(row), float(max(_list(row["eval_match"]))))
+def _relaxed_question(row: Row) -> Question:
+    return Question(_id(row), float(max(_number_list(row["eval_match"]))))
 
 
-def _scored(row: Row) -> Question:
+def _scored_question(row: Row) -> Question:
     return Question(_id(row), float(row["score"]), group=_group(row))
 
 
@@ -155,11 +155,11 @@ def _mathvista(row: Row) -> Question:
         return Question(_id(row), 0.0)
 
 
-def _truth(value: Any) -> bool:
+def _is_true(value: Any) -> bool:
     return value if isinstance(value, bool) else str(value).strip().lower() in ("true", "1", "1.0")
 
 
-def _list(value: Any) -> list[float]:
+def _number_list(value: Any) -> list[float]:
     """Parse a list of numbers as the kit writes it into a cell."""
     listed = value if isinstance(value, list) else ast.literal_eval(str(value))
     return [float(item) for item in listed]
@@ -167,16 +167,16 @@ def _list(value: Any) -> list[float]:
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "choice": Family(r"split=[^|]*\|Overall|Overall", 100, "_{judge}_result", _hit, mean),
-        "yes_no": Family("Overall", 1, "_auxmatch", _yes_no, mean),
-        "pope": Family(r"split=Overall\|Overall", 1, "_auxmatch", _yes_no, f1, unit="% F1"),
-        "mme": Family("perception", 1, "_auxmatch", _yes_no, mme, unit="points"),
-        "docvqa": Family("Overall", 1, "_results", _anls, mean, unit="% ANLS"),
-        "chartqa": Family("Overall", 1, "_results", _relaxed, mean),
-        "ocrbench": Family("Final Score Norm", 1, "", _ocr, mean),
-        "mathvista": Family(r"Task&Skill=Overall\|acc", 1, "_{judge}", _mathvista, mean, judged=True),
-        "mmvet": Family(r"Category=Overall\|acc", 1, "_{judge}", _scored, mean, judged=True),
-        "local": Family("Overall", 1, "_results", _scored, mean),
+        "choice": Family(r"split=[^|]*\|Overall|Overall", 100, "_{judge}_result", _hit, mean_ratio),
+        "yes_no": Family("Overall", 1, "_auxmatch", _yes_no, mean_ratio),
+        "pope": Family(r"split=Overall\|Overall", 1, "_auxmatch", _yes_no, f1_ratio, unit="% F1"),
+        "mme": Family("perception", 1, "_auxmatch", _yes_no, mme_ratios, unit="points"),
+        "docvqa": Family("Overall", 1, "_results", _anls, mean_ratio, unit="% ANLS"),
+        "chartqa": Family("Overall", 1, "_results", _relaxed_question, mean_ratio),
+        "ocrbench": Family("Final Score Norm", 1, "", _ocr, mean_ratio),
+        "mathvista": Family(r"Task&Skill=Overall\|acc", 1, "_{judge}", _mathvista, mean_ratio, judged=True),
+        "mmvet": Family(r"Category=Overall\|acc", 1, "_{judge}", _scored_question, mean_ratio, judged=True),
+        "local": Family("Overall", 1, "_results", _scored_question, mean_ratio),
     }
 )
 OF_FORM: Mapping[str, str] = MappingProxyType({"choice": "choice", "yes_no": "yes_no"})

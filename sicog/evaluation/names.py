@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def tails(paths: Sequence[Path]) -> list[str]:
+def unique_tails(paths: Sequence[Path]) -> list[str]:
     """Return the shortest ends of the paths that are all different: `base/stage2` and `next/stage2`.
 
     Equal paths keep equal names.

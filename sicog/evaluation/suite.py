@@ -43,7 +43,7 @@ class Benchmark(Config):
     paper: dict[str, float] = {}
 
     @model_validator(mode="after")
-    def _is_known(self) -> Benchmark:
+    def _check_benchmark(self) -> Benchmark:
         if bool(self.dataset) == (self.table is not None):
             raise ValueError(f"benchmark {self.name!r}: set either dataset (a name of the kit) or table (a TSV)")
         if self.form not in FORMS:
@@ -80,7 +80,7 @@ class Suite(Config):
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Suite:
+    def _check_names(self) -> Suite:
         for names in ([b.name for b in self.benchmarks], [b.dataset for b in self.benchmarks if b.dataset]):
             if repeated := sorted({n for n in names if names.count(n) > 1}):
                 raise ValueError(f"two benchmarks have the name {repeated[0]!r}. Rename one")
@@ -95,10 +95,10 @@ def load_suite(name: str) -> Suite:
         known = ", ".join(sorted(p.stem for p in SUITES.glob("*.yaml")))
         raise ValueError(f"{name!r} is neither a file nor a shipped suite. Use a path or one of: {known}")
     suite = validate(Suite, load_yaml(path), str(path))
-    return Suite(benchmarks=tuple(_placed(b, path.parent) for b in suite.benchmarks))
+    return Suite(benchmarks=tuple(_with_table_path(b, path.parent) for b in suite.benchmarks))
 
 
-def chosen(suite: Suite, only: tuple[str, ...]) -> tuple[Benchmark, ...]:
+def chosen_benchmarks(suite: Suite, only: tuple[str, ...]) -> tuple[Benchmark, ...]:
     """Return the benchmarks with these names, or all. Raises `ValueError` for an unknown name."""
     names = [b.name for b in suite.benchmarks]
     if unknown := [name for name in only if name not in names]:
@@ -106,7 +106,7 @@ def chosen(suite: Suite, only: tuple[str, ...]) -> tuple[Benchmark, ...]:
     return tuple(b for b in suite.benchmarks if not only or b.name in only)
 
 
-def identity(benchmark: Benchmark) -> dict[str, Any]:
+def benchmark_identity(benchmark: Benchmark) -> dict[str, Any]:
     """Return what its score depends on; a table counts by content, not by path."""
     values = benchmark.model_dump(mode="json", exclude={"paper", "table"})
     return {**values, "table": digest_file(benchmark.table) if benchmark.table else None}
@@ -161,7 +161,7 @@ def _check_picture(row: dict[str, Any], folder: Path, where: str) -> None:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _placed(benchmark: Benchmark, folder: Path) -> Benchmark:
+def _with_table_path(benchmark: Benchmark, folder: Path) -> Benchmark:
     if benchmark.table is None:
         return benchmark
     return benchmark.model_copy(update={"table": (folder / benchmark.table).absolute()})

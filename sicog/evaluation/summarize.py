@@ -38,7 +38,7 @@ def results(folders: Sequence[Path], out_dir: Path, *, baseline: str | None = No
     base = next(run for run in runs if run.name == (baseline or names[0]))
     runs = [base, *(run for run in runs if run is not base)]
     benchmarks = list(dict.fromkeys(name for run in runs for name in run.results))
-    rows = [_row(name, base, runs) for name in benchmarks]
+    rows = [_benchmark_row(name, base, runs) for name in benchmarks]
     header, lines = _table(rows, base, runs)
     notes = _notes(rows, runs, base)
     text = _markdown(header, lines, notes)
@@ -49,7 +49,7 @@ def results(folders: Sequence[Path], out_dir: Path, *, baseline: str | None = No
     return text
 
 
-def _row(name: str, base: Run, runs: Sequence[Run]) -> dict[str, Any]:
+def _benchmark_row(name: str, base: Run, runs: Sequence[Run]) -> dict[str, Any]:
     """Return one line of the table: each model's value and interval, each difference to the baseline."""
     found = {run.name: run.results[name] for run in runs if name in run.results}
     first = next(iter(found.values()))
@@ -99,20 +99,20 @@ def _table(rows: Sequence[dict[str, Any]], base: Run, runs: Sequence[Run]) -> tu
     for row in rows:
         n = max(model["n"] for model in row["models"].values())
         cells = [row["name"], row["unit"], str(n or _MISSING)]
-        cells += [_shown(row["models"].get(run.name)) for run in runs]
-        cells += [_shown_difference(row["differences"].get(other)) for other in others]
+        cells += [_format_value(row["models"].get(run.name)) for run in runs]
+        cells += [_format_difference(row["differences"].get(other)) for other in others]
         lines.append(cells + [f"{row['paper'][key]:.1f}" if key in row["paper"] else _MISSING for key in printed])
     return header, lines
 
 
-def _shown(model: dict[str, Any] | None) -> str:
+def _format_value(model: dict[str, Any] | None) -> str:
     if model is None or model["value"] is None:
         return _MISSING
     limits = "" if math.isnan(model["low"]) else f" [{model['low']:.1f}, {model['high']:.1f}]"
     return f"{model['value']:.1f}{limits}"
 
 
-def _shown_difference(gap: dict[str, float] | None) -> str:
+def _format_difference(gap: dict[str, float] | None) -> str:
     if gap is None:
         return _MISSING
     limits = "" if math.isnan(gap["low"]) else f" [{gap['low']:+.1f}, {gap['high']:+.1f}] ({gap['p']:.3f})"

@@ -38,7 +38,7 @@ class Arm(Config):
     """The step that makes preference pairs; then DPO runs."""
 
     @model_validator(mode="after")
-    def _one_kind_of_training(self) -> Arm:
+    def _check_training(self) -> Arm:
         if self.rows and self.preferences:
             raise ValueError("an arm has both rows (pre-training) and preferences (DPO). Set only one")
         if (self.weight or self.train) and not self.rows:
@@ -96,7 +96,7 @@ class LabConfig(Config):
 
     @field_validator("arms")
     @classmethod
-    def _names_can_be_of_steps(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
+    def _check_arm_names(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
         for name in arms:
             if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
                 raise ValueError(
@@ -105,13 +105,13 @@ class LabConfig(Config):
         return arms
 
     @model_validator(mode="after")
-    def _a_run_is_named(self) -> LabConfig:
+    def _check_run_input(self) -> LabConfig:
         if RUN not in self.inputs:
             raise ValueError(f"inputs.{RUN} is missing. Set it to the finished mini run with the candidates")
         return self
 
     @model_validator(mode="after")
-    def _it_is_compared_with_an_arm(self) -> LabConfig:
+    def _check_compare_with(self) -> LabConfig:
         if self.compare_with not in self.arms:
             raise ValueError(f"compare_with: {self.compare_with!r} is not an arm. Use one of: {', '.join(self.arms)}")
         if unknown := [arm for names in self.curves.values() for arm in names if arm not in self.arms]:
@@ -140,21 +140,25 @@ class LabConfig(Config):
             )
         if not self.scorer:
             raise ValueError("`scorer` is missing in the lab's file. Add it to define the rows of a scorer")
-        rows = {key: _replaced(step.model_dump(mode="json"), SCORER, str(file)) for key, step in self.scorer.items()}
+        rows = {
+            key: _replace_name(step.model_dump(mode="json"), SCORER, str(file)) for key, step in self.scorer.items()
+        }
         added = Arm(says=f"the picks of {file.name}", rows={k: StepSpec.model_validate(v) for k, v in rows.items()})
         return self.model_copy(update={"arms": {self.compare_with: self.arms[self.compare_with], name: added}})
 
 
 def load_lab(path: Path, overrides: Sequence[str] = ()) -> LabConfig:
     """Read the lab's file and the file that it `extends`. `defaults` of steps and trainings are relative to it."""
-    return validate(LabConfig, apply_overrides(load_with_extends(path, place=_beside), overrides), str(path))
+    return validate(
+        LabConfig, apply_overrides(load_with_extends(path, place=_with_relative_defaults), overrides), str(path)
+    )
 
 
-def _beside(value: Any, folder: Path) -> Any:
+def _with_relative_defaults(value: Any, folder: Path) -> Any:
     """Return the value with the path of every `defaults` relative to the current folder."""
     if not isinstance(value, Mapping):
         return value
-    of = {key: _beside(item, folder) for key, item in value.items()}
+    of = {key: _with_relative_defaults(item, folder) for key, item in value.items()}
     if isinstance(of.get("defaults"), str):
         of["defaults"] = str(folder / at_home(Path(of["defaults"])))
     return of
@@ -180,7 +184,7 @@ def steps(lab: LabConfig) -> Iterator[tuple[str, Values]]:
     for name, arm in lab.arms.items():
         for seed in lab.seeds:
             for step, values in _arm_steps(lab, name, arm, seed):
-                for each, of_it in (*_needed(lab, values), (step, values)):
+                for each, of_it in (*_needed_steps(lab, values), (step, values)):
                     if each not in given:
                         given.add(each)
                         yield each, of_it
@@ -205,7 +209,7 @@ def _arm_steps(lab: LabConfig, name: str, arm: Arm, seed: int) -> Iterator[tuple
             if isinstance(source, str):
                 path = source
             else:
-                made, values = _of_seed(f"{name}-{key}", source, seed)
+                made, values = _step_of_seed(f"{name}-{key}", source, seed)
                 yield made, values
                 path = f"${{{made}}}"
             sources.append({"name": key, "path": path} | ({"weight": arm.weight} if arm.weight else {}))
@@ -217,7 +221,7 @@ def _arm_steps(lab: LabConfig, name: str, arm: Arm, seed: int) -> Iterator[tuple
     values = {"stage": "sft", "model": begin, "data": labelled, **lab.sft}
     yield last, _train(lab, values, lab.updates.sft, seed)
     if arm.preferences:
-        pairs, values = _of_seed(f"{name}-pairs", arm.preferences, seed)
+        pairs, values = _step_of_seed(f"{name}-pairs", arm.preferences, seed)
         yield pairs, values
         values = {"stage": "dpo", "objective": "dpo", "model": {"checkpoint": f"${{{last}}}"}}
         values |= {"data": {**data, "path": f"${{{pairs}}}"}, **lab.dpo}
@@ -232,35 +236,35 @@ def _train(lab: LabConfig, values: Values, updates: int | None, seed: int) -> Va
     return {"run": "train", "config": merge(load_with_extends(lab.defaults), own)}
 
 
-def _of_seed(name: str, step: StepSpec, seed: int) -> tuple[str, Values]:
+def _step_of_seed(name: str, step: StepSpec, seed: int) -> tuple[str, Values]:
     """Return a step with its name: with the seed in the name if it depends on the seed, else shared by all seeds."""
-    values = _plain(step)
+    values = _with_defaults(step)
     if SEED not in "".join(texts_of(values)):
         return name, values
-    return f"{name}-{seed}", _replaced(values, SEED, seed)
+    return f"{name}-{seed}", _replace_name(values, SEED, seed)
 
 
-def _plain(step: StepSpec) -> Values:
+def _with_defaults(step: StepSpec) -> Values:
     """Return the step with its defaults written out, because the recipe is in another folder."""
     return {"run": step.run, "config": merge(load_with_extends(step.defaults) if step.defaults else {}, step.config)}
 
 
-def _replaced(value: Any, name: str, by: Any) -> Any:
+def _replace_name(value: Any, name: str, by: Any) -> Any:
     """Return the value with `name` replaced: by the object if the text is only the name, else by its text."""
     if isinstance(value, Mapping):
-        return {key: _replaced(item, name, by) for key, item in value.items()}
+        return {key: _replace_name(item, name, by) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_replaced(item, name, by) for item in value]
+        return [_replace_name(item, name, by) for item in value]
     if value == name:
         return by
     return value.replace(name, str(by)) if isinstance(value, str) else value
 
 
-def _needed(lab: LabConfig, values: Values) -> Iterator[tuple[str, Values]]:
+def _needed_steps(lab: LabConfig, values: Values) -> Iterator[tuple[str, Values]]:
     """Yield the shared steps that a step uses, each after its own dependencies."""
     for text in texts_of(values):
         for name in re.findall(r"\$\{([a-z0-9-]+)\}", text):
             if name in lab.shared:
-                shared = _plain(lab.shared[name])
-                yield from _needed(lab, shared)
+                shared = _with_defaults(lab.shared[name])
+                yield from _needed_steps(lab, shared)
                 yield name, shared

@@ -20,7 +20,7 @@ from sicog.curation.vectors.encoders import EncoderConfig
 from sicog.curation.vectors.prepare import embedder_of
 from sicog.curation.vectors.vector_cache import Embedding
 from sicog.lab.gap_proxy import GapTask, gap_of_picks, read_gap_tasks
-from sicog.lab.scorer_quality import Worth, worth
+from sicog.lab.scorer_quality import ScorerQuality, scorer_quality
 from sicog.lab.scorers import SCORERS, Embed, Scorer, load_scorer
 from sicog.lab.true_candidates import LabRow, LabTask, encoder_of, read_rows, read_tasks
 from sicog.stages.storage import write_bytes, write_json
@@ -30,7 +30,7 @@ _FIGURES = ("truth", "over_random", "truest", "auroc")
 TASK_NAMES = {"captions": "captioning", "reasoning": "reasoning"}  # sizes of a report and of rows
 
 
-def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> dict[str, dict[str, Worth]]:
+def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> dict[str, dict[str, ScorerQuality]]:
     """Run the shipped scorers and those of `files` on a run; prints one table per task.
 
     Writes `out` as JSON, and as Markdown next to it. Returns the quality of each scorer by task and scorer. The scorer
@@ -43,13 +43,13 @@ def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> 
         scorers[path.stem] = load_scorer(path)
     tasks = read_tasks(run_dir)
     measured = {task.name: task for task in read_gap_tasks(run_dir)}
-    found: dict[str, dict[str, Worth]] = {}
+    found: dict[str, dict[str, ScorerQuality]] = {}
     for task in tasks:
-        embed = remembered(task)
+        embed = cached_encoder(task)
         on_dev = measured.get(TASK_NAMES[task.name])
         found[task.name] = {
             name: replace(
-                worth(task.rows, scores_of(name, scorer, task.rows, embed)),
+                scorer_quality(task.rows, scores_of(name, scorer, task.rows, embed)),
                 gap=_gap(name, scorer, on_dev, embed) if on_dev else None,
             )
             for name, scorer in track(
@@ -83,13 +83,13 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [head + ["gap"] * has_gap, ["---", "---", *["---:"] * (5 + has_gap)]]
     for task, by_scorer in found.items():
         for name, w in sorted(by_scorer.items(), key=lambda item: -item[1]["truth"]["value"]):
-            figures = [_figure(Interval(**w[key]), "+" * (key == "over_random")) for key in _FIGURES]
-            gap = [_figure(Interval(**w["gap"]), "+") if w.get("gap") else ""] * has_gap
+            figures = [_format_interval(Interval(**w[key]), "+" * (key == "over_random")) for key in _FIGURES]
+            gap = [_format_interval(Interval(**w["gap"]), "+") if w.get("gap") else ""] * has_gap
             lines.append([task, f"`{name}`", *figures, f"{w['aurc']:.3f}", *gap])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def remembered(task: LabTask) -> Embed:
+def cached_encoder(task: LabTask) -> Embed:
     """Return the run's encoder with a cache. The first call embeds all distinct texts of the task."""
     given = encoder_of(task)
     vectors: dict[str, NDArray[np.float32]] = {}
@@ -122,7 +122,7 @@ def scores_of(name: str, scorer: Scorer, rows: Sequence[LabRow], embed: Embed) -
     return found
 
 
-def _show(task: LabTask, by_scorer: Mapping[str, Worth]) -> None:
+def _show(task: LabTask, by_scorer: Mapping[str, ScorerQuality]) -> None:
     console = stdout_console()
     title = f"{task.name}: {len(task.rows)} rows with a choice, {task.without_choice} without"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -130,15 +130,23 @@ def _show(task: LabTask, by_scorer: Mapping[str, Worth]) -> None:
     for column in ("truth of picks", "over random", "truest picked", "AUROC", "AURC", "gap on dev"):
         table.add_column(column, justify="right")
     for name, w in sorted(by_scorer.items(), key=lambda item: -item[1].truth.value):
-        over, gap = _figure(w.over_random, "+"), _figure(w.gap, "+") if w.gap else ""
-        table.add_row(escape(name), _figure(w.truth), over, _figure(w.truest), _figure(w.auroc), f"{w.aurc:.3f}", gap)
+        over, gap = _format_interval(w.over_random, "+"), _format_interval(w.gap, "+") if w.gap else ""
+        table.add_row(
+            escape(name),
+            _format_interval(w.truth),
+            over,
+            _format_interval(w.truest),
+            _format_interval(w.auroc),
+            f"{w.aurc:.3f}",
+            gap,
+        )
     console.print(table, highlight=False)
 
 
-def _figure(interval: Interval, sign: str = "") -> str:
+def _format_interval(interval: Interval, sign: str = "") -> str:
     """Format the estimate and half the width of its 95 % interval."""
     return f"{interval.value:{sign}.3f} ±{(interval.high - interval.low) / 2:.3f}"
 
 
-def _plain(w: Worth) -> dict[str, Any]:
+def _plain(w: ScorerQuality) -> dict[str, Any]:
     return {k: v._asdict() if isinstance(v, Interval) else v for k, v in asdict(w).items()}

@@ -26,11 +26,11 @@ from sicog.curation.claims.extract import ReadClaims
 from sicog.curation.claims.readers import GrammarReader
 from sicog.curation.claims.settle import SettleConfig, SettleRows
 from sicog.lab.scorer_quality import ranks
-from sicog.lab.true_candidates import plan_of
-from sicog.mini.steps import truth_of
+from sicog.lab.true_candidates import moved_plan
+from sicog.mini.steps import truth_function
 from sicog.mini.truth import read_truth
 from sicog.records import CandidateSet, Example, Query, Record, ScoredSet
-from sicog.runs.gap import GapConfig, agreement, compared
+from sicog.runs.gap import GapConfig, agreement, compared_text
 from sicog.stages.candidates import RunsSource, find_runs
 from sicog.stages.shard import Outcome
 from sicog.stages.storage import read_records, write_bytes, write_json
@@ -76,7 +76,7 @@ class Cell:
 
 def read_gap_tasks(run_dir: Path) -> list[GapTask]:
     """Return the tasks of a mini run with a measured gap; empty if the run has no such finished steps."""
-    plan = plan_of(run_dir)
+    plan = moved_plan(run_dir)
     by_folder = {str(step["config"].get("out_dir")): step for step in plan}
     found = []
     for step in plan:
@@ -91,10 +91,10 @@ def read_gap_tasks(run_dir: Path) -> list[GapTask]:
 def _task(config: Mapping[str, Any], labels: Mapping[str, Any], scored: Mapping[str, Any]) -> GapTask:
     truths = read_truth(Path(config["data"]), "dev")
     types = {question.id: question.type for scene in truths.values() for question in scene.questions}
-    greedy = {row.id: _compared(row, 0) for row in read_records(Path(config["greedy"]), CandidateSet)}
+    greedy = {row.id: _compared_text(row, 0) for row in read_records(Path(config["greedy"]), CandidateSet)}
     pooled = RunsSource(find_runs(scored["config"]["input"]))
     sets = tuple(row for row in pooled.read(0, len(pooled)) if isinstance(row, CandidateSet) and row.id in greedy)
-    label = _merged(labels["config"], scored["config"]) if labels["verb"] == "settle" else _voted
+    label = _merged_label(labels["config"], scored["config"]) if labels["verb"] == "settle" else _voted_labels
     plain = {key: value for key, value in config.items() if key in GapConfig.model_fields}
     name = sets[0].query.task if sets else "no rows"
 
@@ -102,25 +102,25 @@ def _task(config: Mapping[str, Any], labels: Mapping[str, Any], scored: Mapping[
         return types.get(query.id, "caption")
 
     settings = validate(GapConfig, plain | {"halves": [], "require": None}, "gap")
-    return GapTask(name, Path(scored["config"]["out_dir"]), sets, label, greedy, truth_of(truths), kind, settings)
+    return GapTask(name, Path(scored["config"]["out_dir"]), sets, label, greedy, truth_function(truths), kind, settings)
 
 
-def _compared(row: CandidateSet, place: int) -> str | None:
+def _compared_text(row: CandidateSet, place: int) -> str | None:
     candidate = row.candidates[place]
-    return compared(row.query, candidate.text, candidate.style)
+    return compared_text(row.query, candidate.text, candidate.style)
 
 
-def _voted(sets: Sequence[CandidateSet]) -> list[str | None]:
+def _voted_labels(sets: Sequence[CandidateSet]) -> list[str | None]:
     """Return the most frequent final answer of each set; of equal ones the first."""
     found: list[str | None] = []
     for row in sets:
-        texts = [text for k in range(len(row.candidates)) if (text := _compared(row, k)) is not None]
+        texts = [text for k in range(len(row.candidates)) if (text := _compared_text(row, k)) is not None]
         counts = Counter(final_answer(text, row.query.question) for text in texts)
         found.append(counts.most_common(1)[0][0] if counts else None)
     return found
 
 
-def _merged(settle: Mapping[str, Any], claims: Mapping[str, Any]) -> Label:
+def _merged_label(settle: Mapping[str, Any], claims: Mapping[str, Any]) -> Label:
     """Return the run's own label function: extract claims, and merge claims with enough support into one text."""
     reading = ReadClaims(GrammarReader(str(claims["grammar"])), claims["measure"])
     config = validate(SettleConfig, {**settle, "min_candidates": 2}, "settle")
@@ -129,26 +129,26 @@ def _merged(settle: Mapping[str, Any], claims: Mapping[str, Any]) -> Label:
     rows = SettleRows(config, config.support)
 
     def label(sets: Sequence[CandidateSet]) -> list[str | None]:
-        scored = [_first(outcome, ScoredSet) for outcome in reading(sets)]
-        kept = [_first(rows([one])[0], Example) if one else None for one in scored]
+        scored = [_first_of_type(outcome, ScoredSet) for outcome in reading(sets)]
+        kept = [_first_of_type(rows([one])[0], Example) if one else None for one in scored]
         return [example.turns[-1].text if example else None for example in kept]
 
     return label
 
 
-def _first(outcome: Outcome, kind: type[RecordT]) -> RecordT | None:
+def _first_of_type(outcome: Outcome, kind: type[RecordT]) -> RecordT | None:
     """Return the record of this kind in an outcome; None for a dropped row."""
     records = outcome if isinstance(outcome, Sequence) else ()
     return next((record for record in records if isinstance(record, kind)), None)
 
 
-def cells(task: GapTask) -> list[Cell]:
+def gap_cells(task: GapTask) -> list[Cell]:
     """Return a cell for each number of candidates, for all rows and for each kind with enough rows."""
     most = max((sum(c.window is None for c in row.candidates) for row in task.sets), default=0)
     agree = agreement(task.config)
     found = []
     for k in range(4, most + 1, 2):
-        whole, one, other = ([_some(row, k, part) for row in task.sets] for part in (None, 0, 1))
+        whole, one, other = ([_first_candidates(row, k, part) for row in task.sets] for part in (None, 0, 1))
         labels = zip(task.sets, task.label(whole), task.label(one), task.label(other), strict=True)
         known = [(row.query, a, b, c) for row, a, b, c in labels if a is not None and b is not None and c is not None]
         if not known:
@@ -170,7 +170,7 @@ def cells(task: GapTask) -> list[Cell]:
     return found
 
 
-def _some(row: CandidateSet, k: int, half: int | None) -> CandidateSet:
+def _first_candidates(row: CandidateSet, k: int, half: int | None) -> CandidateSet:
     """Return the first k candidates of the whole image, or one half of them; all windows stay."""
     whole = [c for c in row.candidates if c.window is None][:k]
     chosen = whole if half is None else whole[half::2]
@@ -198,12 +198,12 @@ def lab_gap(run_dir: Path, out: Path | None = None) -> list[Cell]:
     tasks = read_gap_tasks(run_dir)
     if not tasks:
         raise ValueError(f"{run_dir} has no measured gap yet (steps of mini-gap). Finish it with make mini")
-    found = [cell for task in tasks for cell in cells(task)]
+    found = [cell for task in tasks for cell in gap_cells(task)]
     whole = rank_correlation([c.gap.value for c in found], [c.proxy.value for c in found])
     text = markdown(found, whole)
     table = Table("task", "kind", "K", "rows", "gap", "proxy", box=box.SIMPLE_HEAD)
     for c in found:
-        table.add_row(c.task, c.kind, str(c.k), str(c.rows), _shown(c.gap), _shown(c.proxy))
+        table.add_row(c.task, c.kind, str(c.k), str(c.rows), _format_interval(c.gap), _format_interval(c.proxy))
     console = stdout_console()
     console.print(table, highlight=False)
     console.print(f"rank correlation of gap and proxy over these {len(found)}: {whole:.2f}", highlight=False)
@@ -217,10 +217,12 @@ def lab_gap(run_dir: Path, out: Path | None = None) -> list[Cell]:
 def markdown(found: Sequence[Cell], whole: float) -> str:
     """Return the table with the rank correlation below it."""
     lines = [["task", "kind", "K", "rows", "gap", "proxy"], ["---", "---", "---:", "---:", "---:", "---:"]]
-    lines += [[c.task, c.kind, str(c.k), f"{c.rows:,}", _shown(c.gap), _shown(c.proxy)] for c in found]
+    lines += [
+        [c.task, c.kind, str(c.k), f"{c.rows:,}", _format_interval(c.gap), _format_interval(c.proxy)] for c in found
+    ]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return f"{table}\nRank correlation of gap and proxy over these {len(found)}: {whole:.2f}.\n"
 
 
-def _shown(value: Interval) -> str:
+def _format_interval(value: Interval) -> str:
     return f"{value.value:+.3f}" + ("" if math.isnan(value.low) else f" [{value.low:+.3f}, {value.high:+.3f}]")

@@ -15,14 +15,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sicog.config import Config
-from sicog.curation.score.self_consistency import hashed
+from sicog.curation.score.self_consistency import hash128
 from sicog.mini.mistakes import mistaken_answer, mistaken_scene
 from sicog.mini.questions import Question, question_text
 from sicog.mini.reasoning import cot_text
 from sicog.mini.scene import Scene, digest
 from sicog.mini.text import CAPTION_QUESTION, cod_caption, detailed_description
 from sicog.mini.truth import read_truth
-from sicog.mini.write_world import asked_of, image_path
+from sicog.mini.write_world import image_path, questions_by_id
 from sicog.records import Example, Query, Turn
 from sicog.runs.gap import GAP
 from sicog.stages.reader import FolderSource, Source
@@ -54,7 +54,7 @@ class PerfectConfig(Config):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _one_rate_a_task(self) -> PerfectConfig:
+    def _check_rates(self) -> PerfectConfig:
         if both := sorted(self.mistakes.keys() & self.mistakes_of.keys()):
             raise ValueError(f"mistakes and mistakes_of both have a rate for {both[0]}. Remove one")
         if self.n is not None and self.input is not None:
@@ -69,9 +69,11 @@ def perfect(config: PerfectConfig) -> Path:
     too large an `n`, and for a gap without a truth.
     """
     scenes = {image: truth.scene for image, truth in read_truth(config.data, "unlabelled").items()}
-    asked = asked_of(config.data, "unlabelled")
+    asked = questions_by_id(config.data, "unlabelled")
     source: Source[Example] = (
-        FolderSource(config.input, Example) if config.input else _Drawn(_all_rows(scenes, asked), config.n, config.seed)
+        FolderSource(config.input, Example)
+        if config.input
+        else _SampledRows(_all_rows(scenes, asked), config.n, config.seed)
     )
     rates = {task: measured_rate(folder) for task, folder in config.mistakes_of.items()} | config.mistakes
     inputs = {"world": config.data / "config.json"} | ({"rows": config.input} if config.input else {})
@@ -80,7 +82,7 @@ def perfect(config: PerfectConfig) -> Path:
             step=STEP,
             out_dir=config.out_dir,
             source=source,
-            process=_Truth(scenes, asked, rates, config.seed),
+            process=_TrueTexts(scenes, asked, rates, config.seed),
             inputs=inputs | {f"{task} gap": folder / GAP for task, folder in config.mistakes_of.items()},
         ),
         config,
@@ -115,13 +117,13 @@ def _row(row_id: str, scene: Scene, task: Task, style: str, question: str) -> Ex
     return Example(id=row_id, images=query.images, turns=turns, source=task, extra={"style": style})
 
 
-class _Drawn(Source[Example]):
+class _SampledRows(Source[Example]):
     """The n rows with the lowest hash, in their original order."""
 
     def __init__(self, rows: Sequence[Example], n: int | None, seed: int) -> None:
         if n is not None and n > len(rows):
             raise ValueError(f"n: {n} is larger than {len(rows)}, the rows of the unlabelled split. Lower n")
-        order = sorted(range(len(rows)), key=lambda i: hashed(seed, "perfect", rows[i].id))
+        order = sorted(range(len(rows)), key=lambda i: hash128(seed, "perfect", rows[i].id))
         self.rows = [rows[i] for i in sorted(order[:n])]
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ class _Drawn(Source[Example]):
 
 
 @dataclass(frozen=True)
-class _Truth:
+class _TrueTexts:
     """Process of the stage. Has scenes by id, scene and question by the question's id, rates of mistakes by task."""
 
     scenes: Mapping[str, Scene]

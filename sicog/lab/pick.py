@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import Field
 
 from sicog.config import Config
-from sicog.curation.score.self_consistency import hashed
-from sicog.curation.select.select import kept_rows, to_example
-from sicog.lab.compare_scorers import remembered, scores_of
+from sicog.curation.score.self_consistency import hash128
+from sicog.curation.select.select import count_kept_rows, to_example
+from sicog.lab.compare_scorers import cached_encoder, scores_of
 from sicog.lab.scorers import SCORERS, load_scorer
 from sicog.lab.true_candidates import LabTask, read_rows
 from sicog.records import Dropped, Example, ScoredSet
@@ -54,7 +54,7 @@ def pick(config: PickConfig) -> Path:
             step=STEP,
             out_dir=config.out_dir,
             source=FolderSource(config.input, ScoredSet),
-            process=_Lazily(config),
+            process=_LazyPicks(config),
             inputs=inputs | ({"scorer": config.scorer} if config.scorer else {}),
         ),
         config,
@@ -62,7 +62,7 @@ def pick(config: PickConfig) -> Path:
     )
 
 
-class _Lazily:
+class _LazyPicks:
     """Process of the stage. The scorer runs on all rows at the first block, so a finished folder costs nothing."""
 
     def __init__(self, config: PickConfig) -> None:
@@ -71,7 +71,7 @@ class _Lazily:
 
     def __call__(self, block: Sequence[ScoredSet]) -> list[Outcome]:
         if self.picks is None:
-            self.picks = picks(self.config)
+            self.picks = picks_by_id(self.config)
         return [self._one(row, self.picks.get(row.id)) for row in block]
 
     def _one(self, row: ScoredSet, found: Pick | None) -> Outcome:
@@ -80,34 +80,34 @@ class _Lazily:
         return (Example.model_validate(to_example(row.model_dump(mode="json"), found.place, found.k)),)
 
 
-def picks(config: PickConfig) -> dict[str, Pick]:
+def picks_by_id(config: PickConfig) -> dict[str, Pick]:
     """Return the kept candidates by row id. Raises `ValueError` when too few rows have a choice."""
     rows = read_rows(config.input, None)
-    seen = [drawn(len(row.texts), config.k, config.seed, row.query.id) for row in rows]
+    seen = [sampled_places(len(row.texts), config.k, config.seed, row.query.id) for row in rows]
     looked_at = tuple(row.of(places) for row, places in zip(rows, seen, strict=True))
     name = config.scorer.stem if config.scorer else "consistency"
     scorer = load_scorer(config.scorer) if config.scorer else SCORERS[name]
-    embed = remembered(LabTask(name, config.input, looked_at, 0))
+    embed = cached_encoder(LabTask(name, config.input, looked_at, 0))
     scores = scores_of(name, scorer, looked_at, embed)
-    wanted = kept_rows(config.keep_rows_of)
+    wanted = count_kept_rows(config.keep_rows_of)
     if wanted > len(rows):
         raise ValueError(
             f"{config.keep_rows_of} has {wanted} rows, but only {len(rows)} rows of {config.input} have a choice. "
             f"Set keep_rows_of to a smaller dataset"
         )
     found = {}
-    for number in highest([max(s) for s in scores], [row.query.id for row in rows], wanted, config.seed):
+    for number in highest_places([max(s) for s in scores], [row.query.id for row in rows], wanted, config.seed):
         best = scores[number].index(max(scores[number]))
         found[rows[number].query.id] = Pick(rows[number].places[seen[number][best]], len(seen[number]))
     return found
 
 
-def drawn(n: int, k: int | None, seed: int, row_id: str) -> list[int]:
+def sampled_places(n: int, k: int | None, seed: int, row_id: str) -> list[int]:
     """Return k of n places in order, sampled by (seed, id); all places if k is None or at least n."""
-    order = sorted(range(n), key=lambda place: hashed(seed, "k", row_id, str(place)))
+    order = sorted(range(n), key=lambda place: hash128(seed, "k", row_id, str(place)))
     return sorted(order[:k])
 
 
-def highest(values: Sequence[float], ids: Sequence[str], n: int, seed: int) -> list[int]:
+def highest_places(values: Sequence[float], ids: Sequence[str], n: int, seed: int) -> list[int]:
     """Return the numbers of the n highest values; of equal values those with the lowest hash of their id."""
-    return sorted(range(len(ids)), key=lambda i: (-values[i], hashed(seed, "row", ids[i])))[:n]
+    return sorted(range(len(ids)), key=lambda i: (-values[i], hash128(seed, "row", ids[i])))[:n]

@@ -23,7 +23,7 @@ def draw_arms(results: Results) -> str:
     for place, (figure, title) in enumerate(_TITLES.items()):
         shown = [results["arms"][name][figure] for name in names]
         frame = Frame(_range(shown), (0, len(names)), _WIDE, height, left=int(left) if place == 0 else 16, top=26)
-        parts = [_across(frame, title)]
+        parts = [_x_axis(frame, title)]
         for k, (name, one) in enumerate(zip(names, shown, strict=True)):
             y = frame.top + _STEP * (k + 0.5)
             colour = COLOURS[0] if name == results["compare_with"] else "#555"
@@ -68,7 +68,7 @@ def _svg(panels: Sequence[str], height: int, label: str) -> str:
     )
 
 
-def _across(frame: Frame, title: str) -> str:
+def _x_axis(frame: Frame, title: str) -> str:
     """Return grid and numbers of the x axis, and the title."""
     floor = frame.height - frame.bottom
     parts = [f'<text class="head" x="{frame.left}" y="14">{title}</text>']
@@ -101,7 +101,7 @@ def _dots(frame: Frame, one: Mapping[str, Any], y: float, colour: str, label: st
         parts.append(f'<line class="whisker" {ends} style="stroke:{colour}"/>')
     for value in one["by_seed"]:
         parts.append(f'<circle cx="{frame.x(value):.1f}" cy="{y:.1f}" r="2" fill="{colour}" opacity="0.5"/>')
-    tip = f"<title>{escape(_told(label, one))}</title>"
+    tip = f"<title>{escape(_tooltip(label, one))}</title>"
     parts.append(f'<circle cx="{frame.x(one["mean"]):.1f}" cy="{y:.1f}" r="4" fill="{colour}">{tip}</circle>')
     return parts
 
@@ -112,12 +112,12 @@ def _dot_with_whisker(frame: Frame, x: float, one: Mapping[str, Any], colour: st
     if low is not None:
         ends = f'x1="{at:.1f}" x2="{at:.1f}" y1="{frame.y(high):.1f}" y2="{frame.y(low):.1f}"'
         parts.append(f'<line class="whisker" {ends} style="stroke:{colour}"/>')
-    tip = f"<title>{escape(_told(label, one))}</title>"
+    tip = f"<title>{escape(_tooltip(label, one))}</title>"
     parts.append(f'<circle cx="{at:.1f}" cy="{frame.y(one["mean"]):.1f}" r="3" fill="{colour}">{tip}</circle>')
     return parts
 
 
-def _told(label: str, one: Mapping[str, Any]) -> str:
+def _tooltip(label: str, one: Mapping[str, Any]) -> str:
     low, high = one["interval"]
     return f"{label}: {one['mean']:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
 

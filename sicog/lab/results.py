@@ -35,7 +35,7 @@ _SHORT = {"captioning": "captions", "reasoning": "answers"}
 Items = tuple[list[str], list[str], list[float]]  # ids, groups, values
 
 
-def collect(lab: LabConfig, stale: Collection[tuple[str, int]] = ()) -> dict[str, Any]:
+def collect_results(lab: LabConfig, stale: Collection[tuple[str, int]] = ()) -> dict[str, Any]:
     """Return the results of all arms that have any: seeds, means, differences to the arm to compare with.
 
     stale: evaluations by arm and seed that do not count, because they are of another run or config.
@@ -50,7 +50,9 @@ def collect(lab: LabConfig, stale: Collection[tuple[str, int]] = ()) -> dict[str
         for figure in FIGURES if all(items.keys() == FIGURES.keys() for items in found[name] if items) else MAIN:
             values = [float(np.mean(items[figure][2])) for items in found[name] if items]
             arms[name][figure] = {"mean": _round(float(np.mean(values))), "by_seed": [_round(v) for v in values]}
-            arms[name][figure]["interval"] = [_round(v) for v in _of_arm([i[figure] for i in found[name] if i])[1:]]
+            arms[name][figure]["interval"] = [
+                _round(v) for v in _arm_interval([i[figure] for i in found[name] if i])[1:]
+            ]
             if name != lab.compare_with:
                 both = [
                     (a[figure], b[figure])
@@ -94,7 +96,7 @@ def _rows(lab: LabConfig, arm: str, seed: int) -> dict[str, Any]:
     return {"rows": count_rows(folder), "truth": {task: _round(value) for task, value in truth.items()}}
 
 
-def _of_arm(seeds: Sequence[Items]) -> Interval:
+def _arm_interval(seeds: Sequence[Items]) -> Interval:
     if any(items[0] != seeds[0][0] for items in seeds):
         raise ValueError(
             "evaluations of the lab have different questions. Run the lab again; it repeats what has changed"
@@ -150,14 +152,14 @@ def markdown(results: Mapping[str, Any]) -> str:
         truth = ", ".join(f"{_SHORT.get(task, task)} {value:.3f}" for task, value in arm["truth"].items())
         cells = [f"`{name}`", arm["says"], f"{arm['rows']:,}" if arm["rows"] else "", truth]
         for figure in MAIN:
-            cells += [_mean(arm[figure]), _signed(arm[figure].get("difference"))]
-        lines.append(cells + [_both(arm.get(figure)) for figure in others])
+            cells += [_mean(arm[figure]), _format_difference(arm[figure].get("difference"))]
+        lines.append(cells + [_mean_and_difference(arm.get(figure)) for figure in others])
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
-    missing = [_left(name, seeds, name in results["arms"]) for name, seeds in results["missing"].items()]
+    missing = [_missing_seeds(name, seeds, name in results["arms"]) for name, seeds in results["missing"].items()]
     return text + (f"\nNot done yet: {', '.join(missing)}.\n" if missing else "")
 
 
-def _left(arm: str, seeds: Sequence[int], is_begun: bool) -> str:
+def _missing_seeds(arm: str, seeds: Sequence[int], is_begun: bool) -> str:
     return f"`{arm}`" + (f" (seed {' and '.join(map(str, seeds))})" if is_begun else "")
 
 
@@ -166,15 +168,15 @@ def _mean(figure: Mapping[str, Any]) -> str:
     return f"{figure['mean']:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _both(figure: Mapping[str, Any] | None) -> str:
+def _mean_and_difference(figure: Mapping[str, Any] | None) -> str:
     """Format a mean, and the difference after it."""
     if figure is None:
         return ""
-    difference = _signed(figure.get("difference"))
+    difference = _format_difference(figure.get("difference"))
     return f"{figure['mean']:.3f}" + (f" ({difference})" if difference else "")
 
 
-def _signed(difference: Sequence[float | None] | None) -> str:
+def _format_difference(difference: Sequence[float | None] | None) -> str:
     if difference is None:
         return ""
     value, low, high = difference

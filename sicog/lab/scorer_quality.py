@@ -16,7 +16,7 @@ COVERAGES = 20
 
 
 @dataclass(frozen=True)
-class Worth:
+class ScorerQuality:
     """Quality of one scorer on one task.
 
     truth: mean truth of the picks; over_random: truth minus the truth of a random candidate, paired by row.
@@ -36,7 +36,9 @@ class Worth:
     gap: Interval | None = None
 
 
-def worth(rows: Sequence[LabRow], scores: Sequence[Sequence[float]], *, resamples: int = 500, seed: int = 0) -> Worth:
+def scorer_quality(
+    rows: Sequence[LabRow], scores: Sequence[Sequence[float]], *, resamples: int = 500, seed: int = 0
+) -> ScorerQuality:
     """Measure scores (one list per row, one number per candidate) for selecting candidates and dropping rows."""
     picks = [list(row_scores).index(max(row_scores)) for row_scores in scores]  # the first of equal scores
     value_R = np.array([s[i] for s, i in zip(scores, picks, strict=True)], dtype=np.float64)
@@ -45,7 +47,7 @@ def worth(rows: Sequence[LabRow], scores: Sequence[Sequence[float]], *, resample
     truest = [float(row.truths[i] == max(row.truths)) for row, i in zip(rows, picks, strict=True)]
     images = [row.image for row in rows]
     risk = risk_coverage(value_R, truth_R)
-    return Worth(
+    return ScorerQuality(
         truth=mean_interval(truth_R.tolist(), images),
         over_random=paired_difference_interval(random, truth_R.tolist(), images),
         truest=mean_interval(truest, images),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sicog.answers import final_answer
-from sicog.curation.score.self_consistency import draw, self_consistency
+from sicog.curation.score.self_consistency import draw_integer, self_consistency
 from sicog.lab.true_candidates import LabRow
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -52,7 +52,7 @@ def shortest(row: LabRow, embed: Embed) -> Sequence[float]:
 
 def random(row: LabRow, embed: Embed) -> Sequence[float]:
     """Random numbers, seeded by the row's id."""
-    return [draw(10**6, 0, "lab", row.query.id, str(i)) / 10**6 for i in range(len(row.texts))]
+    return [draw_integer(10**6, 0, "lab", row.query.id, str(i)) / 10**6 for i in range(len(row.texts))]
 
 
 SCORERS: Mapping[str, Scorer] = {

@@ -12,7 +12,7 @@ from rich.markdown import Markdown
 from sicog.console import say, stderr_console, stdout_console
 from sicog.lab.arms import RUN, LabConfig, eval_step, load_lab, write_recipe
 from sicog.lab.pictures import draw_arms, draw_curves
-from sicog.lab.results import CURVES, PICTURE, RESULTS, TABLE, collect, markdown
+from sicog.lab.results import CURVES, PICTURE, RESULTS, TABLE, collect_results, markdown
 from sicog.runs.recipe import load_recipe
 from sicog.runs.run import run
 from sicog.runs.states import read_state
@@ -31,7 +31,7 @@ def lab_run(path: Path, overrides: Sequence[str] = (), *, only: Sequence[str] = 
 
 def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
     """Write the results so far with their pictures to `out` (the run's folder unless given) and print their table."""
-    results = collect(lab, _stale(lab))
+    results = collect_results(lab, _stale_evaluations(lab))
     if not results["arms"]:
         raise ValueError(f"{lab.run_dir} has no results yet. Run `sicog lab run` first")
     text = markdown(results)
@@ -47,7 +47,7 @@ def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
     return results
 
 
-def _stale(lab: LabConfig) -> list[tuple[str, int]]:
+def _stale_evaluations(lab: LabConfig) -> list[tuple[str, int]]:
     """Return and report existing evaluations of other candidates, or of another config than the current arms."""
     if not Path(lab.inputs[RUN].path).is_dir():
         say(f"{lab.inputs[RUN].path} is missing, so it cannot be checked that these results are of its candidates")

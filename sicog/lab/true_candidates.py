@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from sicog.mini.steps import truth_of
+from sicog.mini.steps import truth_function
 from sicog.mini.truth import SceneTruth
 from sicog.records import Candidate, Example, Query, ScoredSet
-from sicog.runs.states import lies_now, read_plan
+from sicog.runs.states import current_path, read_plan
 from sicog.stages.provenance import RUN
 from sicog.stages.storage import count_rows, read_json, read_records
 from sicog.tasks import CAPTIONING, REASONING
@@ -58,8 +58,8 @@ class LabTask:
 
 def read_tasks(run_dir: Path) -> list[LabTask]:
     """Return the tasks of a mini run. Raises `ValueError` when the run has no scored candidates or no truth yet."""
-    report = _report(run_dir)
-    truth = truth_of(_scenes(Path(report["truth"])))
+    report = _report_config(run_dir)
+    truth = truth_function(_scenes(Path(report["truth"])))
     folders = {name: report[name]["scored"] for name in ("captions", "reasoning") if report[name]}
     return [_read_task(name, Path(folder), truth) for name, folder in folders.items()]
 
@@ -69,8 +69,8 @@ def truth_of_examples(run_dir: Path, examples: Iterable[Example]) -> dict[str, f
 
     Raises like `read_tasks`.
     """
-    scenes = _scenes(Path(_report(run_dir)["truth"]))
-    truth, questions = truth_of(scenes), {q.id: q.question for scene in scenes.values() for q in scene.questions}
+    scenes = _scenes(Path(_report_config(run_dir)["truth"]))
+    truth, questions = truth_function(scenes), {q.id: q.question for scene in scenes.values() for q in scene.questions}
     found: dict[str, list[float]] = {}
     for row in examples:
         style = row.extra.get("style")
@@ -83,7 +83,7 @@ def truth_of_examples(run_dir: Path, examples: Iterable[Example]) -> dict[str, f
     return {task: sum(values) / len(values) for task, values in sorted(found.items())}
 
 
-def plan_of(run_dir: Path) -> list[dict[str, Any]]:
+def moved_plan(run_dir: Path) -> list[dict[str, Any]]:
     """Return the steps of a run, with paths that match its current folder, which may have been moved or copied.
 
     Raises `ValueError` when there was no run in this folder.
@@ -100,13 +100,13 @@ def plan_of(run_dir: Path) -> list[dict[str, Any]]:
         if isinstance(value, list):
             return list(map(found, value))
         inside = isinstance(value, str) and Path(value).is_relative_to(then)  # then it must be a path
-        return str(lies_now(Path(value), then, run_dir)) if inside else value
+        return str(current_path(Path(value), then, run_dir)) if inside else value
 
     return [{**step, "config": found(step["config"])} for step in plan]
 
 
-def _report(run_dir: Path) -> dict[str, Any]:
-    reports: list[dict[str, Any]] = [step["config"] for step in plan_of(run_dir) if step["verb"] == "report"]
+def _report_config(run_dir: Path) -> dict[str, Any]:
+    reports: list[dict[str, Any]] = [step["config"] for step in moved_plan(run_dir) if step["verb"] == "report"]
     if not reports or not reports[-1]["truth"]:
         raise ValueError(
             f"{run_dir} is not a run of the mini world: its recipe has no report with a truth. Run make mini"

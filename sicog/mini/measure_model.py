@@ -18,10 +18,10 @@ from sicog.mini.truth import (
     SceneTruth,
     answer_is_right,
     caption_scores,
-    chance,
+    chance_accuracy,
+    correct_places,
     form,
     placed_f1,
-    places_right,
     read_truth,
     truth_file,
 )
@@ -111,8 +111,9 @@ def mini_eval(config: MiniEvalConfig) -> Path:
     counts = _counts([config.out_dir / task for task in ("reasoning", "captioning")], len(answers) + len(captions))
     write_json(config.out_dir / MANIFEST, {"step": "mini-eval", **counts, "files": files})
     stderr_console().print(
-        f"  {config.name}: question accuracy {_shown(metrics['questions']['accuracy'])}, "
-        f"caption F1 {_shown(metrics['captions']['f1'])}, places {_shown(metrics['captions']['place'])}",
+        f"  {config.name}: question accuracy {_format_interval(metrics['questions']['accuracy'])}, "
+        f"caption F1 {_format_interval(metrics['captions']['f1'])}, places "
+        f"{_format_interval(metrics['captions']['place'])}",
         highlight=False,
         soft_wrap=True,
     )
@@ -128,7 +129,7 @@ def _sample(config: MiniEvalConfig, task: Literal["captioning", "reasoning"], st
     folder = sample(
         SampleConfig(
             checkpoint=config.checkpoint,
-            input=_first(source, config.chain_questions, config.out_dir / "asked.json") if chains else source,
+            input=_first_rows(source, config.chain_questions, config.out_dir / "asked.json") if chains else source,
             image_folder=config.data,
             out_dir=config.out_dir / ("chains" if chains else task),
             task=task,
@@ -142,7 +143,7 @@ def _sample(config: MiniEvalConfig, task: Literal["captioning", "reasoning"], st
     return list(read_records(folder, CandidateSet))
 
 
-def _first(source: Path, n: int, path: Path) -> Path:
+def _first_rows(source: Path, n: int, path: Path) -> Path:
     """Return a file with the first rows of the source, or the source itself if it has no more rows."""
     rows = read_json(source)
     if len(rows) <= n:
@@ -183,7 +184,7 @@ def _captions(sets: Sequence[CandidateSet], truths: dict[str, SceneTruth]) -> li
     rows = []
     for row in sets:
         scene, text = truths[row.id], row.candidates[0].text
-        placed = places_right(text, scene.scene)
+        placed = correct_places(text, scene.scene)
         scores = caption_scores(text, scene.scene)._asdict()
         counts = {"placed": sum(placed), "named": len(placed)}
         rows.append(_Caption(row.id, scene.held_out, text, **scores, placed_f1=placed_f1(text, scene.scene), **counts))
@@ -196,7 +197,7 @@ def _question_metrics(rows: Sequence[_Answer]) -> dict[str, Any]:
     def accuracy(chosen: Sequence[_Answer]) -> dict[str, Any]:
         # Questions on one image are not independent, so use the cluster-robust interval.
         right = mean_interval([float(r.right) for r in chosen], groups=[r.image for r in chosen])
-        return {**_dict(right), "n": len(chosen)}
+        return {**_interval_dict(right), "n": len(chosen)}
 
     return {
         "n": len(rows),
@@ -204,25 +205,25 @@ def _question_metrics(rows: Sequence[_Answer]) -> dict[str, Any]:
         "by_type": {t: accuracy([r for r in rows if r.type == t]) for t in sorted({r.type for r in rows})},
         "seen": accuracy([r for r in rows if not r.held_out]),
         "held_out": accuracy([r for r in rows if r.held_out]),
-        "chance": {k: round(v, 6) for k, v in chance(r.asked for r in rows).items()},
+        "chance": {k: round(v, 6) for k, v in chance_accuracy(r.asked for r in rows).items()},
     }
 
 
 def _caption_metrics(rows: Sequence[_Caption]) -> dict[str, Any]:
     def scores(chosen: Sequence[_Caption]) -> dict[str, Any]:
         names = ("precision", "recall", "f1", "placed_f1")
-        found = {k: _dict(mean_interval([getattr(r, k) for r in chosen])) for k in names}
+        found = {k: _interval_dict(mean_interval([getattr(r, k) for r in chosen])) for k in names}
         things = [(float(k < r.placed), r.id) for r in chosen for k in range(r.named)]
         place = mean_interval([right for right, _ in things], groups=[image for _, image in things])
-        return {**found, "place": _dict(place), "n": len(chosen)}
+        return {**found, "place": _interval_dict(place), "n": len(chosen)}
 
     seen, held_out = [r for r in rows if not r.held_out], [r for r in rows if r.held_out]
     return {**scores(rows), "seen": scores(seen), "held_out": scores(held_out)}
 
 
-def _dict(interval: Interval) -> dict[str, float]:
+def _interval_dict(interval: Interval) -> dict[str, float]:
     return {k: round(v, 6) for k, v in interval._asdict().items()}
 
 
-def _shown(value: dict[str, float]) -> str:
+def _format_interval(value: dict[str, float]) -> str:
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

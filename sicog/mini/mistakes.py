@@ -31,7 +31,7 @@ def mistaken_scene(scene: Scene, rate: float, rng: random.Random) -> Scene:
         seen = _other_attribute(thing, rng) if rng.random() < rate else thing
         if rng.random() < rate:
             taken = {scene.region(t) for t in (*things, *scene.things)}
-            seen = replace(seen, box=_box(scene, rng.choice([r for r in REGIONS if r not in taken])))
+            seen = replace(seen, box=_region_box(scene, rng.choice([r for r in REGIONS if r not in taken])))
         things.append(seen)
     return in_reading_order(replace(scene, things=tuple(things)))
 
@@ -43,14 +43,14 @@ def mistaken_answer(scene: Scene, question: Question, rng: random.Random) -> tup
     """
     words, named = question_text(question), {singular(word) for arg in question.args for word in arg.split()}
     for attempt in range(_TRIES):
-        seen = _changed(scene, max(0.3, attempt / _TRIES), named, rng)
+        seen = _changed_scene(scene, max(0.3, attempt / _TRIES), named, rng)
         for other in all_questions(seen, question.type, name_held_out=True):
             if question_text(other) == words and other.answer != question.answer:
                 return seen, other
     raise ValueError(f"{scene.id}: no mistake changes the answer {question.answer!r} of {words!r}. Use another seed")
 
 
-def _changed(scene: Scene, rate: float, named: set[str], rng: random.Random) -> Scene:
+def _changed_scene(scene: Scene, rate: float, named: set[str], rng: random.Random) -> Scene:
     """Return a mistaken scene; a thing may also be missing, added, or swapped with a named or another thing."""
     seen = mistaken_scene(scene, rate, rng)
     things, kind = list(seen.things), rng.random()
@@ -58,43 +58,45 @@ def _changed(scene: Scene, rate: float, named: set[str], rng: random.Random) -> 
         del things[rng.randrange(len(things))]
     elif kind < 0.5 and len(things) < MOST_THINGS:
         free = [r for r in REGIONS if r not in {seen.region(t) for t in things}]
-        thing = Thing(rng.choice(SIZES), rng.choice(COLOURS), rng.choice(SHAPES), _box(scene, rng.choice(free)))
-        things.append(_named(thing, named, rng))
+        thing = Thing(rng.choice(SIZES), rng.choice(COLOURS), rng.choice(SHAPES), _region_box(scene, rng.choice(free)))
+        things.append(_keep_named(thing, named, rng))
     elif kind < 0.75:
         one = rng.randrange(len(things))
-        things[one] = _named(things[one], named, rng)
+        things[one] = _keep_named(things[one], named, rng)
     elif len(things) > 1:  # swap size or place of two things, which changes answers of comparing questions
         one, other = rng.sample(range(len(things)), 2)
         a, b = things[one], things[other]
         if rng.random() < 0.5:
             things[one], things[other] = replace(a, box=b.box), replace(b, box=a.box)
         else:
-            things[one], things[other] = _with(a, 0, b.attributes[0]), _with(b, 0, a.attributes[0])
+            things[one], things[other] = _with_attribute(a, 0, b.attributes[0]), _with_attribute(b, 0, a.attributes[0])
     return in_reading_order(replace(seen, things=tuple(things)))
 
 
 _ATTRIBUTES = (SIZES, COLOURS, SHAPES)  # in the order of `Thing.attributes`
 
 
-def _named(thing: Thing, named: set[str], rng: random.Random) -> Thing:
+def _keep_named(thing: Thing, named: set[str], rng: random.Random) -> Thing:
     """Return the thing with the named attributes; of several of a kind, with one of them."""
     for place, known in enumerate(_ATTRIBUTES):
         if words := sorted(named & set(known)):
-            thing = _with(thing, place, rng.choice(words))
+            thing = _with_attribute(thing, place, rng.choice(words))
     return thing
 
 
 def _other_attribute(thing: Thing, rng: random.Random) -> Thing:
     place = rng.randrange(len(_ATTRIBUTES))
-    return _with(thing, place, rng.choice([word for word in _ATTRIBUTES[place] if word != thing.attributes[place]]))
+    return _with_attribute(
+        thing, place, rng.choice([word for word in _ATTRIBUTES[place] if word != thing.attributes[place]])
+    )
 
 
-def _with(thing: Thing, place: int, word: str) -> Thing:
+def _with_attribute(thing: Thing, place: int, word: str) -> Thing:
     size, colour, shape = (word if k == place else own for k, own in enumerate(thing.attributes))
     return Thing(size, colour, shape, thing.box)
 
 
-def _box(scene: Scene, region: str) -> tuple[int, int, int, int]:
+def _region_box(scene: Scene, region: str) -> tuple[int, int, int, int]:
     """Return a box in the middle of the region, which determines the stated place of the thing."""
     row, column = region.split()
     x = round((COLUMNS.index(column) + 0.5) / 3 * scene.width)

@@ -35,7 +35,7 @@ class Question:
         return ("first", "second")[self.args.index(self.answer)] if self.answer in self.args else ""
 
     @property
-    def asks_of_held_out(self) -> bool:
+    def names_held_out(self) -> bool:
         """Return whether it names a held-out pair of colour and shape."""
         return any(colour in arg.split() and shape in arg.split() for arg in self.args for colour, shape in HELD_OUT)
 
@@ -46,7 +46,7 @@ def all_questions(scene: Scene, type_: str, *, name_held_out: bool) -> list[Ques
     With `name_held_out` false no question names a held-out pair, not even to deny it, because that would be a label.
     """
     found = _FORMS[type_](scene)
-    return [q for q in found if name_held_out or not q.asks_of_held_out]
+    return [q for q in found if name_held_out or not q.names_held_out]
 
 
 class BalancedDraw:
@@ -64,24 +64,24 @@ class BalancedDraw:
         """Return one question of the type. Every scene allows every type."""
         options = all_questions(scene, type_, name_held_out=self.name_held_out)
         assert options, f"nothing of type {type_} to ask of {scene.id}"
-        rarest = min(self._seen(q) for q in options)
-        question = choose([q for q in options if self._seen(q) == rarest], scene.id, "draw", type_)
-        self.counts[self._last(question)] += 1
-        self.counts[self._first(question)] += 1
+        rarest = min(self._counts_so_far(q) for q in options)
+        question = choose([q for q in options if self._counts_so_far(q) == rarest], scene.id, "draw", type_)
+        self.counts[self._second_key(question)] += 1
+        self.counts[self._first_key(question)] += 1
         return question
 
-    def _first(self, question: Question) -> tuple[str, ...]:
+    def _first_key(self, question: Question) -> tuple[str, ...]:
         """Return the first balancing key: the answer of yes/no questions, else the form; empty for counts."""
         if question.type == "count":
             return question.type, "", ""
         return question.type, question.answer if question.type == "exist" else question.kind, ""
 
-    def _last(self, question: Question) -> tuple[str, ...]:
+    def _second_key(self, question: Question) -> tuple[str, ...]:
         """Return the second balancing key: the answer within the form; for a choice, first or second."""
         return question.type, question.kind, question.choice or question.answer
 
-    def _seen(self, question: Question) -> tuple[int, int]:
-        return self.counts[self._first(question)], self.counts[self._last(question)]
+    def _counts_so_far(self, question: Question) -> tuple[int, int]:
+        return self.counts[self._first_key(question)], self.counts[self._second_key(question)]
 
 
 def question_text(question: Question) -> str:
@@ -157,7 +157,7 @@ def _sizeless_references(t: Thing) -> tuple[str, str, str]:
     return t.shape, f"{t.colour} thing", f"{t.colour} {t.shape}"
 
 
-def matching(scene: Scene, reference: str) -> tuple[int, ...]:
+def matching_things(scene: Scene, reference: str) -> tuple[int, ...]:
     """Return the indices of the things that match a reference such as `large red thing`."""
     words = set(reference.split()) - {"thing"}
     return _indices(scene, lambda t: words <= set(t.attributes))
@@ -196,7 +196,7 @@ def _compare(scene: Scene) -> Iterator[Question]:
 
 def first_unique(scene: Scene, *references: str) -> str:
     """Return the first reference that matches exactly one thing, or an empty text."""
-    return next((r for r in references if len(matching(scene, r)) == 1), "")
+    return next((r for r in references if len(matching_things(scene, r)) == 1), "")
 
 
 _FORMS: dict[str, Callable[[Scene], Iterator[Question]]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sicog.chains import COT, render
-from sicog.mini.questions import WHICH, Question, matching
+from sicog.mini.questions import WHICH, Question, matching_things
 from sicog.mini.scene import COLUMNS, ROWS, Scene, Thing
 from sicog.mini.text import NUMBERS, capital, full_name, listing, place, singular
 
@@ -52,17 +52,17 @@ def _task(question: Question) -> str:
     return _TASKS[question.type, question.kind].format(*question.args)
 
 
-def _walk(scene: Scene, said: Mapping[int, str]) -> str:
+def _walk_things(scene: Scene, said: Mapping[int, str]) -> str:
     """Return each thing with its verdict, up to the last one that has a verdict: `look: red circle: no; ...`."""
     last = max(said, default=len(scene.things) - 1)
-    walked = [f"{_bare(thing)}: {said.get(k, _NO)}" for k, thing in enumerate(scene.things[: last + 1])]
+    walked = [f"{_bare_name(thing)}: {said.get(k, _NO)}" for k, thing in enumerate(scene.things[: last + 1])]
     return f"look: {'; '.join(walked)}"
 
 
 _YES, _NO = "yes", "no"
 
 
-def _bare(thing: Thing) -> str:
+def _bare_name(thing: Thing) -> str:
     return f"{thing.colour} {thing.shape}"
 
 
@@ -73,16 +73,16 @@ def _count(scene: Scene, question: Question) -> str:
         counts = k in question.things
         number += counts
         said[k] = NUMBERS[number] if question.kind == "all" else f"{_YES if counts else _NO}, {NUMBERS[number]}"
-    return _walk(scene, said)
+    return _walk_things(scene, said)
 
 
 def _exist(scene: Scene, question: Question) -> str:
     """Return each thing up to the wanted one: `look: red circle: no; red star: yes`."""
-    fits = [k for k, thing in enumerate(scene.things) if _bare(thing) in question.args[0]]
-    return _walk(scene, dict.fromkeys(fits[:1], _YES))
+    fits = [k for k, thing in enumerate(scene.things) if _bare_name(thing) in question.args[0]]
+    return _walk_things(scene, dict.fromkeys(fits[:1], _YES))
 
 
-def _found(scene: Scene, question: Question) -> list[str]:
+def _named_things(scene: Scene, question: Question) -> list[str]:
     """Return a phrase for each thing in the question: `the star is the large red star at the top left`."""
     things = [scene.things[k] for k in question.things]
     return [
@@ -93,7 +93,7 @@ def _found(scene: Scene, question: Question) -> list[str]:
 
 def _attribute(scene: Scene, question: Question) -> str:
     """Return `the star is the large red star at the top left: red`."""
-    return f"{_found(scene, question)[0]}: {question.answer}"
+    return f"{_named_things(scene, question)[0]}: {question.answer}"
 
 
 def _relation(scene: Scene, question: Question) -> str:
@@ -101,33 +101,33 @@ def _relation(scene: Scene, question: Question) -> str:
     things = [scene.things[k] for k in question.things]
     in_rows = question.kind in ("row", "above", "below")
     words = [ROWS[scene.row(t)] if in_rows else COLUMNS[scene.column(t)] for t in things]
-    return _chosen(scene, question, words) if question.choice else f"{_found(scene, question)[0]}: {words[0]}"
+    return _choice(scene, question, words) if question.choice else f"{_named_things(scene, question)[0]}: {words[0]}"
 
 
 def _compare(scene: Scene, question: Question) -> str:
     if question.kind != "more":
-        return _chosen(scene, question, [scene.things[k].size for k in question.things])
-    groups = [[scene.things[k].colour for k in matching(scene, singular(many))] for many in question.args]
+        return _choice(scene, question, [scene.things[k].size for k in question.things])
+    groups = [[scene.things[k].colour for k in matching_things(scene, singular(many))] for many in question.args]
     numbers = [NUMBERS[len(group)] for group in groups]
     counted = [
         f"{many}: {', '.join([*group, number])} {many}"
         for many, group, number in zip(question.args, groups, numbers, strict=True)
     ]
-    return f"look: {'; '.join(counted)}: {_decided(question, numbers)}"
+    return f"look: {'; '.join(counted)}: {_decision(question, numbers)}"
 
 
-def _chosen(scene: Scene, question: Question, words: Sequence[str]) -> str:
+def _choice(scene: Scene, question: Question, words: Sequence[str]) -> str:
     """Return both things with their words, then the choice.
 
     `the star is the ...: left star; the circle is the ...: right circle: further left, left star or right circle? left
     star`.
     """
-    told = zip(_found(scene, question), words, question.args, strict=True)
+    told = zip(_named_things(scene, question), words, question.args, strict=True)
     stated = "; ".join(f"{found}: {word} {name}" for found, word, name in told)
-    return f"{stated}: {_decided(question, words)}"
+    return f"{stated}: {_decision(question, words)}"
 
 
-def _decided(question: Question, words: Sequence[str]) -> str:
+def _decision(question: Question, words: Sequence[str]) -> str:
     """Return the criterion, both words with their names, then the choice: `further left, left star or right circle?
     left star`.
 

@@ -139,8 +139,8 @@ def choose(options: Sequence[T], *key: object) -> T:
 def draw_scene(seed: int, split: str, index: int, rules: SceneRules) -> Scene:
     """Return scene number `index` of a split: a pure function of its arguments."""
     rng = random.Random(digest(seed, split, index))
-    width, height = _weighted(rng, CANVASES)
-    number = _weighted(rng, NUMBERS_OF_THINGS)
+    width, height = _weighted_choice(rng, CANVASES)
+    number = _weighted_choice(rng, NUMBERS_OF_THINGS)
     background = rng.choice(BACKGROUNDS)
     with_held_out = rng.random() < rules.held_out_share
     boxes = None
@@ -157,7 +157,7 @@ def in_reading_order(scene: Scene) -> Scene:
     return replace(scene, things=tuple(sorted(scene.things, key=lambda t: (scene.row(t), scene.column(t)))))
 
 
-def _weighted(rng: random.Random, table: Sequence[tuple[T, float]]) -> T:
+def _weighted_choice(rng: random.Random, table: Sequence[tuple[T, float]]) -> T:
     return rng.choices([value for value, _ in table], [weight for _, weight in table])[0]
 
 

@@ -79,9 +79,9 @@ class MiniSweepConfig(SweepConfig):
 def mini_sweep(config: MiniSweepConfig) -> Path:
     """Choose the threshold with the truth of the development split; writes threshold.json."""
     labels = truth_file(config.data, config.split)
-    truth = truth_of(read_truth(config.data, config.split))
+    truth = truth_function(read_truth(config.data, config.split))
     path = sweep_scored(config.model_copy(update={"labels": labels}), truth)
-    _say_when_out_of_bounds(config, read_json(path))
+    _warn_out_of_bounds(config, read_json(path))
     return path
 
 
@@ -102,10 +102,10 @@ def mini_gap(config: MiniGapConfig) -> Path:
     truths = read_truth(config.data, config.split)
     types = {question.id: question.type for scene in truths.values() for question in scene.questions}
     file = truth_file(config.data, config.split)
-    return gap(config, truth_of(truths), lambda query: types.get(query.id, "caption"), truth_file=file)
+    return gap(config, truth_function(truths), lambda query: types.get(query.id, "caption"), truth_file=file)
 
 
-def _say_when_out_of_bounds(config: MiniSweepConfig, found: dict[str, Any]) -> None:
+def _warn_out_of_bounds(config: MiniSweepConfig, found: dict[str, Any]) -> None:
     if not found["within_bounds"]:
         low, high = (f"{100 * share:.0f}" for share in config.keep_share)
         stderr_console().print(
@@ -118,7 +118,7 @@ def _say_when_out_of_bounds(config: MiniSweepConfig, found: dict[str, Any]) -> N
         )
 
 
-def truth_of(truths: dict[str, SceneTruth]) -> Truth:
+def truth_function(truths: dict[str, SceneTruth]) -> Truth:
     """Return the truth function of compared texts: object F1 of a caption, 1 or 0 for an answer; unknown ids raise."""
     answers = {question.id: question.answer for scene in truths.values() for question in scene.questions}
 

@@ -67,7 +67,7 @@ def number_of_things(scene: Scene) -> str:
     return f"{NUMBERS[n]} thing{'s' if n > 1 else ''}"
 
 
-def salient(scene: Scene) -> list[Thing]:
+def salient_things(scene: Scene) -> list[Thing]:
     """Return the things of a brief caption: at most two, large ones before small ones, in reading order."""
     chosen = sorted(scene.things, key=lambda t: t.size != "large")[:MOST_IN_BRIEF]
     return [t for t in scene.things if t in chosen]
@@ -75,7 +75,7 @@ def salient(scene: Scene) -> list[Thing]:
 
 def brief_caption(scene: Scene, *, placed: bool = False) -> str:
     """Return colour and shape of one or two things, optionally with places; as weak as alignment captions."""
-    listed = [a(f"{t.colour} {t.shape}") + (f" {place(scene, t)}" if placed else "") for t in salient(scene)]
+    listed = [a(f"{t.colour} {t.shape}") + (f" {place(scene, t)}" if placed else "") for t in salient_things(scene)]
     return f"There is {join(listed)}."
 
 

@@ -68,13 +68,13 @@ def _corpus(seed: int) -> Iterator[str]:
         scene = draw_scene(seed, "parts-tokenizer", index, LABELLED)
         yield from (brief_caption(scene, placed=True), detailed_description(scene), cod_caption(scene))
         type_ = QUESTION_TYPES[index % len(QUESTION_TYPES)]
-        for question in spread(all_questions(scene, type_, name_held_out=False), 3):
+        for question in evenly_spaced(all_questions(scene, type_, name_held_out=False), 3):
             yield question_text(question)
             yield f" {question.answer}"
             yield cot_text(scene, question)
 
 
-def spread(items: Iterable, most: int) -> list:
+def evenly_spaced(items: Iterable, most: int) -> list:
     """Return at most this many of the items, evenly spread."""
     items = list(items)
     return items[:: max(1, len(items) // most)][:most]

@@ -86,14 +86,14 @@ def caption_things(text: str) -> list[tuple[str, str, str]]:
 
     Of a chain of description only the last step counts; a broken chain states nothing.
     """
-    found = (m.groups() for m in _MENTION.finditer(_stated(text)))
+    found = (m.groups() for m in _MENTION.finditer(_stated_text(text)))
     return list(dict.fromkeys((size.lower(), colour.lower(), shape.lower()) for size, colour, shape in found))
 
 
 def caption_places(text: str) -> dict[tuple[str, str, str], str]:
     """Return the first stated region of each (size, colour, shape) that has one."""
     places: dict[tuple[str, str, str], str] = {}
-    for m in _PLACED.finditer(_stated(text)):
+    for m in _PLACED.finditer(_stated_text(text)):
         size, colour, shape, row, column = (word.lower() for word in m.groups())
         places.setdefault((size, colour, shape), f"{row} {column}")
     return places
@@ -111,7 +111,7 @@ def stated_span(text: str) -> tuple[int, int]:
     return start, start + len(body)
 
 
-def _stated(text: str) -> str:
+def _stated_text(text: str) -> str:
     start, end = stated_span(text)
     return text[start:end]
 
@@ -140,13 +140,13 @@ def caption_scores(text: str, scene: Scene) -> CaptionScores:
     return CaptionScores(hits / len(stated), hits / len(true), 2 * hits / (len(stated) + len(true)))
 
 
-def places_right(text: str, scene: Scene) -> list[bool]:
+def correct_places(text: str, scene: Scene) -> list[bool]:
     """Return, for each correctly named thing, whether its stated region is correct too."""
     stated, at = caption_places(text), {t.attributes: scene.region(t) for t in scene.things}
     return [stated.get(thing) == at[thing] for thing in caption_things(text) if thing in at]
 
 
-def chance(asked: Iterable[tuple[str, str, str]]) -> dict[str, float]:
+def chance_accuracy(asked: Iterable[tuple[str, str, str]]) -> dict[str, float]:
     """Return by type, and for `all`, the accuracy of the most frequent answer of each form, which needs no image.
 
     asked: (type, form, answer) of each question; if a question names two answers, which of them is right.

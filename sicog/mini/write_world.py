@@ -112,7 +112,7 @@ def draw_split(config: MiniDataConfig, split: str) -> list[Scene]:
     return [draw_scene(config.seed, split, index, rules) for index in range(getattr(config, split))]
 
 
-def asked_of(data: Path, split: str) -> dict[str, tuple[Scene, Question]]:
+def questions_by_id(data: Path, split: str) -> dict[str, tuple[Scene, Question]]:
     """Return scene and question by the question's id, of a split without answers.
 
     They are generated again, because the truth on disk does not have the parts of a question. Raises `ValueError` for a
@@ -122,7 +122,9 @@ def asked_of(data: Path, split: str) -> dict[str, tuple[Scene, Question]]:
     if (world := settings.pop("world", None)) != WORLD:
         raise ValueError(f"{data} has mini data of world {world}, but this version needs {WORLD}. Make the data again")
     config = MiniDataConfig(**settings)
-    return {key: (scene, question) for key, scene, question, _ in _asked(config, split, draw_split(config, split))}
+    return {
+        key: (scene, question) for key, scene, question, _ in _split_questions(config, split, draw_split(config, split))
+    }
 
 
 def image_path(scene: Scene) -> str:
@@ -162,7 +164,7 @@ def _write_images(scenes: Iterable[Scene], out_dir: Path, on_image: Callable[[],
 Asked = list[tuple[str, Scene, Question, str]]  # question id, scene, question, its words
 
 
-def _ask(scenes: Iterable[Scene], per_image: Callable[[int], int], *, name_held_out: bool) -> Asked:
+def _sample_questions(scenes: Iterable[Scene], per_image: Callable[[int], int], *, name_held_out: bool) -> Asked:
     """Return questions on each scene, of different types in turn, with balanced answers."""
     draw, asked, turn = BalancedDraw(name_held_out=name_held_out), [], 0
     for index, scene in enumerate(scenes):
@@ -174,13 +176,13 @@ def _ask(scenes: Iterable[Scene], per_image: Callable[[int], int], *, name_held_
     return asked
 
 
-def _asked(config: MiniDataConfig, split: str, scenes: Iterable[Scene]) -> Asked:
+def _split_questions(config: MiniDataConfig, split: str, scenes: Iterable[Scene]) -> Asked:
     """Return the questions of a split without answers."""
     per_image = getattr(config, f"{split}_questions")
-    return _ask(scenes, lambda index: per_image, name_held_out=True)
+    return _sample_questions(scenes, lambda index: per_image, name_held_out=True)
 
 
-def _row(row_id: str, scene: Scene, *turns: str, marker: str = "<image>\n") -> Row:
+def _llava_row(row_id: str, scene: Scene, *turns: str, marker: str = "<image>\n") -> Row:
     """Return a LLaVA row: alternating human and gpt turns, with the image marker before the first."""
     speakers = ("human", "gpt")
     conversations = [{"from": speakers[i % 2], "value": (marker if i == 0 else "") + t} for i, t in enumerate(turns)]
@@ -201,7 +203,7 @@ def _write_align(config: MiniDataConfig, split: str, scenes: list[Scene], out_di
     for k, scene in enumerate(scenes):
         placed = k % 2 == 1
         prompt = choose(PLACED_INSTRUCTIONS if placed else BRIEF_INSTRUCTIONS, scene.id, "instruction")
-        rows.append(_row(scene.id, scene, prompt, brief_caption(scene, placed=placed)))
+        rows.append(_llava_row(scene.id, scene, prompt, brief_caption(scene, placed=placed)))
     _write_list(out_dir / "align.json", rows)
     return []
 
@@ -209,31 +211,31 @@ def _write_align(config: MiniDataConfig, split: str, scenes: list[Scene], out_di
 def _write_sft(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
     """Write detailed captions on some images, and two or three questions on others, as conversations or single rows."""
     questioned = [s for i, s in enumerate(scenes) if i % config.sft_caption_every != 0]
-    asked = _ask(questioned, lambda index: 2 + index % 2, name_held_out=False)
+    asked = _sample_questions(questioned, lambda index: 2 + index % 2, name_held_out=False)
     turns: dict[str, list[str]] = {s.id: [] for s in questioned}
     for key, scene, question, words in asked:
-        turns[scene.id] += [_direct(key, words), question.answer]
+        turns[scene.id] += [_direct_prompt(key, words), question.answer]
     rows = []
     for scene in scenes:
         if scene.id not in turns:
-            rows.append(_row(scene.id, scene, CAPTIONING.style("dd").template, detailed_description(scene)))
+            rows.append(_llava_row(scene.id, scene, CAPTIONING.style("dd").template, detailed_description(scene)))
         elif choose((True, False), scene.id, "one conversation"):
-            rows.append(_row(scene.id, scene, *turns[scene.id]))
+            rows.append(_llava_row(scene.id, scene, *turns[scene.id]))
         else:
             pairs = zip(turns[scene.id][::2], turns[scene.id][1::2], strict=True)
-            rows += [_row(f"{scene.id}-q{k}", scene, *pair) for k, pair in enumerate(pairs)]
+            rows += [_llava_row(f"{scene.id}-q{k}", scene, *pair) for k, pair in enumerate(pairs)]
     _write_list(out_dir / "sft.json", rows)
     return asked
 
 
-def _direct(key: str, words: str) -> str:
+def _direct_prompt(key: str, words: str) -> str:
     return REASONING.prompt(Query(id=key, task="reasoning", question=words), "direct")
 
 
 def _write_warmup_captions(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
     """Write captions in the published format, and the truth of the images for the teacher."""
     captions = [(scene, brief_caption(scene)) for scene in scenes]
-    rows = [{**_row(s.id, s, CAPTION_QUESTION, caption), "caption": caption} for s, caption in captions]
+    rows = [{**_llava_row(s.id, s, CAPTION_QUESTION, caption), "caption": caption} for s, caption in captions]
     _write_list(out_dir / "warmup_captions.json", rows)
     _write_lines(truth_file(out_dir, split), (SceneTruth(s, image_path(s), s.held_out, ()).to_json() for s in scenes))
     return []
@@ -241,24 +243,24 @@ def _write_warmup_captions(config: MiniDataConfig, split: str, scenes: list[Scen
 
 def _write_warmup_reasoning(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
     """Write one question per image. As in LLaVA-CoT's own files, the human turn has no image marker."""
-    asked = _ask(scenes, lambda index: 1, name_held_out=False)
+    asked = _sample_questions(scenes, lambda index: 1, name_held_out=False)
     rows = []
     for key, scene, question, words in asked:
         bodies = cot_bodies(scene, question)
         tagged = "\n\n".join(f"<{tag}> {body} </{tag}>" for tag, body in zip(TAGS, bodies, strict=True))
-        rows.append(_row(key, scene, words, tagged, marker=""))
+        rows.append(_llava_row(key, scene, words, tagged, marker=""))
     _write_lines(out_dir / "warmup_reasoning.jsonl", rows)
     return asked
 
 
 def _write_unlabelled(config: MiniDataConfig, split: str, scenes: list[Scene], out_dir: Path) -> Asked:
     """Write queries without answers, and their truth."""
-    asked = _asked(config, split, scenes)
-    _write_list(out_dir / f"{split}_images.json", [_row(s.id, s, CAPTION_QUESTION) for s in scenes])
-    _write_list(out_dir / f"{split}_questions.json", [_row(key, s, words) for key, s, _, words in asked])
+    asked = _split_questions(config, split, scenes)
+    _write_list(out_dir / f"{split}_images.json", [_llava_row(s.id, s, CAPTION_QUESTION) for s in scenes])
+    _write_list(out_dir / f"{split}_questions.json", [_llava_row(key, s, words) for key, s, _, words in asked])
     truths: dict[str, list[QuestionTruth]] = {s.id: [] for s in scenes}
     for key, scene, q, words in asked:
-        held_out = q.asks_of_held_out or any(scene.things[i].held_out for i in q.things)
+        held_out = q.names_held_out or any(scene.things[i].held_out for i in q.things)
         truths[scene.id].append(QuestionTruth(key, q.type, q.kind, words, q.answer, held_out))
     rows = (SceneTruth(s, image_path(s), s.held_out, tuple(truths[s.id])).to_json() for s in scenes)
     _write_lines(truth_file(out_dir, split), rows)

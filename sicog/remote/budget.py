@@ -32,7 +32,7 @@ class Purse:
         """Return the dollars spent, by the config's prices."""
         return self.config.usd(self.input_tokens, self.output_tokens)
 
-    def spend(self, input_tokens: int, output_tokens: int, estimated_input: int) -> None:
+    def count_answer(self, input_tokens: int, output_tokens: int, estimated_input: int) -> None:
         """Count an answer."""
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
@@ -45,7 +45,7 @@ class Purse:
         async with self._changed:
             while not self._fits(mine):
                 if not self._aside:
-                    raise BudgetReached(self._says())
+                    raise BudgetReached(self._spent_text())
                 await self._changed.wait()
             self._aside.append(mine)
         try:
@@ -62,7 +62,7 @@ class Purse:
         tokens = sum(i + o for i, o in taken)
         return (budget.usd is None or usd <= budget.usd) and (budget.tokens is None or tokens <= budget.tokens)
 
-    def _says(self) -> str:
+    def _spent_text(self) -> str:
         spent = f"{self.input_tokens + self.output_tokens} tokens"
         if self.config.prices:
             spent = f"{self.usd:.4f} USD, {spent}"

@@ -37,7 +37,7 @@ _FILTERED = frozenset({"content_filter", "content_policy_violation", "moderation
 _NO_QUOTA = "insufficient_quota"
 
 
-class Asked(Protocol):
+class EndpointRequest(Protocol):
     """A request to an endpoint: a chat (`Request`) or vectors (`embeddings.EmbeddingRequest`)."""
 
     @property
@@ -109,7 +109,7 @@ class Request:
     def read(self, reply: Any, estimate: int) -> Answer:
         """Return the first choice of the reply."""
         if not reply.get("choices"):
-            raise _Trouble(f"no choices in the answer: {orjson.dumps(reply).decode()[:200]}")
+            raise _RetryableError(f"no choices in the answer: {orjson.dumps(reply).decode()[:200]}")
         choice, usage = reply["choices"][0], reply.get("usage") or {}
         message, finish = choice["message"], choice.get("finish_reason") or "stop"
         written, refused = message.get("content") or "", message.get("refusal") or ""
@@ -147,12 +147,12 @@ class EndpointError(ValueError):
     """No request can succeed; the message says what to correct. Stored answers are kept."""
 
 
-class _Stopped(Exception):  # noqa: N818 - for requests that wait when the run stops
+class _StoppedError(Exception):  # noqa: N818 - for requests that wait when the run stops
     """The run stops; `Client.run` raises the reason."""
 
 
 @dataclass(eq=False)
-class _Trouble(Exception):  # noqa: N818 - handled here
+class _RetryableError(Exception):  # noqa: N818 - handled here
     """A failed attempt that may be retried. lost: an answer was probably written and paid."""
 
     detail: str
@@ -222,7 +222,7 @@ class Client:
             raise errors[0]
         return [r[0] for r in results if not isinstance(r, BaseException)]
 
-    async def ask(self, request: Asked) -> Answer:
+    async def ask(self, request: EndpointRequest) -> Answer:
         """Return the stored answer or a new one.
 
         Raises `NoAnswer` or `BadImage` for this request alone, `EndpointError` or `BudgetReached` to stop the run.
@@ -238,37 +238,37 @@ class Client:
                 return answer
             async with self._slots:
                 if self._stopped:
-                    raise _Stopped
+                    raise _StoppedError
                 try:
                     return await self._new_answer(key, request)
-                except (NoAnswer, BadImage, _Stopped):
+                except (NoAnswer, BadImage, _StoppedError):
                     raise
                 except BaseException as error:
                     self.stop(error)
                     raise
 
-    async def _new_answer(self, key: str, request: Asked) -> Answer:
+    async def _new_answer(self, key: str, request: EndpointRequest) -> Answer:
         try:
             estimate = await asyncio.to_thread(request.input_tokens, self.config.pixels_per_token)
             body = await asyncio.to_thread(request.body, self.config.model)
         except (ValueError, OSError) as error:
             raise BadImage(str(error)) from error
-        trouble = _Trouble("")
+        trouble = _RetryableError("")
         for attempt in range(1, self.config.attempts + 1):
             async with self.purse.set_aside(estimate, request.max_tokens):
                 sent = await self._limit.wait(estimate + request.max_tokens)
                 if self._stopped:
-                    raise _Stopped
+                    raise _StoppedError
                 try:
                     answer = await self._attempt(request, body, estimate)
-                except _Trouble as error:
+                except _RetryableError as error:
                     trouble = error
                     if error.lost:
-                        self.purse.spend(estimate, request.max_tokens, estimate)
+                        self.purse.count_answer(estimate, request.max_tokens, estimate)
                         self.store.put_lost(self.config.model, estimate, request.max_tokens)
                 else:
                     sent.tokens = answer.input_tokens + answer.output_tokens
-                    self.purse.spend(answer.input_tokens, answer.output_tokens, estimate)
+                    self.purse.count_answer(answer.input_tokens, answer.output_tokens, estimate)
                     self.store.put(key, self.config.model, answer, estimate)
                     self.asked, self._unanswered = self.asked + 1, 0
                     return answer
@@ -277,17 +277,19 @@ class Client:
         self._unanswered += 1
         if self._unanswered >= UNANSWERED_IN_A_ROW:
             raise EndpointError(
-                f"{self._where} gave no answer to {self._unanswered} requests in a row ({trouble.detail}). Check "
+                f"{self._endpoint_name} gave no answer to {self._unanswered} requests in a row "
+                f"({trouble.detail}). Check "
                 f"that it is running, then run again; stored answers are reused"
             )
         raise NoAnswer("no_answer", f"{self.config.attempts} attempts, the last: {trouble.detail}")
 
-    async def _wait(self, attempt: int, trouble: _Trouble) -> None:
+    async def _wait(self, attempt: int, trouble: _RetryableError) -> None:
         pause = back_off_s(attempt, self._random)
         if trouble.wait_s is not None:
             if trouble.wait_s > LONGEST_WAIT_S:
                 raise EndpointError(
-                    f"{self._where} asks to wait {trouble.wait_s:.0f} s ({trouble.detail}). Run again after that; "
+                    f"{self._endpoint_name} asks to wait {trouble.wait_s:.0f} s ({trouble.detail}). "
+                    "Run again after that; "
                     f"stored answers are reused"
                 )
             self._limit.hold(trouble.wait_s)  # the pause is for the whole client, not for this request alone
@@ -296,7 +298,7 @@ class Client:
         while not self._stopped and (left := until - self.clock.now()) > 0:
             await self.clock.sleep(min(left, 1.0))
 
-    async def _attempt(self, request: Asked, body: dict[str, Any], estimate: int) -> Answer:
+    async def _attempt(self, request: EndpointRequest, body: dict[str, Any], estimate: int) -> Answer:
         import openai
 
         try:
@@ -304,46 +306,47 @@ class Client:
                 raw = await request.send(self.openai, body)
                 content = raw.http_response.content
         except (TimeoutError, openai.APITimeoutError):
-            raise _Trouble(f"no answer within {self.config.timeout_s:g} s", lost=True) from None
+            raise _RetryableError(f"no answer within {self.config.timeout_s:g} s", lost=True) from None
         except openai.APIStatusError as error:
             self._refuse_status(error)
         except openai.APIConnectionError as error:
-            cause = self._redacted(str(error.__cause__ or error))
-            raise _Trouble(f"the connection failed ({cause})") from None
+            cause = self._redact(str(error.__cause__ or error))
+            raise _RetryableError(f"the connection failed ({cause})") from None
         try:
-            answer = request.read(orjson.loads(self._redacted(content.decode("utf-8", errors="replace"))), estimate)
-            return replace(answer, text=self._redacted(answer.text))  # redact again: JSON can escape a key
+            answer = request.read(orjson.loads(self._redact(content.decode("utf-8", errors="replace"))), estimate)
+            return replace(answer, text=self._redact(answer.text))  # redact again: JSON can escape a key
         except EndpointError:
             raise
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            raise _Trouble(f"the answer is not of the protocol ({type(error).__name__})", lost=True) from None
+            raise _RetryableError(f"the answer is not of the protocol ({type(error).__name__})", lost=True) from None
 
     def _refuse_status(self, error: Any) -> NoReturn:
         """Raise the error that belongs to an HTTP status."""
         status, code = int(error.status_code), getattr(error, "code", None)
-        detail = f"status {status}: {self._redacted(error.response.text)[:300]}"
+        detail = f"status {status}: {self._redact(error.response.text)[:300]}"
         if code in _FILTERED:
             raise NoAnswer("refusal", detail) from None
         if (status in _RETRIED or status >= 500) and code != _NO_QUOTA:
-            raise _Trouble(detail, retry_after_s(error.response.headers, self.clock.wall())) from None
+            raise _RetryableError(detail, retry_after_s(error.response.headers, self.clock.wall())) from None
         if status in _ABOUT_THE_REQUEST and self.store.count(self.config.model):
             # Other requests were answered, so model and form are right; the content of this row is refused.
             raise NoAnswer("bad_request", detail) from None
         raise EndpointError(
-            f"{self._where} refuses model {self.config.model!r} ({detail}). Correct the key, the address, the model's "
+            f"{self._endpoint_name} refuses model {self.config.model!r} ({detail}). "
+            "Correct the key, the address, the model's "
             f"name or the settings, and run again; stored answers are reused"
         ) from None
 
     @property
-    def _where(self) -> str:
+    def _endpoint_name(self) -> str:
         return f"the endpoint {urlsplit(self.config.url()).netloc}"
 
-    def _redacted(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         return text.replace(self.key, "[key]") if self.key and len(self.key) >= 8 else text
 
 
 @contextmanager
-def connected(config: EndpointConfig, answers: Path, clock: Clock | None = None) -> Iterator[Client]:
+def open_client(config: EndpointConfig, answers: Path, clock: Clock | None = None) -> Iterator[Client]:
     """Open a client that stores its answers in the folder `answers`.
 
     Raises `ValueError` when the address, the key or the `openai` package is missing, before anything is written.

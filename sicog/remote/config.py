@@ -76,7 +76,7 @@ class EndpointConfig(Config):
     """Folder of the stored answers; null: a folder next to the step's output."""
 
     @model_validator(mode="after")
-    def _money_needs_prices(self) -> EndpointConfig:
+    def _check_prices(self) -> EndpointConfig:
         if self.budget.usd is not None and self.prices is None:
             raise ValueError(
                 "prices are missing, but budget.usd needs them. "

@@ -21,7 +21,7 @@ class Clock:
 
 
 @dataclass
-class Sent:
+class SentRequest:
     """A sent request. Its tokens are an estimate until the answer gives the real number."""
 
     at: float
@@ -36,11 +36,11 @@ class RateLimit:
     tokens: int | None
     clock: Clock = field(default_factory=Clock)
     stopped: bool = False
-    _sent: deque[Sent] = field(default_factory=deque)
+    _sent: deque[SentRequest] = field(default_factory=deque)
     _paused_until: float = 0.0
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def wait(self, tokens: float) -> Sent:
+    async def wait(self, tokens: float) -> SentRequest:
         """Wait until a request of this many tokens may be sent, and count it as sent.
 
         A request larger than the limit is sent when the window is empty.
@@ -48,7 +48,7 @@ class RateLimit:
         async with self._turn:
             while not self.stopped and (pause := self._pause(tokens)) > 0:
                 await self.clock.sleep(min(pause, 1.0))  # sleep in short steps, so that a stopped run does not wait
-            sent = Sent(self.clock.now(), tokens)
+            sent = SentRequest(self.clock.now(), tokens)
             if self.requests is not None or self.tokens is not None:  # without a limit the window need not be kept
                 self._sent.append(sent)
             return sent

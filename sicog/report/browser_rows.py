@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from sicog.records import Candidate, CandidateSet, Example, PreferencePair, ScoredCandidate, ScoredSet
-from sicog.report.curated import OPEN, SetMarks, level_of
+from sicog.report.curated import OPEN, SetMarks, comparable_value_of
 from sicog.report.known_truth import Truth
 from sicog.stages.storage import read_records, shards
 
@@ -43,7 +43,7 @@ class Facts(NamedTuple):
     support: float = math.nan
 
 
-def of_scored(
+def scored_row(
     name: str, row: ScoredSet, marks: SetMarks, detail: str, by: str, truth: Truth | None
 ) -> tuple[Facts, Text]:
     """Convert a scored set and its selection. `by`: the value that the threshold applies to."""
@@ -64,12 +64,12 @@ def of_scored(
         words=len(chosen.candidate.text.split()) if chosen else 0,
         truth=of_chosen,
         truest=None if math.isnan(of_chosen) else of_chosen == marks.truest,
-        support=_weakest([claim.support for claim in chosen.claims] if chosen else []),
+        support=_lowest_support([claim.support for claim in chosen.claims] if chosen else []),
     )
     return facts, text
 
 
-def of_sampled(name: str, row: CandidateSet) -> tuple[Facts, Text]:
+def sampled_row(name: str, row: CandidateSet) -> tuple[Facts, Text]:
     """Convert a candidate set without scores; no candidate is chosen."""
     text = _question(name, row.query.task, row.id, row.query.images, row.query.question)
     text["candidates"] = [_candidate(c) for c in row.candidates]
@@ -78,7 +78,7 @@ def of_sampled(name: str, row: CandidateSet) -> tuple[Facts, Text]:
     return Facts(row.id, name, row.query.task, image=image, k=len(row.candidates), words=words), text
 
 
-def of_example(name: str, row: Example) -> tuple[Facts, Text]:
+def example_row(name: str, row: Example) -> tuple[Facts, Text]:
     """Convert a training row, with all its turns."""
     text = _question(name, row.source, row.id, row.images, "")
     text["turns"] = [[turn.role, turn.text] for turn in row.turns]
@@ -90,18 +90,18 @@ def of_example(name: str, row: Example) -> tuple[Facts, Text]:
         *(row.id, name, row.source),
         style=str(row.extra["style"]) if row.extra.get("style") else None,
         image=row.images[0] if row.images else None,
-        value=level_of(row.extra),
+        value=comparable_value_of(row.extra),
         words=sum(len(turn.text.split()) for turn in row.turns if turn.role == "assistant"),
-        support=_weakest([claim.get("support") for claim in claims or []]),
+        support=_lowest_support([claim.get("support") for claim in claims or []]),
     )
     return facts, text
 
 
-def _weakest(supports: Sequence[float | None]) -> float:
+def _lowest_support(supports: Sequence[float | None]) -> float:
     return min((value for value in supports if value is not None), default=math.nan)
 
 
-def of_pair(name: str, row: PreferencePair) -> tuple[Facts, Text]:
+def pair_row(name: str, row: PreferencePair) -> tuple[Facts, Text]:
     """Convert a preference pair: chosen and rejected answer as two candidates."""
     text = _question(name, "", row.id, row.images, row.prompt[-1].text if row.prompt else "")
     marks = (("chosen", row.chosen, row.chosen_score), ("rejected", row.rejected, row.rejected_score))
@@ -119,11 +119,11 @@ def read(name: str, folder: Path) -> Iterator[tuple[Facts, Text]]:
     """
     kind = kind_of(folder)
     if kind == "sampled":
-        yield from (of_sampled(name, row) for row in read_records(folder, CandidateSet))
+        yield from (sampled_row(name, row) for row in read_records(folder, CandidateSet))
     elif kind == "examples":
-        yield from (of_example(name, row) for row in read_records(folder, Example))
+        yield from (example_row(name, row) for row in read_records(folder, Example))
     elif kind == "pairs":
-        yield from (of_pair(name, row) for row in read_records(folder, PreferencePair))
+        yield from (pair_row(name, row) for row in read_records(folder, PreferencePair))
     elif kind is not None:
         raise ValueError(f"rows.{name}: {folder} has scored sets. Give it as captions.scored or reasoning.scored")
 

@@ -14,8 +14,25 @@ import numpy as np
 
 from sicog.config import Config
 from sicog.curation.score.columns import columns_in_memory
-from sicog.curation.select.threshold import PAPER_K, By, Threshold, agreement_in, share_in, stated, threshold_in
-from sicog.curation.select.verdicts import LOW, NO_CANDIDATE, TOO_FEW, Rule, agreement_at, chosen, decide, eligible
+from sicog.curation.select.threshold import (
+    PAPER_K,
+    By,
+    Threshold,
+    share_in,
+    stored_agreement,
+    threshold_at,
+    threshold_in,
+)
+from sicog.curation.select.verdicts import (
+    LOW,
+    NO_CANDIDATE,
+    TOO_FEW,
+    Rule,
+    agreement_at,
+    best_candidates,
+    decide,
+    eligible,
+)
 from sicog.records import Dropped, Example, ScoredSet
 from sicog.report import cuts
 from sicog.report.known_truth import Truth
@@ -66,7 +83,7 @@ class SetMarks:
     chance: float = math.nan
 
     @property
-    def kept(self) -> bool:
+    def is_kept(self) -> bool:
         """Return whether `select` kept the row."""
         return self.state == KEPT
 
@@ -151,7 +168,7 @@ def read_curated(
 def _read_rule(config: CuratedConfig) -> Rule:
     """Return the recorded rule of `select`, with a threshold from its file; without a selection, the defaults."""
     if not config.selected:
-        return Rule(_ranked_by(config.scored), None, None, FEWEST)
+        return Rule(_ranking_of(config.scored), None, None, FEWEST)
     used = read_json(config.selected / RUN).get("config", {})
     cut, styles, by = None, used.get("styles"), used.get("by", "score")
     if used.get("threshold") is not None:
@@ -162,7 +179,7 @@ def _read_rule(config: CuratedConfig) -> Rule:
     return Rule(by if by in METHODS else "score", cut, tuple(styles) if styles else None, fewest)
 
 
-def _ranked_by(scored: Path) -> By:
+def _ranking_of(scored: Path) -> By:
     """Return `score`, or `vote` when the folder has only votes."""
     source = FolderSource(scored, ScoredSet, step="report")
     for row in source.read(0, len(source)):
@@ -172,11 +189,11 @@ def _ranked_by(scored: Path) -> By:
     return "score"
 
 
-def level_of(marks: Mapping[str, Any]) -> float:
+def comparable_value_of(marks: Mapping[str, Any]) -> float:
     """The value of a kept example, by what `select` wrote in its `extra`: stated for `PAPER_K` candidates, nan without
     any. The score of a candidate that was alone stands as it is."""
-    if (agreement := agreement_in(marks)) is not None:
-        return float(stated(agreement, PAPER_K))
+    if (agreement := stored_agreement(marks)) is not None:
+        return float(threshold_at(agreement, PAPER_K))
     share = share_in(marks)
     return math.nan if share is None else share
 
@@ -201,11 +218,13 @@ def _marks(rows: Sequence[ScoredSet], rule: Rule, selected: Selected | None, tru
     places, values = {}, {}
     for m in METHODS:
         unknown_R = columns.per_row(allowed_N & np.isnan(getattr(columns, m))) > 0
-        chosen_R = found.chosen if m == rule.by else np.where(unknown_R, -1, chosen(columns, replace(rule, by=m)))
+        chosen_R = (
+            found.chosen if m == rule.by else np.where(unknown_R, -1, best_candidates(columns, replace(rule, by=m)))
+        )
         if m == rule.by and selected:
             kept = {i: selected.chosen[row.id] for i, row in enumerate(rows) if row.id in selected.chosen}
             chosen_R[list(kept)] = [_kept_place(rows[i], of) for i, of in kept.items()]
-        places[m], values[m] = chosen_R.tolist(), stated(agreement_at(columns, m, chosen_R), PAPER_K).tolist()
+        places[m], values[m] = chosen_R.tolist(), threshold_at(agreement_at(columns, m, chosen_R), PAPER_K).tolist()
     allowed = columns.places(allowed_N)
     return [
         _of_row(
@@ -260,11 +279,11 @@ def summary(task: Curated, seed: int) -> dict[str, Any]:
         "method": METHODS[task.rule.by],
         "threshold": task.threshold,
         "rows": len(task.sets) + sum(task.unrankable.values()),
-        "kept": sum(s.kept for s in task.sets) if task.config.selected else None,
+        "kept": sum(s.is_kept for s in task.sets) if task.config.selected else None,
         "without_choice": sum(task.unrankable.values()),
         "cuts": _cuts(task),
         "sweep": sweep(task.config.threshold_file) if task.config.threshold_file else None,
-        "worth": [worth(task, m, seed) for m in task.methods] if task.has_truth and task.sets else [],
+        "worth": [truth_gain(task, m, seed) for m in task.methods] if task.has_truth and task.sets else [],
     }
 
 
@@ -290,20 +309,20 @@ def sweep(path: Path) -> dict[str, Any] | None:
     if not cuts:
         return None
     place = min(range(len(cuts)), key=lambda i: abs(cuts[i]["threshold"] - found["threshold"]))
-    rows = sorted({*_thinned(len(cuts), SWEEP_ROWS), place})
+    rows = sorted({*_thinned_places(len(cuts), SWEEP_ROWS), place})
     head = {key: found.get(key) for key in ("threshold", "by", "encoder", "rows", "keep_share", "within_bounds")}
     return head | {
         "share_kept": cuts[place]["share_kept"],
         "table": [cuts[i] | {"chosen": i == place} for i in rows],
-        "curve": [cuts[i] for i in sorted({*_thinned(len(cuts), SWEEP_CURVE), place})],
+        "curve": [cuts[i] for i in sorted({*_thinned_places(len(cuts), SWEEP_CURVE), place})],
     }
 
 
-def _thinned(total: int, wanted: int) -> list[int]:
+def _thinned_places(total: int, wanted: int) -> list[int]:
     return sorted({round(i * (total - 1) / max(1, wanted - 1)) for i in range(wanted)})
 
 
-def worth(task: Curated, method: By, seed: int) -> dict[str, Any]:
+def truth_gain(task: Curated, method: By, seed: int) -> dict[str, Any]:
     """Return the truth of the selected, a random and the truest candidate, and of kept and dropped rows.
 
     For a method that `select` did not use, the rows with the highest values count as kept, in the same number; the seed
@@ -334,14 +353,14 @@ def worth(task: Curated, method: By, seed: int) -> dict[str, Any]:
 
 
 def _kept_ids(task: Curated, method: str, seed: int) -> set[str]:
-    kept = {s.id for s in task.sets if s.kept}
+    kept = {s.id for s in task.sets if s.is_kept}
     if method == task.rule.by:
         return kept
-    ranked = sorted(task.sets, key=lambda s: (-_known(s.value[method]), digest_value([seed, s.id])))
+    ranked = sorted(task.sets, key=lambda s: (-_known_or_lowest(s.value[method]), digest_value([seed, s.id])))
     return {s.id for s in ranked[: len(kept)]}
 
 
-def _known(value: float) -> float:
+def _known_or_lowest(value: float) -> float:
     """Rank unknown values below all others."""
     return -2.0 if math.isnan(value) else value
 

@@ -29,13 +29,13 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
     from sicog.runs.states import PLAN, read_plan
 
     if not (folder / PLAN).is_file():
-        return _made_anew(_found(folder.resolve(), (out_dir or folder / REPORT).resolve()))
+        return _replace_report(_config_of_folder(folder.resolve(), (out_dir or folder / REPORT).resolve()))
     plan = read_plan(folder)
     planned = [step["config"] for step in plan if step["verb"] == "report"]
     if not planned:
-        return _made_anew(_found(folder.resolve(), (out_dir or folder / REPORT).resolve()))
-    config = _from_here(ReportConfig.model_validate(planned[-1]), folder)
-    stale = _stale(folder, [step["name"] for step in plan])
+        return _replace_report(_config_of_folder(folder.resolve(), (out_dir or folder / REPORT).resolve()))
+    config = _with_current_paths(ReportConfig.model_validate(planned[-1]), folder)
+    stale = _stale_steps(folder, [step["name"] for step in plan])
     why = "it is not finished"
     if (config.out_dir / MANIFEST).is_file() and not stale and not out_dir:
         try:
@@ -44,13 +44,13 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
             why = f"its report no longer fits: {error}"
     if stale or not out_dir:
         stderr_console().print(f"{escape(f'{folder}: {why}; what there is')}:", highlight=False, soft_wrap=True)
-    so_far = _so_far(config, [config.steps_dir / name for name in stale])
-    return _made_anew(so_far.model_copy(update={"out_dir": out_dir or config.steps_dir / SO_FAR}))
+    so_far = _without_missing(config, [config.steps_dir / name for name in stale])
+    return _replace_report(so_far.model_copy(update={"out_dir": out_dir or config.steps_dir / SO_FAR}))
 
 
-def _from_here(config: ReportConfig, folder: Path) -> ReportConfig:
+def _with_current_paths(config: ReportConfig, folder: Path) -> ReportConfig:
     """Return the config with paths that match the run's current folder; the run may have been moved."""
-    from sicog.runs.states import lies_now
+    from sicog.runs.states import current_path
 
     then = config.steps_dir
     if then.resolve() == folder.resolve():
@@ -59,12 +59,12 @@ def _from_here(config: ReportConfig, folder: Path) -> ReportConfig:
     def found(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: found(inner) for key, inner in value.items()}
-        return lies_now(value, then, folder) if isinstance(value, Path) else value
+        return current_path(value, then, folder) if isinstance(value, Path) else value
 
     return ReportConfig.model_validate(found(config.model_dump()))
 
 
-def _made_anew(config: ReportConfig) -> Path:
+def _replace_report(config: ReportConfig) -> Path:
     """Write a report over an earlier one; refuse any other folder."""
     made = config.out_dir / RUN
     if made.is_file() and read_json(made).get("step") == "report":
@@ -72,7 +72,7 @@ def _made_anew(config: ReportConfig) -> Path:
     return report(config)
 
 
-def _stale(run_dir: Path, names: Sequence[str]) -> Sequence[str]:
+def _stale_steps(run_dir: Path, names: Sequence[str]) -> Sequence[str]:
     """Return the first unfinished step and all steps after it; their folders belong to an earlier run."""
     for place, name in enumerate(names):
         state = run_dir / STATES / f"{name}.json"
@@ -81,7 +81,7 @@ def _stale(run_dir: Path, names: Sequence[str]) -> Sequence[str]:
     return []
 
 
-def _so_far(config: ReportConfig, stale: Sequence[Path]) -> ReportConfig:
+def _without_missing(config: ReportConfig, stale: Sequence[Path]) -> ReportConfig:
     """Return the config without outputs that are missing or stale."""
 
     def there(path: Path) -> bool:
@@ -114,7 +114,7 @@ def _so_far(config: ReportConfig, stale: Sequence[Path]) -> ReportConfig:
     )
 
 
-def _found(folder: Path, out_dir: Path) -> ReportConfig:
+def _config_of_folder(folder: Path, out_dir: Path) -> ReportConfig:
     """Return the report config of a step's folder, or of all step folders of a run without a recipe."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder. Give the folder of a run or of one of its steps")
@@ -192,7 +192,7 @@ def _records(data: Sequence[Path], names: dict[Path, str]) -> tuple[dict[str, di
     covered: set[Path] = set()
     for step in data:
         if (step / RUN).is_file() and read_json(step / RUN).get("step") == "select":
-            scored = lineage.scored_of(step)
+            scored = lineage.scored_folder(step)
             if scored and (scored / MANIFEST).is_file():
                 scored = scored.resolve()
                 sets.pop(names.get(scored, ""), None)

@@ -65,19 +65,19 @@ def _read(name: str, folder: Path) -> Evaluation:
     return Evaluation(name, metrics, items)
 
 
-def _seen(item: Item) -> bool:
+def _is_seen(item: Item) -> bool:
     return not item["held_out"]
 
 
-def _held_out(item: Item) -> bool:
+def _is_held_out(item: Item) -> bool:
     return bool(item["held_out"])
 
 
 _MEASURES: Mapping[str, tuple[Measure, ...]] = {
     "questions": (
         Measure("question accuracy", "questions", ("questions", "accuracy"), "right"),
-        Measure("seen combinations", "questions", ("questions", "seen"), "right", _seen, part=True),
-        Measure("held-out combinations", "questions", ("questions", "held_out"), "right", _held_out, part=True),
+        Measure("seen combinations", "questions", ("questions", "seen"), "right", _is_seen, part=True),
+        Measure("held-out combinations", "questions", ("questions", "held_out"), "right", _is_held_out, part=True),
     ),
     "chains": (Measure("accuracy by chains", "chains", ("chains", "accuracy"), "right"),),
     "captions": (
@@ -85,8 +85,8 @@ _MEASURES: Mapping[str, tuple[Measure, ...]] = {
         Measure("caption recall", "captions", ("captions", "recall"), "recall"),
         Measure("caption F1", "captions", ("captions", "f1"), "f1"),
         Measure("F1 of things with places", "captions", ("captions", "placed_f1"), "placed_f1", optional=True),
-        Measure("seen combinations", "captions", ("captions", "seen", "f1"), "f1", _seen, part=True),
-        Measure("held-out combinations", "captions", ("captions", "held_out", "f1"), "f1", _held_out, part=True),
+        Measure("seen combinations", "captions", ("captions", "seen", "f1"), "f1", _is_seen, part=True),
+        Measure("held-out combinations", "captions", ("captions", "held_out", "f1"), "f1", _is_held_out, part=True),
     ),
 }
 
@@ -96,12 +96,12 @@ def measures(evaluations: list[Evaluation]) -> list[Measure]:
     found: list[Measure] = []
     for kind in ITEM_FILES:
         if all(kind in e.items for e in evaluations):
-            head, *tail = (m for m in _MEASURES[kind] if not m.optional or all(_has(e, m) for e in evaluations))
-            found += [head, *(_by_type(t) for t in _types(evaluations) if kind == "questions"), *tail]
+            head, *tail = (m for m in _MEASURES[kind] if not m.optional or all(_has_measure(e, m) for e in evaluations))
+            found += [head, *(_type_measure(t) for t in _types(evaluations) if kind == "questions"), *tail]
     return found
 
 
-def _has(evaluation: Evaluation, measure: Measure) -> bool:
+def _has_measure(evaluation: Evaluation, measure: Measure) -> bool:
     return all(measure.key in item for item in evaluation.items[measure.kind].values())
 
 
@@ -109,7 +109,7 @@ def _types(evaluations: list[Evaluation]) -> list[str]:
     return list(dict.fromkeys(t for e in evaluations for t in e.metrics["questions"].get("by_type", {})))
 
 
-def _by_type(type_: str) -> Measure:
+def _type_measure(type_: str) -> Measure:
     where = ("questions", "by_type", type_)
     return Measure(f"{type_} questions", "questions", where, "right", lambda item: item.get("type") == type_, part=True)
 

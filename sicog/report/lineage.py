@@ -18,7 +18,7 @@ def image_folder(folder: Path) -> Path | None:
     for config, at in _steps(folder):
         data = config.get("data")  # for a training; other steps have a folder
         given = [p for place in (config, data) if isinstance(place, dict) for p in _paths(place.get("image_folder"))]
-        if found := next(_located(given, at), None):
+        if found := next(_existing_paths(given, at), None):
             return found
     return None
 
@@ -26,18 +26,18 @@ def image_folder(folder: Path) -> Path | None:
 def slicing(folder: Path) -> dict[str, int] | None:
     """Return scale, patch_size and max_slices of the checkpoint that sampled the rows, or None."""
     for config, at in _steps(folder):
-        for checkpoint in _located(_paths(config.get("checkpoint")), at):
+        for checkpoint in _existing_paths(_paths(config.get("checkpoint")), at):
             if (checkpoint / PROCESSOR).is_file():
                 known = read_json(checkpoint / PROCESSOR).get("image_processor", {})
                 return {key: known[key] for key in ("scale", "patch_size", "max_slices") if key in known}
     return None
 
 
-def scored_of(selected: Path) -> Path | None:
+def scored_folder(selected: Path) -> Path | None:
     """Return the scored folder that was the input of a selection, if it exists."""
     for given in _paths(read_json(selected / RUN).get("input_paths", {}).get("scored")):
         beside = selected.parent / Path(given).name  # check this first, for a copied run
-        if found := beside if beside.is_dir() else next(_located([given], selected), None):
+        if found := beside if beside.is_dir() else next(_existing_paths([given], selected), None):
             return found
     return None
 
@@ -53,7 +53,9 @@ def _steps(folder: Path) -> Iterator[tuple[dict[str, Any], Path]]:
         seen.add(at)
         run = read_json(at / RUN)
         yield run.get("config", {}), at
-        waiting += [found for given in run.get("input_paths", {}).values() for found in _located(_paths(given), at)]
+        waiting += [
+            found for given in run.get("input_paths", {}).values() for found in _existing_paths(_paths(given), at)
+        ]
 
 
 def _paths(value: Any) -> list[str]:
@@ -62,7 +64,7 @@ def _paths(value: Any) -> list[str]:
     return [path for path in values if isinstance(path, str) and path]
 
 
-def _located(given: Iterable[str], at: Path) -> Iterator[Path]:
+def _existing_paths(given: Iterable[str], at: Path) -> Iterator[Path]:
     """Yield the recorded paths that exist, from the current folder or next to the step's folder of a moved run."""
     for path in given:
         places = (Path(path), at.parent / Path(path).name)

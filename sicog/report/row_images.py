@@ -51,16 +51,18 @@ def refusal(image_folder: Path, name: str) -> str | None:
     return None
 
 
-def inline(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def inline_images(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return each image as `src` and its original `size` (width, height), or `missing` with the reason.
 
     folder: folder of the images, or a .tar of them; it may be missing.
     """
     images = ImageFolder(folder, cache=cache_folder()) if folder.exists() else None
-    return {name: _inline(images, name) if images else {"missing": _NO_PICTURE["image_missing"]} for name in names}
+    return {
+        name: _inline_image(images, name) if images else {"missing": _NO_PICTURE["image_missing"]} for name in names
+    }
 
 
-def _inline(images: ImageFolder, name: str) -> dict[str, Any]:
+def _inline_image(images: ImageFolder, name: str) -> dict[str, Any]:
     try:
         src, size = data_url(images, name)
     except ImageProblem as problem:  # one bad image must not break the page
@@ -80,13 +82,13 @@ def data_url(images: ImageFolder, name: str) -> tuple[str, tuple[int, int]]:
         raise ImageProblem("image_damaged", f"{name} cannot be shown ({error})") from error
     size = picture.size
     picture.thumbnail((SIDE, SIDE))
-    data, kind = _encoded(picture, "PNG", optimize=True), "png"
+    data, kind = _encode(picture, "PNG", optimize=True), "png"
     if len(data) > PNG_BELOW:
-        data, kind = _encoded(picture, "JPEG", quality=85), "jpeg"
+        data, kind = _encode(picture, "JPEG", quality=85), "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}", size
 
 
-def _encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
+def _encode(picture: Image.Image, form: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, form, **options)
     return buffer.getvalue()

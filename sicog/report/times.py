@@ -40,7 +40,7 @@ def _step(run_dir: Path, name: str) -> dict[str, Any] | None:
     state = read_json(state_file) if state_file.is_file() else {}
     done = state.get("state") == "done"
     speed = runs.speed(run_dir, name) if (folder / runs.SPEED).is_file() else {}
-    paid = _paid(folder)
+    paid = _paid_tokens(folder)
     settings = _settings(folder)
     seconds = state.get("seconds") if done else None
     if not state:
@@ -76,7 +76,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     return next((read_json(path) for path in paths if path.is_file()), {})
 
 
-def _paid(folder: Path) -> dict[str, Any] | None:
+def _paid_tokens(folder: Path) -> dict[str, Any] | None:
     """Return the tokens of a teacher or a served model, and dollars if the config has prices."""
     for part in _ANSWERS:
         path = folder / part / "answers.sqlite"

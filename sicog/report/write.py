@@ -155,7 +155,7 @@ def _write(config: ReportConfig) -> None:
     results["examples"] = [text for _, _, text in sample]
     write_json(config.out_dir / RESULTS, results)
     numbers = read_json(config.out_dir / RESULTS)  # as in JSON: unknown values are null, not nan
-    write_bytes(config.out_dir / PAGE, render(numbers, _browsed(config, tasks, n_rows, sample)).encode())
+    write_bytes(config.out_dir / PAGE, render(numbers, _browser_data(config, tasks, n_rows, sample)).encode())
     files = [config.out_dir / PAGE, config.out_dir / RESULTS, *shown.files]
     digests = {str(path.relative_to(config.out_dir)): digest_file(path) for path in files}
     write_json(config.out_dir / MANIFEST, {"step": "report", "files": digests})
@@ -172,18 +172,18 @@ def _remove(out_dir: Path) -> None:
 
 def _read_task(name: str, task: CuratedConfig, truth: Truth | None, shown: Browser, mix: Mix) -> Curated:
     def take(row: ScoredSet, marks: SetMarks, detail: str, by: str) -> None:
-        facts, text = browser_rows.of_scored(name, row, marks, detail, by, truth)
+        facts, text = browser_rows.scored_row(name, row, marks, detail, by, truth)
         shown.add(facts, text)
         mix.add(facts, text)
 
     return curated.read_curated(task, truth, take)
 
 
-def _browsed(config: ReportConfig, tasks: Mapping[str, Curated], n_rows: int, sample: Sample) -> dict[str, Any]:
+def _browser_data(config: ReportConfig, tasks: Mapping[str, Curated], n_rows: int, sample: Sample) -> dict[str, Any]:
     """Return the initial data of the page's script: the sample with images, and the places of other files."""
     folder = config.image_folder
     names = [facts.image for _, facts, _ in sample if facts.image is not None]
-    inline = row_images.inline(folder, names) if folder else {}
+    inline = row_images.inline_images(folder, names) if folder else {}
     sets = {name: {"by": task.rule.by, "threshold": task.threshold} for name, task in tasks.items()}
     return {
         "rows": n_rows,

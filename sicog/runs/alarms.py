@@ -25,7 +25,7 @@ from sicog.tasks import TASKS
 ALARMS = "alarms.json"
 
 
-class Watched(Config):
+class WatchedRows(Config):
     """The kept rows of one task, and the limits that raise an alarm."""
 
     selected: tuple[Path, ...] = Field(min_length=1)
@@ -46,7 +46,7 @@ class AlarmsConfig(Config):
     """The kept rows to check, and what to do on an alarm."""
 
     out_dir: Path
-    watched: dict[str, Watched] = Field(min_length=1)
+    watched: dict[str, WatchedRows] = Field(min_length=1)
     """The kept rows of each task."""
     stop: bool = True
     """Whether an alarm stops the run, or is only printed and stored."""
@@ -70,9 +70,11 @@ def alarms(config: AlarmsConfig) -> Path:
     write_run_json(config.out_dir, step="alarms", config=config, inputs=folders)
     found, raised = {}, []
     for name, watched in config.watched.items():
-        figures = [figures_of(folder) for folder in watched.selected[-2:]]
+        figures = [folder_figures(folder) for folder in watched.selected[-2:]]
         found[name] = asdict(figures[-1])
-        raised += [f"{name}: {alarm}" for alarm in alarms_of(watched, figures[-1], figures[0] if figures[1:] else None)]
+        raised += [
+            f"{name}: {alarm}" for alarm in alarm_messages(watched, figures[-1], figures[0] if figures[1:] else None)
+        ]
     write_json(config.out_dir / ALARMS, {"figures": found, "alarms": raised})
     for alarm in raised:
         stderr_console().print(f"  ALARM {alarm}", style="bold red", highlight=False, soft_wrap=True)
@@ -86,7 +88,7 @@ def alarms(config: AlarmsConfig) -> Path:
     return config.out_dir
 
 
-def figures_of(folder: Path) -> Figures:
+def folder_figures(folder: Path) -> Figures:
     """Return the figures of a folder of kept rows."""
     rows = words = repeated = 0
     seen: set[int] = set()
@@ -109,7 +111,7 @@ def figures_of(folder: Path) -> Figures:
     )
 
 
-def alarms_of(limits: Watched, now: Figures, before: Figures | None) -> Iterator[str]:
+def alarm_messages(limits: WatchedRows, now: Figures, before: Figures | None) -> Iterator[str]:
     """Yield a sentence for every exceeded limit."""
     low, high = limits.share_kept
     if now.rows < limits.min_rows:

@@ -57,7 +57,7 @@ class LauncherConfig(Config):
     """Tasks of a sampling array, each with its own GPU."""
 
     @model_validator(mode="after")
-    def _side_by_side_is_local(self) -> LauncherConfig:
+    def _check_jobs(self) -> LauncherConfig:
         if self.jobs > 1 and self.on != "local":
             raise ValueError(
                 f"jobs: {self.jobs} works only with on: local, not on: {self.on}. Remove jobs or set on: local"

@@ -9,7 +9,16 @@ from pathlib import Path
 from rich.console import Console
 
 from sicog.runs.recipe import Step
-from sicog.runs.states import begun, ended, is_done, job_is_alive, read_job, read_state, read_steps, write_state
+from sicog.runs.states import (
+    ended_state,
+    is_done,
+    job_is_alive,
+    read_job,
+    read_state,
+    read_steps,
+    started_state,
+    write_state,
+)
 
 
 def run_planned(run_dir: Path, name: str, key: str | None = None) -> None:
@@ -32,7 +41,7 @@ def run_planned(run_dir: Path, name: str, key: str | None = None) -> None:
     if int(os.environ.get("RANK", "0")):
         step.verb.run(step.config)
     else:
-        carry_out(step)
+        execute_step(step)
 
 
 def _check_place(step: Step) -> None:
@@ -47,20 +56,20 @@ def _check_place(step: Step) -> None:
             )
 
 
-def carry_out(step: Step) -> None:
+def execute_step(step: Step) -> None:
     """Do the work of a step in this process, and record its start and its end in its state."""
-    state = begun(step, read_state(step.run_dir, step.name))
+    state = started_state(step, read_state(step.run_dir, step.name))
     write_state(step, state)
     try:
         step.verb.run(step.config)
     except BaseException as error:
         failed = isinstance(error, Exception)
-        write_state(step, ended(state, "failed" if failed else "stopped", str(error) if failed else None))
+        write_state(step, ended_state(state, "failed" if failed else "stopped", str(error) if failed else None))
         raise
-    write_state(step, ended(state, "done"))
+    write_state(step, ended_state(state, "done"))
 
 
-def put_aside(step: Step) -> Path | None:
+def move_aside(step: Step) -> Path | None:
     """Move the output of another key away, so that the step starts from scratch; returns the new path."""
     state = read_state(step.run_dir, step.name)
     if state is None or state.key == step.key or not step.folder.exists():
@@ -72,7 +81,7 @@ def put_aside(step: Step) -> Path | None:
     return aside
 
 
-def begin(step: Step, title: str, console: Console) -> None:
+def prepare_step(step: Step, title: str, console: Console) -> None:
     """Refuse a step with a running job, and move its old output aside."""
     job = read_job(step.run_dir, step.name)
     if job and job_is_alive(job.job):
@@ -81,5 +90,5 @@ def begin(step: Step, title: str, console: Console) -> None:
             f"Wait for it (sicog status {step.run_dir}), cancel it "
             f"with scancel {job.job}, or resume with launcher.on=slurm"
         )
-    if aside := put_aside(step):
+    if aside := move_aside(step):
         console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)

@@ -54,7 +54,7 @@ class GapConfig(Config):
     """Minimum gap (or proxy, without truth). The run stops below it, or if the interval is not above 0; null: never."""
 
     @model_validator(mode="after")
-    def _halves_are_two(self) -> GapConfig:
+    def _check_halves(self) -> GapConfig:
         if len(self.halves) == 1:
             raise ValueError("halves must be two folders, with labels of each half of the candidates")
         if self.grammar is not None:
@@ -102,13 +102,13 @@ def gap(config: GapConfig, truth: Truth | None = None, kind: Kind | None = None,
         found |= {"label": _json(mean_interval(label, groups)), "greedy": _json(mean_interval(greedy, groups))}
         values = [a - b for a, b in zip(label, greedy, strict=True)]
         found["gap"] = _json(mean_interval(values, groups))
-        found["by_kind"] = _by_kind(pairs, values, groups)
+        found["by_kind"] = _means_by_kind(pairs, values, groups)
     if config.halves:
         found["proxy"] = _proxy(config, pairs)
     write_json(config.out_dir / GAP, found)
-    _say(config, found)
+    _print_result(config, found)
     files = {GAP: digest_file(config.out_dir / GAP)}
-    _gate(config, found["gap"] if truth is not None else found.get("proxy"))
+    _check_required(config, found["gap"] if truth is not None else found.get("proxy"))
     write_json(config.out_dir / MANIFEST, {"step": "gap", "files": files})
     return config.out_dir
 
@@ -123,19 +123,19 @@ def _pairs(config: GapConfig, kind: Kind | None) -> tuple[list[Pair], int]:
         if row is None:
             missing += 1
             continue
-        label = compared(row.query, example.turns[-1].text, str(example.extra.get("style", "")))
+        label = compared_text(row.query, example.turns[-1].text, str(example.extra.get("style", "")))
         if label is None:
             raise ValueError(
                 f"row {example.id} of {config.labels} has no style, or its text does not match it. Use rows of `select`"
             )
         candidate = row.candidates[0]
         style = str(example.extra["style"])
-        greedy = compared(row.query, candidate.text, candidate.style)
+        greedy = compared_text(row.query, candidate.text, candidate.style)
         pairs.append(Pair(row.query, kind(row.query) if kind else style, label, greedy))
     return pairs, missing
 
 
-def compared(query: Query, text: str, style: str) -> str | None:
+def compared_text(query: Query, text: str, style: str) -> str | None:
     """Return the compared part of a text; None for a broken chain or an unknown style."""
     try:
         return TASKS[query.task].compared(text, style)
@@ -143,7 +143,7 @@ def compared(query: Query, text: str, style: str) -> str | None:
         return None
 
 
-def _by_kind(pairs: Sequence[Pair], values: Sequence[float], groups: Sequence[str]) -> dict[str, Any]:
+def _means_by_kind(pairs: Sequence[Pair], values: Sequence[float], groups: Sequence[str]) -> dict[str, Any]:
     by: dict[str, list[int]] = defaultdict(list)
     for number, pair in enumerate(pairs):
         by[pair.kind].append(number)
@@ -176,7 +176,7 @@ def _proxy(config: GapConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
 def _texts(config: GapConfig, folder: Path) -> Iterator[tuple[str, str]]:
     for example in read_records(folder, Example):
         query = Query(id=example.id, task=example.source, images=example.images)
-        text = compared(query, example.turns[-1].text, str(example.extra.get("style", "")))
+        text = compared_text(query, example.turns[-1].text, str(example.extra.get("style", "")))
         if text is not None:
             yield example.id.partition("~")[0], text
 
@@ -203,23 +203,24 @@ def _reader(config: GapConfig) -> Reader:
     return SentenceReader(config.threshold, embedder=embedder_of(config.encoder))
 
 
-def _gate(config: GapConfig, found: Mapping[str, Any] | None) -> None:
+def _check_required(config: GapConfig, found: Mapping[str, Any] | None) -> None:
     if config.require is None:
         return
     assert found is not None
     if not (found["value"] >= config.require and found["low"] > 0):
         raise ValueError(
-            f"the round is stopped: the gap is {_shown(found)}, but at least {config.require:g} with an interval "
+            f"the round is stopped: the gap is {_format_interval(found)}, but at least {config.require:g} with an "
+            "interval "
             f"above 0 is required. The labels in {config.labels} are hardly better than the student's own texts. "
             f"Use more or other candidates (several checkpoints, a closer look) or a higher support, or set "
             f"require=null"
         )
 
 
-def _say(config: GapConfig, found: Mapping[str, Any]) -> None:
+def _print_result(config: GapConfig, found: Mapping[str, Any]) -> None:
     parts = [
-        f"gap {_shown(found['gap'])}" if "gap" in found else "",
-        f"proxy {_shown(found['proxy'])}" if "proxy" in found else "",
+        f"gap {_format_interval(found['gap'])}" if "gap" in found else "",
+        f"proxy {_format_interval(found['proxy'])}" if "proxy" in found else "",
     ]
     told = "; ".join(filter(None, parts)) or "not measured: truth and halves are missing"
     missing = found["labels_without_greedy_text"]
@@ -228,7 +229,7 @@ def _say(config: GapConfig, found: Mapping[str, Any]) -> None:
     stderr_console().print(f"  {config.out_dir.name}: {told} ({rows})", highlight=False, soft_wrap=True)
 
 
-def _shown(value: Mapping[str, float]) -> str:
+def _format_interval(value: Mapping[str, float]) -> str:
     return f"{value['value']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
 
 

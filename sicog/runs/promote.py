@@ -67,16 +67,17 @@ def promote(config: PromoteConfig) -> Path:
     for key, folder in folders.items():
         _refuse_test_split(key, folder)
     write_run_json(config.out_dir, step="promote", config=config, inputs=folders)
-    found = [_compared(config, measure) for measure in config.measures]
+    found = [_compare_measure(config, measure) for measure in config.measures]
     worse = [f for f in found if f["high"] < -config.tolerance]
     value = {"name": config.name, "promoted": not worse, "measures": found}
     write_json(config.out_dir / PROMOTION, value)
     for f in found:
-        stderr_console().print(f"  {config.name}: {_said(f)}", highlight=False, soft_wrap=True)
+        stderr_console().print(f"  {config.name}: {_format_measure(f)}", highlight=False, soft_wrap=True)
     if worse:
         raise ValueError(
             f"{config.name} is not promoted: on the development split it is worse than the previous model in "
-            f"{' and in '.join(_said(f) for f in worse)}. The figures are in {config.out_dir / PROMOTION}. Keep the "
+            f"{' and in '.join(_format_measure(f) for f in worse)}. "
+            f"The figures are in {config.out_dir / PROMOTION}. Keep the "
             f"previous model, or allow the loss with tolerance"
         )
     files = {PROMOTION: digest_file(config.out_dir / PROMOTION)}
@@ -84,7 +85,7 @@ def promote(config: PromoteConfig) -> Path:
     return config.out_dir
 
 
-def _compared(config: PromoteConfig, measure: Measure) -> dict[str, Any]:
+def _compare_measure(config: PromoteConfig, measure: Measure) -> dict[str, Any]:
     ours, theirs = (_items(folder / measure.file, measure) for folder in (config.candidate, config.incumbent))
     if odd := sorted(ours.keys() ^ theirs.keys()):
         raise ValueError(
@@ -128,6 +129,6 @@ def _refuse_test_split(key: str, folder: Path) -> None:
         )
 
 
-def _said(found: Mapping[str, Any]) -> str:
+def _format_measure(found: Mapping[str, Any]) -> str:
     limits = f" (95 % interval {found['low']:+.3f} to {found['high']:+.3f})" if found["low"] == found["low"] else ""
     return f"{found['label']} {found['was']:.3f} -> {found['is']:.3f}, {found['difference']:+.3f}{limits}"

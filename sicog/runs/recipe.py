@@ -91,11 +91,11 @@ class RecipeSpec(Config):
 
     @field_validator("launcher", mode="before")
     @classmethod
-    def _a_name_alone_will_do(cls, value: Any) -> Any:
+    def _launcher_from_name(cls, value: Any) -> Any:
         return {"on": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _rounds_have_steps(self) -> RecipeSpec:
+    def _check_rounds(self) -> RecipeSpec:
         if (self.rounds is None) != (not self.each_round) or (self.then and not self.rounds):
             raise ValueError("rounds and each_round must be set together, and then needs both. Set or remove them")
         return self
@@ -164,9 +164,9 @@ class Recipe:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and resolve every step. Raises `ValueError` with step and key of a mistake."""
-    spec = validate(RecipeSpec, apply_overrides(load_with_extends(path, place=_place_beside), overrides), str(path))
+    spec = validate(RecipeSpec, apply_overrides(load_with_extends(path, place=_resolve_paths), overrides), str(path))
     steps: dict[str, Step] = {}
-    for written in _in_order(spec):
+    for written in _written_steps(spec):
         steps[written.name] = _resolve(written, spec, steps, path)
     return Recipe(path, spec.run_dir, spec.inputs, list(steps.values()), spec.launcher, spec.assume)
 
@@ -189,7 +189,7 @@ def outside_paths(step: Step) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class _Written:
+class _WrittenStep:
     """A written step with its name, its round (0: before all rounds), and whether it is after all rounds."""
 
     name: str
@@ -198,17 +198,17 @@ class _Written:
     after_all: bool = False
 
 
-def _in_order(spec: RecipeSpec) -> Iterator[_Written]:
-    for name, step in _sorted(spec.steps):
-        yield _Written(name, step)
+def _written_steps(spec: RecipeSpec) -> Iterator[_WrittenStep]:
+    for name, step in _sort_steps(spec.steps):
+        yield _WrittenStep(name, step)
     for number in range(1, (spec.rounds or 0) + 1):
-        for name, step in _sorted(spec.each_round):
-            yield _Written(step_name(number, name), step, number)
-    for name, step in _sorted(spec.then):
-        yield _Written(name, step, spec.rounds or 0, after_all=True)
+        for name, step in _sort_steps(spec.each_round):
+            yield _WrittenStep(step_name(number, name), step, number)
+    for name, step in _sort_steps(spec.then):
+        yield _WrittenStep(name, step, spec.rounds or 0, after_all=True)
 
 
-def _sorted(steps: Mapping[str, StepSpec | None]) -> list[tuple[str, StepSpec]]:
+def _sort_steps(steps: Mapping[str, StepSpec | None]) -> list[tuple[str, StepSpec]]:
     """Return the steps as written, each after the steps that it names.
 
     A recipe that extends another can only add its own steps after all steps of the base.
@@ -230,7 +230,7 @@ def _sorted(steps: Mapping[str, StepSpec | None]) -> list[tuple[str, StepSpec]]:
     return list(found.items())
 
 
-def _resolve(written: _Written, spec: RecipeSpec, earlier: Mapping[str, Step], recipe: Path) -> Step:
+def _resolve(written: _WrittenStep, spec: RecipeSpec, earlier: Mapping[str, Step], recipe: Path) -> Step:
     name, step, run_dir = written.name, written.spec, spec.run_dir
     where = f"{recipe}, step {name!r}"
     if not re.fullmatch(r"(round-\d+/)?[a-z0-9][a-z0-9-]*", name):
@@ -244,7 +244,7 @@ def _resolve(written: _Written, spec: RecipeSpec, earlier: Mapping[str, Step], r
     of_round = [n for n, s in spec.each_round.items() if s is not None]
     folders = {n: s.folder for n, s in earlier.items()}
     scope = Scope(where, folders, spec.inputs, of_round, written.number, written.after_all)
-    values = scope.resolved(values)
+    values = scope.resolve_value(values)
     report_old_names(verb.config_type(), values)
     values = dict(resolve_key_names(verb.config_type().other_names(), values))
     if given := sorted(values.keys() & verb.outputs.keys()):
@@ -258,12 +258,12 @@ def _resolve(written: _Written, spec: RecipeSpec, earlier: Mapping[str, Step], r
     config = validate(verb.config_type(), values, where)
     depends_on = tuple(s for s in earlier if s in scope.used)
     gates = [s.name for s in earlier.values() if s.verb.name in _GATES]  # each step waits for the one before it
-    own = [_earlier(other, written, earlier, where) for other in step.after]
+    own = [_earlier_step(other, written, earlier, where) for other in step.after]
     after = tuple(dict.fromkeys(other for other in (*own, *gates[-1:]) if other not in depends_on))
     return Step(name, verb, config, run_dir, depends_on, after, _key(verb, config, run_dir, depends_on, earlier), job)
 
 
-def _earlier(name: str, written: _Written, earlier: Mapping[str, Step], where: str) -> str:
+def _earlier_step(name: str, written: _WrittenStep, earlier: Mapping[str, Step], where: str) -> str:
     """Return the step with this name, of the same round if it belongs to a round."""
     of_round = step_name(written.number, name) if written.number and not written.after_all else name
     found = next((known for known in (of_round, name) if known in earlier), None)
@@ -290,7 +290,7 @@ def _key(verb: Verb, config: Config, run_dir: Path, depends_on: Sequence[str], e
     outside: dict[str, str] = {}
     for path in paths_of(config):
         found = None if run_dir in (path, *path.parents) else find_model(path)
-        if found is not None and _is_small(found):
+        if found is not None and _counts_by_content(found):
             outside[str(path)] = digest_path(found, _digest)
     return digest_value(
         {
@@ -309,7 +309,7 @@ def _digest(file: Path) -> str:
     return digest_source_file(file, cache_folder(None)) if file.stat().st_size >= _REMEMBERED else digest_file(file)
 
 
-def _place_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the values of a recipe with its file names, relative to the recipe, resolved from the current folder."""
     for part in ("steps", "each_round", "then"):
         steps = values.get(part)
@@ -322,6 +322,6 @@ def _place_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     return values
 
 
-def _is_small(path: Path) -> bool:
+def _counts_by_content(path: Path) -> bool:
     """Return whether a path counts by content: files and datasets do, image folders are too large to read."""
     return path.is_file() or (path / MANIFEST).is_file() or (path / "config.json").is_file()

@@ -38,10 +38,10 @@ class Scope:
     after_all: bool = False
     used: set[str] = field(default_factory=set)
 
-    def resolved(self, value: Any) -> Any:
+    def resolve_value(self, value: Any) -> Any:
         """Return the value with every reference replaced. Raises `ValueError` for an unknown reference."""
         if isinstance(value, dict):
-            return {key: self.resolved(item) for key, item in value.items()}
+            return {key: self.resolve_value(item) for key, item in value.items()}
         if isinstance(value, list):
             return [found for item in value for found in self._items(item)]
         return self._text(value) if isinstance(value, str) else value
@@ -50,7 +50,7 @@ class Scope:
         """Yield an item of a list; a reference to all rounds gives one item per round."""
         every = [m for m in _REFERENCE.findall(item) if m.startswith("all.")] if isinstance(item, str) else []
         if not every:
-            yield self.resolved(item)
+            yield self.resolve_value(item)
             return
         if len(every) > 1 or not self.number:
             raise ValueError(

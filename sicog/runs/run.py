@@ -13,7 +13,7 @@ from sicog.console import stderr_console
 from sicog.estimates.counts import Counts
 from sicog.estimates.refusals import refusals
 from sicog.runs.config import LauncherConfig
-from sicog.runs.execute import begin, carry_out
+from sicog.runs.execute import execute_step, prepare_step
 from sicog.runs.launchers.torchrun import run_by_torchrun
 from sicog.runs.recipe import Recipe, Step, load_recipe
 from sicog.runs.states import (
@@ -36,19 +36,19 @@ def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) 
     with locked(recipe.run_dir / STATES / "lock", recipe.run_dir):
         write_plan(recipe.run_dir, recipe.steps)  # plan of the whole run, so that a report of a part is possible
         if recipe.launcher.on == "slurm":
-            from sicog.runs.launchers.slurm import submit
+            from sicog.runs.launchers.slurm import submit_steps
 
-            submit(recipe, steps, console)
+            submit_steps(recipe, steps, console)
             return recipe.run_dir
         if recipe.launcher.jobs > 1:
-            _side_by_side(recipe, steps, console)
+            _run_independent_steps(recipe, steps, console)
         for number, step in enumerate(steps, 1):
             _run_step(step, f"[{number}/{len(steps)}] {step.name}", recipe, console)
     _print_times(steps, began, console)
     return recipe.run_dir
 
 
-def _side_by_side(recipe: Recipe, steps: Sequence[Step], console: Console) -> None:
+def _run_independent_steps(recipe: Recipe, steps: Sequence[Step], console: Console) -> None:
     """Run all unfinished steps at once; steps that print results come last, one by one."""
     from sicog.runs.launchers.side_by_side import run_side_by_side
 
@@ -57,7 +57,7 @@ def _side_by_side(recipe: Recipe, steps: Sequence[Step], console: Console) -> No
     if late := [step.name for step in left if shown & {*step.depends_on, *step.after}]:
         raise ValueError(f"step {late[0]!r} needs a step that runs last. Run this recipe with launcher.jobs=1")
     for step in left:
-        begin(step, step.name, console)
+        prepare_step(step, step.name, console)
     run_side_by_side(left, recipe.launcher.jobs, console)
 
 
@@ -67,13 +67,13 @@ def _run_step(step: Step, title: str, recipe: Recipe, console: Console) -> None:
         if step.verb.shows:
             step.verb.run(step.config)
         return
-    begin(step, title, console)
+    prepare_step(step, title, console)
     console.print(f"{title}: {step.verb.name}", style="bold", highlight=False)
     n = _processes(recipe.launcher) if step.verb.name == "train" else 1
     if n > 1:
         run_by_torchrun(step, n)
     else:
-        carry_out(step)
+        execute_step(step)
 
 
 def _processes(launcher: LauncherConfig) -> int:

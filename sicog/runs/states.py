@@ -85,13 +85,13 @@ def write_state(step: Step, state: State) -> None:
     write_json(state_file(step.run_dir, step.name), values | {"verb": step.verb.name})
 
 
-def begun(step: Step, before: State | None) -> State:
+def started_state(step: Step, before: State | None) -> State:
     """Return the state of a step that this process starts; time of earlier attempts with the same key is added."""
     mine = before if before and before.key == step.key else None
     return State(step.key, "started", mine.seconds if mine else 0.0, time.time(), os.getpid(), socket.gethostname())
 
 
-def ended(state: State, how: How, error: str | None = None) -> State:
+def ended_state(state: State, how: How, error: str | None = None) -> State:
     """Return the state after the end of the attempt that `state` started."""
     return replace(state, state=how, seconds=state.seconds + time.time() - state.since, error=error)
 
@@ -102,7 +102,7 @@ def is_done(step: Step) -> bool:
     return bool(state and state.state == "done" and state.key == step.key and step.folder.is_dir())
 
 
-def standing(step: Step) -> tuple[Standing, State | None]:
+def step_standing(step: Step) -> tuple[Standing, State | None]:
     """Return the status of a step, and its state if that has the current key."""
     found, job = read_state(step.run_dir, step.name), read_job(step.run_dir, step.name)
     state = found if found and found.key == step.key else None
@@ -125,13 +125,13 @@ def _is_running(state: State, job: Job | None) -> bool:
         alive = job_is_alive(job.job) if job else None
         return alive if alive is not None else True
     assert state.pid is not None
-    if not lives(state.pid):
+    if not process_is_alive(state.pid):
         return False
-    started = _process_started(state.pid)
+    started = _process_start_time(state.pid)
     return started is None or started <= state.since + 1  # otherwise the process id was reused
 
 
-def lives(pid: int) -> bool:
+def process_is_alive(pid: int) -> bool:
     """Return whether a process of this machine is running; a zombie (in a container without init) is not."""
     try:
         os.kill(pid, 0)
@@ -154,7 +154,7 @@ def job_is_alive(job: str) -> bool | None:
     return found.returncode == 0 and bool(found.stdout.strip())
 
 
-def lies_now(path: Path, then: Path, folder: Path) -> Path:
+def current_path(path: Path, then: Path, folder: Path) -> Path:
     """Return a path recorded for the run folder `then`, adjusted to its current place `folder`.
 
     A run may be moved, copied, or read from another folder than it was started in.
@@ -168,7 +168,7 @@ def lies_now(path: Path, then: Path, folder: Path) -> Path:
 
 def write_plan(run_dir: Path, steps: Sequence[Step]) -> None:
     """Store the steps of the whole run; an equal file is not written again."""
-    plan = [_planned(step) for step in steps]
+    plan = [_plan_entry(step) for step in steps]
     if not (run_dir / PLAN).is_file() or read_plan(run_dir) != plan:
         write_json(run_dir / PLAN, plan)
 
@@ -206,7 +206,7 @@ def read_steps(run_dir: Path) -> list[Step]:
     ]
 
 
-def _planned(step: Step) -> dict[str, Any]:
+def _plan_entry(step: Step) -> dict[str, Any]:
     return {
         "name": step.name,
         "verb": step.verb.name,
@@ -217,7 +217,7 @@ def _planned(step: Step) -> dict[str, Any]:
     }
 
 
-def _process_started(pid: int) -> float | None:
+def _process_start_time(pid: int) -> float | None:
     """Return the Unix time at which a process of this machine started; None if unknown."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

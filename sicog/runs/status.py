@@ -15,7 +15,7 @@ from rich.table import Table
 
 from sicog.console import stdout_console
 from sicog.runs.recipe import Step
-from sicog.runs.states import Standing, State, read_job, read_steps, standing
+from sicog.runs.states import Standing, State, read_job, read_steps, step_standing
 from sicog.stages.journal import WORK
 from sicog.stages.runner import STAGE
 from sicog.stages.storage import MANIFEST, read_json
@@ -90,14 +90,14 @@ def show_status(run_dir: Path) -> bool:
 def progress_of(step: Step, seconds: float) -> Progress | None:
     """Return the progress of a step from its output. seconds: time spent on it so far."""
     if step.verb.name == "train":
-        return _updates(step.folder)
+        return _training_progress(step.folder)
     if (step.folder / MANIFEST).is_file():
         manifest = read_json(step.folder / MANIFEST)
         return Progress("rows", manifest["rows_in"]) if "rows_in" in manifest else None
     works = [work for work in (step.folder / WORK, *sorted(step.folder.glob(f"*/{WORK}"))) if work.is_dir()]
     if not works:
         return None
-    done = sum(_rows_done(journal) for work in works for journal in work.glob("journal-*.jsonl"))
+    done = sum(_rows_in_journal(journal) for work in works for journal in work.glob("journal-*.jsonl"))
     known = [read_json(work / STAGE)["rows"] for work in works if (work / STAGE).is_file()]
     total = sum(known) if len(known) == len(works) else None
     rate = done / seconds if seconds > 0 and done else None
@@ -105,26 +105,26 @@ def progress_of(step: Step, seconds: float) -> Progress | None:
 
 
 def _status(step: Step) -> StepStatus:
-    how, state = standing(step)
-    seconds = _spent(how, state)
+    how, state = step_standing(step)
+    seconds = _seconds_spent(how, state)
     progress = progress_of(step, seconds) if how not in ("waiting", "changed") and step.folder.is_dir() else None
     job = read_job(step.run_dir, step.name)
     return StepStatus(step, how, progress, seconds, state.error if state else None, job.job if job else None)
 
 
-def _spent(how: Standing, state: State | None) -> float:
+def _seconds_spent(how: Standing, state: State | None) -> float:
     if state is None:
         return 0.0
     return state.seconds + (time.time() - state.since if how == "running" else 0.0)
 
 
-def _updates(folder: Path) -> Progress | None:
+def _training_progress(folder: Path) -> Progress | None:
     """Return the progress of a training: from its last line of metrics, or from its manifest when finished."""
     if (folder / MANIFEST).is_file():
         n = int(read_json(folder / MANIFEST)["steps"])
         return Progress("updates", n, n)
     last = None
-    for line in _lines(folder / _SPEED):
+    for line in _complete_lines(folder / _SPEED):
         last = line
     if last is None:
         return None
@@ -135,12 +135,12 @@ def _updates(folder: Path) -> Progress | None:
     )
 
 
-def _rows_done(journal: Path) -> int:
+def _rows_in_journal(journal: Path) -> int:
     """Return the rows of a journal's complete lines; each line starts with its number of rows and is not parsed."""
-    return sum(int(found[1]) for line in _lines(journal) if (found := _ROWS.match(line)))
+    return sum(int(found[1]) for line in _complete_lines(journal) if (found := _ROWS.match(line)))
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _complete_lines(path: Path) -> Iterator[bytes]:
     """Yield the complete lines of a growing file; none if it does not exist."""
     try:
         with path.open("rb") as file:

@@ -43,7 +43,7 @@ def test_captions():
     assert dd_example(CAPTION_ROW, "1", "row").turns[0].text == "What is there?"
 
 
-def test_reasoning_long_and_short_do_not_touch_each_other():  # D-C1
+def test_reasoning_long_and_short_do_not_touch_each_other():
     before = json.dumps(REASONING_ROW)
     cot, short = cot_example(REASONING_ROW, "r1"), short_example(REASONING_ROW, "r1")
     assert json.dumps(REASONING_ROW) == before
@@ -51,7 +51,7 @@ def test_reasoning_long_and_short_do_not_touch_each_other():  # D-C1
     assert cot.turns[0].text == "Which? Answer the question step-by-step."
     assert short.turns[1].text == "B"
     assert short_example(REASONING_ROW, "r1", "row").turns[0].text == "Which?"
-    assert cot.images == short.images == ("a.png",)  # D-C10: the marker was missing
+    assert cot.images == short.images == ("a.png",)  # the marker was missing
     assert cot.turns[0].images_at == (0,)
 
 
@@ -126,7 +126,7 @@ any_rows = st.fixed_dictionaries(
 
 @settings(max_examples=300, deadline=None)
 @given(any_rows, st.sampled_from(["task", "row"]))
-def test_no_row_stops_a_parser(fields, prompts):  # R3
+def test_no_row_stops_a_parser(fields, prompts):
     for parser in (cod_example, dd_example, cot_example, short_example):
         try:
             example = parser(fields, "1", prompts)

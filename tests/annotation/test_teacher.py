@@ -1,4 +1,4 @@
-"""teacher.py and estimate.py: captions to warm-up examples through a real local server that misbehaves (R12, R1)."""
+"""teacher.py and estimate.py: captions to warm-up examples through a real local server that misbehaves."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ from fake_endpoint import Endpoint, serving
 from PIL import Image
 
 from sicog.annotation.revise import ReviseConfig, print_estimate, revise
-from sicog.annotation.teacher import BadAnswer, TeacherConfig, checked, load_prompt
+from sicog.annotation.teacher import BadAnswer, TeacherConfig, checked_bodies, load_prompt
 from sicog.chains import COD, parse, render
 from sicog.records import Example
 from sicog.remote.budget import BudgetReached
@@ -121,8 +121,8 @@ def test_one_answer_gives_both_examples_and_keeps_the_row(endpoint, tmp_path):
     # The order of the rows, whatever the order of the answers.
     assert list(cod) == [f"{i}/cod" for i in range(40)] and list(dd) == [f"{i}/dd" for i in range(40)]
     assert parse(COD, cod["7/cod"].turns[1].text) == bodies("c7")
-    assert dd["7/dd"].turns[1].text == bodies("c7")[-1]  # D-C49
-    assert cod["7/cod"].turns[0].text.endswith("Describe the image step-by-step.")  # D-C25
+    assert dd["7/dd"].turns[1].text == bodies("c7")[-1]
+    assert cod["7/cod"].turns[0].text.endswith("Describe the image step-by-step.")
     assert cod["7/cod"].extra == dd["7/dd"].extra == {"caption": "c7", "url": "u7"}
     lines = (tmp_path / "cod-teacher" / "rows" / "shard-00000.jsonl").read_text().splitlines()
     row = json.loads(lines[7])
@@ -143,7 +143,7 @@ def test_what_is_asked(endpoint, tmp_path):
     revise(config(tmp_path, 1))
     (body,) = endpoint.bodies
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0.2, 2048)
-    system, user = body["messages"]  # and no made-up turn of the assistant (D-C52)
+    system, user = body["messages"]  # and no made-up turn of the assistant
     text, image = user["content"]
     assert text["text"] == "Question: What is there?\n\nShort description: c0"
     assert image["image_url"]["url"].startswith("data:image/png;base64,")
@@ -154,7 +154,7 @@ def test_what_is_asked(endpoint, tmp_path):
 def test_the_worked_example_is_an_answer_that_is_taken():
     assert PROMPT.version == "cod-v1"
     answer = Answer(render(COD, PROMPT.example), "stop", False, 1, 1)
-    assert checked(answer, TeacherConfig(endpoint={"model": "m"})) == PROMPT.example
+    assert checked_bodies(answer, TeacherConfig(endpoint={"model": "m"})) == PROMPT.example
 
 
 CHAIN = render(COD, bodies("x"))
@@ -204,7 +204,7 @@ def test_a_better_second_answer_is_taken(endpoint, tmp_path, case):
     assert len(examples(tmp_path / "cod")) == len(examples(tmp_path / "dd")) == 2
 
 
-def test_no_text_of_an_error_becomes_data(endpoint, tmp_path):  # D-C50
+def test_no_text_of_an_error_becomes_data(endpoint, tmp_path):
     endpoint.faults = [("status", 500)] * 2 + [("malformed", None)] * 2
     revise(config(tmp_path, 4, {"concurrency": 1, "attempts": 2}))
     assert [row["reason"] for row in failed(tmp_path).values()] == ["no_answer", "no_answer"]
@@ -226,7 +226,7 @@ def test_rows_that_cannot_be_asked_are_dropped_before_they_cost(endpoint, tmp_pa
     assert manifest["rows_in"] == manifest["rows_out"] + sum(dropped.values())
 
 
-def test_both_folders_are_claimed_before_anything_is_paid(endpoint, tmp_path):  # D-C51
+def test_both_folders_are_claimed_before_anything_is_paid(endpoint, tmp_path):
     (tmp_path / "dd").mkdir()
     (tmp_path / "dd" / "mine.txt").write_text("x")
     with pytest.raises(ValueError, match="dd is not empty"):
@@ -264,7 +264,7 @@ def start(folder):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_no_stored_answer_is_asked_twice(endpoint, tmp_path):  # R1, D-R17
+def test_killed_again_and_again_no_stored_answer_is_asked_twice(endpoint, tmp_path):
     endpoint.delay_s = 0.02
     write_rows(tmp_path, 120)
     kills, output = 0, b""
@@ -324,13 +324,13 @@ def test_an_estimate_asks_nothing_and_says_what_it_would_take(endpoint, tmp_path
 
 def test_an_estimate_needs_a_teacher(tmp_path):
     paths = {"input": tmp_path / "x", "chain_dir": tmp_path / "a", "plain_dir": tmp_path / "b"}
-    with pytest.raises(ValueError, match=r"set teacher\.endpoint\.model"):
+    with pytest.raises(ValueError, match=r"Set teacher\.endpoint\.model"):
         print_estimate(ReviseConfig(task="captioning", **paths))
-    with pytest.raises(ValueError, match="set image_folder"):
+    with pytest.raises(ValueError, match="Set image_folder"):
         ReviseConfig(task="captioning", teacher={"endpoint": {"model": "m"}}, **paths)
 
 
 def test_the_texts_of_a_step_are_limited_by_the_config():
     settings = TeacherConfig(endpoint={"model": "m"}, max_chars=100)
     with pytest.raises(BadAnswer, match="allowed are 80 to 100"):
-        checked(Answer(CHAIN, "stop", False, 1, 1), settings)
+        checked_bodies(Answer(CHAIN, "stop", False, 1, 1), settings)

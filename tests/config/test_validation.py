@@ -35,7 +35,7 @@ def test_the_librarys_own_words_never_reach_a_user(config):
     ("verb", "overrides", "says"),
     [
         ("select", [], "input is missing; out_dir is missing"),
-        ("select", ["input=a", "out_dir=b"], "no threshold is given; give threshold, such as 0.85, or threshold_file"),
+        ("select", ["input=a", "out_dir=b"], "threshold is missing. Set threshold, for example 0.85"),
         ("build", ["sources=x"], "sources: give a list of mappings, such as sources=[{path: .., name: ..}], got 'x'"),
         ("score", ["checkpoint=null"], "checkpoint: must be a list, with [] for none, got null"),
         ("score", ["input=a", "out_dir=b", "workers=x"], "workers: must be an integer, got 'x'"),

@@ -54,7 +54,7 @@ def test_reasoning_by_the_config_of_the_wrapper(tmp_path, make):
 @pytest.mark.parametrize(("scorer", "by"), [("embedding", "vote"), ("answer", "score")])
 def test_what_is_ranked_by_is_what_was_scored(tmp_path, make, scorer, by):
     given = overrides(tmp_path, make, f"scorer={scorer}", f"by={by}")
-    with pytest.raises(ValueError, match=f"scorer: {scorer} gives nothing to rank by: {by}"):
+    with pytest.raises(ValueError, match=f"scorer: {scorer} does not give the values that by: {by} ranks by"):
         curate(load_config(CurateConfig, CONFIGS / "reasoning.yaml", given))
     assert not (tmp_path / "out").exists()
 
@@ -62,12 +62,15 @@ def test_what_is_ranked_by_is_what_was_scored(tmp_path, make, scorer, by):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (["threshold=null"], "curate: config: no threshold is given; give threshold, such as 0.85, or threshold_file$"),
-        (["threshold_file=gone.json"], "threshold=null takes a config's away"),
+        (
+            ["threshold=null"],
+            "curate: config: threshold is missing. Set threshold, for example 0.85, or threshold_file$",
+        ),
+        (["threshold_file=gone.json"], "threshold=null removes the threshold of a config"),
         (["threshold_file=gone.json", "threshold=null"], "gone.json does not exist"),
         (["exclude=gone"], "gone: no such dataset folder"),
         (["styles=cdo"], "unknown style 'cdo'"),
-        (["scorer=answer", "by=vote", "launch.on=ray"], "curate: config: scorer: answer embeds nothing"),
+        (["scorer=answer", "by=vote", "launch.on=ray"], "curate: config: launch is not used with scorer: answer"),
     ],
 )
 def test_mistakes_of_the_selection_are_sentences_before_anything_is_scored(tmp_path, make, given, sentence):
@@ -77,7 +80,7 @@ def test_mistakes_of_the_selection_are_sentences_before_anything_is_scored(tmp_p
     assert "validation error" not in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_more_damaged_rows_can_be_allowed_as_the_sentence_says(tmp_path, make):  # R3
+def test_more_damaged_rows_can_be_allowed_as_the_sentence_says(tmp_path, make):
     rows = [make.candidate_set(str(i), "reasoning", [("direct", "red")] * 3) for i in range(9)]
     write_dataset(tmp_path / "sets", rows)
     shard = tmp_path / "sets" / "shard-00000.jsonl"

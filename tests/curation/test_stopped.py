@@ -1,5 +1,7 @@
-"""Every step of curation that is stopped anywhere goes on to the same bytes and leaves nothing behind (R1); a folder
-that cannot be written and a full disk are sentences and lose nothing (R11)."""
+"""Every step of curation resumes to the same bytes wherever it was stopped, and leaves no scratch files.
+
+An unwritable folder and a full disk give one sentence and lose nothing.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,7 @@ STEPS = ["score", "select", "pair", "overlap", "build"]
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_stopped_anywhere_it_goes_on_to_the_same_bytes(world, tmp_path, monkeypatch, step):  # R1
+def test_stopped_anywhere_it_goes_on_to_the_same_bytes(world, tmp_path, monkeypatch, step):
     run(world, step, tmp_path / "whole")
     whole = files(tmp_path / "whole")
     assert len(whole) > 3 and sum(map(len, whole.values())) > 1000
@@ -94,7 +96,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(world, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_full_disk_is_a_sentence_and_the_next_try_goes_on(world, tmp_path, step):  # R11
+def test_a_full_disk_is_a_sentence_and_the_next_try_goes_on(world, tmp_path, step):
     part = tmp_path / "out" / ".work" / "parts" / "shard-00000.jsonl"
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")  # takes no byte, whoever writes it
@@ -110,7 +112,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_try_goes_on(world, tmp_path, ste
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_where_no_folder_can_be_written_is_said_in_one_sentence(world, tmp_path, step):  # R11
+def test_where_no_folder_can_be_written_is_said_in_one_sentence(world, tmp_path, step):
     taken = tmp_path / "taken"
     taken.write_text("mine")
     (tmp_path / "holiday").mkdir()

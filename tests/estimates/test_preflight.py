@@ -76,7 +76,7 @@ def test_what_is_within_a_config_is_asked_too(monkeypatch: pytest.MonkeyPatch) -
     (said,) = found("annotate", *asks, "teacher.endpoint.model=m")
     assert "OPENAI_API_KEY is not set" in said
     (said,) = found("score", "input=c", "out_dir=o", "encoder.name=package:nosuch")
-    assert "package:nosuch: no such package; pip install nosuch" in said
+    assert "package:nosuch: the package is not installed. Run pip install nosuch" in said
 
 
 @pytest.mark.parametrize("verb", ["sample", "annotate", "train", "mix", "build", "import-candidates"])

@@ -22,7 +22,7 @@ def test_options_stand_under_their_letters_and_empty_ones_are_left_out():
     row = {"question": "Which?", "A": "red", "B": "blue", "C": math.nan, "D": "", "hint": "Look up."}
     assert FORMS["choice"].prompt(row, "direct") == f"Look up.\nWhich?\nA. red\nB. blue\n{LETTER}"
     assert FORMS["choice"].prompt(row, "cot").endswith(f"B. blue\n{STEP_BY_STEP}")
-    with pytest.raises(ValueError, match="row 7: a question of form 'choice' needs options"):
+    with pytest.raises(ValueError, match="row 7: a question of form 'choice' has no options"):
         FORMS["choice"].prompt({"question": "Which?", "index": 7}, "direct")
 
 

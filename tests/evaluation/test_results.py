@@ -9,7 +9,7 @@ from openpyxl import Workbook, load_workbook
 from typer.testing import CliRunner
 
 from sicog.cli import app
-from sicog.evaluation.names import tails
+from sicog.evaluation.names import unique_tails
 from sicog.evaluation.summarize import results
 from sicog.stages.storage import read_json, write_json
 
@@ -89,29 +89,29 @@ def test_checkpoints_in_folders_of_one_name_are_told_apart(tmp_path):
     ours(tmp_path / "other", "given", 25)
     header = results([tmp_path], tmp_path / "table").splitlines()[0]
     assert header.startswith("| benchmark | unit | n | base/stage2 | next/stage2 | given |")
-    assert tails([Path("a/b/c"), Path("d/b/c"), Path("x")]) == ["a/b/c", "d/b/c", "x"]
-    assert tails([Path("a/b"), Path("a/b")]) == ["b", "b"]
+    assert unique_tails([Path("a/b/c"), Path("d/b/c"), Path("x")]) == ["a/b/c", "d/b/c", "x"]
+    assert unique_tails([Path("a/b"), Path("a/b")]) == ["b", "b"]
 
 
 def test_mistakes(tmp_path):
-    with pytest.raises(ValueError, match=r"holds neither scores.json \(sicog eval\) nor status.json"):
+    with pytest.raises(ValueError, match=r"has neither scores.json \(sicog eval\) nor status.json"):
         results([tmp_path], tmp_path / "out")
     run = kit_run(tmp_path, "base", 20)
-    with pytest.raises(ValueError, match="was written by the kit alone: --suite must say"):
+    with pytest.raises(ValueError, match="was written by the kit alone. Set --suite"):
         results([run], tmp_path / "out")
-    with pytest.raises(ValueError, match="no run is called 'x'; there are: base"):
+    with pytest.raises(ValueError, match="no run has the name 'x'. Use one of: base"):
         results([run], tmp_path / "out", suite="paper", baseline="x")
     fewer = kit_run(tmp_path, "fewer", 20)
     sheet(fewer / "fewer_MMStar_exact_matching_result.xlsx", [{"index": 0, "hit": 1}])
-    with pytest.raises(ValueError, match="MMStar: base and fewer were not asked the same questions"):
+    with pytest.raises(ValueError, match="MMStar: base and fewer have different questions"):
         results([run, fewer], tmp_path / "out", suite="paper")
     ours(tmp_path / "a", "same", 1)
     ours(tmp_path / "b", "same", 1)
-    with pytest.raises(ValueError, match="are both called 'same'"):
+    with pytest.raises(ValueError, match="have the same name 'same'"):
         results([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
     (run / "base_MMStar_exact_matching_result.xlsx").unlink()
     (run / "base_MMStar_exact_matching_result.json").write_text(json.dumps([{"index": 0}]))
-    with pytest.raises(ValueError, match="is not what the kit writes for 'choice'"):
+    with pytest.raises(ValueError, match="is not a result file of the kit for 'choice'"):
         results([run], tmp_path / "out", suite="paper")
 
 
@@ -123,4 +123,4 @@ def test_without_openpyxl_all_but_the_sheet_is_written(tmp_path, monkeypatch, ca
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     assert "MMStar" in results([tmp_path / "m"], tmp_path / "out", suite="paper")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["results.csv", "results.json", "results.md"]
-    assert "results.xlsx is left out: it needs openpyxl" in caplog.text
+    assert "results.xlsx is skipped because openpyxl is not installed" in caplog.text

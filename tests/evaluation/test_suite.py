@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sicog.evaluation.suite import Suite, check_table, chosen, identity, load_suite
+from sicog.evaluation.suite import Suite, benchmark_identity, check_table, chosen_benchmarks, load_suite
 
-PAPER = {  # reference-spec.md, section 12: Qwen2-7B-UHD, base and SICOG
+PAPER = {  # the paper's figures of Qwen2-7B-UHD, base and SICOG
     "MMBench": (77.6, 78.1),
     "MMStar": (48.9, 52.5),
     "MMVet": (38.3, 40.6),
@@ -27,9 +27,9 @@ PAPER = {  # reference-spec.md, section 12: Qwen2-7B-UHD, base and SICOG
 def test_the_paper_s_suite():
     suite = load_suite("paper")
     assert {b.name: (b.paper["base"], b.paper["sicog"]) for b in suite.benchmarks} == PAPER
-    assert [b.name for b in chosen(suite, ("POPE", "MME"))] == ["MME", "POPE"]
-    with pytest.raises(ValueError, match="the suite has no benchmark 'Pope'; it has: MMBench, "):
-        chosen(suite, ("Pope",))
+    assert [b.name for b in chosen_benchmarks(suite, ("POPE", "MME"))] == ["MME", "POPE"]
+    with pytest.raises(ValueError, match="the suite has no benchmark 'Pope'. Use one of: MMBench, "):
+        chosen_benchmarks(suite, ("Pope",))
 
 
 def suite(folder: Path, text: str):
@@ -40,13 +40,13 @@ def suite(folder: Path, text: str):
 @pytest.mark.parametrize(
     ("entry", "sentence"),
     [
-        ("{name: a, form: short}", "needs either dataset .* or table"),
-        ("{name: a, dataset: X, table: x.tsv, form: short}", "needs either dataset .* or table"),
-        ("{name: a, dataset: X, form: essay}", "unknown form 'essay'; known: choice, yes_no"),
-        ("{name: a, dataset: X, form: chart}", "needs a family, one of choice"),
-        ("{name: a, table: x.tsv, form: open}", "a table is scored by its form, one of choice, yes_no, short"),
-        ("{name: a, dataset: X, form: choice}, {name: a, dataset: Y, form: choice}", "two benchmarks are called 'a'"),
-        ("{name: a, dataset: X, form: choice}, {name: b, dataset: X, form: choice}", "two benchmarks are called 'X'"),
+        ("{name: a, form: short}", "set either dataset .* or table"),
+        ("{name: a, dataset: X, table: x.tsv, form: short}", "set either dataset .* or table"),
+        ("{name: a, dataset: X, form: essay}", "unknown form 'essay'. Use one of: choice, yes_no"),
+        ("{name: a, dataset: X, form: chart}", "family is missing. Use one of: choice"),
+        ("{name: a, table: x.tsv, form: open}", "cannot be scored. Use one of: choice, yes_no, short"),
+        ("{name: a, dataset: X, form: choice}, {name: a, dataset: Y, form: choice}", "have the name 'a'"),
+        ("{name: a, dataset: X, form: choice}, {name: b, dataset: X, form: choice}", "have the name 'X'"),
     ],
 )
 def test_a_mistake_in_a_suite(tmp_path, entry, sentence):
@@ -55,7 +55,7 @@ def test_a_mistake_in_a_suite(tmp_path, entry, sentence):
 
 
 def test_an_unknown_suite():
-    with pytest.raises(ValueError, match=r"'nope' is neither a suite's file nor a shipped suite \(paper\)"):
+    with pytest.raises(ValueError, match=r"'nope' is neither a file nor a shipped suite. Use a path or one of: paper"):
         load_suite("nope")
 
 
@@ -67,12 +67,12 @@ def table(folder: Path, form: str, *rows: str):
 @pytest.mark.parametrize(
     ("form", "rows", "sentence"),
     [
-        ("short", ("index\tquestion\tanswer", "1\tq\ta"), "missing: the picture"),
-        ("choice", ("index\tquestion\tanswer\timage", "1\tq\tA\tx"), "missing: A, B"),
+        ("short", ("index\tquestion\tanswer", "1\tq\ta"), "missing columns: image"),
+        ("choice", ("index\tquestion\tanswer\timage", "1\tq\tA\tx"), "missing columns: A, B"),
         ("short", ("index\tquestion\tanswer\timage", "1\tq\t\tx"), "t.tsv:2: answer is empty"),
-        ("short", ("index\tquestion\tanswer\timage", "1\tq\ta\tx", "1\tq\ta\tx"), "t.tsv:3: index '1' comes twice"),
-        ("yes_no", ("index\tquestion\tanswer\timage", "1\tq\tmaybe\tx"), "t.tsv:2: .* is yes or no, got 'maybe'"),
-        ("choice", ("index\tquestion\tanswer\timage\tA\tB", "1\tq\tC\tx\ta\tb"), "the letter of an option, got 'C'"),
+        ("short", ("index\tquestion\tanswer\timage", "1\tq\ta\tx", "1\tq\ta\tx"), "t.tsv:3: index '1' occurs twice"),
+        ("yes_no", ("index\tquestion\tanswer\timage", "1\tq\tmaybe\tx"), "t.tsv:2: .* must be yes or no .*'maybe'"),
+        ("choice", ("index\tquestion\tanswer\timage\tA\tB", "1\tq\tC\tx\ta\tb"), "the letter of an option .*'C'"),
         ("short", ("index\tquestion\tanswer\timage",), "has no rows"),
         ("short", ("index\tquestion\tanswer\timage_path", "1\tq\ta\t../x.png"), r"t.tsv:2: .*\.\./x.png"),
         ("short", ("index\tquestion\tanswer\timage_path", "1\tq\ta\tnone.png"), "t.tsv:2: .*none.png"),
@@ -87,10 +87,10 @@ def test_a_table_is_known_by_its_content(tmp_path):
     """The kit reuses what it finds under a name: other rows need another name, and are another benchmark."""
     head = "index\tquestion\tanswer\timage"
     first = table(tmp_path, "short", head, "1\tq\ta\tx")
-    name, before = first.data_name, identity(first)
+    name, before = first.data_name, benchmark_identity(first)
     assert name.startswith("table_My-table_") and check_table(first) == 1
     second = table(tmp_path, "short", head, "1\tq\tb\tx")
-    assert second.data_name != name and identity(second) != before
+    assert second.data_name != name and benchmark_identity(second) != before
 
 
 def test_the_suite_of_the_docs():

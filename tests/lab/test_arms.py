@@ -104,10 +104,10 @@ def test_the_arms_file_that_the_page_shows_extends_the_shipped_one(
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("compare_with=nobody", "no arm"),
+        ("compare_with=nobody", "not an arm"),
         ("seeds=[1,1]", "twice"),
         ("arms.control.preferences={run: pair}", "not both"),
-        ("arms.base.weight=2", "weight and train are of pre-training rows"),
+        ("arms.base.weight=2", "weight and train need rows for pre-training"),
         ("arms.Big={says: x}", "lower-case"),
     ],
 )
@@ -117,7 +117,7 @@ def test_mistakes_are_told(override: str, said: str) -> None:
 
 
 def test_unknown_and_taken_names_are_refused(lab: LabConfig) -> None:
-    with pytest.raises(ValueError, match="no arm 'nope'"):
+    with pytest.raises(ValueError, match="unknown arm 'nope'"):
         lab.only(["nope"])
-    with pytest.raises(ValueError, match="rename the file"):
+    with pytest.raises(ValueError, match="Rename the file"):
         lab.with_scorer(Path("control.py"))

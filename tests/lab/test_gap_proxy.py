@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sicog.lab.gap_proxy import cells, gap_of_picks, lab_gap, rank_correlation, read_gap_tasks
+from sicog.lab.gap_proxy import gap_cells, gap_of_picks, lab_gap, rank_correlation, read_gap_tasks
 from sicog.mini.text import detailed_description
 from sicog.mini.truth import read_truth
 from sicog.mini.write_world import MiniDataConfig, write_mini_data
@@ -70,7 +70,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_gap_and_proxy_by_task_kind_and_number(run_dir: Path) -> None:
     captions, answers = read_gap_tasks(run_dir)
     assert (captions.name, answers.name) == ("captioning", "reasoning")
-    found = {(c.task, c.kind, c.k): c for task in (captions, answers) for c in cells(task)}
+    found = {(c.task, c.kind, c.k): c for task in (captions, answers) for c in gap_cells(task)}
     assert {k for _, _, k in found} == {4, 6} and len(found) == 2 * (1 + 6)
     whole = found["reasoning", "all", 6]
     assert whole.rows == 300 and 0.35 < whole.gap.value < 0.55  # nearly all votes are right, half of the greedy texts
@@ -90,7 +90,7 @@ def test_the_table_is_printed_and_kept(run_dir: Path, tmp_path: Path, capsys: py
 
 def test_a_run_that_has_measured_none_says_so(tmp_path: Path) -> None:
     write_json(tmp_path / "recipe.json", [])
-    with pytest.raises(ValueError, match="has measured no gap yet"):
+    with pytest.raises(ValueError, match="has no measured gap yet"):
         lab_gap(tmp_path)
 
 

@@ -51,7 +51,7 @@ def test_captions_and_answers_become_true_in_their_own_style(data: Path, tmp_pat
 
 def test_rows_of_elsewhere_and_other_worlds_are_refused(data: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "rows", [written("train-00001", "dd")])
-    with pytest.raises(ValueError, match="row train-00001, style 'dd': the mini world knows no truth of it"):
+    with pytest.raises(ValueError, match="row train-00001, style 'dd': the mini world has no truth for this row"):
         perfect(PerfectConfig(input=tmp_path / "rows", data=data, out_dir=tmp_path / "o"))
     shutil.copytree(data, tmp_path / "old")
     write_json(tmp_path / "old" / "config.json", read_json(data / "config.json") | {"world": 1})
@@ -65,7 +65,7 @@ def test_all_rows_of_the_world_or_some_drawn(data: Path, tmp_path: Path) -> None
     some = list(read_records(perfect(PerfectConfig(data=data, out_dir=tmp_path / "some", n=7)), Example))
     assert len(some) == 7 and all(row in whole for row in some)
     assert all(row.turns[0].images_at == (0,) and row.turns[0].text for row in whole)
-    with pytest.raises(ValueError, match="n: 21 rows are wanted, the unlabelled split of this world gives 20"):
+    with pytest.raises(ValueError, match="n: 21 is larger than 20, the rows of the unlabelled split"):
         perfect(PerfectConfig(data=data, out_dir=tmp_path / "more", n=21))
 
 
@@ -97,11 +97,11 @@ def test_a_rate_is_given_once_and_needs_a_truth(tmp_path: Path) -> None:
     base = {"data": str(tmp_path), "out_dir": str(tmp_path / "o")}
     twice = {"mistakes": {"reasoning": 0.1}, "mistakes_of": {"reasoning": "x"}}
     for values, message in (
-        (twice, "both give a rate for reasoning"),
-        ({"n": 3, "input": "rows"}, "n is of all rows of the world"),
+        (twice, "both have a rate for reasoning"),
+        ({"n": 3, "input": "rows"}, "n cannot be set together with input"),
     ):
         with pytest.raises(ValueError, match=message):
             validate(PerfectConfig, base | values, "perfect.yaml")
     write_json(tmp_path / "gap.json", {"proxy": {"value": 0.1}})
-    with pytest.raises(ValueError, match=r"gap\.json knows no truth of its labels"):
+    with pytest.raises(ValueError, match=r"gap\.json has no truth of its labels"):
         measured_rate(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sicog.lab import pick as module
-from sicog.lab.pick import PickConfig, drawn, highest, pick
+from sicog.lab.pick import PickConfig, highest_places, pick, sampled_places
 from sicog.records import Example
 from sicog.stages.storage import read_json, read_records, write_dataset
 from tests.lab.test_compare_scorers import fake_embed
@@ -15,7 +15,7 @@ from tests.lab.test_compare_scorers import fake_embed
 
 @pytest.fixture(autouse=True)
 def _without_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "remembered", lambda task: fake_embed)
+    monkeypatch.setattr(module, "cached_encoder", lambda task: fake_embed)
 
 
 @pytest.fixture
@@ -56,15 +56,15 @@ def test_more_rows_than_have_a_choice_are_refused(
     tmp_path: Path,
 ) -> None:
     config = PickConfig(input=run_dir / "scored", out_dir=tmp_path / "out", keep_rows_of=run_dir / "scored")
-    with pytest.raises(ValueError, match="3 rows, but 2 of"):
+    with pytest.raises(ValueError, match="3 rows, but only 2 rows of"):
         pick(config)
 
 
 def test_candidates_and_rows_are_drawn_by_seed_and_id() -> None:
-    assert drawn(3, None, 0, "a") == [0, 1, 2] == drawn(3, 5, 0, "a")
-    draws = {tuple(drawn(3, 2, 0, str(i))) for i in range(50)}
+    assert sampled_places(3, None, 0, "a") == [0, 1, 2] == sampled_places(3, 5, 0, "a")
+    draws = {tuple(sampled_places(3, 2, 0, str(i))) for i in range(50)}
     assert draws == {(0, 1), (0, 2), (1, 2)}
-    assert drawn(3, 2, 0, "a") == drawn(3, 2, 0, "a")
+    assert sampled_places(3, 2, 0, "a") == sampled_places(3, 2, 0, "a")
     ids = [str(i) for i in range(20)]
-    assert highest([float(i) for i in range(20)], ids, 3, 0) == [19, 18, 17]
-    assert highest([1.0] * 20, ids, 5, 0) != highest([1.0] * 20, ids, 5, 1)
+    assert highest_places([float(i) for i in range(20)], ids, 3, 0) == [19, 18, 17]
+    assert highest_places([1.0] * 20, ids, 5, 0) != highest_places([1.0] * 20, ids, 5, 1)

@@ -14,7 +14,7 @@ import pytest
 from sicog.lab.arms import LabConfig, eval_step, load_lab, write_recipe
 from sicog.lab.compare_scorers import markdown as scorers_markdown
 from sicog.lab.pictures import draw_arms, draw_curves
-from sicog.lab.results import collect, crossed_interval, markdown
+from sicog.lab.results import collect_results, crossed_interval, markdown
 from sicog.lab.train_arms import lab_table
 from sicog.lab.true_candidates import truth_of_examples
 from sicog.records import Example
@@ -83,7 +83,7 @@ def test_results_are_paired_by_seed_and_question(lab: LabConfig) -> None:
         put(lab, "full", seed, [1, 0, 1, 0], [0.5, 0.5])
         put(lab, "control", seed, [1, 1, 1, 0], [0.25, 0.5])
     put(lab, "base", 1, [0, 0, 1, 0], [0.0, 0.5])
-    results = collect(lab)
+    results = collect_results(lab)
     arms = results["arms"]
     assert (arms["full"]["accuracy"]["mean"], arms["full"]["accuracy"]["by_seed"]) == (0.5, [0.5, 0.5])
     low, high = arms["control"]["accuracy"]["interval"]
@@ -101,7 +101,7 @@ def test_results_are_paired_by_seed_and_question(lab: LabConfig) -> None:
 
 def test_a_figure_that_not_all_evaluations_have_is_left_out(lab: LabConfig) -> None:
     put(lab, "full", 1, [1, 0], [0.5], chains=False)
-    results = collect(lab)
+    results = collect_results(lab)
     assert set(results["arms"]["full"]) >= {"accuracy", "caption_f1"} and "chains" not in results["arms"]["full"]
     assert "by chains" not in markdown(results)
 
@@ -110,7 +110,7 @@ def test_pictures_show_every_arm_and_every_curve(lab: LabConfig) -> None:
     for seed in (1, 2):
         put(lab, "full", seed, [1, 0, 1, 0], [0.5, 0.25])
         put(lab, "control", seed, [1, 1, 1, 0], [0.25, 0.5])
-    results = collect(lab)
+    results = collect_results(lab)
     for svg in (draw_arms(results), draw_curves(results, {"own rows": ("full", "control"), "none": ("base",)})):
         root = ElementTree.fromstring(svg)
         told = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
@@ -130,7 +130,9 @@ def test_results_of_other_candidates_are_left_out(tmp_path: Path, capsys: pytest
     for arm in lab.arms:
         put(lab, arm, 1, [1, 0], [0.5])
     assert list(lab_table(lab)["arms"]) == ["full", "base", "perfect"]
-    assert "mini is gone: whether these results are of its candidates cannot be checked" in capsys.readouterr().err
+    assert (
+        "mini is missing, so it cannot be checked that these results are of its candidates" in capsys.readouterr().err
+    )
     run.mkdir()
     keys = {step.name: step.key for step in load_recipe(write_recipe(lab)).steps}
     for arm, key in (("full", keys["full-1-eval"]), ("base", "of another run")):  # of the third nothing is known
@@ -138,7 +140,7 @@ def test_results_of_other_candidates_are_left_out(tmp_path: Path, capsys: pytest
         write_json(lab.run_dir / ".steps" / f"{arm}-1-eval.json", state)
     results = lab_table(lab)
     assert list(results["arms"]) == ["full", "perfect"] and results["missing"] == {"base": [1]}
-    says = "left out, of other candidates or another config: base; sicog lab run trains them again\n"
+    says = "skipped, because of other candidates or another config: base. Run `sicog lab run` to train them again\n"
     assert capsys.readouterr().err.endswith(says)
 
 
@@ -146,7 +148,7 @@ def test_evaluations_of_other_questions_are_not_compared(lab: LabConfig) -> None
     put(lab, "full", 1, [1, 0], [0.5])
     put(lab, "control", 1, [1, 0], [0.5], first=7)
     with pytest.raises(ValueError, match="different questions"):
-        collect(lab)
+        collect_results(lab)
 
 
 def test_the_tables_of_the_page_are_those_of_the_kept_results() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sicog.lab.scorer_quality import auroc, risk_coverage, worth
+from sicog.lab.scorer_quality import auroc, risk_coverage, scorer_quality
 from sicog.lab.true_candidates import LabRow
 from sicog.records import Candidate, Query
 
@@ -50,8 +50,8 @@ def test_the_order_of_equal_scores_decides_nothing() -> None:
 
 def test_worth_of_an_oracle_and_of_its_opposite() -> None:
     rows = [row(i, (1.0, 0.0, 0.0) if i % 2 else (0.0, 0.0, 1.0), f"image {i // 2}") for i in range(40)]
-    best = worth(rows, [r.truths for r in rows], resamples=20)
-    worst = worth(rows, [[-t for t in r.truths] for r in rows], resamples=20)
+    best = scorer_quality(rows, [r.truths for r in rows], resamples=20)
+    worst = scorer_quality(rows, [[-t for t in r.truths] for r in rows], resamples=20)
     assert (best.truth.value, worst.truth.value) == (1.0, 0.0)
     assert best.truest.value == 1.0 and worst.truest.value == 0.0
     assert best.over_random.value == pytest.approx(2 / 3) and worst.over_random.value == pytest.approx(-1 / 3)
@@ -59,4 +59,4 @@ def test_worth_of_an_oracle_and_of_its_opposite() -> None:
 
 def test_ties_take_the_first_candidate() -> None:
     rows = [row(0, (0.0, 1.0)), row(1, (1.0, 0.0))]
-    assert worth(rows, [[1.0, 1.0], [1.0, 1.0]], resamples=5).truth.value == 0.5
+    assert scorer_quality(rows, [[1.0, 1.0], [1.0, 1.0]], resamples=5).truth.value == 0.5

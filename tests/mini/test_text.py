@@ -18,8 +18,8 @@ from sicog.mini.truth import (
     caption_places,
     caption_scores,
     caption_things,
+    correct_places,
     placed_f1,
-    places_right,
 )
 
 SCENES = [draw_scene(5, "text", i, UNLABELLED) for i in range(800)]
@@ -47,7 +47,7 @@ def test_captions_state_exactly_the_scene(seed):
     scene = draw_scene(seed[0], "h", seed[1], UNLABELLED)
     for text in (detailed_description(scene), cod_caption(scene)):
         assert caption_scores(text, scene) == (1.0, 1.0, 1.0)
-        assert places_right(text, scene) == [True] * len(scene.things)
+        assert correct_places(text, scene) == [True] * len(scene.things)
     assert parse(COD, cod_caption(scene)) == cod_bodies(scene)
     assert cod_bodies(scene)[-1] == detailed_description(scene)
 
@@ -213,7 +213,7 @@ def test_labelled_questions_never_name_a_held_out_pair():
     for _, q in asked(LABELLED, False, 300):
         text = question_text(q)
         assert not any(re.search(rf"\b{colour} {shape}", text) for colour, shape in HELD_OUT), text
-    assert any(q.asks_of_held_out for _, q in asked(UNLABELLED, True, 100))
+    assert any(q.names_held_out for _, q in asked(UNLABELLED, True, 100))
 
 
 # --- chains of thought ----------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_the_answer_follows_from_what_is_seen():
     for scene, q in drawn:
         _, seen, reason, answer = cot_bodies(scene, q)
         assert answer == q.answer and reason.endswith(f"so the answer is {q.answer}.")
-        assert caption_scores(seen, scene) == (1, 1, 1) and all(places_right(seen, scene))
+        assert caption_scores(seen, scene) == (1, 1, 1) and all(correct_places(seen, scene))
         assert answer_is_right(read_answer(rebuilt(seen), question_text(q)), q.answer), (q, seen)
 
 
@@ -330,13 +330,13 @@ def test_caption_things_reads_only_the_last_step():
 def test_places_are_read_with_the_things_that_they_are_stated_for():
     text = "A Large Red Circle at the Top Left, a small blue star at the top center and a small red star."
     assert caption_places(text) == {("large", "red", "circle"): "top left", ("small", "blue", "star"): "top center"}
-    assert places_right(text, TWO) == [True, False]  # of the two that are there; the star stands elsewhere
-    assert places_right("a large red circle", TWO) == [False]  # named without its place
+    assert correct_places(text, TWO) == [True, False]  # of the two that are there; the star stands elsewhere
+    assert correct_places("a large red circle", TWO) == [False]  # named without its place
     assert placed_f1(text, TWO) == pytest.approx(2 / 5) and placed_f1("", TWO) == 0
     assert placed_f1(detailed_description(TWO), TWO) == 1
     chain = cod_caption(TWO)
-    assert places_right(chain, TWO) == [True, True]
-    assert places_right(chain[: chain.index("Step 5")], TWO) == []
+    assert correct_places(chain, TWO) == [True, True]
+    assert correct_places(chain[: chain.index("Step 5")], TWO) == []
 
 
 @pytest.mark.parametrize(

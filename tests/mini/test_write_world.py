@@ -164,12 +164,12 @@ def test_a_finished_folder_is_left_and_an_unfinished_one_completed(folder, tmp_p
 
 
 def test_another_config_is_refused(folder):
-    with pytest.raises(ValueError, match=r"another config \(test: 20 there, 21 here\); choose another folder"):
+    with pytest.raises(ValueError, match=r"another config \(test: 20 there, 21 here\). Choose another folder"):
         write_mini_data(SMALL.model_copy(update={"test": 21}), folder)
 
 
 def test_missing_truth_is_a_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"truth/dev.jsonl does not exist; `sicog mini-data"):
+    with pytest.raises(ValueError, match=r"truth/dev.jsonl does not exist. Run `sicog mini-data"):
         read_truth(tmp_path, "dev")
 
 

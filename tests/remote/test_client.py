@@ -1,4 +1,4 @@
-"""client.py against a real local server: what is retried, what is stored, what stops a run (R12)."""
+"""client.py against a real local server: what is retried, what is stored, what stops a run."""
 
 import asyncio
 import re
@@ -10,7 +10,7 @@ from fake_endpoint import Endpoint, serving
 from PIL import Image
 
 from sicog.remote.budget import BudgetReached
-from sicog.remote.client import BadImage, Client, EndpointError, Message, NoAnswer, Request, connected
+from sicog.remote.client import BadImage, Client, EndpointError, Message, NoAnswer, Request, open_client
 from sicog.remote.config import EndpointConfig
 from sicog.remote.image_parts import Picture
 from sicog.remote.limits import Clock
@@ -75,7 +75,7 @@ def ask(endpoint, tmp_path):
 @contextmanager
 def connect(endpoint, folder, clock=None, **config) -> Client:
     settings = EndpointConfig(**{"model": "m", "base_url": endpoint.url, "timeout_s": 20, **config})
-    with connected(settings, folder, clock.clock() if clock else None) as client:
+    with open_client(settings, folder, clock.clock() if clock else None) as client:
         yield client
 
 
@@ -227,7 +227,7 @@ def test_a_budget_of_tokens(ask, endpoint):
 
 
 def test_a_budget_in_money_needs_prices():
-    with pytest.raises(ValueError, match="needs prices"):
+    with pytest.raises(ValueError, match="prices are missing"):
         EndpointConfig(model="m", budget={"usd": 1.0})
 
 
@@ -235,8 +235,8 @@ def test_the_rate_limits_hold(ask, endpoint, monkeypatch):
     from sicog.remote import limits
 
     clock, sent = FakeClock(), []
-    real = limits.Sent
-    monkeypatch.setattr(limits, "Sent", lambda at, tokens: sent.append(real(at, tokens)) or sent[-1])
+    real = limits.SentRequest
+    monkeypatch.setattr(limits, "SentRequest", lambda at, tokens: sent.append(real(at, tokens)) or sent[-1])
     ask(*ROWS[:25], clock=clock, requests_per_minute=10)
     assert endpoint.count == 25
     for one in sent:
@@ -270,15 +270,15 @@ def test_the_key_is_nowhere(ask, endpoint, tmp_path, capfd, caplog):
     [
         ({"api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY is not set"),
         ({"api_key_env": KEY}, "must be the name of an environment variable"),
-        ({"base_url": "http://user:secret@127.0.0.1/v1"}, "leave the address bare"),
-        ({"base_url": "http://127.0.0.1/v1?key=secret"}, "leave the address bare"),
+        ({"base_url": "http://user:secret@127.0.0.1/v1"}, "give only the address here"),
+        ({"base_url": "http://127.0.0.1/v1?key=secret"}, "give only the address here"),
         ({"base_url": "127.0.0.1/v1"}, "must be like https://host/v1"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_written(endpoint, tmp_path, config, says):
     with pytest.raises(ValueError, match=says) as error, connect(endpoint, tmp_path / "answers", **config):
         pass
-    assert "secret" not in str(error.value).replace("put the secret", "") and KEY not in str(error.value)
+    assert "secret" not in str(error.value).replace("Put the secret", "") and KEY not in str(error.value)
     assert not (tmp_path / "answers").exists()
 
 
@@ -310,7 +310,7 @@ def test_a_picture_is_sent_upright_small_enough_and_as_what_it_is(ask, endpoint,
     for path, size, media in files.values():
         shown = Picture(path, max_side=64)
         ask(Request((Message("user", ("What?", shown)),), temperature=0, max_tokens=9))
-        url = endpoint.bodies[-1]["messages"][0]["content"][1]["image_url"]["url"]  # D-C52
+        url = endpoint.bodies[-1]["messages"][0]["content"][1]["image_url"]["url"]
         assert url.startswith(f"data:{media};base64,")
         assert shown.size() == size == opened(url).size
     before = endpoint.count

@@ -1,5 +1,5 @@
 """The page in a real Chromium, opened from the disk: filters, threshold, keys, links, slices; and nothing runs that
-the data brings along (R13)."""
+the data brings along."""
 
 import json
 import random
@@ -316,7 +316,7 @@ def scored_set(row_id, image, texts, task="captioning", encoder="e", style="dd")
 
 
 def test_nothing_that_the_data_holds_is_ever_run(chromium, tmp_path):
-    """R13: in texts, ids, paths, styles, reasons, names of encoders, sets and steps."""
+    """In texts, ids, paths, styles, reasons, names of encoders, sets and steps."""
     names = [
         f"images/{EVIL}.png",
         "javascript:window.hacked=1",

@@ -17,7 +17,7 @@ from sicog.curation.select.select import SelectConfig, select
 from sicog.curation.select.threshold_table import ThresholdsConfig, table
 from sicog.records import AnnotatedRow, Candidate, Example, Query, ScoredCandidate, ScoredSet
 from sicog.report import times
-from sicog.report.browser_rows import of_example
+from sicog.report.browser_rows import example_row
 from sicog.report.discover import report_run
 from sicog.stages.storage import read_json, read_records, write_dataset, write_json
 
@@ -146,7 +146,7 @@ def test_a_run_that_no_recipe_made_is_found_step_by_step(run_dir, tmp_path):
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "photo.jpg").touch()
-    with pytest.raises(ValueError, match="holds nothing to show"):
+    with pytest.raises(ValueError, match="has nothing to show"):
         report_run(tmp_path / "holiday")
     write_dataset(tmp_path / "empty", [])
     with pytest.raises(ValueError, match="is not empty and holds no run.json"):
@@ -170,9 +170,9 @@ def test_kept_examples_have_the_scores_that_thresholds_speak_of(run_dir, tmp_pat
     alone = Example(
         id="a", turns=({"role": "user", "text": "What?"}, {"role": "assistant", "text": "A cup."}), extra={"score": 0.9}
     )
-    assert of_example("x", alone)[0].value == 0.9
-    assert of_example("x", alone.model_copy(update={"extra": {"vote": 0.8, "k": 5}}))[0].value == pytest.approx(5 / 6)
-    assert math.isnan(of_example("x", alone.model_copy(update={"extra": {"score": "B+"}}))[0].value)
+    assert example_row("x", alone)[0].value == 0.9
+    assert example_row("x", alone.model_copy(update={"extra": {"vote": 0.8, "k": 5}}))[0].value == pytest.approx(5 / 6)
+    assert math.isnan(example_row("x", alone.model_copy(update={"extra": {"score": "B+"}}))[0].value)
 
 
 @pytest.mark.parametrize("kind", ["of two", "of one"])
@@ -181,7 +181,7 @@ def test_rows_that_a_page_cannot_show_stand_back_beside_others(run_dir, tmp_path
     rows = [AnnotatedRow(id="a", image="a.png", cod_caption="c", dd_caption="d")]
     write_dataset(tmp_path / "warmup" / "teacher", rows)
     if kind == "of one":
-        with pytest.raises(ValueError, match="holds rows that a page cannot show; give candidates"):
+        with pytest.raises(ValueError, match="has rows that the report cannot show. Give candidates"):
             report_run(tmp_path / "warmup")
         return
     turns = ({"role": "user", "text": "What?"}, {"role": "assistant", "text": "A cup."})
@@ -198,15 +198,15 @@ def test_an_evaluation_alone_shows_its_figures(run_dir, tmp_path):
 
 def test_what_has_nothing_to_show_says_so_instead_of_an_empty_page(tmp_path):
     write_json(tmp_path / "parts" / "run.json", {"step": "mini-parts", "config": {}})
-    with pytest.raises(ValueError, match="parts holds nothing to show yet: it is not finished"):
+    with pytest.raises(ValueError, match="parts has nothing to show yet: it is not finished"):
         report_run(tmp_path / "parts")
     write_json(tmp_path / "parts" / "manifest.json", {"step": "mini-parts", "files": {}})
-    with pytest.raises(ValueError, match="parts holds no rows, losses or figures that a page could show"):
+    with pytest.raises(ValueError, match="parts has no rows, losses or figures that a page could show"):
         report_run(tmp_path / "parts")
     assert not (tmp_path / "parts" / "report").exists()
 
 
-def test_damaged_rows_cost_the_page_only_themselves(run_dir, tmp_path):  # R3
+def test_damaged_rows_cost_the_page_only_themselves(run_dir, tmp_path):
     scored = shutil.copytree(run_dir / "captions-scored", tmp_path / "scored")
     lines = (scored / "shard-00000.jsonl").read_bytes().splitlines(keepends=True)
     lines[:3] = [b'{"id": 5}\n', b"\xff" + lines[1], lines[2][:99] + b"\n"]
@@ -287,5 +287,5 @@ def test_benchmarks_of_several_checkpoints_stand_in_one_table(tmp_path):
     assert '<td class="worse"><b>−4.2</b><small>−6.5 to −2.0</small></td>' in page
     assert results(out)["benchmarks"]["rows"][1]["values"]["next"]["value"] is None
     assert report_run(tmp_path, tmp_path / "other")  # found one folder further down, beside a page of its own
-    with pytest.raises(ValueError, match="holds nothing to show"):
+    with pytest.raises(ValueError, match="has nothing to show"):
         report_run(out, tmp_path / "of a page")

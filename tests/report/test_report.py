@@ -93,7 +93,7 @@ def test_the_page_has_all_sections_and_loads_nothing(made):
 
 
 def test_a_script_in_a_caption_is_inert(made, tmp_path):
-    text, results = again(made, tmp_path, examples=100, title=SCRIPT, reasoning=None)  # R13: all captions are shown
+    text, results = again(made, tmp_path, examples=100, title=SCRIPT, reasoning=None)  # all captions are shown
     texts = [c["text"] for e in results["examples"] for c in e["candidates"]]
     assert any(SCRIPT in t for t in texts)
     page = Page(text)
@@ -336,17 +336,17 @@ def test_a_missing_file_is_a_sentence_that_names_it(made, tmp_path, changes, wor
 
 def test_files_that_do_not_belong_together_are_sentences(made, tmp_path):
     values = made[0]
-    with pytest.raises(ValueError, match="keeps row .* does not hold"):
+    with pytest.raises(ValueError, match="keeps row .* is not in"):
         again(made, tmp_path / "a", captions={**values["captions"], "selected": values["reasoning"]["selected"]})
     other = tmp_path / "other.jsonl"
     lines(other, [orjson.loads(values["truth"].open("rb").readline())])
-    with pytest.raises(ValueError, match="knows no"):
+    with pytest.raises(ValueError, match="is missing in"):
         again(made, tmp_path / "b", truth=other)
     write_evaluation(tmp_path / "few", "next", [{"id": "x-q0", "type": "count", "held_out": False, "right": True}], [])
-    with pytest.raises(ValueError, match="not measured on the same questions"):
+    with pytest.raises(ValueError, match="have different questions"):
         again(made, tmp_path / "c", evaluations={**values["evaluations"], "next": tmp_path / "few"})
     write_json(tmp_path / "empty" / "metrics.json", {})
-    with pytest.raises(ValueError, match="holds neither questions nor captions"):
+    with pytest.raises(ValueError, match="has neither questions nor captions"):
         again(made, tmp_path / "d", evaluations={"base": tmp_path / "empty"})
     with pytest.raises(ValidationError, match="unknown"):
         ReportConfig(**values, unknown=1)

@@ -129,7 +129,7 @@ def test_paths_of_other_steps_may_be_one_several_or_none(tmp_path, value):
     known = value in ("model", ["gone", "model"])
     assert lineage.slicing(tmp_path / "step") == (SLICING if known else None)
     assert lineage.image_folder(tmp_path / "step") == (tmp_path / "model" if known else None)
-    assert lineage.scored_of(tmp_path / "step") == (tmp_path / "model" if known else None)
+    assert lineage.scored_folder(tmp_path / "step") == (tmp_path / "model" if known else None)
     assert times._prices(config) is None
 
 

@@ -97,11 +97,11 @@ def test_what_cannot_be_compared_is_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="no row of .*labels is in .*greedy"):
         gap(GapConfig(out_dir=tmp_path / "gap", **paths))
     empty = folders(tmp_path / "empty", {}, {"b": "red"})
-    with pytest.raises(ValueError, match=r"labels holds no label; its dropped\.jsonl says why"):
+    with pytest.raises(ValueError, match=r"labels has no labels. See its dropped\.jsonl"):
         gap(GapConfig(out_dir=tmp_path / "gap-of-none", **empty))
-    with pytest.raises(ValueError, match="require needs halves"):
+    with pytest.raises(ValueError, match="halves is missing, but require needs it"):
         gap(GapConfig(out_dir=tmp_path / "other", require=0.1, **paths))
-    with pytest.raises(ValueError, match="halves are two folders"):
+    with pytest.raises(ValueError, match="halves must be two folders"):
         validate(GapConfig, {"out_dir": "o", "labels": "l", "greedy": "g", "halves": ["h"]}, "gap.yaml")
 
 

@@ -72,13 +72,13 @@ def test_a_run_stops_at_a_model_that_is_not_promoted_and_goes_on_when_it_is(tmp_
 def test_the_test_split_decides_nothing(tmp_path):
     wanted = config(tmp_path, [1, 0], [1, 1])
     evaluation(tmp_path / "test", [1, 1], split="test")
-    with pytest.raises(ValueError, match="candidate: .* was measured on the test split, which decides nothing"):
+    with pytest.raises(ValueError, match="candidate: .* was measured on the test split, which must not be used here"):
         promote(wanted.model_copy(update={"candidate": tmp_path / "test"}))
 
 
 @pytest.mark.parametrize(
     ("after", "says"),
-    [([1], "only one of them has 'q1'"), ([], "is empty"), ([1, 1], "accuracy: all 2 items are of one image")],
+    [([1], "only one has 'q1'"), ([], "is empty"), ([1, 1], "accuracy: all 2 items are of one image")],
 )
 def test_what_cannot_be_compared_is_said(tmp_path, after, says):
     with pytest.raises(ValueError, match=says):

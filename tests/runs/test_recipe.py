@@ -70,11 +70,11 @@ def test_a_step_is_not_run_for_a_copy_nor_from_another_folder(tmp_path, monkeypa
         run_planned(Path("copy"), "data")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="Call `sicog step` in the folder where its `sicog run` was called"):
+    with pytest.raises(ValueError, match="Call `sicog step` in the folder where `sicog run` was called"):
         run_planned(tmp_path / "run", "data")
     assert not list(tmp_path.rglob("manifest.json"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="needs data to be done before it"):
+    with pytest.raises(ValueError, match="needs data. Run these steps first"):
         run_planned(tmp_path / "run", "captions")
 
 
@@ -132,12 +132,15 @@ def test_extends_and_overrides_and_until(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (("run: build", "run: built"), "step 'all': unknown verb 'built'; known: mini-data"),
-        (("${captions}", "${capsions}"), r"step 'all': \$\{capsions\} is no earlier step; earlier: data, captions"),
+        (("run: build", "run: built"), "step 'all': unknown verb 'built'. Use one of: mini-data"),
+        (
+            ("${captions}", "${capsions}"),
+            r"step 'all': \$\{capsions\} is not an earlier step. Use one of: data, captions",
+        ),
         (("seed: 0", "sede: 0"), r"step 'all': unknown key 'sede' \(did you mean 'seed'\?\)"),
         (("  all:", "  All!:"), "lower-case letters"),
         (("task: captioning,", "task: singing,"), "step 'captions': task: must be 'captioning' or 'reasoning'"),
-        (("seed: 0", "seed: 0\n      out_dir: x"), "step 'all': out_dir is not for the recipe to say"),
+        (("seed: 0", "seed: 0\n      out_dir: x"), "step 'all': out_dir cannot be set in a recipe"),
         (("${data}/warmup_reasoning.jsonl", "nowhere.jsonl"), "step 'reasoning' reads nowhere.jsonl, which does not"),
     ],
 )
@@ -221,7 +224,7 @@ def test_the_report_of_an_unfinished_run_shows_what_there_is(tmp_path):
     path = write(tmp_path)
     text = path.read_text() + "  report:\n    run: report\n    config: {funnel: [all, captions/chain]}\n"
     path.write_text(text)
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         report_run(tmp_path / "run")
     assert (report_run(run(path, until="captions")) / "report.html").is_file()
     assert (tmp_path / "run" / "report-so-far").is_dir()
@@ -254,7 +257,7 @@ def test_circles_and_strangers_are_refused(tmp_path):
     def build(of):
         return {"run": "build", "config": {"sources": [{"name": "x", "path": f"${{{of}}}/chain"}]}}
 
-    with pytest.raises(ValueError, match=r"\$\{a\} is no earlier step"):
+    with pytest.raises(ValueError, match=r"\$\{a\} is not an earlier step"):
         load_recipe(written_recipe(tmp_path, {"a": build("b"), "b": build("a")}))
-    with pytest.raises(ValueError, match="after: 'nobody' is no earlier step"):
+    with pytest.raises(ValueError, match="after: 'nobody' is not an earlier step"):
         load_recipe(written_recipe(tmp_path, {"data": {"run": "mini-data", "config": COUNTS, "after": ["nobody"]}}))

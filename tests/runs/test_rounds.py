@@ -57,12 +57,12 @@ def test_one_more_round_leaves_those_before_it_as_they_were(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (("${{previous.made|first}}", "${{previous.made}}"), "before the first round there is no 'made'"),
-        (("|first}}/chain", "|frist}}/chain"), "is no earlier step; earlier: first"),
+        (("${{previous.made|first}}", "${{previous.made}}"), "'made' does not exist before the first round"),
+        (("|first}}/chain", "|frist}}/chain"), "is not an earlier step. Use one of: first"),
         (('"${{all.made}}/sub"', '"${{all.made}}${{all.made}}"'), "names all rounds more than once"),
-        (('candidate: "${{made}}"', 'candidate: "${{all.made}}"'), "write it as an item of a list"),
-        (("${{inputs.rows}}", "${{inputs.row}}"), "is no input; inputs: rows"),
-        (("rounds: {rounds}", ""), "rounds: K and each_round go together"),
+        (('candidate: "${{made}}"', 'candidate: "${{all.made}}"'), "Write it as an item of a list"),
+        (("${{inputs.rows}}", "${{inputs.row}}"), "is not an input. Use one of: rows"),
+        (("rounds: {rounds}", ""), "rounds and each_round must be set together"),
         (
             ("run: build,", "run: build, job: {{gpu: 2}},"),
             r"round-1/made': job: unknown key 'gpu' .did you mean 'gpus'",

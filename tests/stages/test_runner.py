@@ -17,7 +17,7 @@ import torch
 
 from sicog.config import Config
 from sicog.records import Dropped, Example, Failed, Query, Turn
-from sicog.runs.states import lives
+from sicog.runs.states import process_is_alive
 from sicog.stages.backends import backend_of
 from sicog.stages.config import StageOptions
 from sicog.stages.journal import Appending
@@ -143,9 +143,9 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path):
     parent.kill()
     parent.join()
     end = time.monotonic() + 20
-    while any(map(lives, pids)) and time.monotonic() < end:
+    while any(map(process_is_alive, pids)) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not any(map(lives, pids))
+    assert not any(map(process_is_alive, pids))
 
 
 def two_that_began(folder):
@@ -165,7 +165,7 @@ def test_ctrl_c_ends_the_workers_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("sicog.stages.workers.as_completed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, process=Waits(tmp_path), workers=2)
-    assert not any(lives(int(path.name.split("-")[1])) for path in tmp_path.glob("begun-*"))
+    assert not any(process_is_alive(int(path.name.split("-")[1])) for path in tmp_path.glob("begun-*"))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sicog.evaluation.families import FAMILIES, Question, f1, mean, mme
+from sicog.evaluation.families import FAMILIES, Question, f1_ratio, mean_ratio, mme_ratios
 from sicog.statistics.bootstrap import difference, estimate
 
 
@@ -58,7 +58,7 @@ def figure(family, questions):
 def test_f1_of_yes_counts_a_question_for_each_of_its_categories():
     said = [(True, True, "a"), (True, False, "a,b"), (False, True, "a"), (False, False, "a")]
     questions = [Question(str(i), 0, stated=s, true=t, category=c) for i, (s, t, c) in enumerate(said)]
-    assert figure(f1, questions) == pytest.approx(100 * 2 * 1 / (2 + 3))
+    assert figure(f1_ratio, questions) == pytest.approx(100 * 2 * 1 / (2 + 3))
 
 
 def test_mme_adds_accuracy_and_that_of_whole_images_by_category():
@@ -66,7 +66,7 @@ def test_mme_adds_accuracy_and_that_of_whole_images_by_category():
     rows = [("color", "x", 1), ("color", "x", 1), ("color", "y", 1), ("color", "y", 0)]
     rows += [("count", "x", 1), ("count", "x", 1), ("code_reasoning", "x", 0)]
     questions = [Question(str(i), v, group=g, category=c) for i, (c, g, v) in enumerate(rows)]
-    assert figure(mme, questions) == pytest.approx(75 + 50 + 100 + 100)
+    assert figure(mme_ratios, questions) == pytest.approx(75 + 50 + 100 + 100)
 
 
 def test_every_family_reads_the_kit_s_rows():
@@ -84,7 +84,7 @@ def test_every_family_reads_the_kit_s_rows():
         question = FAMILIES[name].question(row)
         assert (question.id, question.value) == ("3", pytest.approx(value)), name
     assert FAMILIES["docvqa"].question({"index": 1, "eval_match": "[0.6]"}).value == 0  # below a half is nothing
-    assert figure(mean, [Question("a", 1.0), Question("b", 0.0)]) == 50
+    assert figure(mean_ratio, [Question("a", 1.0), Question("b", 0.0)]) == 50
     maths = {"index": 1, "question_type": "free_form", "answer_type": "float", "answer": "2.50", "res": "2.5"}
     assert FAMILIES["mathvista"].question(maths).value == 1
     assert FAMILIES["mathvista"].question({**maths, "res": "none"}).value == 0

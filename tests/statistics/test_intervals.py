@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sicog.lab.gap_proxy import _shown
+from sicog.lab.gap_proxy import _format_interval
 from sicog.statistics.intervals import Interval, mean_interval, paired_difference_interval, share_interval
 
 
@@ -26,7 +26,10 @@ def test_mean_by_hand():
 
 def test_an_interval_that_is_none_is_not_shown():
     assert str(mean_interval([1.0])) == "1.000" and str(mean_interval([1.0, 1.0])) == "1.000 [1.000, 1.000]"
-    assert _shown(mean_interval([1.0])) == "+1.000" and _shown(Interval(0.5, 0, 1)) == "+0.500 [+0.000, +1.000]"
+    assert (
+        _format_interval(mean_interval([1.0])) == "+1.000"
+        and _format_interval(Interval(0.5, 0, 1)) == "+0.500 [+0.000, +1.000]"
+    )
 
 
 def test_copies_in_a_group_add_no_certainty():

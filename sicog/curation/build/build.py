@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from sicog.config import Config
 from sicog.console import say_finished
-from sicog.curation.build.draw import Ids, MixedRows, draw_by_weight, draw_rows, marks, taken_rows
+from sicog.curation.build.draw import Ids, MixedRows, draw_by_weight, draw_rows, taken_rows, weights_of
 from sicog.curation.build.origin import Finish, MultiTurnConfig, Origin
 from sicog.curation.numbered_rows import Rows, open_rows
 from sicog.curation.overlap.examine import DecontaminateConfig, DeduplicateConfig, Examination, Verdicts
@@ -99,13 +99,13 @@ class BuildConfig(Config):
     cache_dir: Path | None = None
 
     @model_validator(mode="after")
-    def _names_differ(self) -> BuildConfig:
+    def _check_names(self) -> BuildConfig:
         if twice := [name for name, n in Counter(s.name for s in self.sources).items() if n > 1]:
             raise ValueError(f"the name {', '.join(twice)} is used twice in sources. Give each source its own name")
         return self
 
     @model_validator(mode="after")
-    def _shares_are_of_something(self) -> BuildConfig:
+    def _check_total(self) -> BuildConfig:
         require_total(self.sources, self.total)
         return self
 
@@ -126,7 +126,7 @@ def build(config: BuildConfig) -> Path:
     if _is_complete(config.out_dir):
         say_finished(STEP, config.out_dir)
     else:
-        mixed, pictures = _mixed(config)
+        mixed, pictures = _mix_rows(config)
         run_stage(
             Stage(
                 step=STEP,
@@ -142,7 +142,7 @@ def build(config: BuildConfig) -> Path:
         totals = _totals(config, mixed)
         if config.llava_json:
             left_out: list[str] = []
-            write_llava(config.out_dir / LLAVA, _readable(config.out_dir, left_out))
+            write_llava(config.out_dir / LLAVA, _llava_examples(config.out_dir, left_out))
             totals["not_in_llava_json"] = left_out
         write_json(config.out_dir / MANIFEST, read_json(config.out_dir / MANIFEST) | totals)
     return config.out_dir
@@ -152,7 +152,7 @@ def _is_complete(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and _TOTALS in read_json(folder / MANIFEST)
 
 
-def _mixed(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:
+def _mix_rows(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:
     """Return the sampled and the excluded rows, and the images when they were read."""
     cache = cache_folder(config.cache_dir)
     names = tuple(source.name for source in config.sources)
@@ -174,7 +174,7 @@ def _mixed(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:
         if (name := config.sources[k].weight_by) is None:
             parts += draw_rows(ids, rows, n)
         elif len(rows):
-            parts += draw_by_weight(ids, rows, marks(sources[k], (rows - starts[k]).tolist(), name), n)
+            parts += draw_by_weight(ids, rows, weights_of(sources[k], (rows - starts[k]).tolist(), name), n)
     order = np.argsort(np.concatenate([np.zeros(0, np.uint64), *(keys for _, _, keys in parts)]), kind="stable")
     drawn = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _, _ in parts)])[order]
     repetitions = np.concatenate([np.zeros(0, np.uint16), *(np.full(len(r), k, np.uint16) for r, k, _ in parts)])
@@ -230,7 +230,7 @@ def _lines(paths: list[Path]) -> Iterator[dict[str, Any]]:
         yield from map(orjson.loads, lines_of(path))
 
 
-def _readable(folder: Path, left_out: list[str]) -> Iterator[Example]:
+def _llava_examples(folder: Path, left_out: list[str]) -> Iterator[Example]:
     """Yield the examples that LLaVA's format can represent without loss. Ids of the others go to `left_out`."""
     for example in read_records(folder, Example):
         if reads_back(example):

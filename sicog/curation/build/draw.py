@@ -12,16 +12,16 @@ from itertools import chain, islice
 import numpy as np
 
 from sicog.curation.numbered_rows import Rows
-from sicog.curation.overlap.clusters import Numbers, among, repeated
-from sicog.curation.score.self_consistency import hashed
-from sicog.curation.words import Hashes, scrambled
+from sicog.curation.overlap.clusters import Numbers, is_among, repeated_keys
+from sicog.curation.score.self_consistency import hash128
+from sicog.curation.words import Hashes, mix_bits
 from sicog.records import Dropped, Example
 
 _AT_ONCE = 4096  # ids
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnRow:
     """A sampled row with its new id. original_id: its id in the source; task: its task in the source."""
 
     id: str
@@ -50,15 +50,15 @@ class Ids:
             while block := [_keys(row_id, seed, name) for row_id in islice(row_ids, _AT_ONCE)]:
                 columns[:, row : row + len(block)] = np.array(block, dtype=np.uint64).T
                 row += len(block)
-            if len(twice := _repeated(*columns[:2, start:row])):
-                raise ValueError(_twice(source, twice.tolist()))
+            if len(twice := _repeated_rows(*columns[:2, start:row])):
+                raise ValueError(_duplicate_message(source, twice.tolist()))
             start = row
         return cls(*columns)
 
     def shared(self) -> np.ndarray:
         """Return bool [N]: whether another source has the same id."""
         shared = np.zeros(len(self.high), dtype=bool)
-        ones, others = _equal(self.high, self.low)
+        ones, others = _equal_pairs(self.high, self.low)
         shared[ones] = shared[others] = True
         return shared
 
@@ -82,24 +82,24 @@ def _digest(row_id: str) -> tuple[int, int]:
 
 
 def _keys(row_id: str, seed: int, name: str) -> tuple[int, int, int, int]:
-    key = hashed(seed, name, "0", row_id)
-    return *_digest(row_id), key >> 64, hashed(key, "order") >> 64
+    key = hash128(seed, name, "0", row_id)
+    return *_digest(row_id), key >> 64, hash128(key, "order") >> 64
 
 
-def _equal(high: Hashes, low: Hashes) -> tuple[Numbers, Numbers]:
+def _equal_pairs(high: Hashes, low: Hashes) -> tuple[Numbers, Numbers]:
     """Pairs of rows with the same id, neighbours in order of id, the earlier one first."""
-    rows = np.flatnonzero(among(high, repeated(high)))  # equal ids are rare, so copy only those
+    rows = np.flatnonzero(is_among(high, repeated_keys(high)))  # equal ids are rare, so copy only those
     order = rows[np.lexsort((low[rows], high[rows]))]
     same = (high[order[1:]] == high[order[:-1]]) & (low[order[1:]] == low[order[:-1]])
     return order[:-1][same], order[1:][same]
 
 
-def _repeated(high: Hashes, low: Hashes) -> Numbers:
+def _repeated_rows(high: Hashes, low: Hashes) -> Numbers:
     """The rows whose id an earlier row has."""
-    return np.sort(_equal(high, low)[1]).astype(np.int64)
+    return np.sort(_equal_pairs(high, low)[1]).astype(np.int64)
 
 
-def _twice(source: Rows, rows: Sequence[int]) -> str:
+def _duplicate_message(source: Rows, rows: Sequence[int]) -> str:
     record = next(iter(source.read(rows[:1])))
     where = getattr(source, "where", lambda row: f"{source.path}: row {row + 1}")(rows[0])
     return f"{where}: id {record.id!r} occurs twice in {source.path}. Give each row its own id"
@@ -116,10 +116,10 @@ def draw_rows(ids: Ids, rows: Numbers, wanted: int) -> Iterator[tuple[Numbers, i
     """Sample `wanted` rows: whole copies first, then a random rest. Yields (rows, repetition, order keys)."""
     repetition = 0
     while wanted > 0 and len(rows):
-        salt = scrambled(np.array([repetition], dtype=np.uint64))
-        order = scrambled(ids.order[rows] ^ salt) if repetition else ids.order[rows]
+        salt = mix_bits(np.array([repetition], dtype=np.uint64))
+        order = mix_bits(ids.order[rows] ^ salt) if repetition else ids.order[rows]
         if wanted < len(rows):
-            keys = scrambled(ids.draw[rows] ^ salt) if repetition else ids.draw[rows]
+            keys = mix_bits(ids.draw[rows] ^ salt) if repetition else ids.draw[rows]
             some = np.argsort(keys, kind="stable")[:wanted]
             yield rows[some], repetition, order[some]
         else:
@@ -138,11 +138,11 @@ def draw_by_weight(ids: Ids, rows: Numbers, weights: np.ndarray, wanted: int) ->
     times = np.diff(np.floor(ends * (wanted / ends[-1]) + 0.5), prepend=0.0) if wanted else np.zeros(len(rows))
     for repetition in range(int(times.max(initial=0))):
         some = rows[times > repetition]
-        salt = scrambled(np.array([repetition], dtype=np.uint64))
-        yield some, repetition, scrambled(ids.order[some] ^ salt) if repetition else ids.order[some]
+        salt = mix_bits(np.array([repetition], dtype=np.uint64))
+        yield some, repetition, mix_bits(ids.order[some] ^ salt) if repetition else ids.order[some]
 
 
-def marks(source: Rows, numbers: Sequence[int], name: str) -> np.ndarray:
+def weights_of(source: Rows, numbers: Sequence[int], name: str) -> np.ndarray:
     """Return float64: the number `name` in the `extra` of these rows. Raises `ValueError` unless it is above 0."""
     found = np.zeros(len(numbers))
     for place, row in enumerate(source.read(numbers)):
@@ -199,19 +199,19 @@ class MixedRows:
                     for column, value in zip(columns, _digest(self._id(row_id, row, number, repetition)), strict=True):
                         column.append(value)
                 row += 1
-        if len(twice := _repeated(*(np.frombuffer(column, dtype=np.uint64) for column in columns))):
+        if len(twice := _repeated_rows(*(np.frombuffer(column, dtype=np.uint64) for column in columns))):
             raise ValueError(
                 f"{len(twice)} ids cannot be made unique: an id plus its source or repetition equals another id. "
                 f"Rename a source"
             )
 
-    def read(self, start: int, stop: int) -> Iterator[Drawn | Dropped]:
+    def read(self, start: int, stop: int) -> Iterator[DrawnRow | Dropped]:
         """Rows start..stop."""
-        yield from self._drawn(start, min(stop, len(self.rows)))
+        yield from self._drawn_rows(start, min(stop, len(self.rows)))
         begin = max(0, start - len(self.rows))
-        yield from self._dropped(begin, max(begin, stop - len(self.rows)))
+        yield from self._dropped_rows(begin, max(begin, stop - len(self.rows)))
 
-    def _drawn(self, start: int, stop: int) -> Iterator[Drawn]:
+    def _drawn_rows(self, start: int, stop: int) -> Iterator[DrawnRow]:
         rows, repetitions = self.rows[start:stop], self.repetitions[start:stop].tolist()
         numbers, at = self._places(rows)
         readers = [source.read(at[numbers == k].tolist()) for k, source in enumerate(self.sources)]
@@ -220,7 +220,7 @@ class MixedRows:
             assert isinstance(example, Example)
             row_id = self._id(example.id, row, number, repetition)
             renamed = example.model_copy(update={"id": row_id, "source": self.names[number]})
-            yield Drawn(row_id, renamed, example.id, example.source, repetition)
+            yield DrawnRow(row_id, renamed, example.id, example.source, repetition)
 
     def _places(self, rows: Numbers) -> tuple[Numbers, Numbers]:
         """Return the source of each row, and its number in that source."""
@@ -232,7 +232,7 @@ class MixedRows:
         named = f"{self.names[source]}:{row_id}" if self.shared[row] else row_id
         return f"{named}#{repetition + 1}" if repetition else named
 
-    def _dropped(self, start: int, stop: int) -> Iterator[Dropped]:
+    def _dropped_rows(self, start: int, stop: int) -> Iterator[Dropped]:
         """Yield excluded rows start..stop: filtered rows first, then unreadable rows."""
         for row, reason, detail in self.left_out[start:stop]:
             (number,), (at,) = (found.tolist() for found in self._places(np.array([row])))

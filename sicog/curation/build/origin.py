@@ -10,10 +10,10 @@ from pydantic import Field
 
 from sicog.chains import COD, COD_QUESTIONS, ChainError, parse
 from sicog.config import Config
-from sicog.curation.build.draw import Drawn
+from sicog.curation.build.draw import DrawnRow
 from sicog.curation.overlap.image_pass import Pictures
-from sicog.curation.score.self_consistency import hashed
-from sicog.curation.select.threshold import Threshold, agreement_in
+from sicog.curation.score.self_consistency import hash128
+from sicog.curation.select.threshold import Threshold, stored_agreement
 from sicog.records import Example, Record, Turn
 from sicog.tasks import CAPTIONING, REASONING, TASKS, TaskSpec
 
@@ -72,21 +72,21 @@ class Finish:
     seed: int
     pictures: Pictures | None
 
-    def __call__(self, block: Sequence[Drawn]) -> list[tuple[Example, Origin]]:
+    def __call__(self, block: Sequence[DrawnRow]) -> list[tuple[Example, Origin]]:
         return [self._one(row) for row in block]
 
-    def _one(self, row: Drawn) -> tuple[Example, Origin]:
-        example = self._told(row.example)
+    def _one(self, row: DrawnRow) -> tuple[Example, Origin]:
+        example = self._as_conversation(row.example)
         return example, self._origin(row, told=example is not row.example)
 
-    def _told(self, example: Example) -> Example:
+    def _as_conversation(self, example: Example) -> Example:
         if self.multi_turn is None or not qualifies(example, self.multi_turn.min_score):
             return example
-        if hashed(self.seed, MULTI_TURN, example.id) >= self.multi_turn.share * 2**128:
+        if hash128(self.seed, MULTI_TURN, example.id) >= self.multi_turn.share * 2**128:
             return example
         return conversation(example) or example
 
-    def _origin(self, row: Drawn, *, told: bool) -> Origin:
+    def _origin(self, row: DrawnRow, *, told: bool) -> Origin:
         extra, images = row.example.extra, row.example.images
         sha256 = [self.pictures.sha256_of(name) for name in images] if self.pictures else []
         task, style = _task_and_style(row)
@@ -100,27 +100,27 @@ class Finish:
             repetition=row.repetition,
             multi_turn=told,
             style=style,
-            checkpoint=_given(extra, "checkpoint", str),
-            index=_given(extra, "index", int),
-            seed=_given(extra, "seed", int),
-            score=_given(extra, "score", float),
-            agreement=_given(extra, "agreement", float),
-            vote=_given(extra, "vote", float),
-            margin=_given(extra, "margin", float),
-            k=_given(extra, "k", int),
+            checkpoint=_typed_value(extra, "checkpoint", str),
+            index=_typed_value(extra, "index", int),
+            seed=_typed_value(extra, "seed", int),
+            score=_typed_value(extra, "score", float),
+            agreement=_typed_value(extra, "agreement", float),
+            vote=_typed_value(extra, "vote", float),
+            margin=_typed_value(extra, "margin", float),
+            k=_typed_value(extra, "k", int),
         )
 
 
-def _given(extra: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
+def _typed_value(extra: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
     """Return the value that `select` wrote under this name; None for a value of another type."""
     value = extra.get(name)
     value = float(value) if kind is float and isinstance(value, int) and not isinstance(value, bool) else value
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
-def _task_and_style(row: Drawn) -> tuple[str | None, str | None]:
+def _task_and_style(row: DrawnRow) -> tuple[str | None, str | None]:
     """Return task and style as `select` wrote them; for an annotated row, the style of its prompt."""
-    style = _given(row.example.extra, "style", str)
+    style = _typed_value(row.example.extra, "style", str)
     if style is not None or row.task not in _ANNOTATED:
         return _task(row.task, style), style
     task, names = _ANNOTATED[row.task]
@@ -143,7 +143,7 @@ def qualifies(example: Example, min_score: float | None) -> bool:
         return False
     if min_score is None:
         return True
-    agreement = agreement_in(example.extra)
+    agreement = stored_agreement(example.extra)
     return agreement is not None and agreement >= Threshold(min_score).agreement
 
 

@@ -12,8 +12,8 @@ from pydantic import Field
 from sicog.answers import final_answer
 from sicog.chains import ChainError
 from sicog.curation.score.score import Paths
-from sicog.curation.score.self_consistency import draw
-from sicog.curation.words import folded
+from sicog.curation.score.self_consistency import draw_integer
+from sicog.curation.words import folded_text
 from sicog.records import Candidate, CandidateSet, Dropped, PreferencePair, Turn
 from sicog.stages.candidates import RunsSource, UnreadableRowError, find_runs
 from sicog.stages.config import StageConfig
@@ -85,7 +85,7 @@ class PairSets:
             raise ValueError(
                 f"row {row.id}: chosen and rejected have different queries. Sample both from the same input"
             )
-        usable, rejected = list(_usable(row)), list(_usable(other))
+        usable, rejected = list(_usable_answers(row)), list(_usable_answers(other))
         for reason, found in (("no_chosen", usable), ("no_rejected", rejected)):
             if not found:
                 return Dropped(id=row.id, step=STEP, reason=reason, detail="every answer is cut or does not parse")
@@ -94,19 +94,19 @@ class PairSets:
         if not meeting:
             detail = f"the prompts of chosen ({_styles(usable)}) and rejected ({_styles(rejected)}) never meet"
             return Dropped(id=row.id, step=STEP, reason="other_prompts", detail=detail)
-        chosen, answer = meeting[draw(len(meeting), self.seed, "chosen", row.id)]
+        chosen, answer = meeting[draw_integer(len(meeting), self.seed, "chosen", row.id)]
         others = [c for c, a in rejected if c.prompt == chosen.prompt and c.text != chosen.text and a != answer]
         if not others:
             detail = "every rejected answer to the same prompt says the same as the chosen one"
             return Dropped(id=row.id, step=STEP, reason="same_answer", detail=detail)
-        return (_pair(row, chosen, others[draw(len(others), self.seed, "rejected", row.id)]),)
+        return (_pair(row, chosen, others[draw_integer(len(others), self.seed, "rejected", row.id)]),)
 
 
 def _styles(candidates: Sequence[tuple[Candidate, str]]) -> str:
     return ", ".join(sorted({candidate.style for candidate, _ in candidates}))
 
 
-def _usable(row: CandidateSet) -> Iterator[tuple[Candidate, str]]:
+def _usable_answers(row: CandidateSet) -> Iterator[tuple[Candidate, str]]:
     """Yield complete candidates that parse in their style, each with its answer."""
     task = TASKS[row.query.task]
     for candidate in row.candidates:
@@ -116,7 +116,7 @@ def _usable(row: CandidateSet) -> Iterator[tuple[Candidate, str]]:
             compared = task.compared(candidate.text, candidate.style)
         except ChainError:
             continue
-        yield candidate, final_answer(compared, row.query.question) if task.votes else folded(compared)
+        yield candidate, final_answer(compared, row.query.question) if task.votes else folded_text(compared)
 
 
 def _pair(row: CandidateSet, chosen: Candidate, rejected: Candidate) -> PreferencePair:

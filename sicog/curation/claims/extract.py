@@ -29,12 +29,12 @@ from sicog.curation.claims.readers import (
     load_grammar,
 )
 from sicog.curation.claims.served_reader import ServedModel, ServedReader
-from sicog.curation.claims.support import Measure, agreements, seen, supports
-from sicog.curation.score.block import comparable
+from sicog.curation.claims.support import Measure, agreements, supports, window_support
+from sicog.curation.score.block import comparable_candidate
 from sicog.curation.score.columns import columns_of
 from sicog.curation.score.score import SetsConfig, SetsStage
 from sicog.curation.score.self_consistency import DECIMALS, votes
-from sicog.curation.vectors.prepare import encoder_files, when_embedded
+from sicog.curation.vectors.prepare import encoder_files, score_when_embedded
 from sicog.curation.vectors.vector_cache import Embedding
 from sicog.records import CandidateSet, Claim, Dropped, ScoredCandidate, ScoredSet
 from sicog.remote.config import EndpointConfig
@@ -72,7 +72,7 @@ class ClaimsConfig(SetsConfig):
     """0 or 1: read only one half of the candidates, to measure how much labels depend on sampling (`sicog gap`)."""
 
     @model_validator(mode="after")
-    def _the_reader_has_what_it_reads_with(self) -> ClaimsConfig:
+    def _check_reader_inputs(self) -> ClaimsConfig:
         if (self.reader == "grammar") != (self.grammar is not None):
             raise ValueError(
                 "reader: grammar needs the key grammar=module:NAME; other readers do not use it. Set both or neither"
@@ -119,7 +119,7 @@ def claims(config: ClaimsConfig) -> Path:
         served=served,
     )
     if embeds:
-        when_embedded(
+        score_when_embedded(
             config.encoder,
             out_dir=config.out_dir,
             cache_dir=config.cache_dir,
@@ -172,8 +172,8 @@ class ReadClaims:
     half: int | None = None
 
     def __call__(self, block: Sequence[CandidateSet]) -> list[Outcome]:
-        block = [_half(row, self.half) for row in block]
-        rows = [[comparable(row, c, self.checkpoints) for c in row.candidates] for row in block]
+        block = [_half_of_candidates(row, self.half) for row in block]
+        rows = [[comparable_candidate(row, c, self.checkpoints) for c in row.candidates] for row in block]
         if isinstance(self.reader, AnswerReader):
             _check_short_answers(block)
         read = self.reader.read([_texts(row, candidates) for row, candidates in zip(block, rows, strict=True)])
@@ -184,22 +184,22 @@ class ReadClaims:
     ) -> Outcome:
         if isinstance(found, UnreadableError):
             return Dropped(id=row.id, step=STEP, reason="unreadable_claims", detail=str(found))
-        return (self._scored(row, candidates, found),)
+        return (self._scored_set(row, candidates, found),)
 
-    def _scored(self, row: CandidateSet, candidates: Sequence[ScoredCandidate], found: ReadSet) -> ScoredSet:
+    def _scored_set(self, row: CandidateSet, candidates: Sequence[ScoredCandidate], found: ReadSet) -> ScoredSet:
         """Return the scored set: claims of every text, and scores of the texts about the whole image."""
         scored = list(candidates)
-        places = [i for i, c in enumerate(candidates) if _is_read(c)]
+        places = [i for i, c in enumerate(candidates) if _is_comparable(c)]
         for place in [places[k] for k, own in enumerate(found.claims) if not own]:
             scored[place] = scored[place].model_copy(update={"compared": None, "excluded": "no_claims"})
         places = [place for place, own in zip(places, found.claims, strict=True) if own]
-        found = _without_silent(found)
+        found = _drop_silent_texts(found)
         windows = [c.candidate.window for c in (candidates[place] for place in places)]
         known = {window: number for number, window in enumerate(dict.fromkeys(w for w in windows if w))}
         window_K = np.array([known[w] if w else -1 for w in windows], dtype=np.int64)
         made = iter(_claims(found, window_K, places))
         whole_K = window_K < 0
-        agreed = iter(agreements(*_of_whole(found, whole_K), self.measure).tolist())
+        agreed = iter(agreements(*_whole_image_claims(found, whole_K), self.measure).tolist())
         k = int(whole_K.sum())
         for place, own, is_whole in zip(places, found.claims, whole_K.tolist(), strict=True):
             marks: dict[str, Any] = {"claims": tuple(next(made) for _ in own)}
@@ -207,14 +207,14 @@ class ReadClaims:
                 agreement = next(agreed)
                 # As with embeddings, the score includes the candidate itself, with agreement 1.
                 score = round(((k - 1) * agreement + 1) / k, DECIMALS) if k > 1 else 1.0
-                marks |= {"agreement": _known(agreement), "score": score}
+                marks |= {"agreement": _none_if_nan(agreement), "score": score}
             scored[place] = scored[place].model_copy(update=marks)
         if isinstance(self.reader, AnswerReader):
             scored = _with_votes(scored, [p for p, w in zip(places, whole_K.tolist(), strict=True) if w])
         return ScoredSet(id=row.id, query=row.query, candidates=tuple(scored), encoder=self.reader.description)
 
 
-def _half(row: CandidateSet, half: int | None) -> CandidateSet:
+def _half_of_candidates(row: CandidateSet, half: int | None) -> CandidateSet:
     """Return the set with half of the candidates, of the whole image and of each window."""
     if half is None:
         return row
@@ -227,25 +227,25 @@ def _half(row: CandidateSet, half: int | None) -> CandidateSet:
     return row.model_copy(update={"candidates": tuple(kept)})
 
 
-def _is_read(scored: ScoredCandidate) -> bool:
+def _is_comparable(scored: ScoredCandidate) -> bool:
     """Return whether a candidate is a complete text, of the whole image or of a window."""
     return scored.compared is not None or (scored.excluded == "window" and scored.candidate.finish_reason == "stop")
 
 
 def _texts(row: CandidateSet, candidates: Sequence[ScoredCandidate]) -> Texts:
-    read = [c for c in candidates if _is_read(c)]
+    read = [c for c in candidates if _is_comparable(c)]
     texts = tuple(c.candidate.text for c in read)
     compared = tuple(c.compared or "" for c in read)
     return Texts(row.query, texts, compared, tuple(c.candidate.window for c in read))
 
 
-def _without_silent(found: ReadSet) -> ReadSet:
+def _drop_silent_texts(found: ReadSet) -> ReadSet:
     """Remove texts without claims: their disagreement means nothing."""
     speaks = [bool(own) for own in found.claims]
     return ReadSet(tuple(own for own in found.claims if own), found.stated[:, speaks])
 
 
-def _of_whole(found: ReadSet, whole_K: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _whole_image_claims(found: ReadSet, whole_K: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return owner_C and stated_CK for the texts about the whole image only."""
     of_whole_C = whole_K[found.owner]
     numbers_K = np.cumsum(whole_K) - 1
@@ -255,7 +255,7 @@ def _of_whole(found: ReadSet, whole_K: NDArray[np.bool_]) -> tuple[NDArray[np.in
 def _claims(found: ReadSet, window_K: NDArray[np.int64], places: Sequence[int]) -> Iterator[Claim]:
     """Yield the claims of all texts in order, with their support."""
     supported = supports(found.owner, found.stated, window_K < 0).tolist()
-    closer = seen(found.stated, window_K).tolist()
+    closer = window_support(found.stated, window_K).tolist()
     flat = [claim for own in found.claims for claim in own]
     for c, support, near, stated in zip(flat, supported, closer, found.stated, strict=True):
         yield Claim(
@@ -264,12 +264,12 @@ def _claims(found: ReadSet, window_K: NDArray[np.int64], places: Sequence[int]) 
             start=c.start,
             end=c.end,
             stated_by=tuple(places[k] for k in stated.nonzero()[0].tolist()),
-            support=_known(support),
-            seen=_known(near),
+            support=_none_if_nan(support),
+            seen=_none_if_nan(near),
         )
 
 
-def _known(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if value != value else value
 
 

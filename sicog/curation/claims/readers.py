@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sicog.answers import final_answer
-from sicog.curation.claims.sentences import sentences, without
+from sicog.curation.claims.sentences import remove_sentences, sentences
 from sicog.curation.claims.support import stated_by_key
 from sicog.curation.vectors.vector_cache import Embedding
 from sicog.records import Claim, Query
@@ -185,7 +185,7 @@ class SentenceReader:
         if self.embedder is not None:
             flat = [claim.key for row in claims for own in row for claim in own]
             vectors = iter(np.split(self.embedder.embed(flat), np.cumsum([sum(map(len, row)) for row in claims])[:-1]))
-            return [ReadSet(tuple(row), _similar(row, next(vectors), self.threshold)) for row in claims]
+            return [ReadSet(tuple(row), _similar_sentences(row, next(vectors), self.threshold)) for row in claims]
         assert self.nli is not None
         pairs = [
             (text, c.key)
@@ -209,7 +209,9 @@ def _sentences(text: str) -> tuple[Stated, ...]:
     return tuple(Stated(text[a:b], "sentence", a, b) for a, b in sentences(text))
 
 
-def _similar(row: Sequence[Sequence[Stated]], vectors_CD: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+def _similar_sentences(
+    row: Sequence[Sequence[Stated]], vectors_CD: NDArray[np.float32], threshold: float
+) -> NDArray[np.bool_]:
     owner_C = np.repeat(np.arange(len(row)), [len(own) for own in row])
     near_CC = vectors_CD.astype(np.float64) @ vectors_CD.T.astype(np.float64) >= threshold - 1e-6
     stated_CK = np.zeros((len(owner_C), len(row)), dtype=bool)
@@ -224,7 +226,7 @@ def _by_key(claims: Sequence[tuple[Stated, ...]]) -> ReadSet:
     return ReadSet(tuple(claims), stated_CK)
 
 
-def pruned(text: str, claims: Sequence[Claim], keeps: Sequence[bool]) -> str:
+def prune_text(text: str, claims: Sequence[Claim], keeps: Sequence[bool]) -> str:
     """Return the text without the sentences whose claim is not kept."""
     removed = [(c.start, c.end) for c, keep in zip(claims, keeps, strict=True) if not keep]
-    return without(text, removed)
+    return remove_sentences(text, removed)

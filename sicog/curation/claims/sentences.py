@@ -17,12 +17,12 @@ def sentences(text: str) -> list[tuple[int, int]]:
     found, start = [], 0
     for heading in [*_HEADING.finditer(text), None]:
         stop = heading.start() if heading else len(text)
-        found += _in_part(text, start, stop)
+        found += _sentences_in_part(text, start, stop)
         start = heading.end() if heading else stop
     return found
 
 
-def _in_part(text: str, start: int, stop: int) -> list[tuple[int, int]]:
+def _sentences_in_part(text: str, start: int, stop: int) -> list[tuple[int, int]]:
     found, begin = [], start
     for end in [*_ENDS.finditer(text, start, stop), None]:
         at = end.end() if end else stop
@@ -38,7 +38,7 @@ def _in_part(text: str, start: int, stop: int) -> list[tuple[int, int]]:
     return found
 
 
-def without(text: str, removed: list[tuple[int, int]]) -> str:
+def remove_sentences(text: str, removed: list[tuple[int, int]]) -> str:
     """Remove these sentences, the white space before each, and lines that become empty."""
     kept, start = [], 0
     for first, last in sorted(removed):

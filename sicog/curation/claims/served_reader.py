@@ -20,7 +20,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sicog.curation.claims.readers import ReadSet, Stated, Texts, UnreadableError
-from sicog.remote.client import BadImage, Client, Message, NoAnswer, Request, connected
+from sicog.remote.client import BadImage, Client, Message, NoAnswer, Request, open_client
 from sicog.remote.config import EndpointConfig
 
 VERSION = "claims-1"
@@ -64,7 +64,7 @@ class ServedModel:
     def client(self) -> Client:
         """Raises `ValueError` when address, key or package is missing."""
         if self._client is None:
-            self._client = self._open.enter_context(connected(self.endpoint, self.answers))
+            self._client = self._open.enter_context(open_client(self.endpoint, self.answers))
         return self._client
 
     def close(self) -> None:
@@ -79,12 +79,12 @@ class ServedModel:
         try:
             answer = await self.client.ask(request)
             try:
-                return read(_whole(answer.text, answer.finish_reason, refused=answer.refusal))
+                return read(_complete_answer(answer.text, answer.finish_reason, refused=answer.refusal))
             except _UnusableError as error:
                 said = Message("assistant", (answer.text.strip() or "(no answer)",))
                 told = Message("user", (_AGAIN.format(reason=error),))
                 second = await self.client.ask(Request((first, said, told), 0.0, _MAX_TOKENS, VERSION))
-                return read(_whole(second.text, second.finish_reason, refused=second.refusal))
+                return read(_complete_answer(second.text, second.finish_reason, refused=second.refusal))
         except (_UnusableError, NoAnswer, BadImage) as error:
             raise UnreadableError(f"{self.endpoint.model} gave no usable {what}: {error}") from None
 
@@ -116,7 +116,7 @@ class ServedReader:
         if not text.strip():
             return ()
         found: tuple[Stated, ...] = await self.model.ask(
-            _EXTRACT.format(text=text), partial(_quoted, text), "list of claims"
+            _EXTRACT.format(text=text), partial(_quoted_claims, text), "list of claims"
         )
         return found
 
@@ -148,13 +148,13 @@ class ServedWriter:
     async def _one(self, claims: Sequence[str]) -> str | UnreadableError:
         listed = "\n".join(f"- {claim}" for claim in claims)
         try:
-            text: str = await self.model.ask(_WRITE.format(claims=listed), _written, "text")
+            text: str = await self.model.ask(_WRITE.format(claims=listed), _nonempty_answer, "text")
         except UnreadableError as error:
             return error
         return text
 
 
-def _whole(text: str, finish_reason: str, *, refused: bool) -> str:
+def _complete_answer(text: str, finish_reason: str, *, refused: bool) -> str:
     if refused:
         raise _UnusableError(f"it refuses: {text[:100]!r}")
     if finish_reason == "length":
@@ -173,7 +173,7 @@ def _array(text: str) -> list[Any]:
     return value
 
 
-def _quoted(text: str, answer: str) -> tuple[Stated, ...]:
+def _quoted_claims(text: str, answer: str) -> tuple[Stated, ...]:
     """Return the claims whose quotation is in the text, each once."""
     value, found = _array(answer), dict[str, Stated]()
     for one in value:
@@ -196,7 +196,7 @@ def _numbers(n: int, answer: str) -> list[int]:
     return value
 
 
-def _written(answer: str) -> str:
+def _nonempty_answer(answer: str) -> str:
     if not answer.strip():
         raise _UnusableError("it is empty")
     return " ".join(answer.split())

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sicog.chains import ChainError
-from sicog.curation.claims.readers import Grammar, UnreadableError, load_grammar, pruned
+from sicog.curation.claims.readers import Grammar, UnreadableError, load_grammar, prune_text
 from sicog.curation.claims.served_reader import ServedModel, ServedWriter
 from sicog.curation.score.self_consistency import DECIMALS
-from sicog.curation.words import folded
+from sicog.curation.words import folded_text
 from sicog.records import Claim, Dropped, Example, PreferencePair, ScoredCandidate, ScoredSet, Turn
 from sicog.remote.config import EndpointConfig
 from sicog.stages.config import StageConfig
@@ -71,7 +71,7 @@ class SettleConfig(StageConfig):
     rows_per_shard: int = Field(default=8192, ge=1)
 
     @model_validator(mode="after")
-    def _one_rule_for_claims(self) -> SettleConfig:
+    def _check_rule(self) -> SettleConfig:
         if (self.support is None) == (self.quantile is None):
             raise ValueError("support and quantile: set exactly one of them")
         least = self.support.values() if isinstance(self.support, dict) else [self.support or 0.0]
@@ -155,50 +155,50 @@ class SettleRows:
 
     def __call__(self, block: Sequence[ScoredSet]) -> list[Outcome]:
         grammar = load_grammar(self.config.grammar) if self.config.grammar else None
-        written = self._asked_for(block) if self.writer else {}
+        written = self._endpoint_texts(block) if self.writer else {}
         return [self._one(row, grammar, written.get(number)) for number, row in enumerate(block)]
 
-    def _asked_for(self, block: Sequence[ScoredSet]) -> dict[int, str | UnreadableError]:
+    def _endpoint_texts(self, block: Sequence[ScoredSet]) -> dict[int, str | UnreadableError]:
         """Return the endpoint's text for each row of the block with enough candidates and claims."""
         assert self.writer is not None
         wanted: dict[int, list[str]] = {}
         for number, row in enumerate(block):
-            spoken, usable = _spoken(row)
+            spoken, usable = _candidates_with_claims(row)
             if len(usable) >= self.config.min_candidates:
-                kept = self._merged(spoken, _best(usable)[0])
+                kept = self._merged_claims(spoken, _best(usable)[0])
                 if len(kept) >= self.config.min_claims:
                     wanted[number] = [claim.key for claim in kept]
         return dict(zip(wanted, self.writer.write(list(wanted.values())), strict=True))
 
     def _one(self, row: ScoredSet, grammar: Grammar | None, asked_for: str | UnreadableError | None) -> Outcome:
-        spoken, usable = _spoken(row)
+        spoken, usable = _candidates_with_claims(row)
         if len(usable) < self.config.min_candidates:
             reasons = Counter(c.excluded or "compared" for c in row.candidates)
-            detail = f"{len(usable)} of {len(row.candidates)} state anything ({_counted(reasons)})"
-            return self._dropped(row, "no_claims" if not usable else "too_few_candidates", detail)
+            detail = f"{len(usable)} of {len(row.candidates)} state anything ({_format_counts(reasons)})"
+            return self._drop_row(row, "no_claims" if not usable else "too_few_candidates", detail)
         if isinstance(asked_for, UnreadableError):
-            return self._dropped(row, UNWRITTEN, str(asked_for))
+            return self._drop_row(row, UNWRITTEN, str(asked_for))
         place, best = _best(usable)
         if self.config.how == "prune":
             kept = [c for c in best.claims if self._keeps(c)]
-            text = self._pruned(best, kept, grammar)
+            text = self._pruned_text(best, kept, grammar)
             style = best.candidate.style if grammar is None else self._plain_style(row)  # a grammar writes plain texts
         else:
-            kept = self._merged(spoken, place)
-            text = self._written(kept, grammar) if grammar else asked_for or " ".join(c.key for c in kept)
+            kept = self._merged_claims(spoken, place)
+            text = self._render_claims(kept, grammar) if grammar else asked_for or " ".join(c.key for c in kept)
             style = self._plain_style(row)
         if len(kept) < self.config.min_claims or not text:
-            return self._dropped(row, "too_few_claims", f"{len(kept)} claims have the support that is asked for")
+            return self._drop_row(row, "too_few_claims", f"{len(kept)} claims have the support that is asked for")
         mean = sum(self._strength(c) for c in kept) / len(kept)
         if mean < self.config.agreement:
-            return self._dropped(row, "low_support", f"mean support {mean:.6g} < {self.config.agreement:g}")
+            return self._drop_row(row, "low_support", f"mean support {mean:.6g} < {self.config.agreement:g}")
         try:
             TASKS[row.query.task].compared(text, style)
         except ChainError as error:
-            return self._dropped(row, "no_chain_left", f"without its unsupported claims the chain is broken: {error}")
-        return self._kept(row, style, text, kept, usable, mean)
+            return self._drop_row(row, "no_chain_left", f"without its unsupported claims the chain is broken: {error}")
+        return self._kept_example(row, style, text, kept, usable, mean)
 
-    def _kept(
+    def _kept_example(
         self,
         row: ScoredSet,
         style: str,
@@ -226,7 +226,7 @@ class SettleRows:
             source=row.query.task,
             extra={**{f"query.{k}" if k in marks else k: v for k, v in row.query.extra.items()}, **marks},
         )
-        rejected = self._rejected(usable, style, text)
+        rejected = self._rejected_candidate(usable, style, text)
         if rejected is None:
             return (example,)
         pair = PreferencePair(
@@ -234,12 +234,14 @@ class SettleRows:
         )
         return (example, pair)
 
-    def _rejected(self, usable: Sequence[tuple[int, ScoredCandidate]], style: str, text: str) -> ScoredCandidate | None:
+    def _rejected_candidate(
+        self, usable: Sequence[tuple[int, ScoredCandidate]], style: str, text: str
+    ) -> ScoredCandidate | None:
         """Return the candidate of that style with the most unsupported claims; None when no candidate has any."""
         wrong = [
             (sum(not self._keeps(claim) for claim in c.claims), -place, c)
             for place, c in usable
-            if c.candidate.style == style and folded(c.candidate.text) != folded(text)
+            if c.candidate.style == style and folded_text(c.candidate.text) != folded_text(text)
         ]
         most = max(wrong, key=lambda one: one[:2], default=None)
         return most[2] if most and most[0] else None
@@ -254,15 +256,15 @@ class SettleRows:
     def _strength(self, claim: Claim) -> float:
         return strength(claim, self.config.closer_weight, self.config.check_weight)
 
-    def _written(self, kept: Sequence[Claim], grammar: Grammar) -> str | None:
+    def _render_claims(self, kept: Sequence[Claim], grammar: Grammar) -> str | None:
         return grammar.write([(claim, self._strength(claim)) for claim in kept])
 
-    def _pruned(self, best: ScoredCandidate, kept: Sequence[Claim], grammar: Grammar | None) -> str | None:
+    def _pruned_text(self, best: ScoredCandidate, kept: Sequence[Claim], grammar: Grammar | None) -> str | None:
         if grammar:
-            return self._written(kept, grammar)
-        return pruned(best.candidate.text, best.claims, [c in kept for c in best.claims])
+            return self._render_claims(kept, grammar)
+        return prune_text(best.candidate.text, best.claims, [c in kept for c in best.claims])
 
-    def _merged(self, spoken: Sequence[tuple[int, ScoredCandidate]], best: int) -> list[Claim]:
+    def _merged_claims(self, spoken: Sequence[tuple[int, ScoredCandidate]], best: int) -> list[Claim]:
         """Return the supported claims, best candidate first; skip claims that an earlier candidate states."""
         order = sorted(spoken, key=lambda one: (one[0] != best, -(one[1].agreement or 0.0), one[0]))
         kept: list[Claim] = []
@@ -272,14 +274,14 @@ class SettleRows:
             seen.add(place)
         return kept
 
-    def _dropped(self, row: ScoredSet, reason: str, detail: str) -> Dropped:
+    def _drop_row(self, row: ScoredSet, reason: str, detail: str) -> Dropped:
         return Dropped(id=row.id, step=STEP, reason=reason, detail=detail)
 
 
 Placed = tuple[int, ScoredCandidate]
 
 
-def _spoken(row: ScoredSet) -> tuple[list[Placed], list[Placed]]:
+def _candidates_with_claims(row: ScoredSet) -> tuple[list[Placed], list[Placed]]:
     """Return the candidates with claims and their places, and those of them about the whole image."""
     spoken = [(place, c) for place, c in enumerate(row.candidates) if c.claims]
     return spoken, [(place, c) for place, c in spoken if c.excluded is None]
@@ -289,5 +291,5 @@ def _best(usable: Sequence[Placed]) -> Placed:
     return max(usable, key=lambda one: (one[1].agreement or 0.0, -one[0]))
 
 
-def _counted(reasons: Counter[str]) -> str:
+def _format_counts(reasons: Counter[str]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))

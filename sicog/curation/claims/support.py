@@ -32,7 +32,7 @@ def supports(owner_C: NDArray[Any], stated_CK: NDArray[np.bool_], counts_K: NDAr
     return np.round(np.divide(others_C, asked_C, out=np.full(len(owner_C), np.nan), where=asked_C > 0), DECIMALS)
 
 
-def seen(stated_CK: NDArray[np.bool_], window_K: NDArray[np.int64]) -> Floats:
+def window_support(stated_CK: NDArray[np.bool_], window_K: NDArray[np.int64]) -> Floats:
     """Return the largest share of the candidates of one window that state a claim, float64 [C]; nan without windows.
 
     window_K: the number of the window that a candidate saw, -1 for the whole image.

@@ -48,14 +48,14 @@ class AskConfig(Config):
     max_dropped_share: float = Field(default=0.05, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _something_can_be_asked(self) -> AskConfig:
+    def _check_question(self) -> AskConfig:
         if self.least > self.most:
             raise ValueError(
                 f"least {self.least:g} is larger than most {self.most:g}, so no claim qualifies. "
                 "Lower least or raise most"
             )
         if self.grammar is not None:
-            _asks(self.grammar)
+            _question_writer(self.grammar)
         elif "{key}" not in self.question:
             raise ValueError("{key} is missing in question. Put it where the claim shall stand")
         return self
@@ -96,7 +96,7 @@ def check_claims(config: CheckConfig) -> Path:
             step=CHECK,
             out_dir=config.out_dir,
             source=FolderSource(config.input, ScoredSet, step=CHECK),
-            process=CheckRows(_Lazily(config)),
+            process=CheckRows(_LazyShares(config)),
             inputs={"claims": config.input, "asked": config.asked, "answers": config.answers},
             then=lambda: columns_of(config.out_dir),
         ),
@@ -111,15 +111,15 @@ class AskRows:
     config: AskConfig
 
     def __call__(self, block: Sequence[ScoredSet]) -> list[Outcome]:
-        ask = _asks(self.config.grammar) if self.config.grammar else self._plain
-        return [self._of(row, ask) for row in block]
+        ask = _question_writer(self.config.grammar) if self.config.grammar else self._plain_question
+        return [self._queries_of(row, ask) for row in block]
 
-    def _plain(self, claim: Claim) -> Asked | None:
+    def _plain_question(self, claim: Claim) -> Asked | None:
         return self.config.question.format(key=claim.key), "yes"
 
-    def _of(self, row: ScoredSet, ask: Callable[[Claim], Asked | None]) -> list[Query]:
+    def _queries_of(self, row: ScoredSet, ask: Callable[[Claim], Asked | None]) -> list[Query]:
         found: list[Query] = []
-        for number, claim in enumerate(different(row)):
+        for number, claim in enumerate(distinct_claims(row)):
             sure = claim.support is not None and not self.config.least <= claim.support <= self.config.most
             asked = None if sure else ask(claim)
             if asked is not None:
@@ -129,7 +129,7 @@ class AskRows:
         return found
 
 
-def different(row: ScoredSet) -> list[Claim]:
+def distinct_claims(row: ScoredSet) -> list[Claim]:
     """Return the claims of a row in order, each kind and key once."""
     found: dict[tuple[str, str], Claim] = {}
     for candidate in row.candidates:
@@ -138,7 +138,7 @@ def different(row: ScoredSet) -> list[Claim]:
     return list(found.values())
 
 
-def _asks(name: str) -> Callable[[Claim], Asked | None]:
+def _question_writer(name: str) -> Callable[[Claim], Asked | None]:
     ask = getattr(load_grammar(name), "ask", None)
     if not callable(ask):
         raise ValueError(f"grammar: {name!r} has no method `ask`, which writes the question. Remove grammar")
@@ -146,7 +146,7 @@ def _asks(name: str) -> Callable[[Claim], Asked | None]:
     return found
 
 
-class _Lazily:
+class _LazyShares:
     """Share of answers that confirm a claim, by row, kind and key; loaded at the first block."""
 
     def __init__(self, config: CheckConfig) -> None:
@@ -155,11 +155,11 @@ class _Lazily:
 
     def __call__(self) -> Mapping[tuple[str, str, str], float]:
         if self._shares is None:
-            self._shares = confirmed(self.config.asked, self.config.answers)
+            self._shares = confirmed_shares(self.config.asked, self.config.answers)
         return self._shares
 
 
-def confirmed(asked: Path, answers: Path) -> dict[tuple[str, str, str], float]:
+def confirmed_shares(asked: Path, answers: Path) -> dict[tuple[str, str, str], float]:
     """Return by (row, kind, key) the share of answers that confirm the claim; unreadable chains confirm nothing.
 
     Raises `ValueError` for answers to questions that are not in `asked`.
@@ -190,13 +190,13 @@ def _answer(query: Query, text: str, style: str) -> str | None:
 class CheckRows:
     """Process of `check-claims`."""
 
-    shares: _Lazily
+    shares: _LazyShares
 
     def __call__(self, block: Sequence[ScoredSet]) -> list[Outcome]:
         shares = self.shares()
-        return [(self._checked(row, shares),) for row in block]
+        return [(self._checked_row(row, shares),) for row in block]
 
-    def _checked(self, row: ScoredSet, shares: Mapping[tuple[str, str, str], float]) -> ScoredSet:
+    def _checked_row(self, row: ScoredSet, shares: Mapping[tuple[str, str, str], float]) -> ScoredSet:
         def with_checks(scored: ScoredCandidate) -> ScoredCandidate:
             claims = tuple(
                 claim.model_copy(update={"checked": shares.get((row.id, claim.kind, claim.key))})

@@ -30,7 +30,7 @@ from sicog.config import Config
 from sicog.config.paths import as_utf8
 from sicog.curation.overlap.clusters import Numbers
 from sicog.curation.overlap.image_hash import WORDS, image_hash
-from sicog.curation.words import Hashes, digest64, runs, word_hashes, words
+from sicog.curation.words import Hashes, digest64, ngram_hashes, word_hashes, words
 from sicog.data.rows.file_kinds import IMAGE_SUFFIXES
 from sicog.data.rows.table import digest_source_file
 from sicog.formats.json_rows import loads
@@ -105,7 +105,7 @@ def read_benchmark(benchmark: Benchmark, cache: Path, workers: int) -> Path:
                 step="benchmark",
                 out_dir=folder,
                 source=_Entries(path),
-                process=_hashed,
+                process=_hash_rows,
                 inputs={},
             ),
             _Stage(path=path),
@@ -184,7 +184,7 @@ def _entry(row: Mapping[str, Any], row_id: str) -> Entry:
     return Entry(id=row_id, pictures=pictures, has_image=bool(cell), texts=texts)
 
 
-def _hashed(block: Sequence[Entry]) -> Iterator[tuple[BenchmarkRow]]:
+def _hash_rows(block: Sequence[Entry]) -> Iterator[tuple[BenchmarkRow]]:
     for entry in block:
         sources: list[Path | io.BytesIO] = [entry.file] if entry.file else []
         sources += [io.BytesIO(base64.b64decode(text + "=" * (-len(text) % 4))) for text in entry.pictures]
@@ -229,9 +229,9 @@ class BenchmarkTexts:
                     self._short.setdefault(digest64(" ".join(found)), number)
                 if len(found) >= n and (digest := digest64(" ".join(found))) not in seen:
                     seen.add(digest)
-                    keys.append(np.unique(runs(word_hashes(found), n)))
+                    keys.append(np.unique(ngram_hashes(word_hashes(found), n)))
                     owners.append(np.full(len(keys[-1]), number, dtype=np.int64))
-        self._keys, self._owners = _without_forms(keys, owners, n)
+        self._keys, self._owners = _drop_common_phrases(keys, owners, n)
 
     def find(self, rows: Sequence[tuple[bool, Sequence[Sequence[str]]]]) -> dict[int, str]:
         """Return the overlapping rows by position, with a detail. A row is (it has no image, words of its turns)."""
@@ -244,7 +244,7 @@ class BenchmarkTexts:
                     if number >= 0:
                         found.setdefault(position, f"{self._names[number]}: the same question, without an image")
                 if len(turn) >= self._n and len(self._keys):
-                    hashes.append(runs(word_hashes(turn), self._n))
+                    hashes.append(ngram_hashes(word_hashes(turn), self._n))
                     owners.append((position, turn))
         if not hashes:
             return found
@@ -261,13 +261,13 @@ class BenchmarkTexts:
         return found
 
 
-def _without_forms(keys: list[Hashes], owners: list[Numbers], n: int) -> tuple[Hashes, Numbers]:
+def _drop_common_phrases(keys: list[Hashes], owners: list[Numbers], n: int) -> tuple[Hashes, Numbers]:
     """Return all n-grams, ascending, with the first row of each; without common phrases and our own prompts."""
     if not keys:
         return np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
     unique, first, counts = np.unique(np.concatenate(keys), return_index=True, return_counts=True)
     prompts = [style.template for task in TASKS.values() for style in task.styles.values()] + list(COD_QUESTIONS)
-    ours = np.concatenate([runs(word_hashes(words(prompt)), n) for prompt in prompts])
+    ours = np.concatenate([ngram_hashes(word_hashes(words(prompt)), n) for prompt in prompts])
     kept = (counts <= _FORM) & ~np.isin(unique, ours)
     return unique[kept], np.concatenate(owners)[first][kept]
 

@@ -72,14 +72,14 @@ def unique_pairs(parts: Iterable[tuple[Numbers, Numbers]]) -> tuple[Numbers, Num
     return pairs_P2[:, 0], pairs_P2[:, 1]
 
 
-def repeated(keys_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def repeated_keys(keys_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the keys that occur more than once, each once, ascending."""
     ranked = np.sort(keys_N)
     again = ranked[1:][ranked[1:] == ranked[:-1]]
     return again[np.append(True, again[1:] != again[:-1])] if len(again) else again
 
 
-def among(keys_N: NDArray[np.uint64], some: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def is_among(keys_N: NDArray[np.uint64], some: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Return bool [N]: whether each key is in `some` (ascending). Like `np.isin`, with a third of its memory."""
     if not len(some):
         return np.zeros(len(keys_N), dtype=bool)

@@ -23,12 +23,12 @@ from pydantic import Field
 from sicog.config import Config
 from sicog.curation.numbered_rows import Rows
 from sicog.curation.overlap.benchmarks import Benchmark, BenchmarkImages, load_benchmarks
-from sicog.curation.overlap.clusters import Clusters, Numbers, among, groups, repeated
+from sicog.curation.overlap.clusters import Clusters, Numbers, groups, is_among, repeated_keys
 from sicog.curation.overlap.image_hash import MAX_DISTANCE, near_pairs
-from sicog.curation.overlap.image_pass import Pictures, look_at_images, named_only
-from sicog.curation.overlap.marks import RowMarks, mark, spoken
+from sicog.curation.overlap.image_pass import Pictures, look_at_images, pictures_by_name
+from sicog.curation.overlap.marks import RowMarks, mark_rows, turn_hashes
 from sicog.curation.overlap.minhash import TextIndex
-from sicog.curation.words import combined
+from sicog.curation.words import combine_hashes
 from sicog.data.image_folder import ImageFolder
 
 NEAR, OVERLAP, OF_IMAGE = "near_duplicate", "benchmark_overlap", "image_cap"
@@ -83,7 +83,7 @@ class Verdicts:
         self.reason_of[row] = self.reasons.index(reason) + 1
         self.details[row] = detail
 
-    def left(self) -> Numbers:
+    def remaining_rows(self) -> Numbers:
         """Return int64: the remaining rows."""
         return np.flatnonzero(self.reason_of == 0)
 
@@ -130,7 +130,7 @@ class Examination:
         bench = self.decontaminate and load_benchmarks(
             self.decontaminate.benchmarks, self.decontaminate.ngram, self.cache, self.workers
         )
-        marks = mark(sources, bench[1] if bench else None)
+        marks = mark_rows(sources, bench[1] if bench else None)
         pictures = self._pictures(sources, marks, bool(bench and len(bench[0].hashes)))
         owners, numbers = marks.owners(), pictures.numbers(marks.images)
         broken = np.isin(numbers, list(pictures.problems))
@@ -143,10 +143,12 @@ class Examination:
             for row, image in zip(owners[near >= 0].tolist(), near[near >= 0].tolist(), strict=True):
                 verdicts.drop(row, OVERLAP, f"{bench[0].rows[image]}: its image or one near it")
         if self.deduplicate:
-            labels = _duplicates(sources, marks, pictures, numbers, verdicts.left(), self.deduplicate, self.cache)
+            labels = _duplicates(
+                sources, marks, pictures, numbers, verdicts.remaining_rows(), self.deduplicate, self.cache
+            )
             _keep_best(labels, verdicts, marks, name_of)
         if self.per_image is not None:
-            _cap(self.per_image, marks, pictures.identity[numbers], verdicts, name_of)
+            _cap_rows_per_image(self.per_image, marks, pictures.identity[numbers], verdicts, name_of)
         return pictures
 
     def _pictures(self, sources: Sequence[Rows], marks: RowMarks, has_images: bool) -> Pictures:
@@ -156,7 +158,7 @@ class Examination:
             raise ValueError(
                 "image_folder is missing, but rows have images. Set image_folder so that images can be compared"
             )
-        return named_only(marks)
+        return pictures_by_name(marks)
 
 
 def _near_benchmarks(pictures: Pictures, benchmarks: BenchmarkImages, distance: int) -> Numbers:
@@ -190,9 +192,9 @@ def _duplicates(
     clusters = Clusters(len(marks.scores))
     same = marks.keys(pictures.identity[numbers])
     with_images = rows[np.diff(marks.starts)[rows] > 0]
-    clusters.join_equal(combined(same, marks.asked)[with_images], with_images)
+    clusters.join_equal(combine_hashes(same, marks.asked)[with_images], with_images)
     near = marks.keys(_image_clusters(pictures, config.image_distance)[numbers])
-    compared = rows[among(near[rows], repeated(near[rows]))]
+    compared = rows[is_among(near[rows], repeated_keys(near[rows]))]
     texts, first, text_of = np.unique(marks.said[compared], return_index=True, return_inverse=True)
     if len(texts) > 1 and config.text_similarity < 1:
         order = np.argsort(first)  # order texts by their first row, so that rows are read in order
@@ -201,11 +203,11 @@ def _duplicates(
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache) as file:
             index = TextIndex(file)
-            said = spoken(sources, compared[first[order]])
+            said = turn_hashes(sources, compared[first[order]])
             while some := list(islice(said, _TEXTS_AT_ONCE)):
                 index.add(some)
             text_of = index.clusters(config.text_similarity)[position[text_of]]
-    clusters.join_equal(combined(near[compared], text_of.astype(np.uint64)), compared)
+    clusters.join_equal(combine_hashes(near[compared], text_of.astype(np.uint64)), compared)
     return clusters.labels()
 
 
@@ -221,21 +223,23 @@ def _image_clusters(pictures: Pictures, distance: int) -> Numbers:
 
 
 def _keep_best(labels: Numbers, verdicts: Verdicts, marks: RowMarks, name_of: Callable[[int], str]) -> None:
-    left = verdicts.left()
+    left = verdicts.remaining_rows()
     for group in groups(labels[left]):
-        best, *others = _ranked(left[group].tolist(), marks, name_of)
+        best, *others = _rank_rows(left[group].tolist(), marks, name_of)
         for row in others:
             verdicts.drop(row, NEAR, f"of {name_of(best)}")
 
 
-def _cap(most: int, marks: RowMarks, identity_I: Numbers, verdicts: Verdicts, name_of: Callable[[int], str]) -> None:
+def _cap_rows_per_image(
+    most: int, marks: RowMarks, identity_I: Numbers, verdicts: Verdicts, name_of: Callable[[int], str]
+) -> None:
     """Keep the best rows of each image; a row with several images counts for each of them."""
     owners = marks.owners()
     stays = verdicts.reason_of[owners] == 0
     _, inverse, counts = np.unique(identity_I[stays], return_inverse=True, return_counts=True)
     crowded = np.unique(owners[stays][counts[inverse] > most])
     taken: Counter[int] = Counter()
-    for row in _ranked(crowded.tolist(), marks, name_of):
+    for row in _rank_rows(crowded.tolist(), marks, name_of):
         shown = set(identity_I[marks.starts[row] : marks.starts[row + 1]].tolist())
         if any(taken[image] >= most for image in shown):
             verdicts.drop(row, OF_IMAGE, f"{most} better rows have its image")
@@ -243,7 +247,7 @@ def _cap(most: int, marks: RowMarks, identity_I: Numbers, verdicts: Verdicts, na
             taken.update(shown)
 
 
-def _ranked(rows: Sequence[int], marks: RowMarks, name_of: Callable[[int], str]) -> list[int]:
+def _rank_rows(rows: Sequence[int], marks: RowMarks, name_of: Callable[[int], str]) -> list[int]:
     """Sort rows by score, best first, rows without a score last; ties by name."""
 
     def rank(row: int) -> tuple[float, str]:

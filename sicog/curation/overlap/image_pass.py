@@ -81,7 +81,7 @@ class Pictures:
         return bytes(self.sha256[int(np.searchsorted(self.names, np.uint64(digest64(name))))]).hex()
 
 
-def named_only(marks: RowMarks) -> Pictures:
+def pictures_by_name(marks: RowMarks) -> Pictures:
     """Return the images without reading files: their identity is their name."""
     names = np.unique(marks.images)
     return _pictures(names, with_files=False)
@@ -92,14 +92,14 @@ def look_at_images(sources: Sequence[Rows], marks: RowMarks, images: ImageFolder
     names, first = np.unique(marks.images, return_index=True)
     pictures = _pictures(names, with_files=True)
     if len(names):
-        folder = _hashed(_Names(sources, marks.owners()[first], names), images, workers)
+        folder = _hash_images(_Names(sources, marks.owners()[first], names), images, workers)
         for row in read_records(folder, ImageMarks):
             number = int(np.searchsorted(names, np.uint64(digest64(row.id))))
             pictures.sha256[number] = np.frombuffer(bytes.fromhex(row.sha256), dtype=np.uint8)
             if row.hash:
                 pictures.hashes[number] = np.frombuffer(bytes.fromhex(row.hash), dtype="<u8")
                 pictures.has_hash[number] = True
-        for drop in _dropped(folder):
+        for drop in _dropped_images(folder):
             number = int(np.searchsorted(names, np.uint64(digest64(drop.id))))
             pictures.problems[number] = (drop.reason, drop.detail)
         pictures.identity[:] = np.unique(pictures.sha256.view("<u8")[:, 0], return_inverse=True)[1]
@@ -112,7 +112,7 @@ def _pictures(names: Hashes, *, with_files: bool) -> Pictures:
     return Pictures(names, np.arange(n, dtype=np.int64), hashes, np.zeros(n, bool), sha256, {})
 
 
-def _hashed(names: _Names, images: ImageFolder, workers: int) -> Path:
+def _hash_images(names: _Names, images: ImageFolder, workers: int) -> Path:
     asked = digest_bytes(names.digests.astype("<u8").tobytes())
     key = digest_value([FORMAT, asked, images.identity()])
     while True:
@@ -129,7 +129,7 @@ def _hashed(names: _Names, images: ImageFolder, workers: int) -> Path:
                 _Stage(names=asked),
                 StageOptions(rows_per_shard=4096, workers=workers, max_dropped_share=None),
             )
-        states = {drop.id: images.state(drop.id) for drop in _dropped(folder)}
+        states = {drop.id: images.state(drop.id) for drop in _dropped_images(folder)}
         if not (folder / _PROBLEMS).is_file():
             write_json(folder / _PROBLEMS, states)
         if read_json(folder / _PROBLEMS) == states:
@@ -137,7 +137,7 @@ def _hashed(names: _Names, images: ImageFolder, workers: int) -> Path:
         key = digest_value([key, states])
 
 
-def _dropped(folder: Path) -> Iterator[Dropped]:
+def _dropped_images(folder: Path) -> Iterator[Dropped]:
     with (folder / "dropped.jsonl").open("rb") as file:
         yield from map(Dropped.model_validate_json, file)
 

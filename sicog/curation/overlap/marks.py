@@ -13,9 +13,9 @@ from sicog.curation.numbered_rows import Rows
 from sicog.curation.overlap.benchmarks import BenchmarkTexts
 from sicog.curation.overlap.clusters import Numbers
 from sicog.curation.score.columns import columns_in_memory
-from sicog.curation.select.threshold import agreement_in
-from sicog.curation.select.verdicts import Rule, agreement_at, chosen, compared
-from sicog.curation.words import Hashes, combined, digest64, word_hashes, words
+from sicog.curation.select.threshold import stored_agreement
+from sicog.curation.select.verdicts import Rule, agreement_at, best_candidates, compared
+from sicog.curation.words import Hashes, combine_hashes, digest64, word_hashes, words
 from sicog.records import CandidateSet, Example, Query, Record, ScoredSet
 from sicog.tasks import bare_question
 
@@ -23,7 +23,7 @@ _BLOCK = 256
 
 
 @dataclass(frozen=True)
-class Seen:
+class ComparedRow:
     """The compared parts of a row: images, the user's words, all turns in order, and its score (nan for none).
 
     The score is the agreement with the other candidates, which does not depend on their number.
@@ -43,17 +43,19 @@ def images_of(record: Record) -> tuple[str, ...]:
     return record.query.images
 
 
-def seen(records: Sequence[Record]) -> list[Seen]:
+def compared_rows(records: Sequence[Record]) -> list[ComparedRow]:
     """How records are compared. Of a set of candidates the best one counts, by score or else by vote; without either
     the first."""
     best = iter(_best([record for record in records if isinstance(record, ScoredSet)]))
-    return [_of_set(record, *next(best)) if isinstance(record, ScoredSet) else _seen(record) for record in records]
+    return [
+        _of_set(record, *next(best)) if isinstance(record, ScoredSet) else _compared_row(record) for record in records
+    ]
 
 
 def _best(rows: Sequence[ScoredSet]) -> Iterator[tuple[int, float]]:
     """The place of the best candidate of each row, -1 for none, and its agreement with the others, nan for none."""
     columns = columns_in_memory(rows)
-    by_score, by_vote = (chosen(columns, Rule(by, None, None, 1)) for by in ("score", "vote"))
+    by_score, by_vote = (best_candidates(columns, Rule(by, None, None, 1)) for by in ("score", "vote"))
     no_score = columns.per_row(compared(columns) & ~np.isnan(columns.score)) == 0
     scores, votes = agreement_at(columns, "score", by_score), agreement_at(columns, "vote", by_vote)
     yield from zip(
@@ -61,21 +63,21 @@ def _best(rows: Sequence[ScoredSet]) -> Iterator[tuple[int, float]]:
     )
 
 
-def _of_set(row: ScoredSet, place: int, score: float) -> Seen:
+def _of_set(row: ScoredSet, place: int, score: float) -> ComparedRow:
     query, text = row.query, row.candidates[place].candidate.text if place >= 0 else ""
-    return Seen(query.images, query.question, (bare_question(query.question), text), score)
+    return ComparedRow(query.images, query.question, (bare_question(query.question), text), score)
 
 
-def _seen(record: Record) -> Seen:
+def _compared_row(record: Record) -> ComparedRow:
     if isinstance(record, Example):
         asked = "\n".join(turn.text for turn in record.turns if turn.role != "assistant")
         turns = tuple(bare_question(t.text) if t.role == "user" else t.text for t in record.turns)
-        return Seen(record.images, asked, turns, _or_nan(agreement_in(record.extra)))
+        return ComparedRow(record.images, asked, turns, _or_nan(stored_agreement(record.extra)))
     if isinstance(record, Query):
-        return Seen(record.images, record.question, (record.question,))
+        return ComparedRow(record.images, record.question, (record.question,))
     assert isinstance(record, CandidateSet)
     query, text = record.query, record.candidates[0].text if record.candidates else ""
-    return Seen(query.images, query.question, (bare_question(query.question), text))
+    return ComparedRow(query.images, query.question, (bare_question(query.question), text))
 
 
 def _or_nan(value: float | None) -> float:
@@ -104,7 +106,7 @@ class RowMarks:
         keys = np.zeros(len(counts), dtype=np.uint64)
         for k in range(int(counts.max(initial=0))):
             rows = np.flatnonzero(counts > k)
-            keys[rows] = combined(keys[rows], values_I[self.starts[rows] + k].astype(np.uint64))
+            keys[rows] = combine_hashes(keys[rows], values_I[self.starts[rows] + k].astype(np.uint64))
         return keys
 
     def owners(self) -> Numbers:
@@ -112,12 +114,12 @@ class RowMarks:
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
 
-def mark(sources: Sequence[Rows], benchmarks: BenchmarkTexts | None) -> RowMarks:
+def mark_rows(sources: Sequence[Rows], benchmarks: BenchmarkTexts | None) -> RowMarks:
     """Read all rows once."""
     counts, images, asked, said, scores = array("I"), array("Q"), array("Q"), array("Q"), array("d")
     overlaps: dict[int, str] = {}
     rows = (record for source in sources for record in source.read(range(len(source))))
-    while block := seen(list(islice(rows, _BLOCK))):
+    while block := compared_rows(list(islice(rows, _BLOCK))):
         heard = [[words(text) for text in row.turns] for row in block]
         if benchmarks is not None:
             found = benchmarks.find([(not row.images, turns) for row, turns in zip(block, heard, strict=True)])
@@ -133,12 +135,12 @@ def mark(sources: Sequence[Rows], benchmarks: BenchmarkTexts | None) -> RowMarks
     return RowMarks(starts, names, users, all_said, np.frombuffer(scores, dtype=np.float64), overlaps)
 
 
-def spoken(sources: Sequence[Rows], rows: Numbers) -> Iterator[Hashes]:
+def turn_hashes(sources: Sequence[Rows], rows: Numbers) -> Iterator[Hashes]:
     """Yield the hashed words of all turns of these rows, numbered over all sources, ascending."""
     first = 0
     for source in sources:
         here = rows[(rows >= first) & (rows < first + len(source))] - first
         records = source.read(here.tolist())
-        while block := seen(list(islice(records, _BLOCK))):
+        while block := compared_rows(list(islice(records, _BLOCK))):
             yield from (word_hashes([word for text in row.turns for word in words(text)]) for row in block)
         first += len(source)

@@ -15,8 +15,8 @@ from typing import IO
 
 import numpy as np
 
-from sicog.curation.overlap.clusters import Clusters, Numbers, among, groups, pairs_of_equal, repeated
-from sicog.curation.words import Hashes, combined, runs, scrambled
+from sicog.curation.overlap.clusters import Clusters, Numbers, groups, is_among, pairs_of_equal, repeated_keys
+from sicog.curation.words import Hashes, combine_hashes, mix_bits, ngram_hashes
 
 SHINGLE = 5  # words
 BANDS, ROWS = 20, 6  # a pair of Jaccard 0.8 shares a band with probability 0.998, a pair of 0.5 with 0.27
@@ -24,7 +24,7 @@ VALUES = BANDS * ROWS
 _MANY = 64  # size of a bucket; in larger buckets texts are compared with one text at a time
 _AT_ONCE = 1 << 11  # pairs whose signatures are in memory
 
-_numbers = scrambled(np.arange(1, 2 * VALUES + 1, dtype=np.uint64))
+_numbers = mix_bits(np.arange(1, 2 * VALUES + 1, dtype=np.uint64))
 _FACTORS, _SHIFTS = _numbers[:VALUES] | np.uint64(1), _numbers[VALUES:]
 
 
@@ -33,7 +33,7 @@ def signatures(texts: Sequence[Hashes]) -> np.ndarray:
 
     A text shorter than a shingle is one shingle; a text without words has the highest values.
     """
-    shingles = [runs(text, max(1, min(SHINGLE, len(text)))) for text in texts]
+    shingles = [ngram_hashes(text, max(1, min(SHINGLE, len(text)))) for text in texts]
     result = np.full((len(texts), VALUES), np.iinfo(np.uint32).max, dtype=np.uint32)
     sizes = np.array([len(one) for one in shingles], dtype=np.int64)
     filled = np.flatnonzero(sizes)
@@ -66,7 +66,7 @@ class TextIndex:
         self._file.flush()
         clusters = Clusters(self._n)
         for band in range(BANDS):
-            texts_M, keys_M = self._meeting(band)
+            texts_M, keys_M = self._bucket_members(band)
             _, inverse, counts = np.unique(keys_M, return_inverse=True, return_counts=True)
             size_M = counts[inverse]
             few = np.flatnonzero(size_M <= _MANY)
@@ -77,13 +77,13 @@ class TextIndex:
                 self._join_many(texts_M[many[bucket]], similarity, clusters)
         return clusters.labels()
 
-    def _meeting(self, band: int) -> tuple[Numbers, Hashes]:
+    def _bucket_members(self, band: int) -> tuple[Numbers, Hashes]:
         """Return the M texts that share their key of a band with another text, ascending, and their keys."""
         keys_N = np.zeros(self._n, dtype=np.uint64)
         for start in range(0, self._n, _AT_ONCE):
-            part = self._stretch(start, min(start + _AT_ONCE, self._n))
+            part = self._row_range(start, min(start + _AT_ONCE, self._n))
             keys_N[start : start + len(part)] = _band_keys(part[:, band * ROWS : (band + 1) * ROWS])
-        texts_M = np.flatnonzero(among(keys_N, repeated(keys_N)))
+        texts_M = np.flatnonzero(is_among(keys_N, repeated_keys(keys_N)))
         return texts_M, keys_N[texts_M]
 
     def _join_near(self, ones: Numbers, others: Numbers, similarity: float, clusters: Clusters) -> None:
@@ -92,7 +92,7 @@ class TextIndex:
         ones, others = ones[unknown], others[unknown]
         for start in range(0, len(ones), _AT_ONCE):
             a, b = ones[start : start + _AT_ONCE], others[start : start + _AT_ONCE]
-            near = _similar(self._rows(a), self._rows(b), similarity)
+            near = _are_similar(self._rows(a), self._rows(b), similarity)
             clusters.join(a[near], b[near])
 
     def _join_many(self, bucket: Numbers, similarity: float, clusters: Clusters) -> None:
@@ -102,7 +102,7 @@ class TextIndex:
         left, found_MV = bucket[order], found_MV[order]
         heads, taken = [], []
         while len(left) > 1:
-            near = _similar(found_MV[:1], found_MV[1:], similarity)
+            near = _are_similar(found_MV[:1], found_MV[1:], similarity)
             heads.append(np.full(int(near.sum()), left[0]))
             taken.append(left[1:][near])
             left, found_MV = left[1:][~near], found_MV[1:][~near]
@@ -114,7 +114,7 @@ class TextIndex:
         read = b"".join(os.pread(descriptor, size, int(text) * size) for text in texts)
         return np.frombuffer(read, dtype=np.uint32).reshape(-1, VALUES)
 
-    def _stretch(self, start: int, stop: int) -> np.ndarray:
+    def _row_range(self, start: int, stop: int) -> np.ndarray:
         """Return uint32 [stop - start, VALUES], read at once."""
         size = 4 * VALUES
         read = os.pread(self._file.fileno(), (stop - start) * size, start * size)
@@ -125,11 +125,11 @@ def _band_keys(values_NR: np.ndarray) -> Hashes:
     """Return uint64 [N]: the key of a band; texts with equal keys are compared."""
     keys = values_NR[:, 0].astype(np.uint64)
     for k in range(1, values_NR.shape[1]):
-        keys = combined(keys, values_NR[:, k].astype(np.uint64))
+        keys = combine_hashes(keys, values_NR[:, k].astype(np.uint64))
     return keys
 
 
-def _similar(ones_PV: np.ndarray, others_PV: np.ndarray, similarity: float) -> np.ndarray:
+def _are_similar(ones_PV: np.ndarray, others_PV: np.ndarray, similarity: float) -> np.ndarray:
     """Return bool [P]: whether the estimated Jaccard similarity of each pair reaches the threshold."""
     equal_P: np.ndarray = (ones_PV == others_PV).sum(axis=1)
     return equal_P >= similarity * VALUES

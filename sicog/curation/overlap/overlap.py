@@ -50,7 +50,7 @@ class OverlapConfig(Config):
     cache_dir: Path | None = None
 
     @model_validator(mode="after")
-    def _something_to_do(self) -> OverlapConfig:
+    def _check_task(self) -> OverlapConfig:
         if self.deduplicate is None and self.decontaminate is None:
             raise ValueError("deduplicate and decontaminate are both missing. Set one or both ({} means the defaults)")
         return self
@@ -66,7 +66,7 @@ def overlap(config: OverlapConfig) -> Path:
     if (config.out_dir / RUN).is_file():  # refuse another run's folder before reading anything
         write_run_json(config.out_dir, step=STEP, config=config, inputs=config.inputs())
     if not ((config.out_dir / MANIFEST).is_file() and _EXAMINED in read_json(config.out_dir / MANIFEST)):
-        rows, verdicts = _examined(config)
+        rows, verdicts = _examine_rows(config)
         run_stage(
             Stage(
                 step=STEP,
@@ -85,7 +85,7 @@ def overlap(config: OverlapConfig) -> Path:
     return config.out_dir
 
 
-def _examined(config: OverlapConfig) -> tuple[Rows, Verdicts]:
+def _examine_rows(config: OverlapConfig) -> tuple[Rows, Verdicts]:
     cache = cache_folder(config.cache_dir)
     rows = open_rows(config.input, cache, ALL_TYPES)
     verdicts = Verdicts.none(len(rows))

@@ -31,9 +31,9 @@ class ScoreSets:
     checkpoints: frozenset[str] = frozenset()
 
     def __call__(self, block: Sequence[CandidateSet]) -> list[tuple[ScoredSet]]:
-        rows = [[comparable(row, c, self.checkpoints) for c in row.candidates] for row in block]
+        rows = [[comparable_candidate(row, c, self.checkpoints) for c in row.candidates] for row in block]
         marks = self._similarities(block, rows)
-        return [(self._scored(row, candidates, marks),) for row, candidates in zip(block, rows, strict=True)]
+        return [(self._scored_set(row, candidates, marks),) for row, candidates in zip(block, rows, strict=True)]
 
     def _similarities(
         self, block: Sequence[CandidateSet], rows: Sequence[Sequence[ScoredCandidate]]
@@ -41,14 +41,14 @@ class ScoreSets:
         """Return score and agreement of all compared candidates, in order."""
         if self.embedder is None:
             return None
-        texts = [_embedded(row, c) for row, candidates in zip(block, rows, strict=True) for c in candidates]
+        texts = [_embedding_text(row, c) for row, candidates in zip(block, rows, strict=True) for c in candidates]
         sizes = [sum(c.compared is not None for c in candidates) for candidates in rows]
         embeddings_ND = self.embedder.embed([text for text in texts if text is not None])
         found = self_consistency(embeddings_ND, sizes)
         agreements = (None if np.isnan(a) else float(a) for a in found.agreement)
         return zip(map(float, found.score), agreements, strict=True)
 
-    def _scored(
+    def _scored_set(
         self,
         row: CandidateSet,
         candidates: Sequence[ScoredCandidate],
@@ -75,7 +75,9 @@ class ScoreSets:
         return ScoredSet(id=row.id, query=row.query, candidates=scored, encoder=encoder)
 
 
-def comparable(row: CandidateSet, candidate: Candidate, checkpoints: frozenset[str] = frozenset()) -> ScoredCandidate:
+def comparable_candidate(
+    row: CandidateSet, candidate: Candidate, checkpoints: frozenset[str] = frozenset()
+) -> ScoredCandidate:
     """Return the candidate with the text to compare, or with the reason why it cannot be chosen.
 
     Raises `ValueError` for an unknown style, and for a checkpoint that is not among these digests (unless empty).
@@ -104,7 +106,7 @@ def comparable(row: CandidateSet, candidate: Candidate, checkpoints: frozenset[s
     return ScoredCandidate(candidate=candidate, compared=text)
 
 
-def _embedded(row: CandidateSet, candidate: ScoredCandidate) -> str | None:
+def _embedding_text(row: CandidateSet, candidate: ScoredCandidate) -> str | None:
     """Return the text to embed; a conclusion loses its `The answer is`."""
     if candidate.compared is None or not TASKS[row.query.task].votes:
         return candidate.compared

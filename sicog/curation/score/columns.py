@@ -97,19 +97,19 @@ def columns_in_memory(rows: Iterable[ScoredSet | Dropped]) -> Columns:
 def columns_of(folder: Path) -> Path:
     """Return the columns file of a scored folder. Creates it when it is missing or does not match the shards."""
     path, shards = folder / "columns" / "scores.parquet", f"{digest_path(folder)} by {ROWS}".encode()
-    if not _is_of(path, shards):
+    if not _matches_shards(path, shards):
         with locked(path.with_name(".lock"), path):
             _write(folder, path, shards)
     return path
 
 
-def _is_of(path: Path, shards: bytes) -> bool:
+def _matches_shards(path: Path, shards: bytes) -> bool:
     return path.is_file() and (pq.read_schema(path).metadata or {}).get(_OF) == shards
 
 
 def _write(folder: Path, path: Path, shards: bytes) -> None:
     source = FolderSource(folder, ScoredSet, step="score")
-    rows = _some_readable(source.read(0, len(source)), folder)
+    rows = _check_any_readable(source.read(0, len(source)), folder)
     with atomic_write(path) as file, pq.ParquetWriter(file, _SCHEMA.with_metadata({_OF: shards})) as writer:
         while len(table := _table(islice(rows, ROWS))):
             writer.write_table(table, row_group_size=ROWS)
@@ -117,7 +117,7 @@ def _write(folder: Path, path: Path, shards: bytes) -> None:
             writer.write_table(table)
 
 
-def _some_readable(rows: Iterator[ScoredSet | Dropped], folder: Path) -> Iterator[ScoredSet | Dropped]:
+def _check_any_readable(rows: Iterator[ScoredSet | Dropped], folder: Path) -> Iterator[ScoredSet | Dropped]:
     """Yield the rows. Raises `ValueError` when none of them is a scored set."""
     first, found = None, False
     for row in rows:
@@ -221,23 +221,23 @@ def _columns(table: pa.Table) -> Columns:
         task=_words(arrays["task"]),
         encoder=_words(arrays["encoder"]),
         unreadable=arrays["unreadable"].to_pylist(),
-        sizes=np.diff(_filled(arrays["style"].offsets, np.int32, 0)).astype(np.int64),
-        style=_words(_flat(arrays["style"])),
-        excluded=_words(_flat(arrays["excluded"])),
-        **{name: _filled(_flat(arrays[name]), np.float64, np.nan) for name in _MARKS},
+        sizes=np.diff(_fill_nulls(arrays["style"].offsets, np.int32, 0)).astype(np.int64),
+        style=_words(_flatten(arrays["style"])),
+        excluded=_words(_flatten(arrays["excluded"])),
+        **{name: _fill_nulls(_flatten(arrays[name]), np.float64, np.nan) for name in _MARKS},
     )
 
 
-def _flat(array: pa.ListArray) -> pa.Array:
-    ends = _filled(array.offsets, np.int32, 0)
+def _flatten(array: pa.ListArray) -> pa.Array:
+    ends = _fill_nulls(array.offsets, np.int32, 0)
     return array.values.slice(int(ends[0]), int(ends[-1] - ends[0]))
 
 
 def _words(array: pa.DictionaryArray) -> Words:
-    return Words(tuple(array.dictionary.to_pylist()), _filled(array.indices, np.int32, -1))
+    return Words(tuple(array.dictionary.to_pylist()), _fill_nulls(array.indices, np.int32, -1))
 
 
-def _filled(array: pa.Array, kind: type[Any], missing: float) -> NDArray[Any]:
+def _fill_nulls(array: pa.Array, kind: type[Any], missing: float) -> NDArray[Any]:
     """Return the values, with `missing` for null."""
     if not len(array):
         return np.zeros(0, dtype=kind)

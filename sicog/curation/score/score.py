@@ -17,7 +17,7 @@ from sicog.console import say_finished
 from sicog.curation.score.block import Scorer, ScoreSets
 from sicog.curation.score.columns import columns_of
 from sicog.curation.vectors.encoders import EncoderConfig
-from sicog.curation.vectors.prepare import encoder_files, spent, when_embedded
+from sicog.curation.vectors.prepare import encoder_files, score_when_embedded, scratch_folder
 from sicog.curation.vectors.vector_cache import Embedding
 from sicog.records import CandidateSet, Dropped
 from sicog.stages.candidates import RunsSource, find_runs
@@ -57,7 +57,7 @@ class ScoreConfig(SetsConfig):
     """Where the workers run. The launched jobs embed the texts; the last job scores."""
 
     @model_validator(mode="after")
-    def _one_process_asks(self) -> ScoreConfig:
+    def _check_launch(self) -> ScoreConfig:
         if self.launch.on != "local" and self.scorer == "answer":
             raise ValueError("launch is not used with scorer: answer, which embeds no texts. Remove launch")
         if self.encoder.kind != "sentence-transformers" and self.launch.on != "local":
@@ -82,7 +82,7 @@ def score(config: ScoreConfig, then: Callable[[], object] = lambda: None) -> Pat
     if (config.out_dir / MANIFEST).is_file():
         claim()
         say_finished("score", config.out_dir)
-        shutil.rmtree(spent(config.out_dir, config.launch), ignore_errors=True)  # left by a killed process
+        shutil.rmtree(scratch_folder(config.out_dir, config.launch), ignore_errors=True)  # left by a killed process
         finish()
         return config.out_dir
     scoring = Scoring(
@@ -95,7 +95,7 @@ def score(config: ScoreConfig, then: Callable[[], object] = lambda: None) -> Pat
     if config.scorer == "answer":
         scoring(None)
         return config.out_dir
-    when_embedded(
+    score_when_embedded(
         config.encoder,
         out_dir=config.out_dir,
         cache_dir=config.cache_dir,

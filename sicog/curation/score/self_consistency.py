@@ -94,7 +94,7 @@ def choose_each(
     return chosen_S
 
 
-def lower_half(ranks: Sequence[Any]) -> list[int]:
+def lower_half_places(ranks: Sequence[Any]) -> list[int]:
     """Return the floor(N/2) lowest places, ascending; of equal ranks the last place is the lowest.
 
     The rejected side of a preference pair is sampled from them, if it ranks strictly below the chosen side. When all
@@ -103,14 +103,14 @@ def lower_half(ranks: Sequence[Any]) -> list[int]:
     return sorted(range(len(ranks) - 1, -1, -1), key=ranks.__getitem__)[: len(ranks) // 2]
 
 
-def draw(n: int, seed: int, *key: str) -> int:
+def draw_integer(n: int, seed: int, *key: str) -> int:
     """Return a uniform integer in 0..n-1 that depends only on the seed and the key."""
     if n == 1:
         return 0
-    return hashed(seed, *key) % n  # a bias of n / 2^128
+    return hash128(seed, *key) % n  # a bias of n / 2^128
 
 
-def hashed(seed: int, *key: str) -> int:
+def hash128(seed: int, *key: str) -> int:
     """Return 128 bits that depend only on the seed and the key, the same on every machine."""
     text = "\x1f".join([str(seed), *key])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")

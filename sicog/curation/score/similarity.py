@@ -21,8 +21,8 @@ def total_similarities(embeddings_ND: NDArray[Any], set_sizes: NDArray[np.int64]
     Raises `ValueError` when an embedding is not finite or has length 0.
     """
     totals_N = np.empty(len(embeddings_ND))
-    for rows_SK in _of_one_size(set_sizes, embeddings_ND.shape[-1]):
-        x_SKD = _taken(embeddings_ND, rows_SK).astype(np.float64)
+    for rows_SK in _sets_by_size(set_sizes, embeddings_ND.shape[-1]):
+        x_SKD = _gather_rows(embeddings_ND, rows_SK).astype(np.float64)
         lengths_SK = np.sqrt(np.einsum("skd,skd->sk", x_SKD, x_SKD))
         if (bad_SK := ~(np.isfinite(lengths_SK) & (lengths_SK > 0))).any():
             raise ValueError(f"embedding {int(rows_SK[bad_SK].min())} is not finite or has length 0")
@@ -32,7 +32,7 @@ def total_similarities(embeddings_ND: NDArray[Any], set_sizes: NDArray[np.int64]
     return totals_N
 
 
-def _taken(embeddings_ND: NDArray[Any], rows_SK: NDArray[np.int64]) -> NDArray[Any]:
+def _gather_rows(embeddings_ND: NDArray[Any], rows_SK: NDArray[np.int64]) -> NDArray[Any]:
     """Return [S, K, D]; a view when the rows are contiguous, as with sets of one size."""
     first, end = rows_SK[0, 0], rows_SK[-1, -1] + 1
     if end - first == rows_SK.size:
@@ -40,7 +40,7 @@ def _taken(embeddings_ND: NDArray[Any], rows_SK: NDArray[np.int64]) -> NDArray[A
     return embeddings_ND[rows_SK]
 
 
-def _of_one_size(set_sizes: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:
+def _sets_by_size(set_sizes: NDArray[np.int64], width: int) -> Iterator[NDArray[np.int64]]:
     """Yield the rows of sets of equal size, int64 [S, K], some sets at a time."""
     starts_S = np.cumsum(set_sizes) - set_sizes
     for size in np.unique(set_sizes[set_sizes > 0]).tolist():

@@ -21,10 +21,10 @@ from pydantic import Field, model_validator
 
 from sicog.answers import final_answer
 from sicog.curation.score.columns import Columns, RawRow, RawRows, all_columns, columns_of, read_columns
-from sicog.curation.score.self_consistency import draw, hashed, lower_half
+from sicog.curation.score.self_consistency import draw_integer, hash128, lower_half_places
 from sicog.curation.select.threshold import PAPER_K, By, Threshold, read_threshold
 from sicog.curation.select.verdicts import KEPT, Reasons, Rule, Styles, Verdicts, eligible, verdicts
-from sicog.curation.words import folded
+from sicog.curation.words import folded_text
 from sicog.records import Dropped, PreferencePair, Query, ScoredSet
 from sicog.stages.config import StageConfig
 from sicog.stages.reader import UNREADABLE, FolderSource
@@ -68,7 +68,7 @@ class SelectConfig(StageConfig):
     rows_per_shard: int = Field(default=8192, ge=1)
 
     @model_validator(mode="after")
-    def _one_rule_for_keeping(self) -> SelectConfig:
+    def _check_rule(self) -> SelectConfig:
         cuts = [self.threshold is not None, self.threshold_file is not None]
         if self.choose == "best" and not any(cuts):
             raise ValueError("threshold is missing. Set threshold, for example 0.85, or threshold_file")
@@ -101,7 +101,7 @@ class SelectConfig(StageConfig):
 
 def select(config: SelectConfig) -> Path:
     """Select from all scored sets and write the dataset `out_dir` of `Example`; returns it."""
-    columns, rule, exclude = columns_of(config.input), config.rule(), excluded(config.exclude)
+    columns, rule, exclude = columns_of(config.input), config.rule(), excluded_rows(config.exclude)
     pick: Callable[[Columns, Verdicts], Verdicts] | None = None
     if config.choose == "random":
         pick = AtRandom(config.seed, rule, _last_hash(config, columns, rule, exclude))
@@ -125,7 +125,7 @@ def select(config: SelectConfig) -> Path:
     )
 
 
-def excluded(folders: Sequence[Path]) -> dict[str, tuple[str, str]]:
+def excluded_rows(folders: Sequence[Path]) -> dict[str, tuple[str, str]]:
     """Return reason and detail by row id; of several folders with a row, the first one counts."""
     found: dict[str, tuple[str, str]] = {}
     for folder in folders:
@@ -157,11 +157,11 @@ class SelectRows:
         return [
             Dropped(id=columns.ids[i], step=STEP, reason=found.reasons[i], detail=found.details[i])
             if found.reasons[i]
-            else self._kept(raw, columns.ids[i], places[i], counts[i])
+            else self._kept_row(raw, columns.ids[i], places[i], counts[i])
             for i, raw in enumerate(block)
         ]
 
-    def _kept(self, raw: RawRow, row_id: str, place: int, k: int) -> Outcome:
+    def _kept_row(self, raw: RawRow, row_id: str, place: int, k: int) -> Outcome:
         try:
             row = orjson.loads(raw.line)
             if row["id"] != row_id:
@@ -201,7 +201,7 @@ def to_example(row: Mapping[str, Any], place: int, k: int) -> dict[str, Any]:
     return {
         "id": row["id"],
         "images": query["images"],
-        "turns": [_user(query, candidate), {"role": "assistant", "text": candidate["text"], "images_at": []}],
+        "turns": [_user_turn(query, candidate), {"role": "assistant", "text": candidate["text"], "images_at": []}],
         "source": query["task"],
         "extra": given | marks,
     }
@@ -220,7 +220,7 @@ def plain_example(row: Mapping[str, Any], place: int, k: int) -> dict[str, Any] 
     return {**example, "id": f"{row['id']}~{style}", "extra": {**example["extra"], "of": row["id"]}}
 
 
-def _user(query: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
+def _user_turn(query: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": "user", "text": candidate["prompt"], "images_at": [0] * len(query["images"])}
 
 
@@ -231,15 +231,15 @@ def preference_pair(row: Mapping[str, Any], place: int, by: By, seed: int) -> di
     """
     query, best = row["query"], row["candidates"][place]
     compared = [c for c in row["candidates"] if c["excluded"] is None]
-    lower = lower_half([(c[by], c["score"] or 0.0) for c in compared])
-    rivals = [c for i in lower if (c := compared[i])[by] < best[by] and _differs(query, c, best)]
+    lower = lower_half_places([(c[by], c["score"] or 0.0) for c in compared])
+    rivals = [c for i in lower if (c := compared[i])[by] < best[by] and _candidates_differ(query, c, best)]
     if not rivals:
         return None
-    other = rivals[draw(len(rivals), seed, "rejected", row["id"])]
+    other = rivals[draw_integer(len(rivals), seed, "rejected", row["id"])]
     return {
         "id": row["id"],
         "images": query["images"],
-        "prompt": [_user(query, best["candidate"])],
+        "prompt": [_user_turn(query, best["candidate"])],
         "chosen": best["candidate"]["text"],
         "rejected": other["candidate"]["text"],
         "chosen_score": best[by],
@@ -248,12 +248,12 @@ def preference_pair(row: Mapping[str, Any], place: int, by: By, seed: int) -> di
     }
 
 
-def _differs(query: Mapping[str, Any], one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _candidates_differ(query: Mapping[str, Any], one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two candidates differ in text (beyond case and white space) and, if short, in their answer."""
     if one["candidate"]["text"] == other["candidate"]["text"]:
         return False
     if not TASKS[query["task"]].votes:
-        return folded(one["compared"]) != folded(other["compared"])
+        return folded_text(one["compared"]) != folded_text(other["compared"])
     return _answer(query, one) != _answer(query, other)
 
 
@@ -277,15 +277,15 @@ class AtRandom:
             if self.last is not None and _row_hash(row_id, self.seed) > self.last:
                 found.reasons[row], found.details[row] = "not_drawn", "random control"
                 continue
-            chosen[row] = allowed[row][draw(len(allowed[row]), self.seed, "candidate", row_id)]
+            chosen[row] = allowed[row][draw_integer(len(allowed[row]), self.seed, "candidate", row_id)]
         return Verdicts(found.reasons, found.details, chosen, found.agreement, found.k)
 
 
 def _row_hash(row_id: str, seed: int) -> int:
-    return hashed(seed, "row", row_id)
+    return hash128(seed, "row", row_id)
 
 
-def kept_rows(folder: Path) -> int:
+def count_kept_rows(folder: Path) -> int:
     """Return the number of input rows that a dataset keeps; `styles_kept: both` makes two examples of a row."""
     shards(folder)
     manifest = read_json(folder / MANIFEST)
@@ -296,7 +296,7 @@ def _last_hash(config: SelectConfig, columns: Path, rule: Rule, exclude: Reasons
     """Return the largest row hash that the control keeps, so that it keeps as many rows as `keep_rows_of`."""
     if config.keep_rows_of is None:
         return None
-    wanted = kept_rows(config.keep_rows_of)
+    wanted = count_kept_rows(config.keep_rows_of)
     hashes = (
         _row_hash(row_id, config.seed)
         for part in all_columns(columns)

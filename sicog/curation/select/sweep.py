@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from sicog.config import Config
 from sicog.console import say_finished
 from sicog.curation.score.columns import all_columns, columns_of
-from sicog.curation.select.threshold import PAPER_K, By, stated
+from sicog.curation.select.threshold import PAPER_K, By, threshold_at
 from sicog.curation.select.verdicts import Rule, Styles, eligible, verdicts
 from sicog.records import Dropped, Query, ScoredSet
 from sicog.stages.provenance import digest_file, write_run_json
@@ -42,7 +42,7 @@ class SweepConfig(Config):
     """File or folder of the ground truth; its digest is recorded."""
 
     @model_validator(mode="after")
-    def _shares_are_in_order(self) -> SweepConfig:
+    def _check_keep_share(self) -> SweepConfig:
         if not 0 <= self.keep_share[0] <= self.keep_share[1] <= 1:
             raise ValueError(f"keep_share must ascend within 0..1, got {list(self.keep_share)}")
         return self
@@ -142,7 +142,7 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
     rule = Rule(config.by, None, config.styles, config.min_candidates)
     for part in all_columns(columns_of(config.input)):
         found = verdicts(part, rule, {})
-        values = stated(found.agreement, config.threshold_k).tolist()
+        values = threshold_at(found.agreement, config.threshold_k).tolist()
         allowed = part.places(eligible(part, config.styles))
         of_rows = zip(found.reasons, found.chosen.tolist(), values, allowed, records, strict=False)
         for reason, chosen, value, places, row in of_rows:

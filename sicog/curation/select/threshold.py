@@ -29,12 +29,12 @@ def agreement_of(share: Any, k: Any) -> Any:
     return np.round((k * share - 1) / (k - 1), DECIMALS)
 
 
-def stated(agreement: Any, k: int) -> Any:
+def threshold_at(agreement: Any, k: int) -> Any:
     """Return the threshold at K candidates that means this agreement; the inverse of `agreement_of`."""
     return np.round((1 + (k - 1) * agreement) / k, DECIMALS + 3)  # enough digits to invert it
 
 
-def agreement_in(marks: Mapping[str, Any]) -> float | None:
+def stored_agreement(marks: Mapping[str, Any]) -> float | None:
     """Return the agreement of a row's candidate with the others, from `extra` of `select`; None when it is unknown.
 
     It is `agreement`; without it `score`, then `vote`, among `k` candidates (`PAPER_K` when k is missing). None for a
@@ -75,7 +75,7 @@ class Threshold:
 
     def stated_for(self, k: int) -> float:
         """The same cut, stated for another number of candidates."""
-        return self.value if k == self.k else float(stated(self.agreement, k))
+        return self.value if k == self.k else float(threshold_at(self.agreement, k))
 
     def check(self, row_id: str, task: str, encoder: str) -> None:
         """Raise `ValueError` when the threshold was found on another task, or for another encoder."""

@@ -20,8 +20,8 @@ from rich.text import Text
 from sicog.config import Config
 from sicog.console import stdout_console
 from sicog.curation.score.columns import all_columns, columns_of
-from sicog.curation.select.select import excluded
-from sicog.curation.select.threshold import PAPER_K, By, agreement_of, stated
+from sicog.curation.select.select import excluded_rows
+from sicog.curation.select.threshold import PAPER_K, By, agreement_of, threshold_at
 from sicog.curation.select.verdicts import KEPT, Rule, Styles, verdicts
 from sicog.stages.storage import write_json
 
@@ -60,7 +60,7 @@ def thresholds(config: ThresholdsConfig) -> dict[str, Any]:
 
 def table(config: ThresholdsConfig) -> dict[str, Any]:
     """Return the figures of `thresholds`."""
-    rule, exclude = Rule(config.by, None, config.styles, config.min_candidates), excluded(config.exclude)
+    rule, exclude = Rule(config.by, None, config.styles, config.min_candidates), excluded_rows(config.exclude)
     dropped, n_rows, parts, styles = Counter[str](), 0, [], dict[str, int]()
     for part in all_columns(columns_of(config.input)):
         found = verdicts(part, rule, exclude)
@@ -88,7 +88,7 @@ def _cuts(
     agreement, style = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     order = np.argsort(agreement, kind="stable")
     agreement, style, lines = agreement[order], style[order], []
-    value = stated(agreement, config.threshold_k)
+    value = threshold_at(agreement, config.threshold_k)
     for cut in sorted(config.cuts):
         first = int(np.searchsorted(agreement, agreement_of(cut, config.threshold_k), side="left"))
         kept = len(agreement) - first

@@ -28,14 +28,14 @@ NO_CANDIDATE = "no_candidate"
 Reasons = Mapping[str, tuple[str, str]]  # row id -> reason, detail
 
 
-def _known(styles: tuple[str, ...]) -> tuple[str, ...]:
+def _check_styles(styles: tuple[str, ...]) -> tuple[str, ...]:
     known = list(dict.fromkeys(style for task in TASKS.values() for style in task.styles))
     if unknown := [style for style in styles if style not in known]:
         raise ValueError(f"unknown style {unknown[0]!r}; known: {', '.join(known)}")
     return styles
 
 
-Styles = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_known)]  # that may be chosen
+Styles = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_styles)]  # that may be chosen
 
 
 @dataclass(frozen=True)
@@ -69,20 +69,20 @@ def verdicts(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
     Of several reasons the first one counts, in this order: unreadable, excluded by id, no comparable candidate, too few
     comparable candidates, no candidate of the styles, low consistency.
     """
-    _check(columns, rule)
+    _check_rankable(columns, rule)
     return decide(columns, rule, exclude)
 
 
 def decide(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
     """The same without checks: where candidates lack what the rule ranks by, their row is dropped."""
     k_R = columns.per_row(compared(columns))
-    chosen_R = chosen(columns, rule)
+    chosen_R = best_candidates(columns, rule)
     agreement_R = agreement_at(columns, rule.by, chosen_R)
     cut = rule.threshold.agreement if rule.threshold else -1.0
     keeps_R = (k_R >= rule.min_candidates) & (agreement_R >= cut)
     reasons, details = [KEPT] * len(k_R), [""] * len(k_R)
     for row in np.flatnonzero(~keeps_R | np.array([i in exclude for i in columns.ids], dtype=bool)).tolist():
-        reasons[row], details[row] = exclude.get(columns.ids[row]) or _why(columns, rule, row, k_R, agreement_R)
+        reasons[row], details[row] = exclude.get(columns.ids[row]) or _drop_reason(columns, rule, row, k_R, agreement_R)
     return Verdicts(reasons, details, chosen_R, agreement_R, k_R)
 
 
@@ -98,7 +98,7 @@ def eligible(columns: Columns, styles: Sequence[str] | None) -> NDArray[np.bool_
     return compared(columns) & np.isin(columns.style.codes, [columns.style.code(s) for s in styles])
 
 
-def chosen(columns: Columns, rule: Rule) -> NDArray[np.int64]:
+def best_candidates(columns: Columns, rule: Rule) -> NDArray[np.int64]:
     """The place of the best candidate that may be chosen, int64 [R]; -1 for none."""
     score_N = np.nan_to_num(columns.score, nan=-2.0)
     ranks = [score_N] if rule.by == "score" else [np.nan_to_num(columns.vote, nan=-2.0), score_N]
@@ -119,7 +119,7 @@ def agreement_at(columns: Columns, by: By, chosen_R: NDArray[np.int64]) -> NDArr
     return value_R
 
 
-def _check(columns: Columns, rule: Rule) -> None:
+def _check_rankable(columns: Columns, rule: Rule) -> None:
     """Raise `ValueError` when rows have no values to rank by, or the threshold does not match them."""
     marks_N = columns.score if rule.by == "score" else columns.vote
     if (missing_N := compared(columns) & np.isnan(marks_N)).any():
@@ -140,7 +140,7 @@ def _check(columns: Columns, rule: Rule) -> None:
                 rule.threshold.check(columns.ids[row], columns.task.names[columns.task.codes[row]], encoder)
 
 
-def _why(
+def _drop_reason(
     columns: Columns, rule: Rule, row: int, k_R: NDArray[np.int64], agreement_R: NDArray[np.float64]
 ) -> tuple[str, str]:
     if (broken := columns.unreadable[row]) is not None:

@@ -31,7 +31,7 @@ from sicog.curation.vectors.vector_cache import (
     Encoder,
     VectorCache,
     batches_of_equal,
-    shortened,
+    shortened_text,
     text_digest,
     text_digests,
 )
@@ -56,7 +56,7 @@ class EmbeddedPart(Record):
     cut: int
 
 
-class _Notes:
+class _TextCollector:
     """Stand-in for an embedder that collects texts: texts go to a file, their digests to memory."""
 
     description = ""
@@ -93,28 +93,28 @@ class Plan:
     folder: Path
 
     @cached_property
-    def _about(self) -> dict[str, Any]:
+    def _info(self) -> dict[str, Any]:
         found: dict[str, Any] = read_json(self.folder / "plan.json")
         return found
 
     @property
     def folders(self) -> list[str]:
         """Return the names of all cache folders that this run uses."""
-        return list(self._about["folders"])
+        return list(self._info["folders"])
 
     @property
     def parts(self) -> list[str]:
         """Return the names of the cache folders that this run creates, in order."""
-        return list(self._about["parts"])
+        return list(self._info["parts"])
 
     @property
     def n_distinct(self) -> int:
         """Return the number of distinct texts."""
-        return int(self._about["distinct"])
+        return int(self._info["distinct"])
 
     def texts(self, part: int) -> list[str]:
         """Return the texts of a part, in order."""
-        size = int(self._about["texts_per_part"])
+        size = int(self._info["texts_per_part"])
         spans_N2 = self.array("spans")[part * size : (part + 1) * size].tolist()
         with (self.folder / "texts.bin").open("rb") as file:
             return [_read(file, begin, end) for begin, end in spans_N2]
@@ -130,13 +130,13 @@ def _read(file: BinaryIO, begin: int, end: int) -> str:
     return file.read(end - begin).decode(errors="surrogatepass")
 
 
-def planned(folder: Path, ask: Callable[[Embedding], None], cache: VectorCache, what: Path) -> Plan:
+def open_plan(folder: Path, ask: Callable[[Embedding], None], cache: VectorCache, what: Path) -> Plan:
     """Return the plan in `folder`; creates it when missing. ask: passes all texts of the run to an embedder.
 
     what: the output folder of the plan, for messages. Raises `ValueError`.
     """
     plan = Plan(folder)
-    with _disk_in_words(folder), locked(folder.with_name("lock"), what):
+    with _disk_errors_as_sentences(folder), locked(folder.with_name("lock"), what):
         if folder.is_dir():
             return plan
         unfinished = folder.with_name(".plan")  # left over from a killed process
@@ -144,7 +144,7 @@ def planned(folder: Path, ask: Callable[[Embedding], None], cache: VectorCache, 
         unfinished.mkdir(parents=True)
         try:
             with (unfinished / "texts.bin").open("wb") as file:
-                ask(notes := _Notes(file))
+                ask(notes := _TextCollector(file))
             _write_plan(unfinished, notes, cache)
             unfinished.rename(folder)
         finally:
@@ -153,7 +153,7 @@ def planned(folder: Path, ask: Callable[[Embedding], None], cache: VectorCache, 
 
 
 @contextmanager
-def _disk_in_words(folder: Path) -> Iterator[None]:
+def _disk_errors_as_sentences(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -162,7 +162,7 @@ def _disk_in_words(folder: Path) -> Iterator[None]:
         raise
 
 
-def _write_plan(folder: Path, notes: _Notes, cache: VectorCache) -> None:
+def _write_plan(folder: Path, notes: _TextCollector, cache: VectorCache) -> None:
     digests_M, first_M = np.unique(np.frombuffer(notes.digests, dtype=DIGEST), return_index=True)
     folders_M, rows_M = (np.zeros(len(digests_M), dtype=np.uint32) for _ in range(2))
     found_M = np.zeros(len(digests_M), dtype=np.bool_)
@@ -218,9 +218,9 @@ class EmbedParts:
     encoder: Encoder
 
     def __call__(self, block: Iterable[TextPart]) -> list[tuple[EmbeddedPart]]:
-        return [(self._embedded(part),) for part in block]
+        return [(self._embed_part(part),) for part in block]
 
-    def _embedded(self, part: TextPart) -> EmbeddedPart:
+    def _embed_part(self, part: TextPart) -> EmbeddedPart:
         name = self.plan.parts[part.number]
         self.cache.add(name, lambda: self.plan.texts(part.number), self.encoder)
         cut_N = self.cache.cut(name)
@@ -242,7 +242,7 @@ class StoredVectors:
         digests_M, wanted_N = self.plan.array("digests"), text_digests(texts)
         places_N = np.minimum(np.searchsorted(digests_M, wanted_N), len(digests_M) - 1)
         if (unknown_N := digests_M[places_N] != wanted_N).any():
-            text = shortened(texts[int(unknown_N.argmax())])
+            text = shortened_text(texts[int(unknown_N.argmax())])
             raise ValueError(
                 f"the text {text} has no vector: the input has changed since the embedding. Use a new out_dir"
             )

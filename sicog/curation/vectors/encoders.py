@@ -32,7 +32,7 @@ class Settings(Config):
     suffix: str = ""
     task: str | None = None
 
-    def listed(self) -> str:
+    def summary(self) -> str:
         """Return the settings that differ from the defaults, for the description."""
         parts = [
             f"max {self.max_tokens} tokens" if self.max_tokens else "",
@@ -111,13 +111,13 @@ class EncoderConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _a_model_has_one_name(cls, values: Any) -> Any:
+    def _share_model_name(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("endpoint"), dict) and "name" in values:
             return {**values, "endpoint": {"model": values["name"], **values["endpoint"]}}
         return values
 
     @model_validator(mode="after")
-    def _of_one_kind(self) -> EncoderConfig:
+    def _check_kind(self) -> EncoderConfig:
         if (self.kind == "endpoint") != (self.endpoint is not None):
             raise ValueError(
                 "kind: endpoint needs the key endpoint: {model: .., base_url: ..}; other kinds do not use it. "

@@ -27,7 +27,7 @@ class LocalEncoder:
     @property
     def description(self) -> str:
         """Return name, digest of the files and settings. Do not compare scores of different descriptions."""
-        return ", ".join(filter(None, (f"{self.config.name}@{self.digest[:12]}", self.settings.listed())))
+        return ", ".join(filter(None, (f"{self.config.name}@{self.digest[:12]}", self.settings.summary())))
 
     @property
     def key(self) -> str:

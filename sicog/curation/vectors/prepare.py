@@ -13,13 +13,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sicog.curation.vectors.embed import EmbedParts, PartsSource, StoredVectors, planned
+from sicog.curation.vectors.embed import EmbedParts, PartsSource, StoredVectors, open_plan
 from sicog.curation.vectors.encoders import EncoderConfig
 from sicog.curation.vectors.find_encoder import encoder_folder
 from sicog.curation.vectors.local_encoder import LocalEncoder
 from sicog.curation.vectors.served_encoder import ServedEncoder
-from sicog.curation.vectors.vector_cache import Embedding, Encoder, VectorCache, shortened, unit
-from sicog.curation.vectors.vector_files import FileVectors, require
+from sicog.curation.vectors.vector_cache import Embedding, Encoder, VectorCache, shortened_text, unit_vectors
+from sicog.curation.vectors.vector_files import FileVectors, require_vectors
 from sicog.data.rows.cache import cache_folder
 from sicog.stages.backends import backend_of
 from sicog.stages.config import StageOptions
@@ -49,7 +49,7 @@ def encoder_files(config: EncoderConfig) -> dict[str, Path]:
     return {} if config.kind == "endpoint" else {"encoder": encoder_folder(config.name, config.revision)}
 
 
-def when_embedded(
+def score_when_embedded(
     config: EncoderConfig,
     *,
     out_dir: Path,
@@ -72,15 +72,15 @@ def when_embedded(
     if config.kind == "file":
         assert config.path is not None
         vectors = FileVectors(config.path, cache)
-        require(vectors, scoring.ask)
+        require_vectors(vectors, scoring.ask)
         claim()
         scoring(vectors)
         return
     claim()
     with closing(_encoder(config, out_dir / EMBEDDING / "answers")) as encoder:
         own, work = VectorCache(cache / encoder.key), out_dir / EMBEDDING
-        plan = planned(work / "plan", scoring.ask, own, out_dir)
-        score = ScoreEmbedded(StoredVectors(plan, own, encoder.description), scoring, spent(out_dir, launch))
+        plan = open_plan(work / "plan", scoring.ask, own, out_dir)
+        score = ScoreEmbedded(StoredVectors(plan, own, encoder.description), scoring, scratch_folder(out_dir, launch))
         if not plan.parts:
             score()
             return
@@ -108,7 +108,7 @@ def _encoder(config: EncoderConfig, answers: Path) -> Encoder:
     return ServedEncoder(config, answers) if config.kind == "endpoint" else LocalEncoder(config)
 
 
-def spent(out_dir: Path, launch: LaunchConfig | None) -> Path:
+def scratch_folder(out_dir: Path, launch: LaunchConfig | None) -> Path:
     """Return the scratch folder, which is useless once `out_dir` is complete. Cluster logs are beside it."""
     logs_there = launch is not None and launch.on != "local"
     return out_dir / EMBEDDING / "plan" if logs_there else out_dir / EMBEDDING
@@ -120,11 +120,11 @@ def embedder_of(config: EncoderConfig, cache_dir: Path | None = None) -> Embeddi
     if config.kind == "file":
         assert config.path is not None
         return FileVectors(config.path, cache / "vectors")
-    return _Directly(_encoder(config, cache / "answers"))
+    return _DirectEmbedding(_encoder(config, cache / "answers"))
 
 
 @dataclass(frozen=True)
-class _Directly:
+class _DirectEmbedding:
     encoder: Encoder
 
     @property
@@ -138,7 +138,9 @@ class _Directly:
         if not rows:
             return np.zeros((0, 0), dtype=np.float32)
         distinct = list(rows)
-        vectors_UD = unit(self.encoder.encode(distinct).vectors, lambda i: f"the text {shortened(distinct[i])}")
+        vectors_UD = unit_vectors(
+            self.encoder.encode(distinct).vectors, lambda i: f"the text {shortened_text(distinct[i])}"
+        )
         return vectors_UD[[rows[text] for text in texts]]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sicog.curation.vectors.encoders import EncoderConfig
-from sicog.curation.vectors.vector_cache import Encoded, shortened
-from sicog.remote.client import Client, NoAnswer, connected
+from sicog.curation.vectors.vector_cache import Encoded, shortened_text
+from sicog.remote.client import Client, NoAnswer, open_client
 from sicog.remote.embeddings import EmbeddingRequest
 from sicog.stages.provenance import digest_value
 
@@ -35,7 +35,7 @@ class ServedEncoder:
     def description(self) -> str:
         """Return the model's name, revision, prefix and suffix; the server's own settings are unknown."""
         revision = f"@{self.config.revision}" if self.config.revision else ""
-        return ", ".join(filter(None, (f"openai:{self.endpoint.model}{revision}", self.settings.listed())))
+        return ", ".join(filter(None, (f"openai:{self.endpoint.model}{revision}", self.settings.summary())))
 
     @property
     def key(self) -> str:
@@ -48,7 +48,7 @@ class ServedEncoder:
         order = sorted(range(len(whole)), key=lambda i: (-len(whole[i]), i))  # similar lengths per request
         size = self.config.texts_per_request
         parts = [order[start : start + size] for start in range(0, len(order), size)]
-        client = self._connected()
+        client = self._open_client()
         found = client.run(self._vectors(client, [whole[i] for i in part]) for part in parts)
         if len(widths := {vectors.shape[1] for vectors in found}) > 1:
             raise ValueError(
@@ -62,9 +62,9 @@ class ServedEncoder:
         self._open.close()
         self._client = None
 
-    def _connected(self) -> Client:
+    def _open_client(self) -> Client:
         if self._client is None:
-            self._client = self._open.enter_context(connected(self.endpoint, self.answers))
+            self._client = self._open.enter_context(open_client(self.endpoint, self.answers))
         return self._client
 
     async def _vectors(self, client: Client, texts: list[str]) -> NDArray[np.float32]:
@@ -75,7 +75,8 @@ class ServedEncoder:
             if len(texts) > 1 and error.reason == "bad_request":  # send texts one by one to find the bad one
                 return np.concatenate([await self._vectors(client, [text]) for text in texts])
             first = ValueError(
-                f"no vector for the text {shortened(texts[0])}{f' and {len(texts) - 1} more' if texts[1:] else ''}: "
+                "no vector for the text "
+                f"{shortened_text(texts[0])}{f' and {len(texts) - 1} more' if texts[1:] else ''}: "
                 f"{error}. Every text needs a vector. Correct the text and run again; stored answers are reused"
             )
             client.stop(first)

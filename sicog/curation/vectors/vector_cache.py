@@ -70,7 +70,7 @@ def text_digests(texts: Sequence[str]) -> NDArray[np.bytes_]:
     return np.frombuffer(b"".join(map(text_digest, texts)), dtype=DIGEST)
 
 
-def unit(vectors_ND: NDArray[Any], name: Callable[[int], str]) -> NDArray[np.float32]:
+def unit_vectors(vectors_ND: NDArray[Any], name: Callable[[int], str]) -> NDArray[np.float32]:
     """Normalise the vectors to length 1, float32. Raises `ValueError` for one that is not finite or has length 0."""
     wide_ND = np.asarray(vectors_ND, dtype=np.float64)
     lengths_N = np.sqrt(np.einsum("nd,nd->n", wide_ND, wide_ND))
@@ -79,7 +79,7 @@ def unit(vectors_ND: NDArray[Any], name: Callable[[int], str]) -> NDArray[np.flo
     return (wide_ND / lengths_N[:, None]).astype(np.float32)
 
 
-def shortened(text: str) -> str:
+def shortened_text(text: str) -> str:
     """Return a short form of a text for messages."""
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
@@ -98,22 +98,22 @@ class VectorCache:
 
     def digests(self, name: str) -> NDArray[np.bytes_]:
         """The texts of a folder, S16 [N], memory-mapped."""
-        return _mapped(self._checked(name) / "digests.npy")
+        return _memory_map(self._complete_folder(name) / "digests.npy")
 
     def cut(self, name: str) -> NDArray[np.bool_]:
         """Return bool [N]: the truncated texts of a folder."""
-        return np.load(self._checked(name) / "cut.npy")
+        return np.load(self._complete_folder(name) / "cut.npy")
 
     def rows_of(self, name: str, texts: Sequence[str]) -> NDArray[np.int64]:
         """Where each text is in a folder that has `order.npy`, int64 [N]; -1 for none."""
-        digests, order = _index(self._checked(name))
+        digests, order = _index(self._complete_folder(name))
         wanted_N = text_digests(texts)
         rows_N = order[np.minimum(np.searchsorted(digests, wanted_N, sorter=order), len(order) - 1)]
         return np.where(digests[rows_N] == wanted_N, rows_N, -1)
 
     def vectors(self, name: str) -> NDArray[np.float32]:
         """Its vectors, float32 [N, D], memory-mapped anew: what was read before does not add up in memory."""
-        return _mapped(self._checked(name) / "vectors.npy")
+        return _memory_map(self._complete_folder(name) / "vectors.npy")
 
     def add(self, name: str, texts: Callable[[], Sequence[str]], encoder: Encoder) -> None:
         """Encode the texts into the folder `name` unless it exists; a second process waits for the first."""
@@ -124,12 +124,14 @@ class VectorCache:
             if len(encoded.vectors) != len(them):
                 raise AssertionError(f"{encoder.description}: {len(encoded.vectors)} vectors of {len(them)} texts")
             np.save(folder / "digests.npy", text_digests(them))
-            np.save(folder / "vectors.npy", unit(encoded.vectors, lambda i: f"the text {shortened(them[i])}"))
+            np.save(
+                folder / "vectors.npy", unit_vectors(encoded.vectors, lambda i: f"the text {shortened_text(them[i])}")
+            )
             np.save(folder / "cut.npy", encoded.cut)
 
         build_once(self.folder / name, build, "the same vectors")
 
-    def _checked(self, name: str) -> Path:
+    def _complete_folder(self, name: str) -> Path:
         if not (path := self.folder / name).is_dir():
             raise ValueError(
                 f"the vectors in {path} are missing, but this run needs them. Remove its hidden folder .embedding "
@@ -140,10 +142,10 @@ class VectorCache:
 
 @functools.lru_cache(maxsize=1)
 def _index(folder: Path) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
-    return _mapped(folder / "digests.npy"), _mapped(folder / "order.npy")
+    return _memory_map(folder / "digests.npy"), _memory_map(folder / "order.npy")
 
 
-def _mapped(path: Path) -> NDArray[Any]:
+def _memory_map(path: Path) -> NDArray[Any]:
     mapped: NDArray[Any] = np.load(path, mmap_mode="r")
     return mapped
 

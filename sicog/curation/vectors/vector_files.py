@@ -20,7 +20,14 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sicog.curation.vectors.vector_cache import DIGEST, Embedding, VectorCache, shortened, text_digest, unit
+from sicog.curation.vectors.vector_cache import (
+    DIGEST,
+    Embedding,
+    VectorCache,
+    shortened_text,
+    text_digest,
+    unit_vectors,
+)
 from sicog.data.rows.cache import build_once
 from sicog.stages.provenance import digest_path, digest_value
 from sicog.stages.storage import atomic_write
@@ -42,7 +49,7 @@ class FileVectors:
         self.path, files = path, _files(path)
         self.digest = digest_path(path)
         self.folder, self.cache = folder, VectorCache(folder / digest_value(["file", self.digest])[:32])
-        build_once(self.cache.folder / _GIVEN, lambda to: _bring(files, to), f"those of {path}")
+        build_once(self.cache.folder / _GIVEN, lambda to: _convert_files(files, to), f"those of {path}")
 
     @property
     def description(self) -> str:
@@ -54,7 +61,7 @@ class FileVectors:
         rows_N = self.cache.rows_of(_GIVEN, texts)
         if (missing_N := rows_N < 0).any():
             text = texts[int(missing_N.argmax())]
-            raise ValueError(f"{self.path} has no vector for the text {shortened(text)}. Add it to the file")
+            raise ValueError(f"{self.path} has no vector for the text {shortened_text(text)}. Add it to the file")
         return np.array(self.cache.vectors(_GIVEN)[rows_N])
 
     def missing(self, texts: Sequence[str]) -> list[str]:
@@ -63,7 +70,7 @@ class FileVectors:
         return [text for text, row in zip(texts, rows, strict=True) if row < 0]
 
 
-class _Missing:
+class _MissingTexts:
     """Stand-in for an embedder that writes the texts without a vector, each once."""
 
     description = ""
@@ -83,19 +90,20 @@ class _Missing:
         return np.ones((len(texts), 1), dtype=np.float32)
 
 
-def require(vectors: FileVectors, ask: Callable[[Embedding], None]) -> None:
+def require_vectors(vectors: FileVectors, ask: Callable[[Embedding], None]) -> None:
     """Raise `ValueError` when a text has no vector, and write all such texts to a file.
 
     ask: passes all texts to an embedder.
     """
     path = vectors.folder / f"missing-{vectors.digest[:12]}.jsonl"
     with atomic_write(path) as file:
-        ask(missing := _Missing(vectors, file))
+        ask(missing := _MissingTexts(vectors, file))
     if not missing.seen:
         path.unlink()
         return
     raise ValueError(
-        f"{vectors.path} has no vectors for {len(missing.seen)} texts, such as {shortened(missing.first)}. Embed the "
+        f"{vectors.path} has no vectors for {len(missing.seen)} texts, such as {shortened_text(missing.first)}. "
+        "Embed the "
         f"texts in {path} and add their vectors"
     )
 
@@ -110,7 +118,7 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _bring(files: Sequence[Path], folder: Path) -> None:
+def _convert_files(files: Sequence[Path], folder: Path) -> None:
     """Write a folder of the cache, in the order of the files."""
     n, width, total = 0, 0, sum(map(_count, files))
     with (folder / "vectors.npy").open("wb") as to, (folder / "digests.npy").open("wb") as digests:
@@ -125,7 +133,7 @@ def _bring(files: Sequence[Path], folder: Path) -> None:
                         f"{file}: the numbers of texts and vectors differ, or vectors have different lengths. "
                         "Write the file again"
                     )
-                to.write(unit(vectors_ND, f"row {{}} of {file}".format).tobytes())
+                to.write(unit_vectors(vectors_ND, f"row {{}} of {file}".format).tobytes())
                 digests.write(some)
                 n += len(vectors_ND)
     if not n:
@@ -150,7 +158,7 @@ def _write_order(digests_N: NDArray[np.bytes_], to: BinaryIO) -> int | None:
     By parts, those of equal first bits, so that memory holds one of them.
     """
     for part in range(_PARTS):
-        rows_P = np.concatenate(list(_of_part(digests_N, part)))
+        rows_P = np.concatenate(list(_digests_of_part(digests_N, part)))
         _, first = np.unique(digests_N[rows_P], return_index=True)
         if len(first) < len(rows_P):
             return int(np.setdiff1d(rows_P, rows_P[first])[0])
@@ -158,7 +166,7 @@ def _write_order(digests_N: NDArray[np.bytes_], to: BinaryIO) -> int | None:
     return None
 
 
-def _of_part(digests_N: NDArray[np.bytes_], part: int) -> Iterator[NDArray[np.int64]]:
+def _digests_of_part(digests_N: NDArray[np.bytes_], part: int) -> Iterator[NDArray[np.int64]]:
     for start in range(0, len(digests_N), _CHUNK):
         first_bytes = digests_N[start : start + _CHUNK].view(np.uint8)[:: DIGEST.itemsize]
         yield start + np.flatnonzero(first_bytes // (256 // _PARTS) == part)
@@ -175,13 +183,13 @@ def _count(file: Path) -> int:
 def _blocks(file: Path) -> Iterator[Block]:
     if file.suffix == ".npz":
         arrays = _npz(file)
-        name = _named(file, list(arrays), "texts", "digests")
+        name = _key_column(file, list(arrays), "texts", "digests")
         yield _digests(file, name, arrays[name].tolist()), arrays["vectors"]
         return
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(file, pre_buffer=False) as table:
-        name = _named(file, table.schema_arrow.names, "text", "digest")
+        name = _key_column(file, table.schema_arrow.names, "text", "digest")
         if "vector" not in table.schema_arrow.names:
             raise ValueError(f"{file}: the column `vector` is missing. Add it")
         for batch in table.iter_batches(_ROWS, columns=[name, "vector"], use_threads=False):
@@ -205,7 +213,7 @@ def _npz(file: Path) -> dict[str, NDArray[Any]]:
     return found
 
 
-def _named(file: Path, names: Sequence[str], text: str, digest: str) -> str:
+def _key_column(file: Path, names: Sequence[str], text: str, digest: str) -> str:
     for name in (text, digest):
         if name in names:
             return name

@@ -67,7 +67,7 @@ class SicogModel(BaseModel):
         """Return the answer to one message; the following rows are answered in the same batch."""
         key = _key(message)
         if key not in self._ahead:
-            messages = {_key(m): m for m in (message, *self._coming(dataset))}
+            messages = {_key(m): m for m in (message, *self._next_messages(dataset))}
             prompts = [self._prompt(m, dataset) for m in messages.values()]
             answers = [final_answer(text, self._style) for text in self._answer(prompts)]
             self._ahead = dict(zip(messages, answers, strict=True))
@@ -83,7 +83,7 @@ class SicogModel(BaseModel):
         text = FORMS[form].prompt(line, self._style)
         return [*({"type": "image", "value": str(path)} for path in paths), {"type": "text", "value": text}]
 
-    def _coming(self, dataset: str | None) -> list[Message]:
+    def _next_messages(self, dataset: str | None) -> list[Message]:
         """Return the messages of the next rows of this process, in the kit's distribution of rows."""
         if self._data_set is None or self._batch_size == 1:
             return []

@@ -32,7 +32,7 @@ from sicog.evaluation.kit.work_folder import (
     needs_judge,
     work_folder,
 )
-from sicog.evaluation.suite import Benchmark, check_table, chosen, identity, load_suite
+from sicog.evaluation.suite import Benchmark, benchmark_identity, check_table, chosen_benchmarks, load_suite
 from sicog.stages.launch import gpus
 from sicog.stages.provenance import digest_path
 from sicog.stages.storage import locked, read_json, write_json
@@ -46,12 +46,12 @@ def evaluate(config: EvalConfig) -> Path:
 
     Raises `ValueError` with each failed benchmark, even if the kit ended with exit code 0.
     """
-    benchmarks = chosen(load_suite(config.suite), config.only)
+    benchmarks = chosen_benchmarks(load_suite(config.suite), config.only)
     for benchmark in benchmarks:
         if benchmark.table:
             check_table(benchmark)
     python = kit_python(config.python, config.kit)
-    checkpoint = imported(config)
+    checkpoint = imported_checkpoint(config)
     scores = fresh_scores(config, checkpoint)
     work = work_folder(config, scores)
     with locked(work / ".lock", work):
@@ -62,8 +62,8 @@ def evaluate(config: EvalConfig) -> Path:
             part = [b for b in todo if needs_judge(b, config.judge) == (mode == "infer")]
             if part:
                 _say(f"{config.shown_name}: {', '.join(b.name for b in part)}; see {work / LOG}")
-                _start(python, _job(config, checkpoint, work, part, mode), config, work)
-                _collect(scores, config, work, part)
+                _run_kit(python, _job_values(config, checkpoint, work, part, mode), config, work)
+                _collect_scores(scores, config, work, part)
                 for place, benchmark in enumerate(benchmarks):  # order of the suite, for tables
                     scores["benchmarks"].get(benchmark.name, {})["place"] = place
                 write_json(work / SCORES, scores)
@@ -71,7 +71,7 @@ def evaluate(config: EvalConfig) -> Path:
     return work
 
 
-def imported(config: EvalConfig) -> Path:
+def imported_checkpoint(config: EvalConfig) -> Path:
     """Return the checkpoint in our layout; a checkpoint in LLaVA's layout is imported once, next to the results."""
     file = config.checkpoint / "config.json"
     if not file.is_file():
@@ -92,7 +92,9 @@ def imported(config: EvalConfig) -> Path:
     return target
 
 
-def _job(config: EvalConfig, checkpoint: Path, work: Path, part: Sequence[Benchmark], mode: str) -> dict[str, Any]:
+def _job_values(
+    config: EvalConfig, checkpoint: Path, work: Path, part: Sequence[Benchmark], mode: str
+) -> dict[str, Any]:
     """Return the input of `process.py`. Images of tables are unpacked into the work folder, once per table content."""
     answering = {"slicing", "temperature", "top_p", "seed", "device", "precision"}
     model = config.model_dump(mode="json", include={"style", "batch_size", "max_new_tokens", *answering})
@@ -118,7 +120,7 @@ def _job(config: EvalConfig, checkpoint: Path, work: Path, part: Sequence[Benchm
     }
 
 
-def _start(python: Path, job: Mapping[str, Any], config: EvalConfig, work: Path) -> None:
+def _run_kit(python: Path, job: Mapping[str, Any], config: EvalConfig, work: Path) -> None:
     """Run the kit. Raises `ValueError` with the end of its log when it fails."""
     write_json(work / "job.json", job)
     (work / MODEL / "status.json").unlink(missing_ok=True)  # it may contain an error of an earlier start
@@ -155,7 +157,7 @@ def _launcher(config: EvalConfig) -> list[str]:
     return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(wanted)]
 
 
-def _collect(scores: dict[str, Any], config: EvalConfig, work: Path, part: Sequence[Benchmark]) -> None:
+def _collect_scores(scores: dict[str, Any], config: EvalConfig, work: Path, part: Sequence[Benchmark]) -> None:
     """Read status.json: the score of each benchmark, or the reason for a missing score."""
     file = work / MODEL / "status.json"
     status = read_json(file).get("datasets", {}) if file.is_file() else {}
@@ -167,7 +169,7 @@ def _collect(scores: dict[str, Any], config: EvalConfig, work: Path, part: Seque
         error = entry.get("error_message")
         reason = error or (None if headline else _reason(entry, benchmark, config.judge))
         scores["benchmarks"][benchmark.name] = {
-            "identity": identity(benchmark),
+            "identity": benchmark_identity(benchmark),
             "data": benchmark.data_name,
             "form": benchmark.form,
             "family": benchmark.scored_as,

@@ -18,7 +18,7 @@ from vlmeval.smp import dump, get_intermediate_file_path
 from sicog.evaluation.sampled.answer_scores import accepted_answers, score_answer
 
 
-class _Table:
+class _LocalTable:
     """Common part: finds the data set of this name. images: the folder for its unpacked images."""
 
     tables: ClassVar[dict[str, Mapping[str, str]]]
@@ -42,13 +42,13 @@ class _Table:
         return data.assign(image_path=[str(path.parent / name) for name in data["image_path"]])
 
 
-class LocalChoice(_Table, ImageMCQDataset):
+class LocalChoice(_LocalTable, ImageMCQDataset):
     """Options in columns A, B, ...; the answer is a letter. The kit scores it."""
 
     tables: ClassVar[dict[str, Mapping[str, str]]] = {}
 
 
-class LocalYesNo(_Table, ImageYORNDataset):
+class LocalYesNo(_LocalTable, ImageYORNDataset):
     """The answer is yes or no. The kit scores it, and writes both with a capital letter."""
 
     tables: ClassVar[dict[str, Mapping[str, str]]] = {}
@@ -59,7 +59,7 @@ class LocalYesNo(_Table, ImageYORNDataset):
         return data
 
 
-class LocalOpen(_Table, ImageBaseDataset):
+class LocalOpen(_LocalTable, ImageBaseDataset):
     """Open answers, one or a list of accepted ones. We score them, because the kit would need a judge model."""
 
     TYPE = "VQA"

@@ -19,7 +19,7 @@ def declare_missing_operators() -> None:
         return
     import torch
 
-    if torch.version.cuda is not None or _brings_operators(Path(spec.submodule_search_locations[0])):
+    if torch.version.cuda is not None or _has_operators(Path(spec.submodule_search_locations[0])):
         return
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
@@ -27,7 +27,7 @@ def declare_missing_operators() -> None:
     _declared.append(library)
 
 
-def _brings_operators(torchvision: Path) -> bool:
+def _has_operators(torchvision: Path) -> bool:
     """Return whether the installed torchvision was built for this torch."""
     import torch
 

@@ -52,7 +52,7 @@ def table_file(benchmark: Benchmark, root: Path) -> Path:
     return local if path.stat().st_size > _LARGE and local.is_file() else path
 
 
-def unpack(benchmark: Benchmark, table: Path, root: Path, folder: Path) -> tuple[Path, int]:
+def unpack_table(benchmark: Benchmark, table: Path, root: Path, folder: Path) -> tuple[Path, int]:
     """Write the rows as queries, their images, and ANSWERS: all columns except images, plus `group`. Runs only once.
 
     Images are named by content; `group` says what rows share. Returns the folder of queries and the number of skipped
@@ -75,7 +75,7 @@ def unpack(benchmark: Benchmark, table: Path, root: Path, folder: Path) -> tuple
         question = asked.removesuffix(form.template.rpartition("}")[2]).strip()
         queries.append(Query(id=row["index"], task="reasoning", images=shown[row["index"]], question=question))
     if "group" not in kept[0]:
-        names = _groups([[*shown[row["index"]], *_question(benchmark, table, row["index"])] for row in kept])
+        names = _groups([[*shown[row["index"]], *_question_group(benchmark, table, row["index"])] for row in kept])
         kept = [{**row, "group": name} for row, name in zip(kept, names, strict=True)]
     write_bytes(folder / ANSWERS, _tsv(kept))
     write_dataset(questions, queries)
@@ -103,13 +103,13 @@ def _read(
             if cell and len(cell) <= _LONGEST_INDEX:
                 lent[index] = cell
             elif cell:
-                pictures = [_decoded(one) for one in _listed(cell)]
-                shown[index] = tuple(_store(one, folder, stored) for one in pictures)
+                pictures = [_decode_image(one) for one in _list_texts(cell)]
+                shown[index] = tuple(_store_image(one, folder, stored) for one in pictures)
             elif not paths:
                 raise ValueError("it has no picture")
             else:
-                files = [_file(one, benchmark, table, root) for one in _listed(paths)]
-                shown[index] = tuple(_store(file.read_bytes(), folder, stored) for file in files)
+                files = [_image_file(one, benchmark, table, root) for one in _list_texts(paths)]
+                shown[index] = tuple(_store_image(file.read_bytes(), folder, stored) for file in files)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         kept.append(row)
@@ -142,7 +142,7 @@ def _rows(table: Path) -> Iterator[dict[str, str]]:
             yield plain
 
 
-def _listed(cell: str) -> list[str]:
+def _list_texts(cell: str) -> list[str]:
     """Return the texts of a list in Python's notation, or the cell itself."""
     if not (cell.startswith("[") and cell.endswith("]")):
         return [cell]
@@ -155,14 +155,14 @@ def _listed(cell: str) -> list[str]:
     return list(listed)
 
 
-def _decoded(cell: str) -> bytes:
+def _decode_image(cell: str) -> bytes:
     try:
         return base64.b64decode(cell)
     except ValueError as error:
         raise ValueError(f"its picture is not in base64 ({error})") from None
 
 
-def _file(name: str, benchmark: Benchmark, table: Path, root: Path) -> Path:
+def _image_file(name: str, benchmark: Benchmark, table: Path, root: Path) -> Path:
     """Return the file of an image: below the user's table, or in the kit's image folder."""
     if benchmark.table:
         return resolve_image(table.parent, name)
@@ -175,7 +175,7 @@ def _file(name: str, benchmark: Benchmark, table: Path, root: Path) -> Path:
     return resolve_image(root, str(Path(name).relative_to(root)))
 
 
-def _store(data: bytes, folder: Path, stored: set[str]) -> str:
+def _store_image(data: bytes, folder: Path, stored: set[str]) -> str:
     """Write an image, named by its content; returns the name. Raises `ValueError` when it is not an image."""
     name = f"images/{digest_bytes(data)[:16]}.png"  # any suffix works: readers look at the content
     if name not in stored:
@@ -189,7 +189,7 @@ def _store(data: bytes, folder: Path, stored: set[str]) -> str:
     return name
 
 
-def _question(benchmark: Benchmark, table: Path, index: str) -> list[str]:
+def _question_group(benchmark: Benchmark, table: Path, index: str) -> list[str]:
     """Return the name that all orders of one question share, when the kit asks it in several orders."""
     if not any(word in benchmark.dataset.lower() for word in _CIRCULAR):
         return []

@@ -16,7 +16,7 @@ from typing import Any
 from sicog.config.packages import import_package
 from sicog.evaluation.families import FAMILIES, Question
 from sicog.evaluation.kit.work_folder import MODEL, SCORES
-from sicog.evaluation.names import tails
+from sicog.evaluation.names import unique_tails
 from sicog.evaluation.suite import Suite
 from sicog.stages.storage import opened_table, read_json
 
@@ -58,13 +58,13 @@ def find_runs(folders: list[Path], suite: Suite | None) -> list[Run]:
             raise ValueError(
                 f"{folder} has neither {SCORES} (sicog eval) nor {STATUS} (the kit). Give a folder of results"
             )
-        found |= {p.parent: _read_ours(p) for p in ours}
+        found |= {p.parent: _read_sicog_run(p) for p in ours}
         if theirs and suite is None:
             raise ValueError(
                 f"--suite is missing: {theirs[0]} was written by the kit alone. Set --suite to name its data sets"
             )
-        found |= {p.parent: _read_theirs(p, suite) for p in theirs if suite}
-    runs = _told_apart(list(found.values()))
+        found |= {p.parent: _read_kit_run(p, suite) for p in theirs if suite}
+    runs = _with_unique_names(list(found.values()))
     for run in runs:
         if same := [r for r in runs if r.name == run.name and r is not run]:
             raise ValueError(
@@ -73,15 +73,15 @@ def find_runs(folders: list[Path], suite: Suite | None) -> list[Run]:
     return runs
 
 
-def _told_apart(runs: list[Run]) -> list[Run]:
+def _with_unique_names(runs: list[Run]) -> list[Run]:
     """Name runs by their checkpoint's folder, with more of its path when two names are equal."""
     names = [run.name for run in runs]
     places = [i for i, run in enumerate(runs) if names.count(run.name) > 1 and run.checkpoint.name == run.name]
-    renamed = dict(zip(places, tails([runs[i].checkpoint for i in places]), strict=True))
+    renamed = dict(zip(places, unique_tails([runs[i].checkpoint for i in places]), strict=True))
     return [replace(run, name=renamed.get(i, run.name)) for i, run in enumerate(runs)]
 
 
-def _read_ours(file: Path) -> Run:
+def _read_sicog_run(file: Path) -> Run:
     scores = read_json(file)
     results = {}
     for name, score in sorted(scores["benchmarks"].items(), key=lambda item: item[1]["place"]):
@@ -95,7 +95,7 @@ def _read_ours(file: Path) -> Run:
     return Run(scores["name"], file.parent, results, Path(scores["checkpoint"]["path"]))
 
 
-def _read_theirs(file: Path, suite: Suite) -> Run:
+def _read_kit_run(file: Path, suite: Suite) -> Run:
     status = read_json(file)
     model = status.get("model_name") or file.parent.name
     results = {}

@@ -13,7 +13,7 @@ from typing import Any
 from sicog.evaluation.config import EXACT, EvalConfig
 from sicog.evaluation.families import FAMILIES
 from sicog.evaluation.forms import FORMS
-from sicog.evaluation.suite import Benchmark, identity
+from sicog.evaluation.suite import Benchmark, benchmark_identity
 from sicog.model.precision import resolve_precision
 from sicog.stages.provenance import digest_path, digest_value
 from sicog.stages.storage import read_json
@@ -55,7 +55,7 @@ def known_scores(scores: Mapping[str, Any], work: Path) -> dict[str, Any]:
 
 def is_final(score: Mapping[str, Any] | None, benchmark: Benchmark) -> bool:
     """Return whether this benchmark is complete."""
-    if score is None or score["identity"] != identity(benchmark):
+    if score is None or score["identity"] != benchmark_identity(benchmark):
         return False
     return score["value"] is not None or score["reason"] == UNJUDGED
 
@@ -75,6 +75,11 @@ def adopt_predictions(scores: Mapping[str, Any], work: Path, benchmarks: Sequenc
             known = found["benchmarks"].get(benchmark.name)
             name = f"{MODEL}_{benchmark.data_name}.xlsx"
             source, target = other.parent / MODEL / name, work / MODEL / name
-            if known and known["identity"] == identity(benchmark) and source.is_file() and not target.is_file():
+            if (
+                known
+                and known["identity"] == benchmark_identity(benchmark)
+                and source.is_file()
+                and not target.is_file()
+            ):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)

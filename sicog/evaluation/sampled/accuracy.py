@@ -23,7 +23,7 @@ from sicog.evaluation.forms import Style, listed_options
 from sicog.evaluation.kit.result_files import read_table
 from sicog.evaluation.sampled.answer_scores import accepted_answers, score_answer
 from sicog.evaluation.sampled.picture import draw
-from sicog.evaluation.sampled.select_samples import Sampled, at_k
+from sicog.evaluation.sampled.select_samples import QuestionSamples, score_at_k
 from sicog.records import Candidate, CandidateSet
 from sicog.stages.provenance import digest_file, write_run_json
 from sicog.stages.storage import MANIFEST, read_json, read_records, write_bytes, write_json
@@ -71,7 +71,7 @@ class EvalSamplesConfig(Config):
     out_dir: Path
 
     @model_validator(mode="after")
-    def _lines_differ(self) -> EvalSamplesConfig:
+    def _check_curves(self) -> EvalSamplesConfig:
         names = [(c.model, c.style) for c in self.curves]
         if repeated := next((n for n in names if names.count(n) > 1), None):
             raise ValueError(
@@ -95,12 +95,14 @@ def eval_samples(config: EvalSamplesConfig) -> Path:
         _say(found, config.out_dir)
         return config.out_dir
     truth = _truth(config.answers)
-    lines = {(c.model, c.style): _sampled(c.runs, c.style, config.form, truth) for c in config.curves}
+    lines = {(c.model, c.style): _samples_of_style(c.runs, c.style, config.form, truth) for c in config.curves}
     ks = _ks(config, lines)
     points = [point for c in config.curves for point in _curve(config, c, lines[c.model, c.style], truth, ks)]
     models = list(dict.fromkeys(c.model for c in config.curves))
     probe = [_probe(model, lines, ks) for model in models if {(model, THINKING), (model, DIRECT)} <= lines.keys()]
-    unread = [{"model": model, "style": style, "share": _unread(line)} for (model, style), line in lines.items()]
+    unread = [
+        {"model": model, "style": style, "share": _unparsed_percent(line)} for (model, style), line in lines.items()
+    ]
     found = {"ks": ks, "questions": len(truth), "points": points, "unread": unread, "probe": probe}
     write_json(config.out_dir / "curves.json", found)
     write_bytes(config.out_dir / "curves.csv", _csv(points))
@@ -121,7 +123,9 @@ def _truth(path: Path) -> dict[str, dict[str, Any]]:
     return truth
 
 
-def _sampled(folders: Sequence[Path], style: str, form: str, truth: Mapping[str, Any]) -> list[Sampled]:
+def _samples_of_style(
+    folders: Sequence[Path], style: str, form: str, truth: Mapping[str, Any]
+) -> list[QuestionSamples]:
     """Return each question's samples of that style, in the order of the truth. Raises `ValueError` for missing ones."""
     found: dict[str, list[Candidate]] = {}
     for folder in folders:
@@ -136,10 +140,10 @@ def _sampled(folders: Sequence[Path], style: str, form: str, truth: Mapping[str,
         raise ValueError(
             f"{names}: question {min(odd)!r} is not in the table of answers. Use the table of these questions"
         )
-    return [_one(i, sorted(found[i], key=lambda c: (c.seed, c.index)), form, truth[i]) for i in truth]
+    return [_score_samples(i, sorted(found[i], key=lambda c: (c.seed, c.index)), form, truth[i]) for i in truth]
 
 
-def _one(row_id: str, candidates: Sequence[Candidate], form: str, row: Mapping[str, Any]) -> Sampled:
+def _score_samples(row_id: str, candidates: Sequence[Candidate], form: str, row: Mapping[str, Any]) -> QuestionSamples:
     answers = tuple(_answer(c) for c in candidates)
     if form == "choice":  # as in the kit, `B`, `B. blue` and `blue` are the same answer
         options = listed_options(row)
@@ -147,10 +151,10 @@ def _one(row_id: str, candidates: Sequence[Candidate], form: str, row: Mapping[s
     accepted = accepted_answers(row["answer"])
     scorer = "short" if form in ("choice", "yes_no") else form
     scores = tuple(0.0 if a is None else score_answer(scorer, a, accepted) for a in answers)
-    return Sampled(row_id, answers, scores, str(row.get("group") or row_id), str(row.get("category") or ""))
+    return QuestionSamples(row_id, answers, scores, str(row.get("group") or row_id), str(row.get("category") or ""))
 
 
-def _unread(line: Sequence[Sampled]) -> float:
+def _unparsed_percent(line: Sequence[QuestionSamples]) -> float:
     """Return the percentage of samples without an answer."""
     answers = [a for s in line for a in s.answers]
     return round(100 * sum(a is None for a in answers) / len(answers), 4)
@@ -168,7 +172,7 @@ def _answer(candidate: Candidate) -> str | None:
         return None
 
 
-def _ks(config: EvalSamplesConfig, lines: Mapping[tuple[str, str], Sequence[Sampled]]) -> list[int]:
+def _ks(config: EvalSamplesConfig, lines: Mapping[tuple[str, str], Sequence[QuestionSamples]]) -> list[int]:
     least = min(len(s.answers) for line in lines.values() for s in line)
     if too_many := [k for k in config.ks if not 1 <= k <= least]:
         raise ValueError(
@@ -178,25 +182,29 @@ def _ks(config: EvalSamplesConfig, lines: Mapping[tuple[str, str], Sequence[Samp
 
 
 def _curve(
-    config: EvalSamplesConfig, curve: CurveConfig, line: Sequence[Sampled], truth: Mapping[str, Any], ks: Sequence[int]
+    config: EvalSamplesConfig,
+    curve: CurveConfig,
+    line: Sequence[QuestionSamples],
+    truth: Mapping[str, Any],
+    ks: Sequence[int],
 ) -> Iterable[dict[str, Any]]:
     """Return one figure for each selection method and each K."""
     groups = [s.group for s in line]
     for select in config.select:
         if select == "greedy":
             assert curve.greedy is not None
-            one = _sampled([curve.greedy], curve.style, config.form, truth)
+            one = _samples_of_style([curve.greedy], curve.style, config.form, truth)
             values = {1: np.array([s.scores[0] for s in one])}
         else:
             draws = {"subsets": config.subsets, "seed": config.seed}
-            values = {k: np.array([at_k(select, s, k, **draws) for s in line]) for k in ks}
+            values = {k: np.array([score_at_k(select, s, k, **draws) for s in line]) for k in ks}
         for k, value in values.items():
             own = estimate([(value, np.ones(len(value)))], groups)
             named = {"model": curve.model, "style": curve.style, "select": select, "k": k}
             yield {**named, **{key: round(x, 4) for key, x in own._asdict().items()}}
 
 
-def _probe(model: str, lines: Mapping[tuple[str, str], Sequence[Sampled]], ks: Sequence[int]) -> dict[str, Any]:
+def _probe(model: str, lines: Mapping[tuple[str, str], Sequence[QuestionSamples]], ks: Sequence[int]) -> dict[str, Any]:
     """Return the gain of chains of thought ("thinking to recall"): pass@K with chains minus pass@K without.
 
     unlocked: share of questions with a correct sample with chains but none without, at the largest K; lost: the
@@ -205,8 +213,8 @@ def _probe(model: str, lines: Mapping[tuple[str, str], Sequence[Sampled]], ks: S
     thinking, direct = lines[model, THINKING], lines[model, DIRECT]
     groups = [s.group for s in direct]
 
-    def passes(line: Sequence[Sampled], k: int) -> np.ndarray:
-        return np.array([at_k("oracle", s, k, subsets=1, seed=0) for s in line])
+    def passes(line: Sequence[QuestionSamples], k: int) -> np.ndarray:
+        return np.array([score_at_k("oracle", s, k, subsets=1, seed=0) for s in line])
 
     def gap(k: int, places: Sequence[int]) -> dict[str, float]:
         pair = [[(passes([line[i] for i in places], k), np.ones(len(places)))] for line in (direct, thinking)]

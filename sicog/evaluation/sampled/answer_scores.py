@@ -36,37 +36,39 @@ def accepted_answers(cell: object) -> list[str]:
     return [text]
 
 
-def exact(prediction: str, answer: str) -> float:
+def exact_score(prediction: str, answer: str) -> float:
     """Return 1 when both are the same short answer after normalisation."""
     return float(final_answer(prediction) == final_answer(answer))
 
 
-def contains(prediction: str, answer: str) -> float:
+def contains_score(prediction: str, answer: str) -> float:
     """Return 1 when the prediction contains the answer, ignoring case and line breaks."""
     wanted = _plain(answer)
     return float(bool(wanted) and wanted in _plain(prediction))
 
 
-def relaxed(prediction: str, answer: str) -> float:
+def relaxed_score(prediction: str, answer: str) -> float:
     """Return 1 for a number within 5 % of the true one, or for the same words after normalisation."""
     stated, true = _number(prediction), _number(answer)
     if stated is not None and true is not None:
         return float(abs(stated - true) <= TOLERANCE * abs(true))
-    return exact(prediction, answer)
+    return exact_score(prediction, answer)
 
 
-def anls(prediction: str, answer: str) -> float:
+def anls_score(prediction: str, answer: str) -> float:
     """Return the ANLS of one pair: 1 - Levenshtein distance / length of the longer text, 0 below a half."""
     stated, true = _plain(prediction), _plain(answer)
     longer = max(len(stated), len(true))
-    similarity = 1.0 - levenshtein(stated, true) / longer if longer else 1.0
+    similarity = 1.0 - levenshtein_distance(stated, true) / longer if longer else 1.0
     return similarity if similarity >= ANLS_FLOOR else 0.0
 
 
-SCORERS: Mapping[str, Scorer] = MappingProxyType({"short": exact, "document": anls, "chart": relaxed, "ocr": contains})
+SCORERS: Mapping[str, Scorer] = MappingProxyType(
+    {"short": exact_score, "document": anls_score, "chart": relaxed_score, "ocr": contains_score}
+)
 
 
-def levenshtein(one: str, other: str) -> int:
+def levenshtein_distance(one: str, other: str) -> int:
     """Return the minimum number of characters to insert, delete or replace."""
     row = list(range(len(other) + 1))
     for i, a in enumerate(one, 1):

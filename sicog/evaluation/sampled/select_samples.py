@@ -16,7 +16,7 @@ from sicog.answers import final_answer
 
 
 @dataclass(frozen=True)
-class Sampled:
+class QuestionSamples:
     """The samples of one question. answers: None for a truncated or unparsable sample; scores: correctness of each
     sample in [0, 1], 0 for None."""
 
@@ -27,7 +27,7 @@ class Sampled:
     category: str = ""
 
 
-def at_k(select: str, sampled: Sampled, k: int, *, subsets: int, seed: int) -> float:
+def score_at_k(select: str, sampled: QuestionSamples, k: int, *, subsets: int, seed: int) -> float:
     """Return the expected score when K samples are taken at random and one of them is chosen."""
     n = len(sampled.answers)
     if not 1 <= k <= n:
@@ -47,14 +47,14 @@ def at_k(select: str, sampled: Sampled, k: int, *, subsets: int, seed: int) -> f
     return sum(found) / subsets
 
 
-def vote(answers: Sequence[str | None]) -> int | None:
+def vote_choice(answers: Sequence[str | None]) -> int | None:
     """Return the first sample of the most frequent answer; of equally frequent answers the first one."""
     normalised = [None if a is None else final_answer(a) for a in answers]
     counts = Counter(a for a in normalised if a is not None)
     return normalised.index(counts.most_common(1)[0][0]) if counts else None
 
 
-def mbr(answers: Sequence[str | None]) -> int | None:
+def mbr_choice(answers: Sequence[str | None]) -> int | None:
     """Return the sample with the highest mean word F1 to all samples; of equal ones the first."""
     words = [None if a is None else Counter(final_answer(a).split()) for a in answers]
     usable = [i for i, w in enumerate(words) if w is not None]
@@ -64,7 +64,9 @@ def mbr(answers: Sequence[str | None]) -> int | None:
     return max(usable, key=lambda i: (round(means[i], 9), -i))
 
 
-CHOICES: Mapping[str, Callable[[Sequence[str | None]], int | None]] = MappingProxyType({"vote": vote, "mbr": mbr})
+CHOICES: Mapping[str, Callable[[Sequence[str | None]], int | None]] = MappingProxyType(
+    {"vote": vote_choice, "mbr": mbr_choice}
+)
 
 
 def _score(chosen: int | None, scores: Sequence[float]) -> float:

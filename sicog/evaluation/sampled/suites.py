@@ -18,10 +18,10 @@ from sicog.config.paths import NameOrPath
 from sicog.console import stderr_console
 from sicog.evaluation.config import Style
 from sicog.evaluation.forms import FORMS
-from sicog.evaluation.kit.question_tables import ANSWERS, data_root, table_file, unpack
-from sicog.evaluation.names import tails
+from sicog.evaluation.kit.question_tables import ANSWERS, data_root, table_file, unpack_table
+from sicog.evaluation.names import unique_tails
 from sicog.evaluation.sampled.accuracy import DIRECT, CurveConfig, EvalSamplesConfig, Select, eval_samples
-from sicog.evaluation.suite import OFFLINE, Benchmark, check_table, chosen, load_suite
+from sicog.evaluation.suite import OFFLINE, Benchmark, check_table, chosen_benchmarks, load_suite
 from sicog.generation.sample import SampleConfig, StyleCount, sample
 from sicog.model.precision import Precision
 from sicog.stages.provenance import digest_file, digest_path, digest_value
@@ -56,7 +56,7 @@ class SampledConfig(Config):
     precision: Precision = "auto"
 
     @model_validator(mode="after")
-    def _checkpoints_differ(self) -> SampledConfig:
+    def _check_checkpoints(self) -> SampledConfig:
         if repeated := next((path for path in self.checkpoints if self.checkpoints.count(path) > 1), None):
             raise ValueError(f"the checkpoint {repeated} is given twice. Remove one")
         return self
@@ -67,21 +67,21 @@ def sampled_evaluation(config: SampledConfig) -> list[Path]:
 
     Raises `ValueError` for a benchmark in `only` that needs a judge, and for a missing or bad table.
     """
-    wanted = _scored_as_strings(config)
+    wanted = _string_scored_benchmarks(config)
     root = data_root(config.data_root)
     tables = [(benchmark, table_file(benchmark, root)) for benchmark in wanted]
     for benchmark in wanted:
         if benchmark.table:
             check_table(benchmark)
     # Read all tables before sampling, so that a mistake in the last one is found at once.
-    unpacked = [(benchmark, *_unpacked(config, benchmark, table, root)) for benchmark, table in tables]
+    unpacked = [(benchmark, *_unpack_benchmark(config, benchmark, table, root)) for benchmark, table in tables]
     if theirs := [b.name for b in wanted if not b.table]:
         _say(f"{', '.join(theirs)}: our own scores of each answer's string, not the kit's figure")
-    return [_one(config, *one) for one in unpacked]
+    return [_evaluate_benchmark(config, *one) for one in unpacked]
 
 
-def _scored_as_strings(config: SampledConfig) -> list[Benchmark]:
-    wanted = chosen(load_suite(config.suite), config.only)
+def _string_scored_benchmarks(config: SampledConfig) -> list[Benchmark]:
+    wanted = chosen_benchmarks(load_suite(config.suite), config.only)
     judged = [b.name for b in wanted if b.form not in OFFLINE]
     if judged and (config.only or len(judged) == len(wanted)):
         raise ValueError(
@@ -93,19 +93,21 @@ def _scored_as_strings(config: SampledConfig) -> list[Benchmark]:
     return [b for b in wanted if b.form in OFFLINE]
 
 
-def _unpacked(config: SampledConfig, benchmark: Benchmark, table: Path, root: Path) -> tuple[Path, Path]:
+def _unpack_benchmark(config: SampledConfig, benchmark: Benchmark, table: Path, root: Path) -> tuple[Path, Path]:
     """Return the benchmark's folder, named by the table's content, and the folder of its queries."""
     name = benchmark.data_name if benchmark.table else f"{benchmark.dataset}_{digest_file(table)[:8]}"
-    questions, n_bare = unpack(benchmark, table, root, config.out_dir / name)
+    questions, n_bare = unpack_table(benchmark, table, root, config.out_dir / name)
     if n_bare:
         _say(f"{benchmark.name}: {n_bare} rows without an image are skipped, as in the kit")
     return config.out_dir / name, questions
 
 
-def _one(config: SampledConfig, benchmark: Benchmark, folder: Path, questions: Path) -> Path:
+def _evaluate_benchmark(config: SampledConfig, benchmark: Benchmark, folder: Path, questions: Path) -> Path:
     curves = []
-    for checkpoint, name in zip(config.checkpoints, tails(config.checkpoints), strict=True):
-        runs = {kind: _sampled(config, benchmark, questions, checkpoint, kind) for kind in ("samples", "greedy")}
+    for checkpoint, name in zip(config.checkpoints, unique_tails(config.checkpoints), strict=True):
+        runs = {
+            kind: _sample_questions(config, benchmark, questions, checkpoint, kind) for kind in ("samples", "greedy")
+        }
         for style in config.styles:
             curves.append(CurveConfig(model=name, style=style, runs=(runs["samples"],), greedy=runs["greedy"]))
     values: dict[str, Any] = {"curves": tuple(curves), "answers": folder / ANSWERS, "form": benchmark.form}
@@ -116,7 +118,7 @@ def _one(config: SampledConfig, benchmark: Benchmark, folder: Path, questions: P
     return eval_samples(described.model_copy(update={"out_dir": folder / f"curves-{key}"}))
 
 
-def _sampled(
+def _sample_questions(
     config: SampledConfig, benchmark: Benchmark, questions: Path, checkpoint: Path, kind: Literal["samples", "greedy"]
 ) -> Path:
     """Sample all styles, or the greedy answers; existing samples are reused."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig, Unanswered
-from sicog.remote.client import BadImage, Message, NoAnswer, connected
+from sicog.remote.client import BadImage, Message, NoAnswer, open_client
 from sicog.remote.client import Request as ChatRequest
 from sicog.remote.config import EndpointConfig
 from sicog.seeds import stream_key
@@ -32,7 +32,7 @@ class ServedModel:
     def __init__(self, endpoint: EndpointConfig, sampling: SamplingConfig, answers: Path, *, max_side: int) -> None:
         self.sampling, self.max_side = sampling, max_side
         self._open = ExitStack()
-        self._client = self._open.enter_context(connected(endpoint, answers))
+        self._client = self._open.enter_context(open_client(endpoint, answers))
 
     def status(self) -> str:
         """Answers, rate and money."""

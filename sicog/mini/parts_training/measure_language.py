@@ -17,7 +17,7 @@ from sicog.mini.parts_training.parts_text import SPLIT, Conversation, Conversati
 from sicog.mini.parts_training.train_language import TextBatches, embed, plan_grid, text_processor
 from sicog.mini.questions import QUESTION_TYPES, Question, question_text
 from sicog.mini.scene import Scene
-from sicog.mini.truth import answer_is_right, caption_scores, chance, form, places_right
+from sicog.mini.truth import answer_is_right, caption_scores, chance_accuracy, correct_places, form
 from sicog.model.processing import SicogProcessor
 from sicog.records import Query, Turn
 from sicog.tasks import CAPTIONING, REASONING
@@ -46,11 +46,15 @@ def measure_language(
     conversations = Conversations(seed, f"{SPLIT}-test", config.query_grid, plan_grid(processor))
     scenes = [conversations.scene(i) for i in range(items)]
     questions = [conversations.questions.draw(s, QUESTION_TYPES[i % len(QUESTION_TYPES)]) for i, s in enumerate(scenes)]
-    found: dict[str, Any] = {"items": items, "captions": {}, "answers": {"chance": chance(_asked(questions))}}
+    found: dict[str, Any] = {
+        "items": items,
+        "captions": {},
+        "answers": {"chance": chance_accuracy(_chance_keys(questions))},
+    }
     for style in styles:
         prompts = [_prompt(question, style) for question in questions]
         asked = [
-            Conversation(conversations.as_cells(s, random.Random(i)), ((prompt, ""),))
+            Conversation(conversations.cells_text(s, random.Random(i)), ((prompt, ""),))
             for i, (s, prompt) in enumerate(zip(scenes, prompts, strict=True))
         ]
         texts = _generate_all(model, processor, asked, config, style)
@@ -62,7 +66,7 @@ def measure_language(
     return found
 
 
-def _asked(questions: Iterable[Question]) -> Iterator[tuple[str, str, str]]:
+def _chance_keys(questions: Iterable[Question]) -> Iterator[tuple[str, str, str]]:
     return ((q.type, form(q.type, q.kind), q.choice or q.answer) for q in questions)
 
 
@@ -74,7 +78,7 @@ def _prompt(question: Question, style: str) -> str:
 
 def _captions(scenes: Sequence[Scene], texts: Sequence[str]) -> dict[str, float]:
     pairs = list(zip(texts, scenes, strict=True))
-    named = [right for text, scene in pairs for right in places_right(text, scene)]
+    named = [right for text, scene in pairs for right in correct_places(text, scene)]
     return {"f1": sum(caption_scores(t, s).f1 for t, s in pairs) / len(pairs), "place": sum(named) / max(1, len(named))}
 
 

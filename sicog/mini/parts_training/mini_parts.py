@@ -78,33 +78,33 @@ def _train(config: MiniPartsConfig) -> dict[str, Any]:
     tokenizer = train_tokenizer(config.seed, config.language.vocabulary)
     model = _language(config, tokenizer)
     read = measure_language(model, tokenizer, config.language, config.seed, items=config.language.measured)
-    console.print("language model, from cells, on fresh scenes:", _rounded(read))
-    return {VISION: seen, LANGUAGE: _rounded(read), "made_by": {"seed": config.seed, **_made_by(config)}}
+    console.print("language model, from cells, on fresh scenes:", _round_figures(read))
+    return {VISION: seen, LANGUAGE: _round_figures(read), "made_by": {"seed": config.seed, **_training_configs(config)}}
 
 
 def _vision(config: MiniPartsConfig) -> dict[str, float]:
     """Train and save the vision tower unless it exists; returns its figures."""
-    if (found := _finished(config, VISION)) is not None:
+    if (found := _finished_figures(config, VISION)) is not None:
         return found
     clip = train_vision(config.vision, config.seed, config.out_dir / f"{VISION}.state.pt", config.workers)
     tower = VisionTower(clip.config, SELECT_LAYER).eval()
     tower.load_state_dict(clip.state_dict())
     probed = {"fitted": 3 * config.vision.measured, "tested": config.vision.measured}
-    figures = _rounded(probe_tower(tower.to(device()), config.vision.scale, config.seed, **probed))
+    figures = _round_figures(probe_tower(tower.to(device()), config.vision.scale, config.seed, **probed))
     clip.save_pretrained(config.out_dir / VISION)
-    _finish(config, VISION, figures)
+    _mark_finished(config, VISION, figures)
     return figures
 
 
 def _language(config: MiniPartsConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
     """Train and save the language model unless it exists; returns it on the device for measuring."""
     folder = config.out_dir / LANGUAGE
-    if _finished(config, LANGUAGE) is None:
+    if _finished_figures(config, LANGUAGE) is None:
         state = config.out_dir / f"{LANGUAGE}.state.pt"
         model = train_language(config.language, tokenizer, config.seed, state, config.workers)
         _save_language_model(model, folder)
         tokenizer.save_pretrained(folder)
-        _finish(config, LANGUAGE, {})
+        _mark_finished(config, LANGUAGE, {})
     model = Qwen2ForCausalLM.from_pretrained(folder).eval()
     model.to(device())
     return model
@@ -114,28 +114,28 @@ def _marker(config: MiniPartsConfig, part: str) -> Path:
     return config.out_dir / f"{part}.done.json"
 
 
-def _finished(config: MiniPartsConfig, part: str) -> dict[str, float] | None:
+def _finished_figures(config: MiniPartsConfig, part: str) -> dict[str, float] | None:
     """Return the figures of a part that was fully trained with this config, or None."""
     marker, weights = _marker(config, part), config.out_dir / part / "model.safetensors"
     done = read_json(marker) if marker.is_file() and weights.is_file() else {}
-    return done["figures"] if done.get("made_by") == _made_by_one(config, part) else None
+    return done["figures"] if done.get("made_by") == _part_identity(config, part) else None
 
 
-def _finish(config: MiniPartsConfig, part: str, figures: dict[str, float]) -> None:
+def _mark_finished(config: MiniPartsConfig, part: str, figures: dict[str, float]) -> None:
     """Mark a part as trained; written after its files."""
-    write_json(_marker(config, part), {"made_by": _made_by_one(config, part), "figures": figures})
+    write_json(_marker(config, part), {"made_by": _part_identity(config, part), "figures": figures})
 
 
-def _made_by_one(config: MiniPartsConfig, part: str) -> dict[str, Any]:
-    return {"seed": config.seed, "config": _made_by(config)[part]}
+def _part_identity(config: MiniPartsConfig, part: str) -> dict[str, Any]:
+    return {"seed": config.seed, "config": _training_configs(config)[part]}
 
 
-def _made_by(config: MiniPartsConfig) -> dict[str, dict[str, Any]]:
+def _training_configs(config: MiniPartsConfig) -> dict[str, dict[str, Any]]:
     return {VISION: config.vision.model_dump(), LANGUAGE: config.language.model_dump()}
 
 
-def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
-    return {k: _rounded(v) if isinstance(v, dict) else round(v, 4) for k, v in figures.items()}
+def _round_figures(figures: dict[str, Any]) -> dict[str, Any]:
+    return {k: _round_figures(v) if isinstance(v, dict) else round(v, 4) for k, v in figures.items()}
 
 
 def _save_language_model(model: Qwen2ForCausalLM, folder: Path) -> None:

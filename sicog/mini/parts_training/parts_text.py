@@ -38,7 +38,7 @@ Cell = tuple[tuple[str, float], ...]  # words with their weights
 
 
 @dataclass(frozen=True)
-class Telling:
+class SceneText:
     """A scene in words, or as cells in the order of visual features (then `size` is the image's)."""
 
     text: str = ""
@@ -50,7 +50,7 @@ class Telling:
 class Conversation:
     """A scene in the first user turn, and the tasks about it as (prompt, answer)."""
 
-    telling: Telling
+    telling: SceneText
     tasks: tuple[tuple[str, str], ...]
 
     @property
@@ -88,23 +88,23 @@ class Conversations:
     def __call__(self, index: int, progress: float = 1.0) -> Conversation:
         """Return a conversation. progress: finished share of the training, which determines the tasks."""
         scene, rng = self.scene(index), random.Random(digest(self.seed, self.split, index, "conversation"))
-        return Conversation(self.tell(scene, rng, progress), tuple(self.tasks(scene, rng, progress)))
+        return Conversation(self.scene_text(scene, rng, progress), tuple(self.tasks(scene, rng, progress)))
 
-    def tell(self, scene: Scene, rng: random.Random, progress: float) -> Telling:
+    def scene_text(self, scene: Scene, rng: random.Random, progress: float) -> SceneText:
         """Return a scene: nine of ten as cells, fewer at the end, the others in words."""
         kind, in_cells = rng.random(), 0.9 if progress < PHASES[-1][0] else 0.75
         if kind < in_cells:
-            return self.as_cells(scene, rng)
+            return self.cells_text(scene, rng)
         if kind < (1 + in_cells) / 2:
-            return Telling(detailed_description(scene))
+            return SceneText(detailed_description(scene))
         things = [f"{a(full_name(t))} {place(scene, t)}" for t in scene.things]
-        return Telling(f"{'; '.join(rng.sample(things, len(things)))}; {scene.background}")
+        return SceneText(f"{'; '.join(rng.sample(things, len(things)))}; {scene.background}")
 
-    def as_cells(self, scene: Scene, rng: random.Random) -> Telling:
+    def cells_text(self, scene: Scene, rng: random.Random) -> SceneText:
         """Return a scene in the image's layout, sometimes only the thumbnail, as alignment shows large images."""
         grid = self.plan_grid(scene.width, scene.height) if rng.random() < 0.8 else (0, 0)
         size = (scene.width, scene.height) if grid != (0, 0) else (SCALE, SCALE)
-        return Telling(size=size, cells=feature_cells(scene, grid, self.query_grid))
+        return SceneText(size=size, cells=feature_cells(scene, grid, self.query_grid))
 
     def tasks(self, scene: Scene, rng: random.Random, progress: float) -> list[tuple[str, str]]:
         """Return a caption of one kind, one or two chains of thought, or several bare answers."""

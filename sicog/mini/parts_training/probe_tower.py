@@ -33,8 +33,8 @@ def probe_tower(
     thing's box. `all`: colour, shape and size together; `held_out`: the same for held-out pairs, which appear neither
     in the tower's training nor in the labels of any split.
     """
-    x_NC, labels_N = things(tower, scale, [draw_scene(seed, "probe-fitted", i, SCENES) for i in range(fitted)])
-    xs_NC, truths_N = things(tower, scale, [draw_scene(seed, "probe-tested", i, SCENES) for i in range(tested)])
+    x_NC, labels_N = thing_features(tower, scale, [draw_scene(seed, "probe-fitted", i, SCENES) for i in range(fitted)])
+    xs_NC, truths_N = thing_features(tower, scale, [draw_scene(seed, "probe-tested", i, SCENES) for i in range(tested)])
     mean, spread = x_NC.mean(0), x_NC.std(0) + 1e-6
     x_NC, xs_NC = (x_NC - mean) / spread, (xs_NC - mean) / spread
     right = {k: _predict(x_NC, labels_N[k], len(v), xs_NC) == truths_N[k] for k, v in PROBED.items()}
@@ -49,13 +49,15 @@ def probe_tower(
 
 
 @torch.no_grad()
-def things(tower: VisionTower, scale: int, scenes: Sequence[Scene]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def thing_features(
+    tower: VisionTower, scale: int, scenes: Sequence[Scene]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return pooled features float32 [N, C] of the scenes' things; labels int64 [N] by name; `held_out` bool [N]."""
     processor = SicogImageProcessor(scale=scale, patch_size=14)
     pooled, found = [], []
     for start in range(0, len(scenes), _AT_A_TIME):
         part = scenes[start : start + _AT_A_TIME]
-        views = [_whole(processor, scene) for scene in part]
+        views = [_whole_view(processor, scene) for scene in part]
         sizes = torch.tensor([size for _, size in views])
         pixels = torch.from_numpy(np.concatenate([pixels for pixels, _ in views]))
         features_PC = tower(pixels.to(tower.device), sizes).cpu()
@@ -74,7 +76,7 @@ def things(tower: VisionTower, scale: int, scenes: Sequence[Scene]) -> tuple[tor
     return torch.cat(pooled), {**{k: torch.tensor(v) for k, v in labels.items()}, "held_out": flags}
 
 
-def _whole(processor: SicogImageProcessor, scene: Scene) -> tuple[np.ndarray, tuple[int, int]]:
+def _whole_view(processor: SicogImageProcessor, scene: Scene) -> tuple[np.ndarray, tuple[int, int]]:
     """Return the pixels of the view with the whole image, and its size (rows, columns) in patches."""
     prepared = processor.prepare(render_scene(scene))
     rows, columns = prepared.view_sizes[-1]

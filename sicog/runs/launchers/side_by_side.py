@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sicog.runs.recipe import Step
-from sicog.runs.states import is_done, lives, read_state, state_file
+from sicog.runs.states import is_done, process_is_alive, read_state, state_file
 from sicog.runs.status import progress_of
 from sicog.training.time_limit import TO_BE_CONTINUED
 
@@ -69,12 +69,12 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
     try:
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while running or (waiting and not failed):
-                for step in [] if failed else _ready(waiting, known - done, jobs - len(running)):
+                for step in [] if failed else _ready_steps(waiting, known - done, jobs - len(running)):
                     waiting.remove(step)
                     console.print(f"{titles[step.name]}: {step.verb.name}", style="bold", highlight=False)
                     log_file(step).parent.mkdir(parents=True, exist_ok=True)
                     given = (os.getpid(), threads, step.run_dir, step.name, step.key, log_file(step))
-                    process = context.Process(target=_work, args=given)
+                    process = context.Process(target=_run_in_process, args=given)
                     process.start()
                     running.append(_Running(step, titles[step.name], process, time.monotonic()))
                 ended = [one for one in running if not one.process.is_alive()]
@@ -102,12 +102,12 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
         raise ValueError("; ".join(_error(step) for step in failed))
 
 
-def _ready(waiting: Sequence[Step], undone: Set[str], free: int) -> list[Step]:
+def _ready_steps(waiting: Sequence[Step], undone: Set[str], free: int) -> list[Step]:
     """Return the first steps whose dependencies are done."""
     return [step for step in waiting if undone.isdisjoint((*step.depends_on, *step.after))][: max(0, free)]
 
 
-def _work(run: int, threads: str, run_dir: Path, name: str, key: str, log: Path) -> None:
+def _run_in_process(run: int, threads: str, run_dir: Path, name: str, key: str, log: Path) -> None:
     """Run a step in the new process: print to the step's log, and exit when the run's process ends."""
     import torch
 
@@ -115,7 +115,7 @@ def _work(run: int, threads: str, run_dir: Path, name: str, key: str, log: Path)
 
     os.environ["OMP_NUM_THREADS"] = threads  # for processes that the step starts
     torch.set_num_threads(int(threads))
-    threading.Thread(target=_end_with, args=(run,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(run,), daemon=True).start()
 
     sys.stdout.flush()
     sys.stderr.flush()
@@ -125,9 +125,9 @@ def _work(run: int, threads: str, run_dir: Path, name: str, key: str, log: Path)
     run_planned(run_dir, name, key)
 
 
-def _end_with(run: int) -> None:
+def _exit_with_parent(run: int) -> None:
     """Stop this process when the run's process is gone, so that a killed run leaves no running steps."""
-    while lives(run):
+    while process_is_alive(run):
         time.sleep(_LOOK_S)
     os.kill(os.getpid(), signal.SIGTERM)
 

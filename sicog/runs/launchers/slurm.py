@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 import sicog
-from sicog.runs.execute import put_aside
+from sicog.runs.execute import move_aside
 from sicog.runs.recipe import Recipe, Step
 from sicog.runs.states import STATES, is_done, job_is_alive, read_job, write_job
 from sicog.stages.launch import LaunchConfig
@@ -25,7 +25,7 @@ from sicog.stages.storage import read_json, write_bytes
 _TRAINING_JOB = "training_scripts/slurm.sbatch"
 
 
-def submit(recipe: Recipe, steps: Sequence[Step], console: Console) -> dict[str, str]:
+def submit_steps(recipe: Recipe, steps: Sequence[Step], console: Console) -> dict[str, str]:
     """Submit the jobs of these steps; returns the waiting and running jobs, by step.
 
     Raises `ValueError` when SLURM is missing or refuses a job.
@@ -52,9 +52,11 @@ def submit(recipe: Recipe, steps: Sequence[Step], console: Console) -> dict[str,
             jobs[step.name] = before.job
             console.print(f"{title}: job {before.job} is there already", style="dim", highlight=False)
             continue
-        if aside := put_aside(step):
+        if aside := move_aside(step):
             console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)
-        jobs[step.name] = job = _submit(recipe, step, [jobs[n] for n in (*step.depends_on, *step.after) if n in jobs])
+        jobs[step.name] = job = _submit_job(
+            recipe, step, [jobs[n] for n in (*step.depends_on, *step.after) if n in jobs]
+        )
         write_job(step, job)
         console.print(f"{title}: {step.verb.name}, job {job}", style="bold", highlight=False)
     if jobs:
@@ -67,12 +69,12 @@ def submit(recipe: Recipe, steps: Sequence[Step], console: Console) -> dict[str,
     return jobs
 
 
-def _submit(recipe: Recipe, step: Step, needed: Sequence[str]) -> str:
+def _submit_job(recipe: Recipe, step: Step, needed: Sequence[str]) -> str:
     script = recipe.run_dir / STATES / f"{step.name}.sbatch"
     output = script.with_suffix(".log").absolute()
     write_bytes(script, job_script(step, output).encode())
     conditions = [f"afterok:{':'.join(needed)}"] if needed else []
-    conditions += [f"afterany:{job}" for job in _array_left(step)]
+    conditions += [f"afterany:{job}" for job in _running_array(step)]
     depends = [f"--dependency={','.join(conditions)}", "--kill-on-invalid-dep=yes"] if conditions else []
     done = subprocess.run(["sbatch", *depends, str(script)], capture_output=True, text=True, check=False)
     found = re.search(r"Submitted batch job (\d+)", done.stdout)
@@ -121,7 +123,7 @@ def _training_job() -> str:
     return "".join(line for line in file.read_text().splitlines(keepends=True) if not line.startswith("#"))
 
 
-def _array_left(step: Step) -> list[str]:
+def _running_array(step: Step) -> list[str]:
     """Return the array of a finished job that is still running; the new job waits for it instead of its own."""
     launch = getattr(step.config, "launch", None)
     if not isinstance(launch, LaunchConfig) or launch.on != "slurm":

@@ -112,7 +112,7 @@ def test_rows_come_in_proportion_to_a_mark(tmp_path):
 )
 def test_a_row_without_the_mark_is_named(tmp_path, mark):
     write_dataset(tmp_path / "a", [example("x", "a").model_copy(update={"extra": mark})])
-    with pytest.raises(ValueError, match="weight_by agreement: row x of .*a number above 0 is needed"):
+    with pytest.raises(ValueError, match="weight_by agreement: row x of .*not a number above 0"):
         run(tmp_path, a={"weight_by": "agreement"})
 
 
@@ -163,7 +163,7 @@ def test_shares_of_a_total_over_a_dataset_and_users_files(folders):
     ]
     rows, manifest, target = built(folders, sources=sources, total=35, max_dropped_share=0.1)
     assert manifest["rows_by_source"] == {"captions": 18, "theirs": 10, "more": 7} and len({r.id for r in rows}) == 35
-    assert manifest["dropped"] == {"malformed_row": 2} == manifest["dropped_by_source"]["theirs"]  # R3
+    assert manifest["dropped"] == {"malformed_row": 2} == manifest["dropped_by_source"]["theirs"]
     assert manifest["rows_in"] == 37 and all("kept" in r.extra for r in rows if r.source != "captions")
     assert {o.original_id for o in origins(target) if o.source == "theirs"} <= {
         *(f"u{i}" for i in range(15)),
@@ -181,7 +181,7 @@ def test_shares_of_a_total_over_a_dataset_and_users_files(folders):
         BuildConfig(sources=sources, out_dir=folders / "out")
 
 
-def test_damaged_rows_of_a_dataset_are_named_and_the_rest_goes_on(folders):  # R3
+def test_damaged_rows_of_a_dataset_are_named_and_the_rest_goes_on(folders):
     shard = folders / "captions" / "shard-00001.jsonl"  # rows 7 to 13
     lines = shard.read_bytes().splitlines(keepends=True)
     no_answer = lines[3].replace(b"assistant", b"user")
@@ -370,7 +370,7 @@ def test_the_share_of_conversations_is_drawn_by_id(tmp_path):
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 9])
-def test_a_conversation_asks_for_the_agreement_of_a_threshold_at_any_number_of_candidates(k):  # D-C16
+def test_a_conversation_asks_for_the_agreement_of_a_threshold_at_any_number_of_candidates(k):
     for agreement in (0.774999, 0.775, 0.83):  # min_score 0.85 means 0.775, as a threshold of 0.85 does
         score = round((1 + (k - 1) * agreement) / k, 9)
         kept = row("x", None, "Describe.", "", score, style="cod", k=k)
@@ -409,7 +409,7 @@ def test_what_is_said_to_read_back_does(asked, has_image, answer):
 
 
 @pytest.mark.slow
-def test_a_build_that_was_killed_goes_on_to_the_same_bytes(pictures):  # R1
+def test_a_build_that_was_killed_goes_on_to_the_same_bytes(pictures):
     sources = [{"name": "captions", "path": "captions", "weight": 300}, {"name": "questions", "path": "questions"}]
     config = {"sources": sources, "image_folder": "images", "max_dropped_share": 0.2, "cache_dir": "cache"}
     config |= {"deduplicate": {}, "multi_turn": {"share": 0.5}, "rows_per_shard": 512}
@@ -428,7 +428,7 @@ def test_a_build_that_was_killed_goes_on_to_the_same_bytes(pictures):  # R1
     assert files(pictures / "killed") == files(pictures / "undisturbed")
 
 
-def test_a_full_disk_and_another_config(pictures, monkeypatch):  # R11
+def test_a_full_disk_and_another_config(pictures, monkeypatch):
     _, _, target = of_pictures(pictures)
     before = files(target)
     with pytest.raises(ValueError, match="belongs to another run.*per_image was 2, now 3"):

@@ -27,7 +27,7 @@ def dropped_rows(folder):
     return {row.id: row for line in (folder / "dropped.jsonl").open() for row in [Dropped.model_validate_json(line)]}
 
 
-def test_both_answers_are_full_texts_to_the_prompt_of_the_chosen_one(tmp_path, make):  # D-C14
+def test_both_answers_are_full_texts_to_the_prompt_of_the_chosen_one(tmp_path, make):
     clean = [make.candidate_set(i, "reasoning", [("cot", make.cot("red"))]) for i in "ab"]
     corrupted = [
         make.candidate_set(i, "reasoning", [("direct", "green"), ("cot", make.cot("blue"))]) for i in ("b", "x", "a")
@@ -40,7 +40,7 @@ def test_both_answers_are_full_texts_to_the_prompt_of_the_chosen_one(tmp_path, m
     assert pairs["a"].images == ("a.png",) and pairs["a"].chosen_score is None
 
 
-def test_rows_without_a_pair_are_dropped_with_the_reason(tmp_path, make):  # D-C15
+def test_rows_without_a_pair_are_dropped_with_the_reason(tmp_path, make):
     answers = {
         "same_answer": (("direct", "Red."), ("direct", "red")),
         "same_text": (("cot", make.cot("red")), ("cot", make.cot("red"))),
@@ -104,11 +104,11 @@ def test_the_draw_depends_on_the_seed_and_the_id_alone(tmp_path, make):
 def test_answers_to_different_queries_are_no_pair(tmp_path, make):
     clean = [make.candidate_set("1", "captioning", [("dd", "a cup")])]
     corrupted = [make.candidate_set("1", "reasoning", [("direct", "red")])]
-    with pytest.raises(ValueError, match="row 1: chosen and rejected were made from different queries"):
+    with pytest.raises(ValueError, match="row 1: chosen and rejected have different queries"):
         run(tmp_path, clean, corrupted)
 
 
-def test_damaged_rows_of_either_side_are_named_and_the_rest_is_paired(tmp_path, make):  # R3
+def test_damaged_rows_of_either_side_are_named_and_the_rest_is_paired(tmp_path, make):
     for name, answer in (("clean", "red"), ("corrupted", "blue")):
         write_dataset(
             tmp_path / name, [make.candidate_set(str(i), "reasoning", [("direct", answer)]) for i in range(9)]

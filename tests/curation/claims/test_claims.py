@@ -11,7 +11,7 @@ from kills import killed_and_finished
 from sicog.config import validate
 from sicog.curation.claims.extract import ClaimsConfig, ReadClaims, claims
 from sicog.curation.claims.readers import AnswerReader, GrammarReader, SentenceReader
-from sicog.curation.claims.sentences import sentences, without
+from sicog.curation.claims.sentences import remove_sentences, sentences
 from sicog.curation.select.select import SelectConfig, select
 from sicog.records import Example, ScoredSet
 from sicog.stages.storage import read_json, read_records, write_dataset
@@ -72,10 +72,12 @@ def test_sentences_lie_in_the_text_in_order_and_lose_no_letter(text):
 def test_taking_sentences_out_leaves_the_others_and_the_headings(make):
     text = make.cod("A red cup. It floats. It is full.")
     start = text.index("It floats.")
-    pruned = without(text, [(start, start + len("It floats."))])
+    pruned = remove_sentences(text, [(start, start + len("It floats."))])
     assert pruned == make.cod("A red cup. It is full.")
-    assert without("A cup. Red.", [(0, 6)]) == "Red." and without("A cup. Red.", [(7, 11)]) == "A cup."
-    assert without("- a\n- b\n- c", [(6, 7)]) == "- a\n- c"
+    assert (
+        remove_sentences("A cup. Red.", [(0, 6)]) == "Red." and remove_sentences("A cup. Red.", [(7, 11)]) == "A cup."
+    )
+    assert remove_sentences("- a\n- b\n- c", [(6, 7)]) == "- a\n- c"
 
 
 # --- readers --------------------------------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ def test_answers_are_claims_and_votes(make):
     (claim,) = row.candidates[0].claims
     text = row.candidates[0].candidate.text
     assert (claim.key, claim.support, claim.stated_by, text[claim.start : claim.end]) == ("red", 0.5, (0, 1), "Red.")
-    with pytest.raises(ValueError, match="row c: reader: answer needs short answers, captioning has none"):
+    with pytest.raises(ValueError, match="row c: reader: answer needs short answers, but captioning has none"):
         read(AnswerReader(), make.candidate_set("c", "captioning", [("dd", "A cup.")]))
 
 
@@ -231,9 +233,9 @@ def test_config_says_what_does_not_fit(tmp_path):
     for values, message in (
         ({"reader": "grammar", "grammar": "sicog.nowhere:X"}, "grammar: 'sicog.nowhere:X' cannot be loaded"),
         ({"reader": "grammar", "grammar": "sicog.tasks:TASKS"}, "without read, write and name"),
-        ({"reader": "grammar"}, "needs grammar=module:NAME"),
-        ({"grammar": MINI_GRAMMAR}, "no other reader takes one"),
-        ({"reader": "answer", "nli": "some/model"}, "nli judges sentences"),
+        ({"reader": "grammar"}, "needs the key grammar=module:NAME"),
+        ({"grammar": MINI_GRAMMAR}, "other readers do not use it"),
+        ({"reader": "answer", "nli": "some/model"}, "nli works only with reader: sentences"),
         ({"threshold": 1.5}, "threshold"),
     ):
         with pytest.raises(ValueError, match=message):

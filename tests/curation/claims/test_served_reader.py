@@ -125,12 +125,12 @@ def test_an_endpoint_writes_the_merged_text(rows):
 def test_what_does_not_fit_is_refused(tmp_path):
     base = {"input": [str(tmp_path)], "out_dir": str(tmp_path / "o")}
     for values, message in (
-        ({"reader": "endpoint"}, "reader: endpoint needs endpoint"),
-        ({"endpoint": {"model": "m"}}, "no other reader takes one"),
-        ({"reader": "endpoint", "endpoint": {"model": "m"}, "workers": 2}, "asked by one process"),
+        ({"reader": "endpoint"}, "reader: endpoint needs the key endpoint"),
+        ({"endpoint": {"model": "m"}}, "other readers do not use it"),
+        ({"reader": "endpoint", "endpoint": {"model": "m"}, "workers": 2}, "one process sends all requests"),
     ):
         with pytest.raises(ValueError, match=message):
             validate(ClaimsConfig, base | values, "claims.yaml")
-    with pytest.raises(ValueError, match="an endpoint writes merged texts"):
+    with pytest.raises(ValueError, match="an endpoint only writes merged texts"):
         values = {"input": str(tmp_path), "out_dir": str(tmp_path / "o"), "support": 0.5, "how": "prune"}
         validate(SettleConfig, values | {"endpoint": {"model": "m"}}, "settle.yaml")

@@ -204,9 +204,9 @@ def test_the_stage_counts_every_row_and_writes_pairs(make, tmp_path):
 def test_config_says_what_does_not_fit(tmp_path):
     base = {"input": str(tmp_path), "out_dir": str(tmp_path / "out")}
     for values, message in (
-        ({}, "give either support or quantile"),
-        ({"support": 0.5, "quantile": 0.2}, "give either support or quantile"),
-        ({"support": {"thing": 2.1}}, "support is a strength, between 0 and 2"),
+        ({}, "support and quantile: set exactly one"),
+        ({"support": 0.5, "quantile": 0.2}, "support and quantile: set exactly one"),
+        ({"support": {"thing": 2.1}}, "support must be a strength between 0 and 2"),
         ({"support": 0.5, "grammar": "x:y"}, "cannot be loaded"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -7,7 +7,7 @@ import pytest
 from sicog.config import validate
 from sicog.curation.claims.extract import ClaimsConfig, claims
 from sicog.curation.claims.settle import SettleConfig, settle
-from sicog.curation.claims.verify import AskConfig, CheckConfig, ask_claims, check_claims, different
+from sicog.curation.claims.verify import AskConfig, CheckConfig, ask_claims, check_claims, distinct_claims
 from sicog.records import Candidate, CandidateSet, Claim, Example, Query, ScoredSet
 from sicog.stages.storage import read_json, read_records, write_dataset
 
@@ -55,7 +55,7 @@ def test_answers_come_back_to_their_claims_and_decide(scored, tmp_path):
     write_dataset(tmp_path / "answers", rows)
     config = CheckConfig(input=scored, asked=asked, answers=tmp_path / "answers", out_dir=tmp_path / "checked")
     row = next(iter(read_records(check_claims(config), ScoredSet)))
-    found = {claim.key: claim.checked for claim in different(row)}
+    found = {claim.key: claim.checked for claim in distinct_claims(row)}
     star = {"small blue star": 0.333333, "small blue star at the top right": 0.333333}
     assert found == star | {"large red circle": 1.0, "large red circle at the top left": 1.0, "white": None}
     assert read_json(tmp_path / "checked" / "manifest.json")["rows_out"] == 2
@@ -72,13 +72,13 @@ def test_mistakes_are_named(scored, tmp_path):
     write_dataset(tmp_path / "other", [answered(Query(id="x", task="reasoning", question="?"), "yes")])
     asked = ask_claims(AskConfig(input=scored, out_dir=tmp_path / "q", grammar=GRAMMAR))
     config = CheckConfig(input=scored, asked=asked, answers=tmp_path / "other", out_dir=tmp_path / "o")
-    with pytest.raises(ValueError, match=r"answers 'x', which .* does not ask"):
+    with pytest.raises(ValueError, match=r"an answer to 'x', which is not in"):
         check_claims(config)
     base = {"input": str(scored), "out_dir": str(tmp_path / "o2")}
     for values, said in (
-        ({"least": 0.9, "most": 0.1}, "no claim would be asked about"),
-        ({"question": "Is it so?"}, "must hold {key}"),
-        ({"grammar": "curation.claims.test_verify:SILENT"}, "has no `ask`"),
+        ({"least": 0.9, "most": 0.1}, "no claim qualifies"),
+        ({"question": "Is it so?"}, "{key} is missing in question"),
+        ({"grammar": "curation.claims.test_verify:SILENT"}, "has no method `ask`"),
     ):
         with pytest.raises(ValueError, match=said):
             validate(AskConfig, base | values, "ask.yaml")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sicog.curation.overlap.clusters import Clusters, among, groups, pairs_of_equal, repeated
+from sicog.curation.overlap.clusters import Clusters, groups, is_among, pairs_of_equal, repeated_keys
 from sicog.curation.overlap.minhash import TextIndex
-from sicog.curation.words import runs, word_hashes, words
+from sicog.curation.words import ngram_hashes, word_hashes, words
 
 RNG = np.random.default_rng(0)
 WORDS = [f"word{i}" for i in range(3000)]
@@ -41,9 +41,9 @@ def test_words_of_several_scripts():
 
 def test_runs_are_of_words_in_order():
     hashed = word_hashes(["a", "b", "c", "a", "b", "c"])
-    three = runs(hashed, 3)
+    three = ngram_hashes(hashed, 3)
     assert len(three) == 4 and three[0] == three[3] and len(set(three.tolist())) == 3
-    assert len(runs(hashed, 7)) == 0
+    assert len(ngram_hashes(hashed, 7)) == 0
 
 
 def test_recall_and_precision_on_made_texts():
@@ -113,5 +113,5 @@ def test_groups_are_those_of_several(labels):
 def test_repeated_keys_and_keys_among_others_are_those_that_numpy_finds(listed, others):
     keys, some = np.array(listed, dtype=np.uint64), np.array(sorted(others), dtype=np.uint64)
     unique, counts = np.unique(keys, return_counts=True)
-    assert repeated(keys).tolist() == unique[counts > 1].tolist()
-    assert among(keys, some).tolist() == np.isin(keys, some).tolist()
+    assert repeated_keys(keys).tolist() == unique[counts > 1].tolist()
+    assert is_among(keys, some).tolist() == np.isin(keys, some).tolist()

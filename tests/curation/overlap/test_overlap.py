@@ -11,7 +11,7 @@ from pictures_and_rows import as_base64, picture, row, words, write_tsv
 
 from sicog.curation.numbered_rows import open_rows
 from sicog.curation.overlap.benchmarks import Benchmark, BenchmarkRow, BenchmarkTexts, read_benchmark
-from sicog.curation.overlap.marks import seen
+from sicog.curation.overlap.marks import compared_rows
 from sicog.curation.overlap.overlap import OverlapConfig, overlap
 from sicog.curation.select.select import to_example
 from sicog.curation.words import words as words_of
@@ -104,7 +104,7 @@ def test_queries_and_candidates_can_be_examined_too(world, make):
 
 
 @pytest.mark.parametrize("form", ["sets", "examples", "votes"])
-def test_the_row_that_stays_agrees_best_whatever_its_number_of_candidates(world, make, form):  # D-C16
+def test_the_row_that_stays_agrees_best_whatever_its_number_of_candidates(world, make, form):
     """Scores with self are 1 for one candidate, 0.9 for two and 0.88 for three; agreements none, 0.8 and 0.82."""
     marks = {"1-alone": (1.0,), "2-of-two": (0.9, 0.9), "3-of-three": (0.88, 0.8, 0.8)}
     task, style = ("reasoning", "direct") if form == "votes" else ("captioning", "dd")
@@ -119,7 +119,7 @@ def test_the_row_that_stays_agrees_best_whatever_its_number_of_candidates(world,
             )
         sets.append(one.model_copy(update={"query": one.query.model_copy(update={"images": ("a.png",)})}))
     if form == "votes":
-        assert [row.turns[1] for row in seen(sets[1:])] == [words(1), words(4)]  # the first of equal ones
+        assert [row.turns[1] for row in compared_rows(sets[1:])] == [words(1), words(4)]  # the first of equal ones
     rows = sets
     if form == "examples":
         rows = [Example.model_validate(to_example(s.model_dump(), 0, len(s.candidates))) for s in sets]
@@ -130,7 +130,7 @@ def enumerate_ids(*names):
     return [(str(k), name) for k, name in enumerate(names)]
 
 
-def test_damaged_rows_are_told_and_the_rest_goes_on(world):  # R3
+def test_damaged_rows_are_told_and_the_rest_goes_on(world):
     write_dataset(world / "rows", DUPLICATES)
     lines = (world / "rows" / "shard-00000.jsonl").read_bytes().splitlines(keepends=True)
     broken = [b'{"id": 1}\n', *lines[:4], lines[4][:80] + b"\n", *lines[5:]]  # the first line says nothing of the rest
@@ -144,7 +144,7 @@ def test_damaged_rows_are_told_and_the_rest_goes_on(world):  # R3
 
 
 def test_images_that_cannot_be_used_are_told_and_the_rest_goes_on(world):
-    """R4 and R5: each with its id and reason."""
+    """Each is dropped with its id and reason."""
     (world / "images" / "broken.png").write_bytes((world / "images" / "a.png").read_bytes()[:200])
     (world / "images" / "empty.png").write_bytes(b"")
     (world / "secret.png").write_bytes((world / "images" / "a.png").read_bytes())
@@ -160,7 +160,7 @@ def test_images_that_cannot_be_used_are_told_and_the_rest_goes_on(world):
     with pytest.raises(ValueError, match=r"6 of 8 rows cannot be used \(image_refused 3, .*max_dropped_share"):
         overlap(OverlapConfig(**config, image_folder=world / "images"))
     assert not (world / "strict").exists()
-    with pytest.raises(ValueError, match="give image_folder"):
+    with pytest.raises(ValueError, match="image_folder is missing"):
         overlap(OverlapConfig(**config))
     picture(9).save(world / "images" / "gone.png")  # mended: it is looked at again
     rows = found(world, rows, "mended", deduplicate={})
@@ -271,11 +271,15 @@ def test_a_benchmark_is_read_once(world):
     assert [len(r.hashes) for r in rows] == [1, 1, 1]
     assert read_benchmark(Benchmark(name="other", path=path), world / "cache", 1) == folder
     (world / "none").mkdir()
-    for name, message in (("x.xlsx", "none of: a .tsv"), ("gone.tsv", "is not there"), ("none", "holds no image")):
+    for name, message in (
+        ("x.xlsx", "is missing, or not a .tsv"),
+        ("gone.tsv", "is missing, or not"),
+        ("none", "contains no image"),
+    ):
         with pytest.raises(ValueError, match=message):
             read_benchmark(Benchmark(name="B", path=world / name), world / "cache", 1)
     (world / "C.tsv").write_text("a\tb\n1\t2\n")
-    with pytest.raises(ValueError, match="no column `index`"):
+    with pytest.raises(ValueError, match="the column `index` is missing"):
         read_benchmark(Benchmark(name="C", path=world / "C.tsv"), world / "cache", 1)
 
 
@@ -287,9 +291,9 @@ def test_users_files_and_mistakes(world):
     out = overlap(OverlapConfig(**config, out_dir=world / "out", deduplicate={}, max_dropped_share=0.5))
     assert [d.id for d in read_records(out, Dropped)] == ["same~2"]
     assert read_json(out / "manifest.json")["dropped"] == {"malformed_row": 1}
-    with pytest.raises(ValueError, match="belongs to another run"):  # R11
+    with pytest.raises(ValueError, match="belongs to another run"):
         overlap(OverlapConfig(**config, out_dir=world / "out", deduplicate={"image_distance": 3}))
-    with pytest.raises(ValueError, match="say what to look for"):
+    with pytest.raises(ValueError, match="deduplicate and decontaminate are both missing"):
         OverlapConfig(**config, out_dir=world / "out")
     with pytest.raises(ValueError, match="no such dataset folder"):
         open_rows(world / "gone", world / "cache")

@@ -42,7 +42,7 @@ def marks(row, name):
 
 
 def test_the_last_step_of_a_chain_is_compared_with_plain_texts(make):
-    description = "A red cup.\n\nIt stands alone."  # several paragraphs stay whole (D-C17)
+    description = "A red cup.\n\nIt stands alone."  # several paragraphs stay whole
     row = make.candidate_set("a", "captioning", [("cod", make.cod(description)), ("dd", f" {description}\n")])
     (scored,), seen = score_block(row)
     assert seen == [description, description] == marks(scored, "compared")
@@ -51,14 +51,14 @@ def test_the_last_step_of_a_chain_is_compared_with_plain_texts(make):
     assert marks(scored, "candidate") == list(row.candidates)
 
 
-def test_a_conclusion_keeps_its_paragraphs_and_loses_its_boilerplate(make):  # D-C17, D-C18
+def test_a_conclusion_keeps_its_paragraphs_and_loses_its_boilerplate(make):
     answers = [("cot", make.cot("The answer is red.\n\nIt is a cup.")), ("cot", make.cot("Red")), ("direct", "red.")]
     (scored,), seen = score_block(make.candidate_set("a", "reasoning", answers))
     assert seen == ["red.\n\nIt is a cup", "Red", "red"]
     assert marks(scored, "compared") == ["The answer is red.\n\nIt is a cup.", "Red", "red."]
 
 
-def test_a_style_without_steps_is_compared_whole_whatever_it_says(make):  # reference-spec 9.1
+def test_a_style_without_steps_is_compared_whole_whatever_it_says(make):
     chain = make.cod("A red cup.")
     (scored,), _ = score_block(make.candidate_set("a", "captioning", [("dd", chain), ("dd", "Step 5: a\n\nb")]))
     assert marks(scored, "compared") == [chain, "Step 5: a\n\nb"]
@@ -113,7 +113,7 @@ def test_what_cannot_be_compared_is_kept_in_the_record_and_excluded(make):
         assert marks(scored, name) == [1.0, None, None, 1.0, None]
 
 
-def test_every_row_is_scored_whatever_its_size(make):  # D-C19
+def test_every_row_is_scored_whatever_its_size(make):
     rows = [
         make.candidate_set("7", "reasoning", [("direct", w) for w in ("red", "red", "blue")]),
         make.candidate_set("seven", "reasoning", [("direct", "red")]),
@@ -156,7 +156,7 @@ def test_scores_do_not_depend_on_the_other_rows_of_the_block(make):
 
 
 def test_a_style_of_another_task_and_a_foreign_checkpoint_are_named(make):
-    with pytest.raises(ValueError, match="row a: 'dd' is no style of reasoning"):
+    with pytest.raises(ValueError, match="row a: 'dd' is not a style of reasoning"):
         row = make.candidate_set("a", "captioning", [("dd", "x")])
         query = row.query.model_copy(update={"task": "reasoning"})
         score_block(CandidateSet(id="a", query=query, candidates=row.candidates))
@@ -209,8 +209,8 @@ def test_the_step_with_minilm_prefers_the_caption_that_the_others_agree_with(tmp
     written = columns.read_bytes()
     columns.unlink()
     assert score(config) == tmp_path / "scored" and digest_path(tmp_path / "scored") == first
-    assert columns.read_bytes() == written  # R1: as after a kill between the shards and the columns
-    with pytest.raises(ValueError, match="belongs to another run"):  # R11
+    assert columns.read_bytes() == written  # as after a kill between the shards and the columns
+    with pytest.raises(ValueError, match="belongs to another run"):
         score(config.model_copy(update={"scorer": "both"}))
 
 
@@ -220,7 +220,7 @@ def test_answers_alone_need_no_encoder(tmp_path, make):
     encoder = EncoderConfig(name="no/such-encoder")
     config = ScoreConfig(input=tmp_path / "candidates", out_dir=tmp_path / "scored", scorer="answer", encoder=encoder)
     assert len(list(read_records(score(config), ScoredSet))) == 3
-    with pytest.raises(ValueError, match="scorer: answer embeds nothing: leave launch out"):
+    with pytest.raises(ValueError, match="launch is not used with scorer: answer"):
         ScoreConfig(input=tmp_path, out_dir=tmp_path, scorer="answer", launch={"on": "ray"})
 
 
@@ -238,7 +238,7 @@ def damaged(folder, make, seed):
 
 
 @pytest.mark.parametrize("runs", [1, 2])
-def test_rows_that_cannot_be_read_are_named_and_the_rest_goes_on(tmp_path, make, runs):  # R3
+def test_rows_that_cannot_be_read_are_named_and_the_rest_goes_on(tmp_path, make, runs):
     for run in range(runs):
         damaged(tmp_path / f"run-{run}", make, run)
     values = {"input": tmp_path / "run-*", "scorer": "answer", "block_size": 2}
@@ -274,7 +274,7 @@ module.score(ScoreConfig(input=folder / "in", out_dir=folder / "out", scorer="an
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_gives_the_same_bytes(tmp_path, make):  # R1
+def test_kill_9_at_any_moment_gives_the_same_bytes(tmp_path, make):
     rows = [make.candidate_set(str(i), "reasoning", [("direct", a) for a in ANSWERS]) for i in range(400)]
     write_dataset(tmp_path / "in", rows)
     killed_and_finished(KILLED, tmp_path, seed=0)

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sicog.curation.score.self_consistency import choose_each, draw, hashed, lower_half, self_consistency, votes
+from sicog.curation.score.self_consistency import (
+    choose_each,
+    draw_integer,
+    hash128,
+    lower_half_places,
+    self_consistency,
+    votes,
+)
 
 
 def plain(embeddings: np.ndarray, include_self: bool = True) -> list[float]:
@@ -79,7 +86,7 @@ def test_at_six_candidates_the_cuts_mean_the_published_agreement(score, agreemen
 
 
 @pytest.mark.parametrize(("score", "agreement"), [(0.90, 0.85), (0.85, 0.775), (0.80, 0.70)])
-def test_at_three_candidates_the_same_cuts_ask_for_less(score, agreement):  # D-C16
+def test_at_three_candidates_the_same_cuts_ask_for_less(score, agreement):
     found = self_consistency(alike(3, agreement), [3])
     assert found.score == pytest.approx([score] * 3, abs=1e-6)
     assert found.agreement == pytest.approx([agreement] * 3, abs=1e-6)
@@ -157,14 +164,14 @@ def test_the_choice_is_that_of_trying_every_candidate(sets):
 
 @given(st.lists(st.sampled_from([0.1, 0.5, 0.9]), max_size=8))
 def test_the_lower_half_leaves_the_chosen_one_out(scores):
-    lower = lower_half(scores)
+    lower = lower_half_places(scores)
     assert lower == sorted(range(len(scores)), key=lambda i: (scores[i], -i))[: len(scores) // 2]
     assert not scores or choose(scores) not in lower
 
 
 def test_draws_depend_on_seed_and_key_alone():
-    assert hashed(0, "a", "b") != hashed(0, "ab") and hashed(0, "a") != hashed(1, "a")
+    assert hash128(0, "a", "b") != hash128(0, "ab") and hash128(0, "a") != hash128(1, "a")
     random.seed(1)
-    first = [draw(10, 3, str(i)) for i in range(20)]
+    first = [draw_integer(10, 3, str(i)) for i in range(20)]
     random.seed(2)
-    assert first == [draw(10, 3, str(i)) for i in range(20)] and len(set(first)) > 5
+    assert first == [draw_integer(10, 3, str(i)) for i in range(20)] and len(set(first)) > 5

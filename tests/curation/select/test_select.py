@@ -35,7 +35,7 @@ def reasoning_row(make, row_id="q", scores=(0.9, 0.5, 0.4), votes=(2 / 3, 2 / 3,
     return make.scored_set(row_id, "reasoning", [(*t, s, v) for t, s, v in zip(texts, scores, votes, strict=True)])
 
 
-def test_a_kept_example_holds_the_prompt_of_its_style_and_the_full_text(tmp_path, make):  # D-C14, D-C22
+def test_a_kept_example_holds_the_prompt_of_its_style_and_the_full_text(tmp_path, make):
     chain = make.cod("A red cup.")
     rows = [
         make.scored_set("1", "captioning", [("dd", "A cup.", 0.7, None), ("cod", chain, 0.95, None)], extra={"url": 3}),
@@ -71,7 +71,7 @@ def of_agreement(make, row_id, agreement, k):
     return make.scored_set(row_id, "captioning", [("dd", f"{i}", best if i == 0 else 0.4, None) for i in range(k)])
 
 
-def test_a_threshold_asks_for_the_same_agreement_at_any_number_of_candidates(tmp_path, make):  # D-C16
+def test_a_threshold_asks_for_the_same_agreement_at_any_number_of_candidates(tmp_path, make):
     rows = [
         of_agreement(make, f"{k}:{agreement}", agreement, k)
         for k in (2, 3, 6, 9)
@@ -142,7 +142,7 @@ def test_every_drop_has_its_reason(tmp_path, make):
     assert dropped["shown"].detail == "as shown" and {d.step for d in dropped.values()} == {"select"}
     fewer, _, _ = run(tmp_path, rows, name="fewer", threshold=0.8, min_candidates=2, exclude=exclude)
     assert list(fewer) == ["kept", "two"]
-    with pytest.raises(ValueError, match="belongs to another run"):  # R11
+    with pytest.raises(ValueError, match="belongs to another run"):
         run(tmp_path, rows, name="fewer", threshold=0.8, min_candidates=2)
 
 
@@ -193,19 +193,19 @@ def test_by_vote_the_highest_vote_wins_then_the_score(tmp_path, make):
 
 def test_rows_need_the_marks_that_they_are_ranked_by(tmp_path, make):
     marks = [("direct", "red", 0.9, None), ("direct", "blue", 0.8, None), ("direct", "red", 0.7, None)]
-    with pytest.raises(ValueError, match="row q has no votes; score it with scorer: answer or both"):
+    with pytest.raises(ValueError, match="row q has no votes. Score it with scorer: answer or both"):
         run(tmp_path, [make.scored_set("q", "reasoning", marks)], by="vote", threshold=0.5)
     row = make.scored_set("q", "reasoning", marks)
     voted = tuple(c.model_copy(update={"score": None, "agreement": None, "vote": 1.0}) for c in row.candidates)
     write_dataset(tmp_path / "other" / "scored", [row.model_copy(update={"candidates": voted})])
-    with pytest.raises(ValueError, match="row q has no scores, .* use by: vote"):
+    with pytest.raises(ValueError, match="row q has no scores, .* Use by: vote"):
         run(tmp_path / "other", [], threshold=0.5)
     assert list(run(tmp_path / "other", [], name="vote", by="vote", threshold=1.0)[0]) == ["q"]
 
 
 def test_votes_need_a_task_with_short_answers(tmp_path, make):
     row = make.scored_set("1", "captioning", [("dd", "a", 0.9, None), ("dd", "b", 0.9, None)])
-    with pytest.raises(ValueError, match="row 1 has no votes: by: vote needs short answers, captioning has none"):
+    with pytest.raises(ValueError, match="row 1 has no votes, because captioning has no short answers"):
         run(tmp_path, [row], by="vote", threshold=0.5)
 
 
@@ -248,7 +248,7 @@ def test_rejected_comes_uniformly_from_the_lower_half_strictly_below(make):
     assert pair_of(make.scored_set("1", "captioning", [("dd", str(i), 0.9, None) for i in range(6)])) is None
 
 
-def test_a_pair_never_holds_the_same_text_or_the_same_answer(make):  # D-C15
+def test_a_pair_never_holds_the_same_text_or_the_same_answer(make):
     agreed = make.scored_set(
         "1",
         "reasoning",
@@ -267,7 +267,7 @@ def test_a_pair_never_holds_the_same_text_or_the_same_answer(make):  # D-C15
     assert pair_of(spaced) is None
 
 
-def test_rows_that_were_damaged_are_named_and_the_rest_goes_on(tmp_path, make):  # R3
+def test_rows_that_were_damaged_are_named_and_the_rest_goes_on(tmp_path, make):
     rows = [reasoning_row(make, str(i)) for i in range(8)]
     write_dataset(tmp_path / "scored", rows)
     shard = tmp_path / "scored" / "shard-00000.jsonl"
@@ -285,7 +285,7 @@ def test_rows_that_were_damaged_are_named_and_the_rest_goes_on(tmp_path, make): 
 @pytest.mark.parametrize("verb", ["select", "thresholds"])
 def test_a_folder_without_scored_sets_is_refused(tmp_path, make, verb):
     write_dataset(tmp_path / "sampled", [make.candidate_set(str(i), "captioning", [("dd", "a cup")]) for i in range(3)])
-    with pytest.raises(ValueError, match=r"sampled holds no scored sets \(shard-00000.jsonl:1 is not a ScoredSet"):
+    with pytest.raises(ValueError, match=r"sampled contains no scored sets \(shard-00000.jsonl:1 is not a ScoredSet"):
         if verb == "select":
             select(SelectConfig(input=tmp_path / "sampled", out_dir=tmp_path / "out", threshold=0.5))
         else:
@@ -293,7 +293,7 @@ def test_a_folder_without_scored_sets_is_refused(tmp_path, make, verb):
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_that_are_damaged_after_their_scores_were_read(tmp_path, make):  # R3
+def test_rows_that_are_damaged_after_their_scores_were_read(tmp_path, make):
     """A manifest with digests vouches for the shards, so the columns of scores stay; the lines are looked at again."""
     rows = [reasoning_row(make, str(i)) for i in range(6)]
     write_dataset(tmp_path / "scored", rows)
@@ -327,7 +327,7 @@ module.select(config)
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_gives_the_same_bytes(tmp_path, make):  # R1
+def test_kill_9_at_any_moment_gives_the_same_bytes(tmp_path, make):
     rows = [reasoning_row(make, f"{i}", scores=(0.5 + i % 50 / 100, 0.5, 0.4)) for i in range(400)]
     write_dataset(tmp_path / "scored", rows)
     killed_and_finished(KILLED, tmp_path, seed=1)
@@ -384,7 +384,7 @@ def test_both_styles_of_a_kept_chain(tmp_path, make):
 def test_the_control_cannot_keep_more_rows_than_there_are(tmp_path, make):
     row = make.scored_set("1", "captioning", [("dd", "a", 0.9, None), ("dd", "b", 0.8, None)])
     write_dataset(tmp_path / "more", [Example(id=str(i), turns=({"role": "user", "text": ""}, _said())) for i in "ab"])
-    with pytest.raises(ValueError, match="holds 2 rows, but only 1"):
+    with pytest.raises(ValueError, match="has 2 rows, but only 1"):
         run(tmp_path, [row], choose="random", keep_rows_of=tmp_path / "more")
 
 
@@ -396,7 +396,7 @@ def test_a_threshold_file_is_for_one_task_encoder_and_ranking(tmp_path, make):
     rows, file = [reasoning_row(make)], tmp_path / "threshold.json"
     write_json(file, {"threshold": 0.95, "by": "score", "task": "reasoning", "encoder": "test"})
     assert "q" in run(tmp_path, rows, threshold_file=file)[1]
-    with pytest.raises(ValueError, match="is for by: score, the config has vote"):
+    with pytest.raises(ValueError, match="is for by: score, but the config has vote"):
         run(tmp_path, rows, name="a", threshold_file=file, by="vote")
     write_json(file, {"threshold": 0.95, "by": "score", "task": "captioning", "encoder": "test"})
     with pytest.raises(ValueError, match="row q is of task reasoning, but the threshold was found for captioning"):
@@ -406,12 +406,12 @@ def test_a_threshold_file_is_for_one_task_encoder_and_ranking(tmp_path, make):
         run(tmp_path, rows, name="c", threshold_file=file)
     swept = {"threshold": 0.95, "by": "score", "styles": ["cot"], "min_candidates": 3}
     write_json(file, swept)
-    with pytest.raises(ValueError, match=r"is for styles: \['cot'\], the config has None"):
+    with pytest.raises(ValueError, match=r"is for styles: \['cot'\], but the config has None"):
         run(tmp_path, rows, name="c", threshold_file=file)
-    with pytest.raises(ValueError, match="is for min_candidates: 3, the config has 2"):
+    with pytest.raises(ValueError, match="is for min_candidates: 3, but the config has 2"):
         run(tmp_path, rows, name="c", threshold_file=file, styles=("cot",))
     write_json(file, {"cut": 0.95})
-    with pytest.raises(ValueError, match="holds no number under 'threshold'"):
+    with pytest.raises(ValueError, match="has no number under 'threshold'"):
         run(tmp_path, rows, name="d", threshold_file=file)
 
 

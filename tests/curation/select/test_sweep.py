@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sicog.curation.select.select import SelectConfig, select
 from sicog.curation.select.sweep import SweepConfig, set_truth, sweep, sweep_scored
-from sicog.curation.select.threshold import Threshold, agreement_of, stated
+from sicog.curation.select.threshold import Threshold, agreement_of, threshold_at
 from sicog.stages.storage import count_rows, read_json, write_dataset
 
 
@@ -52,7 +52,7 @@ def test_the_choice_is_that_of_trying_every_cut(rows, bounds):
 
 
 def test_mistakes_are_sentences(tmp_path):
-    with pytest.raises(ValueError, match="needs rows"):
+    with pytest.raises(ValueError, match="needs one value and one truth per row"):
         sweep([], [])
     with pytest.raises(ValueError, match="not a number"):
         sweep([0.5], [float("nan")])
@@ -125,7 +125,7 @@ def test_select_keeps_what_each_line_of_the_table_says(tmp_path, make, by, thres
 def test_a_cut_of_votes_is_the_share_of_others_that_agree():
     """Two of three answers are equal: half of the others agree, whatever K the threshold is stated for."""
     assert agreement_of(2 / 3, 3) == 0.5 == agreement_of(round(2 / 3, 9), 3) == agreement_of(0.6, 5)
-    assert stated(0.5, 3) == pytest.approx(2 / 3, abs=1e-9) and agreement_of(stated(0.5, 6), 6) == 0.5
+    assert threshold_at(0.5, 3) == pytest.approx(2 / 3, abs=1e-9) and agreement_of(threshold_at(0.5, 6), 6) == 0.5
     assert Threshold(0.85).agreement == 0.775 and Threshold(0.85, 6).agreement == 0.82
 
 
@@ -136,7 +136,7 @@ def test_rows_of_two_encoders_are_refused(tmp_path, make):
         sweep_scored(SweepConfig(input=tmp_path / "dev", out_dir=tmp_path / "sweep"), is_red)
 
 
-def test_damaged_rows_decide_nothing(tmp_path, make):  # R3
+def test_damaged_rows_decide_nothing(tmp_path, make):
     write_dataset(tmp_path / "dev", rows_of(make))
     shard = tmp_path / "dev" / "shard-00000.jsonl"
     lines = shard.read_bytes().splitlines(keepends=True)

@@ -60,7 +60,7 @@ def test_the_command_prints_and_writes_the_table(tmp_path, make):
     assert "60 rows; at no threshold: none" in done.output and "mean score at 3" in done.output and "cot" in done.output
     assert [line["threshold"] for line in read_json(tmp_path / "table.json")["table"]] == [0.6, 0.8]
     write_dataset(tmp_path / "empty", [])
-    with pytest.raises(ValueError, match="empty holds no rows"):
+    with pytest.raises(ValueError, match="empty has no rows"):
         table(ThresholdsConfig(input=tmp_path / "empty"))
 
 
@@ -70,7 +70,7 @@ def test_a_cut_that_no_score_can_be_is_refused(cuts):
         ThresholdsConfig(input="x", cuts=cuts)
 
 
-def test_what_another_program_calls_a_reason_is_text(tmp_path, make):  # R13
+def test_what_another_program_calls_a_reason_is_text(tmp_path, make):
     write_dataset(tmp_path / "scored", rows_of(make, 9))
     write_dataset(tmp_path / "out", [Dropped(id="5", step="x", reason="[/b] <script>")])
     done = CliRunner().invoke(app, ["thresholds", f"input={tmp_path / 'scored'}", f"exclude={tmp_path / 'out'}"])

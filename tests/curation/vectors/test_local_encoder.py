@@ -43,7 +43,7 @@ def test_an_unknown_encoder_is_a_sentence(name, sentence):
 
 
 def test_a_folder_without_an_encoder_is_a_sentence(tmp_path):
-    with pytest.raises(ValueError, match="holds no sentence encoder"):
+    with pytest.raises(ValueError, match="is not a sentence encoder"):
         encoder_folder(str(tmp_path))
 
 

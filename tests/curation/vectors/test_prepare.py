@@ -1,4 +1,4 @@
-"""Each distinct text is embedded once: per run, per cache, over workers, restarts and machines (P10, R1, R3, R11)."""
+"""Each distinct text is embedded once: per run, per cache, over workers, restarts and machines."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_a_process_killed_at_its_end_left_is_removed_by_the_next_start(tmp_
     assert not left.parent.exists()
 
 
-def test_three_workers_embed_each_distinct_text_once_and_give_the_bytes_of_one(tmp_path, encoder, config):  # D-C21
+def test_three_workers_embed_each_distinct_text_once_and_give_the_bytes_of_one(tmp_path, encoder, config):
     out = score.score(config(workers=3))
     assert encoder.encoded() == dict.fromkeys(DISTINCT, 1)
     assert len(stored(tmp_path)) == len(set(stored(tmp_path))) == len(DISTINCT)
@@ -100,7 +100,7 @@ def test_what_is_frequent_late_in_the_input_is_still_embedded_once(encoder, conf
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_a_worker_that_dies_costs_its_part_alone_and_changes_no_byte(tmp_path, encoder, config, workers):  # R1
+def test_a_worker_that_dies_costs_its_part_alone_and_changes_no_byte(tmp_path, encoder, config, workers):
     encoder.dies_at = "red cup 20"
     with pytest.raises(RuntimeError, match="a worker process died"):
         score.score(config(workers=workers))
@@ -114,7 +114,7 @@ def test_a_worker_that_dies_costs_its_part_alone_and_changes_no_byte(tmp_path, e
 
 
 @pytest.mark.parametrize("where", ["planning", "between parts", "scoring"])
-def test_stopped_anywhere_it_goes_on_and_gives_the_same_bytes(encoder, config, monkeypatch, where):  # R1
+def test_stopped_anywhere_it_goes_on_and_gives_the_same_bytes(encoder, config, monkeypatch, where):
     expected = files(score.score(config("undisturbed", "another cache")))
     (encoder.folder / "encoded.jsonl").unlink()
     calls = []
@@ -134,13 +134,13 @@ def test_stopped_anywhere_it_goes_on_and_gives_the_same_bytes(encoder, config, m
         elif where == "between parts":
             patch.setattr(RecordingEncoder, "encode", stopped(RecordingEncoder.encode, 2))
         else:
-            patch.setattr(score.ScoreSets, "_scored", stopped(score.ScoreSets._scored, N_ROWS + 9))
+            patch.setattr(score.ScoreSets, "_scored_set", stopped(score.ScoreSets._scored_set, N_ROWS + 9))
         score.score(config())
     out = score.score(config(workers=2) if where == "between parts" else config())
     assert files(out) == expected and encoder.encoded() == dict.fromkeys(DISTINCT, 1)
 
 
-def test_a_broken_row_is_dropped_by_name_and_the_rest_goes_on(tmp_path, encoder, config):  # R3
+def test_a_broken_row_is_dropped_by_name_and_the_rest_goes_on(tmp_path, encoder, config):
     shard = tmp_path / "sets" / "shard-00002.jsonl"
     lines = shard.read_bytes().splitlines(keepends=True)
     for broken in (lines[2][:50] + b"\n", lines[2].replace(b"candidates", b"candidate5"), b"\xff" + lines[2]):
@@ -153,7 +153,7 @@ def test_a_broken_row_is_dropped_by_name_and_the_rest_goes_on(tmp_path, encoder,
     assert len(list(read_records(score.score(config()), ScoredSet))) == N_ROWS
 
 
-def test_the_folder_of_another_config_is_refused_before_anything_is_embedded(tmp_path, encoder, config):  # R11
+def test_the_folder_of_another_config_is_refused_before_anything_is_embedded(tmp_path, encoder, config):
     first = config(include_self=False) if "include_self" in ScoreConfig.model_fields else config(block_size=8)
     before = files(score.score(first))
     encoder.folder = tmp_path / "other"
@@ -169,7 +169,7 @@ def test_the_folder_of_another_config_is_refused_before_anything_is_embedded(tmp
 
 
 @pytest.mark.parametrize("full", ["plan", "cache"])
-def test_a_full_disk_is_a_sentence_and_the_next_try_goes_on(tmp_path, encoder, config, monkeypatch, full):  # R11
+def test_a_full_disk_is_a_sentence_and_the_next_try_goes_on(tmp_path, encoder, config, monkeypatch, full):
     real, saved = np.save, []
 
     def save(path, values):
@@ -191,14 +191,14 @@ def test_a_full_disk_is_a_sentence_and_the_next_try_goes_on(tmp_path, encoder, c
     assert len(done) in (0, PART, 2 * PART, 3 * PART)
 
 
-def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path, encoder, config):  # R11
+def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path, encoder, config):
     (tmp_path / "cache").touch()
     with pytest.raises(ValueError, match="cannot be written .*cache_dir"):
         score.score(config())
 
 
 def test_vectors_are_normalised_and_one_that_cannot_be_is_named_by_its_text(tmp_path, encoder, config, monkeypatch):
-    score.score(config())  # D-C20: the encoder's own are of any length
+    score.score(config())  # the encoder's own limit may have any length
     cache = VectorCache(tmp_path / "cache" / "vectors" / "words")
     for name in cache.names():
         assert np.linalg.norm(cache.vectors(name), axis=1) == pytest.approx(1, abs=1e-6)
@@ -220,7 +220,7 @@ def test_cut_texts_are_counted_also_when_their_vectors_are_old(tmp_path, encoder
     for out in ("first", "second"):
         with caplog.at_level(logging.WARNING):
             score.score(config(out, input=tmp_path / "long"))
-        assert "1 of 3 texts are longer than the limit of encoder words" in caplog.text
+        assert "1 of 3 texts exceed the limit of encoder words" in caplog.text
         caplog.clear()
 
 
@@ -236,10 +236,10 @@ def test_vectors_that_are_gone_and_an_input_that_changed_are_sentences(tmp_path,
         score.score(config())
     cache = VectorCache(tmp_path / "cache" / "vectors" / "words")
     plan = embed.Plan(tmp_path / "out" / ".embedding" / "plan")
-    with pytest.raises(ValueError, match="'a new text' was not there when texts were embedded"):
+    with pytest.raises(ValueError, match="'a new text' has no vector: the input has changed"):
         embed.StoredVectors(plan, cache, "words").embed(["dog", "a new text"])
     (cache.folder / cache.names()[0]).rename(tmp_path / "gone")
-    with pytest.raises(ValueError, match="are gone.*remove its hidden folder .embedding"):
+    with pytest.raises(ValueError, match="are missing.*Remove its hidden folder .embedding"):
         score.score(config())
 
 
@@ -252,7 +252,7 @@ def test_a_few_texts_are_embedded_outside_of_a_run(encoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_slurm_array_embeds_and_its_last_job_scores_and_selects(tmp_path, encoder, config, monkeypatch):  # R1
+def test_a_slurm_array_embeds_and_its_last_job_scores_and_selects(tmp_path, encoder, config, monkeypatch):
     pytest.importorskip("datatrove")
     monkeypatch.setenv("PATH", install(tmp_path / "slurm"))
     tests = str(Path(__file__).parents[2])

@@ -69,7 +69,7 @@ FAULTS = [("status", 429), ("status", 500), ("cut", None), ("malformed", None), 
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
-def test_what_goes_wrong_once_is_asked_again(encoder, endpoint, fault):  # R12
+def test_what_goes_wrong_once_is_asked_again(encoder, endpoint, fault):
     if fault[0] == "error_in_body":
         fault = ("raw", '{"error": {"message": "overloaded"}}')
     endpoint.faults[:] = [fault, fault]
@@ -78,10 +78,10 @@ def test_what_goes_wrong_once_is_asked_again(encoder, endpoint, fault):  # R12
 
 BAD = {
     "one too few": (lambda data: data[:-1], "gave vectors .* for 3 texts"),
-    "another order": (lambda data: [{**d, "index": 2 - d["index"]} for d in data], "once each and in order"),
+    "another order": (lambda data: [{**d, "index": 2 - d["index"]} for d in data], "expected one per text, in order"),
     "widths": (lambda data: [data[0], {**data[1], "embedding": [1.0]}, data[2]], "vectors of different lengths"),
-    "not numbers": (lambda data: [{**d, "embedding": ["x", "y"]} for d in data], "no finite number"),
-    "not finite": (lambda data: [{**d, "embedding": [1e99, 1.0]} for d in data], "no finite number"),
+    "not numbers": (lambda data: [{**d, "embedding": ["x", "y"]} for d in data], "not finite numbers"),
+    "not finite": (lambda data: [{**d, "embedding": [1e99, 1.0]} for d in data], "not finite numbers"),
 }
 
 
@@ -120,7 +120,7 @@ def test_the_budget_holds_and_a_missing_key_is_named_before_anything_is_asked(en
         encoder()
 
 
-def test_a_run_scores_by_an_endpoint_and_the_key_is_nowhere(endpoint, tmp_path, make, capfd):  # R12
+def test_a_run_scores_by_an_endpoint_and_the_key_is_nowhere(endpoint, tmp_path, make, capfd):
     texts = ["a cup", "a red cup", f"a {KEY} cup"]
     rows = [make.candidate_set("a", "captioning", [("dd", t) for t in texts[:2]])]
     write_dataset(tmp_path / "sets", rows)

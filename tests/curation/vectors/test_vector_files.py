@@ -61,16 +61,19 @@ def test_every_form_gives_unit_vectors_in_the_order_asked_for(tmp_path, form):
 @pytest.mark.parametrize(
     ("write", "sentence"),
     [
-        (lambda p: npz(p / "v.npz"), "neither as `texts` nor as `digests`"),
-        (lambda p: npz(p / "v.npz", digests=np.array(["12"] * 3)), "does not hold SHA-256 digests in hex"),
-        (lambda p: npz(p / "v.npz", texts=np.array(TEXTS[:2])), "differ in number"),
-        (lambda p: npz(p / "v.npz", texts=np.array([*TEXTS[:2], TEXTS[0]])), "row 2 .* has a text that another row"),
+        (lambda p: npz(p / "v.npz"), "`texts` and `digests` are both missing"),
+        (lambda p: npz(p / "v.npz", digests=np.array(["12"] * 3)), "must have SHA-256 digests in hex"),
+        (lambda p: npz(p / "v.npz", texts=np.array(TEXTS[:2])), "the numbers of texts and vectors differ"),
+        (
+            lambda p: npz(p / "v.npz", texts=np.array([*TEXTS[:2], TEXTS[0]])),
+            "row 2 .* has the same text as another row",
+        ),
         (lambda p: npz(p / "v.npz", texts=np.array(TEXTS), vectors=VECTORS * [[0], [1], [1]]), "row 0 of .* length 0"),
-        (lambda p: npz(p / "v.npz", texts=np.array(TEXTS), vectors=VECTORS[0]), "no array `vectors`"),
-        (lambda p: parquet(p / "v.parquet", [[1.0], [1.0, 2.0], [3.0]], text=TEXTS), "differ in their length"),
-        (lambda p: parquet(p / "v.parquet", text=[None, *TEXTS[1:]]), "does not hold texts in every row"),
+        (lambda p: npz(p / "v.npz", texts=np.array(TEXTS), vectors=VECTORS[0]), "the array `vectors` of shape"),
+        (lambda p: parquet(p / "v.parquet", [[1.0], [1.0, 2.0], [3.0]], text=TEXTS), "vectors have different lengths"),
+        (lambda p: parquet(p / "v.parquet", text=[None, *TEXTS[1:]]), "must have texts in every row"),
         (lambda p: (p / "v.npz").write_bytes(b"nothing"), "cannot be read as .npz"),
-        (lambda p: (p / "v.txt").write_text("1 2 3"), "no .parquet or .npz file"),
+        (lambda p: (p / "v.txt").write_text("1 2 3"), "is not a .parquet or .npz file"),
     ],
 )
 def test_files_that_do_not_fit_are_a_sentence_and_leave_nothing(tmp_path, write, sentence):
@@ -87,9 +90,9 @@ def test_scores_from_a_file_and_a_list_of_what_it_lacks(tmp_path, make):
     path = npz(tmp_path / "v.npz", texts=np.array(TEXTS[1:]), vectors=VECTORS[1:])
     values = {"input": tmp_path / "sets", "out_dir": tmp_path / "out", "cache_dir": tmp_path / "cache"}
     config = ScoreConfig(encoder=EncoderConfig(kind="file", path=path), **values)
-    with pytest.raises(ValueError, match="no vectors for 1 texts, such as 'a red cup'; all of them are in") as error:
+    with pytest.raises(ValueError, match="no vectors for 1 texts, such as 'a red cup'. Embed the texts in") as error:
         score(config)
-    listed = str(error.value).split("are in ")[1].split(":")[0]
+    listed = str(error.value).split("the texts in ")[1].split(" and add")[0]
     assert [json.loads(line) for line in Path(listed).read_text().splitlines()] == [{"text": "a red cup"}]
     assert not (tmp_path / "out").exists()  # so that the same command goes on when the vectors are there
     npz(path, texts=np.array(TEXTS))

@@ -111,7 +111,7 @@ def test_images_stand_where_the_message_has_them(adapter):
     message = [{"type": kind, "value": value} for kind, value in parts]
     prompt = adapter.SicogModel("somewhere", {})._prompt(message, "docs")
     assert (prompt.images, prompt.text, prompt.images_at) == (("a.png", "b.png"), "Before\nafter", (0, 6))
-    with pytest.raises(ValueError, match="a part of type 'video'"):
+    with pytest.raises(ValueError, match="unknown message part of type 'video'"):
         adapter.SicogModel("somewhere", {})._prompt([{"type": "video", "value": "x"}], "docs")
 
 
@@ -129,5 +129,5 @@ def test_greedy_answers_are_those_of_one_at_a_time(tiny_dir, tmp_path):
     with pytest.raises(ValueError, match="0.png"):
         answering(prompts)
     long = Prompt((), "words " * 3000, (), 6)
-    with pytest.raises(ValueError, match="tokens, and the model holds 2048"):
+    with pytest.raises(ValueError, match="tokens, but prompt and answer must fit into 2048"):
         answering([long])

@@ -15,7 +15,7 @@ from tiny import tiny_checkpoint
 
 from sicog.evaluation.config import EvalConfig
 from sicog.evaluation.kit import evaluate as run
-from sicog.evaluation.kit.evaluate import evaluate, imported
+from sicog.evaluation.kit.evaluate import evaluate, imported_checkpoint
 from sicog.evaluation.kit.work_folder import fresh_scores, work_folder
 from sicog.runs.recipe import load_recipe
 from sicog.stages.storage import read_json
@@ -128,17 +128,17 @@ def test_what_needs_a_judge_is_answered_and_scored_when_one_is_named(tmp_path, t
 
 def test_a_kit_that_breaks_down_shows_the_end_of_its_log(tmp_path, tiny_dir, tables, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # no kit at all
-    with pytest.raises(ValueError, match=r"(?s)the kit ended with exit code 1.*No module named 'vlmeval'"):
+    with pytest.raises(ValueError, match=r"(?s)the kit failed with exit code 1.*No module named 'vlmeval'"):
         evaluate(config(tmp_path, tiny_dir, suite=str(tables)))
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"python": Path("/nowhere/python")}, "is no Python: .* `make eval-env` sets it up"),
-        ({"kit": Path("/nowhere")}, "is no checkout of VLMEvalKit"),
-        ({"checkpoint": Path("/nowhere")}, "holds no config.json"),
-        ({"devices": 2}, "devices=2, but this machine shows 0 GPUs"),
+        ({"python": Path("/nowhere/python")}, "needs its own Python environment. Run `make eval-env`"),
+        ({"kit": Path("/nowhere")}, "is not a checkout of VLMEvalKit"),
+        ({"checkpoint": Path("/nowhere")}, "config.json is missing"),
+        ({"devices": 2}, "devices=2, but this machine has 0 GPUs"),
     ],
 )
 def test_a_mistake_is_told_before_anything_runs(tmp_path, tiny_dir, tables, values, sentence):
@@ -151,7 +151,12 @@ def test_several_gpus_are_several_processes(tmp_path, tiny_dir, tables, monkeypa
     commands = []
     monkeypatch.setattr(run, "gpus", lambda: ["0", "1", "2"])
     monkeypatch.setattr(run.subprocess, "run", lambda command, **_: commands.append(command) or Failed)
-    for devices, sentence in ((None, "exit code 9"), (2, "exit code 9"), (1, "exit code 9"), (4, "shows 3 GPUs")):
+    for devices, sentence in (
+        (None, "exit code 9"),
+        (2, "exit code 9"),
+        (1, "exit code 9"),
+        (4, "this machine has 3 GPUs"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             evaluate(config(tmp_path, tiny_dir, suite=str(tables), devices=devices, device="auto"))
     launchers = [command[1:-3] for command in commands]
@@ -178,9 +183,9 @@ def test_a_checkpoint_of_the_original_is_imported_first(tmp_path, tables):
     ours = tiny_checkpoint(tmp_path / "ours", query_grid=8)
     vision = str(ours / "parts" / "vision")
     theirs = export_checkpoint(ours, tmp_path / "llava-qwen", vision_tower=vision)
-    with pytest.raises(ValueError, match="it is in LLaVA's layout: say format=llava"):
+    with pytest.raises(ValueError, match="It is in LLaVA's layout: set format=llava"):
         evaluate(config(tmp_path, theirs, suite=str(tables)))
     given = config(tmp_path, theirs, format="llava", vision_tower=vision)
-    taken_in = imported(given)
+    taken_in = imported_checkpoint(given)
     assert read_json(taken_in / "config.json")["model_type"] == "sicog"
-    assert imported(given) == taken_in  # once
+    assert imported_checkpoint(given) == taken_in  # once

@@ -8,7 +8,7 @@ import pytest
 from evaluation.stand_ins import CHOICES, paper_tables, picture, write_tsv
 
 from sicog.evaluation.kit import question_tables as kit_tables
-from sicog.evaluation.kit.question_tables import ANSWERS, data_root, table_file, unpack
+from sicog.evaluation.kit.question_tables import ANSWERS, data_root, table_file, unpack_table
 from sicog.evaluation.kit.result_files import read_table
 from sicog.evaluation.sampled.suites import SampledConfig, sampled_evaluation
 from sicog.evaluation.suite import OFFLINE, Benchmark, load_suite
@@ -24,7 +24,7 @@ def queries_of(tmp_path, rows, *, dataset="DocVQA_VAL", form="document", family=
     """The queries by id, each one's group, and how many rows are left out."""
     benchmark = Benchmark(name="docs", dataset=dataset, form=form, family=family)
     write_tsv(tmp_path / f"{dataset}.tsv", rows, drawn=False)
-    questions, n_bare = unpack(benchmark, table_file(benchmark, tmp_path), tmp_path, tmp_path / "out")
+    questions, n_bare = unpack_table(benchmark, table_file(benchmark, tmp_path), tmp_path, tmp_path / "out")
     groups = {row["index"]: row["group"] for row in read_table(tmp_path / "out" / ANSWERS)}
     return {q.id: q for q in read_records(questions, Query)}, groups, n_bare
 
@@ -34,7 +34,7 @@ def test_the_paper_s_data_sets_are_asked_as_the_kit_is(tmp_path):
     for benchmark in (b for b in load_suite("paper").benchmarks if b.form in OFFLINE):
         write_tsv(tmp_path / f"{benchmark.dataset}.tsv", paper_tables()[benchmark.dataset])
         folder = tmp_path / "out" / benchmark.name
-        questions, n_bare = unpack(benchmark, table_file(benchmark, tmp_path), tmp_path, folder)
+        questions, n_bare = unpack_table(benchmark, table_file(benchmark, tmp_path), tmp_path, folder)
         asked[benchmark.name] = list(read_records(questions, Query))
         rows = read_table(folder / ANSWERS)
         assert n_bare == 0 and [row["index"] for row in rows] == [q.id for q in asked[benchmark.name]]
@@ -89,7 +89,7 @@ def test_a_large_table_is_the_one_that_names_files(tmp_path, monkeypatch):
     for name in ("/etc/hosts", "../../DocVQA_VAL.tsv"):
         write_tsv(tmp_path / "DocVQA_VAL_local.tsv", [one(7, image_path=name)], drawn=False)
         with pytest.raises(ValueError, match=r"DocVQA_VAL_local.tsv, index 7: "):
-            unpack(
+            unpack_table(
                 Benchmark(name="docs", dataset="DocVQA_VAL", form="document", family="docvqa"),
                 tmp_path / "DocVQA_VAL_local.tsv",
                 tmp_path,
@@ -100,12 +100,12 @@ def test_a_large_table_is_the_one_that_names_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ([{"index": 0, "question": "?", "image": picture()}], "DocVQA_VAL.tsv has no column 'answer'"),
-        ([one(0)], "has no column 'image or image_path'"),
+        ([{"index": 0, "question": "?", "image": picture()}], "DocVQA_VAL.tsv: the column 'answer' is missing"),
+        ([one(0)], "the column 'image or image_path' is missing"),
         ([one(0, image=picture()), one(1, image=picture()) | {"answer": ""}], "DocVQA_VAL.tsv:3: answer is empty"),
-        ([one(0, image=picture()), one(0, image=picture())], "index 0: this index comes twice"),
-        ([one(0, image="9")], "index 0: '9' is neither a picture nor the index of a row with one"),
-        ([one(0, image="0")], "index 0: '0' is neither a picture"),
+        ([one(0, image=picture()), one(0, image=picture())], "index 0: the index occurs twice"),
+        ([one(0, image="9")], "index 0: '9' is neither an image nor the index of a row with an image"),
+        ([one(0, image="0")], "index 0: '0' is neither an image"),
         ([one(0, image="x" * 65)], "index 0: its picture is not in base64"),
         ([one(0, image="x" * 68)], "index 0: its picture cannot be opened"),
         ([one(0, image="[" + "x" * 68 + "]")], "index 0: its pictures are not a list of texts"),
@@ -139,8 +139,8 @@ def test_what_cannot_be_asked_is_said_before_a_model_is_loaded(tmp_path):
             )
         )
 
-    missing = re.escape(f"'POPE': {tmp_path / 'POPE.tsv'} does not exist; run `sicog eval` without --samples once")
+    missing = re.escape(f"'POPE': {tmp_path / 'POPE.tsv'} is missing. Run `sicog eval` once without --samples")
     with pytest.raises(ValueError, match=missing):
         asked(only=("POPE",))
-    with pytest.raises(ValueError, match="only a judge model can score MMVet, and samples are scored as strings"):
+    with pytest.raises(ValueError, match="only a judge model can score MMVet, but samples are scored as strings"):
         asked(only=("MME", "MMVet"))

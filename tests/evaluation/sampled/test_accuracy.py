@@ -71,7 +71,7 @@ def test_curves_and_the_probe(values, tmp_path, capfd):
     assert points["direct", "vote", 4] == 50  # red and blue are as frequent; red came first
     assert points["cot", "vote", 4] == 50
     assert [(u["style"], u["share"]) for u in found["unread"]] == [("direct", 25), ("cot", 0)]
-    assert "base, direct: 25.0 % of the samples are cut off" in capfd.readouterr().err
+    assert "base, direct: 25.0 % of the samples are truncated" in capfd.readouterr().err
     (probe,) = found["probe"]
     assert (probe["unlocked"], probe["lost"]) == (25, 0)
     assert [gap["value"] for gap in probe["gap"]][-1] == 25
@@ -104,7 +104,7 @@ def test_a_line_of_one_question_has_no_interval(tmp_path, values, answers):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"ks": (8,)}, "8 samples were asked for, but some question of a curve has only 4"),
+        ({"ks": (8,)}, "8 is larger than 4, the number of samples of some question"),
         ({"form": "essay"}, "form"),
         ({"select": ("best",)}, "select"),
     ],
@@ -119,9 +119,9 @@ def test_questions_must_be_those_of_the_table(values, tmp_path, answers):
     with pytest.raises(ValueError, match="question 'd' is not in the table of answers"):
         eval_samples(EvalSamplesConfig(**values))
     write_tsv(answers, [{"index": i, "question": "?", "answer": "red"} for i in "abcde"])
-    with pytest.raises(ValueError, match="1 questions have no sample of style 'direct', the first 'e'"):
+    with pytest.raises(ValueError, match="1 questions have no sample of style 'direct', first 'e'"):
         eval_samples(EvalSamplesConfig(**{**values, "out_dir": tmp_path / "other"}))
-    with pytest.raises(ValueError, match="select=greedy needs the run at temperature 0 of each curve; 'base' has none"):
+    with pytest.raises(ValueError, match="the greedy run of curve 'base' is missing"):
         EvalSamplesConfig(**{**values, "curves": [{**values["curves"][0], "greedy": None}]})
 
 
@@ -156,7 +156,7 @@ def test_the_command_samples_and_measures_two_checkpoints(tiny_dir, tmp_path):
     for _ in range(2):
         done = CliRunner().invoke(app, list(map(str, command)))
         assert done.exit_code == 0, done.output
-        assert "MMVet: skipped; only a judge model can score" in done.output
+        assert "MMVet: skipped, because only a judge model can score" in done.output
         assert "MME: our own scores of each answer's string, not the kit's figure" in done.output
         times.append([p.stat().st_mtime_ns for p in sorted(tmp_path.glob("out/*/*/shard-*.jsonl"))])
     assert times[0] == times[1]

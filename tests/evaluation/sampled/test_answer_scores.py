@@ -2,7 +2,7 @@
 
 import pytest
 
-from sicog.evaluation.sampled.answer_scores import accepted_answers, levenshtein, score_answer
+from sicog.evaluation.sampled.answer_scores import accepted_answers, levenshtein_distance, score_answer
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_score(form, prediction, answers, score):
 
 
 def test_a_form_without_a_scorer_is_refused():
-    with pytest.raises(ValueError, match="form 'open' has no offline scorer; those that have one: short, document"):
+    with pytest.raises(ValueError, match="form 'open' has no offline scorer. Use one of: short, document"):
         score_answer("open", "a", ["a"])
 
 
@@ -49,4 +49,4 @@ def test_a_cell_may_list_answers_and_is_never_run():
 
 @pytest.mark.parametrize(("one", "other", "n"), [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "abc", 0)])
 def test_levenshtein(one, other, n):
-    assert levenshtein(one, other) == levenshtein(other, one) == n
+    assert levenshtein_distance(one, other) == levenshtein_distance(other, one) == n

@@ -23,7 +23,7 @@ from sicog.mini.render import render_scene
 from sicog.mini.scene import COLOURS, LABELLED, SHAPES, Scene, Thing, draw_scene
 from sicog.mini.text import cod_caption
 from sicog.mini.tokenizer import SPECIAL_TOKENS, train_tokenizer
-from sicog.mini.truth import QuestionTruth, chance
+from sicog.mini.truth import QuestionTruth, chance_accuracy
 from sicog.mini.write_world import LABELLED_SPLITS, MiniDataConfig, draw_split
 from sicog.model.checkpoints import load_parts
 from sicog.model.layout import count_features
@@ -163,7 +163,7 @@ def test_shipped_language_model_reads_cells_and_reasons(model_and_processor):
 
 
 def test_chance_knows_the_form_of_the_question_alone():
-    found = chance(
+    found = chance_accuracy(
         [("exist", "exist", "yes"), ("exist", "exist", "no"), ("exist", "exist", "no")]
         + [("attribute", "size", "large")] * 3
         + [("attribute", "color", "red"), ("attribute", "color", "blue")]

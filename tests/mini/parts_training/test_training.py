@@ -57,14 +57,14 @@ def test_a_part_is_trained_again_when_it_is_of_another_config_or_not_whole(tmp_p
     config = tiny(tmp_path)
     (tmp_path / VISION).mkdir()
     (tmp_path / VISION / "model.safetensors").touch()
-    assert module._finished(config, VISION) is None  # no marker: it was being written
-    module._finish(config, VISION, {"colour": 0.5})
-    assert module._finished(config, VISION) == {"colour": 0.5}
-    assert module._finished(config, LANGUAGE) is None
+    assert module._finished_figures(config, VISION) is None  # no marker: it was being written
+    module._mark_finished(config, VISION, {"colour": 0.5})
+    assert module._finished_figures(config, VISION) == {"colour": 0.5}
+    assert module._finished_figures(config, LANGUAGE) is None
     for other in (tiny(tmp_path, seed=1), tiny(tmp_path, vision=TINY_VISION.model_copy(update={"steps": 4}))):
-        assert module._finished(other, VISION) is None
+        assert module._finished_figures(other, VISION) is None
     (tmp_path / VISION / "model.safetensors").unlink()
-    assert module._finished(config, VISION) is None
+    assert module._finished_figures(config, VISION) is None
 
 
 def test_packing_replaces_all_files_or_none(tmp_path, monkeypatch):

@@ -84,13 +84,13 @@ def test_a_step_alone_needs_what_it_builds_on(tmp_path):
     path.write_text(f"run_dir: {tmp_path}/run\nsteps:\n  data: {data}\n  rows: {rows}\n")
     run_dir = run(path, until="data")
     data_step, rows_step = read_steps(run_dir)
-    with pytest.raises(ValueError, match="has no step 'row'; its steps: data, rows"):
+    with pytest.raises(ValueError, match="has no step 'row'. Use one of: data, rows"):
         run_planned(run_dir, "row")
     with pytest.raises(ValueError, match="'rows' of .* has changed since it was submitted"):
         run_planned(run_dir, "rows", key="other")
     state = read_state(run_dir, "data")
     write_state(data_step, type(state)(state.key, "stopped"))
-    with pytest.raises(ValueError, match="'rows' of .* needs data to be done before it"):
+    with pytest.raises(ValueError, match="'rows' of .* needs data. Run these steps first"):
         run_planned(run_dir, "rows")
     write_state(data_step, state)
     run_planned(run_dir, "rows", key=rows_step.key)

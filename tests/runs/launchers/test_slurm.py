@@ -100,13 +100,13 @@ def test_jobs_that_wait_are_not_submitted_twice(tmp_path, slurm, capsys):
     run_dir = run(path)
     assert set(codes(slurm).values()) == {"held"} and len(codes(slurm)) == 3
     assert "scancel 1 2 3" in re.sub(r"\s+", " ", capsys.readouterr().err)
-    with pytest.raises(ValueError, match="step 'data' has changed, and job 1 still does the old one"):
+    with pytest.raises(ValueError, match="step 'data' has changed, but job 1 still runs its old version"):
         run(path, ["steps.data.config.align=5"])
     run(path)
     assert len(codes(slurm)) == 3
     assert [line.standing for line in status_of(run_dir)] == ["queued"] * 3 and show_status(run_dir)
     with pytest.raises(
-        ValueError, match=r"step 'data' is job 1 of SLURM; .* scancel 1, or resume with launcher.on=slurm"
+        ValueError, match=r"step 'data' is running as SLURM job 1. .* scancel 1, or resume with launcher.on=slurm"
     ):
         run(path, ["launcher.on=local"])
     (slurm / "hold").unlink()  # as scancel would: the jobs are gone
@@ -158,5 +158,5 @@ def test_memory_of_a_job_and_of_the_tasks_of_its_array_is_that_of_a_node(tiny_di
 
 def test_without_slurm_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # a machine may have a real sbatch where others have none
-    with pytest.raises(ValueError, match="needs sbatch and squeue on PATH"):
+    with pytest.raises(ValueError, match="sbatch and squeue are not on PATH"):
         run(recipe(tmp_path))
