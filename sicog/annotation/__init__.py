@@ -1,4 +1,4 @@
-"""Step 1, develop: write a few captions and answers as chains.
+"""Step 1, develop: rewrite a few captions and answers as chains.
 
 revise    `sicog annotate`: annotated rows to warm-up examples
 teacher   a teacher writes captions as chains, while it sees the image

@@ -46,12 +46,12 @@ class Estimate:
         return round(self.to_ask * self.answer_tokens)
 
     def usd(self, config: TeacherConfig) -> float | None:
-        """The price in US dollars; None without prices in the config."""
+        """Return the price in US dollars; None without prices in the config."""
         prices = config.endpoint.prices
         return prices.usd(self.input_tokens, self.output_tokens) if prices else None
 
     def hours(self, config: TeacherConfig) -> float | None:
-        """The least time under the rate limits; None without limits."""
+        """Return the minimum time under the rate limits; None without limits."""
         limits = config.endpoint
         minutes = []
         if limits.requests_per_minute:

@@ -1,4 +1,4 @@
-"""The lab: what a scorer, a row or a share of the data is worth, on a finished mini run.
+"""The lab: measure scorers, rows and shares of the data on a finished mini run.
 
 arms             the arms of recipes/lab/arms.yaml as an ordinary recipe
 train_arms       `sicog lab run`, `score --train`

@@ -1,4 +1,4 @@
-"""The embedded default: a small rendered world with exact truth, and a model small enough for a CPU.
+"""The mini world: small rendered images with exact truth, and a model small enough for a CPU.
 
 scene            scenes, sampled from a seed; `cells` maps things to a grid
 render           scenes as images

@@ -1,4 +1,4 @@
-"""The one client of OpenAI-compatible endpoints: hosted models, vLLM, SGLang.
+"""Client of OpenAI-compatible endpoints: hosted models, vLLM, SGLang.
 
 config       the config of an endpoint: model, limits, prices, budget
 client       ask the endpoint, within limits and budget, with retries

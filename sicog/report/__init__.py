@@ -1,9 +1,9 @@
-"""One self-contained HTML page of a run.
+"""Write a self-contained HTML report of a run.
 
 write            `sicog report`: the page, results.json and a table
-discover         find what a folder holds, and its report
+discover         find the content of a folder, and report it
 run_facts        rows and losses of the steps; `times` has their seconds
-curated          scores, threshold and worth of self-consistency
+curated          scores, threshold and gain of self-consistency
 style_mix        lengths and styles of the rows
 cuts             the rows kept at each threshold
 evaluations      base, next model and control side by side

@@ -103,7 +103,7 @@ class Curated:
 
     @property
     def threshold(self) -> float | None:
-        """What a kept candidate's value reaches."""
+        """Return the threshold that kept candidates reach."""
         return self.rule.threshold.stated_for(PAPER_K) if self.rule.threshold else None
 
     @property
@@ -199,7 +199,7 @@ def comparable_value_of(marks: Mapping[str, Any]) -> float:
 
 
 def _kept_place(row: ScoredSet, kept: tuple[Any, ...]) -> int:
-    """The place of the kept candidate of a row."""
+    """Return the place of the kept candidate of a row."""
     for i, candidate in enumerate(c.candidate for c in row.candidates):
         own = (candidate.style, candidate.index, candidate.seed, candidate.checkpoint)
         if all(known in (None, of) for known, of in zip(kept, own, strict=True)):
@@ -211,7 +211,7 @@ def _kept_place(row: ScoredSet, kept: tuple[Any, ...]) -> int:
 
 
 def _marks(rows: Sequence[ScoredSet], rule: Rule, selected: Selected | None, truth: Truth | None) -> list[SetMarks]:
-    """What is known of each row. The candidate of a dropped row is the one that `select` would have chosen."""
+    """Return the statistics of each row. The candidate of a dropped row is the one that `select` would choose."""
     columns = columns_in_memory(rows)
     found = decide(columns, replace(rule, threshold=None), {})
     allowed_N = eligible(columns, rule.styles)

@@ -2,7 +2,7 @@
 
 verbs       the commands that a step can run, each with its typed config
 recipe      read a recipe into typed steps
-config      what a recipe sets beside its steps
+config      config of a recipe besides its steps
 rounds      rounds as ordinary steps, and the values of ${...}
 states      the state of every step on disk
 run         `sicog run`: the steps in order

@@ -77,7 +77,7 @@ class Finish:
 
     def _one(self, row: DrawnRow) -> tuple[Example, Origin]:
         example = self._as_conversation(row.example)
-        return example, self._origin(row, told=example is not row.example)
+        return example, self._origin(row, as_conversation=example is not row.example)
 
     def _as_conversation(self, example: Example) -> Example:
         if self.multi_turn is None or not qualifies(example, self.multi_turn.min_score):
@@ -86,7 +86,7 @@ class Finish:
             return example
         return conversation(example) or example
 
-    def _origin(self, row: DrawnRow, *, told: bool) -> Origin:
+    def _origin(self, row: DrawnRow, *, as_conversation: bool) -> Origin:
         extra, images = row.example.extra, row.example.images
         sha256 = [self.pictures.sha256_of(name) for name in images] if self.pictures else []
         task, style = _task_and_style(row)
@@ -98,7 +98,7 @@ class Finish:
             images=images,
             sha256=tuple(digest for digest in sha256 if digest) if self.pictures else None,
             repetition=row.repetition,
-            multi_turn=told,
+            multi_turn=as_conversation,
             style=style,
             checkpoint=_typed_value(extra, "checkpoint", str),
             index=_typed_value(extra, "index", int),

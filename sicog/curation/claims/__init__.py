@@ -1,4 +1,4 @@
-"""Self-consistency of statements: read claims, count who states them, keep what is supported.
+"""Self-consistency of claims: extract the claims of candidates, count their support, keep supported ones.
 
 extract        `sicog claims`: read the claims of all candidates and count their support
 readers        the readers: sentences, answers, a grammar

@@ -81,9 +81,9 @@ class ServedModel:
             try:
                 return read(_complete_answer(answer.text, answer.finish_reason, refused=answer.refusal))
             except _UnusableError as error:
-                said = Message("assistant", (answer.text.strip() or "(no answer)",))
-                told = Message("user", (_AGAIN.format(reason=error),))
-                second = await self.client.ask(Request((first, said, told), 0.0, _MAX_TOKENS, VERSION))
+                reply = Message("assistant", (answer.text.strip() or "(no answer)",))
+                correction = Message("user", (_AGAIN.format(reason=error),))
+                second = await self.client.ask(Request((first, reply, correction), 0.0, _MAX_TOKENS, VERSION))
                 return read(_complete_answer(second.text, second.finish_reason, refused=second.refusal))
         except (_UnusableError, NoAnswer, BadImage) as error:
             raise UnreadableError(f"{self.endpoint.model} gave no usable {what}: {error}") from None

@@ -36,7 +36,7 @@ class ComparedRow:
 
 
 def images_of(record: Record) -> tuple[str, ...]:
-    """The names of a record's images."""
+    """Return the names of a record's images."""
     if isinstance(record, Example | Query):
         return record.images
     assert isinstance(record, ScoredSet | CandidateSet)
@@ -44,8 +44,10 @@ def images_of(record: Record) -> tuple[str, ...]:
 
 
 def compared_rows(records: Sequence[Record]) -> list[ComparedRow]:
-    """How records are compared. Of a set of candidates the best one counts, by score or else by vote; without either
-    the first."""
+    """Return the compared parts of records.
+
+    Of a set of candidates the best one counts, by score or else by vote; without either the first one.
+    """
     best = iter(_best([record for record in records if isinstance(record, ScoredSet)]))
     return [
         _of_set(record, *next(best)) if isinstance(record, ScoredSet) else _compared_row(record) for record in records
@@ -53,7 +55,7 @@ def compared_rows(records: Sequence[Record]) -> list[ComparedRow]:
 
 
 def _best(rows: Sequence[ScoredSet]) -> Iterator[tuple[int, float]]:
-    """The place of the best candidate of each row, -1 for none, and its agreement with the others, nan for none."""
+    """Yield the place of each row's best candidate, -1 for none, and its agreement with the others, nan for none."""
     columns = columns_in_memory(rows)
     by_score, by_vote = (best_candidates(columns, Rule(by, None, None, 1)) for by in ("score", "vote"))
     no_score = columns.per_row(compared(columns) & ~np.isnan(columns.score)) == 0

@@ -116,7 +116,7 @@ def sweep(
 
 
 def set_truth(row: ScoredSet, chosen: int, value: float, truth: Truth, places: Sequence[int]) -> SetTruth:
-    """How true the selected candidate of a set is beside the others.
+    """Return the truth of the selected candidate of a set, beside the other candidates.
 
     chosen: its place; value: the threshold that it just reaches; places: of all that may be chosen; truth: called with
     the query and the compared text (a caption's description, a chain's final answer).

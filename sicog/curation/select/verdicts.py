@@ -1,4 +1,4 @@
-"""The one rule of selection, for all rows of some columns at once: which candidate is chosen, why a row is dropped.
+"""The selection rule: choose a candidate of each row, and keep or drop the row, for all rows of some columns at once.
 
 `select`, its sweep and table of thresholds, the report and the search for near-duplicates all ask here.
 """
@@ -74,7 +74,7 @@ def verdicts(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
 
 
 def decide(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
-    """The same without checks: where candidates lack what the rule ranks by, their row is dropped."""
+    """Return the verdicts without checks; a row whose candidates have no values to rank by is dropped."""
     k_R = columns.per_row(compared(columns))
     chosen_R = best_candidates(columns, rule)
     agreement_R = agreement_at(columns, rule.by, chosen_R)
@@ -87,26 +87,26 @@ def decide(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
 
 
 def compared(columns: Columns) -> NDArray[np.bool_]:
-    """Which candidates were compared with the others of their row, bool [N]."""
+    """Return bool [N]: the candidates that were compared with the others of their row."""
     return columns.excluded.codes < 0
 
 
 def eligible(columns: Columns, styles: Sequence[str] | None) -> NDArray[np.bool_]:
-    """Which candidates may be chosen, bool [N]."""
+    """Return bool [N]: the candidates that may be chosen."""
     if styles is None:
         return compared(columns)
     return compared(columns) & np.isin(columns.style.codes, [columns.style.code(s) for s in styles])
 
 
 def best_candidates(columns: Columns, rule: Rule) -> NDArray[np.int64]:
-    """The place of the best candidate that may be chosen, int64 [R]; -1 for none."""
+    """Return int64 [R]: the place of the best candidate that may be chosen; -1 for none."""
     score_N = np.nan_to_num(columns.score, nan=-2.0)
     ranks = [score_N] if rule.by == "score" else [np.nan_to_num(columns.vote, nan=-2.0), score_N]
     return choose_each(ranks, eligible(columns, rule.styles), columns.sizes)
 
 
 def agreement_at(columns: Columns, by: By, chosen_R: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How far the candidate at a place of each row agrees with the others, float64 [R]; nan: none there, or K = 1."""
+    """Return float64 [R]: the agreement of the candidate at a place of each row; nan for no candidate, or K = 1."""
     k_R = columns.per_row(compared(columns))
     value_R = np.full(len(k_R), np.nan)
     found_R = (chosen_R >= 0) & (k_R > 1)

@@ -97,7 +97,7 @@ class VectorCache:
         return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
     def digests(self, name: str) -> NDArray[np.bytes_]:
-        """The texts of a folder, S16 [N], memory-mapped."""
+        """Return the digests of a folder's texts, S16 [N], memory-mapped."""
         return _memory_map(self._complete_folder(name) / "digests.npy")
 
     def cut(self, name: str) -> NDArray[np.bool_]:
@@ -105,14 +105,14 @@ class VectorCache:
         return np.load(self._complete_folder(name) / "cut.npy")
 
     def rows_of(self, name: str, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Where each text is in a folder that has `order.npy`, int64 [N]; -1 for none."""
+        """Return int64 [N]: the row of each text in a folder with `order.npy`; -1 for none."""
         digests, order = _index(self._complete_folder(name))
         wanted_N = text_digests(texts)
         rows_N = order[np.minimum(np.searchsorted(digests, wanted_N, sorter=order), len(order) - 1)]
         return np.where(digests[rows_N] == wanted_N, rows_N, -1)
 
     def vectors(self, name: str) -> NDArray[np.float32]:
-        """Its vectors, float32 [N, D], memory-mapped anew: what was read before does not add up in memory."""
+        """Return the vectors of a folder, float32 [N, D]. They are mapped again, so that memory does not grow."""
         return _memory_map(self._complete_folder(name) / "vectors.npy")
 
     def add(self, name: str, texts: Callable[[], Sequence[str]], encoder: Encoder) -> None:

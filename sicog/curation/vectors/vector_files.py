@@ -40,7 +40,7 @@ _GIVEN = "given"  # the one folder of the cache
 
 
 class FileVectors:
-    """The vectors of a file or folder. `embed` gives those of texts, and an error for a text that has none.
+    """Vectors of a file or folder. `embed` raises an error for a text without a vector.
 
     folder: where caches lie.
     """

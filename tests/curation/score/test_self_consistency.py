@@ -79,7 +79,7 @@ def alike(n, agreement):
 
 @pytest.mark.parametrize(("score", "agreement"), [(0.90, 0.88), (0.85, 0.82), (0.80, 0.76)])
 def test_at_six_candidates_the_cuts_mean_the_published_agreement(score, agreement):
-    """Reference-spec 9.2: with unit vectors and N = 6, score = 1/6 + 5/6 * mean similarity to the others."""
+    """With unit vectors and N = 6, score = 1/6 + 5/6 * mean similarity to the others."""
     found = self_consistency(alike(6, agreement), [6])
     assert found.score == pytest.approx([score] * 6, abs=1e-6)
     assert found.agreement == pytest.approx([agreement] * 6, abs=1e-6)
