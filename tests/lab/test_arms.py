@@ -106,7 +106,7 @@ def test_the_arms_file_that_the_page_shows_extends_the_shipped_one(
     [
         ("compare_with=nobody", "not an arm"),
         ("seeds=[1,1]", "twice"),
-        ("arms.control.preferences={run: pair}", "not both"),
+        ("arms.control.preferences={run: pair}", "Set only one"),
         ("arms.base.weight=2", "weight and train need rows for pre-training"),
         ("arms.Big={says: x}", "lower-case"),
     ],

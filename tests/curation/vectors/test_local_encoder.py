@@ -32,7 +32,7 @@ def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
     [
         ("package:no_such_encoder", "pip install no-such-encoder"),
         ("package:json", "encoder.name"),
-        ("package:../x", "no such package"),
+        ("package:../x", "the package is not installed"),
         ("nobody/nothing-here", "neither package:NAME, nor a folder"),
         ("../some where", "neither package:NAME, nor a folder"),
     ],
