@@ -63,7 +63,7 @@ def test_a_new_task_is_sampled(load, tiny_dir, tmp_path):
     (first, _) = read_records(tmp_path / "out", CandidateSet)
     assert [c.style for c in first.candidates] == ["title", "reasoned", "reasoned"]
     assert first.candidates[0].prompt == "Write a title of at most five words for this image."
-    with pytest.raises(ValueError, match="titles has no samples by default"):
+    with pytest.raises(ValueError, match="titles has no default styles"):
         SampleConfig.model_validate({"task": "titles", "out_dir": tmp_path / "x", **common})
 
 
@@ -149,7 +149,7 @@ def test_a_new_corruption(load):
     spoilt = apply(image, Corruption(method="jpeg", parameters={"quality": 2.0}))
     assert spoilt.size == image.size
     assert np.abs(np.asarray(spoilt, dtype=int) - np.asarray(image.convert("RGB"), dtype=int)).mean() > 3
-    with pytest.raises(ValueError, match="there is a corruption 'jpeg' already"):
+    with pytest.raises(ValueError, match="corruption 'jpeg' already exists"):
         add_corruption("jpeg", *METHODS["mask"])
 
 
