@@ -36,10 +36,10 @@ LAYERS = (
     "sicog.runs.states",
     "sicog.estimates",
     "sicog.runs",
-    "sicog.commands",
     "sicog.evaluation",
     "sicog.mini",
     "sicog.report sicog.lab",
+    "sicog.commands",
     "sicog.cli",
     "sicog.__main__",
 )
