@@ -21,7 +21,7 @@ LAYERS = (
     "sicog.chains sicog.answers",
     "sicog.tasks",
     "sicog.console",
-    "sicog.progress sicog.bar",
+    "sicog.progress",
     "sicog.config",
     "sicog.stages",
     "sicog.formats",

@@ -16,7 +16,6 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from sicog.bar import shown
 from sicog.config import Config
 from sicog.console import stdout_console
 from sicog.data.check_kinds import by_reason, report_of_kind
@@ -28,6 +27,7 @@ from sicog.data.mixture_rows import UsableRows, measure_mixture
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.row_kinds import EXAMPLES, kind_of
 from sicog.model.image_plan import ImagePlan
+from sicog.progress import counted
 from sicog.stages.storage import write_json
 
 _COLUMNS = ("path", "rows", "usable", "text_only", "images", "turns")
@@ -101,7 +101,7 @@ def _source(mixture: Mixture, usable: UsableRows, number: int) -> dict[str, Any]
     table = mixture.tables[number]
     chosen = mixture.selection.row[mixture.selection.table == number]
     images = turns = texts = 0
-    for index in shown(chosen.tolist(), f"counting {table.source.path.name}", len(chosen)):
+    for index in counted(chosen.tolist(), f"counting {table.source.path.name}", len(chosen)):
         example = table.row(index)[0]
         images += len(example.images)
         turns += len(example.turns)
