@@ -15,7 +15,7 @@ from sicog import __version__
 from sicog.commands import convert, evaluation, generation, lab, look, runs, verb_commands
 from sicog.commands.arguments import check_arguments
 from sicog.commands.help import CommandsInPanels
-from sicog.console import stderr_console
+from sicog.console import stderr_console, styled
 from sicog.runs.verbs import VERBS, Panel
 
 # Threads of OpenMP that wait spin by default, and when another process has one of the cores, all wait for it: on two
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_SECONDS_FOR_MAIN = 3
+_SECONDS_FOR_RANK_0 = 3
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it; Typer's own code for Ctrl-C
 
 
@@ -67,18 +67,17 @@ check_arguments(app)
 
 
 def _guarded(main: Callable[[], None]) -> None:
-    """Users' mistakes are `ValueError`s whose sentence is all they need; SICOG_TRACEBACK=1 shows where they rose.
+    """Print users' mistakes as one sentence: `ValueError`s, and what the machine refuses (a full disk, no permission).
 
-    What the machine refuses (a full disk, a folder without permission) is said with its file.
+    SICOG_TRACEBACK=1 shows where they were raised.
     """
     try:
         main()
     except (ValueError, OSError) as error:
         if os.environ.get("SICOG_TRACEBACK"):
             raise
-        text = _sentence(error).replace("[", "\\[")  # no markup of rich's
-        _leave_first_word_to_main(error)
-        stderr_console().print(f"[bold red]sicog:[/] {text}", highlight=False, soft_wrap=True)
+        _let_rank_0_speak(error)
+        stderr_console().print(styled(("sicog:", "bold red"), f" {_sentence(error)}"), soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != _INTERRUPTED:
@@ -88,7 +87,7 @@ def _guarded(main: Callable[[], None]) -> None:
 
 
 def _say_interrupted(command: list[str]) -> None:
-    """What Ctrl-C leaves: work that writes to a folder resumes there, a question that was asked is gone."""
+    """Say that the command was interrupted, and whether it can resume: only what writes to a folder can."""
     if os.environ.get("RANK", "0") == "0":
         resumes = set(command) & {*VERBS, "run", "lab"}
         stderr_console().print(f"sicog: stopped{'; run the same command again to resume' if resumes else ''}")
@@ -96,7 +95,7 @@ def _say_interrupted(command: list[str]) -> None:
 
 def _sentence(error: ValueError | OSError) -> str:
     if isinstance(error, OSError):
-        return _refusal(error)
+        return _machine_refused(error)
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
@@ -106,22 +105,22 @@ def _sentence(error: ValueError | OSError) -> str:
     return validation_message(error)
 
 
-def _leave_first_word_to_main(error: Exception) -> None:
-    """What all processes refuse, only the main one says: the others wait, and its end ends them before they speak.
+def _let_rank_0_speak(error: Exception) -> None:
+    """Only rank 0 prints the error. Other ranks wait, and the launcher stops them when rank 0 ends.
 
-    The launcher is told the error too, and names the process that failed first.
+    The launcher gets the error too, and names the process that failed first.
     """
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(error)
     if os.environ.get("RANK", "0") != "0":
-        time.sleep(_SECONDS_FOR_MAIN)
+        time.sleep(_SECONDS_FOR_RANK_0)
 
 
-def _refusal(error: OSError) -> str:
+def _machine_refused(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}; what is finished is kept, so correct this and run again"
+    return f"{where}{error.strerror or error}; finished work is kept, so fix this and run the command again"
 
 
 def main() -> None:

@@ -135,7 +135,7 @@ def test_help_has_an_example_and_all_keys_and_is_quick():
     assert "sicog select input=data/scored threshold=0.85 out_dir=data/kept" in done.stdout
     said = " ".join(done.stdout.split())
     assert "out_dir (path, required) Folder to write." in said
-    assert "min_candidates = 3 (integer, at least 2) Rows with fewer candidates" in said
+    assert "min_candidates = 3 (integer, at least 2) Rows with fewer comparable candidates" in said
     assert "data.path" not in said
 
 

@@ -199,7 +199,7 @@ def test_the_site_is_built_without_a_warning_and_needs_no_network(tmp_path):
     assert "write_mistral" in shown and "--8&lt;--" not in shown
     api, keys = ((tmp_path / "site" / name).read_text() for name in ("api.html", "keys.html"))
     assert "<strong>depends_on</strong>" in api  # a docstring's lists are lists
-    assert "Rows with fewer candidates that could be compared are dropped." in keys
+    assert "Rows with fewer comparable candidates are dropped." in keys
     assert all(f'id="sicog-{verb}"' in keys for verb in VERBS)
     assert "Hidden size." in keys and keys.count('id="encoderconfig"') == 1
     assert not list((tmp_path / "site").glob("*.py"))

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from sicog.console import stdout_console
@@ -128,8 +127,8 @@ def _show(task: LabTask, by_scorer: Mapping[str, Worth]) -> None:
         table.add_column(column, justify="right")
     for name, w in sorted(by_scorer.items(), key=lambda item: -item[1].truth.value):
         over, gap = _figure(w.over_random, "+"), _figure(w.gap, "+") if w.gap else ""
-        table.add_row(escape(name), _figure(w.truth), over, _figure(w.truest), _figure(w.auroc), f"{w.aurc:.3f}", gap)
-    console.print(table, highlight=False)
+        table.add_row(name, _figure(w.truth), over, _figure(w.truest), _figure(w.auroc), f"{w.aurc:.3f}", gap)
+    console.print(table)
 
 
 def _figure(interval: Interval, sign: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from sicog.console import say, stderr_console
+from sicog.console import say
 from sicog.curation.select.sweep import SweepConfig, Truth, sweep_scored
 from sicog.mini.truth import SceneTruth, answer_is_right, caption_scores, read_truth, truth_file
 from sicog.mini.write_world import MiniDataConfig, total_images, write_mini_data
@@ -74,13 +74,10 @@ def mini_gap(config: MiniGapConfig) -> Path:
 def _say_when_out_of_bounds(config: MiniSweepConfig, found: dict[str, Any]) -> None:
     if not found["within_bounds"]:
         low, high = (f"{100 * share:.0f}" for share in config.keep_share)
-        stderr_console().print(
-            f"  {config.out_dir.name}: no threshold keeps {low} to {high} % of the rows; the nearest, "
+        say(
+            f"{config.out_dir.name}: no threshold keeps {low} to {high} % of the rows; the nearest, "
             f"{found['threshold']:.4g}, keeps {100 * found['share_kept']:.0f} %",
             style="yellow",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
 
 

@@ -82,4 +82,4 @@ def begin(step: Step, title: str, console: Console) -> None:
             f"with scancel {job.job}, or resume with launcher.on=slurm"
         )
     if aside := put_aside(step):
-        console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)
+        console.print(f"{title}: its config or inputs changed; the old output is now {aside}")

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from sicog.answers import final_answer
 from sicog.chains import ChainError
 from sicog.config import Config
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.curation.claims.readers import GrammarReader, Reader, SentenceReader, Texts, UnreadableError, load_grammar
 from sicog.curation.claims.support import agreements
 from sicog.curation.vectors.encoders import EncoderConfig
@@ -106,7 +106,7 @@ def gap(config: GapConfig, truth: Truth | None = None, kind: Kind | None = None,
     if config.halves:
         found["proxy"] = _proxy(config, pairs)
     write_json(config.out_dir / GAP, found)
-    _say(config, found)
+    _print_result(config, found)
     files = {GAP: digest_file(config.out_dir / GAP)}
     _gate(config, found["gap"] if truth is not None else found.get("proxy"))
     write_json(config.out_dir / MANIFEST, {"step": "gap", "files": files})
@@ -216,7 +216,7 @@ def _gate(config: GapConfig, found: Mapping[str, Any] | None) -> None:
         )
 
 
-def _say(config: GapConfig, found: Mapping[str, Any]) -> None:
+def _print_result(config: GapConfig, found: Mapping[str, Any]) -> None:
     parts = [
         f"gap {_shown(found['gap'])}" if "gap" in found else "",
         f"proxy {_shown(found['proxy'])}" if "proxy" in found else "",
@@ -225,7 +225,7 @@ def _say(config: GapConfig, found: Mapping[str, Any]) -> None:
     missing = found["labels_without_greedy_text"]
     left_out = f", {missing} labels without a greedy text" if missing else ""
     rows = f"{found['rows']} rows{left_out}"
-    stderr_console().print(f"  {config.out_dir.name}: {told} ({rows})", highlight=False, soft_wrap=True)
+    say(f"{config.out_dir.name}: {told} ({rows})")
 
 
 def _shown(value: Mapping[str, float]) -> str:

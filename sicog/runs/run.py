@@ -63,12 +63,12 @@ def _side_by_side(recipe: Recipe, steps: Sequence[Step], console: Console) -> No
 
 def _run_step(step: Step, title: str, recipe: Recipe, console: Console) -> None:
     if is_done(step):
-        console.print(f"{title}: done", style="dim", highlight=False)
+        console.print(f"{title}: done", style="dim")
         if step.verb.shows:
             step.verb.run(step.config)
         return
     begin(step, title, console)
-    console.print(f"{title}: {step.verb.name}", style="bold", highlight=False)
+    console.print(f"{title}: {step.verb.name}", style="bold")
     n = _processes(recipe.launcher) if step.verb.name == "train" else 1
     if n > 1:
         run_by_torchrun(step, n)
@@ -88,4 +88,4 @@ def _print_times(steps: Sequence[Step], began: float, console: Console) -> None:
         table.add_row(step.name, step.verb.name, f"{spent:.1f}")
     table.add_row("all", "", f"{sum(seconds):.1f}", style="bold")
     console.print(table)
-    console.print(f"  {time.monotonic() - began:.0f} s in total, without steps that were done before", highlight=False)
+    console.print(f"  {time.monotonic() - began:.0f} s in total, without steps that were done before")

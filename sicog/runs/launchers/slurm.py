@@ -39,7 +39,7 @@ def submit(recipe: Recipe, steps: Sequence[Step], console: Console) -> dict[str,
     for number, step in enumerate(steps, 1):
         title = f"[{number}/{len(steps)}] {step.name}"
         if is_done(step):
-            console.print(f"{title}: done", style="dim", highlight=False)
+            console.print(f"{title}: done", style="dim")
             continue
         before = read_job(step.run_dir, step.name)
         if before and job_is_alive(before.job):
@@ -50,18 +50,17 @@ def submit(recipe: Recipe, steps: Sequence[Step], console: Console) -> dict[str,
                     f"scancel {before.job}"
                 )
             jobs[step.name] = before.job
-            console.print(f"{title}: job {before.job} is there already", style="dim", highlight=False)
+            console.print(f"{title}: job {before.job} is there already", style="dim")
             continue
         if aside := put_aside(step):
-            console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)
+            console.print(f"{title}: its config or inputs changed; the old output is now {aside}")
         jobs[step.name] = job = _submit(recipe, step, [jobs[n] for n in (*step.depends_on, *step.after) if n in jobs])
         write_job(step, job)
-        console.print(f"{title}: {step.verb.name}, job {job}", style="bold", highlight=False)
+        console.print(f"{title}: {step.verb.name}, job {job}", style="bold")
     if jobs:
         console.print(
             f"  {len(jobs)} jobs wait or run; where they are: sicog status {recipe.run_dir}; to stop them all: "
             f"scancel {' '.join(jobs.values())}",
-            highlight=False,
             soft_wrap=True,
         )
     return jobs
