@@ -11,12 +11,12 @@ from typing import Annotated
 
 import typer
 
-from sicog import __version__
 from sicog.commands import convert, evaluation, generation, lab, look, runs, verb_commands
 from sicog.commands.arguments import check_arguments
 from sicog.commands.help import CommandsInPanels
 from sicog.console import stderr_console, styled
 from sicog.runs.verbs import VERBS, Panel
+from sicog.version import __version__
 
 # Threads of OpenMP that wait spin by default, and when another process has one of the cores, all wait for it: on two
 # cores, training beside a busy process ran at 3 samples/s, with passive waiting at 41. Read when torch is loaded.

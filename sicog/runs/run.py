@@ -26,7 +26,7 @@ from sicog.stages.launch import gpus
 from sicog.stages.storage import locked
 
 
-def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) -> Path:
+def run(path: str | Path, overrides: Sequence[str] = (), *, until: str | None = None) -> Path:
     """Run a recipe to its end (or up to the step `until`); returns the run's folder."""
     console, began = stderr_console(), time.monotonic()
     recipe = load_recipe(path, overrides)

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sicog import __version__
 from sicog.console import say
 from sicog.evaluation.config import EvalConfig
 from sicog.evaluation.families import FAMILIES
@@ -36,6 +35,7 @@ from sicog.evaluation.suite import Benchmark, check_table, chosen, identity, loa
 from sicog.stages.launch import gpus
 from sicog.stages.provenance import digest_path
 from sicog.stages.storage import locked, read_json, write_json
+from sicog.version import __version__
 
 LOG = "kit.log"
 _SHOWN_LINES = 15  # lines of the log in the error message

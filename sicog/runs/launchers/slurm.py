@@ -15,7 +15,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-import sicog
 from sicog.runs.execute import put_aside
 from sicog.runs.recipe import Recipe, Step
 from sicog.runs.states import STATES, is_done, job_is_alive, read_job, write_job
@@ -112,7 +111,7 @@ def job_script(step: Step, output: Path) -> str:
 
 def _training_job() -> str:
     """Return the body of slurm.sbatch, which starts a training's processes, forwards signals and requeues the job."""
-    file = Path(sicog.__file__).parents[1] / _TRAINING_JOB
+    file = Path(__file__).parents[3] / _TRAINING_JOB
     if not file.is_file():
         raise ValueError(
             f"{_TRAINING_JOB} is missing next to the package, but launcher.on: slurm needs it. Run pip install -e ."
