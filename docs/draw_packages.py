@@ -16,8 +16,8 @@ PICTURE = ROOT / "docs" / "packages.svg"
 # Lowest first. A box: where its middle is in the picture, and the modules and packages of `sicog` in it; the longest
 # name wins.
 LAYERS: tuple[Mapping[str, tuple[int, str]], ...] = (
-    {"records": (330, "records chains tasks answers numbers seeds")},
-    {"console": (600, "console progress bar")},
+    {"records": (330, "records chains tasks answers numbers seeds version")},
+    {"console": (600, "console progress")},
     {"config": (450, "config")},
     {"stages": (450, "stages")},
     {"formats": (330, "formats")},
@@ -34,11 +34,11 @@ LAYERS: tuple[Mapping[str, tuple[int, str]], ...] = (
     {"runs.recipe": (270, "runs.config runs.verbs runs.rounds runs.recipe runs.states")},
     {"estimates": (130, "estimates")},
     {"runs": (350, "runs")},
-    {"commands": (190, "commands")},
     {"evaluation": (740, "evaluation")},
     {"mini": (500, "mini")},
     {"report": (400, "report"), "lab": (620, "lab")},
-    {"cli": (450, "cli __main__")},
+    {"commands": (510, "commands")},
+    {"cli": (510, "cli __main__")},
 )
 LABELS = {"records": "records, chains, tasks, answers", "runs.recipe": "runs: recipe, verbs"}
 WIDTH, PITCH, BOX, HIGH = 920, 60, 150, 34  # pixels: the picture, from row to row, a box

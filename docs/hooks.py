@@ -8,9 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sicog.commands.help import GROUPS
 from sicog.config.keys import Section, as_table, sections
-from sicog.runs.verbs import VERBS
+from sicog.runs.verbs import VERBS, Panel
 
 _KEYS = "<!-- the keys of all verbs -->"
 _LINK = re.compile(r"\[([^\]]*)\]\((\.\./[^)#\s]+)(?:#[^)]*)?\)")
@@ -31,14 +30,15 @@ def on_page_markdown(markdown: str, *, config: Any, page: Any, **_: Any) -> str:
 
 
 def keys_of_all_verbs() -> str:
-    """A section for each verb by the groups of `sicog --help`; configs within several verbs come once, at the end."""
+    """A section for each verb by the panels of `sicog --help`; configs within several verbs come once, at the end."""
     listed = {name: sections(verb.config_type()) for name, verb in VERBS.items()}
     uses = Counter(section.config for found in listed.values() for section in found)
     shared: dict[type, Section] = {}
     lines: list[str] = []
-    for title, names in GROUPS.items():
-        lines += ["", f"## {title}"]
-        for name in (name for name in names if name in VERBS):
+    for panel in Panel:
+        names = [name for name, verb in VERBS.items() if verb.panel == panel]
+        lines += ["", f"## {panel}"] if names else []
+        for name in names:
             own, *inner = listed[name]
             example = f"```text\nsicog {name} {VERBS[name].example}\n```"
             lines += ["", f"### sicog {name}", "", VERBS[name].help, "", example, "", as_table(own)]

@@ -17,11 +17,11 @@ MAX_FILE, MAX_FUNCTION = 400, 60
 # Lowest first. A module may import those of its own line that are in its own package, and those of all lines above it.
 # A name stands for the module or package and all within it that no longer name stands for.
 LAYERS = (
-    "sicog sicog.records sicog.numbers sicog.seeds",
+    "sicog.records sicog.numbers sicog.seeds sicog.version",
     "sicog.chains sicog.answers",
     "sicog.tasks",
     "sicog.console",
-    "sicog.progress sicog.bar",
+    "sicog.progress",
     "sicog.config",
     "sicog.stages",
     "sicog.formats",
@@ -36,10 +36,11 @@ LAYERS = (
     "sicog.runs.states",
     "sicog.estimates",
     "sicog.runs",
-    "sicog.commands",
     "sicog.evaluation",
     "sicog.mini",
     "sicog.report sicog.lab",
+    "sicog.commands",
+    "sicog",
     "sicog.cli",
     "sicog.__main__",
 )

@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sicog import __version__, cli
-from sicog.commands.help import GROUPS
-from sicog.runs.verbs import VERBS
+from sicog.commands.verb_commands import resolved
+from sicog.runs.verbs import VERBS, Panel
 
 
 def sicog(*arguments, cwd=None):
@@ -80,17 +80,52 @@ def test_the_version_is_printed():
     assert (done.exit_code, done.output) == (0, f"sicog {__version__}\n")
 
 
-def test_the_help_has_every_command_in_one_group_and_the_mini_world_last():
+def commands_in(group):
+    for name, command in group.commands.items():
+        yield name, command
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {inner}", found) for inner, found in commands_in(command))
+
+
+def listed(width):
+    """The names in each panel of `sicog --help`, as it is printed."""
+    lines = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": str(width)}).output.splitlines()
+    panels, title = {}, ""
+    for line in lines:
+        if begin := re.match(r"╭─ (.+?) ─+╮", line):
+            title = begin[1]
+        elif name := re.match(r"│ ([a-z]\S+)", line):
+            panels.setdefault(title, []).append(name[1])
+    return panels
+
+
+def test_the_help_has_every_command_in_one_panel():
     group = typer.main.get_command(cli.app)
-    named = [name for names in GROUPS.values() for name in names]
-    assert sorted(group.list_commands(None)) == sorted(group.commands)
-    assert len(named) == len(set(named)) and VERBS.keys() <= set(named)
-    output = CliRunner().invoke(cli.app, ["--help"]).output
-    assert output.index("1 Develop") < output.index("2 Generate") < output.index("3 Curate") < output.index("4 Constr")
-    assert output.index("Evaluate") < output.index(" mini-data ") and "script-help" not in output
-    assert [n for n in named if n.startswith(("mini-", "lab"))] == [
-        name for name in list(GROUPS.values())[-1] if name != "sweep"
-    ]
+    shown = [name for name in group.list_commands(None) if not group.commands[name].hidden]
+    assert sorted(group.list_commands(None)) == sorted(group.commands) and VERBS.keys() <= set(shown)
+    assert all(group.commands[name].rich_help_panel in list(Panel) for name in shown)
+    assert set(group.commands) - set(shown) == {"script-help"}
+    panels = listed(100)
+    assert list(panels) == [str(panel) for panel in Panel]
+    assert [name for names in panels.values() for name in names] == shown
+    assert panels[Panel.RUN] == ["run", "status", "report"] and "select" in panels[Panel.CURATE]
+    assert {name for name in shown if name.startswith("mini-")} <= {*panels[Panel.MINI], *panels[Panel.STEPS]}
+
+
+def test_a_line_of_the_help_is_one_sentence_that_fits():
+    for name, command in commands_in(typer.main.get_command(cli.app)):
+        first = " ".join(command.help.split("\n\n")[0].split())
+        assert first.endswith((".", "?")) and first[0].isupper(), name
+        assert len(first) < 70 and not re.search(r"[.?;] ", first), f"{name}: {first}"
+    output = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "80"}).output
+    assert sum(map(len, listed(80).values())) == len(re.findall(r"^│ [a-z]\S+ .*[.?] +│$", output, re.MULTILINE))
+
+
+def test_nothing_of_the_help_is_swallowed_as_markup():
+    group = typer.main.get_command(cli.app)
+    for name, command in [("", group), *commands_in(group)]:
+        texts = [command.help, *(getattr(p, "help", "") or "" for p in command.params)]
+        assert not [text for text in texts if re.search(r"\[[a-zA-Z/#@]", text)], name
 
 
 def test_help_has_an_example_and_all_keys_and_is_quick():
@@ -118,7 +153,7 @@ def test_the_example_of_a_verb_is_true(name, monkeypatch):
     command = typer.main.get_command(cli.app).get_command(None, name)
     given = command.make_context(name, shlex.split(VERBS[name].example)).params
     if "config" in given:
-        assert cli._resolved(VERBS[name], given["config"], given["overrides"])
+        assert resolved(VERBS[name], given)
     for key in re.findall(r"(?:^| )\W?([\w.]+)=", VERBS[name].example):
         assert key.split(".")[0] in VERBS[name].config_type().model_fields
 
@@ -132,7 +167,7 @@ def test_the_example_of_a_verb_is_true(name, monkeypatch):
 )
 def test_a_scripts_variable_given_as_a_key_is_explained(override, says):
     with pytest.raises(ValueError, match=re.escape(says)):
-        cli._resolved(VERBS["train"], override, [])
+        resolved(VERBS["train"], {"config": override})
 
 
 def test_the_first_word_may_be_rows_by_mistake(tmp_path):
@@ -140,9 +175,9 @@ def test_the_first_word_may_be_rows_by_mistake(tmp_path):
     rows.write_text('{"id": 1}\n{"id": 2}\n')
     broken.write_text("a: [")
     with pytest.raises(ValueError, match=r"did you mean input=.*rows\.jsonl\?"):
-        cli._resolved(VERBS["score"], str(rows), None)
+        resolved(VERBS["score"], {"config": str(rows)})
     with pytest.raises(ValueError, match=r"(?s)not valid YAML.*`sicog score --help` shows an example"):
-        cli._resolved(VERBS["score"], str(broken), None)
+        resolved(VERBS["score"], {"config": str(broken)})
 
 
 @pytest.mark.parametrize(

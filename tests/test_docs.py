@@ -20,6 +20,7 @@ import typer
 import yaml
 
 from sicog import cli
+from sicog.commands.verb_commands import resolved
 from sicog.config import Config
 from sicog.lab.arms import load_lab, steps
 from sicog.runs.recipe import load_recipe
@@ -105,7 +106,7 @@ def check_sicog(arguments: list[str]) -> None:
     elif name == "run":
         load_recipe(given["recipe"], given["overrides"] or [])
     elif name in VERBS and "config" in given:
-        assert isinstance(cli._resolved(VERBS[name], given["config"], given["overrides"]), Config)
+        assert isinstance(resolved(VERBS[name], given), Config)
 
 
 def check_make(arguments: list[str]) -> None:

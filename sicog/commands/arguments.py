@@ -1,4 +1,5 @@
-"""Arguments of commands that no config takes, as configs take them: `~` is the home folder, integers fit 64 bits."""
+"""Arguments of commands outside any config are checked as a config checks them: `~` is the home folder, integers fit 64
+bits."""
 
 from __future__ import annotations
 
@@ -12,27 +13,27 @@ import typer
 from sicog.config.paths import at_home
 
 
-def taken_as_configs_do(app: typer.Typer) -> None:
-    """Change all commands of the app, and of the groups in it: `--out=~/x` is `--out ~/x`, long integers are errors."""
+def check_arguments(app: typer.Typer) -> None:
+    """Change all commands of the app and of its groups: `--out=~/x` is `--out ~/x`, and long integers are errors."""
     for command in app.registered_commands:
         if command.callback is not None:
             command.callback = _checked(command.callback)
     for group in app.registered_groups:
         if group.typer_instance is not None:
-            taken_as_configs_do(group.typer_instance)
+            check_arguments(group.typer_instance)
 
 
 def _checked(callback: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(callback)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return callback(*args, **{name: _taken(name, value) for name, value in kwargs.items()})
+        return callback(*args, **{name: _check(name, value) for name, value in kwargs.items()})
 
     return call
 
 
-def _taken(name: str, value: Any) -> Any:
+def _check(name: str, value: Any) -> Any:
     if isinstance(value, list):
-        return [_taken(name, item) for item in value]
+        return [_check(name, item) for item in value]
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError(f"{name}: must be a number of at most 64 bits, got {value}")
     return at_home(value) if isinstance(value, Path) else value

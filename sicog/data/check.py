@@ -16,9 +16,8 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from sicog.bar import shown
 from sicog.config import Config
-from sicog.console import stdout_console
+from sicog.console import stdout_console, styled
 from sicog.data.check_kinds import by_reason, report_of_kind
 from sicog.data.config import DataConfig
 from sicog.data.image_folder import ImageFolder
@@ -28,6 +27,7 @@ from sicog.data.mixture_rows import UsableRows, measure_mixture
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.row_kinds import EXAMPLES, kind_of
 from sicog.model.image_plan import ImagePlan
+from sicog.progress import counted
 from sicog.stages.storage import write_json
 
 _COLUMNS = ("path", "rows", "usable", "text_only", "images", "turns")
@@ -101,7 +101,7 @@ def _source(mixture: Mixture, usable: UsableRows, number: int) -> dict[str, Any]
     table = mixture.tables[number]
     chosen = mixture.selection.row[mixture.selection.table == number]
     images = turns = texts = 0
-    for index in shown(chosen.tolist(), f"counting {table.source.path.name}", len(chosen)):
+    for index in counted(chosen.tolist(), f"counting {table.source.path.name}", len(chosen)):
         example = table.row(index)[0]
         images += len(example.images)
         turns += len(example.turns)
@@ -132,15 +132,15 @@ def _print(report: dict[str, Any], console: Console) -> None:
     for source in report["sources"]:
         table.add_row(*(str(source[key]) for key in keys))
     console.print(table)
-    console.print(f"read as {report['kind']}, for {report['read_by']}", markup=False, highlight=False)
+    console.print(f"read as {report['kind']}, for {report['read_by']}")
     for what in ("tokens", "words", "views"):
         if (found := report.get(what)) and found["total"]:
             console.print(f"{what} a row: median {found['median']:g}, longest {found['longest']}, all {found['total']}")
             _print_bins(found["bins"], console)
     for reason, found in report["dropped"].items():
-        console.print(f"[bold]{reason}[/]: {found['rows']} rows, such as", highlight=False)
+        console.print(styled((reason, "bold"), f": {found['rows']} rows, such as"))
         for drop in found["first"]:
-            console.print(f"  {drop['id']}: {drop['detail']}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  {drop['id']}: {drop['detail']}", soft_wrap=True)
     if not report["rows_in"]:
         console.print("0 rows: the data is empty")
         return
@@ -152,4 +152,4 @@ def _print_bins(bins: Sequence[Iterable[int]], console: Console) -> None:
     most = max(rows for _, _, rows in bins)
     for start, end, rows in bins:
         bar = "#" * (-(-rows * _BAR // most))
-        console.print(f"  {start:>7} to {end - 1:<7} {rows:>9} {bar}", markup=False, highlight=False)
+        console.print(f"  {start:>7} to {end - 1:<7} {rows:>9} {bar}")

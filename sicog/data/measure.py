@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import orjson
 
-from sicog.bar import Counter
 from sicog.data.image_folder import ImageFolder, image_references, named_images
 from sicog.data.images import ImageProblem
 from sicog.data.rows.cache import build_once
@@ -32,6 +31,7 @@ from sicog.data.rows.table import RowTable
 from sicog.data.rows.tar_files import Packed
 from sicog.model.image_plan import ImagePlan
 from sicog.model.lengths import RowLengths
+from sicog.progress import quick_bar
 from sicog.records import Dropped, Turn
 from sicog.stages.provenance import digest_bytes, digest_value
 from sicog.stages.storage import dump_record, read_json
@@ -193,12 +193,12 @@ def _chunks(job: _Job) -> Iterator[_Chunk]:
     """All chunks in order, measured in as many processes as there are cores."""
     starts = range(0, len(job.rows), _CHUNK)
     n_processes = min(len(starts), len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
-    with Counter("measuring rows", len(job.rows)) as counter:
+    with quick_bar("measuring rows", len(job.rows)) as bar:
         if n_processes == 1 or len(job.rows) < _PARALLEL_FROM:
             worker = _Worker(job)
             for start in starts:
                 yield worker(start)
-                counter.add(min(_CHUNK, len(job.rows) - start))
+                bar.add(min(_CHUNK, len(job.rows) - start))
             return
         # A fork starts at once; a new interpreter would import torch first, which the children never use.
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
@@ -206,7 +206,7 @@ def _chunks(job: _Job) -> Iterator[_Chunk]:
             try:
                 for start, chunk in zip(starts, pool.map(_measure_chunk, starts), strict=True):
                     yield chunk
-                    counter.add(min(_CHUNK, len(job.rows) - start))
+                    bar.add(min(_CHUNK, len(job.rows) - start))
             except BrokenProcessPool as error:
                 raise ValueError("a process that measured rows was killed. Is the machine out of memory?") from error
 

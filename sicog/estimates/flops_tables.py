@@ -66,7 +66,7 @@ def print_tables(
     for stage, (trainable, _) in STAGES.items():
         console.print(_flops(config, stage, trainable, works[stage]))
     console.print(_memory(config, works, devices))
-    console.print(_MEMORY_NOTE, highlight=False)
+    console.print(_MEMORY_NOTE)
 
 
 def _image_processor(path: Path, config: SicogConfig, long_side: int | None) -> SicogImageProcessor:

@@ -29,11 +29,11 @@ def show_plan(path: Path, overrides: Sequence[str] = (), *, until: str | None = 
         console.print(_inputs(recipe, counts))
     console.print(_steps(recipe, steps, counts))
     for line in _notes(recipe):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     _print_configs(steps, console)
     missing, refused = recipe.missing(steps), refusals(recipe, steps, counts)
     for line in [*(f"MISSING {m}" for m in missing), *(f"REFUSED {r}" for r in refused)]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     return not missing and not refused
 
 
@@ -96,11 +96,8 @@ def _print_configs(steps: Sequence[Step], console: Console) -> None:
         after = f", after {', '.join(needed)}" if needed else ""
         status = "done" if is_done(step) else "to do"
         console.print(
-            f"[{number}/{len(steps)}] {step.name}: {step.verb.name} ({status}{after})",
-            markup=False,
-            style="bold",
-            soft_wrap=True,
+            f"[{number}/{len(steps)}] {step.name}: {step.verb.name} ({status}{after})", style="bold", soft_wrap=True
         )
         text = yaml.safe_dump(step.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         indented = text.rstrip().replace("\n", "\n    ").join(["    ", ""])
-        console.print(indented, markup=False, highlight=False, soft_wrap=True)
+        console.print(indented, soft_wrap=True)

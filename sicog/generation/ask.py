@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from sicog.answers import final_answer
 from sicog.chains import ChainError, parse
-from sicog.console import stdout_console
+from sicog.console import stdout_console, styled
 from sicog.generation.engines.engine import load_sampler
 from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig
 from sicog.records import Query
@@ -115,25 +114,25 @@ def chosen(samples: Sequence[Sample], task: TaskSpec, style: str, question: str 
 def show(answer: Answer, prompt: str, console: Console) -> None:
     """Print an answer for people."""
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False)
-
     n, n_read = len(answer.samples), sum(text is not None for text in answer.answers)
-    say(f"[dim]{escape(prompt)}[/]")
+    console.print(prompt, style="dim")
     if answer.text is None:
-        say(f"[bold]no answer: {n_read} of {n} samples could be read[/] (cut off, or not in the steps of the style)")
-        say(f"[dim]the text of the first, as it is:[/]\n{escape(answer.samples[0])}")
+        why = " (cut off, or not in the steps of the style)"
+        console.print(styled((f"no answer: {n_read} of {n} samples could be read", "bold"), why))
+        console.print(styled(("the text of the first, as it is:", "dim"), f"\n{answer.samples[0]}"))
         return
     for number, (heading, body) in enumerate(answer.steps[:-1], 1):
-        say(f"[dim]Step {number}: {escape(heading)}[/]\n{escape(body)}")
+        console.print(styled((f"Step {number}: {heading}", "dim"), f"\n{body}"))
     if answer.steps:  # the last step is the answer
-        say(f"[dim]Step {len(answer.steps)}: {escape(answer.steps[-1][0])}[/]")
-    say(f"answer: [bold]{escape(answer.text)}[/]")
+        console.print(f"Step {len(answer.steps)}: {answer.steps[-1][0]}", style="dim")
+    console.print(styled("answer: ", (answer.text, "bold")))
     read = f"{n_read} of {n} samples could be read"
     if answer.agreement is not None:
-        say(f"agreement: {round(answer.agreement * n)} of {n} samples give this answer; {read}")
+        console.print(f"agreement: {round(answer.agreement * n)} of {n} samples give this answer; {read}")
     elif n > 1:
-        say(f"agreement is not computed for captions (an encoder would be needed); {read}, this is the first of them")
+        console.print(
+            f"agreement is not computed for captions (an encoder would be needed); {read}, this is the first of them"
+        )
 
 
 def _answer(sample: Sample, task: TaskSpec, style: str) -> str | None:

@@ -93,12 +93,10 @@ def _show(e: Estimate, workers: int, console: Console) -> None:
     per_s = f"{e.n_candidates / e.seconds:.2f} candidates/s, {e.n_tokens / e.seconds:.0f} tokens/s"
     console.print(
         f"trial: {e.trial_rows} of {e.rows} rows, {e.dropped} dropped; {e.n_candidates} candidates with {e.n_tokens} "
-        f"tokens in {e.seconds:.1f} s ({per_s}); {e.n_cut} cut by the length limit",
-        highlight=False,
+        f"tokens in {e.seconds:.1f} s ({per_s}); {e.n_cut} cut by the length limit"
     )
     money = "" if e.money is None else f", {e.money:.2f} at the price given"
     console.print(
         f"all rows: about {e.n_candidates * e.scale:.0f} candidates, {large(e.n_tokens * e.scale)} tokens, "
-        f"{small(e.hours)} h with {workers} worker{'s' if workers > 1 else ''} such as this{money}",
-        highlight=False,
+        f"{small(e.hours)} h with {workers} worker{'s' if workers > 1 else ''} such as this{money}"
     )

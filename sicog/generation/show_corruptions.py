@@ -34,7 +34,7 @@ def show_corruptions(file: Path, out: Path, *, seed: int = 0, console: Console |
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
     for corruption in done:
-        (console or stdout_console()).print(_words(corruption).replace("\n", "  "), highlight=False)
+        (console or stdout_console()).print(_words(corruption).replace("\n", "  "))
     return done
 
 

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
-from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
-from sicog.console import stderr_console, stdout_console
+from sicog.console import stdout_console
 from sicog.curation.vectors.encoders import EncoderConfig
 from sicog.curation.vectors.prepare import embedder_of
 from sicog.curation.vectors.vector_cache import Embedding
@@ -23,6 +21,7 @@ from sicog.lab.gap_proxy import GapTask, gap_of_picks, read_gap_tasks
 from sicog.lab.scorer_quality import ScorerQuality, scorer_quality
 from sicog.lab.scorers import SCORERS, Embed, Scorer, load_scorer
 from sicog.lab.true_candidates import LabRow, LabTask, encoder_of, read_rows, read_tasks
+from sicog.progress import counted
 from sicog.stages.storage import write_bytes, write_json
 from sicog.statistics.intervals import Interval
 
@@ -52,11 +51,8 @@ def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> 
                 scorer_quality(task.rows, scores_of(name, scorer, task.rows, embed)),
                 gap=_gap(name, scorer, on_dev, embed) if on_dev else None,
             )
-            for name, scorer in track(
-                scorers.items(),
-                f"{task.name}, {len(task.rows)} rows",
-                console=stderr_console(),
-                transient=True,
+            for name, scorer in counted(
+                scorers.items(), f"{task.name}, {len(task.rows)} rows", len(scorers), unit="scorer"
             )
         }
         _show(task, found[task.name])
@@ -132,7 +128,7 @@ def _show(task: LabTask, by_scorer: Mapping[str, ScorerQuality]) -> None:
     for name, w in sorted(by_scorer.items(), key=lambda item: -item[1].truth.value):
         over, gap = _format_interval(w.over_random, "+"), _format_interval(w.gap, "+") if w.gap else ""
         table.add_row(
-            escape(name),
+            name,
             _format_interval(w.truth),
             over,
             _format_interval(w.truest),
@@ -140,7 +136,7 @@ def _show(task: LabTask, by_scorer: Mapping[str, ScorerQuality]) -> None:
             f"{w.aurc:.3f}",
             gap,
         )
-    console.print(table, highlight=False)
+    console.print(table)
 
 
 def _format_interval(interval: Interval, sign: str = "") -> str:

@@ -205,8 +205,8 @@ def lab_gap(run_dir: Path, out: Path | None = None) -> list[Cell]:
     for c in found:
         table.add_row(c.task, c.kind, str(c.k), str(c.rows), _format_interval(c.gap), _format_interval(c.proxy))
     console = stdout_console()
-    console.print(table, highlight=False)
-    console.print(f"rank correlation of gap and proxy over these {len(found)}: {whole:.2f}", highlight=False)
+    console.print(table)
+    console.print(f"rank correlation of gap and proxy over these {len(found)}: {whole:.2f}")
     if out is not None:
         lines = [{**c.__dict__, "gap": c.gap._asdict(), "proxy": c.proxy._asdict()} for c in found]
         write_json(out, {"rank_correlation": None if math.isnan(whole) else round(whole, 4), "cells": lines})

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.markdown import Markdown
 
-from sicog.console import say, stderr_console, stdout_console
+from sicog.console import say, stdout_console
 from sicog.lab.arms import RUN, LabConfig, eval_step, load_lab, write_recipe
 from sicog.lab.pictures import draw_arms, draw_curves
 from sicog.lab.results import CURVES, PICTURE, RESULTS, TABLE, collect_results, markdown
@@ -43,7 +43,7 @@ def lab_table(lab: LabConfig, out: Path | None = None) -> dict[str, Any]:
         write_bytes(folder / CURVES, draw_curves(results, lab.curves).encode())
     console = stdout_console()
     # Rich centres headings and wraps paragraphs, so a log file gets the raw Markdown.
-    console.print(Markdown(text) if console.is_terminal else text, markup=False, highlight=False)
+    console.print(Markdown(text) if console.is_terminal else text)
     return results
 
 
@@ -79,5 +79,5 @@ def lab_train(path: Path, file: Path, overrides: Sequence[str] = ()) -> dict[str
     value, low, high = (math.nan if v is None else v for v in accuracy["difference"])
     verdict = "better" if low > 0 else "worse" if high < 0 else "no significant difference"
     limits = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"  # one seed gives no interval
-    stderr_console().print(f"  {name} against {lab.compare_with}: {verdict} ({value:+.3f}{limits})")
+    say(f"{name} against {lab.compare_with}: {verdict} ({value:+.3f}{limits})")
     return results

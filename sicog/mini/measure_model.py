@@ -13,7 +13,7 @@ from pydantic import Field
 
 from sicog.chains import ChainError
 from sicog.config import Config
-from sicog.console import say_finished, stderr_console
+from sicog.console import say, say_finished
 from sicog.mini.truth import (
     SceneTruth,
     answer_is_right,
@@ -110,12 +110,10 @@ def mini_eval(config: MiniEvalConfig) -> Path:
     files = {name: digest_file(config.out_dir / name) for name in names}
     counts = _counts([config.out_dir / task for task in ("reasoning", "captioning")], len(answers) + len(captions))
     write_json(config.out_dir / MANIFEST, {"step": "mini-eval", **counts, "files": files})
-    stderr_console().print(
-        f"  {config.name}: question accuracy {_format_interval(metrics['questions']['accuracy'])}, "
-        f"caption F1 {_format_interval(metrics['captions']['f1'])}, places "
-        f"{_format_interval(metrics['captions']['place'])}",
-        highlight=False,
-        soft_wrap=True,
+    say(
+        f"{config.name}: question accuracy {_format_interval(metrics['questions']['accuracy'])}, "
+        f"caption F1 {_format_interval(metrics['captions']['f1'])}, "
+        f"places {_format_interval(metrics['captions']['place'])}"
     )
     return config.out_dir
 

@@ -5,22 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.text import Text
-
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.curation.select.sweep import SweepConfig, Truth, sweep_scored
 from sicog.mini.truth import SceneTruth, answer_is_right, caption_scores, read_truth, truth_file
 from sicog.mini.write_world import MiniDataConfig, total_images, write_mini_data
+from sicog.progress import Bar
 from sicog.records import Query
 from sicog.runs.gap import GapConfig, gap
 from sicog.stages.provenance import write_run_json
@@ -37,34 +26,11 @@ def mini_data(config: MiniDataStep) -> Path:
     """Write the mini world's data folder; a finished one of the same config is not changed."""
     write_run_json(config.out_dir, step="mini-data", config=config, inputs={})
     settings = MiniDataConfig(**config.model_dump(exclude={"out_dir"}))
-    console = stderr_console()
-    with progress(console) as bar:
-        task = bar.add_task("", total=total_images(settings))
-        manifest = write_mini_data(settings, config.out_dir, lambda: bar.advance(task))
+    with Bar("mini-data", total_images(settings), unit="image", quick_s=60) as bar:
+        manifest = write_mini_data(settings, config.out_dir, lambda: bar.add(1))
     counts = ", ".join(f"{name} {split['images']}" for name, split in manifest["splits"].items())
-    console.print(f"  mini-data: images per split: {counts}", highlight=False, soft_wrap=True)
+    say(f"mini-data: images per split: {counts}")
     return config.out_dir
-
-
-def progress(console: Console) -> Progress:
-    """Return a progress bar with counts and rate; it is silent without a terminal."""
-    return Progress(
-        TextColumn("  mini-data"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
-class _Rate(ProgressColumn):
-    """Images (the rows of this step) per second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.1f} images/s" if speed else "images")
 
 
 class MiniSweepConfig(SweepConfig):
@@ -108,13 +74,10 @@ def mini_gap(config: MiniGapConfig) -> Path:
 def _warn_out_of_bounds(config: MiniSweepConfig, found: dict[str, Any]) -> None:
     if not found["within_bounds"]:
         low, high = (f"{100 * share:.0f}" for share in config.keep_share)
-        stderr_console().print(
-            f"  {config.out_dir.name}: no threshold keeps {low} to {high} % of the rows; the nearest, "
+        say(
+            f"{config.out_dir.name}: no threshold keeps {low} to {high} % of the rows; the nearest, "
             f"{found['threshold']:.4g}, keeps {100 * found['share_kept']:.0f} %",
             style="yellow",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
 
 

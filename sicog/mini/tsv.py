@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from sicog.config import Config
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.mini.scene import COLOURS, SHAPES, SIZES
 from sicog.mini.text import NUMBERS
 from sicog.mini.truth import QuestionTruth, SceneTruth, read_truth, truth_file
@@ -60,7 +60,7 @@ def mini_tsv(config: MiniTsvConfig) -> Path:
     digests = {name: digest_file(config.out_dir / name) for name in files}
     write_json(config.out_dir / MANIFEST, {"step": "mini-tsv", "rows": counts, "files": digests})
     shown = ", ".join(f"{form} {n}" for form, n in counts.items())
-    stderr_console().print(f"  mini-tsv: rows per table: {shown}", highlight=False)
+    say(f"mini-tsv: rows per table: {shown}")
     return config.out_dir
 
 

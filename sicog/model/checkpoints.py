@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.model.configuration import SicogConfig, config_errors
 from sicog.model.hub import local_model
 from sicog.model.mlp_projector import MlpProjector
@@ -129,12 +129,9 @@ def load_projector(model: SicogForConditionalGeneration, path: str | Path) -> No
     model.resampler.load_state_dict({name: load_tensor(stored) for name, stored in found.items()})
     is_original = any(stored.file.suffix == ".bin" and _ORIGINALS in stored.name for stored in found.values())
     if is_original and getattr(model.resampler, "regions_dtype", None) == "float32":
-        stderr_console().print(
-            f"  {path}: the original rounded the borders of its regions to bfloat16. "
-            f"To do the same, set regions_dtype=bfloat16 (in training: model.config.regions_dtype)",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+        say(
+            f"{path}: the original rounded the borders of its regions to bfloat16. "
+            f"To do the same, set regions_dtype=bfloat16 (in training: model.config.regions_dtype)"
         )
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from sicog.console import stderr_console
 from sicog.report import benchmark_table, browser_rows, lineage, run_facts
 from sicog.report.curated import CuratedConfig
@@ -43,7 +41,7 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
         except ValueError as error:  # the recipe has changed since the report was made
             why = f"its report no longer fits: {error}"
     if stale or not out_dir:
-        stderr_console().print(f"{escape(f'{folder}: {why}; what there is')}:", highlight=False, soft_wrap=True)
+        stderr_console().print(f"{folder}: {why}; what there is:", soft_wrap=True)
     so_far = _without_missing(config, [config.steps_dir / name for name in stale])
     return _replace_report(so_far.model_copy(update={"out_dir": out_dir or config.steps_dir / SO_FAR}))
 

@@ -11,11 +11,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sicog import __version__
 from sicog.report.evaluations import outcome
 from sicog.report.safe import script_json
 from sicog.statistics import plots
 from sicog.statistics.plots import Mark
+from sicog.version import __version__
 
 WEB = Path(__file__).parent / "web"
 # One script, in this order: each file uses those before it.

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from sicog.console import stdout_console
@@ -22,8 +21,8 @@ def show(results: Mapping[str, Any], page: Path, console: Console | None = None)
         if evaluation["compared_with"]:
             console.print(_differences(evaluation))
         for sentence in evaluation["verdict"]:
-            console.print(escape(sentence), highlight=False)
-    console.print(f"report: {escape(str(page))}", highlight=False, soft_wrap=True)
+            console.print(sentence)
+    console.print(f"report: {page}", soft_wrap=True)
 
 
 def figure(interval: Mapping[str, float | None], sign: str = "") -> str:
@@ -44,9 +43,9 @@ def _values(evaluation: Mapping[str, Any]) -> Table:
     table = _table("Test split, with 95 % intervals")
     table.add_column("n", justify="right")
     for name in evaluation["names"]:
-        table.add_column(escape(name), justify="right")
+        table.add_column(name, justify="right")
     for row, last in _rows(evaluation):
-        values = [escape(figure(row["values"][name])) for name in evaluation["names"]]
+        values = [figure(row["values"][name]) for name in evaluation["names"]]
         table.add_row(_label(row), str(row["n"]), *values, end_section=last)
     return table
 
@@ -56,7 +55,7 @@ def _differences(evaluation: Mapping[str, Any]) -> Table:
     for other in evaluation["compared_with"]:
         table.add_column(f"next - {other}", justify="right")
     for row, last in _rows(evaluation):
-        values = [escape(figure(row["differences"][other], "+")) for other in evaluation["compared_with"]]
+        values = [figure(row["differences"][other], "+") for other in evaluation["compared_with"]]
         table.add_row(_label(row), *values, end_section=last)
     return table
 
@@ -68,4 +67,4 @@ def _rows(evaluation: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], bool]]
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    return ("  " if row["part"] else "") + escape(row["label"])
+    return ("  " if row["part"] else "") + row["label"]

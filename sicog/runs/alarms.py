@@ -16,7 +16,7 @@ from pydantic import Field
 from sicog.answers import final_answer
 from sicog.chains import ChainError
 from sicog.config import Config
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.records import Example
 from sicog.stages.provenance import digest_file, write_run_json
 from sicog.stages.storage import MANIFEST, read_json, read_records, write_json
@@ -77,7 +77,7 @@ def alarms(config: AlarmsConfig) -> Path:
         ]
     write_json(config.out_dir / ALARMS, {"figures": found, "alarms": raised})
     for alarm in raised:
-        stderr_console().print(f"  ALARM {alarm}", style="bold red", highlight=False, soft_wrap=True)
+        say(f"ALARM {alarm}", style="bold red")
     if raised and config.stop:
         raise ValueError(
             f"the round is stopped by {len(raised)} alarm(s): {'; '.join(raised)}. Look at the rows in "

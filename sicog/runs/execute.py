@@ -91,4 +91,4 @@ def prepare_step(step: Step, title: str, console: Console) -> None:
             f"with scancel {job.job}, or resume with launcher.on=slurm"
         )
     if aside := move_aside(step):
-        console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)
+        console.print(f"{title}: its config or inputs changed; the old output is now {aside}")

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from sicog.answers import final_answer
 from sicog.chains import ChainError
 from sicog.config import Config
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.curation.claims.readers import GrammarReader, Reader, SentenceReader, Texts, UnreadableError, load_grammar
 from sicog.curation.claims.support import agreements
 from sicog.curation.vectors.encoders import EncoderConfig
@@ -226,7 +226,7 @@ def _print_result(config: GapConfig, found: Mapping[str, Any]) -> None:
     missing = found["labels_without_greedy_text"]
     left_out = f", {missing} labels without a greedy text" if missing else ""
     rows = f"{found['rows']} rows{left_out}"
-    stderr_console().print(f"  {config.out_dir.name}: {told} ({rows})", highlight=False, soft_wrap=True)
+    say(f"{config.out_dir.name}: {told} ({rows})")
 
 
 def _format_interval(value: Mapping[str, float]) -> str:

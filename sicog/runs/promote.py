@@ -15,7 +15,7 @@ import orjson
 from pydantic import Field
 
 from sicog.config import Config
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.stages.provenance import RUN, digest_file, write_run_json
 from sicog.stages.storage import MANIFEST, read_json, write_json
 from sicog.statistics.intervals import paired_difference_interval
@@ -72,7 +72,7 @@ def promote(config: PromoteConfig) -> Path:
     value = {"name": config.name, "promoted": not worse, "measures": found}
     write_json(config.out_dir / PROMOTION, value)
     for f in found:
-        stderr_console().print(f"  {config.name}: {_format_measure(f)}", highlight=False, soft_wrap=True)
+        say(f"{config.name}: {_format_measure(f)}")
     if worse:
         raise ValueError(
             f"{config.name} is not promoted: on the development split it is worse than the previous model in "

@@ -26,7 +26,6 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from sicog import __version__
 from sicog.config import (
     Config,
     apply_overrides,
@@ -48,6 +47,7 @@ from sicog.runs.rounds import Scope, step_name
 from sicog.runs.verbs import VERBS, Verb
 from sicog.stages.provenance import digest_file, digest_path, digest_value
 from sicog.stages.storage import MANIFEST
+from sicog.version import __version__
 
 _GATES = ("alarms", "promote", "gap", "mini-gap")  # gates: all later steps wait for these verbs, which may stop the run
 _TRAINS = "train"
@@ -162,8 +162,9 @@ class Recipe:
         return "Correct the path in the recipe"
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and resolve every step. Raises `ValueError` with step and key of a mistake."""
+    path = Path(path)
     spec = validate(RecipeSpec, apply_overrides(load_with_extends(path, place=_resolve_paths), overrides), str(path))
     steps: dict[str, Step] = {}
     for written in _written_steps(spec):

@@ -26,7 +26,7 @@ from sicog.stages.launch import gpus
 from sicog.stages.storage import locked
 
 
-def run(path: Path, overrides: Sequence[str] = (), *, until: str | None = None) -> Path:
+def run(path: str | Path, overrides: Sequence[str] = (), *, until: str | None = None) -> Path:
     """Run a recipe to its end (or up to the step `until`); returns the run's folder."""
     console, began = stderr_console(), time.monotonic()
     recipe = load_recipe(path, overrides)
@@ -63,12 +63,12 @@ def _run_independent_steps(recipe: Recipe, steps: Sequence[Step], console: Conso
 
 def _run_step(step: Step, title: str, recipe: Recipe, console: Console) -> None:
     if is_done(step):
-        console.print(f"{title}: done", style="dim", highlight=False)
+        console.print(f"{title}: done", style="dim")
         if step.verb.shows:
             step.verb.run(step.config)
         return
     prepare_step(step, title, console)
-    console.print(f"{title}: {step.verb.name}", style="bold", highlight=False)
+    console.print(f"{title}: {step.verb.name}", style="bold")
     n = _processes(recipe.launcher) if step.verb.name == "train" else 1
     if n > 1:
         run_by_torchrun(step, n)
@@ -88,4 +88,4 @@ def _print_times(steps: Sequence[Step], began: float, console: Console) -> None:
         table.add_row(step.name, step.verb.name, f"{spent:.1f}")
     table.add_row("all", "", f"{sum(seconds):.1f}", style="bold")
     console.print(table)
-    console.print(f"  {time.monotonic() - began:.0f} s in total, without steps that were done before", highlight=False)
+    console.print(f"  {time.monotonic() - began:.0f} s in total, without steps that were done before")

@@ -10,10 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import orjson
-from rich.markup import escape
 from rich.table import Table
 
-from sicog.console import stdout_console
+from sicog.console import stdout_console, styled
 from sicog.runs.recipe import Step
 from sicog.runs.states import Standing, State, read_job, read_steps, step_standing
 from sicog.stages.journal import WORK
@@ -71,7 +70,7 @@ def show_status(run_dir: Path) -> bool:
         table.add_row(
             line.step.name,
             line.step.verb.name,
-            f"[{style}]{line.standing}[/]{of_job}",
+            styled((line.standing, style), of_job),
             str(line.progress or ""),
             _duration(line.seconds) if line.seconds else "",
             _duration(left) if left is not None else "",
@@ -79,10 +78,8 @@ def show_status(run_dir: Path) -> bool:
     console.print(table)
     for line in found:
         if line.standing == "failed":
-            console.print(
-                f"{line.step.name}: {escape(line.error or 'see its output')}", highlight=False, soft_wrap=True
-            )
-    console.print(_summary(found), highlight=False, soft_wrap=True)
+            console.print(f"{line.step.name}: {line.error or 'see its output'}", soft_wrap=True)
+    console.print(_summary(found), soft_wrap=True)
     kinds = {line.standing for line in found}
     return kinds == {"done"} or ("failed" not in kinds and bool(kinds & {*_UNDER_WAY}))
 

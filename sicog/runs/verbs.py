@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,31 @@ from sicog.config import Config
 from sicog.stages.storage import MANIFEST, read_json
 
 
+class Panel(StrEnum):
+    """The panels of `sicog --help`, in this order: the steps of the method, then the tools beside it."""
+
+    RUN = "Run it: all steps from one recipe"
+    DEVELOP = "1 Develop: warm-up examples"
+    GENERATE = "2 Generate: candidates for unlabelled images and questions"
+    CURATE = "3 Curate: score candidates and keep the best"
+    CONSTRUCT = "4 Construct: the training set and the next model"
+    EVALUATE = "Evaluate"
+    LOOK = "Look: at answers, images and data"
+    CHECKPOINTS = "Checkpoints: convert, merge, resume"
+    MINI = "Mini world and lab"
+    STEPS = "Steps of recipes: rarely started by hand"
+
+
 @dataclass(frozen=True)
 class Verb:
     """One kind of work: `module:name` of its config and function, and which config keys say where it writes.
 
+    help: one sentence of less than 70 characters, which `sicog --help` lists; after an empty line, further sentences.
     example: a command line of it, without `sicog VERB`.
     """
 
     name: str
+    panel: Panel
     help: str
     example: str
     config: str
@@ -80,21 +98,25 @@ VERBS: Mapping[str, Verb] = {
     for verb in (
         Verb(
             "mini-data",
-            "Draw the mini world and write it in the published formats.",
+            Panel.MINI,
+            "Draw the mini world: images, captions and questions.\n\nThe files have the published formats.",
             "--out data/mini --seed 1 test=100",
             "sicog.mini.steps:MiniDataStep",
             "sicog.mini.steps:mini_data",
         ),
         Verb(
             "mini-parts",
-            "The mini world's vision tower and language model: unpack the shipped ones, or train them.",
+            Panel.MINI,
+            "Make the mini world's vision tower and language model.\n\nUnpack the shipped ones, or train them.",
             "out_dir=data/parts",
             "sicog.mini.parts_training.parts_config:MiniPartsConfig",
             "sicog.mini.parts_training.mini_parts:mini_parts",
         ),
         Verb(
             "annotate",
-            "Captions (with a teacher) or annotated rows to warm-up examples: chains and plain answers.",
+            Panel.DEVELOP,
+            "Turn captions or annotated rows into warm-up examples.\n\n"
+            "Captions need a teacher. Each row becomes a chain and a plain answer.",
             "training_data_annotation/configs/reasoning.yaml input=cot.jsonl chain_dir=data/cot plain_dir=data/short",
             "sicog.annotation.revise:ReviseConfig",
             "sicog.annotation.revise:revise",
@@ -103,7 +125,8 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "mini-annotate",
-            "Annotate the mini world's captions with a local teacher that knows the scenes.",
+            Panel.STEPS,
+            "Annotate the mini world's captions by a local teacher.\n\nThe teacher knows the scenes.",
             "task=captioning input=mini/warmup_captions.json image_folder=mini chain_dir=data/cod plain_dir=data/dd",
             "sicog.mini.annotate:MiniAnnotateConfig",
             "sicog.mini.annotate:mini_annotate",
@@ -111,12 +134,14 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "train",
+            Panel.CONSTRUCT,
             "Train one stage: warmup, align, pretrain, sft or dpo.",
             "training_scripts/configs/sft.yaml out_dir=runs/sft model.checkpoint=runs/next data.path=sft.json",
             *_TRAIN,
         ),
         Verb(
             "sample",
+            Panel.GENERATE,
             "Sample candidates for unlabelled images or questions.",
             "task=captioning checkpoint=runs/perception input=images.json image_folder=images out_dir=runs/captions",
             "sicog.generation.sample:SampleConfig",
@@ -125,13 +150,15 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "import-candidates",
-            "The original's files of captions, thoughts or candidates to candidate sets.",
+            Panel.GENERATE,
+            "Turn the original's files into candidate sets.\n\nIts files hold captions, thoughts or candidates.",
             "input=candidates.json task=captioning out_dir=runs/imported",
             "sicog.generation.original_files:ImportCandidatesConfig",
             "sicog.generation.original_files:import_candidates",
         ),
         Verb(
             "group",
+            Panel.GENERATE,
             "Group the candidates of several runs by id.",
             "input=runs/answers-0,runs/answers-1 out_dir=runs/answers",
             "sicog.generation.group:GroupConfig",
@@ -139,21 +166,25 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "score",
-            "Self-consistency scores of candidate sets.",
+            Panel.CURATE,
+            "Score candidates by their self-consistency.",
             "input=runs/captions out_dir=data/scored",
             "sicog.curation.score.score:ScoreConfig",
             "sicog.curation.score.score:score",
         ),
         Verb(
             "claims",
-            "What candidates state, and how many of the others state it too.",
+            Panel.CURATE,
+            "Find what candidates state, and how many others agree.",
             "input=runs/captions out_dir=data/claims reader=sentences",
             "sicog.curation.claims.extract:ClaimsConfig",
             "sicog.curation.claims.extract:claims",
         ),
         Verb(
             "ask-claims",
-            "Questions to a model about what candidates state.",
+            Panel.CURATE,
+            "Write questions to a model about the claims.\n\n"
+            "Their answers show whether the model confirms what candidates state.",
             "input=data/claims out_dir=data/asked",
             "sicog.curation.claims.verify:AskConfig",
             "sicog.curation.claims.verify:ask_claims",
@@ -161,20 +192,24 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "check-claims",
-            "Count the answers that confirm what candidates state.",
+            Panel.CURATE,
+            "Count the answers that confirm each claim.",
             "input=data/claims asked=data/asked answers=runs/answers out_dir=data/checked",
             "sicog.curation.claims.verify:CheckConfig",
             "sicog.curation.claims.verify:check_claims",
         ),
         Verb(
             "settle",
-            "Write one text of a row's claims: the best candidate pruned, or what enough candidates state.",
+            Panel.CURATE,
+            "Write one text from the claims of a row.\n\n"
+            "Either the best candidate is pruned, or the text states what enough candidates state.",
             "input=data/claims out_dir=data/settled support=0.5",
             "sicog.curation.claims.settle:SettleConfig",
             "sicog.curation.claims.settle:settle",
         ),
         Verb(
             "sweep",
+            Panel.STEPS,
             "Choose a threshold on the mini world's development split.",
             "input=data/scored data=data/mini out_dir=data/threshold",
             "sicog.mini.steps:MiniSweepConfig",
@@ -182,6 +217,7 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "select",
+            Panel.CURATE,
             "Keep the best candidate of each row, or drop the row.",
             "input=data/scored threshold=0.85 out_dir=data/kept",
             "sicog.curation.select.select:SelectConfig",
@@ -189,7 +225,8 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "thresholds",
-            "What each threshold would keep of a scored folder: rows, mean score, mix of styles.",
+            Panel.CURATE,
+            "Show what each threshold would keep.\n\nFor a scored folder: rows, mean score, mix of styles.",
             "input=data/scored cuts=[0.8,0.85,0.9]",
             "sicog.curation.select.threshold_table:ThresholdsConfig",
             "sicog.curation.select.threshold_table:thresholds",
@@ -198,14 +235,16 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "pair",
-            "Pair answers to clean images with answers to corrupted ones, for DPO.",
+            Panel.CURATE,
+            "Pair answers to clean and corrupted images, for DPO.",
             "chosen=runs/answers rejected=runs/corrupted out_dir=data/pairs",
             "sicog.curation.build.pair:PairConfig",
             "sicog.curation.build.pair:pair",
         ),
         Verb(
             "curate",
-            "Score and select in one go.",
+            Panel.CURATE,
+            "Score and select in one step.",
             "quality_evaluation/configs/caption.yaml input=runs/captions threshold=0.85 out_dir=data/kept",
             "sicog.curation.curate:CurateConfig",
             "sicog.curation.curate:curate",
@@ -213,7 +252,8 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "overlap",
-            "Find near-duplicates and rows that overlap with benchmarks.",
+            Panel.CURATE,
+            "Find near-duplicates and overlap with benchmarks.",
             "input=data/kept image_folder=images deduplicate={} out_dir=data/overlap",
             "sicog.curation.overlap.overlap:OverlapConfig",
             "sicog.curation.overlap.overlap:overlap",
@@ -221,6 +261,7 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "build",
+            Panel.CONSTRUCT,
             "Build a training set from kept examples.",
             "quality_evaluation/configs/build-213k.yaml image_folder=images out_dir=data/curated",
             "sicog.curation.build.build:BuildConfig",
@@ -228,70 +269,81 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "mix",
-            "Mix sources (datasets, users' files) into one dataset: counts or shares of each.",
+            Panel.CONSTRUCT,
+            "Mix datasets and users' files into one dataset.\n\nEach source gives a count or a share of its rows.",
             "'sources=[{path: curated.json}, {path: text.json, take: random:10%}]' out_dir=data/mixed",
             "sicog.data.mix:MixConfig",
             "sicog.data.mix:mix",
         ),
         Verb(
             "mini-eval",
-            "Evaluate a checkpoint on the mini world by its ground truth.",
+            Panel.STEPS,
+            "Evaluate a checkpoint by the mini world's ground truth.",
             "name=next checkpoint=runs/next data=data/mini out_dir=runs/eval",
             "sicog.mini.measure_model:MiniEvalConfig",
             "sicog.mini.measure_model:mini_eval",
         ),
         Verb(
             "lab-pick",
-            "The picks of a scorer as rows to train on, as many as another selection keeps.",
+            Panel.STEPS,
+            "Write the rows that a scorer picks as training rows.\n\nAs many rows as another selection keeps.",
             "input=runs/mini/scored-captions keep_rows_of=runs/mini/kept-captions scorer=scorer.py out_dir=data/picked",
             "sicog.lab.pick:PickConfig",
             "sicog.lab.pick:pick",
         ),
         Verb(
             "lab-perfect",
-            "Rows made of a mini run's candidates, with the truth in place of what the model wrote.",
+            Panel.STEPS,
+            "Write training rows with the truth as their text.\n\nThe rows are those of a mini run's candidates.",
             "data=runs/mini/data n=1000 out_dir=data/perfect",
             "sicog.lab.perfect:PerfectConfig",
             "sicog.lab.perfect:perfect",
         ),
         Verb(
             "gap",
-            "What there is to learn from the kept rows; may stop a round before it trains.",
+            Panel.STEPS,
+            "Measure what the model can still learn from kept rows.\n\nMay stop a round before it trains.",
             "labels=data/kept greedy=runs/greedy out_dir=data/gap",
             "sicog.runs.gap:GapConfig",
             "sicog.runs.gap:gap",
         ),
         Verb(
             "mini-gap",
-            "The same, measured by the truth of the mini world's development split.",
+            Panel.STEPS,
+            "Measure the same gap by the mini world's ground truth.\n\nIt uses the development split.",
             "labels=data/kept greedy=runs/greedy data=data/mini out_dir=data/gap",
             "sicog.mini.steps:MiniGapConfig",
             "sicog.mini.steps:mini_gap",
         ),
         Verb(
             "alarms",
-            "Stop a round that keeps too little or repeats itself, before a model is trained on it.",
+            Panel.STEPS,
+            "Stop a round that keeps too little or repeats itself.\n\n"
+            "It stops before a model is trained on these rows.",
             "'watched={captions: {selected: [data/kept]}}' out_dir=data/alarms",
             "sicog.runs.alarms:AlarmsConfig",
             "sicog.runs.alarms:alarms",
         ),
         Verb(
             "promote",
-            "Let a round's model follow the one before it, unless it is worse on the development split.",
+            Panel.STEPS,
+            "Promote a round's model, unless it is worse than before.\n\nBoth are measured on the development split.",
             "candidate=runs/eval-next incumbent=runs/eval-base out_dir=data/promoted",
             "sicog.runs.promote:PromoteConfig",
             "sicog.runs.promote:promote",
         ),
         Verb(
             "mini-tsv",
-            "The mini world's questions as tables in VLMEvalKit's forms, with a suite.",
+            Panel.STEPS,
+            "Write the mini world's questions as VLMEvalKit tables.\n\nA suite of them is written too.",
             "data=data/mini out_dir=data/tsv",
             "sicog.mini.tsv:MiniTsvConfig",
             "sicog.mini.tsv:mini_tsv",
         ),
         Verb(
             "eval",
-            "Evaluate a checkpoint on a suite of benchmarks through VLMEvalKit.",
+            Panel.EVALUATE,
+            "Evaluate a checkpoint on benchmarks by VLMEvalKit.",
             "runs/next --suite paper style=cot only=[POPE]",
             "sicog.evaluation.config:EvalConfig",
             "sicog.evaluation.kit.evaluate:evaluate",
@@ -299,14 +351,16 @@ VERBS: Mapping[str, Verb] = {
         ),
         Verb(
             "eval-samples",
-            "Accuracy against the number of samples, from what was sampled.",
+            Panel.STEPS,
+            "Measure accuracy against the number of samples.\n\nIt reads answers that were sampled before.",
             "'curves=[{model: next, style: cot, runs: [runs/answers]}]' answers=test.tsv select=[vote] out_dir=curves",
             "sicog.evaluation.sampled.accuracy:EvalSamplesConfig",
             "sicog.evaluation.sampled.accuracy:eval_samples",
         ),
         Verb(
             "report",
-            "One HTML page of a run.",
+            Panel.RUN,
+            "Write one HTML page of a run.",
             "runs/mini",
             "sicog.report.write:ReportConfig",
             "sicog.report.write:report",

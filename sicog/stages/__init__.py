@@ -5,8 +5,7 @@ config      the keys that stages share, and the options of the runner
 reader      the rows of a source, by number
 shard       one shard: blocks, drops, the finish
 workers     several processes of this machine
-journal     the finished blocks of a shard
-progress    rows done over all processes
+journal     the finished blocks of a shard; `journal_progress` shows the rows done by all processes
 storage     datasets on disk; atomic writes
 provenance  run.json: step, config, versions, digests
 launch      where the shards are processed; `backends` and `cluster` start them elsewhere

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.stages.journal import WORK
 from sicog.stages.launch import LaunchConfig
 from sicog.stages.shard import Finish, ShardTask
@@ -109,10 +109,9 @@ def launch_shards(
     )
     finishing.run()
     write_json(logs / JOBS, {"shards": shards.job_id, "finish": finishing.job_id})
-    stderr_console().print(
-        f"  {task.step}: submitted job {finishing.job_id}, which finishes {task.out_dir} after its tasks; their output "
-        f"is in {logs}. Run the same command again if tasks were lost: only what is missing is submitted",
-        highlight=False,
+    say(
+        f"{task.step}: submitted job {finishing.job_id}, which finishes {task.out_dir} after its tasks; their output "
+        f"is in {logs}. Run the same command again if tasks were lost: only what is missing is submitted"
     )
     if launch.wait:
         _wait_for(str(finishing.job_id), task.out_dir)

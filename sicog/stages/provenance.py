@@ -12,10 +12,10 @@ from typing import Any
 
 import orjson
 
-from sicog import __version__
 from sicog.config import Config
 from sicog.config.paths import as_utf8
 from sicog.stages.storage import MANIFEST, is_locked, read_json, write_json
+from sicog.version import __version__
 
 RUN = "run.json"
 _LOCKS = frozenset({"lock", ".lock"})

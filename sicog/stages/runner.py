@@ -19,7 +19,7 @@ from sicog.console import say_finished
 from sicog.records import Record
 from sicog.stages.config import StageOptions
 from sicog.stages.journal import WORK
-from sicog.stages.progress import Progressing
+from sicog.stages.journal_progress import JournalProgress
 from sicog.stages.provenance import described, holds_nothing, is_claimed, note_seconds, write_run_json
 from sicog.stages.reader import Source
 from sicog.stages.shard import Finish, Limit, Process, ShardTask
@@ -116,7 +116,7 @@ def _run_here(stage: Stage, options: StageOptions, task: ShardTask, finish: Fini
         # Of a stage that resumes, the time of the earlier starts is not known.
         began, resumes = time.monotonic(), any((out_dir / WORK).glob("journal-*.jsonl"))
         write_json(out_dir / WORK / STAGE, {"rows": finish.n_rows})
-        with Progressing(stage.step, out_dir / WORK, finish.n_rows, stage.status) as progress:
+        with JournalProgress(stage.step, out_dir / WORK, finish.n_rows, stage.status) as progress:
             run_shards(task, range(0, finish.n_shards, n_ranks), options.workers)
             _wait_for(lambda: progress.rows_done() == finish.n_rows)
         finish()

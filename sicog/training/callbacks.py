@@ -7,27 +7,15 @@ undisturbed one. Speeds differ each time and are in a separate file.
 from __future__ import annotations
 
 import os
-import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from transformers import TrainerCallback
 
-from sicog.console import stderr_console
 from sicog.data.batching import RunPlan
-from sicog.stages.progress import Pace
+from sicog.progress import Bar
 from sicog.stages.storage import truncate_to_last_line
 from sicog.training.objectives.dpo import METRICS as DPO_METRICS
 from sicog.training.speed import Meter, memory_bytes
@@ -112,54 +100,33 @@ class MetricsWriter(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """One bar with updates, speeds, memory and loss; without a terminal, lines at the pace of `Pace`."""
+    """One bar, or lines of a log, with updates, speeds, memory and loss."""
 
     def __init__(self, stage: str, meter: Meter) -> None:
         self.stage = stage
         self.meter = meter
-        self.console = stderr_console()
-        self.bar = Progress(
-            TextColumn(f"  {stage}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[loss]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
-        self.task: TaskID | None = None
-        self.watched = sys.stderr.isatty()
-        self.start, self.first = 0.0, 0
-        self.pace = Pace(0, meter.n_steps)
+        self.bar: Bar | None = None
+        self.start = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start at the resumed update."""
-        self.start, self.first = time.perf_counter(), state.global_step
-        self.pace = Pace(self.first, self.meter.n_steps)
-        if state.is_world_process_zero and self.watched:
-            self.task = self.bar.add_task("", total=self.meter.n_steps, completed=self.first, rate="", loss="")
-            self.bar.start()
+        self.start = time.perf_counter()
+        if state.is_world_process_zero:
+            self.bar = Bar(self.stage, self.meter.n_steps, unit="update", done=state.global_step).__enter__()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Show the newest loss and the mean speed of this process."""
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
+        if self.bar is None or not logs or "loss" not in logs:
             return
-        step, total = state.global_step, self.meter.n_steps
-        seconds = time.perf_counter() - self.start
-        speed = self.meter.between(self.first, step, seconds)
-        rate, loss = f"{speed}, {memory_bytes() / 2**30:.1f} GiB", f"loss {logs['loss']:.4f}"
-        if self.task is not None:
-            self.bar.update(self.task, completed=step, rate=rate, loss=loss)
-        elif self.pace.due(step):
-            left = timedelta(seconds=round(seconds / (step - self.first) * (total - step)))
-            self.console.print(
-                f"  {self.stage}: update {step}/{total}, {rate}, {loss}, {left} left", highlight=False, soft_wrap=True
-            )
+        step = state.global_step
+        speed = self.meter.between(self.bar.first, step, time.perf_counter() - self.start)
+        memory = f"{memory_bytes() / 2**30:.1f} GiB"
+        self.bar.update(step, speed=f"{speed}, {memory}", note=f"loss {logs['loss']:.4f}")
 
     def close(self) -> None:
         """Release the terminal, whether training ended well or not."""
-        self.bar.stop()
+        if self.bar is not None:
+            self.bar.close()
 
 
 def cut_after(path: Path, step: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.training.time_limit import TO_BE_CONTINUED
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -65,6 +65,5 @@ class StopSignal(TrainerCallback):
 def leave(stage: str, step: int, n_steps: int) -> None:
     """End this process with the exit code that means: run the same command again to resume."""
     if int(os.environ.get("RANK", "0")) == 0:
-        text = f"  {stage}: stopped after update {step} of {n_steps} and saved; run the same command again to resume"
-        stderr_console().print(text, highlight=False)
+        say(f"{stage}: stopped after update {step} of {n_steps} and saved; run the same command again to resume")
     raise SystemExit(TO_BE_CONTINUED)

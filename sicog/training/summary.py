@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from sicog.console import stderr_console
+from sicog.console import say, stderr_console
 from sicog.data.batching import RunPlan
 from sicog.model.lengths import RowLengths
 from sicog.training.config import TrainConfig
@@ -30,7 +30,7 @@ def print_summary(
     if config.packing != "off":
         run = f"run: {packing_summary(plan, lengths, config.rows_per_update(plan.world_size))}"
     for line in (batch, run, how_line(config), _attention_line(model)):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        say(line)
 
 
 def batch_line(config: TrainConfig, world_size: int) -> str:

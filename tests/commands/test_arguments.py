@@ -1,4 +1,4 @@
-"""arguments.py: what commands take without a config is taken as in one."""
+"""arguments.py: what commands take without a config is checked as in one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from sicog import cli
-from sicog.commands.arguments import taken_as_configs_do
+from sicog.commands.arguments import check_arguments
 
 
 def test_paths_of_commands_and_of_groups(tmp_path, monkeypatch):
@@ -29,7 +29,7 @@ def test_paths_of_commands_and_of_groups(tmp_path, monkeypatch):
         seen.append(out)
 
     app.add_typer(group, name="group")
-    taken_as_configs_do(app)
+    check_arguments(app)
     assert CliRunner().invoke(app, ["one", "~/a", "b", "--out=~/c", "--text=~/d"]).exit_code == 0
     assert CliRunner().invoke(app, ["group", "two", "--out=~/e"]).exit_code == 0
     assert CliRunner().invoke(app, ["group", "two"]).exit_code == 0

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from sicog import cli
 from sicog.chains import COD, COT, render
+from sicog.console import console_on
 from sicog.generation.ask import ask, chosen, show, task_of
 from sicog.generation.sampling import Sample
 from sicog.tasks import CAPTIONING, REASONING, TASKS
@@ -76,7 +77,7 @@ def test_captions_take_the_first():
 
 def test_what_is_printed_is_not_markup():
     out = io.StringIO()
-    show(chosen([_cot("[red]2[/red]"), _cot("3")], REASONING, "cot"), "How [bold]many?", Console(file=out, width=100))
+    show(chosen([_cot("[red]2[/red]"), _cot("3")], REASONING, "cot"), "How [bold]many?", console_on(out, file=out))
     assert "How [bold]many?" in out.getvalue() and "[red]2[/red]" in out.getvalue()
     assert "1 of 2 samples give this answer" in out.getvalue()
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from sicog.config import Config
 from sicog.console import stdout_console
@@ -118,7 +117,7 @@ def _show(found: dict[str, Any], config: ThresholdsConfig) -> None:
         "mean agreement",
         *styles,
     )
-    shown = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         shown.add_column(column, justify="right")
     for line in found["table"]:
@@ -130,4 +129,4 @@ def _show(found: dict[str, Any], config: ThresholdsConfig) -> None:
             *("-" if mean is None else f"{mean:.4f}" for mean in means),
             *(f"{100 * line['styles'].get(style, 0.0):.1f} %" for style in styles),
         )
-    stdout_console().print(shown, highlight=False)
+    stdout_console().print(shown)

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.curation.vectors.vector_cache import (
     DIGEST,
     Embedding,
@@ -187,10 +187,9 @@ def _write_plan(folder: Path, notes: _TextCollector, cache: VectorCache) -> None
         np.save(folder / f"{name}.npy", values)
     about = {"distinct": len(digests_M), "texts_per_part": TEXTS_PER_PART, "folders": names + parts, "parts": parts}
     write_json(folder / "plan.json", about)
-    stderr_console().print(
-        f"  score: {notes.n_asked} texts, {len(digests_M)} distinct, {len(digests_M) - len(new_U)} in the cache, "
-        f"{len(new_U)} to embed in {len(parts)} parts",
-        highlight=False,
+    say(
+        f"score: {notes.n_asked} texts, {len(digests_M)} distinct, {len(digests_M) - len(new_U)} in the cache, "
+        f"{len(new_U)} to embed in {len(parts)} parts"
     )
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sicog.config.paths import at_home
-from sicog.console import stderr_console
+from sicog.console import say
 
 _BEAT_S = 5.0
 _STALE_S = 60.0
@@ -178,6 +178,4 @@ class _Waiting:
         minutes = int((time.monotonic() - self._start + 55) // 60)  # after 5 seconds, then every minute
         if minutes > max(self._said, 0):
             self._said = minutes
-            stderr_console().print(
-                f"  waiting for another process that makes {self.what} (lock: {self.lock.path})", highlight=False
-            )
+            say(f"waiting for another process that makes {self.what} (lock: {self.lock.path})")

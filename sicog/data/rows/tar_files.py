@@ -13,8 +13,8 @@ from typing import IO
 
 import numpy as np
 
-from sicog.bar import Counter
 from sicog.data.rows.cache import build_once
+from sicog.progress import quick_bar
 from sicog.stages.provenance import digest_value
 
 FORMAT = 1
@@ -125,12 +125,12 @@ class TarIndex:
 
     def _build(self, folder: Path) -> None:
         hashes, places = [], []
-        with Counter("indexing tars") as counter:
+        with quick_bar("indexing tars") as bar:
             for number, path in enumerate(self.tars):
                 found = [(_hash_name(m.name), (number, m.offset, m.size)) for m in members(path) if m.is_file]
                 hashes.append(np.array([h for h, _ in found], dtype=np.uint64).reshape(-1, 2))
                 places.append(np.array([p for _, p in found], dtype=np.int64).reshape(-1, 3))
-                counter.add(len(found))
+                bar.add(len(found))
         all_hashes, all_places = np.concatenate(hashes), np.concatenate(places)
         order = np.argsort(all_hashes[:, 0], kind="stable")
         np.save(folder / "names.npy", all_hashes[order, 0])

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sicog import __version__
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.evaluation.config import EvalConfig
 from sicog.evaluation.families import FAMILIES
 from sicog.evaluation.forms import FORMS
@@ -36,6 +35,7 @@ from sicog.evaluation.suite import Benchmark, benchmark_identity, check_table, c
 from sicog.stages.launch import gpus
 from sicog.stages.provenance import digest_path
 from sicog.stages.storage import locked, read_json, write_json
+from sicog.version import __version__
 
 LOG = "kit.log"
 _SHOWN_LINES = 15  # lines of the log in the error message
@@ -61,7 +61,7 @@ def evaluate(config: EvalConfig) -> Path:
         for mode in ("all", "infer"):
             part = [b for b in todo if needs_judge(b, config.judge) == (mode == "infer")]
             if part:
-                _say(f"{config.shown_name}: {', '.join(b.name for b in part)}; see {work / LOG}")
+                say(f"{config.shown_name}: {', '.join(b.name for b in part)}; see {work / LOG}")
                 _run_kit(python, _job_values(config, checkpoint, work, part, mode), config, work)
                 _collect_scores(scores, config, work, part)
                 for place, benchmark in enumerate(benchmarks):  # order of the suite, for tables
@@ -201,14 +201,10 @@ def _report(scores: Mapping[str, Any], benchmarks: Sequence[Benchmark], work: Pa
     for benchmark in benchmarks:
         score = scores["benchmarks"][benchmark.name]
         if score["value"] is not None:
-            _say(f"{benchmark.name}: {score['value']:.2f} {score['unit']}")
+            say(f"{benchmark.name}: {score['value']:.2f} {score['unit']}")
         elif score["reason"] == UNJUDGED:
-            _say(f"{benchmark.name}: not scored ({UNJUDGED})", style="yellow")
+            say(f"{benchmark.name}: not scored ({UNJUDGED})", style="yellow")
         else:
             failed.append(f"{benchmark.name} ({score['reason']})")
     if failed:
         raise ValueError(f"{len(failed)} of {len(benchmarks)} benchmarks failed: {'; '.join(failed)}; see {work / LOG}")
-
-
-def _say(text: str, style: str | None = None) -> None:
-    stderr_console().print(f"  {text}", style=style, highlight=False, markup=False, soft_wrap=True)

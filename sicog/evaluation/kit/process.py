@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sicog import __version__
 from sicog.evaluation.kit.operators import declare_missing_operators
 from sicog.evaluation.kit.work_folder import MODEL
 from sicog.stages.provenance import versions
 from sicog.stages.storage import read_json, write_json
+from sicog.version import __version__
 
 PACKAGE = "ms-vlmeval"
 ENVIRONMENT = "environment.json"

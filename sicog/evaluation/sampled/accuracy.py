@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from sicog.answers import final_answer as chosen_answer
 from sicog.chains import ChainError
 from sicog.config import Config
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.evaluation.forms import Style, listed_options
 from sicog.evaluation.kit.result_files import read_table
 from sicog.evaluation.sampled.answer_scores import accepted_answers, score_answer
@@ -92,7 +92,7 @@ def eval_samples(config: EvalSamplesConfig) -> Path:
     write_run_json(config.out_dir, step="eval-samples", config=config, inputs=inputs)
     if (config.out_dir / MANIFEST).is_file():
         found = read_json(config.out_dir / "curves.json")
-        _say(found, config.out_dir)
+        _print_result(found, config.out_dir)
         return config.out_dir
     truth = _truth(config.answers)
     lines = {(c.model, c.style): _samples_of_style(c.runs, c.style, config.form, truth) for c in config.curves}
@@ -109,7 +109,7 @@ def eval_samples(config: EvalSamplesConfig) -> Path:
     write_bytes(config.out_dir / "curves.svg", draw(points, probe, title=config.title).encode())
     files = {name: digest_file(config.out_dir / name) for name in ("curves.json", "curves.csv", "curves.svg")}
     write_json(config.out_dir / MANIFEST, {"step": "eval-samples", "rows": len(truth), "files": files})
-    _say(found, config.out_dir)
+    _print_result(found, config.out_dir)
     return config.out_dir
 
 
@@ -246,32 +246,25 @@ def _interval(of: Mapping[str, Any], form: str) -> str:
     return "" if of["low"] != of["low"] else f" [{of['low']:{form}}, {of['high']:{form}}]"
 
 
-def _say(found: Mapping[str, Any], folder: Path) -> None:
-    console, points, probe = stderr_console(), found["points"], found["probe"]
+def _print_result(found: Mapping[str, Any], folder: Path) -> None:
+    points, probe = found["points"], found["probe"]
     largest = max(p["k"] for p in points)
     for p in points:
         if p["k"] == largest or p["select"] == "greedy":
             limits = f"{p['value']:.1f}{_interval(p, '.1f')} %"
-            console.print(
-                f"  {p['model']}, {p['style']}, {p['select']} of {p['k']}: {limits}", highlight=False, markup=False
-            )
+            say(f"{p['model']}, {p['style']}, {p['select']} of {p['k']}: {limits}")
     for one in found["unread"]:
         if one["share"]:
-            console.print(
-                f"  {one['model']}, {one['style']}: "
+            say(
+                f"{one['model']}, {one['style']}: "
                 f"{one['share']:.1f} % of the samples are truncated or do not parse in "
                 f"their style; they count as wrong",
                 style="yellow",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
             )
     for one in probe:
         last = one["gap"][-1]
-        console.print(
-            f"  {one['model']}: pass@{last['k']} with chains minus without {last['value']:+.1f}"
-            f"{_interval(last, '+.1f')}, unlocked {one['unlocked']:.1f} %, lost {one['lost']:.1f} %",
-            highlight=False,
-            markup=False,
+        say(
+            f"{one['model']}: pass@{last['k']} with chains minus without {last['value']:+.1f}"
+            f"{_interval(last, '+.1f')}, unlocked {one['unlocked']:.1f} %, lost {one['lost']:.1f} %"
         )
-    console.print(f"  {folder / 'curves.svg'}", highlight=False, markup=False)
+    say(f"{folder / 'curves.svg'}")

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from sicog.config import Config
 from sicog.config.paths import NameOrPath
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.evaluation.config import Style
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.kit.question_tables import ANSWERS, data_root, table_file, unpack_table
@@ -76,7 +76,7 @@ def sampled_evaluation(config: SampledConfig) -> list[Path]:
     # Read all tables before sampling, so that a mistake in the last one is found at once.
     unpacked = [(benchmark, *_unpack_benchmark(config, benchmark, table, root)) for benchmark, table in tables]
     if theirs := [b.name for b in wanted if not b.table]:
-        _say(f"{', '.join(theirs)}: our own scores of each answer's string, not the kit's figure")
+        say(f"{', '.join(theirs)}: our own scores of each answer's string, not the kit's figure")
     return [_evaluate_benchmark(config, *one) for one in unpacked]
 
 
@@ -89,7 +89,7 @@ def _string_scored_benchmarks(config: SampledConfig) -> list[Benchmark]:
             f"Remove it from only=[...], or run `sicog eval` without --samples"
         )
     if judged:
-        _say(f"{', '.join(judged)}: skipped, because only a judge model can score them")
+        say(f"{', '.join(judged)}: skipped, because only a judge model can score them")
     return [b for b in wanted if b.form in OFFLINE]
 
 
@@ -98,7 +98,7 @@ def _unpack_benchmark(config: SampledConfig, benchmark: Benchmark, table: Path, 
     name = benchmark.data_name if benchmark.table else f"{benchmark.dataset}_{digest_file(table)[:8]}"
     questions, n_bare = unpack_table(benchmark, table, root, config.out_dir / name)
     if n_bare:
-        _say(f"{benchmark.name}: {n_bare} rows without an image are skipped, as in the kit")
+        say(f"{benchmark.name}: {n_bare} rows without an image are skipped, as in the kit")
     return config.out_dir / name, questions
 
 
@@ -149,7 +149,3 @@ def _prompt(benchmark: Benchmark, style: Style) -> str | None:
     usual = "{question} " + (SHORT_ANSWER if style == DIRECT else STEP_BY_STEP)
     words = words.replace("\n{options}", "")
     return None if words == usual else words
-
-
-def _say(text: str) -> None:
-    stderr_console().print(f"  {text}", highlight=False, markup=False, soft_wrap=True)

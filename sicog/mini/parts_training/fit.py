@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import torch
 from torch import nn
-from tqdm import tqdm
+
+from sicog.progress import Bar
 
 Batch = TypeVar("Batch")
 _SHOWN_EVERY = 50
@@ -68,7 +69,7 @@ def fit(
     supply = iter(batches)  # first, because a loader uses a random number when it starts
     done = _restore(state, model, optimizers, schedules)
     saved = time.monotonic()
-    with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=2.0) as bar:
+    with Bar(name, steps, unit="step", done=done) as bar:
         for step, batch in enumerate(itertools.islice(supply, done, None), done + 1):
             loss = loss_of(batch)
             for optimizer in optimizers:
@@ -78,9 +79,8 @@ def fit(
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
                 optimizer.step()
                 schedule.step()
-            bar.update()
             if step % _SHOWN_EVERY == 0 or step == steps:
-                bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+                bar.update(step, note=f"loss {loss.item():.3f}")
             if time.monotonic() - saved > _SAVED_EVERY:
                 _save(state, step, model, optimizers, schedules)
                 saved = time.monotonic()

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.model.card import write_card
 from sicog.model.checkpoints import (
     check_agreement,
@@ -85,7 +85,7 @@ def import_checkpoint(
         processor.save_pretrained(made)
         generation_config(ends, processor).save_pretrained(made)
         write_card(made, config)
-    _print(f"{target}: {len(found)} tensors, all accounted for; projector {config.projector_type}")
+    say(f"{target}: {len(found)} tensors, all accounted for; projector {config.projector_type}")
     return target
 
 
@@ -110,9 +110,9 @@ def export_checkpoint(source: Path, target: Path, *, vision_tower: str = CLIP) -
         write_json(made / "config.json", values)
         generation_config(ends, processor).save_pretrained(made)
     kind = values["model_type"].removesuffix("2")
-    _print(f"{target}: {len(found)} tensors in LLaVA's layout. Its loader reads the folder's name: keep {kind!r} in it")
+    say(f"{target}: {len(found)} tensors in LLaVA's layout. Its loader reads the folder's name: keep {kind!r} in it")
     for stray in strays(config, image):
-        _print(f"  differs from the original's code: {stray}")
+        say(f"  differs from the original's code: {stray}")
     return target
 
 
@@ -123,9 +123,9 @@ def _import_projector(file: Path, target: Path) -> Path:
     check_tensors(file, weights, {name: tuple(value.shape) for name, value in shell.state_dict().items()})
     with _new_folder(target) as made:
         save_file({f"resampler.{name}": load_tensor(stored) for name, stored in weights.items()}, made / PROJECTOR)
-    _print(f"{target / PROJECTOR}: {len(weights)} tensors, all accounted for; use it as model.projector, with")
+    say(f"{target / PROJECTOR}: {len(weights)} tensors, all accounted for; use it as model.projector, with")
     is_resampler = isinstance(shell, Resampler)
-    _print(f"  model.config.{'regions_dtype=bfloat16' if is_resampler else 'projector_type=mlp'}")
+    say(f"  model.config.{'regions_dtype=bfloat16' if is_resampler else 'projector_type=mlp'}")
     return target
 
 
@@ -203,7 +203,3 @@ def _new_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-
-
-def _print(text: str) -> None:
-    stderr_console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from sicog.runs.recipe import Step
@@ -71,7 +70,7 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
             while running or (waiting and not failed):
                 for step in [] if failed else _ready_steps(waiting, known - done, jobs - len(running)):
                     waiting.remove(step)
-                    console.print(f"{titles[step.name]}: {step.verb.name}", style="bold", highlight=False)
+                    console.print(f"{titles[step.name]}: {step.verb.name}", style="bold")
                     log_file(step).parent.mkdir(parents=True, exist_ok=True)
                     given = (os.getpid(), threads, step.run_dir, step.name, step.key, log_file(step))
                     process = context.Process(target=_run_in_process, args=given)
@@ -85,7 +84,7 @@ def run_side_by_side(steps: Sequence[Step], jobs: int, console: Console) -> None
                         done.add(one.step.name)
                     else:
                         failed.append(one.step)
-                    console.print(f"{one.title}: {how} after {one.seconds:.0f} s", style="dim", highlight=False)
+                    console.print(f"{one.title}: {how} after {one.seconds:.0f} s", style="dim")
                 live.update(_table(running), refresh=True)
                 if not ended:
                     time.sleep(_LOOK_S)
@@ -145,4 +144,4 @@ def _error(step: Step) -> str:
     of_state = state.error if state and state.key == step.key else None
     lines = log_file(step).read_text(errors="replace").split("\n") if log_file(step).is_file() else []
     said = of_state or next((line for line in reversed(lines) if line.strip()), "it ended without output")
-    return f"step {step.name!r} failed: {escape(said)} (its output: {log_file(step)})"
+    return f"step {step.name!r} failed: {said} (its output: {log_file(step)})"

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-import sicog
 from sicog.runs.execute import move_aside
 from sicog.runs.recipe import Recipe, Step
 from sicog.runs.states import STATES, is_done, job_is_alive, read_job, write_job
@@ -39,7 +38,7 @@ def submit_steps(recipe: Recipe, steps: Sequence[Step], console: Console) -> dic
     for number, step in enumerate(steps, 1):
         title = f"[{number}/{len(steps)}] {step.name}"
         if is_done(step):
-            console.print(f"{title}: done", style="dim", highlight=False)
+            console.print(f"{title}: done", style="dim")
             continue
         before = read_job(step.run_dir, step.name)
         if before and job_is_alive(before.job):
@@ -50,20 +49,19 @@ def submit_steps(recipe: Recipe, steps: Sequence[Step], console: Console) -> dic
                     f"scancel {before.job}"
                 )
             jobs[step.name] = before.job
-            console.print(f"{title}: job {before.job} is there already", style="dim", highlight=False)
+            console.print(f"{title}: job {before.job} is there already", style="dim")
             continue
         if aside := move_aside(step):
-            console.print(f"{title}: its config or inputs changed; the old output is now {aside}", highlight=False)
+            console.print(f"{title}: its config or inputs changed; the old output is now {aside}")
         jobs[step.name] = job = _submit_job(
             recipe, step, [jobs[n] for n in (*step.depends_on, *step.after) if n in jobs]
         )
         write_job(step, job)
-        console.print(f"{title}: {step.verb.name}, job {job}", style="bold", highlight=False)
+        console.print(f"{title}: {step.verb.name}, job {job}", style="bold")
     if jobs:
         console.print(
             f"  {len(jobs)} jobs wait or run; where they are: sicog status {recipe.run_dir}; to stop them all: "
             f"scancel {' '.join(jobs.values())}",
-            highlight=False,
             soft_wrap=True,
         )
     return jobs
@@ -115,7 +113,7 @@ def job_script(step: Step, output: Path) -> str:
 
 def _training_job() -> str:
     """Return the body of slurm.sbatch, which starts a training's processes, forwards signals and requeues the job."""
-    file = Path(sicog.__file__).parents[1] / _TRAINING_JOB
+    file = Path(__file__).parents[3] / _TRAINING_JOB
     if not file.is_file():
         raise ValueError(
             f"{_TRAINING_JOB} is missing next to the package, but launcher.on: slurm needs it. Run pip install -e ."

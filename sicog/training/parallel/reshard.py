@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from sicog.console import stderr_console
+from sicog.console import say
 from sicog.stages.provenance import RUN
 from sicog.stages.storage import MANIFEST, read_json
 from sicog.training import run_checkpoints
@@ -46,7 +46,7 @@ def reshard(run_dir: Path, processes: int) -> Path:
     (new / _UNIVERSAL_TAG).write_text(tag, encoding="utf-8")
     run_checkpoints.mark_complete(new, processes=processes)
     run_checkpoints.remove(old)
-    stderr_console().print(f"  {new.name}: {processes} processes can resume from it", highlight=False, soft_wrap=True)
+    say(f"{new.name}: {processes} processes can resume from it")
     return new
 
 

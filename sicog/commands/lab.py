@@ -1,4 +1,4 @@
-"""Commands of `sicog lab`; heavy imports happen inside the commands."""
+"""`sicog lab`: try an idea on a finished mini run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from sicog.commands.help import lists_keys
+from sicog.commands.verb_commands import DryRun, Overrides
 
-app = typer.Typer(help="Try another idea on a finished mini run.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Try your own idea on a finished mini run.", no_args_is_help=True, pretty_exceptions_enable=False
+)
 _LAB = "sicog.lab.arms:LabConfig"
 ARMS = Path("recipes/lab/arms.yaml")
 CEILING = Path("recipes/lab/ceiling.yaml")
 LabFile = Annotated[Path, typer.Argument(help="the YAML of the arms", metavar="LAB")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="values of keys, over those of the YAML", metavar="KEY=VALUE")
-]
 
 
 @app.command("score")
@@ -29,7 +29,10 @@ def score(
     train: Annotated[bool, typer.Option("--train", help="also train on the picks of each file")] = False,
     lab: Annotated[Path, typer.Option(help="with --train: the YAML of the arms")] = ARMS,
 ) -> None:
-    """Compare scorers: truth of their picks, AUROC, risk and coverage. Runs the code of the files."""
+    """Compare scorers on a finished run.
+
+    Columns: truth of their picks, AUROC, risk and coverage. The code of the files is run.
+    """
     from sicog.lab.compare_scorers import lab_score
 
     if train and not scorers:
@@ -47,9 +50,12 @@ def run(
     lab: LabFile = ARMS,
     overrides: Overrides = None,
     only: Annotated[str, typer.Option(help="arms to train, by commas; all by default")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Train every arm with every seed, skip finished ones, and write the table of results."""
+    """Train every arm with every seed, and write the table.
+
+    Arms that are done are skipped.
+    """
     names = only.split(",") if only else []
     if dry_run:
         from sicog.estimates.recipes import show_plan
@@ -69,9 +75,12 @@ def ceiling(
     lab: LabFile = CEILING,
     overrides: Overrides = None,
     only: Annotated[str, typer.Option(help="arms to train, by commas; all by default")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Measure the possible gain before a round: curves of perfect rows, mistaken rows, and the run's rows."""
+    """Measure what a round could gain at most.
+
+    Curves of perfect rows, of mistaken rows, and of the run's own rows.
+    """
     run(lab, overrides, only=only, dry_run=dry_run)
 
 
@@ -80,7 +89,10 @@ def gap(
     run_dir: Annotated[Path, typer.Option("--run", help="a finished mini run")] = Path("runs/mini"),
     out: Annotated[Path | None, typer.Option(help="write the figures as JSON to this file")] = None,
 ) -> None:
-    """Test the gap proxy, which needs no truth, against the true gap on the development split."""
+    """Compare the proxy of the gap with the gap itself.
+
+    The proxy needs no truth; the gap is measured by the truth of the development split.
+    """
     from sicog.lab.gap_proxy import lab_gap
 
     lab_gap(run_dir, out)
@@ -92,7 +104,10 @@ def table(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="the folder for lab.json and lab.md, not the run's")] = None,
 ) -> None:
-    """Print the table of finished arms, also while others are running."""
+    """Write the table of the arms that are done.
+
+    Others may still run.
+    """
     from sicog.lab.arms import load_lab
     from sicog.lab.train_arms import lab_table
 
