@@ -116,7 +116,7 @@ def test_commands_print_the_names_of_folders_and_rows(old):
     done, said = printed("select", "input=[old]/no", "out_dir=[old]/[/out]", "threshold=0.5", "--dry-run")
     assert "[old]/no does not exist" in said
     done, said = printed("status", "[old]")
-    assert "[old] is no run of a recipe" in said
+    assert "[old] is not a run of a recipe" in said
 
 
 def test_a_run_in_such_a_folder_is_shown_as_it_is_called(old):

@@ -54,7 +54,7 @@ def variables(text: str, verb: str) -> list[Variable]:
     code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     names = dict.fromkeys(name for name in _VARIABLE.findall(code) if name not in _NOT_OF_USERS)
     found = [Variable(name, _default(name, code), _meaning(name, code, required | named, comments)) for name in names]
-    if verb == "train":
+    if VERBS[verb].trains:
         found.append(Variable("DISTRIBUTED_ARGS", "", _DISTRIBUTED))
     return sorted(found, key=lambda variable: variable.default is not None)
 

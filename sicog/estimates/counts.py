@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from sicog.data.mixture import Source, chosen_rows
 from sicog.data.rows.file_kinds import find_files
@@ -17,7 +17,20 @@ from sicog.data.rows.sources import count_file
 from sicog.formats import FileSource, parse_example
 from sicog.runs.recipe import Recipe, Step
 from sicog.runs.states import is_done
+from sicog.runs.verbs import load
 from sicog.stages.storage import MANIFEST, count_rows, read_json
+
+if TYPE_CHECKING:  # of each step's own config: a plan imports only those that its recipe has
+    from sicog.annotation.revise import ReviseConfig
+    from sicog.curation.build.build import BuildConfig
+    from sicog.curation.claims.settle import SettleConfig
+    from sicog.curation.curate import CurateConfig
+    from sicog.curation.score.score import SetsConfig
+    from sicog.curation.select.select import SelectConfig
+    from sicog.data.mix import MixConfig
+    from sicog.generation.group import GroupConfig
+    from sicog.generation.sample import SampleConfig
+    from sicog.training.config import TrainConfig
 
 How = Literal["counted", "from the config", "at most", "assumed"]
 _SIGNS: Mapping[How, str] = {"counted": "", "from the config": "", "at most": "<= ", "assumed": "~ "}
@@ -60,11 +73,11 @@ class Counts:
 
     def of(self, step: Step) -> InAndOut:
         """Rows in and out of a step. The rows it will write are remembered for later steps."""
-        known = _KNOWN.get(step.verb.name)
+        counter: Counter | None = load(step.verb.counter) if step.verb.counter else None
         if is_done(step) and (step.folder / MANIFEST).is_file() and "rows_in" in read_json(step.folder / MANIFEST):
             manifest = read_json(step.folder / MANIFEST)
             return InAndOut(Rows(manifest["rows_in"], "counted"), Rows(manifest["rows_out"], "counted"))
-        return known(self, step) if known and not is_done(step) else InAndOut(None, None)
+        return counter(self, step) if counter and not is_done(step) else InAndOut(None, None)
 
     def at(self, path: Path) -> Rows | None:
         """Rows of a path: of existing data, of a step's future output, or as expected of an input."""
@@ -129,29 +142,28 @@ def _through(counts: Counts, step: Step, given: Rows | None, gives: Rows | None,
     return InAndOut(given, gives)
 
 
-def _annotate(counts: Counts, step: Step) -> InAndOut:
-    config: Any = step.config
+def count_annotated(counts: Counts, step: Step) -> InAndOut:
+    config = cast("ReviseConfig", step.config)
     rows = counts.at(config.input)
     return _through(counts, step, rows, rows.at_most() if rows else None, "chain", "plain")
 
 
-def _sample(counts: Counts, step: Step) -> InAndOut:
-    config: Any = step.config
+def count_one_to_one(counts: Counts, step: Step) -> InAndOut:
+    config = cast("SampleConfig | SettleConfig", step.config)
     rows = counts.at(config.input)
     return _through(counts, step, rows, rows.at_most() if rows else None)
 
 
-def _group(counts: Counts, step: Step) -> InAndOut:
+def count_groups(counts: Counts, step: Step) -> InAndOut:
     """`group`, `score` and `claims` read several folders with the same queries."""
-    config: Any = step.config
-    folders = config.inputs if step.verb.name == "group" else config.input
-    found = [rows for rows in map(counts.at, folders) if rows]
+    config = cast("GroupConfig | SetsConfig", step.config)
+    found = [rows for rows in map(counts.at, config.input) if rows]
     rows = max(found, key=lambda r: r.n) if found else None
     return _through(counts, step, rows, rows.at_most() if rows else None)
 
 
-def _select(counts: Counts, step: Step) -> InAndOut:
-    config: Any = step.config
+def count_selected(counts: Counts, step: Step) -> InAndOut:
+    config = cast("SelectConfig", step.config)
     rows = counts.at(config.input)
     if like := getattr(config, "keep_rows_of", None):
         return _through(counts, step, rows, counts.at(like))
@@ -159,16 +171,16 @@ def _select(counts: Counts, step: Step) -> InAndOut:
     return _through(counts, step, rows, kept)
 
 
-def _curate(counts: Counts, step: Step) -> InAndOut:
-    config: Any = step.config
+def count_curated(counts: Counts, step: Step) -> InAndOut:
+    config = cast("CurateConfig", step.config)
     found = [rows for rows in map(counts.at, config.input) if rows]
     rows = max(found, key=lambda r: r.n) if found else None
     kept = rows.times(counts.recipe.assume.keep_share, "assumed") if rows else None
     return _through(counts, step, rows, kept, "selected")
 
 
-def _build(counts: Counts, step: Step) -> InAndOut:
-    config: Any = step.config
+def count_built(counts: Counts, step: Step) -> InAndOut:
+    config = cast("BuildConfig", step.config)
     total = getattr(config, "total", None)
     parts = []
     for source in config.sources:
@@ -184,14 +196,14 @@ def _build(counts: Counts, step: Step) -> InAndOut:
     return _through(counts, step, given, gives)
 
 
-def _mix(counts: Counts, step: Step) -> InAndOut:
-    config: Any = step.config
+def count_mixed(counts: Counts, step: Step) -> InAndOut:
+    config = cast("MixConfig", step.config)
     rows = counts.taken(config.sources)
     return _through(counts, step, rows, rows)
 
 
-def _train(counts: Counts, step: Step) -> InAndOut:
-    config: Any = step.config
+def count_trained(counts: Counts, step: Step) -> InAndOut:
+    config = cast("TrainConfig", step.config)
     try:
         sources = config.data.chosen_sources()
     except ValueError:  # the mixture file does not exist
@@ -200,31 +212,5 @@ def _train(counts: Counts, step: Step) -> InAndOut:
     return InAndOut(rows, rows)
 
 
-def _mini_data(counts: Counts, step: Step) -> InAndOut:
-    config: Any = step.config
-    n = {"align.json": config.align, "warmup_captions.json": config.warmup_captions}
-    n |= {"warmup_reasoning.jsonl": config.warmup_reasoning}
-    for split in ("unlabelled", "dev", "test"):
-        images = getattr(config, split)
-        n |= {f"{split}_images.json": images}
-        n |= {f"{split}_questions.json": images * getattr(config, f"{split}_questions")}
-    for name, rows in n.items():
-        counts.will_hold(step.folder / name, Rows(rows, "from the config"))
-    return InAndOut(None, None)
-
-
-_KNOWN: Mapping[str, Callable[[Counts, Step], InAndOut]] = {
-    "mini-data": _mini_data,
-    "annotate": _annotate,
-    "mini-annotate": _annotate,
-    "sample": _sample,
-    "group": _group,
-    "score": _group,
-    "claims": _group,
-    "select": _select,
-    "curate": _curate,
-    "settle": _sample,
-    "build": _build,
-    "mix": _mix,
-    "train": _train,
-}
+# What says how many rows a step reads and writes: `counter` of its verb.
+Counter = Callable[[Counts, Step], InAndOut]

@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 from sicog.console import say
 from sicog.curation.select.sweep import SweepConfig, Truth, sweep_scored
+from sicog.estimates.counts import Counts, InAndOut, Rows
 from sicog.mini.truth import SceneTruth, answer_is_right, caption_scores, read_truth, truth_file
 from sicog.mini.write_world import MiniDataConfig, total_images, write_mini_data
 from sicog.progress import Bar
 from sicog.records import Query
 from sicog.runs.gap import GapConfig, gap
+from sicog.runs.recipe import Step
 from sicog.stages.provenance import write_run_json
 from sicog.stages.storage import read_json
 
@@ -95,3 +97,18 @@ def truth_function(truths: dict[str, SceneTruth]) -> Truth:
         return float(answer_is_right(text, answers[query.id], query.question))
 
     return truth
+
+
+def count_mini_data(counts: Counts, step: Step) -> InAndOut:
+    """Remember the number of rows of every file, for the plan of a run."""
+    config = step.config
+    assert isinstance(config, MiniDataStep)
+    n = {"align.json": config.align, "warmup_captions.json": config.warmup_captions}
+    n |= {"warmup_reasoning.jsonl": config.warmup_reasoning}
+    for split in ("unlabelled", "dev", "test"):
+        images = getattr(config, split)
+        n |= {f"{split}_images.json": images}
+        n |= {f"{split}_questions.json": images * getattr(config, f"{split}_questions")}
+    for name, rows in n.items():
+        counts.will_hold(step.folder / name, Rows(rows, "from the config"))
+    return InAndOut(None, None)

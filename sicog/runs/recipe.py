@@ -49,8 +49,6 @@ from sicog.stages.provenance import digest_file, digest_path, digest_value
 from sicog.stages.storage import MANIFEST
 from sicog.version import __version__
 
-_GATES = ("alarms", "promote", "gap", "mini-gap")  # gates: all later steps wait for these verbs, which may stop the run
-_TRAINS = "train"
 _STEP = re.compile(r"\$\{(?:all\.)?([a-z0-9-]+)[}/]")
 _REMEMBERED = 1 << 26  # bytes; digests of larger files are cached by time and size
 
@@ -258,7 +256,7 @@ def _resolve(written: _WrittenStep, spec: RecipeSpec, earlier: Mapping[str, Step
         values = {"launch": _array(job, spec.launcher)} | values
     config = validate(verb.config_type(), values, where)
     depends_on = tuple(s for s in earlier if s in scope.used)
-    gates = [s.name for s in earlier.values() if s.verb.name in _GATES]  # each step waits for the one before it
+    gates = [s.name for s in earlier.values() if s.verb.gate]  # each step waits for the one before it
     own = [_earlier_step(other, written, earlier, where) for other in step.after]
     after = tuple(dict.fromkeys(other for other in (*own, *gates[-1:]) if other not in depends_on))
     return Step(name, verb, config, run_dir, depends_on, after, _key(verb, config, run_dir, depends_on, earlier), job)
@@ -275,7 +273,7 @@ def _earlier_step(name: str, written: _WrittenStep, earlier: Mapping[str, Step],
 
 def _job(step: StepSpec, launcher: LauncherConfig, where: str) -> JobConfig:
     try:
-        return launcher.job(trains=step.run == _TRAINS, own=step.job)
+        return launcher.job(trains=VERBS[step.run].trains, own=step.job)
     except ValidationError as error:
         raise ValueError(f"{where}: job: {validation_message(error, JobConfig)}") from None
 

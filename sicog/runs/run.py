@@ -69,7 +69,7 @@ def _run_step(step: Step, title: str, recipe: Recipe, console: Console) -> None:
         return
     prepare_step(step, title, console)
     console.print(f"{title}: {step.verb.name}", style="bold")
-    n = _processes(recipe.launcher) if step.verb.name == "train" else 1
+    n = _processes(recipe.launcher) if step.verb.trains else 1
     if n > 1:
         run_by_torchrun(step, n)
     else:

@@ -86,7 +86,7 @@ def show_status(run_dir: Path) -> bool:
 
 def progress_of(step: Step, seconds: float) -> Progress | None:
     """Return the progress of a step from its output. seconds: time spent on it so far."""
-    if step.verb.name == "train":
+    if step.verb.trains:
         return _training_progress(step.folder)
     if (step.folder / MANIFEST).is_file():
         manifest = read_json(step.folder / MANIFEST)

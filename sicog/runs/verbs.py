@@ -50,6 +50,9 @@ class Verb:
     claims: bool = True  # each output folder with a run.json of its own; else what lies there belongs to several starts
     may_be_empty: bool = False  # keeping none of its rows is a result
     estimator: str | None = None  # `module:function` that prints what the work would take, and does none of it
+    trains: bool = False  # a training: torchrun may start it in several processes, and its progress is in updates
+    gate: bool = False  # it may stop the run: all later steps wait for it
+    counter: str | None = None  # `module:function` that says how many rows a step gets and gives, before it runs
 
     def config_type(self) -> type[Config]:
         """The config class; importing it needs no torch."""
@@ -103,6 +106,7 @@ VERBS: Mapping[str, Verb] = {
             "--out data/mini --seed 1 test=100",
             "sicog.mini.steps:MiniDataStep",
             "sicog.mini.steps:mini_data",
+            counter="sicog.mini.steps:count_mini_data",
         ),
         Verb(
             "mini-parts",
@@ -122,6 +126,7 @@ VERBS: Mapping[str, Verb] = {
             "sicog.annotation.revise:revise",
             _ANNOTATED,
             estimator="sicog.annotation.revise:print_estimate",
+            counter="sicog.estimates.counts:count_annotated",
         ),
         Verb(
             "mini-annotate",
@@ -131,6 +136,7 @@ VERBS: Mapping[str, Verb] = {
             "sicog.mini.annotate:MiniAnnotateConfig",
             "sicog.mini.annotate:mini_annotate",
             _ANNOTATED,
+            counter="sicog.estimates.counts:count_annotated",
         ),
         Verb(
             "train",
@@ -138,6 +144,8 @@ VERBS: Mapping[str, Verb] = {
             "Train one stage: warmup, align, pretrain, sft or dpo.",
             "training_scripts/configs/sft.yaml out_dir=runs/sft model.checkpoint=runs/next data.path=sft.json",
             *_TRAIN,
+            trains=True,
+            counter="sicog.estimates.counts:count_trained",
         ),
         Verb(
             "sample",
@@ -147,6 +155,7 @@ VERBS: Mapping[str, Verb] = {
             "sicog.generation.sample:SampleConfig",
             "sicog.generation.sample:sample",
             estimator="sicog.generation.estimate:estimate",
+            counter="sicog.estimates.counts:count_one_to_one",
         ),
         Verb(
             "import-candidates",
@@ -163,6 +172,7 @@ VERBS: Mapping[str, Verb] = {
             "input=runs/answers-0,runs/answers-1 out_dir=runs/answers",
             "sicog.generation.group:GroupConfig",
             "sicog.generation.group:group",
+            counter="sicog.estimates.counts:count_groups",
         ),
         Verb(
             "score",
@@ -171,6 +181,7 @@ VERBS: Mapping[str, Verb] = {
             "input=runs/captions out_dir=data/scored",
             "sicog.curation.score.score:ScoreConfig",
             "sicog.curation.score.score:score",
+            counter="sicog.estimates.counts:count_groups",
         ),
         Verb(
             "claims",
@@ -179,6 +190,7 @@ VERBS: Mapping[str, Verb] = {
             "input=runs/captions out_dir=data/claims reader=sentences",
             "sicog.curation.claims.extract:ClaimsConfig",
             "sicog.curation.claims.extract:claims",
+            counter="sicog.estimates.counts:count_groups",
         ),
         Verb(
             "ask-claims",
@@ -206,6 +218,7 @@ VERBS: Mapping[str, Verb] = {
             "input=data/claims out_dir=data/settled support=0.5",
             "sicog.curation.claims.settle:SettleConfig",
             "sicog.curation.claims.settle:settle",
+            counter="sicog.estimates.counts:count_one_to_one",
         ),
         Verb(
             "sweep",
@@ -222,6 +235,7 @@ VERBS: Mapping[str, Verb] = {
             "input=data/scored threshold=0.85 out_dir=data/kept",
             "sicog.curation.select.select:SelectConfig",
             "sicog.curation.select.select:select",
+            counter="sicog.estimates.counts:count_selected",
         ),
         Verb(
             "thresholds",
@@ -249,6 +263,7 @@ VERBS: Mapping[str, Verb] = {
             "sicog.curation.curate:CurateConfig",
             "sicog.curation.curate:curate",
             claims=False,
+            counter="sicog.estimates.counts:count_curated",
         ),
         Verb(
             "overlap",
@@ -266,6 +281,7 @@ VERBS: Mapping[str, Verb] = {
             "quality_evaluation/configs/build-213k.yaml image_folder=images out_dir=data/curated",
             "sicog.curation.build.build:BuildConfig",
             "sicog.curation.build.build:build",
+            counter="sicog.estimates.counts:count_built",
         ),
         Verb(
             "mix",
@@ -274,6 +290,7 @@ VERBS: Mapping[str, Verb] = {
             "'sources=[{path: curated.json}, {path: text.json, take: random:10%}]' out_dir=data/mixed",
             "sicog.data.mix:MixConfig",
             "sicog.data.mix:mix",
+            counter="sicog.estimates.counts:count_mixed",
         ),
         Verb(
             "mini-eval",
@@ -306,6 +323,7 @@ VERBS: Mapping[str, Verb] = {
             "labels=data/kept greedy=runs/greedy out_dir=data/gap",
             "sicog.runs.gap:GapConfig",
             "sicog.runs.gap:gap",
+            gate=True,
         ),
         Verb(
             "mini-gap",
@@ -314,6 +332,7 @@ VERBS: Mapping[str, Verb] = {
             "labels=data/kept greedy=runs/greedy data=data/mini out_dir=data/gap",
             "sicog.mini.steps:MiniGapConfig",
             "sicog.mini.steps:mini_gap",
+            gate=True,
         ),
         Verb(
             "alarms",
@@ -323,6 +342,7 @@ VERBS: Mapping[str, Verb] = {
             "'watched={captions: {selected: [data/kept]}}' out_dir=data/alarms",
             "sicog.runs.alarms:AlarmsConfig",
             "sicog.runs.alarms:alarms",
+            gate=True,
         ),
         Verb(
             "promote",
@@ -331,6 +351,7 @@ VERBS: Mapping[str, Verb] = {
             "candidate=runs/eval-next incumbent=runs/eval-base out_dir=data/promoted",
             "sicog.runs.promote:PromoteConfig",
             "sicog.runs.promote:promote",
+            gate=True,
         ),
         Verb(
             "mini-tsv",

@@ -86,7 +86,7 @@ def _submit_job(recipe: Recipe, step: Step, needed: Sequence[str]) -> str:
 
 def job_script(step: Step, output: Path) -> str:
     """Return the batch script of a step's job."""
-    job, trains = step.job, step.verb.name == "train"
+    job, trains = step.job, step.verb.trains
     launch = getattr(step.config, "launch", None)
     heads_array = isinstance(launch, LaunchConfig) and launch.on == "slurm"
     options = {
