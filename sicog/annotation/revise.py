@@ -40,7 +40,6 @@ from sicog.stages.provenance import write_run_json
 from sicog.stages.reader import FolderSource, Source
 from sicog.stages.runner import Stage, run_stage
 from sicog.stages.shard import Outcome
-from sicog.stages.storage import MANIFEST
 from sicog.tasks import CAPTIONING, REASONING, bare_question
 
 COT_TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
@@ -95,7 +94,7 @@ class ReviseConfig(Config):
 def revise(config: ReviseConfig) -> tuple[Path, Path]:
     """Write both datasets of `Example` records; returns (chain_dir, plain_dir)."""
     folders = {"chain": config.chain_dir, "plain": config.plain_dir}
-    finished = all((folder / MANIFEST).is_file() for folder in folders.values())
+    finished = all(is_finished(folder) for folder in folders.values())
     images = _images(config) if config.image_folder and not finished else None  # may be missing when all is done
     if config.teacher and not finished:
         config.teacher.endpoint.check()  # before anything is written

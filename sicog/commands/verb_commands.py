@@ -83,7 +83,7 @@ def start(verb: Verb, config: Config, *, dry_run: bool) -> None:
     if not dry_run:
         verb.run(config)
         return
-    from sicog.estimates.preflight import is_finished, problems
+    from sicog.estimates.preflight import problems, work_is_finished
 
     echo_config(config)
     found = problems(verb, config)
@@ -91,7 +91,7 @@ def start(verb: Verb, config: Config, *, dry_run: bool) -> None:
         typer.echo(f"a start would be refused: {problem}", err=True)
     if found:
         raise typer.Exit(1)
-    if is_finished(verb, config):
+    if work_is_finished(verb, config):
         typer.echo("finished already: a start would do nothing", err=True)
 
 

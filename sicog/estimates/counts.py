@@ -18,7 +18,7 @@ from sicog.formats import FileSource, parse_example
 from sicog.runs.recipe import Recipe, Step
 from sicog.runs.states import is_done
 from sicog.runs.verbs import load
-from sicog.stages.storage import MANIFEST, count_rows, read_json
+from sicog.stages.storage import MANIFEST, count_rows, is_finished, read_json
 
 if TYPE_CHECKING:  # of each step's own config: a plan imports only those that its recipe has
     from sicog.annotation.revise import ReviseConfig
@@ -74,7 +74,7 @@ class Counts:
     def of(self, step: Step) -> InAndOut:
         """Rows in and out of a step. The rows it will write are remembered for later steps."""
         counter: Counter | None = load(step.verb.counter) if step.verb.counter else None
-        if is_done(step) and (step.folder / MANIFEST).is_file() and "rows_in" in read_json(step.folder / MANIFEST):
+        if is_done(step) and is_finished(step.folder) and "rows_in" in read_json(step.folder / MANIFEST):
             manifest = read_json(step.folder / MANIFEST)
             return InAndOut(Rows(manifest["rows_in"], "counted"), Rows(manifest["rows_out"], "counted"))
         return counter(self, step) if counter and not is_done(step) else InAndOut(None, None)
@@ -89,7 +89,7 @@ class Counts:
         if not path.exists():
             expected = [given.rows for given in self.recipe.inputs.values() if Path(given.path) == path]
             return Rows(expected[0], "at most") if expected and expected[0] is not None else None
-        if (path / MANIFEST).is_file() and "rows_out" in read_json(path / MANIFEST):
+        if is_finished(path) and "rows_out" in read_json(path / MANIFEST):
             return Rows(count_rows(path), "counted")
         try:
             files = find_files(path)

@@ -9,7 +9,7 @@ from sicog.data.rows.file_kinds import unreadable_message
 from sicog.model.hub import find_model
 from sicog.runs.verbs import Verb
 from sicog.stages.provenance import RUN, another_run, holds_nothing, holds_strangers, identity_differences
-from sicog.stages.storage import MANIFEST, read_json
+from sicog.stages.storage import is_finished, read_json
 
 
 def problems(verb: Verb, config: Config, processes: int = 1) -> list[str]:
@@ -31,10 +31,10 @@ def refusals(verb: Verb, config: Config, processes: int = 1) -> list[str]:
     return list(dict.fromkeys([*of_rows, *config.problems(processes), *of_folders]))
 
 
-def is_finished(verb: Verb, config: Config, processes: int = 1) -> bool:
+def work_is_finished(verb: Verb, config: Config, processes: int = 1) -> bool:
     """Whether the output folders hold the finished result of this config, so that a start would do nothing."""
     folders = _claimed(verb, config)
-    finished = [(f / MANIFEST).is_file() and (f / RUN).is_file() for f in folders]
+    finished = [is_finished(f) and (f / RUN).is_file() for f in folders]
     return bool(finished) and all(finished) and not any(_of_folder(f, config, processes) for f in folders)
 
 

@@ -17,7 +17,7 @@ from sicog.data.mixture import read_mixture
 from sicog.data.preferences import PairSource
 from sicog.estimates.arithmetic.assumed import A100_TFLOPS, Assumed
 from sicog.estimates.arithmetic.readable import duration, power_of_ten
-from sicog.estimates.preflight import is_finished, refusals
+from sicog.estimates.preflight import refusals, work_is_finished
 from sicog.estimates.shapes import read_shapes
 from sicog.model.hub import find_model
 from sicog.model.lengths import RowLengths
@@ -56,7 +56,7 @@ def plan_lines(config: TrainConfig, arguments: Sequence[str], environment: Mappi
     problems = [f"MISSING {name}: {path} does not exist" for name, path in absent.items()]
     problems += [f"REFUSED {problem}" for problem in refusals(VERBS["train"], config, nodes.world_size)]
     lines += problems
-    if not problems and is_finished(VERBS["train"], config, nodes.world_size):
+    if not problems and work_is_finished(VERBS["train"], config, nodes.world_size):
         lines.append(f"finished already: {config.out_dir} holds this training, and a start would do nothing")
     if any(name.startswith("model.") for name in absent):
         return Plan([*lines, "memory and time: not known until the model's folders exist"], would_start=False)

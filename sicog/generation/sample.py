@@ -35,7 +35,7 @@ from sicog.stages.provenance import digest_path
 from sicog.stages.reader import FolderSource, Source
 from sicog.stages.runner import Stage, run_stage
 from sicog.stages.shard import Outcome
-from sicog.stages.storage import MANIFEST
+from sicog.stages.storage import is_finished
 from sicog.tasks import TASKS, TaskSpec, bare_question
 
 # The paper's three candidates of a query.
@@ -183,7 +183,7 @@ class SampleConfig(SamplingConfig):
 
 def sample(config: SampleConfig) -> Path:
     """Write one `CandidateSet` for every query with readable images. Returns the output folder."""
-    if not (config.out_dir / MANIFEST).is_file():
+    if not is_finished(config.out_dir):
         require_folder(config.image_folder, "image_folder")
     if config.checkpoint:
         config = config.model_copy(

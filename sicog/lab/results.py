@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sicog.lab.arms import RUN, LabConfig, eval_step, rows_step
 from sicog.lab.true_candidates import truth_of_examples
 from sicog.records import Example
-from sicog.stages.storage import MANIFEST, count_rows, read_records
+from sicog.stages.storage import count_rows, is_finished, read_records
 from sicog.statistics.intervals import Interval
 
 RESULTS, TABLE, PICTURE, CURVES = "lab.json", "lab.md", "lab.svg", "curves.svg"
@@ -73,7 +73,7 @@ def collect_results(lab: LabConfig, stale: Collection[tuple[str, int]] = ()) -> 
 def _read(lab: LabConfig, arm: str, seed: int) -> dict[str, Items]:
     """Return each figure's items of one evaluation; empty when it is not done."""
     folder = lab.run_dir / eval_step(arm, seed)
-    if not (folder / MANIFEST).is_file():
+    if not is_finished(folder):
         return {}
     return {
         name: _items(folder / file, value, group)

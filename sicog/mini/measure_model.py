@@ -27,7 +27,7 @@ from sicog.mini.truth import (
 )
 from sicog.records import CandidateSet
 from sicog.stages.provenance import digest_file, digest_path, write_run_json
-from sicog.stages.storage import MANIFEST, read_json, read_records, write_bytes, write_json
+from sicog.stages.storage import MANIFEST, is_finished, read_json, read_records, write_bytes, write_json
 from sicog.statistics.intervals import Interval, mean_interval
 from sicog.tasks import REASONING
 
@@ -90,7 +90,7 @@ def mini_eval(config: MiniEvalConfig) -> Path:
         config=config,
         inputs={"checkpoint": config.checkpoint, "truth": truth_file(config.data, config.split)},
     )
-    if (config.out_dir / MANIFEST).is_file():
+    if is_finished(config.out_dir):
         say_finished("mini-eval", config.out_dir)
         return config.out_dir
     truths = read_truth(config.data, config.split)

@@ -13,7 +13,7 @@ from sicog.report.curated import CuratedConfig
 from sicog.report.times import STATES
 from sicog.report.write import RESULTS, ReportConfig, report
 from sicog.stages.provenance import RUN
-from sicog.stages.storage import MANIFEST, read_json
+from sicog.stages.storage import MANIFEST, is_finished, read_json
 
 REPORT, SO_FAR = "report", "report-so-far"
 _DEPTH = 2  # depth of the search for step folders
@@ -35,7 +35,7 @@ def report_run(folder: Path, out_dir: Path | None = None) -> Path:
     config = _with_current_paths(ReportConfig.model_validate(planned[-1]), folder)
     stale = _stale_steps(folder, [step["name"] for step in plan])
     why = "it is not finished"
-    if (config.out_dir / MANIFEST).is_file() and not stale and not out_dir:
+    if is_finished(config.out_dir) and not stale and not out_dir:
         try:
             return report(config)
         except ValueError as error:  # the recipe has changed since the report was made
@@ -126,7 +126,7 @@ def _config_of_folder(folder: Path, out_dir: Path) -> ReportConfig:
     root = folder.parent if alone else folder
     names = {step: str(step.relative_to(root)) for step in steps}
     training = [step for step in steps if (step / run_facts.METRICS).is_file()]
-    data = [step for step in steps if step not in training and (step / MANIFEST).is_file()]
+    data = [step for step in steps if step not in training and is_finished(step)]
     sets, shown = _records(data, names)
     counted = [names[step] for step in data if "rows_in" in read_json(step / MANIFEST)]
     known = [step for step in data if any(step.glob("shard-*.jsonl"))]
@@ -191,7 +191,7 @@ def _records(data: Sequence[Path], names: dict[Path, str]) -> tuple[dict[str, di
     for step in data:
         if (step / RUN).is_file() and read_json(step / RUN).get("step") == "select":
             scored = lineage.scored_folder(step)
-            if scored and (scored / MANIFEST).is_file():
+            if scored and is_finished(scored):
                 scored = scored.resolve()
                 sets.pop(names.get(scored, ""), None)
                 sets[names[step]] = {"scored": scored, "selected": step, **_threshold_file(step)}

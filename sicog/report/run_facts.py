@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from sicog.stages.storage import MANIFEST, read_json
+from sicog.stages.storage import MANIFEST, is_finished, read_json
 
 METRICS, SPEED = "metrics.jsonl", "speed.jsonl"  # one line per update: step, loss, ... (training/callbacks.py)
 CURVE_POINTS = 240  # enough for a small plot
@@ -55,7 +55,7 @@ def loss_curve(run_dir: Path, name: str) -> dict[str, Any]:
     points = [_point(line, path) for line in read_lines(path)]
     if not points:
         raise ValueError(f"training: {path} has no updates. Give the folder of a training")
-    finished = (run_dir / name / MANIFEST).is_file()  # a training reported alone may be unfinished
+    finished = is_finished(run_dir / name)  # a training reported alone may be unfinished
     manifest = read_json(run_dir / name / MANIFEST) if finished else {}
     stretch = -(-len(points) // CURVE_POINTS)
     parts = [points[i : i + stretch] for i in range(0, len(points), stretch)]

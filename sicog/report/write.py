@@ -35,7 +35,7 @@ from sicog.report.known_truth import Truth
 from sicog.report.page import render
 from sicog.report.style_mix import Mix
 from sicog.stages.provenance import RUN, digest_file, write_run_json
-from sicog.stages.storage import MANIFEST, read_json, write_bytes, write_json
+from sicog.stages.storage import MANIFEST, is_finished, read_json, write_bytes, write_json
 
 PAGE, RESULTS = "report.html", "results.json"
 
@@ -128,7 +128,7 @@ def report(config: ReportConfig) -> Path:
     is refused.
     """
     write_run_json(config.out_dir, step="report", config=config, inputs=config.inputs())
-    if not (config.out_dir / MANIFEST).is_file():
+    if not is_finished(config.out_dir):
         try:
             _write(config)
         except BaseException:

@@ -46,7 +46,7 @@ from sicog.runs.config import InputSpec, JobConfig, LauncherConfig
 from sicog.runs.rounds import Scope, step_name
 from sicog.runs.verbs import VERBS, Verb
 from sicog.stages.provenance import digest_file, digest_path, digest_value
-from sicog.stages.storage import MANIFEST
+from sicog.stages.storage import is_finished
 from sicog.version import __version__
 
 _STEP = re.compile(r"\$\{(?:all\.)?([a-z0-9-]+)[}/]")
@@ -323,4 +323,4 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _counts_by_content(path: Path) -> bool:
     """Return whether a path counts by content: files and datasets do, image folders are too large to read."""
-    return path.is_file() or (path / MANIFEST).is_file() or (path / "config.json").is_file()
+    return path.is_file() or is_finished(path) or (path / "config.json").is_file()

@@ -17,7 +17,7 @@ from sicog.runs.recipe import Step
 from sicog.runs.states import Standing, State, read_job, read_steps, step_standing
 from sicog.stages.journal import WORK
 from sicog.stages.runner import STAGE
-from sicog.stages.storage import MANIFEST, read_json
+from sicog.stages.storage import MANIFEST, is_finished, read_json
 
 _SPEED = "speed.jsonl"  # written by `sicog.training.callbacks`
 _ROWS = re.compile(rb'\{"rows":(\d+),')
@@ -88,7 +88,7 @@ def progress_of(step: Step, seconds: float) -> Progress | None:
     """Return the progress of a step from its output. seconds: time spent on it so far."""
     if step.verb.trains:
         return _training_progress(step.folder)
-    if (step.folder / MANIFEST).is_file():
+    if is_finished(step.folder):
         manifest = read_json(step.folder / MANIFEST)
         return Progress("rows", manifest["rows_in"]) if "rows_in" in manifest else None
     works = [work for work in (step.folder / WORK, *sorted(step.folder.glob(f"*/{WORK}"))) if work.is_dir()]
@@ -117,7 +117,7 @@ def _seconds_spent(how: Standing, state: State | None) -> float:
 
 def _training_progress(folder: Path) -> Progress | None:
     """Return the progress of a training: from its last line of metrics, or from its manifest when finished."""
-    if (folder / MANIFEST).is_file():
+    if is_finished(folder):
         n = int(read_json(folder / MANIFEST)["steps"])
         return Progress("updates", n, n)
     last = None

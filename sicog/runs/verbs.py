@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from sicog.config import Config
-from sicog.stages.storage import MANIFEST, read_json
+from sicog.stages.storage import MANIFEST, is_finished, read_json
 
 
 class Panel(StrEnum):
@@ -63,7 +63,7 @@ class Verb:
         result = load(self.function)(config)
         if not self.may_be_empty:
             for folder in result if isinstance(result, tuple) else (result,):
-                if isinstance(folder, Path) and (folder / MANIFEST).is_file():
+                if isinstance(folder, Path) and is_finished(folder):
                     _check_kept(folder)
         return result
 

@@ -13,7 +13,7 @@ from sicog.console import say
 from sicog.stages.journal import WORK
 from sicog.stages.launch import LaunchConfig
 from sicog.stages.shard import Finish, ShardTask
-from sicog.stages.storage import MANIFEST, locked, write_json
+from sicog.stages.storage import is_finished, locked, write_json
 
 try:
     from datatrove.executor.ray import RayPipelineExecutor
@@ -46,7 +46,7 @@ class RunFinish:
 
     def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         out_dir = self.finish.out_dir
-        if not (out_dir / MANIFEST).is_file():  # else of an earlier job
+        if not is_finished(out_dir):  # else of an earlier job
             with locked(out_dir / WORK / "lock", out_dir):
                 self.finish()
         self.then()
@@ -121,7 +121,7 @@ def _wait_for(job_id: str, out_dir: Path) -> None:
     """Until the job ended, with what follows the finish in it. Raises `ValueError` when the folder is not finished."""
     while _is_queued(job_id):
         time.sleep(LOOK_EVERY_S)
-    if not (out_dir / MANIFEST).is_file():
+    if not is_finished(out_dir):
         raise ValueError(
             f"job {job_id} ended and {out_dir} is not finished; see the tasks' output in {out_dir / LOGS}, and run "
             f"the same command again: only what is missing is submitted"

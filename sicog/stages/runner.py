@@ -23,7 +23,7 @@ from sicog.stages.journal_progress import JournalProgress
 from sicog.stages.provenance import described, holds_nothing, is_claimed, note_seconds, write_run_json
 from sicog.stages.reader import Source
 from sicog.stages.shard import Finish, Limit, Process, ShardTask
-from sicog.stages.storage import MANIFEST, locked, write_json
+from sicog.stages.storage import is_finished, locked, write_json
 from sicog.stages.workers import run_shards
 
 STAGE = "stage.json"  # beside the journals: how many rows they will hold, for `sicog status`
@@ -65,7 +65,7 @@ def run_stage(stage: Stage, config: Config, options: StageOptions | None = None)
     options = options or StageOptions.of(config)
     rank, _ = options.share or (0, 1)
     _claim(stage, config, rank)
-    if (stage.out_dir / MANIFEST).is_file():
+    if is_finished(stage.out_dir):
         if not rank:
             say_finished(stage.step, stage.out_dir)
         stage.then()
@@ -87,7 +87,7 @@ def _claim(stage: Stage, config: Config, rank: int) -> None:
     if rank:
         claim = described(step=stage.step, config=config, inputs=stage.inputs)
         _wait_for(lambda: is_claimed(stage.out_dir, claim) or not holds_nothing(stage.out_dir))
-    if not (rank and (stage.out_dir / MANIFEST).is_file()):
+    if not (rank and is_finished(stage.out_dir)):
         write_run_json(stage.out_dir, step=stage.step, config=config, inputs=stage.inputs)
 
 
@@ -108,10 +108,10 @@ def _run_here(stage: Stage, options: StageOptions, task: ShardTask, finish: Fini
     out_dir, (rank, n_ranks) = stage.out_dir, options.share or (0, 1)
     if rank:
         run_shards(task, range(rank, finish.n_shards, n_ranks), options.workers)
-        _wait_for((out_dir / MANIFEST).is_file)
+        _wait_for(lambda: is_finished(out_dir))
         return
     with locked(out_dir / WORK / "lock", out_dir):
-        if (out_dir / MANIFEST).is_file():  # the process that held the lock before has finished it
+        if is_finished(out_dir):  # the process that held the lock before has finished it
             return
         # Of a stage that resumes, the time of the earlier starts is not known.
         began, resumes = time.monotonic(), any((out_dir / WORK).glob("journal-*.jsonl"))

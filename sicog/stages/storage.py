@@ -143,11 +143,19 @@ def write_records(path: Path, records: Iterable[RecordT]) -> int:
     return n
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether the work that fills this folder has finished: its manifest is written last, and nothing else says so.
+
+    run.json names the owner of a folder; `.steps/NAME.json` of a recipe notes tries and times of a step.
+    """
+    return (folder / MANIFEST).is_file()
+
+
 def shards(folder: Path) -> list[Path]:
     """The shards of a complete dataset, in order. Raises `ValueError` when it is missing or unfinished."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such dataset folder")
-    if not (folder / MANIFEST).is_file():
+    if not is_finished(folder):
         raise ValueError(f"{folder} has no {MANIFEST}: the step that writes it has not finished; run that step again")
     return sorted(folder.glob("shard-*.jsonl"))
 

@@ -18,7 +18,7 @@ from sicog.data.mixture import read_mixture
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.file_kinds import unreadable_message
 from sicog.stages.provenance import digest_file, write_run_json
-from sicog.stages.storage import MANIFEST, locked, make_readable, read_json, write_json, write_records
+from sicog.stages.storage import MANIFEST, is_finished, locked, make_readable, read_json, write_json, write_records
 from sicog.training import run_checkpoints
 from sicog.training.config import TrainConfig
 from sicog.training.load import load_model
@@ -52,9 +52,9 @@ def train(config: TrainConfig) -> Path:
 
 def _train(config: TrainConfig) -> Path:
     batch = batch_line(config, _world_size())
-    if config.data.image_folder is not None and not (config.out_dir / MANIFEST).is_file():
+    if config.data.image_folder is not None and not is_finished(config.out_dir):
         require_folder(config.data.image_folder, "data.image_folder")
-    if not (config.out_dir / MANIFEST).is_file():  # before all else
+    if not is_finished(config.out_dir):  # before all else
         of_rows = [problem for path in config.row_paths() for problem in unreadable_message(path)]
         if found := [*of_rows, *config.problems(_world_size())]:
             raise ValueError("; ".join(found))
@@ -64,7 +64,7 @@ def _train(config: TrainConfig) -> Path:
 
         of_file = partial(digest_source_file, cache=cache_folder(config.data.cache_dir))
         write_run_json(config.out_dir, step="train", config=config, inputs=config.inputs(), of_file=of_file)
-    if (config.out_dir / MANIFEST).is_file():
+    if is_finished(config.out_dir):
         if _is_main():
             say_finished(config.stage, config.out_dir)
         return _tidy(config)

@@ -12,7 +12,7 @@ from sicog import cli
 from sicog.config import load_config
 from sicog.config.packages import import_package, missing_package_message
 from sicog.estimates.counts import Counts
-from sicog.estimates.preflight import is_finished, problems
+from sicog.estimates.preflight import problems, work_is_finished
 from sicog.estimates.refusals import refusals
 from sicog.model.precision import chosen_device
 from sicog.records import CandidateSet, Example, Query, Turn
@@ -118,9 +118,9 @@ def test_an_output_folder_of_another_run_or_of_strangers() -> None:
     Path("o/notes.txt").touch()
     assert problems(VERBS["select"], config) == ["o is not empty and holds no run.json; choose another output folder"]
     write_json(Path("o/run.json"), {"step": "select", "identity": config.identity(), "inputs": {}})
-    assert problems(VERBS["select"], config) == [] and not is_finished(VERBS["select"], config)
+    assert problems(VERBS["select"], config) == [] and not work_is_finished(VERBS["select"], config)
     write_json(Path("o/manifest.json"), {})
-    assert is_finished(VERBS["select"], config)
+    assert work_is_finished(VERBS["select"], config)
     assert found("select", "input=c", "out_dir=o", "threshold=0.6") == [
         "o belongs to another run (threshold was 0.5, now 0.6); choose another output folder, or remove this one"
     ]

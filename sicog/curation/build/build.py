@@ -31,7 +31,7 @@ from sicog.records import Dropped, Example
 from sicog.stages.config import StageOptions
 from sicog.stages.provenance import RUN, write_run_json
 from sicog.stages.runner import Stage, run_stage
-from sicog.stages.storage import MANIFEST, lines_of, read_json, read_records, shards, write_json
+from sicog.stages.storage import MANIFEST, is_finished, lines_of, read_json, read_records, shards, write_json
 
 STEP = "build"
 PROVENANCE, LLAVA = "provenance", "llava.json"
@@ -149,7 +149,7 @@ def build(config: BuildConfig) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file() and _TOTALS in read_json(folder / MANIFEST)
+    return is_finished(folder) and _TOTALS in read_json(folder / MANIFEST)
 
 
 def _mix_rows(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:

@@ -42,7 +42,7 @@ from sicog.stages.candidates import RunsSource, find_runs
 from sicog.stages.provenance import digest_path, write_run_json
 from sicog.stages.reader import FolderSource, Source
 from sicog.stages.shard import Outcome
-from sicog.stages.storage import MANIFEST
+from sicog.stages.storage import is_finished
 from sicog.tasks import TASKS
 
 STEP, ANSWERS = "claims", "answers"
@@ -100,7 +100,7 @@ def claims(config: ClaimsConfig) -> Path:
     inputs |= encoder_files(config.encoder) if embeds else {}
     inputs |= {f"checkpoint-{i}": path for i, path in enumerate(config.checkpoint)}
     claim = partial(write_run_json, config.out_dir, step=STEP, config=config, inputs=inputs)
-    if (config.out_dir / MANIFEST).is_file():
+    if is_finished(config.out_dir):
         claim()
         columns_of(config.out_dir)
         return config.out_dir

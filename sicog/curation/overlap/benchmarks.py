@@ -40,7 +40,7 @@ from sicog.records import Dropped, Record
 from sicog.stages.config import StageOptions
 from sicog.stages.provenance import digest_value
 from sicog.stages.runner import Stage, run_stage
-from sicog.stages.storage import MANIFEST, opened_table, read_records
+from sicog.stages.storage import is_finished, opened_table, read_records
 from sicog.tasks import TASKS, bare_question
 
 FORMAT = 2  # increase when rows are read differently; cached benchmarks are then read again
@@ -99,7 +99,7 @@ def read_benchmark(benchmark: Benchmark, cache: Path, workers: int) -> Path:
     else:
         content = [path.suffix, digest_source_file(path, cache)]
     folder = cache / "benchmarks" / digest_value([FORMAT, content])
-    if not (folder / MANIFEST).is_file():
+    if not is_finished(folder):
         run_stage(
             Stage(
                 step="benchmark",

@@ -30,7 +30,7 @@ from sicog.records import Dropped, Record
 from sicog.stages.config import StageOptions
 from sicog.stages.provenance import digest_bytes, digest_value
 from sicog.stages.runner import Stage, run_stage
-from sicog.stages.storage import MANIFEST, read_json, read_records, write_json
+from sicog.stages.storage import is_finished, read_json, read_records, write_json
 
 FORMAT = 1
 STEP = "images"
@@ -117,7 +117,7 @@ def _hash_images(names: _Names, images: ImageFolder, workers: int) -> Path:
     key = digest_value([FORMAT, asked, images.identity()])
     while True:
         folder = images.cache / "image-hashes" / key
-        if not (folder / MANIFEST).is_file():
+        if not is_finished(folder):
             run_stage(
                 Stage(
                     step=STEP,

@@ -23,7 +23,7 @@ from sicog.records import Dropped, Record
 from sicog.stages.config import StageOptions
 from sicog.stages.provenance import RUN, write_run_json
 from sicog.stages.runner import Stage, run_stage
-from sicog.stages.storage import MANIFEST, read_json, write_json
+from sicog.stages.storage import MANIFEST, is_finished, read_json, write_json
 
 STEP = "overlap"
 _EXAMINED = "rows_examined"
@@ -65,7 +65,7 @@ def overlap(config: OverlapConfig) -> Path:
     """Write the dataset of `Dropped` records `out_dir` and return it."""
     if (config.out_dir / RUN).is_file():  # refuse another run's folder before reading anything
         write_run_json(config.out_dir, step=STEP, config=config, inputs=config.inputs())
-    if not ((config.out_dir / MANIFEST).is_file() and _EXAMINED in read_json(config.out_dir / MANIFEST)):
+    if not (is_finished(config.out_dir) and _EXAMINED in read_json(config.out_dir / MANIFEST)):
         rows, verdicts = _examine_rows(config)
         run_stage(
             Stage(

@@ -27,7 +27,7 @@ from sicog.stages.provenance import digest_path, write_run_json
 from sicog.stages.reader import FolderSource, Source
 from sicog.stages.runner import Stage, run_stage
 from sicog.stages.shard import Process
-from sicog.stages.storage import MANIFEST
+from sicog.stages.storage import is_finished
 
 Paths = Annotated[tuple[Path, ...], BeforeValidator(lambda v: (v,) if isinstance(v, (str, Path)) else v)]
 
@@ -79,7 +79,7 @@ def score(config: ScoreConfig, then: Callable[[], object] = lambda: None) -> Pat
     inputs |= {"checkpoint" if i == 0 else f"checkpoint-{i}": path for i, path in enumerate(config.checkpoint)}
     claim = partial(write_run_json, config.out_dir, step="score", config=config, inputs=inputs)
     finish = partial(_with_columns, config.out_dir, then)
-    if (config.out_dir / MANIFEST).is_file():
+    if is_finished(config.out_dir):
         claim()
         say_finished("score", config.out_dir)
         shutil.rmtree(scratch_folder(config.out_dir, config.launch), ignore_errors=True)  # left by a killed process
@@ -104,7 +104,7 @@ def score(config: ScoreConfig, then: Callable[[], object] = lambda: None) -> Pat
         workers=config.workers,
         launch=config.launch,
     )
-    if config.launch.on == "slurm" and config.launch.wait and not (config.out_dir / MANIFEST).is_file():
+    if config.launch.on == "slurm" and config.launch.wait and not is_finished(config.out_dir):
         raise ValueError(f"{config.out_dir} is incomplete, but its job has ended. Run the same command again")
     return config.out_dir
 

@@ -19,7 +19,7 @@ from sicog.curation.select.verdicts import Rule, Styles, eligible, verdicts
 from sicog.records import Dropped, Query, ScoredSet
 from sicog.stages.provenance import digest_file, write_run_json
 from sicog.stages.reader import FolderSource
-from sicog.stages.storage import MANIFEST, count_rows, write_json
+from sicog.stages.storage import MANIFEST, count_rows, is_finished, write_json
 
 THRESHOLD_FILE = "threshold.json"
 Truth = Callable[[Query, str], float]  # correctness of a compared text for its query, higher is better
@@ -133,7 +133,7 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
     inputs = {"scored": config.input} | ({"labels": config.labels} if config.labels else {})
     write_run_json(config.out_dir, step="sweep", config=config, inputs=inputs)
     path = config.out_dir / THRESHOLD_FILE
-    if (config.out_dir / MANIFEST).is_file():
+    if is_finished(config.out_dir):
         say_finished("sweep", config.out_dir)
         return path
     kinds, rows, dropped = set(), [], Counter[str]()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from sicog.stages.provenance import RUN
-from sicog.stages.storage import MANIFEST, read_json, shards
+from sicog.stages.storage import MANIFEST, is_finished, read_json, shards
 
 Kind = Literal["dataset", "json", "parquet", "arrow", "csv", "tar"]
 _KINDS: dict[str, Kind] = {
@@ -137,7 +137,7 @@ def _is_one_object(path: Path) -> bool:
 
 def _of_folder(path: Path) -> SourceFiles:
     # run.json is written first and manifest.json last. So a folder with one of them is the output of a step.
-    if (path / RUN).is_file() or ((path / MANIFEST).is_file() and next(path.glob("shard-*.jsonl"), None)):
+    if (path / RUN).is_file() or (is_finished(path) and next(path.glob("shard-*.jsonl"), None)):
         return SourceFiles(path, "dataset", tuple(shards(path)))
     if (path / _SPLITS).is_file():
         splits = [str(name) for name in read_json(path / _SPLITS).get("splits", [])]

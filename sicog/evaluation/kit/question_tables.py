@@ -23,7 +23,7 @@ from sicog.evaluation.suite import Benchmark
 from sicog.model.image_files import image_size
 from sicog.records import Query
 from sicog.stages.provenance import digest_bytes
-from sicog.stages.storage import MANIFEST, opened_table, write_bytes, write_dataset
+from sicog.stages.storage import is_finished, opened_table, write_bytes, write_dataset
 
 DATA_ROOT = "LMUData"  # the kit's name of the variable
 ANSWERS = "answers.tsv"
@@ -59,7 +59,7 @@ def unpack_table(benchmark: Benchmark, table: Path, root: Path, folder: Path) ->
     rows without an image (0 when the folder existed). Raises `ValueError` with table and row.
     """
     questions = folder / f"questions-{benchmark.form}"
-    if (questions / MANIFEST).is_file():
+    if is_finished(questions):
         return questions, 0
     (folder / "images").mkdir(parents=True, exist_ok=True)
     kept, shown, n_bare = _read(benchmark, table, root, folder)

@@ -26,7 +26,7 @@ from sicog.evaluation.sampled.picture import draw
 from sicog.evaluation.sampled.select_samples import QuestionSamples, score_at_k
 from sicog.records import Candidate, CandidateSet
 from sicog.stages.provenance import digest_file, write_run_json
-from sicog.stages.storage import MANIFEST, read_json, read_records, write_bytes, write_json
+from sicog.stages.storage import MANIFEST, is_finished, read_json, read_records, write_bytes, write_json
 from sicog.statistics.bootstrap import difference, estimate
 from sicog.tasks import REASONING
 
@@ -90,7 +90,7 @@ def eval_samples(config: EvalSamplesConfig) -> Path:
     runs = [folder for c in config.curves for folder in (*c.runs, *((c.greedy,) if c.greedy else ()))]
     inputs = {"answers": config.answers, **{f"run-{i}": folder for i, folder in enumerate(runs)}}
     write_run_json(config.out_dir, step="eval-samples", config=config, inputs=inputs)
-    if (config.out_dir / MANIFEST).is_file():
+    if is_finished(config.out_dir):
         found = read_json(config.out_dir / "curves.json")
         _print_result(found, config.out_dir)
         return config.out_dir

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sicog.console import say
 from sicog.stages.provenance import RUN
-from sicog.stages.storage import MANIFEST, read_json
+from sicog.stages.storage import is_finished, read_json
 from sicog.training import run_checkpoints
 from sicog.training.config import TrainConfig
 from sicog.training.parallel import sharding
@@ -27,7 +27,7 @@ def reshard(run_dir: Path, processes: int) -> Path:
     """
     if not (run_dir / RUN).is_file():
         raise ValueError(f"{run_dir} has no {RUN}. Give the folder of a training run")
-    if (run_dir / MANIFEST).is_file():
+    if is_finished(run_dir):
         raise ValueError(f"{run_dir} is finished. There is nothing to resume")
     begun = TrainConfig.model_validate(read_json(run_dir / RUN)["config"])
     check_divides(begun.model_copy(update={"out_dir": run_dir}), processes)
