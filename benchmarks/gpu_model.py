@@ -246,7 +246,7 @@ class Bench:
             n = max(n for (_, views), n in PACKED.items() if views == case.views)
             losses = torch.cat([self.forward(self.batch(plain, first=i))[1] for i in range(n)])
             pair = self.batch(replace(plain, samples=2))
-            off = [rms(self.forward(spoil(pair))[1] - losses[:2]) for spoil in (leaking, swapped)]
+            off = [rms(self.forward(spoil(pair))[1] - losses[:2]) for spoil in (open_mask, swap_pixels)]
             self.references[case.views] = losses, float(torch.stack([off[0][1], *off[1]]).min()) / 4
         return self.references[case.views]
 
@@ -292,14 +292,14 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
 
 
-def leaking(batch: dict[str, Any]) -> dict[str, Any]:
+def open_mask(batch: dict[str, Any]) -> dict[str, Any]:
     """The row with a mask that lets every sample see the previous ones."""
     n = batch["input_ids"].shape[1]
     mask = torch.ones(n, n, dtype=torch.bool, device=batch["input_ids"].device).tril()
     return {**batch, "attention_mask": mask[None, None]}
 
 
-def swapped(batch: dict[str, Any]) -> dict[str, Any]:
+def swap_pixels(batch: dict[str, Any]) -> dict[str, Any]:
     """The row with the pixels of its first two samples swapped."""
     first, second, *others = batch["pixel_values"].chunk(len(batch["image_grids"]))
     return {**batch, "pixel_values": torch.cat([second, first, *others])}

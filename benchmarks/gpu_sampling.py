@@ -79,7 +79,7 @@ def measure(bench: Bench, batch: int) -> dict[str, Any]:
     sampler.steps = sampler.steps_used = 0
     synchronize()
     start = time.perf_counter()
-    samples = [sample for job in sampler.run(jobs) for sample in checked(job)]
+    samples = [sample for job in sampler.run(jobs) for sample in check_samples(job)]
     synchronize()
     elapsed = time.perf_counter() - start
     n_tokens = sum(sample.n_tokens for sample in samples)
@@ -94,7 +94,7 @@ def measure(bench: Bench, batch: int) -> dict[str, Any]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def checked(answer: Any) -> Any:
+def check_samples(answer: Any) -> Any:
     """The samples of a job. Noise can always be read."""
     assert not isinstance(answer, ValueError)
     return answer

@@ -87,14 +87,16 @@ def prepare(stage: str, n: int, folder: Path) -> None:
 
 def run(stage: str, folder: Path) -> dict[str, float]:
     """Run a stage in this process. Returns the peak memory in MiB without imports, and seconds."""
-    stages = {"annotate": annotated, "sample": sampled, "import": imported, "group": grouped}
-    run_stage = {**stages, "select": selected, "build": built, "overlap": examined}[stage](folder, folder / "out")
+    stages = {"annotate": run_annotate, "sample": run_sample, "import": run_import, "group": run_group}
+    run_stage = {**stages, "select": run_select, "build": run_build, "overlap": run_overlap}[stage](
+        folder, folder / "out"
+    )
     before, start = peak_mib(), time.perf_counter()
     run_stage()
     return {"mib": peak_mib() - before, "seconds": time.perf_counter() - start}
 
 
-def annotated(folder: Path, out: Path) -> Callable[[], Any]:
+def run_annotate(folder: Path, out: Path) -> Callable[[], Any]:
     """`sicog annotate` with a teacher that answers at once. Only its transport is fake."""
     import openai
 
@@ -140,7 +142,7 @@ class Answering:
         """Do nothing: there are no open resources."""
 
 
-def sampled(folder: Path, out: Path) -> Callable[[], Any]:
+def run_sample(folder: Path, out: Path) -> Callable[[], Any]:
     """`sicog sample` without a model."""
     import sicog.model.image_processing  # noqa: F401 - what sampling imports when it begins
     from sicog.generation import sample
@@ -151,7 +153,7 @@ def sampled(folder: Path, out: Path) -> Callable[[], Any]:
     return lambda: sample.sample(config)
 
 
-def imported(folder: Path, out: Path) -> Callable[[], Any]:
+def run_import(folder: Path, out: Path) -> Callable[[], Any]:
     """`sicog import-candidates`."""
     from sicog.generation.original_files import ImportCandidatesConfig, import_candidates
 
@@ -159,28 +161,28 @@ def imported(folder: Path, out: Path) -> Callable[[], Any]:
     return lambda: import_candidates(config)
 
 
-def grouped(folder: Path, out: Path) -> Callable[[], Any]:
+def run_group(folder: Path, out: Path) -> Callable[[], Any]:
     """`sicog group` of two runs."""
     from sicog.generation.group import GroupConfig, group
 
     return lambda: group(GroupConfig(inputs=(folder / "in-0", folder / "in-1"), out_dir=out))
 
 
-def selected(folder: Path, out: Path) -> Callable[[], Any]:
+def run_select(folder: Path, out: Path) -> Callable[[], Any]:
     """`sicog select`."""
     from sicog.curation.select.select import SelectConfig, select
 
     return lambda: select(SelectConfig(input=folder / "in-0", out_dir=out, threshold=0.8))
 
 
-def built(folder: Path, out: Path) -> Callable[[], Any]:
+def run_build(folder: Path, out: Path) -> Callable[[], Any]:
     """`sicog build`."""
     from sicog.curation.build.build import BuildConfig, BuildSource, build
 
     return lambda: build(BuildConfig(sources=(BuildSource(name="all", path=folder / "in-0"),), out_dir=out))
 
 
-def examined(folder: Path, out: Path) -> Callable[[], Any]:
+def run_overlap(folder: Path, out: Path) -> Callable[[], Any]:
     """`sicog overlap` of texts."""
     from sicog.curation.overlap.overlap import OverlapConfig, overlap
 
@@ -193,7 +195,7 @@ def peak_mib() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def measured(stage: str, n: int) -> dict[str, float]:
+def run_in_process(stage: str, n: int) -> dict[str, float]:
     """The same in a fresh process, on `n` rows."""
     with tempfile.TemporaryDirectory() as folder:
         prepare(stage, n, Path(folder))
@@ -212,7 +214,7 @@ def main() -> None:
     few, many = (50, 500) if options.smoke else SIZES
     rows = []
     for stage in STAGES:
-        small, large = measured(stage, few), measured(stage, many)
+        small, large = run_in_process(stage, few), run_in_process(stage, many)
         rows.append(
             {
                 "stage": stage,

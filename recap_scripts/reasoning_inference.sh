@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Step 2, reasoning: sample one answer per question in the style of PROMPT; AUGMENT_METHODS corrupts the images (for DPO).
-# SPLIT: reads ${DATA_PATH}_$SPLIT.json when it exists; the output's name ends with it
+# SPLIT: reads ${DATA_PATH}_$SPLIT.json if it exists; it is the end of the output's name
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's relative paths stay theirs
 [[ " $* " != *" --help "* ]] || exec "$root/training_scripts/launch.sh" script-help "${BASH_SOURCE[0]}"

@@ -14,7 +14,7 @@ import torch
 from benchmarks import gpu_cases
 from benchmarks.gpu_cases import NotEqualError
 from benchmarks.gpu_decode import Decoder
-from benchmarks.gpu_model import Bench, Case, leaking, swapped
+from benchmarks.gpu_model import Bench, Case, open_mask, swap_pixels
 
 ROOT = Path(__file__).parents[1]
 ABSENT = {"varlen", "flash_attention_2", "liger"}
@@ -77,7 +77,7 @@ def bench():
 
 
 @pytest.mark.parametrize("views", [1, 7])
-@pytest.mark.parametrize("spoil", [leaking, swapped])
+@pytest.mark.parametrize("spoil", [open_mask, swap_pixels])
 def test_a_leaking_mask_and_swapped_pixels_are_seen(bench, views, spoil):
     case = Case("pretrain, sft", views, samples=3, head="chunked", checkpointing=False)
     batch = bench.batch(case)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Step 1, captions: a teacher rewrites them as Chains-of-Description; CoD and detailed-description examples come of it.
-# TEACHER_MODEL: the teacher's name; its address and key are read from OPENAI_BASE_URL and OPENAI_API_KEY
-# IMAGE_DIR: what image paths are relative to; IMAGE_FOLDER is understood too
+# Step 1, captions: a teacher rewrites them as Chains-of-Description, for CoD and detailed-description examples.
+# TEACHER_MODEL: name of the teacher; its address and key are in OPENAI_BASE_URL and OPENAI_API_KEY
+# IMAGE_DIR: folder that image paths are relative to; also called IMAGE_FOLDER
 # IMAGE_FOLDER: another name of IMAGE_DIR
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's relative paths stay theirs

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start `sicog VERB ...` on this machine: one process, or for training torchrun's when DISTRIBUTED_ARGS names its arguments.
+# Start `sicog VERB ...` on this machine in one process, or for training with torchrun if DISTRIBUTED_ARGS has its arguments.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 sicog="$(command -v sicog || echo "$root/.venv/bin/sicog")"
@@ -13,6 +13,6 @@ if [ "$1" != train ]; then
 fi
 [ -z "${RANK:-}" ] || { echo "unset DISTRIBUTED_ARGS: slurm.sbatch has already started a process for each device" >&2; exit 2; }
 read -ra distributed <<<"$DISTRIBUTED_ARGS"
-# A stop signal gives the processes this long to save (torchrun's own patience is 30 seconds).
+# After a stop signal the processes have this long to save (torchrun's default is 30 seconds).
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 exec "$(dirname "$sicog")/torchrun" "${distributed[@]}" -m sicog "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DPO: prefer chosen to rejected answers, such as those to corrupted images (`sicog pair` makes the pairs).
+# DPO: prefer chosen over rejected answers, such as answers to corrupted images (`sicog pair` makes the pairs).
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's relative paths stay theirs
 [[ " $* " != *" --help "* ]] || exec "$root/training_scripts/launch.sh" script-help "${BASH_SOURCE[0]}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stage 1: align. Only the projector learns, on the thumbnail of each image.
+# Stage 1: align. Train only the projector, on the thumbnail of each image.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"      # no cd: the user's relative paths stay theirs
 [[ " $* " != *" --help "* ]] || exec "$root/training_scripts/launch.sh" script-help "${BASH_SOURCE[0]}"

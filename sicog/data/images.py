@@ -60,4 +60,4 @@ def check_name(folder: Path, name: str) -> None:
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute() or PureWindowsPath(name).drive:
         raise ImageProblem("image_refused", f"{name!r} is an absolute path; name images relative to {folder}")
     if ".." in re.split(r"[/\\]", name):
-        raise ImageProblem("image_refused", f"{name!r} holds '..'; images must lie under {folder}")
+        raise ImageProblem("image_refused", f"{name!r} holds '..'; images must be under {folder}")

@@ -88,7 +88,7 @@ class ModelSource(Config):
 class DpoConfig(Config):
     """loss = alpha * mean over pairs of -log sigmoid(beta * margin) + gamma * cross-entropy of the chosen answers.
 
-    The margin tells how much more the model prefers chosen over rejected than the reference model does.
+    The margin is the model's preference for chosen over rejected, minus that of the reference model.
     """
 
     beta: float = Field(default=0.1, gt=0)

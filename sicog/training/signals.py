@@ -54,10 +54,10 @@ class StopSignal(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop all processes if one got a signal, unless the run ends here anyway."""
-        told = torch.tensor(float(self.signal is not None), device=args.device)
+        is_signalled = torch.tensor(float(self.signal is not None), device=args.device)
         if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(told, op=torch.distributed.ReduceOp.MAX)
-        if told.item() and state.global_step < state.max_steps:
+            torch.distributed.all_reduce(is_signalled, op=torch.distributed.ReduceOp.MAX)
+        if is_signalled.item() and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
             self.stopped = state.global_step
 

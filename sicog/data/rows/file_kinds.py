@@ -112,7 +112,7 @@ def check_content(path: Path, kind: Kind) -> None:
     if kind == "json" and _is_one_object(path):
         raise ValueError(
             f"{path} is one JSON object over several lines: rows are a list ([...]) or JSONL, one row on each line. "
-            f"If the rows lie under one of its keys, write that list to a file of its own"
+            f"If one of its keys holds the rows, write that list to a separate file"
         )
 
 

@@ -205,8 +205,8 @@ def _tar_rows(path: Path, number: int) -> Iterator[PlacedRow | Dropped]:
         if isinstance(example, Dropped):
             others = ", ".join(f".{suffix}" for suffix in sample.unread)
             hidden = f"; members without the suffix of an image: {others}" if others else ""
-            told = f"{example.detail}{hidden}" if example.reason == "marker_count" else example.detail
-            yield example.model_copy(update={"detail": told})
+            detail = f"{example.detail}{hidden}" if example.reason == "marker_count" else example.detail
+            yield example.model_copy(update={"detail": detail})
         else:
             yield example, tuple(Place(number, m.offset, m.size) for m in sample.images)
 
