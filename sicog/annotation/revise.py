@@ -40,6 +40,7 @@ from sicog.stages.provenance import write_run_json
 from sicog.stages.reader import FolderSource, Source
 from sicog.stages.runner import Stage, run_stage
 from sicog.stages.shard import Outcome
+from sicog.stages.storage import is_finished
 from sicog.tasks import CAPTIONING, REASONING, bare_question
 
 COT_TAGS = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
