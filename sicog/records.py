@@ -6,6 +6,9 @@ Images are a field, not a marker in the text. `Turn.images_at` gives their posit
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -22,6 +25,7 @@ class Record(BaseModel):
 
 
 RecordT = TypeVar("RecordT", bound=Record)
+ValueT = TypeVar("ValueT")
 
 
 class Turn(BaseModel):
@@ -43,6 +47,52 @@ class Turn(BaseModel):
         return self
 
 
+@dataclass(frozen=True)
+class CandidateOrigin:
+    """The candidate that an example was made from, and its marks, as `select` and `settle` write them into `extra`.
+
+    style, index, seed, checkpoint: of the candidate; together they tell it from all others of its query. score,
+    agreement, vote, margin: its marks among `k` compared candidates. of: the id of the row whose chain gave this bare
+    answer. None for what is not known; users' rows may hold anything under these keys.
+    """
+
+    style: str | None = None
+    index: int | None = None
+    seed: int | None = None
+    checkpoint: str | None = None
+    score: float | None = None
+    agreement: float | None = None
+    vote: float | None = None
+    margin: float | None = None
+    k: int | None = None
+    of: str | None = None
+
+    @classmethod
+    def read(cls, extra: Mapping[str, Any]) -> CandidateOrigin:
+        """Read the keys of `extra`; a value of another type, or a number that is not finite, is not known."""
+        return cls(
+            style=_typed(extra.get("style"), str),
+            index=_typed(extra.get("index"), int),
+            seed=_typed(extra.get("seed"), int),
+            checkpoint=_typed(extra.get("checkpoint"), str),
+            score=_finite(extra.get("score")),
+            agreement=_finite(extra.get("agreement")),
+            vote=_finite(extra.get("vote")),
+            margin=_finite(extra.get("margin")),
+            k=_typed(extra.get("k"), int),
+            of=_typed(extra.get("of"), str),
+        )
+
+
+def _typed(value: Any, kind: type[ValueT]) -> ValueT | None:
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
+
+
+def _finite(value: Any) -> float | None:
+    number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    return number if math.isfinite(number) else None
+
+
 class Example(Record):
     """A conversation to train on. `images`: paths relative to the image folder, in the order of the turns' images."""
 
@@ -50,6 +100,11 @@ class Example(Record):
     turns: tuple[Turn, ...]
     source: str = ""
     extra: dict[str, Any] = {}
+
+    @property
+    def origin(self) -> CandidateOrigin:
+        """The candidate that this example was made from."""
+        return CandidateOrigin.read(self.extra)
 
     @model_validator(mode="after")
     def _turns_are_well_formed(self) -> Example:

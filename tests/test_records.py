@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from sicog.records import Candidate, CandidateSet, Example, PreferencePair, Query, Turn
+from sicog.records import Candidate, CandidateOrigin, CandidateSet, Example, PreferencePair, Query, Turn
 
 USER, ASSISTANT = Turn(role="user", text="hi", images_at=(0,)), Turn(role="assistant", text="yo")
 
@@ -57,3 +57,21 @@ def test_a_pair_needs_two_texts():
         PreferencePair(id="1", prompt=(Turn(role="user", text="p"),), chosen="a", rejected="a")
     with pytest.raises(ValueError, match="1 images but 0 image positions"):
         PreferencePair(id="1", images=("a.png",), prompt=(Turn(role="user", text="p"),), chosen="a", rejected="b")
+
+
+def test_the_origin_of_an_example_is_read_from_whatever_its_extra_holds():
+    def origin(**extra):
+        return Example(id="1", images=("a",), turns=(USER, ASSISTANT), extra=extra).origin
+
+    given = {"style": "cod", "index": 1, "seed": 0, "checkpoint": "c", "score": 1, "agreement": 0.5, "k": 3}
+    assert origin(**given) == CandidateOrigin(**{**given, "score": 1.0})
+    users_own = {
+        "style": 3,
+        "index": "first",
+        "seed": True,
+        "score": "high",
+        "vote": float("nan"),
+        "k": 2.5,
+        "of": None,
+    }
+    assert origin(**users_own) == origin() == CandidateOrigin()

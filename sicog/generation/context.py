@@ -32,7 +32,7 @@ def read_contexts(path: Path) -> dict[str, str]:
 
 
 def _plain(row: Example, path: Path) -> str:
-    text, task, style = row.turns[-1].text, TASKS.get(row.source), str(row.extra.get("style", ""))
+    text, task, style = row.turns[-1].text, TASKS.get(row.source), row.origin.style or ""
     try:
         return task.compared(text, style) if task is not None and style in task.styles else text
     except ChainError as error:

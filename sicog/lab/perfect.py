@@ -151,7 +151,7 @@ class _TrueTexts:
         return row.model_copy(update={"turns": (*row.turns[:-1], answer)})
 
     def _text(self, row: Example) -> str:
-        style = row.extra.get("style")
+        style = row.origin.style
         of = row.id.partition("~")[0]  # `ID~direct` is the bare answer of ID's chain, with the same mistake
         rng = random.Random(digest(self.seed, "mistakes", of))
         if row.id in self.scenes and style in CAPTIONING.styles:

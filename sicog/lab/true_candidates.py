@@ -73,7 +73,7 @@ def truth_of_examples(run_dir: Path, examples: Iterable[Example]) -> dict[str, f
     truth, questions = truth_function(scenes), {q.id: q.question for scene in scenes.values() for q in scene.questions}
     found: dict[str, list[float]] = {}
     for row in examples:
-        style = row.extra.get("style")
+        style = row.origin.style
         task = next((task for task in (CAPTIONING, REASONING) if style in task.styles), None)
         if task is not None:
             # `build` names a shared or repeated row source:id#2.

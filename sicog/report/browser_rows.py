@@ -88,9 +88,9 @@ def example_row(name: str, row: Example) -> tuple[Facts, Text]:
         text["claims"] = [[claim["key"], claim.get("support"), claim.get("seen")] for claim in claims]
     facts = Facts(
         *(row.id, name, row.source),
-        style=str(row.extra["style"]) if row.extra.get("style") else None,
+        style=row.origin.style or None,
         image=row.images[0] if row.images else None,
-        value=comparable_value_of(row.extra),
+        value=comparable_value_of(row.origin),
         words=sum(len(turn.text.split()) for turn in row.turns if turn.role == "assistant"),
         support=_lowest_support([claim.get("support") for claim in claims or []]),
     )

@@ -18,7 +18,7 @@ from sicog.curation.select.threshold import (
     PAPER_K,
     By,
     Threshold,
-    share_in,
+    score_or_vote,
     stored_agreement,
     threshold_at,
     threshold_in,
@@ -33,7 +33,7 @@ from sicog.curation.select.verdicts import (
     decide,
     eligible,
 )
-from sicog.records import Dropped, Example, ScoredSet
+from sicog.records import CandidateOrigin, Dropped, Example, ScoredSet
 from sicog.report import cuts
 from sicog.report.known_truth import Truth
 from sicog.report.run_facts import read_lines
@@ -127,10 +127,9 @@ class Selected:
     def read(cls, folder: Path) -> Selected:
         """Read the kept and the dropped rows without keeping their texts in memory."""
         kept = read_records(folder, Example)
-        names = ("style", "index", "seed", "checkpoint")
-        chosen = {
-            e.id: tuple(map(e.extra.get, names)) for e in kept if "of" not in e.extra
-        }  # a second row has the id of the first
+        origins = ((e.id, e.origin) for e in kept)
+        # The bare answer of a chain is a second row of the same candidates.
+        chosen = {row_id: (o.style, o.index, o.seed, o.checkpoint) for row_id, o in origins if o.of is None}
         lines = read_lines(folder / "dropped.jsonl")
         return cls(chosen, {d["id"]: (d["reason"], d.get("detail") or "") for d in lines})
 
@@ -189,12 +188,12 @@ def _ranking_of(scored: Path) -> By:
     return "score"
 
 
-def comparable_value_of(marks: Mapping[str, Any]) -> float:
+def comparable_value_of(origin: CandidateOrigin) -> float:
     """The value of a kept example, by what `select` wrote in its `extra`: stated for `PAPER_K` candidates, nan without
     any. The score of a candidate that was alone stands as it is."""
-    if (agreement := stored_agreement(marks)) is not None:
+    if (agreement := stored_agreement(origin)) is not None:
         return float(threshold_at(agreement, PAPER_K))
-    share = share_in(marks)
+    share = score_or_vote(origin)
     return math.nan if share is None else share
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -61,9 +60,6 @@ class Origin(Record):
     k: int | None
 
 
-T = TypeVar("T")
-
-
 @dataclass(frozen=True)
 class Finish:
     """Process of the stage: make the training example and its origin."""
@@ -87,7 +83,7 @@ class Finish:
         return conversation(example) or example
 
     def _origin(self, row: DrawnRow, *, as_conversation: bool) -> Origin:
-        extra, images = row.example.extra, row.example.images
+        candidate, images = row.example.origin, row.example.images
         sha256 = [self.pictures.sha256_of(name) for name in images] if self.pictures else []
         task, style = _task_and_style(row)
         return Origin(
@@ -100,27 +96,20 @@ class Finish:
             repetition=row.repetition,
             multi_turn=as_conversation,
             style=style,
-            checkpoint=_typed_value(extra, "checkpoint", str),
-            index=_typed_value(extra, "index", int),
-            seed=_typed_value(extra, "seed", int),
-            score=_typed_value(extra, "score", float),
-            agreement=_typed_value(extra, "agreement", float),
-            vote=_typed_value(extra, "vote", float),
-            margin=_typed_value(extra, "margin", float),
-            k=_typed_value(extra, "k", int),
+            checkpoint=candidate.checkpoint,
+            index=candidate.index,
+            seed=candidate.seed,
+            score=candidate.score,
+            agreement=candidate.agreement,
+            vote=candidate.vote,
+            margin=candidate.margin,
+            k=candidate.k,
         )
-
-
-def _typed_value(extra: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
-    """Return the value that `select` wrote under this name; None for a value of another type."""
-    value = extra.get(name)
-    value = float(value) if kind is float and isinstance(value, int) and not isinstance(value, bool) else value
-    return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
 def _task_and_style(row: DrawnRow) -> tuple[str | None, str | None]:
     """Return task and style as `select` wrote them; for an annotated row, the style of its prompt."""
-    style = _typed_value(row.example.extra, "style", str)
+    style = row.example.origin.style
     if style is not None or row.task not in _ANNOTATED:
         return _task(row.task, style), style
     task, names = _ANNOTATED[row.task]
@@ -138,12 +127,12 @@ def _task(source: str, style: object) -> str | None:
 
 def qualifies(example: Example, min_score: float | None) -> bool:
     """Return whether an example is a question and a chain of description with a sufficient score."""
-    style = CAPTIONING.styles.get(str(example.extra.get("style")))
+    style = CAPTIONING.styles.get(example.origin.style or "")
     if style is None or style.chain is not COD or [t.role for t in example.turns] != ["user", "assistant"]:
         return False
     if min_score is None:
         return True
-    agreement = stored_agreement(example.extra)
+    agreement = stored_agreement(example.origin)
     return agreement is not None and agreement >= Threshold(min_score).agreement
 
 

@@ -74,7 +74,7 @@ def _compared_row(record: Record) -> ComparedRow:
     if isinstance(record, Example):
         asked = "\n".join(turn.text for turn in record.turns if turn.role != "assistant")
         turns = tuple(bare_question(t.text) if t.role == "user" else t.text for t in record.turns)
-        return ComparedRow(record.images, asked, turns, _or_nan(stored_agreement(record.extra)))
+        return ComparedRow(record.images, asked, turns, _or_nan(stored_agreement(record.origin)))
     if isinstance(record, Query):
         return ComparedRow(record.images, record.question, (record.question,))
     assert isinstance(record, CandidateSet)

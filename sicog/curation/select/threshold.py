@@ -8,7 +8,6 @@ of similarity: a share of 2/3 among 3 is an agreement of 0.5, half of the others
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sicog.curation.score.self_consistency import DECIMALS
+from sicog.records import CandidateOrigin
 from sicog.stages.storage import read_json
 
 By = Literal["score", "vote"]
@@ -34,29 +34,21 @@ def threshold_at(agreement: Any, k: int) -> Any:
     return np.round((1 + (k - 1) * agreement) / k, DECIMALS + 3)  # enough digits to invert it
 
 
-def stored_agreement(marks: Mapping[str, Any]) -> float | None:
-    """Return the agreement of a row's candidate with the others, from `extra` of `select`; None when it is unknown.
+def stored_agreement(origin: CandidateOrigin) -> float | None:
+    """Return the agreement of an example's candidate with the others; None when it is unknown.
 
     It is `agreement`; without it `score`, then `vote`, among `k` candidates (`PAPER_K` when k is missing). None for a
     candidate without scores, or without other candidates.
     """
-    agreement, k, share = _number(marks.get("agreement")), _number(marks.get("k")), share_in(marks)
-    k = PAPER_K if k is None else k
-    if agreement is not None or share is None or k < 2:
-        return agreement
+    share, k = score_or_vote(origin), PAPER_K if origin.k is None else origin.k
+    if origin.agreement is not None or share is None or k < 2:
+        return origin.agreement
     return float(agreement_of(share, k))
 
 
-def share_in(marks: Mapping[str, Any]) -> float | None:
-    """The score of a row's candidate, else its vote, by the same; None without either."""
-    score, vote = _number(marks.get("score")), _number(marks.get("vote"))
-    return vote if score is None else score
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite number, else None; users' rows may have any value under these names."""
-    known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else None
+def score_or_vote(origin: CandidateOrigin) -> float | None:
+    """Return the score of an example's candidate, else its vote; None without either."""
+    return origin.vote if origin.score is None else origin.score
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def test_mistakes_are_sentences(folders):
         run(folders, text={"count": 4})
     with pytest.raises(ValueError, match="count or weight, not both"):
         BuildSource(name="a", path=folders, count=1, weight=1)
-    with pytest.raises(ValueError, match="a is given twice"):
+    with pytest.raises(ValueError, match="the name a is used twice"):
         source = BuildSource(name="a", path=folders)
         BuildConfig(sources=(source, source), out_dir=folders / "out")
     write_dataset(folders / "twice", [example("1", "a"), example("1", "b")])
@@ -211,7 +211,7 @@ def test_damaged_rows_of_a_dataset_are_named_and_the_rest_goes_on(folders):
     assert len(counted) == 16  # exact: what cannot be read is never drawn
     listed = [Dropped(id="x", step="overlap", reason="near_duplicate")]
     write_dataset(folders / "drops", listed)
-    with pytest.raises(ValueError, match=r"shard-00000.jsonl:1 is not an Example .*written by another step"):
+    with pytest.raises(ValueError, match=r"shard-00000.jsonl:1 is not an Example .*Another step wrote this folder"):
         run(folders, "other", drops={})
 
 
