@@ -125,7 +125,7 @@ def test_mistakes_are_sentences(folders):
         source = BuildSource(name="a", path=folders)
         BuildConfig(sources=(source, source), out_dir=folders / "out")
     write_dataset(folders / "twice", [example("1", "a"), example("1", "b")])
-    with pytest.raises(ValueError, match=r"shard-00000.jsonl:2: id '1' is twice"):
+    with pytest.raises(ValueError, match=r"shard-00000.jsonl:2: id '1' occurs twice"):
         run(folders, twice={})
     with pytest.raises(ValueError, match="no such dataset folder"):
         run(folders, missing={})
