@@ -64,7 +64,7 @@ def test_the_last_rows_are_shown_even_where_they_come_at_once():
     with Bar("mini", 7, console=console_on(shown, file=shown)) as bar:
         for _ in range(7):
             bar.add(1)
-    assert "7/7" in shown.getvalue()
+    assert "7/7" in shown.getvalue() and " rows/s" in shown.getvalue()
 
 
 def test_a_log_has_counts_speed_and_remaining_time(clock, capsys):
