@@ -50,9 +50,9 @@ class Pace:
 class Bar:
     """The progress of one piece of work; a context manager.
 
-    what: its name, which is printed as it is. total: None when it is not known. unit: one of what is counted, in the
-    singular. done: what was finished before, which does not count in the speed. quick_s: in a log nothing is written
-    before so many seconds. stays: whether the bar is still there when the work is done.
+    what: its name, printed as it is. total: None when it is not known. unit: the singular of what is counted. done:
+    what was finished before; it does not count in the speed. quick_s: a log gets no line before so many seconds.
+    stays: whether the bar remains when the work is done.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ def quick_bar(what: str, total: int | None = None, unit: str = "row") -> Bar:
     return Bar(what, total, unit=unit, quick_s=_QUICK_S, stays=False)
 
 
-def counted(items: Iterable[T], what: str, total: int | None = None, unit: str = "row") -> Iterator[T]:
-    """The items one by one, counted by a quick bar."""
+def with_progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "row") -> Iterator[T]:
+    """The items one by one, with a quick bar."""
     with quick_bar(what, total, unit) as bar:
         for item in items:
             yield item

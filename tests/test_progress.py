@@ -8,7 +8,7 @@ import pytest
 
 from sicog import progress
 from sicog.console import console_on
-from sicog.progress import Bar, Pace, counted, quick_bar
+from sicog.progress import Bar, Pace, quick_bar, with_progress
 
 
 class Terminal(io.StringIO):
@@ -89,7 +89,7 @@ def test_quick_work_leaves_no_line_in_a_log(clock, capsys):
     assert (
         lines[0].startswith("  reading [old].json: ") and lines[0].endswith(" rows, 1,016.7 rows/s") and len(lines) == 2
     )
-    assert list(counted(range(1000), "quick")) == list(range(1000)) and not capsys.readouterr().err
+    assert list(with_progress(range(1000), "quick")) == list(range(1000)) and not capsys.readouterr().err
 
 
 def test_a_bar_that_is_not_to_stay_is_taken_away():
