@@ -14,7 +14,7 @@ import typer
 from sicog.commands import convert, evaluation, generation, lab, look, runs, verb_commands
 from sicog.commands.arguments import check_arguments
 from sicog.commands.help import CommandsInPanels
-from sicog.console import stderr_console, styled
+from sicog.console import stderr_console, styled_text
 from sicog.runs.verbs import VERBS, Panel
 from sicog.version import __version__
 
@@ -66,7 +66,7 @@ def script_help(script: Annotated[Path, typer.Argument(help="a script of the pro
 check_arguments(app)
 
 
-def _guarded(main: Callable[[], None]) -> None:
+def report_mistakes(main: Callable[[], None]) -> None:
     """Print users' mistakes as one sentence: `ValueError`s, and what the machine refuses (a full disk, no permission).
 
     SICOG_TRACEBACK=1 shows where they were raised.
@@ -76,8 +76,8 @@ def _guarded(main: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SICOG_TRACEBACK"):
             raise
-        _let_rank_0_speak(error)
-        stderr_console().print(styled(("sicog:", "bold red"), f" {_sentence(error)}"), soft_wrap=True)
+        _wait_for_rank_0(error)
+        stderr_console().print(styled_text(("sicog:", "bold red"), f" {_error_sentence(error)}"), soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != _INTERRUPTED:
@@ -93,9 +93,9 @@ def _say_interrupted(command: list[str]) -> None:
         stderr_console().print(f"sicog: stopped{'; run the same command again to resume' if resumes else ''}")
 
 
-def _sentence(error: ValueError | OSError) -> str:
+def _error_sentence(error: ValueError | OSError) -> str:
     if isinstance(error, OSError):
-        return _machine_refused(error)
+        return _os_error_sentence(error)
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
@@ -105,7 +105,7 @@ def _sentence(error: ValueError | OSError) -> str:
     return validation_message(error)
 
 
-def _let_rank_0_speak(error: Exception) -> None:
+def _wait_for_rank_0(error: Exception) -> None:
     """Only rank 0 prints the error. Other ranks wait, and the launcher stops them when rank 0 ends.
 
     The launcher gets the error too, and names the process that failed first.
@@ -118,14 +118,14 @@ def _let_rank_0_speak(error: Exception) -> None:
         time.sleep(_SECONDS_FOR_RANK_0)
 
 
-def _machine_refused(error: OSError) -> str:
+def _os_error_sentence(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}; finished work is kept, so fix this and run the command again"
 
 
 def main() -> None:
     """The entry point."""
-    _guarded(app)
+    report_mistakes(app)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def say_finished(step: str, folder: Path) -> None:
     say(f"{step}: {folder} is finished already, nothing to do")
 
 
-def styled(*parts: str | tuple[str, str]) -> Text:
+def styled_text(*parts: str | tuple[str, str]) -> Text:
     """A line of several styles: plain text, or (text, style)."""
     return Text.assemble(*parts)
 

@@ -50,9 +50,9 @@ class Pace:
 class Bar:
     """The progress of one piece of work; a context manager.
 
-    what: its name, which is printed as it is. total: None when it is not known. unit: one of what is counted, in the
-    singular. done: what was finished before, which does not count in the speed. quick_s: in a log nothing is written
-    before so many seconds. stays: whether the bar is still there when the work is done.
+    what: its name, printed as it is. total: None when it is not known. unit: the singular of what is counted. done:
+    what was finished before; it does not count in the speed. quick_s: a log gets no line before so many seconds.
+    stays: whether the bar remains when the work is done.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Bar:
         self.console = console or stderr_console()
         self.watched = self.console.file.isatty()
         self._start = self._drawn = time.monotonic()
-        self._pace, self._quick_s = Pace(done, total), quick_s
+        self._pace, self._quick_s, self._words = Pace(done, total), quick_s, ""
         self._bar = Progress(
             TextColumn("  {task.description}", markup=False),
             BarColumn(),
@@ -93,7 +93,8 @@ class Bar:
 
     def close(self) -> None:
         """Release the terminal, whether the work ended well or not."""
-        self._bar.update(self._task, completed=self.done)
+        words = self._words or self._speed(time.monotonic() - self._start)
+        self._bar.update(self._task, completed=self.done, note=words)
         self._bar.stop()
 
     def add(self, n: int) -> None:
@@ -108,11 +109,11 @@ class Bar:
         """So many are done in all. speed: in words, instead of counts in a second. note: what else to show."""
         self.done = done
         seconds = time.monotonic() - self._start
-        words = ", ".join(filter(None, (speed or self._speed(seconds), note)))
+        self._words = ", ".join(filter(None, (speed or self._speed(seconds), note)))
         if self.watched:
-            self._bar.update(self._task, completed=done, note=words)
+            self._bar.update(self._task, completed=done, note=self._words)
         elif seconds >= self._quick_s and self._pace.due(done):
-            self.console.print(self._line(words, seconds), soft_wrap=True)
+            self.console.print(self._line(self._words, seconds), soft_wrap=True)
 
     def _speed(self, seconds: float) -> str:
         return f"{(self.done - self.first) / max(seconds, 1e-9):,.1f} {self.unit}s/s"
@@ -132,8 +133,8 @@ def quick_bar(what: str, total: int | None = None, unit: str = "row") -> Bar:
     return Bar(what, total, unit=unit, quick_s=_QUICK_S, stays=False)
 
 
-def counted(items: Iterable[T], what: str, total: int | None = None, unit: str = "row") -> Iterator[T]:
-    """The items one by one, counted by a quick bar."""
+def with_progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "row") -> Iterator[T]:
+    """The items one by one, with a quick bar."""
     with quick_bar(what, total, unit) as bar:
         for item in items:
             yield item

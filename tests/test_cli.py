@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sicog import __version__, cli
-from sicog.commands.verb_commands import resolved
+from sicog.commands.verb_commands import resolve_config
 from sicog.runs.verbs import VERBS, Panel
 
 
@@ -153,7 +153,7 @@ def test_the_example_of_a_verb_is_true(name, monkeypatch):
     command = typer.main.get_command(cli.app).get_command(None, name)
     given = command.make_context(name, shlex.split(VERBS[name].example)).params
     if "config" in given:
-        assert resolved(VERBS[name], given)
+        assert resolve_config(VERBS[name], given)
     for key in re.findall(r"(?:^| )\W?([\w.]+)=", VERBS[name].example):
         assert key.split(".")[0] in VERBS[name].config_type().model_fields
 
@@ -167,7 +167,7 @@ def test_the_example_of_a_verb_is_true(name, monkeypatch):
 )
 def test_a_scripts_variable_given_as_a_key_is_explained(override, says):
     with pytest.raises(ValueError, match=re.escape(says)):
-        resolved(VERBS["train"], {"config": override})
+        resolve_config(VERBS["train"], {"config": override})
 
 
 def test_the_first_word_may_be_rows_by_mistake(tmp_path):
@@ -175,9 +175,9 @@ def test_the_first_word_may_be_rows_by_mistake(tmp_path):
     rows.write_text('{"id": 1}\n{"id": 2}\n')
     broken.write_text("a: [")
     with pytest.raises(ValueError, match=r"did you mean input=.*rows\.jsonl\?"):
-        resolved(VERBS["score"], {"config": str(rows)})
+        resolve_config(VERBS["score"], {"config": str(rows)})
     with pytest.raises(ValueError, match=r"(?s)not valid YAML.*`sicog score --help` shows an example"):
-        resolved(VERBS["score"], {"config": str(broken)})
+        resolve_config(VERBS["score"], {"config": str(broken)})
 
 
 @pytest.mark.parametrize(
@@ -231,11 +231,11 @@ def test_ctrl_c_promises_to_resume_only_what_writes_to_a_folder(monkeypatch, cap
 
     monkeypatch.setattr(sys, "argv", ["sicog", command])
     with pytest.raises(SystemExit) as ended:
-        cli._guarded(interrupted)
+        cli.report_mistakes(interrupted)
     assert (ended.value.code, capsys.readouterr().err) == (130, said)
 
 
 def test_another_exit_code_stays_as_it_is(capsys):
     with pytest.raises(SystemExit) as ended:
-        cli._guarded(lambda: sys.exit(75))
+        cli.report_mistakes(lambda: sys.exit(75))
     assert (ended.value.code, capsys.readouterr().err) == (75, "")

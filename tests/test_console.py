@@ -14,7 +14,7 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from sicog import cli
-from sicog.console import console_on, say, say_finished, stderr_console, stdout_console, styled
+from sicog.console import console_on, say, say_finished, stderr_console, stdout_console, styled_text
 from sicog.records import Query
 from sicog.stages.storage import write_dataset
 
@@ -71,10 +71,10 @@ def test_what_users_write_is_printed_as_they_wrote_it(word, terminal, monkeypatc
     console.print(word)
     console.print(word, style="bold")
     console.print(f"say {word}", soft_wrap=True)
-    console.print(styled((word, "dim"), f": {word}"))
+    console.print(styled_text((word, "dim"), f": {word}"))
     table = Table(word, title=word, caption=word)
     table.add_column(word, justify="right")
-    table.add_row(word, styled((word, "red"), word))
+    table.add_row(word, styled_text((word, "red"), word))
     console.print(table)
     with Live(table, console=console, auto_refresh=False):
         console.print(word)
@@ -165,7 +165,7 @@ def markup_in(path):
             case _:
                 found = False
         if found:
-            yield f"{path}:{node.lineno}: use console_on(), say(), style= or styled(), which take no word for markup"
+            yield f"{path}:{node.lineno}: use console_on(), say(), style= or styled_text()"
 
 
 def test_no_module_prints_markup():

@@ -2,7 +2,7 @@
 
 The shell blocks run in bash with a stand-in for each program, which notes how it was called. Scripts are the real ones,
 so variables that a script misses are found. The notes are then read by the real command line: arguments are parsed,
-configs and overrides validated, recipes resolved.
+configs and overrides validated, recipes resolve_config.
 """
 
 import inspect
@@ -20,7 +20,7 @@ import typer
 import yaml
 
 from sicog import cli
-from sicog.commands.verb_commands import resolved
+from sicog.commands.verb_commands import resolve_config
 from sicog.config import Config
 from sicog.lab.arms import load_lab, steps
 from sicog.runs.recipe import load_recipe
@@ -106,7 +106,7 @@ def check_sicog(arguments: list[str]) -> None:
     elif name == "run":
         load_recipe(given["recipe"], given["overrides"] or [])
     elif name in VERBS and "config" in given:
-        assert isinstance(resolved(VERBS[name], given), Config)
+        assert isinstance(resolve_config(VERBS[name], given), Config)
 
 
 def check_make(arguments: list[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from sicog import progress
 from sicog.console import console_on
-from sicog.progress import Bar, Pace, counted, quick_bar
+from sicog.progress import Bar, Pace, quick_bar, with_progress
 
 
 class Terminal(io.StringIO):
@@ -64,7 +64,7 @@ def test_the_last_rows_are_shown_even_where_they_come_at_once():
     with Bar("mini", 7, console=console_on(shown, file=shown)) as bar:
         for _ in range(7):
             bar.add(1)
-    assert "7/7" in shown.getvalue()
+    assert "7/7" in shown.getvalue() and " rows/s" in shown.getvalue()
 
 
 def test_a_log_has_counts_speed_and_remaining_time(clock, capsys):
@@ -89,7 +89,7 @@ def test_quick_work_leaves_no_line_in_a_log(clock, capsys):
     assert (
         lines[0].startswith("  reading [old].json: ") and lines[0].endswith(" rows, 1,016.7 rows/s") and len(lines) == 2
     )
-    assert list(counted(range(1000), "quick")) == list(range(1000)) and not capsys.readouterr().err
+    assert list(with_progress(range(1000), "quick")) == list(range(1000)) and not capsys.readouterr().err
 
 
 def test_a_bar_that_is_not_to_stay_is_taken_away():

@@ -21,7 +21,7 @@ from sicog.annotation.teacher import (
 from sicog.data.image_folder import ImageFolder
 from sicog.data.images import ImageProblem
 from sicog.data.rows.users_rows import open_users_rows
-from sicog.progress import counted
+from sicog.progress import with_progress
 from sicog.records import Dropped
 from sicog.remote.store import AnswerStore, open_store
 
@@ -86,7 +86,7 @@ def estimate(config: TeacherConfig, input_file: Path, images: ImageFolder, answe
     with open_store(answers) if (answers / "answers.sqlite").is_file() else nullcontext() as store:
         if store and (mean := store.mean_output(config.endpoint.model)):
             found.answer_tokens, found.measured_on = mean, store.count(config.endpoint.model)
-        for row in counted(source, f"measuring {input_file.name}"):
+        for row in with_progress(source, f"measuring {input_file.name}"):
             found.rows += 1
             if isinstance(row, Dropped):
                 found.unusable[row.reason] += 1

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sicog.commands.help import verb_keys
+from sicog.commands.help import verb_command
 from sicog.commands.verb_commands import DryRun, Overrides, echo_config, start
 from sicog.config import apply_overrides, load_config, validate
 from sicog.runs.verbs import VERBS, Panel
@@ -18,10 +18,10 @@ _EVAL = VERBS["eval"]
 
 @app.command(
     "eval",
-    help=f"{_EVAL.help}\n\nOnly what has no score yet is run. More settings are key=value, such as `style=cot` or "
-    "`limit=100`. With --samples the kit is not needed: accuracy against the number of samples, with and without "
+    help=f"{_EVAL.help}\n\nBenchmarks that have a score are skipped. More settings are key=value, such as `style=cot` "
+    "or `limit=100`. With --samples the kit is not needed: accuracy against the number of samples, with and without "
     "chains of thought.",
-    cls=verb_keys("eval"),
+    cls=verb_command("eval"),
     rich_help_panel=_EVAL.panel,
 )
 def evaluate(
@@ -29,10 +29,10 @@ def evaluate(
     overrides: Overrides = None,
     suite: Annotated[str, typer.Option(help="a shipped suite's name, or a YAML")] = "paper",
     out: Annotated[Path, typer.Option(help="folder of results; each checkpoint gets one in it")] = Path("results"),
-    judge: Annotated[str, typer.Option(help="a judge model by the kit's name; by default none")] = "exact_matching",
-    samples: Annotated[int | None, typer.Option(help="instead: draw so many, and measure what K of them give")] = None,
-    select: Annotated[str, typer.Option(help="with --samples: how one is chosen")] = "greedy,vote,mbr,oracle",
-    compare: Annotated[list[Path] | None, typer.Option(help="with --samples: another checkpoint; repeatable")] = None,
+    judge: Annotated[str, typer.Option(help="the kit's name of a judge model; default: none")] = "exact_matching",
+    samples: Annotated[int | None, typer.Option(help="instead: sample this many answers, score K of them")] = None,
+    select: Annotated[str, typer.Option(help="with --samples: how one answer is selected")] = "greedy,vote,mbr,oracle",
+    compare: Annotated[list[Path] | None, typer.Option(help="with --samples: one more checkpoint; repeatable")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Run the kit, or sample and measure."""
@@ -57,8 +57,8 @@ def evaluate(
 def show_results(
     folders: Annotated[list[Path], typer.Argument(help="folders of `sicog eval`, or of the kit", metavar="RUN...")],
     out: Annotated[Path, typer.Option(help="folder for results.md, .csv, .xlsx and .json")] = Path("results-table"),
-    baseline: Annotated[str | None, typer.Option(help="the model to compare with; the first by default")] = None,
-    suite: Annotated[str | None, typer.Option(help="what the kit's data sets are, for folders of its own")] = None,
+    baseline: Annotated[str | None, typer.Option(help="the model to compare with; default: the first")] = None,
+    suite: Annotated[str | None, typer.Option(help="the suite of the data sets, for the kit's folders")] = None,
 ) -> None:
     """Make one table of several evaluated checkpoints.
 

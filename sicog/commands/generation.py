@@ -16,7 +16,9 @@ app = typer.Typer()
 def export_candidates(
     source: Annotated[Path, typer.Argument(help="a folder of candidate sets", metavar="SRC")],
     target: Annotated[Path, typer.Argument(help="the JSON file to write", metavar="DST")],
-    generated: Annotated[bool, typer.Option("--generated", help="one candidate a row, as sampling writes it")] = False,
+    generated: Annotated[
+        bool, typer.Option("--generated", help="one candidate per row, as sampling writes it")
+    ] = False,
 ) -> None:
     """Write candidates as the original's files.
 

@@ -26,7 +26,9 @@ class CommandsInPanels(TyperGroup):
         return sorted(panels, key=lambda name: order.get(panels[name], len(order)))
 
 
-def lists_keys(config: str, example: str, title: str = "Keys, of the YAML or as KEY=VALUE") -> type[TyperCommand]:
+def command_with_keys(
+    config: str, example: str, title: str = "Keys, of the YAML or as KEY=VALUE"
+) -> type[TyperCommand]:
     """A command whose help ends with an example and the keys of a config, which is imported only then.
 
     config: `module:name` of its class. example: the words after `sicog`.
@@ -42,7 +44,7 @@ def lists_keys(config: str, example: str, title: str = "Keys, of the YAML or as 
     return KeyedCommand
 
 
-def verb_keys(name: str) -> type[TyperCommand]:
+def verb_command(name: str) -> type[TyperCommand]:
     """A command whose help lists the keys of a verb."""
     verb = VERBS[name]
-    return lists_keys(verb.config, f"{name} {verb.example}")
+    return command_with_keys(verb.config, f"{name} {verb.example}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sicog.commands.help import lists_keys
+from sicog.commands.help import command_with_keys
 from sicog.commands.verb_commands import DryRun, Overrides
 
 app = typer.Typer(
@@ -45,11 +45,11 @@ def score(
             lab_train(lab, file, [f"inputs.run.path={run_dir}"])
 
 
-@app.command("run", cls=lists_keys(_LAB, "lab run updates.sft=71"))
+@app.command("run", cls=command_with_keys(_LAB, "lab run updates.sft=71"))
 def run(
     lab: LabFile = ARMS,
     overrides: Overrides = None,
-    only: Annotated[str, typer.Option(help="arms to train, by commas; all by default")] = "",
+    only: Annotated[str, typer.Option(help="arms to train, separated by commas; default: all")] = "",
     dry_run: DryRun = False,
 ) -> None:
     """Train every arm with every seed, and write the table.
@@ -70,11 +70,11 @@ def run(
     lab_run(lab, overrides or [], only=names)
 
 
-@app.command("ceiling", cls=lists_keys(_LAB, "lab ceiling updates.sft=71"))
+@app.command("ceiling", cls=command_with_keys(_LAB, "lab ceiling updates.sft=71"))
 def ceiling(
     lab: LabFile = CEILING,
     overrides: Overrides = None,
-    only: Annotated[str, typer.Option(help="arms to train, by commas; all by default")] = "",
+    only: Annotated[str, typer.Option(help="arms to train, separated by commas; default: all")] = "",
     dry_run: DryRun = False,
 ) -> None:
     """Measure what a round could gain at most.
@@ -98,11 +98,11 @@ def gap(
     lab_gap(run_dir, out)
 
 
-@app.command("table", cls=lists_keys(_LAB, "lab table updates.sft=71"))
+@app.command("table", cls=command_with_keys(_LAB, "lab table updates.sft=71"))
 def table(
     lab: LabFile = ARMS,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="the folder for lab.json and lab.md, not the run's")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for lab.json and lab.md; default: the run's")] = None,
 ) -> None:
     """Write the table of the arms that are done.
 

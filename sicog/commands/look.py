@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sicog.commands.help import lists_keys
+from sicog.commands.help import command_with_keys
 from sicog.commands.verb_commands import Overrides
 from sicog.config import apply_overrides, validate
 from sicog.runs.verbs import Panel
@@ -39,12 +39,14 @@ def ask(
     ask_checkpoint(checkpoint, image, question, style=style, samples=samples, temperature=temperature, seed=seed)
 
 
-@data_app.command("check", cls=lists_keys("sicog.data.check:CheckConfig", "data check sft.json --image-folder images"))
+@data_app.command(
+    "check", cls=command_with_keys("sicog.data.check:CheckConfig", "data check sft.json --image-folder images")
+)
 def data_check(
     data: Annotated[str, typer.Argument(help="a dataset, a user's file or folder of shards, or a YAML mixture")],
     overrides: Overrides = None,
-    image_folder: Annotated[Path | None, typer.Option(help="where the images lie: a folder or a .tar")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="whose processor counts tokens; else words")] = None,
+    image_folder: Annotated[Path | None, typer.Option(help="the images: a folder or a .tar")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="count its tokens; default: count words")] = None,
     out: Annotated[Path | None, typer.Option(help="write the report as JSON to this file")] = None,
 ) -> None:
     """Check all rows and images: what would be dropped?
@@ -90,7 +92,7 @@ def show_image(
 def show_corruptions(
     image: Annotated[Path, typer.Argument(help="an image file")],
     out: Annotated[Path, typer.Option(help="the PNG to write")],
-    seed: Annotated[int, typer.Option(help="of the parameters")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the parameters")] = 0,
 ) -> None:
     """Draw an image under each corruption.
 
@@ -106,8 +108,8 @@ def flops(
     config: Annotated[Path, typer.Argument(help="a checkpoint folder, or a JSON or YAML file of SicogConfig fields")],
     image: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels, or none")] = "1024x768",
     text: Annotated[int, typer.Option(help="text tokens of a row")] = 500,
-    supervised: Annotated[int | None, typer.Option(help="those of them that are supervised; all by default")] = None,
-    devices: Annotated[int, typer.Option(help="devices that ZeRO divides among")] = 1,
+    supervised: Annotated[int | None, typer.Option(help="supervised text tokens of a row; default: all")] = None,
+    devices: Annotated[int, typer.Option(help="number of devices for ZeRO")] = 1,
     long_side: Annotated[int | None, typer.Option(help="resize the long side of the image to this first")] = None,
 ) -> None:
     """Estimate tokens, FLOPs and memory of a training.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sicog.commands.help import lists_keys
+from sicog.commands.help import command_with_keys
 from sicog.commands.verb_commands import DryRun, Overrides
 from sicog.runs.verbs import VERBS, Panel
 
@@ -16,7 +16,7 @@ _RUN, _REPORT = "run recipes/mini.yaml run_dir=runs/mine", VERBS["report"]
 
 
 @app.command(
-    cls=lists_keys("sicog.runs.recipe:RecipeSpec", _RUN, "Keys of the recipe, of its YAML or as KEY=VALUE"),
+    cls=command_with_keys("sicog.runs.recipe:RecipeSpec", _RUN, "Keys of the recipe, of its YAML or as KEY=VALUE"),
     rich_help_panel=Panel.RUN,
 )
 def run(
@@ -55,12 +55,12 @@ def status(run_dir: Annotated[Path, typer.Argument(help="the folder of a run")])
 @app.command(
     help=f"{_REPORT.help}\n\nThe folder may be a whole run's, finished or not, or one step's: candidates, kept rows, "
     "a training.",
-    cls=lists_keys(_REPORT.config, "report runs/mini", "Keys of a step `report` of a recipe"),
+    cls=command_with_keys(_REPORT.config, "report runs/mini", "Keys of a step `report` of a recipe"),
     rich_help_panel=_REPORT.panel,
 )
 def report(
     run_dir: Annotated[Path, typer.Argument(help="the folder of a run or of one of its steps, finished or not")],
-    out: Annotated[Path | None, typer.Option(help="write the page to this folder, not within the run's")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the page; default: within the run")] = None,
 ) -> None:
     """Make the page of a folder."""
     from sicog.report.discover import report_run
@@ -72,7 +72,7 @@ def report(
 def step(
     run_dir: Annotated[Path, typer.Argument(help="the folder of a run that was started")],
     name: Annotated[str, typer.Argument(help="one of its steps")],
-    key: Annotated[str | None, typer.Option(help="refuse a step that has changed since")] = None,
+    key: Annotated[str | None, typer.Option(help="refuse a step with another key: it has changed")] = None,
 ) -> None:
     """Run one step of a started run in this process.
 

@@ -17,7 +17,7 @@ _NAMED = re.compile(r"# ([A-Z][A-Z_]+): (.+)")
 _ROOT = re.compile(r'dirname "\$\{BASH_SOURCE\[0\]\}"\)/([./]+)"')
 _STARTS = re.compile(r'launch\.sh" ([\w-]+) "\$root/([^"]+)"')
 _SETS = re.compile(r'([\w.]+)="([^"]*)"')
-_NOT_OF_USERS = ("BASH_SOURCE",)
+_INTERNAL = ("BASH_SOURCE",)
 _DISTRIBUTED = 'Arguments of torchrun, such as "--nproc_per_node 8", for several devices.'
 
 
@@ -35,9 +35,9 @@ def describe(script: Path, width: int = 100) -> str:
     this project."""
     text = script.read_text(encoding="utf-8")
     if not (starts := _STARTS.search(text)) or not (up := _ROOT.search(text)):
-        raise ValueError(f"{script} is no script that starts `sicog`")
-    verb, config = starts[1], (script.parent / up[1] / _with_values(starts[2], text)).resolve()
-    lines = [*_says(text), "", "Variables; export them, or write them before the script's name:"]
+        raise ValueError(f"{script} does not start `sicog`")
+    verb, config = starts[1], (script.parent / up[1] / _fill_in_values(starts[2], text)).resolve()
+    lines = [*_description(text), "", "Variables; export them, or write them before the script's name:"]
     for variable in variables(text, verb):
         default = "  (required)" if variable.default is None else f" = {variable.default}" if variable.default else ""
         lines.append(f"  {variable.name}{default}")
@@ -52,7 +52,7 @@ def variables(text: str, verb: str) -> list[Variable]:
     named = {match[1]: match[2] for line in text.splitlines() if (match := _NAMED.fullmatch(line))}
     comments = {key.name: key.comment for section in sections(VERBS[verb].config_type()) for key in section.keys}
     code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    names = dict.fromkeys(name for name in _VARIABLE.findall(code) if name not in _NOT_OF_USERS)
+    names = dict.fromkeys(name for name in _VARIABLE.findall(code) if name not in _INTERNAL)
     found = [Variable(name, _default(name, code), _meaning(name, code, required | named, comments)) for name in names]
     if VERBS[verb].trains:
         found.append(Variable("DISTRIBUTED_ARGS", "", _DISTRIBUTED))
@@ -82,13 +82,13 @@ def _default(name: str, code: str) -> str | None:
     return code[begin : end - 1]
 
 
-def _says(text: str) -> list[str]:
+def _description(text: str) -> list[str]:
     comments = [line for line in text.splitlines()[1:] if line.startswith("#")]
     used = _VARIABLE.findall(text)
     named = [match[0] for line in comments if (match := _NAMED.fullmatch(line)) and match[1] in used]
     return [line.removeprefix("# ") for line in comments if line not in named]
 
 
-def _with_values(path: str, text: str) -> str:
+def _fill_in_values(path: str, text: str) -> str:
     """A path with the script's own variables: what they are first set to."""
     return re.sub(r"\$([a-z_]+)", lambda found: re.findall(rf"\b{found[1]}=(\w+)", text)[0], path)

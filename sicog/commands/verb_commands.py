@@ -12,17 +12,17 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from sicog.commands.help import verb_keys
+from sicog.commands.help import verb_command
 from sicog.config import Config, load_config, load_yaml
 from sicog.estimates.arithmetic.assumed import A100_TFLOPS, UTILISATION, Assumed
 from sicog.runs.verbs import VERBS, Verb
 
-YamlFile = Annotated[str, typer.Argument(help="a YAML file of keys; left out or '-': defaults")]
+YamlFile = Annotated[str, typer.Argument(help="a YAML file of keys; default ('-'): no file")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="values of keys, over those of the YAML", metavar="KEY=VALUE")
+    list[str] | None, typer.Argument(help="values of keys; they override the YAML", metavar="KEY=VALUE")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")]
-Estimate = Annotated[bool, typer.Option("--estimate", help="Measure what it would take, and do none of it.")]
+Estimate = Annotated[bool, typer.Option("--estimate", help="Estimate the cost from a small trial, and do not run it.")]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ OPTIONS: Mapping[str, tuple[Option, ...]] = {
         Option("seed", int, 1, "seed of the world, or seed=", key="seed"),
     ),
     "train": (
-        Option("device_tflops", float, A100_TFLOPS, "--dry-run: a device's dense bfloat16 TFLOP/s"),
-        Option("utilisation", float, UTILISATION, "--dry-run: the share of them that is used"),
+        Option("device_tflops", float, A100_TFLOPS, "--dry-run: dense bfloat16 TFLOP/s of a device"),
+        Option("utilisation", float, UTILISATION, "--dry-run: the used share of them"),
     ),
 }
 # By functions of their own: `report` takes a run's folder, `eval` a checkpoint.
@@ -52,7 +52,7 @@ WRITTEN_BY_HAND = ("report", "eval")
 app = typer.Typer()
 
 
-def resolved(verb: Verb, given: Mapping[str, Any]) -> Config:
+def resolve_config(verb: Verb, given: Mapping[str, Any]) -> Config:
     """The config that the words of a command line give. given: its parameters by name."""
     config, items = given.get("config") or "-", list(given.get("overrides") or [])
     if "=" in config:  # `sicog VERB key=value`: all from defaults
@@ -123,7 +123,7 @@ PLANS: Mapping[str, Callable[[Config, Mapping[str, Any]], None]] = {"train": _pl
 
 def _command(verb: Verb) -> Callable[..., None]:
     def command(**given: Any) -> None:
-        config = resolved(verb, given)
+        config = resolve_config(verb, given)
         if given["dry_run"] and verb.name in PLANS:
             PLANS[verb.name](config, given)
         elif given.get("estimate") and not given["dry_run"]:
@@ -144,6 +144,6 @@ def _command(verb: Verb) -> Callable[..., None]:
 
 for _verb in VERBS.values():
     if _verb.name not in WRITTEN_BY_HAND:
-        app.command(_verb.name, help=_verb.help, cls=verb_keys(_verb.name), rich_help_panel=_verb.panel)(
+        app.command(_verb.name, help=_verb.help, cls=verb_command(_verb.name), rich_help_panel=_verb.panel)(
             _command(_verb)
         )

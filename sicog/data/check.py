@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog.config import Config
-from sicog.console import stdout_console, styled
+from sicog.console import stdout_console, styled_text
 from sicog.data.check_kinds import by_reason, report_of_kind
 from sicog.data.config import DataConfig
 from sicog.data.image_folder import ImageFolder
@@ -27,7 +27,7 @@ from sicog.data.mixture_rows import UsableRows, measure_mixture
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.row_kinds import EXAMPLES, kind_of
 from sicog.model.image_plan import ImagePlan
-from sicog.progress import counted
+from sicog.progress import with_progress
 from sicog.stages.storage import write_json
 
 _COLUMNS = ("path", "rows", "usable", "text_only", "images", "turns")
@@ -101,7 +101,7 @@ def _source(mixture: Mixture, usable: UsableRows, number: int) -> dict[str, Any]
     table = mixture.tables[number]
     chosen = mixture.selection.row[mixture.selection.table == number]
     images = turns = texts = 0
-    for index in counted(chosen.tolist(), f"counting {table.source.path.name}", len(chosen)):
+    for index in with_progress(chosen.tolist(), f"counting {table.source.path.name}", len(chosen)):
         example = table.row(index)[0]
         images += len(example.images)
         turns += len(example.turns)
@@ -138,7 +138,7 @@ def _print(report: dict[str, Any], console: Console) -> None:
             console.print(f"{what} a row: median {found['median']:g}, longest {found['longest']}, all {found['total']}")
             _print_bins(found["bins"], console)
     for reason, found in report["dropped"].items():
-        console.print(styled((reason, "bold"), f": {found['rows']} rows, such as"))
+        console.print(styled_text((reason, "bold"), f": {found['rows']} rows, such as"))
         for drop in found["first"]:
             console.print(f"  {drop['id']}: {drop['detail']}", soft_wrap=True)
     if not report["rows_in"]:

@@ -10,7 +10,7 @@ from sicog.data.image_folder import ImageFolder
 from sicog.data.images import ImageProblem
 from sicog.data.mixture import Source, chosen_rows
 from sicog.data.rows.row_kinds import RowKind, open_kind
-from sicog.progress import counted
+from sicog.progress import with_progress
 from sicog.records import CandidateSet, Dropped, PreferencePair, Query, Record, ScoredSet
 
 _IDS_SHOWN = 5
@@ -47,7 +47,7 @@ def _of_source(
     problems: dict[int, Dropped] = {}  # by the number of the row among readable rows
     names: list[int] = []
     problem_of = lru_cache(_IMAGES_KEPT)(lambda name: _problem(images, name))
-    for row in counted(rows.read(0, len(rows)), f"reading {source.path.name}", len(rows)):
+    for row in with_progress(rows.read(0, len(rows)), f"reading {source.path.name}", len(rows)):
         if isinstance(row, Dropped):
             unreadable.append(row)
             continue

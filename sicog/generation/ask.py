@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sicog.answers import final_answer
 from sicog.chains import ChainError, parse
-from sicog.console import stdout_console, styled
+from sicog.console import stdout_console, styled_text
 from sicog.generation.engines.engine import load_sampler
 from sicog.generation.sampling import Job, Picture, Request, Sample, SamplingConfig
 from sicog.records import Query
@@ -118,14 +118,14 @@ def show(answer: Answer, prompt: str, console: Console) -> None:
     console.print(prompt, style="dim")
     if answer.text is None:
         why = " (cut off, or not in the steps of the style)"
-        console.print(styled((f"no answer: {n_read} of {n} samples could be read", "bold"), why))
-        console.print(styled(("the text of the first, as it is:", "dim"), f"\n{answer.samples[0]}"))
+        console.print(styled_text((f"no answer: {n_read} of {n} samples could be read", "bold"), why))
+        console.print(styled_text(("the text of the first, as it is:", "dim"), f"\n{answer.samples[0]}"))
         return
     for number, (heading, body) in enumerate(answer.steps[:-1], 1):
-        console.print(styled((f"Step {number}: {heading}", "dim"), f"\n{body}"))
+        console.print(styled_text((f"Step {number}: {heading}", "dim"), f"\n{body}"))
     if answer.steps:  # the last step is the answer
         console.print(f"Step {len(answer.steps)}: {answer.steps[-1][0]}", style="dim")
-    console.print(styled("answer: ", (answer.text, "bold")))
+    console.print(styled_text("answer: ", (answer.text, "bold")))
     read = f"{n_read} of {n} samples could be read"
     if answer.agreement is not None:
         console.print(f"agreement: {round(answer.agreement * n)} of {n} samples give this answer; {read}")

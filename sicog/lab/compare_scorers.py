@@ -21,7 +21,7 @@ from sicog.lab.gap_proxy import GapTask, gap_of_picks, read_gap_tasks
 from sicog.lab.scorer_quality import ScorerQuality, scorer_quality
 from sicog.lab.scorers import SCORERS, Embed, Scorer, load_scorer
 from sicog.lab.true_candidates import LabRow, LabTask, encoder_of, read_rows, read_tasks
-from sicog.progress import counted
+from sicog.progress import with_progress
 from sicog.stages.storage import write_bytes, write_json
 from sicog.statistics.intervals import Interval
 
@@ -51,7 +51,7 @@ def lab_score(run_dir: Path, files: Sequence[Path], out: Path | None = None) -> 
                 scorer_quality(task.rows, scores_of(name, scorer, task.rows, embed)),
                 gap=_gap(name, scorer, on_dev, embed) if on_dev else None,
             )
-            for name, scorer in counted(
+            for name, scorer in with_progress(
                 scorers.items(), f"{task.name}, {len(task.rows)} rows", len(scorers), unit="scorer"
             )
         }

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 from rich.table import Table
 
-from sicog.console import stdout_console, styled
+from sicog.console import stdout_console, styled_text
 from sicog.runs.recipe import Step
 from sicog.runs.states import Standing, State, read_job, read_steps, step_standing
 from sicog.stages.journal import WORK
@@ -70,7 +70,7 @@ def show_status(run_dir: Path) -> bool:
         table.add_row(
             line.step.name,
             line.step.verb.name,
-            styled((line.standing, style), of_job),
+            styled_text((line.standing, style), of_job),
             str(line.progress or ""),
             _duration(line.seconds) if line.seconds else "",
             _duration(left) if left is not None else "",

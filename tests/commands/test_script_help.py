@@ -51,7 +51,7 @@ def test_help_of_a_script_asks_for_no_variable(tmp_path):
 
 
 def test_a_file_that_starts_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"install\.sh is no script that starts `sicog`"):
+    with pytest.raises(ValueError, match=r"install\.sh does not start `sicog`"):
         describe(ROOT / "install.sh")
 
 

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from sicog.data.rows.cache import build_once
 from sicog.data.rows.sources import COPIED, NAMED, Place, PlacedRow, SourceFiles, find_files, read_rows
 from sicog.data.rows.tar_files import Packed, digest_tar
-from sicog.progress import counted
+from sicog.progress import with_progress
 from sicog.records import Dropped, Example, Turn
 from sicog.stages.provenance import digest_file, digest_value
 from sicog.stages.storage import dump_record, read_json
@@ -177,7 +177,7 @@ def _convert(source: SourceFiles, folder: Path) -> None:
             for values in columns.values():
                 values.clear()
 
-        for row in counted(read_rows(source, copies), f"reading {source.path.name}"):
+        for row in with_progress(read_rows(source, copies), f"reading {source.path.name}"):
             if isinstance(row, Dropped):
                 drops.write(dump_record(row))
                 dropped += 1

@@ -18,7 +18,7 @@ from sicog.mini.questions import QUESTION_TYPES, Question, question_text
 from sicog.mini.scene import Scene
 from sicog.mini.truth import answer_is_right, caption_scores, chance_accuracy, correct_places, form
 from sicog.model.processing import SicogProcessor
-from sicog.progress import counted
+from sicog.progress import with_progress
 from sicog.records import Query, Turn
 from sicog.tasks import CAPTIONING, REASONING
 
@@ -105,7 +105,7 @@ def _generate_all(
 ) -> list[str]:
     most, texts = {**CAPTIONS, **ANSWERS}[style], []
     starts = range(0, len(asked), _BATCH)
-    for start in counted(starts, f"measuring {style}", len(starts), unit="block"):
+    for start in with_progress(starts, f"measuring {style}", len(starts), unit="block"):
         texts += generate(model, processor, asked[start : start + _BATCH], config, most)
     return texts
 

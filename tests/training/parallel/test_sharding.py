@@ -55,7 +55,7 @@ def start(settings: TrainConfig, run_dir: Path, processes: int, before: str = ""
         "from sicog.training.train import train\n"
         f"pathlib.Path({str(run_dir)!r} + '.pid' + os.environ['RANK']).write_text(str(os.getpid()))\n"
         f"{before}\n"
-        f"cli._guarded(lambda: train(TrainConfig.model_validate_json({values!r})))\n"
+        f"cli.report_mistakes(lambda: train(TrainConfig.model_validate_json({values!r})))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *LAUNCHER, f"--nproc-per-node={processes}", str(script)]
