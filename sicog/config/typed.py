@@ -25,6 +25,8 @@ class Config(BaseModel):
     also: other names of keys, mapped to the keys. A nested key can so be given by its name in most other configs.
     formerly: old names of keys, mapped to the new ones. They still work, and a message gives the new name.
     Only the key itself is recorded.
+    added: keys that an earlier version did not have. With its default such a key is not in `identity`, so that work
+    which that version finished counts as finished.
     last: keys that the help lists after all others.
     of_rows: the keys that name rows: a file or folder of any kind in `sicog.data.rows.file_kinds`.
     """
@@ -35,6 +37,7 @@ class Config(BaseModel):
     volatile: ClassVar[frozenset[str]] = frozenset({"workers"})
     also: ClassVar[Mapping[str, str]] = {}
     formerly: ClassVar[Mapping[str, str]] = {}
+    added: ClassVar[frozenset[str]] = frozenset()
     last: ClassVar[tuple[str, ...]] = ()
     of_rows: ClassVar[tuple[str, ...]] = ()
 
@@ -130,7 +133,11 @@ def paths_of(value: Any) -> list[Path]:
 
 def _without_paths(value: Any) -> Any:
     if isinstance(value, Config):
-        fields = {name: getattr(value, name) for name in type(value).model_fields if name not in value.volatile}
+        fields = {
+            name: getattr(value, name)
+            for name, field in type(value).model_fields.items()
+            if name not in value.volatile and not (name in value.added and getattr(value, name) == field.default)
+        }
         return {k: _without_paths(v) for k, v in fields.items() if not isinstance(v, Path)}
     if isinstance(value, Mapping):
         return {str(k): _without_paths(v) for k, v in value.items() if not isinstance(v, Path)}

@@ -29,6 +29,7 @@ class MixConfig(Config):
     """Sources to mix into one dataset."""
 
     volatile: ClassVar[frozenset[str]] = frozenset({"max_dropped_share", "cache_dir"})
+    added: ClassVar[frozenset[str]] = frozenset({"total", "when_short"})
     sources: Sources = Field(min_length=1)
     """The sources of the mixture."""
     out_dir: Path

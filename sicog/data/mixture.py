@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class Source(MixedSource):
     """Rows of one source of a mixture."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"at_most", "count", "share"})
     take: str = "all"
     """Which of the rows: `all`, `first:N`, `end:N`, or `random:N`, where N is a number of rows or a share such as 10%.
     """

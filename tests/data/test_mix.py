@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sicog.config import load_config
+from sicog.curation.build.build import BuildConfig
 from sicog.data.mix import MixConfig, mix
 from sicog.data.mixture import Source
 from sicog.records import Example, Turn
@@ -100,3 +101,12 @@ def test_a_mistake_is_said(sources, tmp_path):
 def test_the_warm_up_sets_have_70_thousand_rows(name):
     config = load_config(MixConfig, RECIPES / f"warmup-{name}.yaml")
     assert [s.take for s in config.sources] == ["first:35000"] * 2
+
+
+def test_what_was_mixed_and_built_before_these_keys_existed_is_still_finished(tmp_path):
+    """The identities that version 0.1 wrote into run.json."""
+    config = MixConfig(sources=({"path": "a.json"},), out_dir=tmp_path)
+    assert config.identity() == {"sources": [{"take": "all", "weight": 1.0}], "seed": 0}
+    built = BuildConfig(sources=({"name": "a", "path": "a.json"},), out_dir=tmp_path)
+    assert "take" not in built.identity()["sources"][0]
+    assert MixConfig(sources=({"path": "a.json", "count": 3},), out_dir=tmp_path).identity() != config.identity()

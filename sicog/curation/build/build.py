@@ -45,6 +45,7 @@ class BuildSource(MixedSource):
     how many are drawn.
     """
 
+    added: ClassVar[frozenset[str]] = frozenset({"take"})
     name: str = Field(min_length=1)
     """Becomes the `source` of its rows."""
     path: Path
