@@ -7,18 +7,21 @@ BIN := $(VENV)/bin
 EVAL_VENV := .venv-eval
 RECIPE := recipes/$(if $(QUICK),mini-quick,mini).yaml
 WORKERS ?= 2
+# Which tests `make test` runs, as pytest's -m takes it.
+SELECT ?= not nightly
 SMALL_PARTS := out_dir=runs/mini-parts-quick ship=false vision.steps=40 language.steps=40
 # Those with gpu in their name need a CUDA device.
 BENCHMARKS := $(filter-out __init__ timing plain_resampler %gpu gpu% ,$(basename $(notdir $(wildcard benchmarks/*.py))))
 # pip finds local wheels through PIP_FIND_LINKS; uv wants the same folder under its own name.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help mini mini-parts lab bench test check lint docs wheel setup setup-dev eval-env test-eval
+.PHONY: help mini mini-parts lab bench test test-all check lint docs wheel setup setup-dev eval-env test-eval
 
 help:
 	@echo "make mini          run the whole method on this machine (about 15 minutes; QUICK=1: a smoke run)"
 	@echo "make lab           ablations on the candidates of make mini, three seeds each (hours; see docs/lab.md)"
-	@echo "make test          run the tests"
+	@echo "make test          run the tests, but for the nightly ones"
+	@echo "make test-all      run all tests"
 	@echo "make check         lint, types, shell checks, then the tests"
 	@echo "make docs          build the documentation as a site in build/site, without a warning"
 	@echo "make wheel         build the package in dist, and check that it works when installed"
@@ -42,7 +45,10 @@ bench: setup-dev
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --out runs/benchmarks/$$name.json $(ARGS); done
 
 test: setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "$(SELECT)" $(ARGS)
+
+test-all:
+	$(MAKE) test SELECT=""
 
 # The kit switches gradients and checks of TLS off as it is imported, and wants torchvision: an environment of its own.
 eval-env: $(EVAL_VENV)/.ready

@@ -65,10 +65,23 @@ def tree(name: str) -> ast.Module:
 
 
 @cache
+def statements(name: str) -> tuple[ast.stmt, ...]:
+    """All statements of a module, nested ones too. Expressions, most of a tree, are not looked into."""
+    found, waiting = list[ast.stmt](), list[ast.AST](tree(name).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.stmt):
+            found.append(node)
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, part, ()) if isinstance(getattr(node, part, ()), list) else ()
+    return tuple(found)
+
+
+@cache
 def imports(name: str) -> frozenset[str]:
     """The modules of the package that one imports, those within functions and for type checkers too."""
     found = set()
-    for node in ast.walk(tree(name)):
+    for node in statements(name):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -116,7 +129,7 @@ def test_no_two_modules_of_one_name_do_different_jobs() -> None:
 def test_files_and_functions_can_be_taken_in() -> None:
     long = [f"{n}: {k} lines" for n, p in modules().items() if (k := p.read_text().count("\n")) > MAX_FILE]
     for name in modules():
-        for node in ast.walk(tree(name)):
+        for node in statements(name):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 long += [f"{name}.{node.name}: {lines} lines"] if lines > MAX_FUNCTION else []
