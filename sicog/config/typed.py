@@ -70,6 +70,11 @@ class Config(BaseModel):
         """The config for run.json: each `auto` is replaced by its value on this machine with this many processes."""
         return self
 
+    @property
+    def takes_array(self) -> bool:
+        """Whether a recipe on SLURM gives the work to an array of jobs, by `launch`."""
+        return "launch" in type(self).model_fields
+
     def problems(self, processes: int = 1) -> list[str]:
         """Messages about everything except missing files that would stop a start with this many processes.
 

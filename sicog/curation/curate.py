@@ -48,6 +48,11 @@ class CurateConfig(Config):
     workers: int = Field(default=1, ge=1)
     launch: LaunchConfig = LaunchConfig()
 
+    @property
+    def takes_array(self) -> bool:
+        """As its scoring does."""
+        return self.score_config().takes_array
+
     def score_config(self) -> ScoreConfig:
         """Return the config of `score`. Raises `ValueError` when it is not valid."""
         return self._part(ScoreConfig, input=self.input, out_dir=self.out_dir / "scored")

@@ -252,9 +252,9 @@ def _resolve(written: _WrittenStep, spec: RecipeSpec, earlier: Mapping[str, Step
         )
     values |= {key: folder / sub if sub else folder for key, sub in verb.outputs.items()}
     job = _job(step, spec.launcher, where)
-    if "launch" in verb.config_type().model_fields and spec.launcher.on == "slurm":
-        values = {"launch": _array(job, spec.launcher)} | values
     config = validate(verb.config_type(), values, where)
+    if spec.launcher.on == "slurm" and config.takes_array and "launch" not in values:
+        config = validate(verb.config_type(), {**values, "launch": _array(job, spec.launcher)}, where)
     depends_on = tuple(s for s in earlier if s in scope.used)
     gates = [s.name for s in earlier.values() if s.verb.gate]  # each step waits for the one before it
     own = [_earlier_step(other, written, earlier, where) for other in step.after]

@@ -56,6 +56,11 @@ class ScoreConfig(SetsConfig):
     launch: LaunchConfig = LaunchConfig()
     """Where the workers run. The launched jobs embed the texts; the last job scores."""
 
+    @property
+    def takes_array(self) -> bool:
+        """Jobs of an array embed texts; scoring itself takes one process."""
+        return self.scorer != "answer" and self.encoder.kind == "sentence-transformers"
+
     @model_validator(mode="after")
     def _check_launch(self) -> ScoreConfig:
         if self.launch.on != "local" and self.scorer == "answer":

@@ -156,6 +156,18 @@ def test_memory_of_a_job_and_of_the_tasks_of_its_array_is_that_of_a_node(tiny_di
     assert unset["captions"].config.launch.task_memory_gb == 8  # 4 for each of two cores
 
 
+SCORED = """
+  scored: {run: score, config: {input: candidates, scorer: SCORER}}
+"""
+
+
+@pytest.mark.parametrize(("scorer", "on"), [("answer", "local"), ("both", "slurm")])
+def test_only_a_step_that_embeds_texts_gets_an_array(tmp_path, scorer, on):
+    path = recipe(tmp_path, steps=SCORED.replace("SCORER", scorer))
+    steps = {step.name: step for step in load_recipe(path).steps}
+    assert steps["scored"].config.launch.on == on
+
+
 def test_without_slurm_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # a machine may have a real sbatch where others have none
     with pytest.raises(ValueError, match="sbatch and squeue are not on PATH"):
