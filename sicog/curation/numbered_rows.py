@@ -16,7 +16,7 @@ from sicog.data.rows.file_kinds import find_files
 from sicog.data.rows.table import open_table
 from sicog.records import CandidateSet, Dropped, Example, Query, Record, ScoredSet
 from sicog.stages.reader import UNREADABLE
-from sicog.stages.storage import lines_of, named, row_error_message, shards
+from sicog.stages.storage import lines_of, name_with_article, row_error_message, shards
 
 ALL_TYPES: tuple[type[Record], ...] = (Example, ScoredSet, CandidateSet, Query)
 
@@ -34,7 +34,7 @@ class Rows(Protocol):
     def read(self, numbers: Iterable[int]) -> Iterator[Record]:
         """These rows, in this order."""
 
-    def dropped(self) -> Iterator[Dropped]:
+    def dropped_rows(self) -> Iterator[Dropped]:
         """Yield the unreadable rows."""
 
 
@@ -77,7 +77,7 @@ class DatasetRows:
         try:
             kind.model_validate_json(line)
         except ValueError as error:
-            detail = f"not {named(kind)} ({row_error_message(error)})"
+            detail = f"not {name_with_article(kind)} ({row_error_message(error)})"
             self._dropped.append(Dropped(id=where, step="read", reason=UNREADABLE, detail=detail))
             return False
         self.type = kind
@@ -110,7 +110,7 @@ class DatasetRows:
                 files[of].seek(self._offsets[number])
                 yield files[of].readline()
 
-    def dropped(self) -> Iterator[Dropped]:
+    def dropped_rows(self) -> Iterator[Dropped]:
         """Yield the invalid lines."""
         return iter(self._dropped)
 
@@ -145,21 +145,21 @@ class FileRows:
     def ids(self) -> Iterator[str]:
         """All ids in order."""
         for number, row_id in enumerate(self._ids()):
-            yield self._named(row_id, number)
+            yield self._unique_id(row_id, number)
 
     def read(self, numbers: Iterable[int]) -> Iterator[Record]:
         """These rows, in this order."""
         for number in numbers:
             example = self._table.named_row(int(number))
             if self._earlier[number]:
-                example = example.model_copy(update={"id": self._named(example.id, number)})
+                example = example.model_copy(update={"id": self._unique_id(example.id, number)})
             yield example
 
-    def dropped(self) -> Iterator[Dropped]:
+    def dropped_rows(self) -> Iterator[Dropped]:
         """Yield the rows of the file that are not examples."""
         return self._table.dropped_rows()
 
-    def _named(self, row_id: str, number: int) -> str:
+    def _unique_id(self, row_id: str, number: int) -> str:
         return f"{row_id}~{self._earlier[number] + 1}" if self._earlier[number] else row_id
 
 

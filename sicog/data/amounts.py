@@ -49,7 +49,7 @@ class MixedSource(Config):
 
     @field_validator("take")
     @classmethod
-    def _known(cls, take: str | None) -> str | None:
+    def _check_take(cls, take: str | None) -> str | None:
         _parse_take(take)
         return take
 
@@ -65,7 +65,7 @@ class MixedSource(Config):
         """The source as messages name it."""
         return str(self.path)
 
-    def weighted(self, n: int) -> int:
+    def weighted_count(self, n: int) -> int:
         """How many rows `weight` makes of `n`. A part of a row is rounded up: 1.1 of 10 rows is one more, not two."""
         weight = 1.0 if self.weight is None else self.weight
         return int(weight) * n + math.ceil((weight - int(weight)) * n - 1e-9)
@@ -83,7 +83,7 @@ def _parse_take(take: str | None) -> tuple[str, float, bool]:
     return which, number, percent
 
 
-def taken(source: MixedSource, n_rows: int) -> tuple[str, int]:
+def amount_to_take(source: MixedSource, n_rows: int) -> tuple[str, int]:
     """Which of a source's `n_rows` usable rows `take` chooses (`first`, `end` or `random`), and how many."""
     which, number, percent = _parse_take(source.take)
     n = math.ceil(number * n_rows / 100) if percent else int(number)
@@ -113,7 +113,7 @@ def amounts(
     asked for, unless `when_short` is `take_all`, and when the amounts cannot be `total`.
     """
     require_total(sources, total)
-    rows = [_fixed(source, n) for source, n in zip(sources, available, strict=True)]
+    rows = [_fixed_count(source, n) for source, n in zip(sources, available, strict=True)]
     if total is not None:
         shares = {number: source.share for number, source in enumerate(sources) if source.share is not None}
         if rest := total - sum(rows):
@@ -128,12 +128,12 @@ def amounts(
     return rows
 
 
-def _fixed(source: MixedSource, n: int) -> int:
+def _fixed_count(source: MixedSource, n: int) -> int:
     if source.share is not None:
         return 0
     if source.count is not None:
         return source.count
-    return min(n, source.at_most) if source.at_most is not None else source.weighted(n)
+    return min(n, source.at_most) if source.at_most is not None else source.weighted_count(n)
 
 
 def _split(rest: int, total: int, shares: dict[int, float], rows: list[int], sources: Sequence[MixedSource]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from sicog.config import Config, load_yaml, validate
-from sicog.data.amounts import MixedSource, WhenShort, amounts, require_total, taken
+from sicog.data.amounts import MixedSource, WhenShort, amount_to_take, amounts, require_total
 from sicog.records import Dropped
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _from_llava(row: dict[str, str], where: Path) -> dict[str, str]:
 
 def chosen_rows(source: Source, n_rows: int, seed: str) -> tuple[np.ndarray, int]:
     """int64, those of a source's `n_rows` usable rows that it gives; and how many are left out."""
-    (found,) = _chosen([source], [n_rows], [seed], None, "error")
+    (found,) = _choose_rows([source], [n_rows], [seed], None, "error")
     return found
 
 
@@ -125,27 +125,27 @@ def chosen_rows_of_all(
     when_short: WhenShort = "error",
 ) -> list[tuple[np.ndarray, int]]:
     """The same of all sources of a mixture, with `total` rows where some give shares of it."""
-    return _chosen(sources, n_rows, [f"{seed}:{number}" for number in range(len(sources))], total, when_short)
+    return _choose_rows(sources, n_rows, [f"{seed}:{number}" for number in range(len(sources))], total, when_short)
 
 
-def _chosen(
+def _choose_rows(
     sources: Sequence[Source], n_rows: Sequence[int], seeds: Sequence[str], total: int | None, when_short: WhenShort
 ) -> list[tuple[np.ndarray, int]]:
     rows = [_taken_rows(source, n, seed) for source, n, seed in zip(sources, n_rows, seeds, strict=True)]
     wanted = amounts(sources, list(map(len, rows)), total, when_short)
-    given = [_repeated(of, n, f"{seed}:weight") for of, n, seed in zip(rows, wanted, seeds, strict=True)]
+    given = [_repeat_rows(of, n, f"{seed}:weight") for of, n, seed in zip(rows, wanted, seeds, strict=True)]
     return [(of, n - min(len(taken), len(of))) for of, taken, n in zip(given, rows, n_rows, strict=True)]
 
 
 def _taken_rows(source: Source, n_rows: int, seed: str) -> np.ndarray:
     """int64, the rows that `take` chooses, in order."""
-    which, n = taken(source, n_rows)
+    which, n = amount_to_take(source, n_rows)
     if which == "random":
         return _sample_rows(n_rows, n, seed)
     return np.arange(n) if which == "first" else np.arange(n_rows - n, n_rows)
 
 
-def _repeated(rows: np.ndarray, wanted: int, seed: str) -> np.ndarray:
+def _repeat_rows(rows: np.ndarray, wanted: int, seed: str) -> np.ndarray:
     """`wanted` of the rows: all of them as often as they fit, then a draw, each time in order."""
     whole, more = divmod(wanted, len(rows)) if len(rows) else (0, 0)
     return np.concatenate([np.tile(rows, whole), rows[_sample_rows(len(rows), more, seed)]])

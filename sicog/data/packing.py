@@ -81,7 +81,7 @@ def plan_steps(
             packed = Bins.of(drawn_SG.ravel(), (bins_SG + offsets).ravel(), len(drawn_SG) * n_bins)
             # Bins of similar cost run at the same time, so ranks wait least for each other.
             order_SB = np.argsort(-packed.totals(rows.flops).reshape(-1, n_bins), axis=1, kind="stable")
-            placed = packed.reordered((order_SB + np.arange(len(order_SB))[:, None] * n_bins).ravel())
+            placed = packed.reorder((order_SB + np.arange(len(order_SB))[:, None] * n_bins).ravel())
             return RunPlan(placed.rows, placed.borders, accumulation, world_size, padded=False)
     fitting = global_batch // world_size * world_size
     raise ValueError(
@@ -126,7 +126,7 @@ def plan_epoch(
             n_bins = world_size * max(1, round(global_batch / (world_size * mean_rows)))
         packed = windows.pack(n_bins)
         groups = np.argsort(-packed.totals(rows.flops), kind="stable").reshape(-1, n_bins)
-        parts.append(packed.reordered(np.random.default_rng([seed, epoch, 1]).permutation(groups).ravel()))
+        parts.append(packed.reorder(np.random.default_rng([seed, epoch, 1]).permutation(groups).ravel()))
         if max_steps is not None and sum(len(p.borders) - 1 for p in parts) >= max_steps * n_bins:
             break
     all_rows = np.concatenate([p.rows for p in parts])
@@ -171,7 +171,7 @@ class Bins:
         sums: np.ndarray = np.add.reduceat(values[self.rows], self.borders[:-1])
         return sums
 
-    def reordered(self, order: np.ndarray) -> Bins:
+    def reorder(self, order: np.ndarray) -> Bins:
         """The same bins in another order."""
         sizes = np.diff(self.borders)[order]
         borders = np.concatenate([[0], np.cumsum(sizes)])

@@ -82,10 +82,10 @@ class Counts:
     def at(self, path: Path) -> Rows | None:
         """Rows of a path: of existing data, of a step's future output, or as expected of an input."""
         if path not in self.found:
-            self.found[path] = self._counted(path)
+            self.found[path] = self._count(path)
         return self.found[path]
 
-    def _counted(self, path: Path) -> Rows | None:
+    def _count(self, path: Path) -> Rows | None:
         if not path.exists():
             expected = [given.rows for given in self.recipe.inputs.values() if Path(given.path) == path]
             return Rows(expected[0], "at most") if expected and expected[0] is not None else None
@@ -108,13 +108,13 @@ class Counts:
         """Remember the number of rows that a step will write."""
         self.found[path] = rows
 
-    def taken(self, sources: Sequence[Source]) -> Rows | None:
+    def taken_rows(self, sources: Sequence[Source]) -> Rows | None:
         """The rows that a mixture takes from its sources."""
-        all_rows = [self._taken(source) for source in sources]
+        all_rows = [self._taken_rows(source) for source in sources]
         known = [rows for rows in all_rows if rows is not None]
         return _sum(known) if known and len(known) == len(all_rows) else None
 
-    def _taken(self, source: Source) -> Rows | None:
+    def _taken_rows(self, source: Source) -> Rows | None:
         rows = self.at(source.path)
         if rows is None:  # `first:N` has the number itself
             which, _, n = source.take.partition(":")
@@ -198,7 +198,7 @@ def count_built(counts: Counts, step: Step) -> InAndOut:
 
 def count_mixed(counts: Counts, step: Step) -> InAndOut:
     config = cast("MixConfig", step.config)
-    rows = counts.taken(config.sources)
+    rows = counts.taken_rows(config.sources)
     return _through(counts, step, rows, rows)
 
 
@@ -208,7 +208,7 @@ def count_trained(counts: Counts, step: Step) -> InAndOut:
         sources = config.data.chosen_sources()
     except ValueError:  # the mixture file does not exist
         return InAndOut(None, None)
-    rows = counts.taken(sources)
+    rows = counts.taken_rows(sources)
     return InAndOut(rows, rows)
 
 

@@ -43,9 +43,9 @@ class Shapes:
             found = dict(zip(("vision_tower", "language_model"), parts, strict=True))
             return read_shapes(source.model_copy(update=found))[0]
         inside = any(self.recipe.run_dir in part.parents for part in (source.vision_tower, source.language_model))
-        return None if inside else self._assumed(source)
+        return None if inside else self._assumed_config(source)
 
-    def _assumed(self, source: ModelSource) -> SicogConfig | None:
+    def _assumed_config(self, source: ModelSource) -> SicogConfig | None:
         file = self.recipe.assume.model
         if file is None:
             return None

@@ -73,7 +73,7 @@ def ask(
     (drawn,) = sampler.run([Job("ask", [picture], [Request(style, prompt, samples)])])
     if isinstance(drawn, ValueError):
         raise drawn
-    answer = chosen(drawn, task, style, question)
+    answer = choose_answer(drawn, task, style, question)
     show(answer, prompt, console or stdout_console())
     return answer
 
@@ -86,7 +86,7 @@ def task_of(style: str) -> TaskSpec:
     raise ValueError(f"unknown style {style!r}; known: {', '.join(s for t in TASKS.values() for s in t.styles)}")
 
 
-def chosen(samples: Sequence[Sample], task: TaskSpec, style: str, question: str = "") -> Answer:
+def choose_answer(samples: Sequence[Sample], task: TaskSpec, style: str, question: str = "") -> Answer:
     """The majority answer, from its first sample; for captions the first sample that can be parsed."""
     answers = [_answer(sample, task, style) for sample in samples]
     usable = [i for i, answer in enumerate(answers) if answer is not None]

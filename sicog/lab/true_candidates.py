@@ -94,15 +94,15 @@ def moved_plan(run_dir: Path) -> list[dict[str, Any]]:
         return plan
     then = Path(reports[-1].get("run_dir") or Path(reports[-1]["out_dir"]).parent)
 
-    def found(value: Any) -> Any:
+    def relocate(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: found(inner) for key, inner in value.items()}
+            return {key: relocate(inner) for key, inner in value.items()}
         if isinstance(value, list):
-            return list(map(found, value))
+            return list(map(relocate, value))
         inside = isinstance(value, str) and Path(value).is_relative_to(then)  # then it must be a path
         return str(current_path(Path(value), then, run_dir)) if inside else value
 
-    return [{**step, "config": found(step["config"])} for step in plan]
+    return [{**step, "config": relocate(step["config"])} for step in plan]
 
 
 def _report_config(run_dir: Path) -> dict[str, Any]:

@@ -210,7 +210,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         if labels is None:
             heads = {"logits": self._logits(hidden_BTE, logits_to_keep), "last_hidden_state": hidden_BTE}
         else:
-            heads = self._supervised(hidden_BTE, labels, num_items_in_batch, document_borders, wants_log_probs)
+            heads = self._loss_or_log_probs(hidden_BTE, labels, num_items_in_batch, document_borders, wants_log_probs)
         return SicogOutput(
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -218,7 +218,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
             **heads,
         )
 
-    def _supervised(
+    def _loss_or_log_probs(
         self,
         hidden_BTE: torch.Tensor,
         labels_BT: torch.Tensor,

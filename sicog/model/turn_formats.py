@@ -88,15 +88,15 @@ class TurnFormat:
         before, after = self.prefix.split("{role}")
         system = self.prefix.format(role="system") + f"{self.default_system}{self.end_token}{self.suffix}"
         values = {
-            "ESCAPES": "".join(f" | replace({_quoted(a)}, {_quoted(b)})" for a, b in _escapes(spellings)),
-            "START": _quoted(self.start),
-            "SYSTEM": _quoted("" if self.default_system is None else system),
-            "ROLES": _quoted(ROLES),
-            "MARKER": _quoted(MARKER),
-            "BEFORE": _quoted(before),
-            "AFTER": _quoted(after),
-            "END": _quoted(self.end_token),
-            "SUFFIX": _quoted(self.suffix),
+            "ESCAPES": "".join(f" | replace({_jinja_literal(a)}, {_jinja_literal(b)})" for a, b in _escapes(spellings)),
+            "START": _jinja_literal(self.start),
+            "SYSTEM": _jinja_literal("" if self.default_system is None else system),
+            "ROLES": _jinja_literal(ROLES),
+            "MARKER": _jinja_literal(MARKER),
+            "BEFORE": _jinja_literal(before),
+            "AFTER": _jinja_literal(after),
+            "END": _jinja_literal(self.end_token),
+            "SUFFIX": _jinja_literal(self.suffix),
         }
         return re.sub(r"@([A-Z]+)@", lambda found: values[found[1]], _TEMPLATE)
 
@@ -140,6 +140,6 @@ def _escapes(spellings: Iterable[str]) -> list[tuple[str, str]]:
     return [(ESCAPE, ESCAPE * 2), *((text, text[0] + ESCAPE + text[1:]) for text in (_TOKEN_START, MARKER, *others))]
 
 
-def _quoted(value: str | tuple[str, ...]) -> str:
+def _jinja_literal(value: str | tuple[str, ...]) -> str:
     """A literal of Jinja, in ASCII."""
     return json.dumps(value)

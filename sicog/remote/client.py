@@ -211,11 +211,11 @@ class Client:
         return f"{self.asked} answers, {rate:.1f}/s, {self.stored} stored{money}"
 
     async def _all(self, work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        async def boxed(one: Coroutine[Any, Any, T]) -> tuple[T]:
+        async def run_one(one: Coroutine[Any, Any, T]) -> tuple[T]:
             async with self._work:
                 return (await one,)  # distinguish returned errors from raised ones
 
-        results = await asyncio.gather(*map(boxed, work), return_exceptions=True)
+        results = await asyncio.gather(*map(run_one, work), return_exceptions=True)
         if self._stopped:
             raise self._stopped
         if errors := [r for r in results if isinstance(r, BaseException)]:

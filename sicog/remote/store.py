@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sicog.stages.storage import locked
+from sicog.stages.storage import file_lock
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class AnswerStore:
 def open_store(folder: Path) -> Iterator[AnswerStore]:
     """Open (and create) the store of a folder. Raises `ValueError` if another process uses it, or it is not a store."""
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock", folder):
+    with file_lock(folder / ".lock", folder):
         connection = sqlite3.connect(folder / "answers.sqlite")
         try:
             # An exclusive lock needs no shared memory, so this works on network disks too.

@@ -50,7 +50,7 @@ def scored_row(
     chosen = row.candidates[marks.picked] if marks.picked is not None else None
     text = _question(name, row.query.task, row.id, row.query.images, row.query.question)
     text |= {"chosen": marks.picked, "state": marks.state, "encoder": row.encoder}
-    text["candidates"] = [_scored(c, row, truth) for c in row.candidates]
+    text["candidates"] = [_scored_text(c, row, truth) for c in row.candidates]
     if marks.reason:
         text |= {"reason": marks.reason, "detail": detail}
     if truth:
@@ -163,7 +163,7 @@ def _candidate(candidate: Candidate) -> Text:
     return text
 
 
-def _scored(scored: ScoredCandidate, row: ScoredSet, truth: Truth | None) -> Text:
+def _scored_text(scored: ScoredCandidate, row: ScoredSet, truth: Truth | None) -> Text:
     text = _candidate(scored.candidate)
     marks = ("excluded", "score", "agreement", "answer", "vote", "margin")
     text |= {mark: value for mark in marks if (value := getattr(scored, mark)) is not None}

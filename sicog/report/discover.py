@@ -54,12 +54,12 @@ def _with_current_paths(config: ReportConfig, folder: Path) -> ReportConfig:
     if then.resolve() == folder.resolve():
         return config
 
-    def found(value: Any) -> Any:
+    def relocate(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: found(inner) for key, inner in value.items()}
+            return {key: relocate(inner) for key, inner in value.items()}
         return current_path(value, then, folder) if isinstance(value, Path) else value
 
-    return ReportConfig.model_validate(found(config.model_dump()))
+    return ReportConfig.model_validate(relocate(config.model_dump()))
 
 
 def _replace_report(config: ReportConfig) -> Path:
@@ -92,14 +92,14 @@ def _without_missing(config: ReportConfig, stale: Sequence[Path]) -> ReportConfi
         whole = all(there(path) for path in rest if path)
         return task if whole else CuratedConfig(scored=task.scored)
 
-    def finished(names: Sequence[str]) -> tuple[str, ...]:
+    def finished_steps(names: Sequence[str]) -> tuple[str, ...]:
         return tuple(name for name in names if there(config.steps_dir / name / MANIFEST))
 
     return config.model_copy(
         update={
             "run_dir": config.steps_dir,
-            "funnel": finished(config.funnel),
-            "training": finished(config.training),
+            "funnel": finished_steps(config.funnel),
+            "training": finished_steps(config.training),
             "captions": complete(config.captions),
             "reasoning": complete(config.reasoning),
             "sets": {name: found for name, task in config.sets.items() if (found := complete(task))},

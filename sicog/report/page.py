@@ -37,7 +37,7 @@ def render(results: Mapping[str, Any], browsed: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (figure, share, named, optional, percent, headed, counted)
+    filters = (figure, share, format_reasons, optional, percent, heading, format_count)
     environment.filters |= {function.__name__: function for function in filters}
     environment.globals |= {
         "loss_plot": plots.loss_plot,
@@ -86,7 +86,7 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             facts.append((share(task["kept"], task["rows"]), f"of {task['rows']:,} {name} kept"))
     n = len(results["training"])
     if updates := sum(run["updates"] for run in results["training"]):
-        facts.append((f"{updates:,}", f"{plural(updates, 'update')} in {counted(n, 'training')}"))
+        facts.append((f"{updates:,}", f"{plural(updates, 'update')} in {format_count(n, 'training')}"))
     return facts
 
 
@@ -95,12 +95,12 @@ def plural(n: int, word: str) -> str:
     return word if n == 1 else f"{word}s"
 
 
-def counted(n: int, word: str) -> str:
+def format_count(n: int, word: str) -> str:
     """Return `1 update`, `1,200 updates`."""
     return f"{n:,} {plural(n, word)}"
 
 
-def headed(name: str) -> str:
+def heading(name: str) -> str:
     """Return a set's name as a heading: our own words with a capital letter, a folder's name unchanged."""
     return name.capitalize() if name in ("captions", "reasoning") else name
 
@@ -161,6 +161,6 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %".replace(".0 ", " ") if whole else "–"
 
 
-def named(counts: Mapping[str, int]) -> str:
+def format_reasons(counts: Mapping[str, int]) -> str:
     """Format reasons with their counts, the most frequent first."""
     return ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in sorted(counts.items(), key=lambda kv: -kv[1]))

@@ -96,7 +96,7 @@ class ReportConfig(Config):
         return self.run_dir or self.out_dir.parent
 
     @property
-    def curated(self) -> dict[str, CuratedConfig]:
+    def curated_tasks(self) -> dict[str, CuratedConfig]:
         """Return the curated tasks of this run, by their name on the page."""
         given = {"captions": self.captions, "reasoning": self.reasoning}
         return {name: task for name, task in given.items() if task} | dict(self.sets)
@@ -106,7 +106,7 @@ class ReportConfig(Config):
         paths = {f"funnel.{name}": self.steps_dir / name / MANIFEST for name in self.funnel}
         paths |= {f"training.{name}": self.steps_dir / name / run_facts.METRICS for name in self.training}
         paths |= {f"evaluations.{name}": folder for name, folder in self.evaluations.items()}
-        for name, task in self.curated.items():
+        for name, task in self.curated_tasks.items():
             paths |= {f"{name}.scored": task.scored}
             paths |= {f"{name}.selected": task.selected} if task.selected else {}
             paths |= {f"{name}.threshold_file": task.threshold_file} if task.threshold_file else {}
@@ -144,7 +144,7 @@ def _write(config: ReportConfig) -> None:
     shutil.rmtree(config.out_dir / browser.FOLDER, ignore_errors=True)  # left over from a killed report
     truth = Truth.read(config.truth) if config.truth else None
     shown, mix = Browser(config.out_dir, config.examples, config.seed), Mix()
-    tasks = {name: _read_task(name, task, truth, shown, mix) for name, task in config.curated.items()}
+    tasks = {name: _read_task(name, task, truth, shown, mix) for name, task in config.curated_tasks.items()}
     for name, folder in config.rows.items():
         for facts, text in browser_rows.read(name, folder):
             shown.add(facts, text)

@@ -23,7 +23,7 @@ from sicog.runs.states import (
     write_plan,
 )
 from sicog.stages.launch import gpus
-from sicog.stages.storage import locked
+from sicog.stages.storage import file_lock
 
 
 def run(path: str | Path, overrides: Sequence[str] = (), *, until: str | None = None) -> Path:
@@ -33,7 +33,7 @@ def run(path: str | Path, overrides: Sequence[str] = (), *, until: str | None = 
     steps = recipe.until(until)
     if found := [*recipe.missing(steps), *refusals(recipe, steps, Counts(recipe))]:
         raise ValueError("; ".join(found))  # check now, before hours of work
-    with locked(recipe.run_dir / STATES / "lock", recipe.run_dir):
+    with file_lock(recipe.run_dir / STATES / "lock", recipe.run_dir):
         write_plan(recipe.run_dir, recipe.steps)  # plan of the whole run, so that a report of a part is possible
         if recipe.launcher.on == "slurm":
             from sicog.runs.launchers.slurm import submit_steps

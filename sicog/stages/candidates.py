@@ -80,7 +80,7 @@ class RunsSource:
         for group in range(start, min(stop, len(self))):
             (digest,) = self._places.execute(first, group + 1).fetchone()
             try:
-                yield merged(self._sets(digest))
+                yield merge_sets(self._sets(digest))
             except UnreadableRowError as error:
                 if not self.step:
                     raise
@@ -97,7 +97,7 @@ class RunsSource:
     def find(self, row_id: str) -> CandidateSet | None:
         """The merged set of that id, or None."""
         found = self._sets(id_digest(row_id))
-        return merged(found) if found else None
+        return merge_sets(found) if found else None
 
     def _sets(self, digest: bytes) -> list[CandidateSet]:
         """The sets of an id in the order of the runs."""
@@ -118,7 +118,7 @@ class RunsSource:
             ) from None
 
 
-def merged(sets: Sequence[CandidateSet]) -> CandidateSet:
+def merge_sets(sets: Sequence[CandidateSet]) -> CandidateSet:
     """One set with the candidates of all. Raises `ValueError` where queries differ or a candidate comes twice."""
     first = sets[0]
     asked = [(one.query.task, one.query.images, one.query.question) for one in sets]

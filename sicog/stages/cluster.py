@@ -13,7 +13,7 @@ from sicog.console import say
 from sicog.stages.journal import WORK
 from sicog.stages.launch import LaunchConfig
 from sicog.stages.shard import Finish, ShardTask
-from sicog.stages.storage import is_finished, locked, write_json
+from sicog.stages.storage import file_lock, is_finished, write_json
 
 try:
     from datatrove.executor.ray import RayPipelineExecutor
@@ -47,7 +47,7 @@ class RunFinish:
     def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         out_dir = self.finish.out_dir
         if not is_finished(out_dir):  # else of an earlier job
-            with locked(out_dir / WORK / "lock", out_dir):
+            with file_lock(out_dir / WORK / "lock", out_dir):
                 self.finish()
         self.then()
 

@@ -56,7 +56,7 @@ class Journal:
                 os.truncate(self._part(folder), ends[folder])
         return done
 
-    def opened(self, stack: ExitStack) -> Appending:
+    def open_files(self, stack: ExitStack) -> Appending:
         """The files to append to, closed by the stack. A full disk is a `ValueError`, also where closing meets it."""
         stack.enter_context(_disk_in_words(self.out_dir))
         for folder in self.folders:

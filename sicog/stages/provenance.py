@@ -80,7 +80,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def described(
+def describe_output(
     *, step: str, config: Config, inputs: Mapping[str, Path], of_file: Callable[[Path], str] = digest_file
 ) -> dict[str, Any]:
     """What an output folder belongs to: the step, the identity of its config, and the digests of its inputs."""
@@ -94,7 +94,7 @@ def identity_differences(run: Mapping[str, Any], config: Config) -> list[str]:
 
 
 def is_claimed(folder: Path, description: Mapping[str, Any]) -> bool:
-    """Whether the folder belongs to what `described` says."""
+    """Whether the folder belongs to what `describe_output` returns."""
     return (folder / RUN).is_file() and not _differences_from(folder, description)
 
 
@@ -111,7 +111,7 @@ def write_run_json(
     A folder in which another start was refused before it made anything belongs to nobody, and is taken over.
     Raises `ValueError` naming what differs, so that nothing of another run is overwritten.
     """
-    description = described(step=step, config=config, inputs=inputs, of_file=of_file)
+    description = describe_output(step=step, config=config, inputs=inputs, of_file=of_file)
     if (folder / RUN).is_file():
         differences = _differences_from(folder, description)
         if not differences:

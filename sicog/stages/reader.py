@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from sicog.records import Dropped, Record, RecordT
-from sicog.stages.storage import MANIFEST, lines_of, named, read_json, row_error_message, shards
+from sicog.stages.storage import MANIFEST, lines_of, name_with_article, read_json, row_error_message, shards
 
 RowT = TypeVar("RowT", bound=Record, covariant=True)
 UNREADABLE = "unreadable_row"
@@ -63,7 +63,7 @@ class FolderSource(Generic[RecordT]):
             return self.record_type.model_validate_json(line)
         except ValueError as error:
             reason = row_error_message(error) if line else "the file ends before it"
-        where, detail = f"{path}:{number + 1}", f"not {named(self.record_type)} ({reason})"
+        where, detail = f"{path}:{number + 1}", f"not {name_with_article(self.record_type)} ({reason})"
         if not self.step:
             raise ValueError(f"{where} is {detail}")
         return Dropped(id=where.removeprefix(f"{self.folder}/"), step=self.step, reason=UNREADABLE, detail=detail)

@@ -20,10 +20,10 @@ from sicog.records import Record
 from sicog.stages.config import StageOptions
 from sicog.stages.journal import WORK
 from sicog.stages.journal_progress import JournalProgress
-from sicog.stages.provenance import described, holds_nothing, is_claimed, note_seconds, write_run_json
+from sicog.stages.provenance import describe_output, holds_nothing, is_claimed, note_seconds, write_run_json
 from sicog.stages.reader import Source
 from sicog.stages.shard import Finish, Limit, Process, ShardTask
-from sicog.stages.storage import is_finished, locked, write_json
+from sicog.stages.storage import file_lock, is_finished, write_json
 from sicog.stages.workers import run_shards
 
 STAGE = "stage.json"  # beside the journals: how many rows they will hold, for `sicog status`
@@ -85,7 +85,7 @@ def run_stage(stage: Stage, config: Config, options: StageOptions | None = None)
 def _claim(stage: Stage, config: Config, rank: int) -> None:
     """Rank 0 writes run.json; the other ranks wait for it. What is not this stage's folder is refused."""
     if rank:
-        claim = described(step=stage.step, config=config, inputs=stage.inputs)
+        claim = describe_output(step=stage.step, config=config, inputs=stage.inputs)
         _wait_for(lambda: is_claimed(stage.out_dir, claim) or not holds_nothing(stage.out_dir))
     if not (rank and is_finished(stage.out_dir)):
         write_run_json(stage.out_dir, step=stage.step, config=config, inputs=stage.inputs)
@@ -110,7 +110,7 @@ def _run_here(stage: Stage, options: StageOptions, task: ShardTask, finish: Fini
         run_shards(task, range(rank, finish.n_shards, n_ranks), options.workers)
         _wait_for(lambda: is_finished(out_dir))
         return
-    with locked(out_dir / WORK / "lock", out_dir):
+    with file_lock(out_dir / WORK / "lock", out_dir):
         if is_finished(out_dir):  # the process that held the lock before has finished it
             return
         # Of a stage that resumes, the time of the earlier starts is not known.

@@ -20,7 +20,7 @@ from sicog.records import Dropped, Failed, Record
 from sicog.stages.journal import WORK, Journal, write_rows
 from sicog.stages.provenance import digest_file
 from sicog.stages.reader import Source
-from sicog.stages.storage import MANIFEST, dump_record, locked, shard_name, write_json
+from sicog.stages.storage import MANIFEST, dump_record, file_lock, shard_name, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Limit:
     kinds: tuple[str, ...] = ("dropped", "failed")
     reasons: frozenset[str] | None = None
 
-    def counted(self, found: Mapping[str, Counter[str]]) -> Counter[str]:
+    def count_rows(self, found: Mapping[str, Counter[str]]) -> Counter[str]:
         """How many rows count against the share, by reason; found: reasons by kind."""
         every = sum((found[kind] for kind in self.kinds), Counter[str]())
         return Counter({r: n for r, n in every.items() if self.reasons is None or r in self.reasons})
@@ -75,14 +75,14 @@ class ShardTask:
         journal = Journal(self.out_dir, rank, ("", *self.outputs.values()))
         if journal.path.is_file() and journal.rows() == stop - start:
             return  # without touching it: the process that finishes the stage may be about to remove it
-        with locked(journal.path, self.out_dir):
+        with file_lock(journal.path, self.out_dir):
             self._process_rows(journal, start, stop)
 
     def _process_rows(self, journal: Journal, start: int, stop: int) -> None:
         done = journal.resume()
         unusable = sum(map(self._unusable, done))
         with ExitStack() as stack:
-            files = journal.opened(stack)
+            files = journal.open_files(stack)
             n_read = start + len(done) * self.block_size
             for block in _blocks(self.source, n_read, stop, self.block_size):
                 n_read += len(block)
@@ -102,7 +102,7 @@ class ShardTask:
             )
 
     def _unusable(self, entry: dict[str, Any]) -> int:
-        return self.limit.counted({k: Counter(row["reason"] for row in entry[k]) for k in self.limit.kinds}).total()
+        return self.limit.count_rows({k: Counter(row["reason"] for row in entry[k]) for k in self.limit.kinds}).total()
 
     def _entry(self, block: list[Any]) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
         """Process one block: its entry in the journal, and the lines of the kept records by output."""
@@ -163,7 +163,7 @@ class Finish:
                 f"{failed.total()} failed"
             )
         found = {"dropped": dropped, "failed": failed}
-        if self.limit.is_exceeded(self.limit.counted(found).total(), self.n_rows):
+        if self.limit.is_exceeded(self.limit.count_rows(found).total(), self.n_rows):
             raise ValueError(_too_many(self.step, self.limit, found, self.n_rows, out_dir))
         for folder in reversed(self.folders):
             names = rows_per_shard[folder]
@@ -181,17 +181,17 @@ class Finish:
                 },
             )
         shutil.rmtree(out_dir / WORK)
-        drops = f", {dropped.total()} dropped ({_listed(dropped)})" if dropped else ""
-        fails = f", {failed.total()} failed ({_listed(failed)})" if failed else ""
+        drops = f", {dropped.total()} dropped ({_format_counts(dropped)})" if dropped else ""
+        fails = f", {failed.total()} failed ({_format_counts(failed)})" if failed else ""
         say(f"{self.step}: {self.n_rows} rows in, {counts['kept']} kept{drops}{fails}; written to {out_dir}")
 
 
 def _too_many(step: str, limit: Limit, found: Mapping[str, Counter[str]], n_rows: int, out_dir: Path) -> str:
-    reasons = limit.counted(found)
+    reasons = limit.count_rows(found)
     return (
-        f"{step}: {reasons.total()} of {n_rows} rows cannot be used ({_listed(reasons)}), more than {limit.share:.0%}. "
-        f"They are listed in {out_dir / 'dropped.jsonl'} and failed.jsonl. Correct the data and choose another output "
-        f"folder, or allow more with max_dropped_share and run again: what is finished is kept"
+        f"{step}: {reasons.total()} of {n_rows} rows cannot be used ({_format_counts(reasons)}), more than "
+        f"{limit.share:.0%}. They are listed in {out_dir / 'dropped.jsonl'} and failed.jsonl. Correct the data and "
+        f"choose another output folder, or allow more with max_dropped_share and run again: what is finished is kept"
     )
 
 
@@ -201,5 +201,5 @@ def _blocks(source: Source[Any], start: int, stop: int, size: int) -> Iterator[l
         yield block
 
 
-def _listed(counter: Counter[str]) -> str:
+def _format_counts(counter: Counter[str]) -> str:
     return ", ".join(f"{reason} {n}" for reason, n in counter.most_common())

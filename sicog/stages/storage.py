@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def locked(path: Path, what: Path, *, of_forks: bool = True) -> Iterator[None]:
+def file_lock(path: Path, what: Path, *, of_forks: bool = True) -> Iterator[None]:
     """Hold the lock file `path`, so that no other process writes `what`; however this process ends, the lock goes.
 
     of_forks: processes that this one forks hold it too, and may outlive it for a moment.
@@ -49,7 +49,7 @@ def locked(path: Path, what: Path, *, of_forks: bool = True) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock file `path`, in either of the two ways of `locked`."""
+    """Whether another process holds the lock file `path`, in either of the two ways of `file_lock`."""
     with path.open("a") as file:
         for lock in (fcntl.flock, fcntl.lockf):
             try:
@@ -175,12 +175,12 @@ def read_records(folder: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
                 yield record_type.model_validate_json(line)
             except ValidationError as error:
                 raise ValueError(
-                    f"{shard}:{number} is not {named(record_type)} ({row_error_message(error)}); "
+                    f"{shard}:{number} is not {name_with_article(record_type)} ({row_error_message(error)}); "
                     f"was this folder written by another step?"
                 ) from None
 
 
-def named(record_type: type[Record]) -> str:
+def name_with_article(record_type: type[Record]) -> str:
     """`an Example`, `a Query`."""
     name = record_type.__name__
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"

@@ -78,10 +78,10 @@ def _sums(ratios: Ratios, groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray
     numbers: dict[str, int] = {}
     index_N = np.array([numbers.setdefault(g, len(numbers)) for g in groups])
 
-    def summed(values: Sequence[np.ndarray]) -> np.ndarray:
+    def sums_of(values: Sequence[np.ndarray]) -> np.ndarray:
         return np.stack([np.bincount(index_N, weights=v, minlength=len(numbers)) for v in values])
 
-    return summed([n for n, _ in ratios]), summed([d for _, d in ratios])
+    return sums_of([n for n, _ in ratios]), sums_of([d for _, d in ratios])
 
 
 def _figure(numerators_KR: np.ndarray, denominators_KR: np.ndarray) -> np.ndarray:

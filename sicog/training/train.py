@@ -18,7 +18,7 @@ from sicog.data.mixture import read_mixture
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.file_kinds import unreadable_message
 from sicog.stages.provenance import digest_file, write_run_json
-from sicog.stages.storage import MANIFEST, is_finished, locked, make_readable, read_json, write_json, write_records
+from sicog.stages.storage import MANIFEST, file_lock, is_finished, make_readable, read_json, write_json, write_records
 from sicog.training import run_checkpoints
 from sicog.training.config import TrainConfig
 from sicog.training.load import load_model
@@ -68,7 +68,7 @@ def _train(config: TrainConfig) -> Path:
         if _is_main():
             say_finished(config.stage, config.out_dir)
         return _tidy(config)
-    with locked(config.out_dir / _LOCK, config.out_dir, of_forks=False) if _is_main() else nullcontext():
+    with file_lock(config.out_dir / _LOCK, config.out_dir, of_forks=False) if _is_main() else nullcontext():
         return _carry_out(config, batch)
 
 

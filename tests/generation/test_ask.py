@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from sicog import cli
 from sicog.chains import COD, COT, render
 from sicog.console import console_on
-from sicog.generation.ask import ask, chosen, show, task_of
+from sicog.generation.ask import ask, choose_answer, show, task_of
 from sicog.generation.sampling import Sample
 from sicog.tasks import CAPTIONING, REASONING, TASKS
 
@@ -33,14 +33,14 @@ def test_the_majority_wins_with_its_first_sample():
         _cot("two", reason="length"),
         Sample("cot", "p", 4, "?", "stop", ()),
     ]
-    answer = chosen(samples, REASONING, "cot")
+    answer = choose_answer(samples, REASONING, "cot")
     assert answer.text == "2" and answer.agreement == 2 / 5
     assert answer.steps[0] == (COT.headings[0], "Count.") and len(answer.steps) == 4
     assert answer.answers == ("Three", "2", "Two.", None, None)
 
 
 def test_when_nothing_parses_there_is_no_answer():
-    answer = chosen([Sample("cot", "p", i, f"no [steps] {i}", "stop", ()) for i in range(5)], REASONING, "cot")
+    answer = choose_answer([Sample("cot", "p", i, f"no [steps] {i}", "stop", ()) for i in range(5)], REASONING, "cot")
     assert answer.text is None and answer.agreement is None and answer.steps == ()
     printed = shown(answer)
     assert "no answer: 0 of 5 samples could be read" in printed
@@ -49,35 +49,37 @@ def test_when_nothing_parses_there_is_no_answer():
 
 
 def test_the_answer_is_printed_once_and_marked():
-    printed = shown(chosen([_cot("2")], REASONING, "cot"))
+    printed = shown(choose_answer([_cot("2")], REASONING, "cot"))
     assert printed.splitlines()[-2] == "answer: 2" and printed.splitlines()[-3] == f"Step 4: {COT.headings[3]}"
-    assert "answer: a dog" in shown(chosen([Sample("dd", "p", 0, "a dog", "stop", ())], CAPTIONING, "dd"))
+    assert "answer: a dog" in shown(choose_answer([Sample("dd", "p", 0, "a dog", "stop", ())], CAPTIONING, "dd"))
 
 
 def test_the_agreement_counts_votes_and_what_could_be_read():
-    printed = shown(chosen([_cot("2"), _cot("3"), _cot("two"), _cot("2", reason="length")], REASONING, "cot"))
+    printed = shown(choose_answer([_cot("2"), _cot("3"), _cot("two"), _cot("2", reason="length")], REASONING, "cot"))
     assert "agreement: 2 of 4 samples give this answer; 3 of 4 samples could be read" in printed
 
 
 def test_of_captions_the_first_that_parses_is_shown_and_no_agreement_is_claimed():
     texts = ("no steps", render(COD, ("A dog.", "Red.", "Left.", "Grass.", "A red dog.")))
-    answer = chosen([Sample("cod", "p", i, text, "stop", ()) for i, text in enumerate(texts)], CAPTIONING, "cod")
+    answer = choose_answer([Sample("cod", "p", i, text, "stop", ()) for i, text in enumerate(texts)], CAPTIONING, "cod")
     assert answer.text == "A red dog." and len(answer.steps) == 5
     printed = shown(answer)
     assert "agreement is not computed for captions (an encoder would be needed)" in printed
     assert "1 of 2 samples could be read, this is the first of them" in printed
-    assert "agreement" not in shown(chosen([Sample("dd", "p", 0, "a dog", "stop", ())], CAPTIONING, "dd"))
+    assert "agreement" not in shown(choose_answer([Sample("dd", "p", 0, "a dog", "stop", ())], CAPTIONING, "dd"))
 
 
 def test_captions_take_the_first():
     samples = [Sample("dd", "p", i, text, "stop", ()) for i, text in enumerate(("a dog", "a cat", "a cat"))]
-    answer = chosen(samples, CAPTIONING, "dd")
+    answer = choose_answer(samples, CAPTIONING, "dd")
     assert answer.text == "a dog" and answer.agreement is None
 
 
 def test_what_is_printed_is_not_markup():
     out = io.StringIO()
-    show(chosen([_cot("[red]2[/red]"), _cot("3")], REASONING, "cot"), "How [bold]many?", console_on(out, file=out))
+    show(
+        choose_answer([_cot("[red]2[/red]"), _cot("3")], REASONING, "cot"), "How [bold]many?", console_on(out, file=out)
+    )
     assert "How [bold]many?" in out.getvalue() and "[red]2[/red]" in out.getvalue()
     assert "1 of 2 samples give this answer" in out.getvalue()
 

@@ -23,7 +23,7 @@ from sicog.curation.build.origin import Finish, MultiTurnConfig, Origin
 from sicog.curation.numbered_rows import Rows, open_rows
 from sicog.curation.overlap.examine import DecontaminateConfig, DeduplicateConfig, Examination, Verdicts
 from sicog.curation.overlap.image_pass import Pictures
-from sicog.data.amounts import MixedSource, WhenShort, amounts, require_total, taken
+from sicog.data.amounts import MixedSource, WhenShort, amount_to_take, amounts, require_total
 from sicog.data.image_folder import ImageFolder
 from sicog.data.rows.cache import cache_folder
 from sicog.formats import reads_back, write_llava
@@ -61,7 +61,7 @@ class BuildSource(MixedSource):
         """Its name."""
         return self.name
 
-    def weighted(self, n: int) -> int:
+    def weighted_count(self, n: int) -> int:
         """How many rows `weight` makes of `n`: the nearest whole number."""
         return int((1.0 if self.weight is None else self.weight) * n + 0.5)
 
@@ -168,7 +168,9 @@ def _mix_rows(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:
     verdicts.check_share(sum(rows.n_dropped for rows in sources), config.max_dropped_share, STEP)
     stays = verdicts.reason_of == 0
     usable = [np.flatnonzero(stays[a:b]) + a for a, b in zip(starts[:-1], starts[1:], strict=True)]
-    by_source = [taken_rows(ids, rows, *taken(s, len(rows))) for s, rows in zip(config.sources, usable, strict=True)]
+    by_source = [
+        taken_rows(ids, rows, *amount_to_take(s, len(rows))) for s, rows in zip(config.sources, usable, strict=True)
+    ]
     wanted = amounts(config.sources, [len(rows) for rows in by_source], config.total, config.when_short)
     parts: list[tuple[np.ndarray, int, np.ndarray]] = []
     for k, (rows, n) in enumerate(zip(by_source, wanted, strict=True)):
@@ -179,7 +181,7 @@ def _mix_rows(config: BuildConfig) -> tuple[MixedRows, Pictures | None]:
     order = np.argsort(np.concatenate([np.zeros(0, np.uint64), *(keys for _, _, keys in parts)]), kind="stable")
     drawn = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _, _ in parts)])[order]
     repetitions = np.concatenate([np.zeros(0, np.uint16), *(np.full(len(r), k, np.uint16) for r, k, _ in parts)])
-    mixed = MixedRows(names, sources, drawn, repetitions[order], ids.shared(), tuple(verdicts.dropped()))
+    mixed = MixedRows(names, sources, drawn, repetitions[order], ids.is_shared(), tuple(verdicts.excluded_rows()))
     mixed.check_ids()
     return mixed, pictures
 
@@ -196,7 +198,7 @@ def _examine(
 ) -> Pictures | None:
     images = ImageFolder(config.image_folder, config.image_roots, cache=cache) if config.image_folder else None
     examination = Examination(images, config.deduplicate, config.decontaminate, config.per_image, cache, config.workers)
-    if not examination.needed:
+    if not examination.is_needed:
         return None
     starts = np.cumsum([0, *(len(rows) for rows in sources)])
 

@@ -55,7 +55,7 @@ class Ids:
             start = row
         return cls(*columns)
 
-    def shared(self) -> np.ndarray:
+    def is_shared(self) -> np.ndarray:
         """Return bool [N]: whether another source has the same id."""
         shared = np.zeros(len(self.high), dtype=bool)
         ones, others = _equal_pairs(self.high, self.low)
@@ -184,7 +184,7 @@ class MixedRows:
         for number, (_, reason, _) in zip(numbers.tolist(), self.left_out, strict=True):
             counts[self.names[number]][reason] += 1
         for name, source in zip(self.names, self.sources, strict=True):
-            counts[name].update(drop.reason for drop in source.dropped())
+            counts[name].update(drop.reason for drop in source.dropped_rows())
         return {name: dict(sorted(found.items())) for name, found in counts.items()}
 
     def check_ids(self) -> None:
@@ -238,6 +238,6 @@ class MixedRows:
             (number,), (at,) = (found.tolist() for found in self._places(np.array([row])))
             row_id = self._id(next(iter(self.sources[number].read([at]))).id, row, number, 0)
             yield Dropped(id=row_id, step="build", reason=reason, detail=f"{self.names[number]}: {detail}")
-        unread = chain.from_iterable(source.dropped() for source in self.sources)
+        unread = chain.from_iterable(source.dropped_rows() for source in self.sources)
         first = len(self.left_out)
         yield from islice(unread, max(0, start - first), max(0, stop - first))

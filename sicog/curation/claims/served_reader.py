@@ -107,7 +107,7 @@ class ServedReader:
     async def _one(self, row: Texts) -> ReadSet | UnreadableError:
         try:
             claims = await asyncio.gather(*map(self._extract, row.texts))
-            stated = await asyncio.gather(*(self._stated(text, claims, k) for k, text in enumerate(row.texts)))
+            stated = await asyncio.gather(*(self._is_stated(text, claims, k) for k, text in enumerate(row.texts)))
         except UnreadableError as error:
             return error
         return ReadSet(tuple(claims), np.stack(stated, axis=1) if stated else np.zeros((0, 0), dtype=bool))
@@ -120,7 +120,7 @@ class ServedReader:
         )
         return found
 
-    async def _stated(self, text: str, claims: Sequence[tuple[Stated, ...]], k: int) -> NDArray[np.bool_]:
+    async def _is_stated(self, text: str, claims: Sequence[tuple[Stated, ...]], k: int) -> NDArray[np.bool_]:
         """Return bool [C]: whether text k states each claim; it states its own."""
         owner_C = np.repeat(np.arange(len(claims)), [len(own) for own in claims])
         others = [claim.key for number, own in enumerate(claims) for claim in own if number != k]

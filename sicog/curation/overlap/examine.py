@@ -87,14 +87,14 @@ class Verdicts:
         """Return int64: the remaining rows."""
         return np.flatnonzero(self.reason_of == 0)
 
-    def dropped(self) -> Iterator[tuple[int, str, str]]:
+    def excluded_rows(self) -> Iterator[tuple[int, str, str]]:
         """Yield (row, reason, detail) of the excluded rows, in order."""
         for row in np.flatnonzero(self.reason_of).tolist():
             yield row, self.reasons[self.reason_of[row] - 1], self.details[row]
 
     def check_share(self, unread: int, most: float, step: str) -> None:
         """Raise `ValueError` when too many rows are unusable: bad images, and `unread` unreadable rows."""
-        bad = [(reason, detail) for _, reason, detail in self.dropped() if reason in UNUSABLE]
+        bad = [(reason, detail) for _, reason, detail in self.excluded_rows() if reason in UNUSABLE]
         n = len(self.reason_of) + unread
         if len(bad) + unread > max(1.0, most * n):
             counts = Counter(reason for reason, _ in bad) + Counter({"unreadable": unread})
@@ -118,7 +118,7 @@ class Examination:
     workers: int
 
     @property
-    def needed(self) -> bool:
+    def is_needed(self) -> bool:
         """Return whether any check has to read rows."""
         return any(part is not None for part in (self.images, self.deduplicate, self.decontaminate, self.per_image))
 

@@ -14,7 +14,7 @@ from sicog.curation.overlap.benchmarks import BenchmarkTexts
 from sicog.curation.overlap.clusters import Numbers
 from sicog.curation.score.columns import columns_in_memory
 from sicog.curation.select.threshold import stored_agreement
-from sicog.curation.select.verdicts import Rule, agreement_at, best_candidates, compared
+from sicog.curation.select.verdicts import Rule, agreement_at, best_candidates, is_compared
 from sicog.curation.words import Hashes, combine_hashes, digest64, word_hashes, words
 from sicog.records import CandidateSet, Example, Query, Record, ScoredSet
 from sicog.tasks import bare_question
@@ -58,7 +58,7 @@ def _best(rows: Sequence[ScoredSet]) -> Iterator[tuple[int, float]]:
     """Yield the place of each row's best candidate, -1 for none, and its agreement with the others, nan for none."""
     columns = columns_in_memory(rows)
     by_score, by_vote = (best_candidates(columns, Rule(by, None, None, 1)) for by in ("score", "vote"))
-    no_score = columns.per_row(compared(columns) & ~np.isnan(columns.score)) == 0
+    no_score = columns.per_row(is_compared(columns) & ~np.isnan(columns.score)) == 0
     scores, votes = agreement_at(columns, "score", by_score), agreement_at(columns, "vote", by_vote)
     yield from zip(
         np.where(no_score, by_vote, by_score).tolist(), np.where(no_score, votes, scores).tolist(), strict=True

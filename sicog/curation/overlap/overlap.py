@@ -71,7 +71,7 @@ def overlap(config: OverlapConfig) -> Path:
             Stage(
                 step=STEP,
                 out_dir=config.out_dir,
-                source=_Findings(rows, tuple(verdicts.dropped())),
+                source=_Findings(rows, tuple(verdicts.excluded_rows())),
                 process=_as_records,
                 inputs=config.inputs(),
             ),
@@ -79,7 +79,7 @@ def overlap(config: OverlapConfig) -> Path:
             StageOptions(block_size=256, rows_per_shard=8192, max_dropped_share=None),
         )
         manifest = read_json(config.out_dir / MANIFEST)
-        counts = {reason: sum(1 for _, r, _ in verdicts.dropped() if r == reason) for reason in (NEAR, OVERLAP)}
+        counts = {reason: sum(1 for _, r, _ in verdicts.excluded_rows() if r == reason) for reason in (NEAR, OVERLAP)}
         more = {_EXAMINED: len(rows) + rows.n_dropped, "found": counts}
         write_json(config.out_dir / MANIFEST, manifest | more)
     return config.out_dir
@@ -118,7 +118,7 @@ class _Findings:
             drop = Dropped(id=record.id, step=STEP, reason=reason, detail=detail)
             yield _Finding(id=record.id, drop=drop) if reason in (NEAR, OVERLAP) else drop
         if stop > len(self.found):
-            unread = list(self.rows.dropped())
+            unread = list(self.rows.dropped_rows())
             yield from unread[max(0, start - len(self.found)) : stop - len(self.found)]
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sicog.records import Dropped, ScoredSet
 from sicog.stages.provenance import digest_path
 from sicog.stages.reader import FolderSource
-from sicog.stages.storage import atomic_write, lines_of, locked
+from sicog.stages.storage import atomic_write, file_lock, lines_of
 
 ROWS = 2048  # of a row group
 EXCLUDED = ("cut", "unparsed", "empty", "no_claims", "window")
@@ -98,7 +98,7 @@ def columns_of(folder: Path) -> Path:
     """Return the columns file of a scored folder. Creates it when it is missing or does not match the shards."""
     path, shards = folder / "columns" / "scores.parquet", f"{digest_path(folder)} by {ROWS}".encode()
     if not _matches_shards(path, shards):
-        with locked(path.with_name(".lock"), path):
+        with file_lock(path.with_name(".lock"), path):
             _write(folder, path, shards)
     return path
 

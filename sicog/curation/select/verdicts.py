@@ -75,7 +75,7 @@ def verdicts(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
 
 def decide(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
     """Return the verdicts without checks; a row whose candidates have no values to rank by is dropped."""
-    k_R = columns.per_row(compared(columns))
+    k_R = columns.per_row(is_compared(columns))
     chosen_R = best_candidates(columns, rule)
     agreement_R = agreement_at(columns, rule.by, chosen_R)
     cut = rule.threshold.agreement if rule.threshold else -1.0
@@ -86,7 +86,7 @@ def decide(columns: Columns, rule: Rule, exclude: Reasons) -> Verdicts:
     return Verdicts(reasons, details, chosen_R, agreement_R, k_R)
 
 
-def compared(columns: Columns) -> NDArray[np.bool_]:
+def is_compared(columns: Columns) -> NDArray[np.bool_]:
     """Return bool [N]: the candidates that were compared with the others of their row."""
     return columns.excluded.codes < 0
 
@@ -94,8 +94,8 @@ def compared(columns: Columns) -> NDArray[np.bool_]:
 def eligible(columns: Columns, styles: Sequence[str] | None) -> NDArray[np.bool_]:
     """Return bool [N]: the candidates that may be chosen."""
     if styles is None:
-        return compared(columns)
-    return compared(columns) & np.isin(columns.style.codes, [columns.style.code(s) for s in styles])
+        return is_compared(columns)
+    return is_compared(columns) & np.isin(columns.style.codes, [columns.style.code(s) for s in styles])
 
 
 def best_candidates(columns: Columns, rule: Rule) -> NDArray[np.int64]:
@@ -107,7 +107,7 @@ def best_candidates(columns: Columns, rule: Rule) -> NDArray[np.int64]:
 
 def agreement_at(columns: Columns, by: By, chosen_R: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return float64 [R]: the agreement of the candidate at a place of each row; nan for no candidate, or K = 1."""
-    k_R = columns.per_row(compared(columns))
+    k_R = columns.per_row(is_compared(columns))
     value_R = np.full(len(k_R), np.nan)
     found_R = (chosen_R >= 0) & (k_R > 1)
     of_R = (np.cumsum(columns.sizes) - columns.sizes + chosen_R)[found_R]
@@ -122,7 +122,7 @@ def agreement_at(columns: Columns, by: By, chosen_R: NDArray[np.int64]) -> NDArr
 def _check_rankable(columns: Columns, rule: Rule) -> None:
     """Raise `ValueError` when rows have no values to rank by, or the threshold does not match them."""
     marks_N = columns.score if rule.by == "score" else columns.vote
-    if (missing_N := compared(columns) & np.isnan(marks_N)).any():
+    if (missing_N := is_compared(columns) & np.isnan(marks_N)).any():
         row = int(np.repeat(np.arange(len(columns.sizes)), columns.sizes)[missing_N.argmax()])
         task = columns.task.names[columns.task.codes[row]]
         if rule.by == "score":

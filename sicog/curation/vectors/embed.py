@@ -36,7 +36,7 @@ from sicog.curation.vectors.vector_cache import (
     text_digests,
 )
 from sicog.records import Record
-from sicog.stages.storage import locked, read_json, write_json
+from sicog.stages.storage import file_lock, read_json, write_json
 
 TEXTS_PER_PART = 2048
 _REMEMBERED = 50_000  # number of distinct texts in memory, so that frequent texts are not written again and again
@@ -136,7 +136,7 @@ def open_plan(folder: Path, ask: Callable[[Embedding], None], cache: VectorCache
     what: the output folder of the plan, for messages. Raises `ValueError`.
     """
     plan = Plan(folder)
-    with _disk_errors_as_sentences(folder), locked(folder.with_name("lock"), what):
+    with _disk_errors_as_sentences(folder), file_lock(folder.with_name("lock"), what):
         if folder.is_dir():
             return plan
         unfinished = folder.with_name(".plan")  # left over from a killed process

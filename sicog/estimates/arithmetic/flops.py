@@ -126,14 +126,14 @@ def products(config: SicogConfig, work: Work) -> list[Product]:
 
 def forward_flops(config: SicogConfig, work: Work) -> dict[str, int]:
     """FLOPs of the forward pass with the loss, by row."""
-    return _summed((x.row, x.forward) for x in products(config, work))
+    return _sum_by_row((x.row, x.forward) for x in products(config, work))
 
 
 def training_flops(
     config: SicogConfig, work: Work, trainable: Collection[str] = PARTS, *, checkpointing: bool = False
 ) -> dict[str, int]:
     """FLOPs of forward and backward, by row. checkpointing: the layers' forward is run again."""
-    return _summed((x.row, x.training(trainable, checkpointing)) for x in products(config, work))
+    return _sum_by_row((x.row, x.training(trainable, checkpointing)) for x in products(config, work))
 
 
 def row_cost(config: SicogConfig, trainable: Collection[str] = PARTS, *, checkpointing: bool = False) -> RowCost:
@@ -240,7 +240,7 @@ def _linear(module: nn.Module) -> int:
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
 
 
-def _summed(items: Iterable[tuple[str, int]]) -> dict[str, int]:
+def _sum_by_row(items: Iterable[tuple[str, int]]) -> dict[str, int]:
     totals = dict.fromkeys(ROWS, 0)
     for name, value in items:
         totals[name] += value

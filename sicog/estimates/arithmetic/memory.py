@@ -79,7 +79,7 @@ def activations(
     return found
 
 
-def _kept(layer: float, between: float, products: float, n_layers: int, checkpointing: Checkpointing) -> float:
+def _stored_values(layer: float, between: float, products: float, n_layers: int, checkpointing: Checkpointing) -> float:
     """All layers; or of every layer the input, of selective checkpointing also the products, and one as a whole."""
     if checkpointing == "none":
         return n_layers * layer
@@ -94,7 +94,7 @@ def _vision(config: SicogConfig, work: Work, trained: bool, checkpointing: Check
     values = (9 * width + 3 * inner) if trained else (7 * width + 2 * inner)
     tokens = patches + len(work.views)
     products = 6 * width + inner  # queries, keys, values, what attention gives, both outputs, the GELU's input
-    kept = _kept(values, width, products, model_of(config).vision_tower.n_run, checkpointing)
+    kept = _stored_values(values, width, products, model_of(config).vision_tower.n_run, checkpointing)
     layers = tokens * kept * _HALF
     return layers + patches * vision.num_channels * vision.patch_size**2 * _HALF
 
@@ -128,7 +128,7 @@ def _language(config: SicogConfig, work: Work, trained: bool, checkpointing: Che
     if trained:
         layer += _HALF * (4 * width + inner)
     products = _HALF * (2 * heads * head_width + 2 * keys + 2 * width + 2 * inner) + _FULL * heads
-    layers = work.positions * _kept(layer, width * _HALF, products, text.num_hidden_layers, checkpointing)
+    layers = work.positions * _stored_values(layer, width * _HALF, products, text.num_hidden_layers, checkpointing)
     return layers + work.positions * width * (_FULL + _HALF)
 
 

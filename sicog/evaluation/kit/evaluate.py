@@ -34,7 +34,7 @@ from sicog.evaluation.kit.work_folder import (
 from sicog.evaluation.suite import Benchmark, benchmark_identity, check_table, chosen_benchmarks, load_suite
 from sicog.stages.launch import gpus
 from sicog.stages.provenance import digest_path
-from sicog.stages.storage import locked, read_json, write_json
+from sicog.stages.storage import file_lock, read_json, write_json
 from sicog.version import __version__
 
 LOG = "kit.log"
@@ -54,7 +54,7 @@ def evaluate(config: EvalConfig) -> Path:
     checkpoint = imported_checkpoint(config)
     scores = fresh_scores(config, checkpoint)
     work = work_folder(config, scores)
-    with locked(work / ".lock", work):
+    with file_lock(work / ".lock", work):
         scores = known_scores(scores, work)
         adopt_predictions(scores, work, benchmarks)
         todo = [b for b in benchmarks if not is_final(scores["benchmarks"].get(b.name), b)]

@@ -45,7 +45,7 @@ def causal_loss(
     n_items = keep_BT.sum().clamp(min=1) if num_items is None else num_items
     if kind == "plain":
         return _cross_entropy_sum(head(hidden_BTE[:, :-1]).flatten(0, 1), targets_BT.flatten()) / n_items
-    loss: torch.Tensor = _chosen(kind, head, hidden_BTE)(
+    loss: torch.Tensor = _loss_function(kind, head, hidden_BTE)(
         head, hidden_BTE[:, :-1][keep_BT], targets_BT[keep_BT], n_items
     )
     return loss
@@ -84,7 +84,7 @@ def chunk_rows(vocabulary: int, device: str) -> int:
     return max(1, (_CHUNK_BYTES_CPU if device == "cpu" else _CHUNK_BYTES_GPU) // (4 * vocabulary))
 
 
-def _chosen(kind: LossHead, head: nn.Module, hidden: torch.Tensor) -> Any:
+def _loss_function(kind: LossHead, head: nn.Module, hidden: torch.Tensor) -> Any:
     ordinary = _is_ordinary(head)
     usable = ordinary and hidden.is_cuda and importlib.util.find_spec("liger_kernel") is not None
     if kind == "liger" and not usable:
