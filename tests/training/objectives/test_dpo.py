@@ -244,7 +244,7 @@ def test_stage_and_objective_go_together(config: MakeConfig) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
-    from training.test_run import metrics_raw, start, wait_until
+    from training.test_train import metrics_raw, start, wait_until
 
     values = dpo_values(data_dir, tmp_path / "pairs") | {"max_steps": 30, "save_steps": 4}
     settings = config(**values)
@@ -264,7 +264,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, data_dir: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "zero3"])
 def test_two_processes_train_as_one(config: MakeConfig, data_dir: Path, tmp_path: Path, parallel: str) -> None:
-    from training.test_run import start
+    from training.test_train import start
 
     values = dpo_values(data_dir, tmp_path / "pairs", make_pairs(24) * 20) | {"device_batch": 1}
     settings = config(**values)
