@@ -37,7 +37,7 @@ class Turn(BaseModel):
     images_at: tuple[int, ...] = ()
 
     @model_validator(mode="after")
-    def _offsets_lie_in_the_text(self) -> Turn:
+    def _check_offsets(self) -> Turn:
         if not self.images_at:
             return self
         if list(self.images_at) != sorted(self.images_at) or any(not 0 <= a <= len(self.text) for a in self.images_at):
@@ -107,7 +107,7 @@ class Example(Record):
         return CandidateOrigin.read(self.extra)
 
     @model_validator(mode="after")
-    def _turns_are_well_formed(self) -> Example:
+    def _check_turns(self) -> Example:
         if (n := sum(len(t.images_at) for t in self.turns)) != len(self.images):
             raise ValueError(f"{len(self.images)} images but {n} image positions in the turns")
         spoken = [t.role for t in self.turns if t.role != "system"]
@@ -173,7 +173,7 @@ class CandidateSet(Record):
     candidates: tuple[Candidate, ...]
 
     @model_validator(mode="after")
-    def _candidates_answer_this_query(self) -> CandidateSet:
+    def _check_candidates(self) -> CandidateSet:
         if wrong := [c.query_id for c in self.candidates if c.query_id != self.query.id]:
             raise ValueError(f"candidates of other queries in the set of {self.query.id}: {wrong}")
         return self
@@ -248,13 +248,13 @@ class PreferencePair(Record):
     margin: float | None = None
 
     @model_validator(mode="after")
-    def _texts_differ(self) -> PreferencePair:
+    def _check_texts(self) -> PreferencePair:
         if self.chosen == self.rejected:
             raise ValueError("chosen and rejected are the same text")
         return self
 
     @model_validator(mode="after")
-    def _an_answer_completes_the_prompt(self) -> PreferencePair:
+    def _check_prompt(self) -> PreferencePair:
         Example(id=self.id, images=self.images, turns=self.turns(self.chosen))
         return self
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from sicog.config.paths import at_home
+from sicog.config.paths import expand_home
 
 
 def check_arguments(app: typer.Typer) -> None:
@@ -36,4 +36,4 @@ def _checked_value(name: str, value: Any) -> Any:
         return [_checked_value(name, item) for item in value]
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError(f"{name}: must be a number of at most 64 bits, got {value}")
-    return at_home(value) if isinstance(value, Path) else value
+    return expand_home(value) if isinstance(value, Path) else value

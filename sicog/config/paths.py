@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 
-def at_home(path: Path) -> Path:
+def expand_home(path: Path) -> Path:
     """The path with a leading `~` or `~user` expanded. If no such user exists, it is an ordinary file name."""
     if not str(path).startswith("~"):
         return path
@@ -26,9 +26,9 @@ def as_utf8(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _text_at_home(text: str) -> str:
-    return str(at_home(Path(text))) if text.startswith("~") else text
+def _expand_home_in_text(text: str) -> str:
+    return str(expand_home(Path(text))) if text.startswith("~") else text
 
 
 # A text in a config that is the name of something, or the path of a file or folder.
-NameOrPath = Annotated[str, AfterValidator(_text_at_home)]
+NameOrPath = Annotated[str, AfterValidator(_expand_home_in_text)]

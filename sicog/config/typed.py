@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from sicog.config.keys import members
-from sicog.config.paths import as_utf8, at_home
+from sicog.config.paths import as_utf8, expand_home
 from sicog.config.validation import validation_message
 from sicog.console import say
 
@@ -48,7 +48,7 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _by_its_key(cls, values: Any) -> Any:
+    def _resolve_keys(cls, values: Any) -> Any:
         return resolve_key_names(cls.other_names(), values) if isinstance(values, Mapping) else values
 
     @field_validator("*", mode="after")
@@ -60,7 +60,7 @@ class Config(BaseModel):
                 raise ValueError("must be a number of at most 64 bits")
             if not math.isfinite(number):
                 raise ValueError("holds a number that is not finite")
-        return _at_home(value)
+        return _expand_homes(value)
 
     def identity(self) -> dict[str, Any]:
         """The values that decide the output, ready for JSON: all except paths and volatile ones."""
@@ -81,13 +81,15 @@ class Config(BaseModel):
         It takes under a second: nothing is loaded or written. The default collects the problems of nested configs.
         `row_paths` are checked elsewhere, because earlier steps of a recipe write some of them.
         """
-        return [problem for config in self._within() for problem in config.problems()]
+        return [problem for config in self._nested_configs() for problem in config.problems()]
 
     def row_paths(self) -> list[Path]:
         """The paths under the keys of `of_rows`, here and in nested configs."""
-        return [getattr(self, key) for key in self.of_rows] + [p for inner in self._within() for p in inner.row_paths()]
+        return [getattr(self, key) for key in self.of_rows] + [
+            p for inner in self._nested_configs() for p in inner.row_paths()
+        ]
 
-    def _within(self) -> Iterator[Config]:
+    def _nested_configs(self) -> Iterator[Config]:
         return _configs(getattr(self, name) for name in type(self).model_fields)
 
 
@@ -104,14 +106,14 @@ def _numbers(value: Any) -> Iterator[int | float]:
         yield from (number for item in value for number in _numbers(item))
 
 
-def _at_home(value: Any) -> Any:
+def _expand_homes(value: Any) -> Any:
     if isinstance(value, Path):
         if as_utf8(str(value)) != str(value):
             raise ValueError(f"the name {as_utf8(str(value))} is not UTF-8, so run.json cannot hold it; rename it")
-        return at_home(value)
+        return expand_home(value)
     if isinstance(value, tuple) and any(isinstance(v, (Path, tuple)) for v in value):
-        return tuple(map(_at_home, value))
-    return {k: _at_home(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return tuple(map(_expand_homes, value))
+    return {k: _expand_homes(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _configs(values: Iterable[Any]) -> Iterator[Config]:
@@ -210,7 +212,7 @@ def load_with_extends(
         return values
     if not isinstance(base, str):
         raise ValueError(f"{path}: extends must be the path of one YAML file, got {base!r:.100}")
-    below = path.parent / at_home(Path(base))
+    below = path.parent / expand_home(Path(base))
     if below.resolve() in chain:
         raise ValueError(f"{path}: extends forms a circle: {' -> '.join(p.name for p in chain)} -> {base}")
     return merge(load_with_extends(below, chain, place=place), values)

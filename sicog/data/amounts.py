@@ -54,7 +54,7 @@ class MixedSource(Config):
         return take
 
     @model_validator(mode="after")
-    def _one_amount(self) -> MixedSource:
+    def _check_amounts(self) -> MixedSource:
         fields = type(self).model_fields
         if len(given := [name for name in _AMOUNTS if getattr(self, name) != fields[name].default]) > 1:
             raise ValueError(f"source {self.title}: give {' or '.join(given)}, not both")
@@ -122,7 +122,7 @@ def amounts(
     short = [k for k, n in enumerate(available) if fixed[k] and rows[k] > n]
     if short and when_short == "error":
         tightest = min(short, key=lambda k: available[k] / (sources[k].share or 1))
-        raise ValueError(_short(sources[tightest], rows[tightest], available[tightest], total))
+        raise ValueError(_shortage_message(sources[tightest], rows[tightest], available[tightest], total))
     for k in short:
         rows[k] = available[k]
     return rows
@@ -154,7 +154,7 @@ def _split(rest: int, total: int, shares: dict[int, float], rows: list[int], sou
         rows[number] = whole[number] + each + (place < more)
 
 
-def _short(source: MixedSource, wanted: int, n: int, total: int | None) -> str:
+def _shortage_message(source: MixedSource, wanted: int, n: int, total: int | None) -> str:
     holds = f"{source.path} holds {n} rows that can be used"
     if source.share is None or total is None:
         return (

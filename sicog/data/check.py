@@ -18,7 +18,7 @@ from rich.table import Table
 
 from sicog.config import Config
 from sicog.console import stdout_console, styled_text
-from sicog.data.check_kinds import by_reason, report_of_kind
+from sicog.data.check_kinds import group_by_reason, report_of_kind
 from sicog.data.config import DataConfig
 from sicog.data.image_folder import ImageFolder
 from sicog.data.measure import Measure, TokenMeasure, WordMeasure
@@ -93,7 +93,7 @@ def _report(mixture: Mixture, usable: UsableRows, unit: str) -> dict[str, Any]:
         "sources": sources,
         unit: _histogram(usable.lengths.tokens),
         "views": _histogram(usable.lengths.views[usable.lengths.views > 0]),
-        "dropped": by_reason(usable.dropped_rows()),
+        "dropped": group_by_reason(usable.dropped_rows()),
     }
 
 

@@ -23,7 +23,7 @@ def report_of_kind(sources: Sequence[Source], kind: RowKind, images: ImageFolder
     reports = []
     rows_in = usable = left = 0
     for number, source in enumerate(sources):
-        counts, drops, n_left = _of_source(source, kind, images, f"{seed}:{number}")
+        counts, drops, n_left = _check_source(source, kind, images, f"{seed}:{number}")
         reports.append(counts)
         dropped += drops
         rows_in, usable, left = rows_in + counts["rows"], usable + counts["usable"], left + n_left
@@ -34,11 +34,11 @@ def report_of_kind(sources: Sequence[Source], kind: RowKind, images: ImageFolder
         "rows_usable": usable,
         "left_out": left,
         "sources": reports,
-        "dropped": by_reason(dropped),
+        "dropped": group_by_reason(dropped),
     }
 
 
-def _of_source(
+def _check_source(
     source: Source, kind: RowKind, images: ImageFolder, seed: str
 ) -> tuple[dict[str, Any], list[Dropped], int]:
     """(counts, drops, rows that `take` and `weight` leave out). All images of readable rows are checked."""
@@ -75,7 +75,7 @@ def images_of(row: Record) -> tuple[str, ...]:
     return row.images
 
 
-def by_reason(drops: Iterable[Dropped]) -> dict[str, dict[str, Any]]:
+def group_by_reason(drops: Iterable[Dropped]) -> dict[str, dict[str, Any]]:
     """The number of dropped rows for each reason, most frequent first, with examples."""
     found: dict[str, dict[str, Any]] = {}
     for drop in drops:

@@ -34,7 +34,7 @@ class DataConfig(Config):
     """
 
     @model_validator(mode="after")
-    def _one_origin(self) -> DataConfig:
+    def _check_sources(self) -> DataConfig:
         if (self.path is None) == (not self.sources):
             raise ValueError("give either data.path or data.sources")
         require_total(self.sources, None)
@@ -89,6 +89,6 @@ class NoiseConfig(Config):
     """Share of the image features that are zeroed before the language model sees them."""
 
     @property
-    def of_images(self) -> bool:
+    def changes_images(self) -> bool:
         """Whether any change applies to images."""
         return any((self.jitter, self.scale, self.cutout, self.mirror))

@@ -44,7 +44,7 @@ class MixConfig(Config):
     cache_dir: Path | None = None
 
     @model_validator(mode="after")
-    def _shares_are_of_something(self) -> MixConfig:
+    def _check_total(self) -> MixConfig:
         require_total(self.sources, self.total)
         return self
 
@@ -57,7 +57,7 @@ def mix(config: MixConfig) -> Path:
             step="mix",
             out_dir=config.out_dir,
             source=mixed,
-            process=_as_they_are,
+            process=_rows_unchanged,
             inputs={f"{number}:{source.path.name}": source.path for number, source in enumerate(config.sources)},
         ),
         config,
@@ -69,7 +69,7 @@ def mix(config: MixConfig) -> Path:
     return config.out_dir
 
 
-def _as_they_are(block: Sequence[Example]) -> list[tuple[Example]]:
+def _rows_unchanged(block: Sequence[Example]) -> list[tuple[Example]]:
     return [(row,) for row in block]
 
 

@@ -55,7 +55,7 @@ class MixtureFile(Config):
     sources: Sources
 
     @model_validator(mode="after")
-    def _no_shares(self) -> MixtureFile:
+    def _check_sources(self) -> MixtureFile:
         require_total(self.sources, None)
         return self
 
@@ -99,12 +99,12 @@ def load_sources(path: Path) -> tuple[Source, ...]:
         return tuple(Source(path=one) for one in _expand_braces(path))
     values = load_yaml(path)
     if "datasets" in values:
-        values = {**values, "sources": [_from_llava(row, path) for row in values["datasets"]]}
+        values = {**values, "sources": [_convert_llava_entry(row, path) for row in values["datasets"]]}
         del values["datasets"]
     return validate(MixtureFile, values, str(path)).sources
 
 
-def _from_llava(row: dict[str, str], where: Path) -> dict[str, str]:
+def _convert_llava_entry(row: dict[str, str], where: Path) -> dict[str, str]:
     if not isinstance(row, dict) or "json_path" not in row:
         raise ValueError(f"{where}: each entry of 'datasets' needs a 'json_path', got {row!r}")
     known = {"json_path": "path", "sampling_strategy": "take"}

@@ -136,7 +136,7 @@ def _sum(rows: Sequence[Rows]) -> Rows:
     return Rows(sum(r.n for r in rows), how)
 
 
-def _through(counts: Counts, step: Step, given: Rows | None, gives: Rows | None, *subs: str) -> InAndOut:
+def _pass_on(counts: Counts, step: Step, given: Rows | None, gives: Rows | None, *subs: str) -> InAndOut:
     for sub in subs or ("",):
         counts.will_hold(step.folder / sub if sub else step.folder, gives)
     return InAndOut(given, gives)
@@ -145,13 +145,13 @@ def _through(counts: Counts, step: Step, given: Rows | None, gives: Rows | None,
 def count_annotated(counts: Counts, step: Step) -> InAndOut:
     config = cast("ReviseConfig", step.config)
     rows = counts.at(config.input)
-    return _through(counts, step, rows, rows.at_most() if rows else None, "chain", "plain")
+    return _pass_on(counts, step, rows, rows.at_most() if rows else None, "chain", "plain")
 
 
 def count_one_to_one(counts: Counts, step: Step) -> InAndOut:
     config = cast("SampleConfig | SettleConfig", step.config)
     rows = counts.at(config.input)
-    return _through(counts, step, rows, rows.at_most() if rows else None)
+    return _pass_on(counts, step, rows, rows.at_most() if rows else None)
 
 
 def count_groups(counts: Counts, step: Step) -> InAndOut:
@@ -159,16 +159,16 @@ def count_groups(counts: Counts, step: Step) -> InAndOut:
     config = cast("GroupConfig | SetsConfig", step.config)
     found = [rows for rows in map(counts.at, config.input) if rows]
     rows = max(found, key=lambda r: r.n) if found else None
-    return _through(counts, step, rows, rows.at_most() if rows else None)
+    return _pass_on(counts, step, rows, rows.at_most() if rows else None)
 
 
 def count_selected(counts: Counts, step: Step) -> InAndOut:
     config = cast("SelectConfig", step.config)
     rows = counts.at(config.input)
     if like := getattr(config, "keep_rows_of", None):
-        return _through(counts, step, rows, counts.at(like))
+        return _pass_on(counts, step, rows, counts.at(like))
     kept = rows.times(counts.recipe.assume.keep_share, "assumed") if rows else None
-    return _through(counts, step, rows, kept)
+    return _pass_on(counts, step, rows, kept)
 
 
 def count_curated(counts: Counts, step: Step) -> InAndOut:
@@ -176,7 +176,7 @@ def count_curated(counts: Counts, step: Step) -> InAndOut:
     found = [rows for rows in map(counts.at, config.input) if rows]
     rows = max(found, key=lambda r: r.n) if found else None
     kept = rows.times(counts.recipe.assume.keep_share, "assumed") if rows else None
-    return _through(counts, step, rows, kept, "selected")
+    return _pass_on(counts, step, rows, kept, "selected")
 
 
 def count_built(counts: Counts, step: Step) -> InAndOut:
@@ -193,13 +193,13 @@ def count_built(counts: Counts, step: Step) -> InAndOut:
     known = [rows for rows in parts if rows is not None]
     given = _sum(known) if len(known) == len(parts) else None
     gives = Rows(total, "from the config") if isinstance(total, int) else given
-    return _through(counts, step, given, gives)
+    return _pass_on(counts, step, given, gives)
 
 
 def count_mixed(counts: Counts, step: Step) -> InAndOut:
     config = cast("MixConfig", step.config)
     rows = counts.taken_rows(config.sources)
-    return _through(counts, step, rows, rows)
+    return _pass_on(counts, step, rows, rows)
 
 
 def count_trained(counts: Counts, step: Step) -> InAndOut:

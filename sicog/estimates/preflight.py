@@ -8,7 +8,7 @@ from sicog.config import Config, paths_of
 from sicog.data.rows.file_kinds import unreadable_message
 from sicog.model.hub import find_model
 from sicog.runs.verbs import Verb
-from sicog.stages.provenance import RUN, another_run, holds_nothing, holds_strangers, identity_differences
+from sicog.stages.provenance import RUN, has_no_work, holds_unknown_files, identity_differences, other_run_message
 from sicog.stages.storage import is_finished, read_json
 
 
@@ -53,7 +53,7 @@ def _of_folder(folder: Path, config: Config, processes: int) -> list[str]:
         return [f"{folder} is a file; give a folder"]
     if (folder / RUN).is_file():
         differences = identity_differences(read_json(folder / RUN), config.with_resolved_auto(processes))
-        return [another_run(folder, differences)] if differences and not holds_nothing(folder) else []
-    if holds_strangers(folder):
+        return [other_run_message(folder, differences)] if differences and not has_no_work(folder) else []
+    if holds_unknown_files(folder):
         return [f"{folder} is not empty and holds no {RUN}; choose another output folder"]
     return []

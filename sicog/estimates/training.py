@@ -169,10 +169,10 @@ def _memory_lines(config: TrainConfig, model: SicogConfig, world_size: int) -> l
     return [
         f"memory: GiB on each of {world_size} device(s), computed: {sums}",
         f"  of it {memory.batch / 2**30:.1f} for the heaviest micro-batch allowed, {memory.heaviest.positions:,} "
-        f"positions and {len(memory.heaviest.views)} views; {_on_top(config)} come on top",
+        f"positions and {len(memory.heaviest.views)} views; {_extra_memory(config)} come on top",
     ]
 
 
-def _on_top(config: TrainConfig) -> str:
+def _extra_memory(config: TrainConfig) -> str:
     adapters = "adapters with their states, " if config.lora else ""
     return f"{adapters}buffers of communication and fragmentation"

@@ -21,7 +21,7 @@ from sicog.evaluation.families import FAMILIES, OF_FORM
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.sampled.answer_scores import SCORERS
 from sicog.stages.provenance import digest_file
-from sicog.stages.storage import opened_table
+from sicog.stages.storage import open_text_table
 
 SUITES = Path(__file__).parent / "suites"
 OFFLINE = ("choice", "yes_no", *SCORERS)  # forms that are scored as strings; others need a judge
@@ -119,7 +119,7 @@ def check_table(benchmark: Benchmark) -> int:
     if not path.is_file():
         raise ValueError(f"benchmark {benchmark.name!r}: its table {path} does not exist. Correct the path")
     csv.field_size_limit(sys.maxsize)  # images are cells
-    with opened_table(path) as file:
+    with open_text_table(path) as file:
         rows = csv.DictReader(file, delimiter="\t")
         columns = rows.fieldnames or []
         wanted = (*_COLUMNS, *(("A", "B") if benchmark.form == "choice" else ()))

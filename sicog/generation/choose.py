@@ -31,7 +31,7 @@ def next_tokens(
     probs_BV = (logits_BV / sampling.temperature).softmax(dim=1)
     if sampling.top_k or sampling.top_p < 1:
         probs_BV = torch.where(probs_BV >= _lowest_kept_probability(probs_BV, sampling), probs_BV, 0.0)
-    return _point(probs_BV, noise_B)
+    return _token_at(probs_BV, noise_B)
 
 
 def _lowest_kept_probability(probs_BV: torch.Tensor, sampling: SamplingConfig) -> torch.Tensor:
@@ -60,7 +60,7 @@ def _nucleus_end(top_RK: torch.Tensor, limit: torch.Tensor | float) -> torch.Ten
     return top_RK.gather(1, (n_kept_R1 - 1).clamp(min=0))
 
 
-def _point(probs_BV: torch.Tensor, noise_B: torch.Tensor) -> torch.Tensor:
+def _token_at(probs_BV: torch.Tensor, noise_B: torch.Tensor) -> torch.Tensor:
     """int64 [B]: the inverse of the cumulative distribution at the noise; never a token of probability 0.
 
     In vocabulary order, so that a rounding error cannot swap two equally likely tokens.

@@ -36,7 +36,7 @@ def group(config: GroupConfig) -> Path:
             step="group",
             out_dir=config.out_dir,
             source=RunsSource(folders),
-            process=_as_they_are,
+            process=_rows_unchanged,
             inputs={f"run-{i}": folder for i, folder in enumerate(folders)},
         ),
         config,
@@ -44,5 +44,5 @@ def group(config: GroupConfig) -> Path:
     )
 
 
-def _as_they_are(block: Sequence[CandidateSet]) -> list[tuple[CandidateSet]]:
+def _rows_unchanged(block: Sequence[CandidateSet]) -> list[tuple[CandidateSet]]:
     return [(row,) for row in block]

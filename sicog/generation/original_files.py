@@ -50,7 +50,7 @@ class ImportCandidatesConfig(Config):
     max_dropped_share: float | None = Field(default=0.05, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _style_exists(self) -> ImportCandidatesConfig:
+    def _check_style(self) -> ImportCandidatesConfig:
         if self.style is not None:
             TASKS[self.task].style(self.style)
         return self
@@ -66,14 +66,14 @@ def import_candidates(config: ImportCandidatesConfig) -> Path:
             step="import-candidates",
             out_dir=config.out_dir,
             source=open_users_rows(config.input, _Parser(config)),
-            process=_as_they_are,
+            process=_rows_unchanged,
             inputs={"input": config.input},
         ),
         config,
     )
 
 
-def _as_they_are(block: Sequence[CandidateSet]) -> list[tuple[CandidateSet]]:
+def _rows_unchanged(block: Sequence[CandidateSet]) -> list[tuple[CandidateSet]]:
     return [(row,) for row in block]
 
 

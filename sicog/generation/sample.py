@@ -116,7 +116,7 @@ class SampleConfig(SamplingConfig):
     precision: Precision = "auto"
 
     @model_validator(mode="after")
-    def _styles_exist_once(self) -> SampleConfig:
+    def _check_styles(self) -> SampleConfig:
         if self.prompt is not None and self.styles:
             raise ValueError("give either styles or prompt")
         task = TASKS[self.task]
@@ -320,7 +320,7 @@ class SampleBlock:
         requests = [r for wanted in closer.styles if (r := _request(query, wanted, task))]
         looks = []
         for number, box in enumerate(windows(picture.size, closer)):
-            window = Picture(window_size(picture.size, box, closer), partial(_window, picture, box, closer))
+            window = Picture(window_size(picture.size, box, closer), partial(_read_window, picture, box, closer))
             looks.append((shares(box, picture.size), Job(f"{job.id}@{number}", [window], requests)))
         return looks
 
@@ -384,7 +384,7 @@ def _read(found: Readable, corruption: Corruption | None) -> Image.Image:
     return apply(image, corruption) if corruption else image
 
 
-def _window(picture: Picture, box: Box, closer: CloserConfig) -> Image.Image:
+def _read_window(picture: Picture, box: Box, closer: CloserConfig) -> Image.Image:
     return window_image(picture.read(), box, closer)
 
 

@@ -220,7 +220,7 @@ class Sampler:
         noise = [self._noise(fork.ask.job_id, fork.ask.request.style, fork.index) for fork in now]
         prompts, parents = now[0].prompts, [fork.parent for fork in now]
         keys = [(fork.ask, fork.index) for fork in now]
-        self._waiting = _apart(later)
+        self._waiting = _separate_prompts(later)
         decoding.join(prompts, parents, keys, torch.from_numpy(np.stack(noise)))
 
     def _noise(self, job_id: str, style: str, index: int) -> np.ndarray:
@@ -282,9 +282,9 @@ class _Results:
         self._errors.update({ask.place: error for ask in item.asks})
 
     def in_order(self) -> list[list[Sample] | ValueError]:
-        return [self._errors[i] if i in self._errors else self._of(i) for i in range(len(self._jobs))]
+        return [self._errors[i] if i in self._errors else self._samples_of(i) for i in range(len(self._jobs))]
 
-    def _of(self, place: int) -> list[Sample]:
+    def _samples_of(self, place: int) -> list[Sample]:
         return [
             self._samples[place][request.style, request.prompt, index]
             for request in self._jobs[place].requests
@@ -365,7 +365,7 @@ def _portions(asks: Sequence[_Ask], slots: int) -> Iterator[list[_Ask]]:
         yield portion
 
 
-def _apart(forks: Sequence[_Fork]) -> list[_Fork]:
+def _separate_prompts(forks: Sequence[_Fork]) -> list[_Fork]:
     """The same samples with a cache of only their own prompts, so that the rest can be freed."""
     if not forks:
         return []

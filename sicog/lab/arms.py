@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from sicog.config import Config, apply_overrides, load_with_extends, merge, validate
-from sicog.config.paths import at_home
+from sicog.config.paths import expand_home
 from sicog.runs.config import InputSpec
 from sicog.runs.recipe import StepSpec, texts_of
 from sicog.stages.storage import write_bytes
@@ -160,7 +160,7 @@ def _with_relative_defaults(value: Any, folder: Path) -> Any:
         return value
     of = {key: _with_relative_defaults(item, folder) for key, item in value.items()}
     if isinstance(of.get("defaults"), str):
-        of["defaults"] = str(folder / at_home(Path(of["defaults"])))
+        of["defaults"] = str(folder / expand_home(Path(of["defaults"])))
     return of
 
 

@@ -19,7 +19,7 @@ from sicog.model.processing import SHARED_WITH_CONFIG, SicogProcessor
 from sicog.model.resampler import Resampler
 from sicog.model.vision_tower import VisionTower
 from sicog.model.weight_files import Stored, check_tensors, load_tensor, tensors_of
-from sicog.model.weights import UNREADABLE, load_pretrained, quiet, read_error_message
+from sicog.model.weights import UNREADABLE, load_pretrained, read_error_message, without_weight_report
 from sicog.stages.storage import read_json
 
 _CLIP_TYPES = ("clip", "clip_vision_model")
@@ -80,7 +80,7 @@ def load_parts(
     fields = {**token_ids(tokenizer, text.config.vocab_size), **config_overrides}
     with config_errors("the config of the new model"):
         config = SicogConfig(vision_config=vision_config, text_config=text.config, dtype=target, **fields)
-    with quiet():  # a whole CLIP checkpoint also has a text model; its weights are not used
+    with without_weight_report():  # a whole CLIP checkpoint also has a text model; its weights are not used
         clip = load_pretrained(CLIPVisionModel, vision_name, config=vision_config, dtype=target)
     tower = VisionTower(config.vision_config, config.vision_select_layer).to(target)  # type: ignore[arg-type]
     tower.load_state_dict(clip.state_dict())
@@ -169,7 +169,7 @@ def generation_config(own_ends: int | list[int] | None, processor: SicogProcesso
     return GenerationConfig(eos_token_id=sorted(ends - {None}), pad_token_id=processor.pad_token_id, do_sample=False)
 
 
-def own_ends(folder: Path, text_config: Any) -> list[int]:
+def end_token_ids(folder: Path, text_config: Any) -> list[int]:
     """The end tokens of a checkpoint's config and, if present, of its generation_config.json.
 
     Raises `ValueError` if that file is damaged or its end tokens are not ids.
@@ -194,7 +194,7 @@ def _fresh_projector(shell: Resampler | MlpProjector, dtype: torch.dtype) -> Res
 
 def read_config_dict(name: str) -> dict[str, Any]:
     """The values of a config.json. Raises `ValueError` if it is missing or not a JSON object."""
-    cause, folder = None, _here(name)
+    cause, folder = None, _local_name(name)
     try:
         if values := PreTrainedConfig.get_config_dict(folder)[0]:
             return values
@@ -205,7 +205,7 @@ def read_config_dict(name: str) -> dict[str, Any]:
     raise ValueError(f"{name} is neither a folder with a config.json nor a model id on the hub") from cause
 
 
-def _here(name: str) -> str:
+def _local_name(name: str) -> str:
     """The folder of a model: the given one, or the one in the local cache. Nothing is downloaded."""
     return str(local_model(Path(name), "model"))
 
@@ -222,7 +222,7 @@ def _read_part(kind: Any, name: str, files: Sequence[str] = ()) -> Any:
     if Path(name).is_dir() and (missing := [file for file in files if not (Path(name) / file).is_file()]):
         raise ValueError(f"{name} is incomplete: {', '.join(missing)} missing")
     try:
-        return kind.from_pretrained(_here(name))
+        return kind.from_pretrained(_local_name(name))
     except UNREADABLE as error:
         raise ValueError(f"{name}, its tokenizer or processor: {read_error_message(error)}") from error
 
@@ -233,7 +233,7 @@ def clip_vision_config(name: str) -> Any:
 
     if (model_type := read_config_dict(name).get("model_type")) not in _CLIP_TYPES:
         raise ValueError(f"{name} is a model of type {model_type!r}, not a CLIP vision model; check vision_tower")
-    return CLIPVisionConfig.from_pretrained(_here(name))
+    return CLIPVisionConfig.from_pretrained(_local_name(name))
 
 
 def _require_causal(name: str) -> None:

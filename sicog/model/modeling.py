@@ -282,10 +282,10 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         inputs = parent.prepare_inputs_for_generation(input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
         if features is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
             new_ids = inputs.get("input_ids")
-            inputs["image_features"] = features if new_ids is None else self._unread(features, input_ids, new_ids)
+            inputs["image_features"] = features if new_ids is None else self._new_features(features, input_ids, new_ids)
         return inputs
 
-    def _unread(self, features_NE: torch.Tensor, ids_BT: torch.Tensor, new_ids_BS: torch.Tensor) -> torch.Tensor:
+    def _new_features(self, features_NE: torch.Tensor, ids_BT: torch.Tensor, new_ids_BS: torch.Tensor) -> torch.Tensor:
         """The features of placeholders among the new ids. The cache already holds the others."""
         if new_ids_BS.shape == ids_BT.shape:
             return features_NE

@@ -62,7 +62,7 @@ def join_names(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_weight_report() -> Iterator[None]:
     """Stop Transformers from listing the tensors of a checkpoint."""
     from transformers.utils import logging
 

@@ -36,7 +36,7 @@ from sicog.config import (
     resolve_key_names,
     validate,
 )
-from sicog.config.paths import at_home
+from sicog.config.paths import expand_home
 from sicog.config.validation import validation_message
 from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.table import digest_source_file
@@ -314,10 +314,10 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         steps = values.get(part)
         for step in steps.values() if isinstance(steps, dict) else ():
             if isinstance(step, dict) and isinstance(defaults := step.get("defaults"), str):
-                step["defaults"] = str(folder / at_home(Path(defaults)))
+                step["defaults"] = str(folder / expand_home(Path(defaults)))
     assume = values.get("assume")
     if isinstance(assume, dict) and isinstance(model := assume.get("model"), str):
-        assume["model"] = str(folder / at_home(Path(model)))
+        assume["model"] = str(folder / expand_home(Path(model)))
     return values
 
 

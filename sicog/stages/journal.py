@@ -58,7 +58,7 @@ class Journal:
 
     def open_files(self, stack: ExitStack) -> Appending:
         """The files to append to, closed by the stack. A full disk is a `ValueError`, also where closing meets it."""
-        stack.enter_context(_disk_in_words(self.out_dir))
+        stack.enter_context(_disk_errors_as_sentences(self.out_dir))
         for folder in self.folders:
             self._part(folder).parent.mkdir(parents=True, exist_ok=True)
         parts = {folder: stack.enter_context(self._part(folder).open("ab")) for folder in self.folders}
@@ -106,7 +106,7 @@ class Appending:
 
 
 @contextmanager
-def _disk_in_words(out_dir: Path) -> Iterator[None]:
+def _disk_errors_as_sentences(out_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

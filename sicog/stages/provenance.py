@@ -116,10 +116,10 @@ def write_run_json(
         differences = _differences_from(folder, description)
         if not differences:
             return
-        if not holds_nothing(folder):
-            raise ValueError(another_run(folder, differences))
+        if not has_no_work(folder):
+            raise ValueError(other_run_message(folder, differences))
         _take_over(folder, differences)
-    elif holds_strangers(folder):
+    elif holds_unknown_files(folder):
         raise ValueError(f"{folder} is not empty and holds no {RUN}; choose another output folder")
     paths = {name: str(path) for name, path in sorted(inputs.items())}
     resolved = config.model_dump(mode="json")
@@ -135,7 +135,7 @@ def note_seconds(folder: Path, seconds: float) -> None:
     write_json(folder / RUN, read_json(folder / RUN) | {"seconds": round(seconds, 1)})
 
 
-def holds_nothing(folder: Path) -> bool:
+def has_no_work(folder: Path) -> bool:
     """Whether all that lies in an output folder is what a start writes before its first work is done.
 
     A checkpoint, a finished block or any file that is not known here makes the folder its run's.
@@ -152,13 +152,13 @@ def _is_work(path: Path, inside: tuple[str, ...]) -> bool:
     return not (name in _OF_A_START or path.parent.name == "tensorboard" or of_a_block)
 
 
-def another_run(folder: Path, differences: list[str]) -> str:
+def other_run_message(folder: Path, differences: list[str]) -> str:
     """The sentence for a folder that is not ours to write."""
     shown = "; ".join(differences[:5])
     return f"{folder} belongs to another run ({shown}); choose another output folder, or remove this one"
 
 
-def holds_strangers(folder: Path) -> bool:
+def holds_unknown_files(folder: Path) -> bool:
     """Whether a folder without a run.json holds files of which nobody knows what made them."""
     return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 

@@ -20,7 +20,7 @@ from sicog.records import Record
 from sicog.stages.config import StageOptions
 from sicog.stages.journal import WORK
 from sicog.stages.journal_progress import JournalProgress
-from sicog.stages.provenance import describe_output, holds_nothing, is_claimed, note_seconds, write_run_json
+from sicog.stages.provenance import describe_output, has_no_work, is_claimed, note_seconds, write_run_json
 from sicog.stages.reader import Source
 from sicog.stages.shard import Finish, Limit, Process, ShardTask
 from sicog.stages.storage import file_lock, is_finished, write_json
@@ -86,7 +86,7 @@ def _claim(stage: Stage, config: Config, rank: int) -> None:
     """Rank 0 writes run.json; the other ranks wait for it. What is not this stage's folder is refused."""
     if rank:
         claim = describe_output(step=stage.step, config=config, inputs=stage.inputs)
-        _wait_for(lambda: is_claimed(stage.out_dir, claim) or not holds_nothing(stage.out_dir))
+        _wait_for(lambda: is_claimed(stage.out_dir, claim) or not has_no_work(stage.out_dir))
     if not (rank and is_finished(stage.out_dir)):
         write_run_json(stage.out_dir, step=stage.step, config=config, inputs=stage.inputs)
 

@@ -62,7 +62,7 @@ def is_locked(path: Path) -> bool:
 
 
 @contextmanager
-def opened_table(path: Path) -> Iterator[IO[str]]:
+def open_text_table(path: Path) -> Iterator[IO[str]]:
     """The text of a TSV or CSV, behind the mark that Excel begins it with. Raises `ValueError` unless it is UTF-8."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

@@ -59,7 +59,7 @@ class ModelSource(Config):
     """Image settings of a model built from parts. They are saved with it, so sampling uses them too."""
 
     @model_validator(mode="after")
-    def _either_whole_or_parts(self) -> ModelSource:
+    def _check_parts(self) -> ModelSource:
         has_image = self.image != ImageSettings()
         of_parts = (self.vision_tower, self.language_model, self.projector, self.turn_format, self.config, has_image)
         if self.checkpoint and any(of_parts):
@@ -236,11 +236,11 @@ class TrainConfig(Config):
 
     @field_validator("packing", mode="before")
     @classmethod
-    def _yaml_reads_a_bare_off_as_false(cls, value: Any) -> Any:
+    def _read_off(cls, value: Any) -> Any:
         return "off" if value is False else value
 
     @model_validator(mode="after")
-    def _packing_needs_no_grouping(self) -> TrainConfig:
+    def _check_packing(self) -> TrainConfig:
         if self.packing != "off" and self.group_by_length:
             raise ValueError("group_by_length saves padding, but packed rows have none. Turn one of them off")
         if self.packing != "off" and self.attention == "eager":
@@ -250,7 +250,7 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _dpo_is_one_stage(self) -> TrainConfig:
+    def _check_objective(self) -> TrainConfig:
         if (self.stage == "dpo") != (self.objective == "dpo"):
             raise ValueError(f"stage dpo needs objective dpo, and the reverse; got {self.stage} and {self.objective}")
         if self.objective != "dpo" and self.dpo != DpoConfig():
@@ -258,7 +258,7 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _noise_is_of_rows(self) -> TrainConfig:
+    def _check_noise(self) -> TrainConfig:
         if self.objective == "dpo" and self.noise != NoiseConfig():
             raise ValueError(
                 "noise needs objective next_token, because it could change what distinguishes the pairs of dpo"
@@ -266,19 +266,19 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _something_is_trained(self) -> TrainConfig:
+    def _check_trainable(self) -> TrainConfig:
         if not self.trainable or len(set(self.trainable)) != len(self.trainable):
             raise ValueError(f"trainable must name one or more of {', '.join(PARTS)}, each once")
         return self
 
     @model_validator(mode="after")
-    def _adapters_are_whole(self) -> TrainConfig:
+    def _check_adapters(self) -> TrainConfig:
         if self.lora and self.parallel in ("zero3", "fsdp"):
             raise ValueError(f"adapters (lora) cannot be sharded. Use parallel ddp or zero2, not {self.parallel}")
         return self
 
     @model_validator(mode="after")
-    def _what_is_set_is_trained(self) -> TrainConfig:
+    def _check_trained_parts(self) -> TrainConfig:
         if unused := sorted(self.learning_rates.keys() - {*self.trainable}):
             raise ValueError(f"learning_rates names {', '.join(unused)}, which trainable does not. Add or remove it")
         if self.lora and "language_model" not in self.trainable:
@@ -286,7 +286,7 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _only_align_begins_without_a_projector(self) -> TrainConfig:
+    def _check_projector(self) -> TrainConfig:
         if self.stage != "align" and self.model.checkpoint is None and self.model.projector is None:
             raise ValueError(
                 f"stage {self.stage} of parts would begin with a random projector; give model.projector, the run "
@@ -305,14 +305,14 @@ class TrainConfig(Config):
         return 2 if self.objective == "dpo" else 1
 
     @property
-    def papers_batch(self) -> int:
+    def paper_batch(self) -> int:
         """Rows per update of this stage in the paper; the paper gives no value for dpo."""
         return _PAPERS_BATCH[self.stage]
 
     def rows_per_update(self, world_size: int) -> int:
         """The global batch on this many processes. Raises `ValueError` if the sizes do not agree."""
         if self.accumulation is None:
-            batch = self.global_batch or self.papers_batch
+            batch = self.global_batch or self.paper_batch
             if self.packing == "off":
                 accumulation_steps(batch, self.device_batch, world_size)
             return batch

@@ -45,11 +45,11 @@ def batch_line(config: TrainConfig, world_size: int) -> str:
         steps = rows // (config.device_batch * world_size)
         product = f"{config.device_batch} rows a device x {steps} accumulation steps x {world_size} process(es)"
         line = f"batch: {product} = {rows} rows per update{packed}"
-    if config.accumulation is None or rows == config.papers_batch or config.stage == "dpo":
+    if config.accumulation is None or rows == config.paper_batch or config.stage == "dpo":
         return line
     return (
-        f"{line}\n  WARNING: the paper's {config.stage} has {config.papers_batch} rows per update, not {rows}; "
-        f"leave the accumulation (ACCU_STEPS) out to have it follow from GLOBAL_BATCH, {config.papers_batch} by default"
+        f"{line}\n  WARNING: the paper's {config.stage} has {config.paper_batch} rows per update, not {rows}; "
+        f"leave the accumulation (ACCU_STEPS) out to have it follow from GLOBAL_BATCH, {config.paper_batch} by default"
     )
 
 

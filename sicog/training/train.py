@@ -186,7 +186,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
         images,
         slicing=config.slicing,
         cache=cache,
-        noise=RowNoise(config.noise, config.seed) if config.noise.of_images else None,
+        noise=RowNoise(config.noise, config.seed) if config.noise.changes_images else None,
     )
     n_rows = len(mixture.selection) + mixture.n_dropped
     dropped = Counter(row.reason for row in usable.dropped_rows())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from sicog.config.paths import NameOrPath, at_home
+from sicog.config.paths import NameOrPath, expand_home
 
 
 class Model(BaseModel):
@@ -17,4 +17,4 @@ def test_a_name_that_may_be_a_path(tmp_path, monkeypatch):
     found = Model(name="~/encoder", other="org/model~1")
     assert (found.name, found.other) == (f"{tmp_path}/encoder", "org/model~1")
     assert Model(name="https://a//b").name == "https://a//b"  # a text that is no path stays as it is
-    assert at_home(Path("~no-such-user/x")) == Path("~no-such-user/x")
+    assert expand_home(Path("~no-such-user/x")) == Path("~no-such-user/x")

@@ -21,7 +21,7 @@ from sicog.runs.states import process_is_alive
 from sicog.stages.backends import backend_of
 from sicog.stages.config import StageOptions
 from sicog.stages.journal import Appending
-from sicog.stages.provenance import holds_nothing
+from sicog.stages.provenance import has_no_work
 from sicog.stages.reader import FolderSource
 from sicog.stages.runner import Stage, run_stage
 from sicog.stages.shard import Limit, Line
@@ -622,6 +622,6 @@ def test_a_start_that_is_still_at_work_keeps_its_folder(tmp_path):
 
 def test_a_run_json_that_is_being_written_is_no_work_of_a_folder(tmp_path):
     (tmp_path / ".run.json.tmp").write_text("{")  # the first process writes it; the others wait for its claim
-    assert holds_nothing(tmp_path)
+    assert has_no_work(tmp_path)
     (tmp_path / "shard-00000.jsonl").write_text("{}\n")
-    assert not holds_nothing(tmp_path)
+    assert not has_no_work(tmp_path)

@@ -13,7 +13,7 @@ from sicog.stages.storage import (
     count_rows,
     lines_of,
     make_readable,
-    opened_table,
+    open_text_table,
     read_records,
     shards,
     truncate_to_last_line,
@@ -74,10 +74,10 @@ def test_a_half_written_tail_is_cut_off(tmp_path, cut):
 
 def test_a_table_of_excel_is_read_behind_its_mark_and_another_encoding_is_named(tmp_path):
     (tmp_path / "a.tsv").write_bytes(b"\xef\xbb\xbfindex\tanswer\n1\tcaf\xc3\xa9\n")
-    with opened_table(tmp_path / "a.tsv") as file:
+    with open_text_table(tmp_path / "a.tsv") as file:
         assert list(csv.DictReader(file, delimiter="\t")) == [{"index": "1", "answer": "caf\u00e9"}]
     (tmp_path / "b.tsv").write_bytes(b"index\tanswer\n1\tcaf\xe9\n")
-    with pytest.raises(ValueError, match=r"b\.tsv is not UTF-8"), opened_table(tmp_path / "b.tsv") as file:
+    with pytest.raises(ValueError, match=r"b\.tsv is not UTF-8"), open_text_table(tmp_path / "b.tsv") as file:
         list(csv.DictReader(file, delimiter="\t"))
 
 

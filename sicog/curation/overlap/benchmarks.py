@@ -40,7 +40,7 @@ from sicog.records import Dropped, Record
 from sicog.stages.config import StageOptions
 from sicog.stages.provenance import digest_value
 from sicog.stages.runner import Stage, run_stage
-from sicog.stages.storage import is_finished, opened_table, read_records
+from sicog.stages.storage import is_finished, open_text_table, read_records
 from sicog.tasks import TASKS, bare_question
 
 FORMAT = 2  # increase when rows are read differently; cached benchmarks are then read again
@@ -148,7 +148,7 @@ class _Entries:
 
     def _tsv(self) -> Iterator[Entry | Dropped]:
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images are fields of megabytes
-        with opened_table(self.path) as file:
+        with open_text_table(self.path) as file:
             rows = csv.DictReader(file, delimiter="\t")
             if "index" not in (rows.fieldnames or ()):
                 raise ValueError(f"{self.path}: the column `index` is missing. Give a TSV in VLMEvalKit's format")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sicog.config.paths import at_home
+from sicog.config.paths import expand_home
 from sicog.console import say
 
 _BEAT_S = 5.0
@@ -32,7 +32,7 @@ def cache_folder(given: Path | None = None) -> Path:
     if given is not None:
         return given
     named = os.environ.get("SICOG_CACHE")
-    return at_home(Path(named)) if named else Path.home() / ".cache" / "sicog"
+    return expand_home(Path(named)) if named else Path.home() / ".cache" / "sicog"
 
 
 def build_once(target: Path, build: Callable[[Path], None], what: str) -> Path:
@@ -57,7 +57,7 @@ def build_once(target: Path, build: Callable[[Path], None], what: str) -> Path:
     except OSError as error:
         if error.errno in _FULL or _is_short_write(error):
             raise ValueError(f"{target.parent}: the disk is full; free some space, or {ADVICE}") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST) and _is_ours(
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST) and _is_about_cache(
             error, target
         ):
             raise ValueError(f"{target.parent} cannot be written ({error.strerror}); {ADVICE}") from error
@@ -88,7 +88,7 @@ def _is_short_write(error: OSError) -> bool:
     return error.errno is None and "requested and" in str(error)
 
 
-def _is_ours(error: OSError, target: Path) -> bool:
+def _is_about_cache(error: OSError, target: Path) -> bool:
     """Whether the error is about the cache and not about an input."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     return bool(name) and (Path(name) in target.parents or Path(name).parent == target.parent)

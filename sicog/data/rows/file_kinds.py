@@ -73,12 +73,12 @@ class SourceFiles:
 def find_files(path: Path) -> SourceFiles:
     """The files of a source. Raises `ValueError` for a missing file, another kind of file, or a wrong suffix."""
     if path.is_dir():
-        return _of_folder(path)
+        return _files_of_folder(path)
     kind = _KINDS.get(path.suffix.lower())
     if kind is None and path.is_file() and _first_bytes(path).removeprefix(_BOM).lstrip()[:1] in (b"[", b"{"):
         kind = "json"  # although the suffix does not say so
     if kind is None:
-        found = f" ({found[0]})" if path.is_file() and (found := _by_content(path)) else ""
+        found = f" ({found[0]})" if path.is_file() and (found := _kind_by_content(path)) else ""
         raise ValueError(
             f"{path} is not a data source{found}. Give a dataset folder, a folder of shards, {_KNOWN}, or, for "
             f"training, a .yaml mixture"
@@ -103,7 +103,7 @@ def unreadable_message(path: Path) -> list[str]:
 
 def check_content(path: Path, kind: Kind) -> None:
     """Raise `ValueError` for a file whose first bytes belong to another kind; the message names both kinds."""
-    if found := _by_content(path):
+    if found := _kind_by_content(path):
         what, its_kind = found
         if its_kind != kind:
             unpack = "; unpack it first" if "compressed" in what or "archive" in what else ""
@@ -116,7 +116,7 @@ def check_content(path: Path, kind: Kind) -> None:
         )
 
 
-def _by_content(path: Path) -> tuple[str, Kind | None] | None:
+def _kind_by_content(path: Path) -> tuple[str, Kind | None] | None:
     start = _first_bytes(path)
     if start[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
         return "a tar archive", "tar"
@@ -135,7 +135,7 @@ def _is_one_object(path: Path) -> bool:
         return next(filter(None, lines), b"") == b"{"
 
 
-def _of_folder(path: Path) -> SourceFiles:
+def _files_of_folder(path: Path) -> SourceFiles:
     # run.json is written first and manifest.json last. So a folder with one of them is the output of a step.
     if (path / RUN).is_file() or (is_finished(path) and next(path.glob("shard-*.jsonl"), None)):
         return SourceFiles(path, "dataset", tuple(shards(path)))
@@ -146,7 +146,7 @@ def _of_folder(path: Path) -> SourceFiles:
             f"as {path / (splits[0] if splits else 'train')}"
         )
     if (path / _ARROW_STATE).is_file() and next(path.glob("*.arrow"), None):
-        return _of_save_to_disk(path)
+        return _arrow_files(path)
     seen = sorted(p for p in path.iterdir() if p.name[0] != "." and p.name != MANIFEST)
     files = [p for p in seen if p.suffix.lower() in _KINDS and p.is_file()]
     kinds = {_KINDS[p.suffix.lower()] for p in files}
@@ -169,7 +169,7 @@ def _of_folder(path: Path) -> SourceFiles:
     return SourceFiles(path, kind, tuple(files))
 
 
-def _of_save_to_disk(path: Path) -> SourceFiles:
+def _arrow_files(path: Path) -> SourceFiles:
     state = read_json(path / _ARROW_STATE)
     files = [path / str(entry["filename"]) for entry in state.get("_data_files", ())]
     if gone := [file.name for file in files if not file.is_file()]:

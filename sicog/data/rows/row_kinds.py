@@ -48,7 +48,7 @@ def _parse_candidates(row: Row, row_id: str) -> Query:
     texts = first_value(row, *_GENERATED)
     if not all(isinstance(text, str) for text in (texts if isinstance(texts, list) else [texts])):
         raise RowError("no_candidates", "a row needs candidates (a list of texts), or one generated text")
-    return QueryParser("reasoning" if _asks(row) else "captioning")(row, row_id)
+    return QueryParser("reasoning" if _has_question(row) else "captioning")(row, row_id)
 
 
 EXAMPLES = RowKind("rows to train on", "sicog train", parse_example, unique_ids=False)
@@ -120,24 +120,24 @@ def _kind_by_keys(row: Row) -> RowKind | None:
         return PAIRS
     if first_value(row, *_GENERATED) is not None:
         return CANDIDATES
-    if _answers(row):
+    if _has_answer(row):
         return EXAMPLES
     if first_value(row, "caption", "cod_caption") is not None:
         return CAPTIONS
     if turn_columns(row) == ("text",):
         return EXAMPLES
-    if _asks(row):
+    if _has_question(row):
         return QUESTIONS
     is_image = _questions(row) or first_value(row, "conversations", "messages") is None
     return IMAGES if is_image and image_names(row) else None
 
 
-def _answers(row: Row) -> bool:
+def _has_answer(row: Row) -> bool:
     turns = turns_of(row, required=False)
     return any(role == "assistant" for role, _ in turns) or (bool(turns) and first_value(row, "answer") is not None)
 
 
-def _asks(row: Row) -> bool:
+def _has_question(row: Row) -> bool:
     """Whether a row asks a real question. Files of unlabelled images often have a request for a caption."""
     return any(not question.startswith(CAPTION_REQUEST) for question in _questions(row))
 

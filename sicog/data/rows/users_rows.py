@@ -45,17 +45,17 @@ class UsersRows:
             if self.source.kind == "json":
                 yield from JsonFile(path)
             elif self.source.kind == "tar":
-                yield from _of_tar(path)
+                yield from _tar_rows(path)
             else:
-                yield from _of_columns(path, self.names_only)
+                yield from _column_rows(path, self.names_only)
 
 
-def _of_tar(path: Path) -> Iterator[RawRow | Dropped]:
+def _tar_rows(path: Path) -> Iterator[RawRow | Dropped]:
     for sample in tar_samples(path):
         yield sample if isinstance(sample, Dropped) else RawRow(sample.row, path.name, sample.key, sample.key)
 
 
-def _of_columns(path: Path, names_only: bool) -> Iterator[RawRow]:
+def _column_rows(path: Path, names_only: bool) -> Iterator[RawRow]:
     for place, found in enumerate(column_rows(path), 1):
         if names_only and found.holds_images:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sicog.config.paths import at_home
+from sicog.config.paths import expand_home
 
 
 def kit_python(python: Path | None, kit: Path | None) -> Path:
@@ -15,7 +15,7 @@ def kit_python(python: Path | None, kit: Path | None) -> Path:
     """
     given = python or os.environ.get("SICOG_EVAL_PYTHON")
     roots = (Path(__file__).parents[3], Path.cwd())
-    places = [at_home(Path(given))] if given else [root / ".venv-eval/bin/python" for root in roots]
+    places = [expand_home(Path(given))] if given else [root / ".venv-eval/bin/python" for root in roots]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise ValueError(

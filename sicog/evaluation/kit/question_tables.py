@@ -16,14 +16,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sicog.config.paths import at_home
+from sicog.config.paths import expand_home
 from sicog.data.images import ImageProblem, resolve_image
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.suite import Benchmark
 from sicog.model.image_files import image_size
 from sicog.records import Query
 from sicog.stages.provenance import digest_bytes
-from sicog.stages.storage import is_finished, opened_table, write_bytes, write_dataset
+from sicog.stages.storage import is_finished, open_text_table, write_bytes, write_dataset
 
 DATA_ROOT = "LMUData"  # the kit's name of the variable
 ANSWERS = "answers.tsv"
@@ -35,7 +35,7 @@ _TURN = 10**6  # distance between the indices of one question
 
 def data_root(given: Path | None) -> Path:
     """Return the kit's data folder: as given, else $LMUData, else ~/LMUData."""
-    return at_home(Path(given or os.environ.get(DATA_ROOT) or "~/LMUData")).absolute()
+    return expand_home(Path(given or os.environ.get(DATA_ROOT) or "~/LMUData")).absolute()
 
 
 def table_file(benchmark: Benchmark, root: Path) -> Path:
@@ -126,7 +126,7 @@ def _read(
 def _rows(table: Path) -> Iterator[dict[str, str]]:
     """Yield the rows and check their columns. Tables may be larger than memory because of their images."""
     csv.field_size_limit(sys.maxsize)  # images are cells
-    with opened_table(table) as file:
+    with open_text_table(table) as file:
         rows = csv.DictReader(file, delimiter="\t")
         columns = rows.fieldnames or []
         missing = [name for name in ("index", "question", "answer") if name not in columns]

@@ -18,7 +18,7 @@ from sicog.evaluation.families import FAMILIES, Question
 from sicog.evaluation.kit.work_folder import MODEL, SCORES
 from sicog.evaluation.names import unique_tails
 from sicog.evaluation.suite import Suite
-from sicog.stages.storage import opened_table, read_json
+from sicog.stages.storage import open_text_table, read_json
 
 STATUS = "status.json"
 _KINDS = (".xlsx", ".tsv", ".json", ".csv")  # formats of the kit's PRED_FORMAT, its default first
@@ -140,7 +140,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         return content
     if path.suffix in (".csv", ".tsv"):
         csv.field_size_limit(sys.maxsize)
-        with opened_table(path) as file:
+        with open_text_table(path) as file:
             return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
     workbook = import_package("openpyxl", str(path)).load_workbook(path, read_only=True)
     try:

@@ -19,8 +19,8 @@ from sicog.model.card import write_card
 from sicog.model.checkpoints import (
     check_agreement,
     clip_vision_config,
+    end_token_ids,
     generation_config,
-    own_ends,
     read_config_dict,
     read_processor,
     token_ids,
@@ -28,7 +28,7 @@ from sicog.model.checkpoints import (
 from sicog.model.configuration import SicogConfig
 from sicog.model.mlp_projector import MlpProjector
 from sicog.model.modeling import SicogForConditionalGeneration
-from sicog.model.original.config import projector_of, read_config, strays, to_ours, to_theirs, write_config
+from sicog.model.original.config import projector_of, read_config, to_ours, to_theirs, unusual_settings, write_config
 from sicog.model.processing import CHATML, IMAGE_SETTINGS, SicogProcessor
 from sicog.model.resampler import Resampler
 from sicog.model.weight_files import (
@@ -78,7 +78,7 @@ def import_checkpoint(
     config.dtype = ours[_TABLE].dtype
     turns = turn_format or imported.turn_format or CHATML.name
     processor = SicogProcessor.from_config(config, tokenizer, turn_format=turns, **imported.image)
-    ends = own_ends(source, config.text_config)
+    ends = end_token_ids(source, config.text_config)
     with _new_folder(target) as made:
         copy_tensors(ours, made)
         config.save_pretrained(made)
@@ -103,7 +103,7 @@ def export_checkpoint(source: Path, target: Path, *, vision_tower: str = CLIP) -
     check_tensors(source, found, _shapes(config), _optional(config))
     image = {name: getattr(processor.image_processor, name) for name in IMAGE_SETTINGS}
     values = write_config(config, processor.turn_format, image, vision_tower)
-    ends = own_ends(source, config.text_config)
+    ends = end_token_ids(source, config.text_config)
     with _new_folder(target) as made:
         copy_tensors({to_theirs(name): stored for name, stored in found.items()}, made)
         _write_tokenizer(processor.tokenizer, made)
@@ -111,7 +111,7 @@ def export_checkpoint(source: Path, target: Path, *, vision_tower: str = CLIP) -
         generation_config(ends, processor).save_pretrained(made)
     kind = values["model_type"].removesuffix("2")
     say(f"{target}: {len(found)} tensors in LLaVA's layout. Its loader reads the folder's name: keep {kind!r} in it")
-    for stray in strays(config, image):
+    for stray in unusual_settings(config, image):
         say(f"  differs from the original's code: {stray}")
     return target
 

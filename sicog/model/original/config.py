@@ -186,7 +186,7 @@ def write_config(config: SicogConfig, turn_format: str, image: Mapping[str, Any]
     }
 
 
-def strays(config: SicogConfig, image: Mapping[str, Any]) -> list[str]:
+def unusual_settings(config: SicogConfig, image: Mapping[str, Any]) -> list[str]:
     """Settings of a model's training that differ from those of the original's code."""
     if config.projector_type == "mlp":
         return []
