@@ -71,20 +71,20 @@ class CandidateOrigin:
     def read(cls, extra: Mapping[str, Any]) -> CandidateOrigin:
         """Read the keys of `extra`; a value of another type, or a number that is not finite, is not known."""
         return cls(
-            style=_typed(extra.get("style"), str),
-            index=_typed(extra.get("index"), int),
-            seed=_typed(extra.get("seed"), int),
-            checkpoint=_typed(extra.get("checkpoint"), str),
+            style=_value_of_type(extra.get("style"), str),
+            index=_value_of_type(extra.get("index"), int),
+            seed=_value_of_type(extra.get("seed"), int),
+            checkpoint=_value_of_type(extra.get("checkpoint"), str),
             score=_finite(extra.get("score")),
             agreement=_finite(extra.get("agreement")),
             vote=_finite(extra.get("vote")),
             margin=_finite(extra.get("margin")),
-            k=_typed(extra.get("k"), int),
-            of=_typed(extra.get("of"), str),
+            k=_value_of_type(extra.get("k"), int),
+            of=_value_of_type(extra.get("of"), str),
         )
 
 
-def _typed(value: Any, kind: type[ValueT]) -> ValueT | None:
+def _value_of_type(value: Any, kind: type[ValueT]) -> ValueT | None:
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
