@@ -11,10 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "timing", "plain_resampler"}
 NAMES = sorted(name for name in FILES if "gpu" not in name)
+LONG = {"stages", "curation"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly if name in LONG else ()) for name in NAMES]
+)
 def test_a_benchmark_runs_and_both_ways_agree(tmp_path, name):
     out = tmp_path / "result.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--repeats", "1", "--out", str(out)]

@@ -28,6 +28,7 @@ def smoke(name, out):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_whole_model(tmp_path):
     smoke("gpu_model", tmp_path / "gpu.json")
     train = json.loads((tmp_path / "gpu-train.json").read_text())["rows"]
@@ -57,6 +58,7 @@ def test_a_sampling_run(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_training_with_all_options(tmp_path):
     smoke("gpu_train", tmp_path / "gpu.json")
     rows = json.loads((tmp_path / "gpu-train.json").read_text())["rows"]

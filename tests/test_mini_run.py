@@ -168,6 +168,7 @@ KILLED_IN = {
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_killed_in_every_kind_of_step_it_ends_with_the_same_bytes(undisturbed, tmp_path):
     run_dir, _ = undisturbed
