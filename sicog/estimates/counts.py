@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from sicog.data.mixture import Source, chosen_rows
+from sicog.data.amounts import MixedSource, WhenShort, amount_to_take, amounts
 from sicog.data.rows.file_kinds import find_files
 from sicog.data.rows.sources import count_file
 from sicog.formats import FileSource, parse_example
@@ -73,11 +74,14 @@ class Counts:
 
     def of(self, step: Step) -> InAndOut:
         """Rows in and out of a step. The rows it will write are remembered for later steps."""
-        counter: Counter | None = load(step.verb.counter) if step.verb.counter else None
-        if is_done(step) and is_finished(step.folder) and "rows_in" in read_json(step.folder / MANIFEST):
-            manifest = read_json(step.folder / MANIFEST)
-            return InAndOut(Rows(manifest["rows_in"], "counted"), Rows(manifest["rows_out"], "counted"))
-        return counter(self, step) if counter and not is_done(step) else InAndOut(None, None)
+        if is_done(step):
+            manifest = read_json(step.folder / MANIFEST) if is_finished(step.folder) else {}
+            if "rows_in" in manifest:
+                return InAndOut(Rows(manifest["rows_in"], "counted"), Rows(manifest["rows_out"], "counted"))
+        elif step.verb.counter:
+            counter: Counter = load(step.verb.counter)
+            return counter(self, step)
+        return InAndOut(None, None)
 
     def at(self, path: Path) -> Rows | None:
         """Rows of a path: of existing data, of a step's future output, or as expected of an input."""
@@ -108,21 +112,34 @@ class Counts:
         """Remember the number of rows that a step will write."""
         self.found[path] = rows
 
-    def taken_rows(self, sources: Sequence[Source]) -> Rows | None:
-        """The rows that a mixture takes from its sources."""
-        all_rows = [self._taken_rows(source) for source in sources]
-        known = [rows for rows in all_rows if rows is not None]
-        return _sum(known) if known and len(known) == len(all_rows) else None
+    def taken_rows(
+        self, sources: Sequence[MixedSource], total: int | None = None, when_short: WhenShort | None = None
+    ) -> Rows | None:
+        """The rows that a mixture or a built set takes from its sources."""
+        found = [self.at(source.path) for source in sources]
+        known = [rows for rows in found if rows is not None]
+        if len(known) == len(found):
+            # With too few rows the step itself says what it lacks; here each source counts by itself.
+            with suppress(ValueError):
+                taken = [amount_to_take(source, rows.n)[1] for source, rows in zip(sources, known, strict=True)]
+                return replace(_sum(known), n=sum(amounts(sources, taken, total, when_short or "error")))
+        if total is not None:
+            return Rows(total, "from the config")
+        parts = [_expected_rows(source, rows) for source, rows in zip(sources, found, strict=True)]
+        return _sum(sure) if len(sure := [rows for rows in parts if rows]) == len(parts) else None
 
-    def _taken_rows(self, source: Source) -> Rows | None:
-        rows = self.at(source.path)
-        if rows is None:  # `first:N` has the number itself
-            which, _, n = source.take.partition(":")
-            return Rows(int(int(n) * source.weight), "from the config") if n.isdigit() else None
-        try:
-            return replace(rows, n=len(chosen_rows(source, rows.n, "0")[0]))
-        except ValueError:
-            return rows
+
+def _expected_rows(source: MixedSource, rows: Rows | None) -> Rows | None:
+    """The rows that a source gives by itself. `count` and `first:N` have the number, however many there are."""
+    if source.count is not None:
+        return Rows(source.count, "from the config")
+    if rows is None:
+        n = (source.take or "").partition(":")[2]
+        return Rows(source.weighted_count(int(n)), "from the config") if n.isdigit() else None
+    try:
+        return replace(rows, n=source.weighted_count(amount_to_take(source, rows.n)[1]))
+    except ValueError:
+        return rows
 
 
 def _less_certain(one: How, other: How) -> How:
@@ -181,24 +198,13 @@ def count_curated(counts: Counts, step: Step) -> InAndOut:
 
 def count_built(counts: Counts, step: Step) -> InAndOut:
     config = cast("BuildConfig", step.config)
-    total = getattr(config, "total", None)
-    parts = []
-    for source in config.sources:
-        rows = counts.at(source.path)
-        if source.count is not None:
-            rows = Rows(source.count, "from the config")
-        elif rows and source.weight is not None:
-            rows = rows.times(source.weight)
-        parts.append(rows)
-    known = [rows for rows in parts if rows is not None]
-    given = _sum(known) if len(known) == len(parts) else None
-    gives = Rows(total, "from the config") if isinstance(total, int) else given
-    return _pass_on(counts, step, given, gives)
+    rows = counts.taken_rows(config.sources, config.total, config.when_short)
+    return _pass_on(counts, step, rows, rows)
 
 
 def count_mixed(counts: Counts, step: Step) -> InAndOut:
     config = cast("MixConfig", step.config)
-    rows = counts.taken_rows(config.sources)
+    rows = counts.taken_rows(config.sources, config.total, config.when_short)
     return _pass_on(counts, step, rows, rows)
 
 

@@ -9,7 +9,7 @@ grammar          texts as claims
 write_world      the data set on disk
 truth            the truth on disk, and how a text compares to it
 steps            the mini world's steps of a recipe
-annotate         the annotation step, with the local teacher of teacher_server
+annotate         the annotation step, with the local teacher of `teacher_server`
 measure_model    evaluate a checkpoint by the truth
 tsv              the world as tables of VLMEvalKit
 tokenizer        the tokenizer of the mini language model

@@ -86,11 +86,12 @@ def example_row(name: str, row: Example) -> tuple[Facts, Text]:
         text["extra"] = {key: value for key, value in row.extra.items() if key != "claims"}
     if claims := row.extra.get("claims"):
         text["claims"] = [[claim["key"], claim.get("support"), claim.get("seen")] for claim in claims]
+    origin = row.origin
     facts = Facts(
         *(row.id, name, row.source),
-        style=row.origin.style or None,
+        style=origin.style or None,
         image=row.images[0] if row.images else None,
-        value=comparable_value_of(row.origin),
+        value=comparable_value_of(origin),
         words=sum(len(turn.text.split()) for turn in row.turns if turn.role == "assistant"),
         support=_lowest_support([claim.get("support") for claim in claims or []]),
     )

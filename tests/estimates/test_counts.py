@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sicog.estimates.counts import Counts
-from sicog.records import CandidateSet, Query
+from sicog.records import CandidateSet, Example, Query, Turn
 from sicog.runs.recipe import load_recipe
 from sicog.runs.verbs import VERBS, load
 from sicog.stages.storage import write_dataset
@@ -32,6 +32,29 @@ def test_candidates_of_several_runs_are_counted_once(tmp_path: Path, monkeypatch
     found = {step.name: counts.of(step) for step in recipe.steps}
     assert [str(found[name].given) for name in ("grouped", "scored", "kept")] == ["5", "<= 5", "<= 5"]
     assert [str(found[name].gives) for name in ("grouped", "scored")] == ["<= 5", "<= 5"]
+
+
+MIXED = """
+run_dir: run
+steps:
+  shares: {run: mix, config: {total: 40, sources: [{path: a, share: 0.25}, {path: b, share: 0.75}]}}
+  counts: {run: mix, config: {sources: [{path: a, count: 5}, {path: b, at_most: 8}]}}
+  taken: {run: build, config: {sources: [{name: a, path: a, take: "first:4", weight: 2}, {name: c, path: c, count: 9}]}}
+  whole: {run: build, config: {total: 12, sources: [{name: a, path: a, share: 1}]}}
+  lacking: {run: build, config: {total: 70, sources: [{name: a, path: a, share: 1}]}}
+"""
+
+
+def test_every_way_to_say_an_amount_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    turns = (Turn(role="user", text="Hi."), Turn(role="assistant", text="Yes."))
+    for name, n in (("a", 20), ("b", 30)):
+        write_dataset(tmp_path / name, [Example(id=str(i), turns=turns) for i in range(n)])
+    (tmp_path / "r.yaml").write_text(MIXED)
+    recipe = load_recipe(Path("r.yaml"))
+    counts = Counts(recipe)
+    found = {step.name: str(counts.of(step).gives) for step in recipe.steps}
+    assert found == {"shares": "40", "counts": "13", "taken": "17", "whole": "12", "lacking": "70"}
 
 
 def test_what_a_verb_names_exists() -> None:
