@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_sicog import warm_python
 
 ROOT = Path(__file__).parents[1]
 FILES = {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "timing", "plain_resampler"}
@@ -20,7 +20,7 @@ LONG = {"stages", "curation"}
 )
 def test_a_benchmark_runs_and_both_ways_agree(tmp_path, name):
     out = tmp_path / "result.json"
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--repeats", "1", "--out", str(out)]
+    command = [warm_python(), "-m", f"benchmarks.{name}", "--smoke", "--repeats", "1", "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,13 +2,13 @@
 
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 from generation.worlds import picture, write_world
+from warm_sicog import warm_python
 
 from sicog.generation.corruption import METHODS, Corruption, add_corruption, apply
 from sicog.generation.sample import SampleConfig, sample
@@ -31,7 +31,7 @@ def load():
 
 
 def start(name, *arguments):
-    command = [sys.executable, ROOT / "examples" / f"{name}.py", *arguments]
+    command = [warm_python(), ROOT / "examples" / f"{name}.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=250)
 
 

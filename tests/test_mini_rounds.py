@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from warm_sicog import warm_sicog
 
 from sicog.records import Example, ScoredSet
 from sicog.stages.storage import read_json, read_records
@@ -25,15 +26,15 @@ steps:
 SECONDS = 300
 
 
-def sicog(*arguments, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "sicog", *map(str, arguments)]
+def start(*command, **options) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
+    command = list(map(str, command))
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True, **options)
 
 
 def status(run_dir) -> tuple[int, str]:
-    asked = sicog("status", run_dir)
+    asked = start(warm_sicog(), "status", run_dir)
     return asked.wait(SECONDS), asked.stdout.read()
 
 
@@ -42,7 +43,7 @@ def status(run_dir) -> tuple[int, str]:
 def test_two_rounds_run_to_their_end_after_a_kill(tmp_path):
     recipe, run = tmp_path / "rounds.yaml", tmp_path / "run"
     recipe.write_text(RECIPE.format(root=ROOT, run_dir=run))
-    killed = sicog("run", recipe, start_new_session=True)
+    killed = start(sys.executable, "-m", "sicog", "run", recipe, start_new_session=True)
     try:
         deadline = time.monotonic() + SECONDS
         while not (run / ".steps" / "round-1" / "next-pretrain.json").is_file():
@@ -56,7 +57,7 @@ def test_two_rounds_run_to_their_end_after_a_kill(tmp_path):
     code, table = status(run)
     assert code == 1 and "stopped" in table and "no process is running" in table
     before = (run / "round-1" / "curated" / "shard-00000.jsonl").read_bytes()
-    again = sicog("run", recipe)
+    again = start(warm_sicog(), "run", recipe)
     output = again.communicate(timeout=SECONDS)[0]
     assert again.returncode == 0, output
     assert (run / "round-1" / "curated" / "shard-00000.jsonl").read_bytes() == before

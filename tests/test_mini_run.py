@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from warm_sicog import warm_sicog
 
 from sicog.stages.storage import read_json
 
@@ -37,8 +38,7 @@ def start(recipe: Path, **options) -> subprocess.Popen:
 
 
 def sicog(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "sicog", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+    return subprocess.run([warm_sicog(), *map(str, arguments)], capture_output=True, text=True, timeout=200)
 
 
 def results(run_dir: Path) -> dict[str, bytes]:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from warm_sicog import warm_sicog
+
 from sicog.mini.write_world import MiniDataConfig, write_mini_data
 from sicog.records import ScoredSet
 from sicog.stages.storage import read_records
@@ -27,7 +29,7 @@ def test_it_is_short():
 
 
 def bash(text, folder, **variables):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(warm_sicog().parent), str(Path(sys.executable).parent), os.environ["PATH"]])
     text = re.sub(r"([\w/-]+\.sh)", rf"{ROOT}/\1", text).replace("recipes/", f"{ROOT}/recipes/")
     environment = {**os.environ, "PATH": path, **variables}
     return subprocess.run(

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 from tiny import tiny_parts
+from warm_sicog import warm_sicog
 
 from sicog.chains import COD, render
 from sicog.curation.build.build import BuildConfig, build
@@ -29,7 +30,8 @@ STAND_INS = ROOT / "tests" / "slurm"
 def start(text, folder, **variables):
     """A bash that runs lines of the README from a folder, with sicog, torchrun and the stand-ins on PATH."""
     text = re.sub(r"(?<![\w/])training_scripts/", lambda _: f"'{ROOT}'/training_scripts/", text)
-    path = os.pathsep.join([str(STAND_INS), str(Path(sys.executable).parent), os.environ["PATH"]])
+    places = [STAND_INS, warm_sicog().parent, Path(sys.executable).parent, os.environ["PATH"]]
+    path = os.pathsep.join(map(str, places))
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
     command = ["bash", "-euo", "pipefail", "-c", text]
     return subprocess.Popen(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from warm_sicog import warm_python
 
 from sicog.model import load_checkpoint
 from sicog.records import Example, Turn
@@ -271,7 +272,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, tmp_path: Pa
     assert undisturbed.wait(timeout=120) == 0
 
     run_dir = tmp_path / "killed"
-    process = start(settings, run_dir)
+    process = start(settings, run_dir, python=sys.executable)
     wait_until(lambda: (run_dir / "checkpoint-10" / "complete.json").exists() and len(metrics_raw(run_dir)) >= 12)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -293,8 +294,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, tmp_path: Pa
 def test_two_processes_train_as_one(config: MakeConfig, tmp_path: Path, packing: dict[str, Any]) -> None:
     settings = config(max_steps=3, device_batch=2, **packing)
     assert start(settings, tmp_path / "one").wait(timeout=120) == 0
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = start(settings, tmp_path / "two", launcher)
+    process = start(settings, tmp_path / "two", processes=2)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors[-2000:]
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
@@ -302,8 +302,10 @@ def test_two_processes_train_as_one(config: MakeConfig, tmp_path: Path, packing:
     assert [line["grad_norm"] for line in two] == pytest.approx([line["grad_norm"] for line in one], rel=1e-3)
 
 
-def start(settings: TrainConfig, run_dir: Path, launcher: list[str] | None = None) -> subprocess.Popen[str]:
-    """Train in a process of its own."""
+def start(
+    settings: TrainConfig, run_dir: Path, *, processes: int = 1, python: str | None = None
+) -> subprocess.Popen[str]:
+    """Train in processes of their own. python: default the one of the tests that starts warm."""
     script = run_dir.parent / f"train_{run_dir.name}.py"
     values = settings.model_copy(update={"out_dir": run_dir}).model_dump_json()
     script.write_text(
@@ -312,7 +314,8 @@ def start(settings: TrainConfig, run_dir: Path, launcher: list[str] | None = Non
         f"train(TrainConfig.model_validate_json({values!r}))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *(launcher or []), str(script)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [*(launcher + ["--no-python"] if processes > 1 else []), python or str(warm_python()), str(script)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from warm_sicog import warm_python
 
 from sicog.data.batching import plan_run
 from sicog.model import SicogForConditionalGeneration
@@ -58,7 +59,8 @@ def start(settings: TrainConfig, run_dir: Path, processes: int, before: str = ""
         f"cli.report_mistakes(lambda: train(TrainConfig.model_validate_json({values!r})))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *LAUNCHER, f"--nproc-per-node={processes}", str(script)]
+    ranks = [f"--nproc-per-node={processes}", "--no-python", str(warm_python()), str(script)]
+    command = [sys.executable, *LAUNCHER, *ranks]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
