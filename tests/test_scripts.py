@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from warm_sicog import warm_sicog
 
 from sicog.mini.teacher_server import teacher_server
 from sicog.mini.write_world import MiniDataConfig, write_mini_data
@@ -33,9 +34,10 @@ def world(tmp_path_factory):
 @pytest.fixture
 def script(tmp_path):
     """Run a script from an empty folder with exported variables; its output and exit code."""
+    path = f"{warm_sicog().parent}{os.pathsep}{os.environ['PATH']}"
 
     def run(name, *arguments, **variables):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in variables.items()}}
+        environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in variables.items()}}
         command = ["bash", str(ROOT / name), *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
 

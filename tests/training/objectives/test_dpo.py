@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import signal
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -250,7 +251,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, data_dir: Pa
     settings = config(**values)
     train(settings.model_copy(update={"out_dir": tmp_path / "undisturbed"}))
     run_dir = tmp_path / "killed"
-    process = start(settings, run_dir)
+    process = start(settings, run_dir, python=sys.executable)
     wait_until(lambda: (run_dir / "checkpoint-8" / "complete.json").exists() and len(metrics_raw(run_dir)) >= 9)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not (run_dir / "manifest.json").exists()
@@ -269,8 +270,7 @@ def test_two_processes_train_as_one(config: MakeConfig, data_dir: Path, tmp_path
     values = dpo_values(data_dir, tmp_path / "pairs", make_pairs(24) * 20) | {"device_batch": 1}
     settings = config(**values)
     train(settings.model_copy(update={"out_dir": tmp_path / "one"}))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = start(settings.model_copy(update={"parallel": parallel}), tmp_path / "two", launcher)
+    process = start(settings.model_copy(update={"parallel": parallel}), tmp_path / "two", processes=2)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     assert {p.name for p in (tmp_path / "two" / "reference").iterdir() if p.name.startswith("shard")} == {
