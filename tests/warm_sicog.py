@@ -2,6 +2,7 @@
 
 Importing PyTorch, Transformers and its Trainer takes some five seconds of a core, and the documented commands start a
 hundred processes. Each command still runs in a process of its own, with its own folder, environment and streams.
+What the command itself starts is warm too: workers, torchrun and its ranks, jobs of the stand-in for SLURM.
 `tests/test_cli.py`, the kill tests and `tests/test_wheel.py` start the real command.
 
 This file is both sides: the server (the module's main), and CLIENT, the script that stands for a command.
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import array
 import atexit
+import importlib
 import json
+import multiprocessing.util
 import os
 import resource
 import runpy
@@ -21,8 +24,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import redirect_stdout, suppress
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TypedDict
 
@@ -53,7 +58,15 @@ _IMPORTS = (
     "sicog.generation.sample",
     "sicog.curation.score.score",
     "sicog.report.write",
+    "deepspeed",
 )
+
+
+_PROGRAMS = {  # by their console scripts' targets
+    "sicog": ("sicog.cli", "main"),
+    "torchrun": ("torch.distributed.run", "main"),
+    "launch_pickled_pipeline": ("datatrove.tools.launch_pickled_pipeline", "main"),
+}
 
 
 class Asked(TypedDict):
@@ -72,13 +85,13 @@ def warm_sicog() -> Path:
 
 
 def warm_python() -> Path:
-    """Return a `python` that starts warm. It takes `-m MODULE` or a file, and their arguments."""
-    return _commands() / "warm-python"
+    """Return a `python` that starts warm. It takes `-m MODULE`, `-c CODE` or a file, and arguments."""
+    return _commands() / "python"
 
 
 @cache
 def _commands() -> Path:
-    """Start the server. Return the folder of its commands, with the real `torchrun`, which scripts look for there."""
+    """Start the server. Return the folder of its commands."""
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
     address = folder / "socket"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -87,19 +100,19 @@ def _commands() -> Path:
     atexit.register(server.kill)
     assert server.stdout and server.stdout.readline() == b"ready\n", "the warm server did not start"
     (commands := folder / "bin").mkdir()
-    for program in ("sicog", "warm-python"):
+    for program in ("python", *_PROGRAMS):
         path = commands / program
         path.write_text(CLIENT.format(python=sys.executable, address=str(address), program=program))
         path.chmod(0o755)
-    (commands / "torchrun").symlink_to(Path(sys.executable).parent / "torchrun")
     return commands
 
 
 def server(address: str) -> None:
     """Fork a process for every command, until the process that started this one ends."""
     sys.path.remove(str(Path(__file__).parent))
-    for name in _IMPORTS:
-        __import__(name)
+    with redirect_stdout(sys.stderr):  # DeepSpeed prints
+        for name in _IMPORTS:
+            __import__(name)
     threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
     assert set(threads[1:]) <= {"jemalloc_bg_thd"}, f"{threads}: a fork has only one of them"  # pyarrow's starts again
     listener = socket.socket(socket.AF_UNIX)
@@ -165,6 +178,7 @@ def _run(asked: Asked, streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update({**asked["environment"], "OMP_WAIT_POLICY": "PASSIVE"})
     resource.setrlimit(resource.RLIMIT_FSIZE, asked["file_size_limit"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs that a shell starts in the background
     code = 1
     try:
         _start(asked["program"], asked["arguments"])
@@ -185,11 +199,20 @@ def _run(asked: Asked, streams: list[int]) -> None:
 
 
 def _start(program: str, arguments: list[str]) -> None:
-    if program == "sicog":
-        from sicog.cli import main
-
+    commands = Path(sys.argv[1]).parent / "bin"  # beside the server's socket
+    sys.executable = str(commands / "python")
+    multiprocessing.util.spawnv_passfds = _fork_instead
+    if program in _PROGRAMS:
+        module, function = _PROGRAMS[program]
         sys.argv = [program, *arguments]
-        main()
+        getattr(importlib.import_module(module), function)()
+        return
+    if arguments[0] == "-u":
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        del arguments[0]
+    if arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        exec(arguments[1], {"__name__": "__main__"})
     elif arguments[0] == "-m":
         sys.path.insert(0, str(Path.cwd()))
         sys.argv = arguments[1:]
@@ -198,6 +221,30 @@ def _start(program: str, arguments: list[str]) -> None:
         sys.path.insert(0, str(Path(arguments[0]).absolute().parent))
         sys.argv = list(arguments)
         runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _fork_instead(path: str, arguments: list[str], file_descriptors: Iterable[int]) -> int:
+    """Stand for `multiprocessing.util.spawnv_passfds`, which starts a new Python for the code behind `-c`."""
+    if process := os.fork():
+        return process
+    kept = sorted({0, 1, 2, *map(int, file_descriptors)})
+    for before, after in pairwise([*kept, 4096]):
+        os.closerange(before + 1, after)
+    place = arguments.index("-c")
+    sys.argv = arguments[place:]
+    code = 1
+    try:
+        exec(arguments[place + 1], {"__name__": "__main__"})
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":

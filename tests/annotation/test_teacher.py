@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from fake_endpoint import Endpoint, serving
 from PIL import Image
+from warm_sicog import warm_sicog
 
 from sicog.annotation.revise import ReviseConfig, print_estimate, revise
 from sicog.annotation.teacher import BadAnswer, TeacherConfig, checked_bodies, load_prompt
@@ -259,7 +259,7 @@ def start(folder):
     settings = ["task=captioning", f"input={folder}/in.jsonl", f"image_folder={folder}/images"]
     settings += [f"chain_dir={folder}/cod", f"plain_dir={folder}/dd"]
     settings += ["teacher.endpoint.model=m", "teacher.endpoint.concurrency=4"]
-    command = [sys.executable, "-m", "sicog", "annotate", *settings]
+    command = [warm_sicog(), "annotate", *settings]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 

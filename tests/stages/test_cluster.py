@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from slurm_stand_in import install
 from stages import test_runner
+from warm_sicog import warm_python
 
 from sicog.config import load_config
 from sicog.generation.sample import SampleConfig
@@ -35,7 +36,7 @@ class Once:
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """PATH with the stand-ins, and these tests importable by what they start; gives the exit codes of jobs so far."""
-    monkeypatch.setenv("PATH", install(tmp_path / "slurm"))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(warm_python().parent), install(tmp_path / "slurm")]))
     tests = str(Path(__file__).parents[1])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.environ.get("PYTHONPATH", ""), tests]))
     return lambda: [int(p.read_text()) for p in sorted((tmp_path / "slurm").glob("job-*"))]

@@ -13,7 +13,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-import torch
 
 from sicog.config import Config
 from sicog.records import Dropped, Example, Failed, Query, Turn
@@ -176,6 +175,8 @@ def importable(monkeypatch):
 
 @pytest.mark.usefixtures("importable")
 def test_number_of_workers_changes_no_byte(tmp_path):
+    import torch  # not at the top: worker processes import this module
+
     prepare(tmp_path)
     stop = threading.Event()
     others = [threading.Thread(target=stop.wait, daemon=True) for _ in range(4)]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import Trainer, TrainerState
+from warm_sicog import warm_python
 
 from sicog.data.batching import RunPlan
 from sicog.model import SicogForConditionalGeneration, load_checkpoint
@@ -181,7 +182,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_update(config: MakeConfig
     settings = config(device_batch=2, save_steps=50)
     (tmp_path / "config.json").write_text(settings.model_dump_json())
     (tmp_path / "told.py").write_text(TOLD_ON_ONE_RANK)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launcher = [warm_python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [*launcher, str(tmp_path / "told.py"), str(tmp_path / "config.json")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
@@ -216,9 +217,9 @@ train(config)
 def test_killed_in_a_save_and_gone_on_to_the_bit(config: MakeConfig, undisturbed: Path) -> None:
     settings = config()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", KILLED, settings.model_dump_json()]
+    command = [warm_python(), "-c", KILLED, settings.model_dump_json()]
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert killed.returncode == 128 + signal.SIGKILL, killed.stderr[-2000:]
     assert (settings.out_dir / "checkpoint-4" / "model.safetensors").stat().st_size == 100_000
     assert_same(train(settings), undisturbed)
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from kills import kill
 from safetensors.torch import load_file, save_file
 from warm_sicog import warm_python
 
@@ -272,10 +272,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, tmp_path: Pa
     assert undisturbed.wait(timeout=120) == 0
 
     run_dir = tmp_path / "killed"
-    process = start(settings, run_dir, python=sys.executable)
+    process = start(settings, run_dir)
     wait_until(lambda: (run_dir / "checkpoint-10" / "complete.json").exists() and len(metrics_raw(run_dir)) >= 12)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert kill(process) == -signal.SIGKILL
     assert not (run_dir / "manifest.json").exists()
     newest = max(run_dir.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     half = run_dir / "checkpoint-30"
@@ -302,10 +301,8 @@ def test_two_processes_train_as_one(config: MakeConfig, tmp_path: Path, packing:
     assert [line["grad_norm"] for line in two] == pytest.approx([line["grad_norm"] for line in one], rel=1e-3)
 
 
-def start(
-    settings: TrainConfig, run_dir: Path, *, processes: int = 1, python: str | None = None
-) -> subprocess.Popen[str]:
-    """Train in processes of their own. python: default the one of the tests that starts warm."""
+def start(settings: TrainConfig, run_dir: Path, *, processes: int = 1) -> subprocess.Popen[str]:
+    """Train in processes of their own."""
     script = run_dir.parent / f"train_{run_dir.name}.py"
     values = settings.model_copy(update={"out_dir": run_dir}).model_dump_json()
     script.write_text(
@@ -314,8 +311,8 @@ def start(
         f"train(TrainConfig.model_validate_json({values!r}))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*(launcher + ["--no-python"] if processes > 1 else []), python or str(warm_python()), str(script)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [str(warm_python()), *(launcher if processes > 1 else []), str(script)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 

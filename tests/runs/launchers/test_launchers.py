@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tiny import tiny_checkpoint
+from warm_sicog import warm_python
 
 from sicog.mini.write_world import MiniDataConfig, write_mini_data
 from sicog.runs.execute import run_planned
@@ -48,7 +49,7 @@ def test_a_script_gives_the_weights_of_the_recipes_step(prepared, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run_dir = run(prepared / "r.yaml")
     variables = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{warm_python().parent}{os.pathsep}{os.environ['PATH']}",
         "EXPERIMENT_NAME": "x",
         "OUTPUT_DIR": prepared / "by-script",
         "PREV_STAGE_CHECKPOINT": prepared / "model",
@@ -70,6 +71,7 @@ def test_a_script_gives_the_weights_of_the_recipes_step(prepared, monkeypatch):
 @pytest.mark.slow
 def test_torchrun_trains_in_so_many_processes(prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(sys, "executable", str(warm_python()))
     options = [f"run_dir={tmp_path}/run", "launcher.on=torchrun", "launcher.processes=2"]
     run_dir = run(prepared / "r.yaml", options)
     assert read_json(run_dir / "tuned" / "manifest.json")["steps"] == 2

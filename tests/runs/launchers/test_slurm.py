@@ -2,9 +2,11 @@
 
 import json
 import re
+import sys
 
 import pytest
 from slurm_stand_in import install
+from warm_sicog import warm_python
 
 from sicog.runs.launchers.slurm import job_script
 from sicog.runs.recipe import load_recipe
@@ -57,8 +59,9 @@ TRAINED = """
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """The folder of stand-ins on PATH."""
+    """The folder of stand-ins on PATH. What jobs start is warm."""
     monkeypatch.setenv("PATH", install(tmp_path / "slurm"))
+    monkeypatch.setattr(sys, "executable", str(warm_python()))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path / "slurm"
 

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import signal
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kills import kill
 from PIL import Image
 from preference_pairs import dpo_values, make_pairs
 from safetensors.torch import load_file
@@ -251,10 +251,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, data_dir: Pa
     settings = config(**values)
     train(settings.model_copy(update={"out_dir": tmp_path / "undisturbed"}))
     run_dir = tmp_path / "killed"
-    process = start(settings, run_dir, python=sys.executable)
+    process = start(settings, run_dir)
     wait_until(lambda: (run_dir / "checkpoint-8" / "complete.json").exists() and len(metrics_raw(run_dir)) >= 9)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and not (run_dir / "manifest.json").exists()
+    assert kill(process) == -signal.SIGKILL and not (run_dir / "manifest.json").exists()
     asked = (run_dir / "reference" / "manifest.json").stat().st_mtime_ns
     train(settings.model_copy(update={"out_dir": run_dir}))
     assert (run_dir / "reference" / "manifest.json").stat().st_mtime_ns == asked  # not computed again
@@ -267,7 +266,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, data_dir: Pa
 def test_two_processes_train_as_one(config: MakeConfig, data_dir: Path, tmp_path: Path, parallel: str) -> None:
     from training.test_train import start
 
-    values = dpo_values(data_dir, tmp_path / "pairs", make_pairs(24) * 20) | {"device_batch": 1}
+    values = dpo_values(data_dir, tmp_path / "pairs", make_pairs(24) * 11) | {"device_batch": 1}
     settings = config(**values)
     train(settings.model_copy(update={"out_dir": tmp_path / "one"}))
     process = start(settings.model_copy(update={"parallel": parallel}), tmp_path / "two", processes=2)

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,8 +58,7 @@ def start(settings: TrainConfig, run_dir: Path, processes: int, before: str = ""
         f"cli.report_mistakes(lambda: train(TrainConfig.model_validate_json({values!r})))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ranks = [f"--nproc-per-node={processes}", "--no-python", str(warm_python()), str(script)]
-    command = [sys.executable, *LAUNCHER, *ranks]
+    command = [str(warm_python()), *LAUNCHER, f"--nproc-per-node={processes}", str(script)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
