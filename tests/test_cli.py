@@ -12,14 +12,15 @@ import pytest
 import typer
 from PIL import Image
 from typer.testing import CliRunner
+from warm_sicog import warm_sicog
 
 from sicog import __version__, cli
 from sicog.commands.verb_commands import resolve_config
 from sicog.runs.verbs import VERBS, Panel
 
 
-def sicog(*arguments, cwd=None):
-    command = [sys.executable, "-m", "sicog", *map(str, arguments)]
+def sicog(*arguments, cwd=None, command=(sys.executable, "-m", "sicog")):
+    command = [*command, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
@@ -189,14 +190,14 @@ def test_a_checkpoint_that_is_nowhere_is_said_without_asking_the_hub(tmp_path, a
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     more = ("--checkpoint", "nothere") if arguments[0] == "data" else ()
     begin = time.monotonic()
-    done = sicog(*arguments, *more, cwd=tmp_path)
+    done = sicog(*arguments, *more, cwd=tmp_path, command=[warm_sicog()])
     assert done.returncode == 2 and "nothere does not exist" in " ".join(done.stderr.split())
     assert "Retrying" not in done.stderr and time.monotonic() - begin < 60
 
 
 def test_a_setting_out_of_range_is_a_sentence_without_an_address(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-    done = sicog("ask", tmp_path, "a.png", "Q?", "--temperature", "-1", cwd=tmp_path)
+    done = sicog("ask", tmp_path, "a.png", "Q?", "--temperature", "-1", cwd=tmp_path, command=[warm_sicog()])
     said = " ".join(done.stderr.split())
     assert done.returncode == 2 and "temperature: must be at least 0" in said
     assert "http" not in said and "Traceback" not in said

@@ -2,7 +2,7 @@
 
 Importing PyTorch, Transformers and its Trainer takes some five seconds of a core, and the documented commands start a
 hundred processes. Each command still runs in a process of its own, with its own folder, environment and streams.
-What the command itself starts is warm too: workers, torchrun and its ranks, jobs of the stand-in for SLURM.
+What the command itself starts is warm too: steps side by side, torchrun and its ranks, jobs of the stand-in for SLURM.
 `tests/test_cli.py`, the kill tests and `tests/test_wheel.py` start the real command.
 
 This file is both sides: the server (the module's main), and CLIENT, the script that stands for a command.
@@ -14,6 +14,7 @@ import array
 import atexit
 import importlib
 import json
+import multiprocessing.spawn  # takes sys.executable as it is imported
 import multiprocessing.util
 import os
 import resource
@@ -62,6 +63,7 @@ _IMPORTS = (
 )
 
 
+_SPAWN = multiprocessing.util.spawnv_passfds
 _PROGRAMS = {  # by their console scripts' targets
     "sicog": ("sicog.cli", "main"),
     "torchrun": ("torch.distributed.run", "main"),
@@ -224,7 +226,12 @@ def _start(program: str, arguments: list[str]) -> None:
 
 
 def _fork_instead(path: str, arguments: list[str], file_descriptors: Iterable[int]) -> int:
-    """Stand for `multiprocessing.util.spawnv_passfds`, which starts a new Python for the code behind `-c`."""
+    """Stand for `multiprocessing.util.spawnv_passfds`, which starts a new Python for the code behind `-c`.
+
+    A fork server may be a fork of this process. A spawned worker may not: it is to register again what a script adds.
+    """
+    if not any("forkserver" in word for word in arguments):
+        return _SPAWN(path, arguments, file_descriptors)
     if process := os.fork():
         return process
     kept = sorted({0, 1, 2, *map(int, file_descriptors)})
