@@ -230,18 +230,17 @@ def _fork_instead(path: str, arguments: list[str], file_descriptors: Iterable[in
 
     A fork server may be a fork of this process. A spawned worker may not: it is to register again what a script adds.
     """
-    if not any("forkserver" in word for word in arguments):
+    if "forkserver" not in arguments[-1]:
         return _SPAWN(path, arguments, file_descriptors)
     if process := os.fork():
         return process
     kept = sorted({0, 1, 2, *map(int, file_descriptors)})
     for before, after in pairwise([*kept, 4096]):
         os.closerange(before + 1, after)
-    place = arguments.index("-c")
-    sys.argv = arguments[place:]
+    sys.argv = ["-c"]
     code = 1
     try:
-        exec(arguments[place + 1], {"__name__": "__main__"})
+        exec(arguments[-1], {"__name__": "__main__"})
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
