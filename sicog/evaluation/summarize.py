@@ -18,6 +18,7 @@ from sicog.evaluation.kit.result_files import Result, Run, find_runs
 from sicog.evaluation.suite import load_suite
 from sicog.stages.storage import atomic_write, write_bytes, write_json
 from sicog.statistics.bootstrap import Difference, Estimate, difference, estimate
+from sicog.statistics.intervals import with_limits
 
 log = logging.getLogger(__name__)
 
@@ -108,15 +109,14 @@ def _table(rows: Sequence[dict[str, Any]], base: Run, runs: Sequence[Run]) -> tu
 def _format_value(model: dict[str, Any] | None) -> str:
     if model is None or model["value"] is None:
         return _MISSING
-    limits = "" if math.isnan(model["low"]) else f" [{model['low']:.1f}, {model['high']:.1f}]"
-    return f"{model['value']:.1f}{limits}"
+    return with_limits(model["value"], model["low"], model["high"], ".1f")
 
 
 def _format_difference(gap: dict[str, float] | None) -> str:
     if gap is None:
         return _MISSING
-    limits = "" if math.isnan(gap["low"]) else f" [{gap['low']:+.1f}, {gap['high']:+.1f}] ({gap['p']:.3f})"
-    return f"{gap['value']:+.1f}{limits}"
+    p = "" if math.isnan(gap["low"]) else f" ({gap['p']:.3f})"
+    return with_limits(gap["value"], gap["low"], gap["high"], "+.1f") + p
 
 
 def _notes(rows: Sequence[dict[str, Any]], runs: Sequence[Run], base: Run) -> list[str]:

@@ -34,7 +34,7 @@ from sicog.runs.gap import GapConfig, agreement, compared_text
 from sicog.stages.candidates import RunsSource, find_runs
 from sicog.stages.shard import Outcome
 from sicog.stages.storage import read_records, write_bytes, write_json
-from sicog.statistics.intervals import Interval, mean_interval, paired_difference_interval
+from sicog.statistics.intervals import Interval, mean_interval, paired_difference_interval, with_limits
 
 FEWEST_ROWS = 20  # minimum rows of a kind with its own line
 RecordT = TypeVar("RecordT", bound=Record)
@@ -225,4 +225,4 @@ def markdown(found: Sequence[Cell], whole: float) -> str:
 
 
 def _format_interval(value: Interval) -> str:
-    return f"{value.value:+.3f}" + ("" if math.isnan(value.low) else f" [{value.low:+.3f}, {value.high:+.3f}]")
+    return with_limits(*value, "+.3f")

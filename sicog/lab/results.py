@@ -18,7 +18,7 @@ from sicog.lab.arms import RUN, LabConfig, eval_step, rows_step
 from sicog.lab.true_candidates import truth_of_examples
 from sicog.records import Example
 from sicog.stages.storage import count_rows, is_finished, read_records
-from sicog.statistics.intervals import Interval
+from sicog.statistics.intervals import Interval, with_limits
 
 RESULTS, TABLE, PICTURE, CURVES = "lab.json", "lab.md", "lab.svg", "curves.svg"
 DRAWS = 50_000
@@ -176,12 +176,11 @@ def _mean_and_difference(figure: Mapping[str, Any] | None) -> str:
     return f"{figure['mean']:.3f}" + (f" ({difference})" if difference else "")
 
 
-def _format_difference(difference: Sequence[float | None] | None) -> str:
+def _format_difference(difference: Sequence[Any] | None) -> str:
     if difference is None:
         return ""
     value, low, high = difference
-    assert value is not None
-    return f"{value:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low is not None and high is not None else "")
+    return with_limits(value, low, high, "+.3f")
 
 
 def _round(value: float) -> float | None:

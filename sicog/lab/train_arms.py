@@ -17,6 +17,7 @@ from sicog.runs.recipe import load_recipe
 from sicog.runs.run import run
 from sicog.runs.states import read_state
 from sicog.stages.storage import write_bytes, write_json
+from sicog.statistics.intervals import with_limits
 
 
 def lab_run(path: Path, overrides: Sequence[str] = (), *, only: Sequence[str] = ()) -> dict[str, Any]:
@@ -76,8 +77,7 @@ def lab_train(path: Path, file: Path, overrides: Sequence[str] = ()) -> dict[str
     name = next(name for name in lab.arms if name != lab.compare_with)
     results = lab_table(lab, lab.run_dir / "scorers" / name)
     accuracy = results["arms"][name]["accuracy"]
-    value, low, high = (math.nan if v is None else v for v in accuracy["difference"])
+    value, low, high = (math.nan if v is None else v for v in accuracy["difference"])  # one seed gives no interval
     verdict = "better" if low > 0 else "worse" if high < 0 else "no significant difference"
-    limits = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"  # one seed gives no interval
-    say(f"{name} against {lab.compare_with}: {verdict} ({value:+.3f}{limits})")
+    say(f"{name} against {lab.compare_with}: {verdict} ({with_limits(value, low, high, '+.3f')})")
     return results

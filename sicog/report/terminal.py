@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sicog.console import stdout_console
+from sicog.statistics.intervals import with_limits
 
 
 def show(results: Mapping[str, Any], page: Path, console: Console | None = None) -> None:
@@ -28,9 +29,7 @@ def show(results: Mapping[str, Any], page: Path, console: Console | None = None)
 def figure(interval: Mapping[str, float | None], sign: str = "") -> str:
     """Format as `0.612 [0.590, 0.634]`, or without limits if there are none."""
     value, low, high = (interval[key] for key in ("value", "low", "high"))
-    if value is None:
-        return "-"
-    return f"{value:{sign}.3f}" + (f" [{low:{sign}.3f}, {high:{sign}.3f}]" if None not in (low, high) else "")
+    return "-" if value is None else with_limits(value, low, high, f"{sign}.3f")
 
 
 def _table(title: str) -> Table:

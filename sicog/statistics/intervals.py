@@ -19,7 +19,13 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f}" + ("" if math.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]")
+        return with_limits(*self)
+
+
+def with_limits(value: float, low: float | None, high: float | None, form: str = ".3f") -> str:
+    """Return `0.612 [0.590, 0.634]`, or the value alone without limits (None or nan)."""
+    known = low is not None and high is not None and not math.isnan(low)
+    return f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if known else "")
 
 
 def share_interval(successes: int, total: int) -> Interval:

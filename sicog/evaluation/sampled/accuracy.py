@@ -28,6 +28,7 @@ from sicog.records import Candidate, CandidateSet
 from sicog.stages.provenance import digest_file, write_run_json
 from sicog.stages.storage import MANIFEST, is_finished, read_json, read_records, write_bytes, write_json
 from sicog.statistics.bootstrap import difference, estimate
+from sicog.statistics.intervals import with_limits
 from sicog.tasks import REASONING
 
 Select = Literal["greedy", "vote", "mbr", "oracle"]
@@ -241,9 +242,9 @@ def _csv(points: Sequence[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _interval(of: Mapping[str, Any], form: str) -> str:
-    """Return ` [low, high]`; empty without an interval, for example when all rows share one image."""
-    return "" if of["low"] != of["low"] else f" [{of['low']:{form}}, {of['high']:{form}}]"
+def _figure(of: Mapping[str, Any], form: str) -> str:
+    """Return `value [low, high]`; without an interval, for example when all rows share one image, the value."""
+    return with_limits(of["value"], of["low"], of["high"], form)
 
 
 def _print_result(found: Mapping[str, Any], folder: Path) -> None:
@@ -251,8 +252,7 @@ def _print_result(found: Mapping[str, Any], folder: Path) -> None:
     largest = max(p["k"] for p in points)
     for p in points:
         if p["k"] == largest or p["select"] == "greedy":
-            limits = f"{p['value']:.1f}{_interval(p, '.1f')} %"
-            say(f"{p['model']}, {p['style']}, {p['select']} of {p['k']}: {limits}")
+            say(f"{p['model']}, {p['style']}, {p['select']} of {p['k']}: {_figure(p, '.1f')} %")
     for one in found["unread"]:
         if one["share"]:
             say(
@@ -264,7 +264,7 @@ def _print_result(found: Mapping[str, Any], folder: Path) -> None:
     for one in probe:
         last = one["gap"][-1]
         say(
-            f"{one['model']}: pass@{last['k']} with chains minus without {last['value']:+.1f}"
-            f"{_interval(last, '+.1f')}, unlocked {one['unlocked']:.1f} %, lost {one['lost']:.1f} %"
+            f"{one['model']}: pass@{last['k']} with chains minus without {_figure(last, '+.1f')}, "
+            f"unlocked {one['unlocked']:.1f} %, lost {one['lost']:.1f} %"
         )
     say(f"{folder / 'curves.svg'}")

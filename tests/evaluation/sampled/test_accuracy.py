@@ -12,6 +12,7 @@ from sicog.cli import app
 from sicog.evaluation.sampled.accuracy import EvalSamplesConfig, eval_samples
 from sicog.records import Candidate, CandidateSet, Query
 from sicog.stages.storage import read_json, read_records, write_dataset
+from sicog.statistics.intervals import with_limits
 
 CHAIN = "Step 1: a\nx\n\nStep 2: b\ny\n\nStep 3: c\nz\n\nStep 4: d\n{}"
 
@@ -177,7 +178,5 @@ def test_the_command_samples_and_measures_two_checkpoints(tiny_dir, tmp_path):
 
 
 def test_an_interval_that_is_none_is_not_printed():
-    from sicog.evaluation.sampled.accuracy import _interval
-
-    assert _interval({"low": float("nan"), "high": float("nan")}, ".1f") == ""
-    assert _interval({"low": 1, "high": 2.26}, "+.1f") == " [+1.0, +2.3]"
+    assert with_limits(3, float("nan"), float("nan"), ".1f") == "3.0"
+    assert with_limits(2, 1, 2.26, "+.1f") == "+2.0 [+1.0, +2.3]"
