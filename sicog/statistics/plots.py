@@ -25,26 +25,38 @@ class Frame:
     top: int = 10
     bottom: int = 34
 
+    @property
+    def floor(self) -> int:
+        """The pixel row of the x axis."""
+        return self.height - self.bottom
+
+    @property
+    def edge(self) -> int:
+        """The pixel column at which the plot ends on the right."""
+        return self.width - self.right
+
     def x(self, value: float) -> float:
         """The pixel column of a value."""
-        return self.left + _share(value, self.x_range) * (self.width - self.left - self.right)
+        return self.left + _share(value, self.x_range) * (self.edge - self.left)
 
     def y(self, value: float) -> float:
         """The pixel row of a value; larger values stand higher."""
-        return self.height - self.bottom - _share(value, self.y_range) * (self.height - self.top - self.bottom)
+        return self.floor - _share(value, self.y_range) * (self.floor - self.top)
 
     def axes(self, x_label: str, y_label: str = "") -> str:
         """Grid lines with their numbers, and the words beside them."""
-        floor, parts = self.height - self.bottom, []
+        parts = []
         for tick in ticks(*self.y_range):
             y = self.y(tick)
-            parts.append(_line(self.left, y, self.width - self.right, y, "grid"))
+            parts.append(_line(self.left, y, self.edge, y, "grid"))
             parts.append(_text(self.left - 6, y + 3.5, number(tick), "tick end"))
-        for tick in ticks(*self.x_range):
-            parts.append(_text(self.x(tick), floor + 14, number(tick), "tick middle"))
-        parts.append(_line(self.left, floor, self.width - self.right, floor, "axis"))
-        parts.append(_text((self.left + self.width - self.right) / 2, self.height - 4, x_label, "tick middle"))
+        parts += [_text(self.x(tick), self.floor + 14, number(tick), "tick middle") for tick in ticks(*self.x_range)]
+        parts += [_line(self.left, self.floor, self.edge, self.floor, "axis"), self.x_label(x_label)]
         return "".join([*parts, _text(4, self.top, y_label, "tick") if y_label else ""])
+
+    def x_label(self, words: str) -> str:
+        """The words below the x axis."""
+        return _text((self.left + self.edge) / 2, self.height - 4, words, "tick middle")
 
     def svg(self, body: str, label: str) -> Markup:
         """The whole picture; `label` tells those who cannot see it what it is."""
@@ -79,6 +91,12 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def padded_range(values: Sequence[float], share: float = 0.06, least: float = 0.01) -> tuple[float, float]:
+    """The range of the values with a margin on both sides: this share of it, or `least` if all are equal."""
+    margin = (max(values) - min(values)) * share or least
+    return min(values) - margin, max(values) + margin
 
 
 def number(value: float) -> str:
@@ -125,10 +143,10 @@ def length_plot(lengths: dict[str, Any], of: str) -> Markup:
                     below += high
                     parts.append(_bar(x, floor - below, wide, high, css, tip))
         parts += [_text(left - 8, floor - 3, style, "label end")]
-        parts.append(_line(left, floor, frame.width - frame.right, floor, "axis"))
+        parts.append(_line(left, floor, frame.edge, floor, "axis"))
     floor = (tall + 12) * len(styles)
     parts += [_text(frame.x(tick), floor + 14, number(tick), "tick middle") for tick in ticks(0, bars * step)]
-    parts.append(_text((left + frame.width - frame.right) / 2, floor + 28, f"words of the {of}", "tick middle"))
+    parts.append(_text((left + frame.edge) / 2, floor + 28, f"words of the {of}", "tick middle"))
     return frame.svg("".join(parts), f"{of} by their number of words")
 
 
@@ -141,22 +159,20 @@ def sweep_plot(sweep: dict[str, Any]) -> Markup:
     """Truth of kept and of dropped rows by the share that a threshold keeps; a line at the one that was chosen."""
     kept = [(cut["share_kept"], cut["truth_kept"]) for cut in sweep["curve"]]
     dropped = [(c["share_kept"], c["truth_dropped"]) for c in sweep["curve"] if c["truth_dropped"] is not None]
-    values = [y for _, y in kept + dropped]
-    margin = (max(values) - min(values)) * 0.08 or 0.05
-    frame = Frame((0, 1), (min(values) - margin, max(values) + margin), width=460, height=200, top=18)
+    y_range = padded_range([y for _, y in kept + dropped], 0.08, 0.05)
+    frame = Frame((0, 1), y_range, width=460, height=200, top=18)
     parts = []
     if bounds := sweep.get("keep_share"):
         left, right = (frame.x(share) for share in bounds)
-        tall = frame.height - frame.bottom - frame.top
-        place = f'x="{left:.1f}" y="{frame.top}" width="{right - left:.1f}" height="{tall}"'
+        place = f'x="{left:.1f}" y="{frame.top}" width="{right - left:.1f}" height="{frame.floor - frame.top}"'
         parts.append(f'<rect class="band" {place}><title>shares that the threshold may keep</title></rect>')
     x = frame.x(sweep["share_kept"])
     parts += [
         frame.axes("share of rows kept", "truth"),
         _path(frame, dropped, "faint strong"),
         _path(frame, kept, "main"),
+        _line(x, frame.top - 4, x, frame.floor, "cut"),
     ]
-    parts.append(_line(x, frame.top - 4, x, frame.height - frame.bottom, "cut"))
     return frame.svg("".join(parts), "truth of kept and dropped rows by share kept")
 
 
@@ -174,24 +190,17 @@ class Mark:
 def interval_plot(marks: Sequence[Mark], x_label: str, *, zero: bool = False, width: int = 460) -> Markup:
     """A dot with its interval on each line; with `zero`, the line at 0 that an interval is to exclude."""
     ends = [v for m in marks for v in (m.value, m.low, m.high) if v is not None] + ([0.0] if zero else [])
-    margin = (max(ends) - min(ends)) * 0.06 or 0.01
     step, left = 21, 12 + max(6.2 * len(m.label) for m in marks)
-    frame = Frame(
-        (min(ends) - margin, max(ends) + margin),
-        (0, len(marks)),
-        width=width,
-        height=int(step * len(marks)) + 44,
-        left=int(left),
-    )
-    floor, parts = frame.height - frame.bottom, []
-    for tick in ticks(*frame.x_range, wanted=4):
-        parts.append(_line(frame.x(tick), frame.top, frame.x(tick), floor, "axis" if zero and tick == 0 else "grid"))
-        parts.append(_text(frame.x(tick), floor + 14, number(tick), "tick middle"))
+    frame = Frame(padded_range(ends), (0, len(marks)), width, step * len(marks) + 44, left=int(left))
+    parts = []
+    for tick in ticks(*frame.x_range):
+        x, css = frame.x(tick), "axis" if zero and tick == 0 else "grid"
+        parts.append(_line(x, frame.top, x, frame.floor, css))
+        parts.append(_text(x, frame.floor + 14, number(tick), "tick middle"))
     for i, mark in enumerate(marks):
         y = frame.top + step * (i + 0.5)
         parts.append(_text(frame.left - 8, y + 4, mark.label, "label end"))
         if mark.low is not None and mark.high is not None:
             parts.append(_line(frame.x(mark.low), y, frame.x(mark.high), y, f"whisker {mark.css}"))
         parts.append(f'<circle class="dot {mark.css}" cx="{frame.x(mark.value):.1f}" cy="{y:.1f}" r="3.6"/>')
-    parts.append(_text((frame.left + frame.width - frame.right) / 2, frame.height - 4, x_label, "tick middle"))
-    return frame.svg("".join(parts), x_label)
+    return frame.svg("".join([*parts, frame.x_label(x_label)]), x_label)
