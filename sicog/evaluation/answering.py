@@ -59,9 +59,8 @@ class Answering:
             row = self.processor.encode([turn], images, slicing=self.slicing, add_generation_prompt=True)
             if len(row.input_ids) >= self.max_positions:
                 raise ValueError(
-                    f"a prompt about {', '.join(prompt.images) or 'no image'} has {len(row.input_ids)} tokens, "
-                    "but prompt "
-                    f"and answer must fit into {self.max_positions}. Shorten the prompt or lower max_new_tokens"
+                    f"a prompt about {', '.join(prompt.images) or 'no image'} has {len(row.input_ids)} tokens, but "
+                    f"prompt and answer must fit into {self.max_positions}. Shorten the prompt or lower max_new_tokens"
                 )
             encoded.append(row)
         batch = self.processor.collate(encoded, padding_side="left", with_labels=False)

@@ -7,9 +7,7 @@ benchmarks:
 
 from __future__ import annotations
 
-import csv
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from sicog.evaluation.families import FAMILIES, OF_FORM
 from sicog.evaluation.forms import FORMS
 from sicog.evaluation.sampled.answer_scores import SCORERS
 from sicog.stages.provenance import digest_file
-from sicog.stages.storage import open_text_table
+from sicog.stages.storage import open_table
 
 SUITES = Path(__file__).parent / "suites"
 OFFLINE = ("choice", "yes_no", *SCORERS)  # forms that are scored as strings; others need a judge
@@ -118,9 +116,7 @@ def check_table(benchmark: Benchmark) -> int:
     assert path is not None
     if not path.is_file():
         raise ValueError(f"benchmark {benchmark.name!r}: its table {path} does not exist. Correct the path")
-    csv.field_size_limit(sys.maxsize)  # images are cells
-    with open_text_table(path) as file:
-        rows = csv.DictReader(file, delimiter="\t")
+    with open_table(path) as rows:
         columns = rows.fieldnames or []
         wanted = (*_COLUMNS, *(("A", "B") if benchmark.form == "choice" else ()))
         missing = [c for c in wanted if c not in columns]

@@ -26,7 +26,7 @@ from sicog.mini.truth import (
     truth_file,
 )
 from sicog.records import CandidateSet
-from sicog.stages.provenance import digest_file, digest_path, write_run_json
+from sicog.stages.provenance import digest_path, write_manifest, write_run_json
 from sicog.stages.storage import MANIFEST, is_finished, read_json, read_records, write_bytes, write_json
 from sicog.statistics.intervals import Interval, mean_interval
 from sicog.tasks import REASONING
@@ -107,9 +107,8 @@ def mini_eval(config: MiniEvalConfig) -> Path:
     write_bytes(config.out_dir / "captions.jsonl", b"".join(orjson.dumps(asdict(c)) + b"\n" for c in captions))
     write_json(config.out_dir / "metrics.json", metrics)
     names = ["answers.jsonl", "captions.jsonl", "metrics.json", *(["chains.jsonl"] if config.chain_questions else [])]
-    files = {name: digest_file(config.out_dir / name) for name in names}
     counts = _counts([config.out_dir / task for task in ("reasoning", "captioning")], len(answers) + len(captions))
-    write_json(config.out_dir / MANIFEST, {"step": "mini-eval", **counts, "files": files})
+    write_manifest(config.out_dir, "mini-eval", names, **counts)
     say(
         f"{config.name}: question accuracy {_format_interval(metrics['questions']['accuracy'])}, "
         f"caption F1 {_format_interval(metrics['captions']['f1'])}, "

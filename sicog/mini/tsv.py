@@ -7,10 +7,8 @@ yes_no.tsv: questions with answer yes or no;  choice.tsv: the others, with up to
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +19,8 @@ from sicog.console import say
 from sicog.mini.scene import COLOURS, SHAPES, SIZES
 from sicog.mini.text import NUMBERS
 from sicog.mini.truth import QuestionTruth, SceneTruth, read_truth, truth_file
-from sicog.stages.provenance import digest_file, write_run_json
-from sicog.stages.storage import MANIFEST, write_bytes, write_json
+from sicog.stages.provenance import write_manifest, write_run_json
+from sicog.stages.storage import table_bytes, write_bytes
 
 SUITE = "suite.yaml"
 _LETTERS = "ABCD"
@@ -52,13 +50,12 @@ def mini_tsv(config: MiniTsvConfig) -> Path:
     }
     tables = {form: rows for form, rows in tables.items() if rows}
     for form, rows in tables.items():
-        write_bytes(config.out_dir / f"{form}.tsv", _tsv(rows))
+        write_bytes(config.out_dir / f"{form}.tsv", table_bytes(rows))
     listed = [{"name": f"mini-{form}", "table": f"{form}.tsv", "form": form} for form in tables]
     write_bytes(config.out_dir / SUITE, yaml.safe_dump({"benchmarks": listed}, sort_keys=False).encode())
     files = [*(f"{form}.tsv" for form in tables), SUITE]
     counts = {form: len(rows) for form, rows in tables.items()}
-    digests = {name: digest_file(config.out_dir / name) for name in files}
-    write_json(config.out_dir / MANIFEST, {"step": "mini-tsv", "rows": counts, "files": digests})
+    write_manifest(config.out_dir, "mini-tsv", files, rows=counts)
     shown = ", ".join(f"{form} {n}" for form, n in counts.items())
     say(f"mini-tsv: rows per table: {shown}")
     return config.out_dir
@@ -87,13 +84,3 @@ def _options(question: QuestionTruth) -> dict[str, str]:
     options = draw.sample([question.answer, *others], len(others) + 1)
     letters = dict(zip(_LETTERS, options, strict=False))
     return {**letters, "answer": _LETTERS[options.index(question.answer)]}
-
-
-def _tsv(rows: Iterable[dict[str, Any]]) -> bytes:
-    rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, delimiter="\t", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()

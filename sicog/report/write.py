@@ -34,7 +34,7 @@ from sicog.report.curated import Curated, CuratedConfig, SetMarks
 from sicog.report.known_truth import Truth
 from sicog.report.page import render
 from sicog.report.style_mix import Mix
-from sicog.stages.provenance import RUN, digest_file, write_run_json
+from sicog.stages.provenance import RUN, write_manifest, write_run_json
 from sicog.stages.storage import MANIFEST, is_finished, read_json, write_bytes, write_json
 
 PAGE, RESULTS = "report.html", "results.json"
@@ -156,9 +156,8 @@ def _write(config: ReportConfig) -> None:
     write_json(config.out_dir / RESULTS, results)
     numbers = read_json(config.out_dir / RESULTS)  # as in JSON: unknown values are null, not nan
     write_bytes(config.out_dir / PAGE, render(numbers, _browser_data(config, tasks, n_rows, sample)).encode())
-    files = [config.out_dir / PAGE, config.out_dir / RESULTS, *shown.files]
-    digests = {str(path.relative_to(config.out_dir)): digest_file(path) for path in files}
-    write_json(config.out_dir / MANIFEST, {"step": "report", "files": digests})
+    names = [PAGE, RESULTS, *(str(path.relative_to(config.out_dir)) for path in shown.files)]
+    write_manifest(config.out_dir, "report", names)
 
 
 def _remove(out_dir: Path) -> None:

@@ -18,7 +18,7 @@ from sicog.chains import ChainError
 from sicog.config import Config
 from sicog.console import say
 from sicog.records import Example
-from sicog.stages.provenance import digest_file, write_run_json
+from sicog.stages.provenance import write_manifest, write_run_json
 from sicog.stages.storage import MANIFEST, read_json, read_records, write_json
 from sicog.tasks import TASKS
 
@@ -84,7 +84,7 @@ def alarms(config: AlarmsConfig) -> Path:
             f"{', '.join(str(w.selected[-1]) for w in config.watched.values())}. Then change the steps that made them "
             f"or the limits of this step, or set stop: false"
         )
-    write_json(config.out_dir / MANIFEST, {"step": "alarms", "files": {ALARMS: digest_file(config.out_dir / ALARMS)}})
+    write_manifest(config.out_dir, "alarms", [ALARMS])
     return config.out_dir
 
 

@@ -86,9 +86,8 @@ def prepare_step(step: Step, title: str, console: Console) -> None:
     job = read_job(step.run_dir, step.name)
     if job and job_is_alive(job.job):
         raise ValueError(
-            f"step {step.name!r} is running as SLURM job {job.job}. "
-            f"Wait for it (sicog status {step.run_dir}), cancel it "
-            f"with scancel {job.job}, or resume with launcher.on=slurm"
+            f"step {step.name!r} is running as SLURM job {job.job}. Wait for it (sicog status {step.run_dir}), cancel "
+            f"it with scancel {job.job}, or resume with launcher.on=slurm"
         )
     if aside := move_aside(step):
         console.print(f"{title}: its config or inputs changed; the old output is now {aside}")

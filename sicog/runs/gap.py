@@ -25,8 +25,8 @@ from sicog.curation.claims.readers import GrammarReader, Reader, SentenceReader,
 from sicog.curation.claims.support import agreements
 from sicog.curation.vectors.encoders import EncoderConfig
 from sicog.records import CandidateSet, Example, Query
-from sicog.stages.provenance import digest_file, write_run_json
-from sicog.stages.storage import MANIFEST, read_records, write_json
+from sicog.stages.provenance import write_manifest, write_run_json
+from sicog.stages.storage import read_records, write_json
 from sicog.statistics.intervals import Interval, mean_interval
 from sicog.tasks import TASKS
 
@@ -107,9 +107,8 @@ def gap(config: GapConfig, truth: Truth | None = None, kind: Kind | None = None,
         found["proxy"] = _proxy(config, pairs)
     write_json(config.out_dir / GAP, found)
     _print_result(config, found)
-    files = {GAP: digest_file(config.out_dir / GAP)}
     _check_required(config, found["gap"] if truth is not None else found.get("proxy"))
-    write_json(config.out_dir / MANIFEST, {"step": "gap", "files": files})
+    write_manifest(config.out_dir, "gap", [GAP])
     return config.out_dir
 
 
@@ -210,10 +209,9 @@ def _check_required(config: GapConfig, found: Mapping[str, Any] | None) -> None:
     if not (found["value"] >= config.require and found["low"] > 0):
         raise ValueError(
             f"the round is stopped: the gap is {_format_interval(found)}, but at least {config.require:g} with an "
-            "interval "
-            f"above 0 is required. The labels in {config.labels} are hardly better than the student's own texts. "
-            f"Use more or other candidates (several checkpoints, a closer look) or a higher support, or set "
-            f"require=null"
+            f"interval above 0 is required. The labels in {config.labels} are hardly better than the student's own "
+            "texts. Use more or other candidates (several checkpoints, a closer look) or a higher support, or set "
+            "require=null"
         )
 
 

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from sicog.config import Config
 from sicog.console import say
-from sicog.stages.provenance import RUN, digest_file, write_run_json
-from sicog.stages.storage import MANIFEST, read_json, write_json
+from sicog.stages.provenance import RUN, write_manifest, write_run_json
+from sicog.stages.storage import read_json, write_json
 from sicog.statistics.intervals import paired_difference_interval
 
 PROMOTION = "promotion.json"
@@ -76,12 +76,10 @@ def promote(config: PromoteConfig) -> Path:
     if worse:
         raise ValueError(
             f"{config.name} is not promoted: on the development split it is worse than the previous model in "
-            f"{' and in '.join(_format_measure(f) for f in worse)}. "
-            f"The figures are in {config.out_dir / PROMOTION}. Keep the "
-            f"previous model, or allow the loss with tolerance"
+            f"{' and in '.join(_format_measure(f) for f in worse)}. The figures are in {config.out_dir / PROMOTION}. "
+            "Keep the previous model, or allow the loss with tolerance"
         )
-    files = {PROMOTION: digest_file(config.out_dir / PROMOTION)}
-    write_json(config.out_dir / MANIFEST, {"step": "promote", "files": files})
+    write_manifest(config.out_dir, "promote", [PROMOTION])
     return config.out_dir
 
 

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,11 @@ def describe_output(
 def identity_differences(run: Mapping[str, Any], config: Config) -> list[str]:
     """In what the identity of a config differs from that of a run.json; inputs are not looked at."""
     return _differences(run.get("identity"), config.identity())
+
+
+def write_manifest(folder: Path, step: str, names: Iterable[str], **counts: Any) -> None:
+    """Finish a step's folder: write its manifest, with the digests of these files."""
+    write_json(folder / MANIFEST, {"step": step, **counts, "files": {n: digest_file(folder / n) for n in names}})
 
 
 def is_claimed(folder: Path, description: Mapping[str, Any]) -> bool:

@@ -7,12 +7,15 @@ manifest.json           written last: rows in, rows out, dropped by reason, dige
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
+import io
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -62,13 +65,24 @@ def is_locked(path: Path) -> bool:
 
 
 @contextmanager
-def open_text_table(path: Path) -> Iterator[IO[str]]:
-    """The text of a TSV or CSV, behind the mark that Excel begins it with. Raises `ValueError` unless it is UTF-8."""
+def open_table(path: Path, delimiter: str = "\t") -> Iterator[csv.DictReader[str]]:
+    """The rows of a TSV or CSV, behind the mark that Excel begins it with. Raises `ValueError` unless it is UTF-8."""
+    csv.field_size_limit(sys.maxsize)  # images are cells
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield file
+            yield csv.DictReader(file, delimiter=delimiter)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def table_bytes(rows: Sequence[Mapping[str, Any]], delimiter: str = "\t") -> bytes:
+    """Rows as a TSV or CSV, with a header; the columns come in the order in which rows first have them."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """storage.py: atomic writes, and only finished datasets are read."""
 
-import csv
 import errno
 import os
 
@@ -13,7 +12,7 @@ from sicog.stages.storage import (
     count_rows,
     lines_of,
     make_readable,
-    open_text_table,
+    open_table,
     read_records,
     shards,
     truncate_to_last_line,
@@ -74,11 +73,11 @@ def test_a_half_written_tail_is_cut_off(tmp_path, cut):
 
 def test_a_table_of_excel_is_read_behind_its_mark_and_another_encoding_is_named(tmp_path):
     (tmp_path / "a.tsv").write_bytes(b"\xef\xbb\xbfindex\tanswer\n1\tcaf\xc3\xa9\n")
-    with open_text_table(tmp_path / "a.tsv") as file:
-        assert list(csv.DictReader(file, delimiter="\t")) == [{"index": "1", "answer": "caf\u00e9"}]
+    with open_table(tmp_path / "a.tsv") as rows:
+        assert list(rows) == [{"index": "1", "answer": "caf\u00e9"}]
     (tmp_path / "b.tsv").write_bytes(b"index\tanswer\n1\tcaf\xe9\n")
-    with pytest.raises(ValueError, match=r"b\.tsv is not UTF-8"), open_text_table(tmp_path / "b.tsv") as file:
-        list(csv.DictReader(file, delimiter="\t"))
+    with pytest.raises(ValueError, match=r"b\.tsv is not UTF-8"), open_table(tmp_path / "b.tsv") as rows:
+        list(rows)
 
 
 def test_a_folder_with_a_name_that_is_not_utf_8_has_a_digest(tmp_path):

@@ -15,7 +15,6 @@ import csv
 import io
 import logging
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -40,7 +39,7 @@ from sicog.records import Dropped, Record
 from sicog.stages.config import StageOptions
 from sicog.stages.provenance import digest_value
 from sicog.stages.runner import Stage, run_stage
-from sicog.stages.storage import is_finished, open_text_table, read_records
+from sicog.stages.storage import is_finished, open_table, read_records
 from sicog.tasks import TASKS, bare_question
 
 FORMAT = 2  # increase when rows are read differently; cached benchmarks are then read again
@@ -147,9 +146,7 @@ class _Entries:
                         yield self._line(line, number)
 
     def _tsv(self) -> Iterator[Entry | Dropped]:
-        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images are fields of megabytes
-        with open_text_table(self.path) as file:
-            rows = csv.DictReader(file, delimiter="\t")
+        with open_table(self.path) as rows:
             if "index" not in (rows.fieldnames or ()):
                 raise ValueError(f"{self.path}: the column `index` is missing. Give a TSV in VLMEvalKit's format")
             try:

@@ -17,9 +17,9 @@ from sicog.curation.score.columns import all_columns, columns_of
 from sicog.curation.select.threshold import PAPER_K, By, threshold_at
 from sicog.curation.select.verdicts import Rule, Styles, eligible, verdicts
 from sicog.records import Dropped, Query, ScoredSet
-from sicog.stages.provenance import digest_file, write_run_json
+from sicog.stages.provenance import write_manifest, write_run_json
 from sicog.stages.reader import FolderSource
-from sicog.stages.storage import MANIFEST, count_rows, is_finished, write_json
+from sicog.stages.storage import count_rows, is_finished, write_json
 
 THRESHOLD_FILE = "threshold.json"
 Truth = Callable[[Query, str], float]  # correctness of a compared text for its query, higher is better
@@ -164,7 +164,7 @@ def sweep_scored(config: SweepConfig, truth: Truth) -> Path:
     if n_rows != len(rows) + dropped.total():
         raise AssertionError(f"{config.input}: {n_rows} rows, of which {len(rows)} and {dropped.total()} were read")
     counts = {"rows_in": n_rows, "rows_out": len(rows), "dropped": dict(sorted(dropped.items())), "failed": {}}
-    write_json(config.out_dir / MANIFEST, {"step": "sweep", **counts, "files": {path.name: digest_file(path)}})
+    write_manifest(config.out_dir, "sweep", [path.name], **counts)
     return path
 
 

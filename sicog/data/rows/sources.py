@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -21,7 +20,7 @@ from sicog.data.rows.tar_files import Member, members
 from sicog.formats import parse_example, parse_row, read_llava
 from sicog.formats.json_rows import loads
 from sicog.records import Dropped, Example
-from sicog.stages.storage import open_text_table, read_records
+from sicog.stages.storage import open_table, read_records
 
 _ROWS_AT_ONCE = 32  # rows of parquet read together; they may hold whole images
 _OF_JSON = frozenset({str, int, float, bool, NoneType, datetime, date, time, UUID})  # types that orjson writes
@@ -98,8 +97,8 @@ def count_file(path: Path) -> int:
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with open_text_table(path) as file:
-        for row in csv.DictReader(file):
+    with open_table(path, ",") as rows:
+        for row in rows:
             yield {key: value or None for key, value in row.items() if key is not None}
 
 

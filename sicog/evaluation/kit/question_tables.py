@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import ast
 import base64
-import csv
-import io
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from sicog.config.paths import expand_home
 from sicog.data.images import ImageProblem, resolve_image
@@ -23,7 +19,7 @@ from sicog.evaluation.suite import Benchmark
 from sicog.model.image_files import image_size
 from sicog.records import Query
 from sicog.stages.provenance import digest_bytes
-from sicog.stages.storage import is_finished, open_text_table, write_bytes, write_dataset
+from sicog.stages.storage import is_finished, open_table, table_bytes, write_bytes, write_dataset
 
 DATA_ROOT = "LMUData"  # the kit's name of the variable
 ANSWERS = "answers.tsv"
@@ -77,7 +73,7 @@ def unpack_table(benchmark: Benchmark, table: Path, root: Path, folder: Path) ->
     if "group" not in kept[0]:
         names = _groups([[*shown[row["index"]], *_question_group(benchmark, table, row["index"])] for row in kept])
         kept = [{**row, "group": name} for row, name in zip(kept, names, strict=True)]
-    write_bytes(folder / ANSWERS, _tsv(kept))
+    write_bytes(folder / ANSWERS, table_bytes(kept))
     write_dataset(questions, queries)
     return questions, n_bare
 
@@ -125,9 +121,7 @@ def _read(
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:
     """Yield the rows and check their columns. Tables may be larger than memory because of their images."""
-    csv.field_size_limit(sys.maxsize)  # images are cells
-    with open_text_table(table) as file:
-        rows = csv.DictReader(file, delimiter="\t")
+    with open_table(table) as rows:
         columns = rows.fieldnames or []
         missing = [name for name in ("index", "question", "answer") if name not in columns]
         if missing or not {"image", "image_path"} & set(columns):
@@ -211,11 +205,3 @@ def _groups(shared: Sequence[Sequence[str]]) -> list[str]:
         for one in row[1:]:
             above[top(one)] = top(row[0])
     return [top(row[0]) for row in shared]
-
-
-def _tsv(rows: Sequence[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), delimiter="\t", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()

@@ -6,8 +6,6 @@ latter, a suite maps data sets to benchmarks.
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +16,7 @@ from sicog.evaluation.families import FAMILIES, Question
 from sicog.evaluation.kit.work_folder import MODEL, SCORES
 from sicog.evaluation.names import unique_tails
 from sicog.evaluation.suite import Suite
-from sicog.stages.storage import open_text_table, read_json
+from sicog.stages.storage import open_table, read_json
 
 STATUS = "status.json"
 _KINDS = (".xlsx", ".tsv", ".json", ".csv")  # formats of the kit's PRED_FORMAT, its default first
@@ -139,9 +137,8 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         content: list[dict[str, Any]] = read_json(path)
         return content
     if path.suffix in (".csv", ".tsv"):
-        csv.field_size_limit(sys.maxsize)
-        with open_text_table(path) as file:
-            return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+        with open_table(path, "\t" if path.suffix == ".tsv" else ",") as table:
+            return list(table)
     workbook = import_package("openpyxl", str(path)).load_workbook(path, read_only=True)
     try:
         header, *rows = workbook.worksheets[0].iter_rows(values_only=True)

@@ -6,8 +6,6 @@ curves.json: every figure with its interval, and the probe;  curves.csv: the sam
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -25,8 +23,8 @@ from sicog.evaluation.sampled.answer_scores import accepted_answers, score_answe
 from sicog.evaluation.sampled.picture import draw
 from sicog.evaluation.sampled.select_samples import QuestionSamples, score_at_k
 from sicog.records import Candidate, CandidateSet
-from sicog.stages.provenance import digest_file, write_run_json
-from sicog.stages.storage import MANIFEST, is_finished, read_json, read_records, write_bytes, write_json
+from sicog.stages.provenance import write_manifest, write_run_json
+from sicog.stages.storage import is_finished, read_json, read_records, table_bytes, write_bytes, write_json
 from sicog.statistics.bootstrap import difference, estimate
 from sicog.statistics.intervals import with_limits
 from sicog.tasks import REASONING
@@ -106,10 +104,10 @@ def eval_samples(config: EvalSamplesConfig) -> Path:
     ]
     found = {"ks": ks, "questions": len(truth), "points": points, "unread": unread, "probe": probe}
     write_json(config.out_dir / "curves.json", found)
-    write_bytes(config.out_dir / "curves.csv", _csv(points))
+    write_bytes(config.out_dir / "curves.csv", table_bytes(points, ","))
     write_bytes(config.out_dir / "curves.svg", draw(points, probe, title=config.title).encode())
-    files = {name: digest_file(config.out_dir / name) for name in ("curves.json", "curves.csv", "curves.svg")}
-    write_json(config.out_dir / MANIFEST, {"step": "eval-samples", "rows": len(truth), "files": files})
+    names = ("curves.json", "curves.csv", "curves.svg")
+    write_manifest(config.out_dir, "eval-samples", names, rows=len(truth))
     _print_result(found, config.out_dir)
     return config.out_dir
 
@@ -234,14 +232,6 @@ def _probe(model: str, lines: Mapping[tuple[str, str], Sequence[QuestionSamples]
     }
 
 
-def _csv(points: Sequence[Mapping[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(points[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(points)
-    return text.getvalue().encode()
-
-
 def _figure(of: Mapping[str, Any], form: str) -> str:
     """Return `value [low, high]`; without an interval, for example when all rows share one image, the value."""
     return with_limits(of["value"], of["low"], of["high"], form)
@@ -256,9 +246,8 @@ def _print_result(found: Mapping[str, Any], folder: Path) -> None:
     for one in found["unread"]:
         if one["share"]:
             say(
-                f"{one['model']}, {one['style']}: "
-                f"{one['share']:.1f} % of the samples are truncated or do not parse in "
-                f"their style; they count as wrong",
+                f"{one['model']}, {one['style']}: {one['share']:.1f} % of the samples are truncated or do not parse in "
+                "their style; they count as wrong",
                 style="yellow",
             )
     for one in probe:

@@ -44,9 +44,8 @@ def submit_steps(recipe: Recipe, steps: Sequence[Step], console: Console) -> dic
         if before and job_is_alive(before.job):
             if before.key != step.key:
                 raise ValueError(
-                    f"step {step.name!r} has changed, but job {before.job} still runs its old version. "
-                    "Cancel it first: "
-                    f"scancel {before.job}"
+                    f"step {step.name!r} has changed, but job {before.job} still runs its old version. Cancel it "
+                    f"first: scancel {before.job}"
                 )
             jobs[step.name] = before.job
             console.print(f"{title}: job {before.job} is there already", style="dim")
