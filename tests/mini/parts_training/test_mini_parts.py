@@ -149,7 +149,7 @@ def test_shipped_tower_passes_its_gates(model_and_processor):
 def test_shipped_language_model_reads_cells_and_reasons(model_and_processor):
     """Few items, so with room for chance; the gates are held against figures.json, of 1,000 items each."""
     model, processor = model_and_processor
-    found = measure_language(model.language_model, processor.tokenizer, LanguagePartConfig(), 21, items=100)
+    found = measure_language(model.language_model, processor.tokenizer, LanguagePartConfig(), 21, items=50)
     answers = found["answers"]
     assert found["captions"]["dd"]["f1"] > 0.93 and found["captions"]["dd"]["place"] > 0.93
     assert answers["direct"]["all"] > 0.8 and answers["cot"]["all"] > 0.9 and answers["chance"]["all"] < 0.6
