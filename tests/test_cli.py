@@ -195,7 +195,7 @@ def test_a_checkpoint_that_is_nowhere_is_said_without_asking_the_hub(tmp_path, a
     assert "Retrying" not in done.stderr and time.monotonic() - begin < 60
 
 
-def test_a_setting_out_of_range_is_a_sentence_without_an_address(tmp_path):
+def test_a_setting_out_of_range_is_one_clear_sentence_without_an_address(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     done = sicog("ask", tmp_path, "a.png", "Q?", "--temperature", "-1", cwd=tmp_path, command=[warm_sicog()])
     said = " ".join(done.stderr.split())

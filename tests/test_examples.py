@@ -146,9 +146,9 @@ def test_a_new_scorer(load, tmp_path):
 def test_a_new_corruption(load):
     load("new_corruption")
     image = picture(1)
-    spoilt = apply(image, Corruption(method="jpeg", parameters={"quality": 2.0}))
-    assert spoilt.size == image.size
-    assert np.abs(np.asarray(spoilt, dtype=int) - np.asarray(image.convert("RGB"), dtype=int)).mean() > 3
+    corrupted = apply(image, Corruption(method="jpeg", parameters={"quality": 2.0}))
+    assert corrupted.size == image.size
+    assert np.abs(np.asarray(corrupted, dtype=int) - np.asarray(image.convert("RGB"), dtype=int)).mean() > 3
     with pytest.raises(ValueError, match="corruption 'jpeg' already exists"):
         add_corruption("jpeg", *METHODS["mask"])
 

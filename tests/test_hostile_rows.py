@@ -160,7 +160,7 @@ def test_the_originals_files(rows, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["a full disk", "a kill"])
-def test_a_disk_that_fills_leaves_a_run_that_goes_on(tmp_path, form):
+def test_a_disk_that_fills_leaves_a_run_that_resumes(tmp_path, form):
     text = "A red circle. " * 20
     rows = [{"id": i, "image": "a.png", "generated_caption": text} for i in range(2000)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))

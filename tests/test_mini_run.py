@@ -148,7 +148,7 @@ updates: {{pretrain: 1, sft: 1}}
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_an_arm_of_the_lab_trains_on_the_runs_candidates_and_goes_on_after_a_kill(undisturbed, tmp_path):
+def test_an_arm_of_the_lab_trains_on_the_runs_candidates_and_resumes_after_a_kill(undisturbed, tmp_path):
     run_dir, _ = undisturbed
     arms, lab = tmp_path / "arms.yaml", tmp_path / "lab"
     arms.write_text(LAB.format(root=ROOT, run=run_dir, out=lab))

@@ -23,7 +23,7 @@ def test_the_page_begins_with_what_is_installed_and_fetched() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
+def test_the_commands_run_as_written(tmp_path: Path) -> None:
     from sicog.mini.parts_training.mini_parts import SHIPPED, unpack
     from sicog.mini.teacher_server import teacher_server
     from sicog.mini.write_world import MiniDataConfig, write_mini_data

@@ -91,7 +91,7 @@ DATA_PATH=photographs.jsonl PROMPT=paper recap_scripts/recap_inference.sh max_ne
 for seed in 0 1 2; do
     DATA_PATH=questions.json OUTPUT_DIR=runs/sicog/answers-$seed $sample max_new_tokens=12 seed=$seed
 done
-DATA_PATH=questions.json OUTPUT_DIR=runs/sicog/spoilt AUGMENT_METHODS=mask,gaussian_blur \\
+DATA_PATH=questions.json OUTPUT_DIR=runs/sicog/corrupted AUGMENT_METHODS=mask,gaussian_blur \\
     $sample max_new_tokens=12 seed=7
 RAW_DATASET='runs/sicog/answers-*' MODEL_NAME_OR_PATH=runs/base/stage2 OUTPUT_DIR=data/kept-answers \\
     quality_evaluation/scripts/reasoning_quality_eval.sh
@@ -114,7 +114,7 @@ EXPERIMENT_NAME=next DATA_PATH=sft.jsonl PREV_STAGE_CHECKPOINT=runs/next/stage15
 
 
 def test_pairs_of_clean_and_corrupted_images(user: Path) -> None:
-    commands("sicog pair chosen=runs/sicog/answers-0 rejected=runs/sicog/spoilt out_dir=data/pairs", user)
+    commands("sicog pair chosen=runs/sicog/answers-0 rejected=runs/sicog/corrupted out_dir=data/pairs", user)
     pairs = list(read_records(user / "data/pairs", PreferencePair))
     assert pairs and all(pair.chosen != pair.rejected and pair.images[0].startswith("shapes/") for pair in pairs)
 

@@ -37,7 +37,7 @@ def bash(text, folder, **variables):
     )
 
 
-def test_the_python_runs_as_it_stands(tiny_dir, tmp_path, monkeypatch):
+def test_the_python_runs_as_written(tiny_dir, tmp_path, monkeypatch):
     counts = {"align": 1, "sft": 1, "warmup_captions": 1, "warmup_reasoning": 1, "unlabelled": 1, "dev": 3, "test": 1}
     write_mini_data(MiniDataConfig(**counts), tmp_path / "runs" / "mini" / "data")
     (tmp_path / "runs" / "mini" / "next").symlink_to(tiny_dir)

@@ -130,7 +130,7 @@ def test_sampling(script, world, tiny_dir, tmp_path):
 
 @pytest.mark.slow
 def test_dpo_from_corrupted_images(script, world, tiny_dir, tmp_path):
-    """Answers to the images as they are, answers to spoilt ones (AUGMENT_METHODS), pairs of them, DPO."""
+    """Answers to the images as they are, answers to corrupted ones (AUGMENT_METHODS), pairs of them, DPO."""
     from sicog.model import load_checkpoint
 
     common = {"EXPERIMENT_NAME": "exp", "IMAGE_FOLDER": world}
@@ -138,11 +138,11 @@ def test_dpo_from_corrupted_images(script, world, tiny_dir, tmp_path):
     options = ["max_new_tokens=1000", "temperature=3.0"]  # hot enough that the tiny checkpoint ends its answers
     for split, more in (
         ("clean", {}),
-        ("spoilt", {"AUGMENT_METHODS": "gaussian_blur,color_jitter,mirror_rotation,mask"}),
+        ("corrupted", {"AUGMENT_METHODS": "gaussian_blur,color_jitter,mirror_rotation,mask"}),
     ):
         succeeded(script("recap_scripts/reasoning_inference.sh", *options, SPLIT=split, **asked, **more, **common))
-    answers = {split: f"runs/exp/answers-direct-{split}" for split in ("clean", "spoilt")}
-    made = [f"chosen={answers['clean']}", f"rejected={answers['spoilt']}", "out_dir=my pairs"]
+    answers = {split: f"runs/exp/answers-direct-{split}" for split in ("clean", "corrupted")}
+    made = [f"chosen={answers['clean']}", f"rejected={answers['corrupted']}", "out_dir=my pairs"]
     succeeded(script("training_scripts/launch.sh", "pair", *made))
     pairs = list(read_records(tmp_path / "my pairs", PreferencePair))
     assert pairs and all(pair.images and pair.chosen != pair.rejected for pair in pairs)

@@ -57,7 +57,7 @@ def test_a_command_that_shows_something(tmp_path, line):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_pipeline_by_stage_runs_as_it_stands(tmp_path):
+def test_the_pipeline_by_stage_runs_as_written(tmp_path):
     """The block of stage scripts, on a small mini world and the mini model's parts, from a folder of the user's."""
     from sicog.mini.parts_training.mini_parts import SHIPPED, unpack
     from sicog.mini.teacher_server import teacher_server

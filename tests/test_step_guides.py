@@ -79,7 +79,7 @@ def test_sampling(tmp_path):
             ("images.json", "runs/sicog/captions-cod-conv", "cod-conv", "1"),
             ("questions", "runs/sicog/answers-paper-0", "paper", "0"),  # here there is no questions_0.json
             ("questions_1.json", "runs/sicog/answers-paper-1", "paper", "0"),
-            ("questions.json", "runs/sicog/spoilt", "direct", "0"),
+            ("questions.json", "runs/sicog/corrupted", "direct", "0"),
         )
     ]
     assert "mirror_rotation" in sampled[-1] and "runs/sicog/answers-paper-1" in grouped

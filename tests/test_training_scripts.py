@@ -86,7 +86,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_lines_of_all_stages_run_as_they_stand(trained):
+def test_the_lines_of_all_stages_run_as_written(trained):
     folder, output = trained
     expected = {
         "base/stage1": ("align", 2e-4, 256, 8),

@@ -234,7 +234,7 @@ def test_both_folders_are_claimed_before_anything_is_paid(endpoint, tmp_path):
     assert endpoint.count == 0
 
 
-def test_many_failures_stop_the_run_and_a_larger_share_goes_on_without_asking_again(endpoint, tmp_path):
+def test_many_failures_stop_the_run_and_a_larger_share_resumes_without_asking_again(endpoint, tmp_path):
     endpoint.answer = lambda body: "Hm."
     with pytest.raises(ValueError, match="21 of the first 21 rows failed .chain 21"):
         revise(config(tmp_path, 60, {"concurrency": 1}))
@@ -244,7 +244,7 @@ def test_many_failures_stop_the_run_and_a_larger_share_goes_on_without_asking_ag
     assert len(failed(tmp_path)) == 21 and endpoint.count == before + 39
 
 
-def test_a_budget_stops_the_run_and_a_higher_one_goes_on(endpoint, tmp_path):
+def test_a_budget_stops_the_run_and_a_higher_one_resumes(endpoint, tmp_path):
     prices = {"input": 1.0, "output": 10.0}
     with pytest.raises(BudgetReached):
         revise(config(tmp_path, 30, {"prices": prices, "budget": {"usd": 0.025}, "concurrency": 2}))

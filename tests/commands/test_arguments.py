@@ -45,6 +45,6 @@ def test_the_commands_of_sicog_look_there(tmp_path, monkeypatch, command):
 
 
 @pytest.mark.parametrize("command", [["show-corruptions", "a.png", "--out=b.png"], ["ask", "model", "a.png"]])
-def test_an_integer_that_nothing_can_be_done_with_is_a_sentence(command):
+def test_an_integer_that_nothing_can_be_done_with_is_one_clear_sentence(command):
     said = CliRunner().invoke(cli.app, [*command, f"--seed={2**63}"])
     assert isinstance(said.exception, ValueError) and "seed: must be a number of at most 64 bits" in str(said.exception)

@@ -33,7 +33,7 @@ def test_overrides_reach_nested_keys_and_have_types():
 @pytest.mark.parametrize(
     "name", ["my data #2/x.json", "a: b", "2026-11-21", "001", "[x", "@x", "*x.json", "1e5", "a, b"]
 )
-def test_a_path_or_text_is_taken_as_it_stands(name):
+def test_a_path_or_text_is_taken_as_written(name):
     class Texts(Config):
         path: Path
         text: str | None = None
@@ -164,7 +164,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
         ({"a.yaml": "extends: [b.yaml]"}, "extends must be the path of one YAML file"),
     ],
 )
-def test_extends_in_a_circle_or_of_no_path_is_a_sentence(tmp_path, files, says):
+def test_extends_in_a_circle_or_of_no_path_is_one_clear_sentence(tmp_path, files, says):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=says):

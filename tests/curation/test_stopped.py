@@ -29,7 +29,7 @@ def world(tmp_path_factory, make):
     sets = [make.candidate_set(f"{i}", "reasoning", answers if i % 3 else answers[:2]) for i in range(ROWS)]
     write_dataset(folder / "sets", sets)
     write_dataset(
-        folder / "spoilt", [make.candidate_set(f"{i}", "reasoning", [("direct", "green")]) for i in range(20)]
+        folder / "corrupted", [make.candidate_set(f"{i}", "reasoning", [("direct", "green")]) for i in range(20)]
     )
     score(ScoreConfig(input=folder / "sets", out_dir=folder / "scored", scorer="answer"))
     chain = make.cod("A red cup.")
@@ -45,7 +45,7 @@ def run(world: Path, step: str, out: Path) -> None:
     elif step == "select":
         select(SelectConfig(input=world / "scored", out_dir=out, by="vote", threshold=0.6, **small))
     elif step == "pair":
-        pair(PairConfig(chosen=world / "sets", rejected=world / "spoilt", out_dir=out, **small))
+        pair(PairConfig(chosen=world / "sets", rejected=world / "corrupted", out_dir=out, **small))
     elif step == "overlap":
         overlap(OverlapConfig(input=world / "kept", out_dir=out, deduplicate={}, cache_dir=world / "cache"))
     else:
@@ -68,7 +68,7 @@ STEPS = ["score", "select", "pair", "overlap", "build"]
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_stopped_anywhere_it_goes_on_to_the_same_bytes(world, tmp_path, monkeypatch, step):
+def test_stopped_anywhere_it_resumes_to_the_same_bytes(world, tmp_path, monkeypatch, step):
     run(world, step, tmp_path / "whole")
     whole = files(tmp_path / "whole")
     assert len(whole) > 3 and sum(map(len, whole.values())) > 1000
@@ -96,7 +96,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(world, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_full_disk_is_a_sentence_and_the_next_try_goes_on(world, tmp_path, step):
+def test_a_full_disk_is_one_clear_sentence_and_the_next_try_resumes(world, tmp_path, step):
     part = tmp_path / "out" / ".work" / "parts" / "shard-00000.jsonl"
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")  # takes no byte, whoever writes it

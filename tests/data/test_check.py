@@ -59,7 +59,7 @@ def test_a_report_without_a_tokenizer(rows: Path, tmp_path: Path, cache: Path) -
     assert report["views"]["total"] == 4
 
 
-def test_all_usable_is_0_and_unreadable_is_a_sentence(rows: Path, tmp_path: Path) -> None:
+def test_all_usable_is_0_and_unreadable_is_one_clear_sentence(rows: Path, tmp_path: Path) -> None:
     (tmp_path / "good.json").write_text(json.dumps(json.loads(rows.read_text())[:4]))
     arguments = ["data", "check", str(tmp_path / "good.json"), "--image-folder", str(tmp_path)]
     assert RUNNER.invoke(app, arguments).exit_code == 0

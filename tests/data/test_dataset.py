@@ -245,7 +245,7 @@ def test_what_was_measured_is_not_measured_again(load: Loader, images: Path, mon
     assert len(load(examples, images, max_length=20)[0]) < 2  # another question has another answer
 
 
-def test_an_image_that_was_mended_is_found_and_one_that_changed_is_named(load: Loader, images: Path) -> None:
+def test_an_image_that_was_repaired_is_found_and_one_that_changed_is_named(load: Loader, images: Path) -> None:
     """A drop for its image is looked at again; the images of rows that were kept are not, until they are read."""
     examples = [row("late", "late.png"), row("cut", "cut.png"), row("whole", "a.png")]
     dataset, dropped = load(examples, images)

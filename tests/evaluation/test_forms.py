@@ -30,7 +30,7 @@ def test_braces_in_a_question_are_text():
     assert FORMS["ocr"].prompt({"question": "Read {options} {question}"}, "direct") == "Read {options} {question}"
 
 
-def test_the_conclusion_of_a_chain_is_scored_and_a_broken_chain_as_it_stands():
+def test_the_conclusion_of_a_chain_is_scored_and_a_broken_chain_as_written():
     chain = "\n\n".join(f"Step {k}: heading\nbody {k}" for k in (1, 2, 3, 4))
     assert final_answer(chain, "cot") == "body 4"
     assert final_answer(chain, "direct") == chain

@@ -252,15 +252,15 @@ def test_corruptions_change_the_image_that_is_seen(tiny_dir, world, captions, tm
     plain = SampleBlock(_config(tiny_dir, world, tmp_path / "x"))
     for i in range(len(SIZES)):
         query = Query(id=f"row-{i}", task="captioning", images=(f"{i}.png",))
-        spoilt, whole = block._picture(query, 0, {}).read(), plain._picture(query, 0, {}).read()
-        seen.append(spoilt.tobytes() != whole.tobytes())
+        corrupted, whole = block._picture(query, 0, {}).read(), plain._picture(query, 0, {}).read()
+        seen.append(corrupted.tobytes() != whole.tobytes())
     assert all(seen)
     assert set(_sets(masked)) == set(_sets(clean))
 
 
 def test_candidates_carry_what_was_done_to_their_images(tiny_dir, world, captions, tmp_path):
     names = ["mirror_rotation", "gaussian_blur"]
-    config = _config(tiny_dir, world, tmp_path / "spoilt", corruptions=names, max_new_tokens=2)
+    config = _config(tiny_dir, world, tmp_path / "corrupted", corruptions=names, max_new_tokens=2)
     found = set()
     for row in _sets(sample(config)).values():
         done = draw_corruption(tuple(names), 0, f"{row.id}/0")
@@ -270,7 +270,7 @@ def test_candidates_carry_what_was_done_to_their_images(tiny_dir, world, caption
     assert all(not c.corruptions for row in _sets(captions).values() for c in row.candidates)
 
 
-def test_a_spoilt_picture_has_the_size_that_is_announced(tiny_dir, world, tmp_path):
+def test_a_corrupted_picture_has_the_size_that_is_announced(tiny_dir, world, tmp_path):
     block = SampleBlock(_config(tiny_dir, world, tmp_path / "x", corruptions=["mirror_rotation"]))
     for i in range(len(SIZES)):
         query = Query(id=f"row-{i}", task="captioning", images=(f"{i}.png",))

@@ -269,8 +269,14 @@ def test_an_unreadable_picture_fails_its_own_jobs_only(loaded):
     torn = Picture((200, 100), fail)
     config = SamplingConfig(temperature=1.0, max_new_tokens=6)
     jobs = _jobs(4)
-    spoilt = [jobs[0], Job("torn", [torn], jobs[1].requests), jobs[2], Job("torn-2", [torn], jobs[1].requests), jobs[3]]
-    results = Sampler(*loaded, config).run(spoilt)
+    corrupted = [
+        jobs[0],
+        Job("torn", [torn], jobs[1].requests),
+        jobs[2],
+        Job("torn-2", [torn], jobs[1].requests),
+        jobs[3],
+    ]
+    results = Sampler(*loaded, config).run(corrupted)
     whole = Sampler(*loaded, config).run(jobs)
     assert isinstance(results[1], ValueError) and isinstance(results[3], ValueError)
     assert [results[0], results[2], results[4]] == [whole[0], whole[2], whole[3]]

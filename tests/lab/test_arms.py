@@ -111,7 +111,7 @@ def test_the_arms_file_that_the_page_shows_extends_the_shipped_one(
         ("arms.Big={says: x}", "lower-case"),
     ],
 )
-def test_mistakes_are_told(override: str, said: str) -> None:
+def test_mistakes_are_reported(override: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         load_lab(SHIPPED, [override])
 

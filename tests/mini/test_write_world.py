@@ -168,7 +168,7 @@ def test_another_config_is_refused(folder):
         write_mini_data(SMALL.model_copy(update={"test": 21}), folder)
 
 
-def test_missing_truth_is_a_sentence(tmp_path):
+def test_missing_truth_is_one_clear_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"truth/dev.jsonl does not exist. Run `sicog mini-data"):
         read_truth(tmp_path, "dev")
 

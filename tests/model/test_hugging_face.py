@@ -235,7 +235,7 @@ def test_trl_s_dpo_trainer_compares_the_answers(loaded, tiny_dir, tmp_path):
     assert trainer.train().training_loss == pytest.approx(float(np.log(2)), rel=1e-4)
 
 
-def test_peft_adapts_the_language_model_or_what_it_is_told(loaded, tiny_dir, tmp_path):
+def test_peft_adapts_the_language_model_or_the_modules_it_is_given(loaded, tiny_dir, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
 
     _, processor = loaded

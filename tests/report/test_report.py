@@ -327,7 +327,7 @@ def test_a_large_photograph_is_embedded_small(made, tmp_path):
         ({"image_folder": "nowhere"}, ["image_folder", "nowhere", "does not exist"]),
     ],
 )
-def test_a_missing_file_is_a_sentence_that_names_it(made, tmp_path, changes, words):
+def test_a_missing_file_is_one_clear_sentence_that_names_it(made, tmp_path, changes, words):
     with pytest.raises(ValueError) as error:
         again(made, tmp_path, **changes)
     assert all(word in str(error.value) for word in words)

@@ -92,7 +92,7 @@ def test_labels_without_a_greedy_text_are_counted(tmp_path, capsys):
     assert "1 labels without a greedy text" in capsys.readouterr().err
 
 
-def test_what_cannot_be_compared_is_a_sentence(tmp_path):
+def test_what_cannot_be_compared_is_one_clear_sentence(tmp_path):
     paths = folders(tmp_path, {"a": "red"}, {"b": "red"})
     with pytest.raises(ValueError, match="no row of .*labels is in .*greedy"):
         gap(GapConfig(out_dir=tmp_path / "gap", **paths))

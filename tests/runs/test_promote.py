@@ -53,7 +53,7 @@ def test_a_little_worse_is_promoted_and_much_worse_is_not(tmp_path):
     promote(refused.model_copy(update={"tolerance": 0.6, "out_dir": tmp_path / "b" / "allowed"}))
 
 
-def test_a_run_stops_at_a_model_that_is_not_promoted_and_goes_on_when_it_is(tmp_path, capsys):
+def test_a_run_stops_at_a_model_that_is_not_promoted_and_resumes_when_it_is(tmp_path, capsys):
     values = config(tmp_path, [1] * 40, [0] * 40).model_dump(mode="json", exclude={"out_dir"})
     rows = "align: 1, sft: 1, warmup_captions: 1, warmup_reasoning: 1, unlabelled: 1, dev: 1, test: 1"
     judged, more = f"{{run: promote, config: {json.dumps(values)}}}", f"{{run: mini-data, config: {{{rows}}}}}"

@@ -168,7 +168,7 @@ def test_a_recipe_that_is_none_is_said(tmp_path, text, says):
 
 
 @pytest.mark.parametrize("load", [load_recipe, load_lab])
-def test_extends_in_a_circle_or_of_no_path_is_a_sentence(tmp_path, load):
+def test_extends_in_a_circle_or_of_no_path_is_one_clear_sentence(tmp_path, load):
     (tmp_path / "a.yaml").write_text("extends: b.yaml")
     (tmp_path / "b.yaml").write_text("extends: a.yaml")
     with pytest.raises(ValueError, match=r"b\.yaml: extends forms a circle: a\.yaml -> b\.yaml -> a\.yaml"):

@@ -334,7 +334,7 @@ def test_a_finished_stage_is_not_run_again_and_another_config_is_refused(tmp_pat
     assert files(tmp_path / "out") == before
 
 
-def test_too_many_unusable_rows_stop_the_run_which_goes_on_when_more_are_allowed(tmp_path):
+def test_too_many_unusable_rows_stop_the_run_which_resumes_when_more_are_allowed(tmp_path):
     prepare(tmp_path)
     seen = []
 
@@ -419,7 +419,7 @@ def test_processes_that_share_a_stage_write_the_same_bytes(tmp_path, n):
     assert done == [True] * 3 and files(tmp_path / "shared") == files(tmp_path / "alone")
 
 
-def test_each_rank_goes_on_where_it_was_stopped(tmp_path):
+def test_each_rank_resumes_where_it_was_stopped(tmp_path):
     prepare(tmp_path)
     run(tmp_path, "alone")
     with pytest.raises(KeyboardInterrupt):  # rank 0, in the first of its two shards
@@ -485,7 +485,7 @@ def test_a_kill_while_shards_are_put_in_place(tmp_path, monkeypatch, died_at):
     assert files(run(tmp_path, process=None)) == files(run(tmp_path, "whole"))
 
 
-def test_a_full_disk_is_a_sentence_and_the_run_goes_on_later(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_clear_sentence_and_the_run_resumes_later(tmp_path, monkeypatch):
     prepare(tmp_path)
     append, calls = Appending.append, []
 

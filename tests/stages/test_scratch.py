@@ -21,7 +21,7 @@ def test_rows_are_numbered_as_they_come():
     assert len(id_digest("x" * 1000)) == 16 and id_digest("\ud800")
 
 
-def test_a_full_temporary_folder_is_a_sentence(monkeypatch):
+def test_a_full_temporary_folder_is_one_clear_sentence(monkeypatch):
     connect = sqlite3.connect
 
     def small(*arguments, **options):

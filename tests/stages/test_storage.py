@@ -56,7 +56,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("full", [errno.ENOSPC, errno.EDQUOT])  # the disk itself, or one's share of it
-def test_a_full_disk_is_a_sentence(tmp_path, full):
+def test_a_full_disk_is_one_clear_sentence(tmp_path, full):
     with pytest.raises(ValueError, match="disk is full"), atomic_write(tmp_path / "x"):
         raise OSError(full, "full")
     assert not list(tmp_path.iterdir())

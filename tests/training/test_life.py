@@ -43,7 +43,7 @@ def undisturbed(config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) ->
     return train(config(out_dir=tmp_path_factory.getbasetemp() / "undisturbed"))  # finished, it returns at once
 
 
-def test_a_stop_signal_saves_and_the_run_goes_on_to_the_bit(
+def test_a_stop_signal_saves_and_the_run_resumes_bit_for_bit(
     config: MakeConfig, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     step = Trainer.training_step
@@ -127,7 +127,7 @@ class Died(BaseException):
 
 
 @pytest.mark.parametrize("where", ["before the weights", "half of the weights", "state", "marker"])
-def test_died_in_a_save_and_gone_on_to_the_bit(
+def test_died_in_a_save_and_resumed_bit_for_bit(
     config: MakeConfig, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     settings = config()
@@ -214,7 +214,7 @@ train(config)
 
 
 @pytest.mark.slow
-def test_killed_in_a_save_and_gone_on_to_the_bit(config: MakeConfig, undisturbed: Path) -> None:
+def test_killed_in_a_save_and_resumed_bit_for_bit(config: MakeConfig, undisturbed: Path) -> None:
     settings = config()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [warm_python(), "-c", KILLED, settings.model_dump_json()]
@@ -225,7 +225,7 @@ def test_killed_in_a_save_and_gone_on_to_the_bit(config: MakeConfig, undisturbed
 
 
 @pytest.mark.parametrize("limit", [100_000, 400_000])
-def test_a_full_disk_is_a_sentence_and_the_old_checkpoint_stays(
+def test_a_full_disk_is_one_clear_sentence_and_the_old_checkpoint_stays(
     config: MakeConfig, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     """No file may be larger, from the second save on: of the first limit the weights, of the second the moments."""
@@ -297,7 +297,9 @@ def test_the_heaviest_micro_batch_is_tried_and_leaves_no_trace(
     assert_same(*runs)
 
 
-def test_too_little_memory_is_told_before_the_first_update(config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_reported_before_the_first_update(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def forward(*args: Any, **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

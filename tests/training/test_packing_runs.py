@@ -47,7 +47,7 @@ def test_packed_steps_give_the_losses_of_padded_ones(
 
 
 @pytest.mark.parametrize("packing", ["step", "epoch"])
-def test_a_packed_run_goes_on_from_its_checkpoint(config: MakeConfig, tmp_path: Path, packing: str) -> None:
+def test_a_packed_run_resumes_from_its_checkpoint(config: MakeConfig, tmp_path: Path, packing: str) -> None:
     settings = {"packing": packing, "pack_tokens": 150, "save_steps": 2, "keep_checkpoints": True}
     whole = train(config(out_dir=tmp_path / "whole", save_total_limit=9, **settings))
     again = tmp_path / "again"

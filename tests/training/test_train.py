@@ -265,7 +265,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(config: MakeConfig, tmp_path: Path) -> None:
     """kill -9 between two save points, a half-written checkpoint besides; then the same command again."""
     settings = config(epochs=12, save_steps=5)
     undisturbed = start(settings, tmp_path / "undisturbed")

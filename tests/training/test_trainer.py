@@ -40,7 +40,7 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_trainer_is_told_what_the_config_says(config: MakeConfig) -> None:
+def test_the_trainer_gets_what_the_config_says(config: MakeConfig) -> None:
     settings = config(
         learning_rate=3e-4,
         weight_decay=0.02,

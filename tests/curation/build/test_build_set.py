@@ -181,7 +181,7 @@ def test_shares_of_a_total_over_a_dataset_and_users_files(folders):
         BuildConfig(sources=sources, out_dir=folders / "out")
 
 
-def test_damaged_rows_of_a_dataset_are_named_and_the_rest_goes_on(folders):
+def test_damaged_rows_of_a_dataset_are_named_and_the_rest_is_used(folders):
     shard = folders / "captions" / "shard-00001.jsonl"  # rows 7 to 13
     lines = shard.read_bytes().splitlines(keepends=True)
     no_answer = lines[3].replace(b"assistant", b"user")
@@ -409,7 +409,7 @@ def test_what_is_said_to_read_back_does(asked, has_image, answer):
 
 
 @pytest.mark.slow
-def test_a_build_that_was_killed_goes_on_to_the_same_bytes(pictures):
+def test_a_build_that_was_killed_resumes_to_the_same_bytes(pictures):
     sources = [{"name": "captions", "path": "captions", "weight": 300}, {"name": "questions", "path": "questions"}]
     config = {"sources": sources, "image_folder": "images", "max_dropped_share": 0.2, "cache_dir": "cache"}
     config |= {"deduplicate": {}, "multi_turn": {"share": 0.5}, "rows_per_shard": 512}

@@ -82,7 +82,7 @@ def test_prompts_that_never_meet_are_named(tmp_path, make):
 
 
 def test_an_answer_is_chosen_whose_prompt_the_rejected_ones_have(tmp_path, make):
-    """Of the paper's three candidates only one was asked for spoilt images: no row is lost by the draw of another."""
+    """Only one of the paper's three candidates has corrupted images: no row is lost when another one is drawn."""
     three = [("cot", make.cot("red")), ("cot", make.cot("red")), ("direct", "red")]
     clean = [make.candidate_set(str(i), "reasoning", three) for i in range(9)]
     corrupted = [make.candidate_set(str(i), "reasoning", [("direct", "blue")]) for i in range(9)]

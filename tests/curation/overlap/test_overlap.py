@@ -130,7 +130,7 @@ def enumerate_ids(*names):
     return [(str(k), name) for k, name in enumerate(names)]
 
 
-def test_damaged_rows_are_told_and_the_rest_goes_on(world):
+def test_damaged_rows_are_reported_and_the_rest_is_used(world):
     write_dataset(world / "rows", DUPLICATES)
     lines = (world / "rows" / "shard-00000.jsonl").read_bytes().splitlines(keepends=True)
     broken = [b'{"id": 1}\n', *lines[:4], lines[4][:80] + b"\n", *lines[5:]]  # the first line says nothing of the rest
@@ -143,7 +143,7 @@ def test_damaged_rows_are_told_and_the_rest_goes_on(world):
     assert read_json(world / "out" / "manifest.json")["rows_examined"] == len(DUPLICATES) + 1
 
 
-def test_images_that_cannot_be_used_are_told_and_the_rest_goes_on(world):
+def test_images_that_cannot_be_used_are_reported_and_the_rest_is_used(world):
     """Each is dropped with its id and reason."""
     (world / "images" / "broken.png").write_bytes((world / "images" / "a.png").read_bytes()[:200])
     (world / "images" / "empty.png").write_bytes(b"")

@@ -238,7 +238,7 @@ def damaged(folder, make, seed):
 
 
 @pytest.mark.parametrize("runs", [1, 2])
-def test_rows_that_cannot_be_read_are_named_and_the_rest_goes_on(tmp_path, make, runs):
+def test_rows_that_cannot_be_read_are_named_and_the_rest_is_used(tmp_path, make, runs):
     for run in range(runs):
         damaged(tmp_path / f"run-{run}", make, run)
     values = {"input": tmp_path / "run-*", "scorer": "answer", "block_size": 2}

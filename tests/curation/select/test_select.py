@@ -267,7 +267,7 @@ def test_a_pair_never_holds_the_same_text_or_the_same_answer(make):
     assert pair_of(spaced) is None
 
 
-def test_rows_that_were_damaged_are_named_and_the_rest_goes_on(tmp_path, make):
+def test_rows_that_were_damaged_are_named_and_the_rest_is_used(tmp_path, make):
     rows = [reasoning_row(make, str(i)) for i in range(8)]
     write_dataset(tmp_path / "scored", rows)
     shard = tmp_path / "scored" / "shard-00000.jsonl"

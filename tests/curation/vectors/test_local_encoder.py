@@ -37,12 +37,12 @@ def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
         ("../some where", "neither package:NAME, nor a folder"),
     ],
 )
-def test_an_unknown_encoder_is_a_sentence(name, sentence):
+def test_an_unknown_encoder_is_one_clear_sentence(name, sentence):
     with pytest.raises(ValueError, match=sentence):
         encoder_folder(name)
 
 
-def test_a_folder_without_an_encoder_is_a_sentence(tmp_path):
+def test_a_folder_without_an_encoder_is_one_clear_sentence(tmp_path):
     with pytest.raises(ValueError, match="is not a sentence encoder"):
         encoder_folder(str(tmp_path))
 

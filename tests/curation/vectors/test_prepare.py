@@ -114,7 +114,7 @@ def test_a_worker_that_dies_costs_its_part_alone_and_changes_no_byte(tmp_path, e
 
 
 @pytest.mark.parametrize("where", ["planning", "between parts", "scoring"])
-def test_stopped_anywhere_it_goes_on_and_gives_the_same_bytes(encoder, config, monkeypatch, where):
+def test_stopped_anywhere_it_resumes_and_gives_the_same_bytes(encoder, config, monkeypatch, where):
     expected = files(score.score(config("undisturbed", "another cache")))
     (encoder.folder / "encoded.jsonl").unlink()
     calls = []
@@ -140,7 +140,7 @@ def test_stopped_anywhere_it_goes_on_and_gives_the_same_bytes(encoder, config, m
     assert files(out) == expected and encoder.encoded() == dict.fromkeys(DISTINCT, 1)
 
 
-def test_a_broken_row_is_dropped_by_name_and_the_rest_goes_on(tmp_path, encoder, config):
+def test_a_broken_row_is_dropped_by_name_and_the_rest_is_used(tmp_path, encoder, config):
     shard = tmp_path / "sets" / "shard-00002.jsonl"
     lines = shard.read_bytes().splitlines(keepends=True)
     for broken in (lines[2][:50] + b"\n", lines[2].replace(b"candidates", b"candidate5"), b"\xff" + lines[2]):
@@ -169,7 +169,7 @@ def test_the_folder_of_another_config_is_refused_before_anything_is_embedded(tmp
 
 
 @pytest.mark.parametrize("full", ["plan", "cache"])
-def test_a_full_disk_is_a_sentence_and_the_next_try_goes_on(tmp_path, encoder, config, monkeypatch, full):
+def test_a_full_disk_is_one_clear_sentence_and_the_next_try_resumes(tmp_path, encoder, config, monkeypatch, full):
     real, saved = np.save, []
 
     def save(path, values):
@@ -191,7 +191,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_try_goes_on(tmp_path, encoder, c
     assert len(done) in (0, PART, 2 * PART, 3 * PART)
 
 
-def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path, encoder, config):
+def test_a_cache_that_cannot_be_written_is_one_clear_sentence(tmp_path, encoder, config):
     (tmp_path / "cache").touch()
     with pytest.raises(ValueError, match="cannot be written .*cache_dir"):
         score.score(config())

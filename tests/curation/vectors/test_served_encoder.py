@@ -58,7 +58,7 @@ def test_vectors_come_in_the_order_of_the_texts_and_are_never_asked_for_twice(en
     assert encoder().encode(TEXTS).vectors == pytest.approx(expected) and endpoint.count == 4
 
 
-def test_prefix_and_suffix_are_sent_and_told(encoder, endpoint):
+def test_prefix_and_suffix_are_sent_and_recorded(encoder, endpoint):
     one = encoder(prefix="query: ", preset="nvidia/NV-Embed-v2", revision="2")
     one.encode(["a"])
     assert endpoint.bodies[0]["input"] == ["query: a</s>"]

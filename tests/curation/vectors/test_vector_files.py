@@ -125,7 +125,7 @@ def test_folders_of_version_0_1_are_neither_read_nor_in_the_way(tmp_path):
     assert FileVectors(path, tmp_path / "cache").embed(TEXTS[:1]) == pytest.approx(UNITS[:1], abs=1e-7)
 
 
-def test_scoring_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, make, monkeypatch):
+def test_scoring_that_was_stopped_resumes_to_the_same_bytes(tmp_path, make, monkeypatch):
     rows = [make.candidate_set(str(i), "captioning", [("dd", t) for t in TEXTS]) for i in range(20)]
     write_dataset(tmp_path / "sets", rows)
     encoder = EncoderConfig(kind="file", path=npz(tmp_path / "v.npz", texts=np.array(TEXTS)))

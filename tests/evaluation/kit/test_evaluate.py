@@ -141,7 +141,7 @@ def test_a_kit_that_breaks_down_shows_the_end_of_its_log(tmp_path, tiny_dir, tab
         ({"devices": 2}, "devices=2, but this machine has 0 GPUs"),
     ],
 )
-def test_a_mistake_is_told_before_anything_runs(tmp_path, tiny_dir, tables, values, sentence):
+def test_a_mistake_is_reported_before_anything_runs(tmp_path, tiny_dir, tables, values, sentence):
     with pytest.raises(ValueError, match=sentence):
         evaluate(config(tmp_path, tiny_dir, suite=str(tables), **values))
 

@@ -74,7 +74,7 @@ def test_too_many_failures_stop(config, endpoint):
         sample(config())
 
 
-def test_a_broken_image_is_dropped_and_a_spoilt_one_is_what_is_sent(config, endpoint, tmp_path):
+def test_a_broken_image_is_dropped_and_a_corrupted_one_is_what_is_sent(config, endpoint, tmp_path):
     whole = (tmp_path / "w" / "1.png").read_bytes()
     (tmp_path / "w" / "1.png").write_bytes(whole[: len(whole) // 2])
     folder = sample(config(prompt="default", corruptions=["mirror_rotation"], max_dropped_share=0.5))

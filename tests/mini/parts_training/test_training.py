@@ -87,7 +87,7 @@ def test_packing_replaces_all_files_or_none(tmp_path, monkeypatch):
     assert read_json(folder / "figures.json") == {"other": 1} and sorted(tmp_path.iterdir()) == [made, folder]
 
 
-def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+def test_a_training_that_was_stopped_resumes_to_the_same_weights(tmp_path, monkeypatch):
     """Killed after a saved state, in the middle of what follows it."""
     monkeypatch.setattr(fit, "_SAVED_EVERY", 0.0)
     tokenizer, config = train_tokenizer(0, 400), TINY_LANGUAGE.model_copy(update={"steps": 6})

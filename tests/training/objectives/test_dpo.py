@@ -207,7 +207,7 @@ def test_a_run_killed_while_its_final_files_are_written_is_finished(
     assert read_json(folder / "manifest.json")["files"] == files
 
 
-def test_an_image_changed_after_the_reference_step_is_told(
+def test_an_image_changed_after_the_reference_step_is_reported(
     config: MakeConfig, tiny_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     """The reference's log-probabilities are of the old one, and the plan counts on its views."""
@@ -244,7 +244,7 @@ def test_stage_and_objective_go_together(config: MakeConfig) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(config: MakeConfig, data_dir: Path, tmp_path: Path) -> None:
     from training.test_train import metrics_raw, start, wait_until
 
     values = dpo_values(data_dir, tmp_path / "pairs") | {"max_steps": 30, "save_steps": 4}

@@ -124,7 +124,7 @@ def test_zero2_is_one_process_and_resumes_after_a_kill(config: MakeConfig, tmp_p
 
 
 @pytest.mark.slow
-def test_zero3_from_parts_is_one_process_and_goes_on_with_one_after_resharding(
+def test_zero3_from_parts_is_one_process_and_resumes_with_one_after_resharding(
     config: MakeConfig, tiny_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A random projector is drawn as by one process; nothing stays whole on a rank; layers are computed again."""
@@ -211,7 +211,7 @@ def test_zero_leaves_out_an_update_that_is_not_finite(config: MakeConfig, tmp_pa
     assert re.search(r"sicog: the gradient norm is inf at update 2, of rows row-\d+, .* before the update", errors)
 
 
-def test_deepspeed_is_told_what_the_config_says(config: MakeConfig) -> None:
+def test_deepspeed_gets_what_the_config_says(config: MakeConfig) -> None:
     """Clipping is in DeepSpeed's own settings: the Trainer's max_grad_norm alone would not be applied."""
     for precision in ("float32", "bfloat16"):
         told = sharding.deepspeed_config(config(parallel="zero2", max_grad_norm=0.3, precision=precision))
@@ -241,7 +241,7 @@ def test_auto_is_settled_by_the_machine(config: MakeConfig, launched: None, monk
         assert settled(config()) == expected
 
 
-def test_auto_goes_on_as_the_folders_run_began(config: MakeConfig, launched: None, tmp_path: Path) -> None:
+def test_auto_follows_the_folders_first_run(config: MakeConfig, launched: None, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text('{"identity": {"parallel": "zero3"}}')
     assert settled(config()) == "zero3"
