@@ -63,7 +63,7 @@ def test_the_pipeline_by_stage_runs_as_written(tmp_path):
     from sicog.mini.teacher_server import teacher_server
     from sicog.mini.write_world import MiniDataConfig, write_mini_data
 
-    counts = {"align": 8, "sft": 8, "warmup_captions": 8, "warmup_reasoning": 8, "unlabelled": 20, "dev": 1, "test": 1}
+    counts = {"align": 8, "sft": 8, "warmup_captions": 8, "warmup_reasoning": 8, "unlabelled": 40, "dev": 1, "test": 1}
     write_mini_data(MiniDataConfig(**counts), tmp_path / "images")
     for name in ("align.json", "sft.json", "unlabelled_images.json", "unlabelled_questions.json"):
         (tmp_path / "images" / name).rename(tmp_path / name)
@@ -76,7 +76,7 @@ def test_the_pipeline_by_stage_runs_as_written(tmp_path):
     block = re.sub(
         r"(stage1-align\.sh|stage15-sft\.sh)", r"\1 model.config.scale=112 model.config.query_grid=4", STAGES
     )
-    small = {"GLOBAL_BATCH": "2", "PRETRAIN_BATCH": "1", "FINETUNE_BATCH": "2", "OMP_NUM_THREADS": "1"}
+    small = {"GLOBAL_BATCH": "4", "PRETRAIN_BATCH": "2", "FINETUNE_BATCH": "4", "OMP_NUM_THREADS": "1"}
     rates = {"PRETRAIN_LEARNING_RATE": "3e-4", "FINETUNE_LEARNING_RATE": "4e-5"}
     drawn = {
         "TEMPERATURE": "1.3",
@@ -96,9 +96,9 @@ def test_the_pipeline_by_stage_runs_as_written(tmp_path):
         return tuple(config[name] for name in names)
 
     # What was exported counts.
-    assert values("runs/base/stage1", "learning_rate", "global_batch", "device_batch") == (3e-4, 2, 1)
+    assert values("runs/base/stage1", "learning_rate", "global_batch", "device_batch") == (3e-4, 4, 2)
     for stage in ("runs/perception/stage0", "runs/next/stage15", "runs/next/stage2"):
-        assert values(stage, "learning_rate", "global_batch", "device_batch") == (4e-5, 2, 2)
+        assert values(stage, "learning_rate", "global_batch", "device_batch") == (4e-5, 4, 4)
     for run in ("runs/sicog/captions-second", "runs/sicog/answers-cot-default"):
         assert values(run, "temperature", "top_p", "seed") == (1.3, 0.98, int("second" in run))
     assert values("data/kept-captions/selected", "threshold") == (0.1,)
@@ -107,7 +107,7 @@ def test_the_pipeline_by_stage_runs_as_written(tmp_path):
     assert inputs("runs/next/stage2")["model.checkpoint"] == "runs/next/stage15"
     assert inputs("runs/reasoner/stage0")["model.checkpoint"] == "runs/base/stage2"
     assert inputs("runs/sicog/answers-cot-default")["checkpoint"] == "runs/reasoner/stage0"
-    for task, rows in (("captions", 20), ("answers", 40)):
+    for task, rows in (("captions", 40), ("answers", 80)):
         scored = read_json(tmp_path / "data" / f"kept-{task}" / "scored" / "manifest.json")
         assert scored["rows_in"] == rows and scored["rows_kept"] > 0
     curated = read_json(tmp_path / "data" / "curated" / "manifest.json")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import atexit
+import gc
 import importlib
 import json
 import multiprocessing.spawn  # takes sys.executable as it is imported
@@ -60,6 +61,7 @@ _IMPORTS = (
     "sicog.curation.score.score",
     "sicog.report.write",
     "deepspeed",
+    "torch.utils.tensorboard",
 )
 
 
@@ -115,6 +117,7 @@ def server(address: str) -> None:
     with redirect_stdout(sys.stderr):  # DeepSpeed prints
         for name in _IMPORTS:
             __import__(name)
+    gc.freeze()  # else every collection looks at a million objects of the libraries
     threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
     assert set(threads[1:]) <= {"jemalloc_bg_thd"}, f"{threads}: a fork has only one of them"  # pyarrow's starts again
     listener = socket.socket(socket.AF_UNIX)
