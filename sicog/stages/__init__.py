@@ -4,7 +4,7 @@ runner      run a stage: rows in, records out, a manifest
 config      the keys that stages share, and the options of the runner
 reader      the rows of a source, by number
 shard       one shard: blocks, drops, the finish
-workers     several processes of this machine
+workers     several processes of this machine; `threads` shares its cores among them
 journal     the finished blocks of a shard; `journal_progress` shows the rows done by all processes
 storage     datasets on disk; atomic writes
 provenance  run.json: step, config, versions, digests

@@ -14,6 +14,7 @@ from sicog.stages.journal import WORK
 from sicog.stages.launch import LaunchConfig
 from sicog.stages.shard import Finish, ShardTask
 from sicog.stages.storage import file_lock, is_finished, write_json
+from sicog.stages.threads import use_threads
 
 try:
     from datatrove.executor.ray import RayPipelineExecutor
@@ -31,10 +32,12 @@ LOGS, JOBS = ".launch", "jobs.json"  # beside the shards: what datatrove knows o
 class RunShard:
     """A step of a datatrove pipeline: task `rank` writes shard `rank`. What it loads stays for the next one."""
 
-    def __init__(self, task: ShardTask) -> None:
+    def __init__(self, task: ShardTask, cpus: int) -> None:
         self.task = task
+        self.cpus = cpus
 
     def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        use_threads(self.cpus)
         self.task(rank)
 
 
@@ -88,7 +91,7 @@ def launch_shards(
         return
     shards = _slurm(
         launch,
-        [RunShard(task)],
+        [RunShard(task, launch.cpus)],
         logs / "shards",
         job_name=task.step,
         tasks=finish.n_shards,
@@ -154,7 +157,7 @@ def _slurm(launch: LaunchConfig, pipeline: list[Any], logs: Path, **values: Any)
 
 def _ray(launch: LaunchConfig, task: ShardTask, n_shards: int, logs: Path) -> RayPipelineExecutor:
     return RayPipelineExecutor(
-        [RunShard(task)],
+        [RunShard(task, launch.cpus)],
         tasks=n_shards,
         workers=launch.tasks,
         cpus_per_task=launch.cpus,

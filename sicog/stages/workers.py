@@ -12,6 +12,7 @@ from typing import Any
 
 from sicog.stages.launch import gpus
 from sicog.stages.shard import ShardTask
+from sicog.stages.threads import share_cores
 
 
 def run_shards(task: ShardTask, numbers: range, workers: int) -> None:
@@ -28,7 +29,7 @@ def run_shards(task: ShardTask, numbers: range, workers: int) -> None:
         for number in range(n_workers):
             shares.put(available[number % len(available)])
     others = set(active_children())
-    pool = ProcessPoolExecutor(n_workers, context, _start_worker, (task, shares))
+    pool = ProcessPoolExecutor(n_workers, context, _start_worker, (task, shares, n_workers))
     try:
         for future in as_completed([pool.submit(_run_shard, number) for number in numbers]):
             future.result()
@@ -48,8 +49,9 @@ def run_shards(task: ShardTask, numbers: range, workers: int) -> None:
 _task: ShardTask | None = None  # a worker process's own, sent once: it may hold much
 
 
-def _start_worker(task: ShardTask, shares: Any) -> None:
+def _start_worker(task: ShardTask, shares: Any, n_workers: int) -> None:
     global _task
+    share_cores(n_workers)
     _task = task
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; this one is ended by its parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
