@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 from typing import Any
 
@@ -27,6 +28,16 @@ def missing_package_message(module: str, what: str, package: str = "") -> list[s
         found = False
     name = package or module
     return [] if found else [f"{what} needs the package {name}: pip install {_INSTALL.get(module, name)}"]
+
+
+def older_package_message(module: str, floor: str, what: str) -> list[str]:
+    """The error message for an installed package below this version (`major.minor`), or an empty list."""
+    try:
+        version = importlib.metadata.version(module)
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    found, wanted = (tuple(int(part) for part in v.split(".")[:2]) for v in (version, floor))
+    return [] if found >= wanted else [f"{what} needs {module} {floor} or newer; {version} is installed"]
 
 
 def import_package(module: str, what: str) -> Any:

@@ -56,7 +56,7 @@ def _lowest_kept_probability(probs_BV: torch.Tensor, sampling: SamplingConfig) -
 
 def _nucleus_end(top_RK: torch.Tensor, limit: torch.Tensor | float) -> torch.Tensor:
     """[R, 1]: the last of these descending probabilities with a preceding sum below the limit."""
-    n_kept_R1 = (top_RK.cumsum(dim=1) - top_RK < limit).sum(dim=1, keepdim=True)
+    n_kept_R1 = (_row_sums(top_RK) - top_RK < limit).sum(dim=1, keepdim=True)
     return top_RK.gather(1, (n_kept_R1 - 1).clamp(min=0))
 
 
@@ -65,8 +65,15 @@ def _token_at(probs_BV: torch.Tensor, noise_B: torch.Tensor) -> torch.Tensor:
 
     In vocabulary order, so that a rounding error cannot swap two equally likely tokens.
     """
-    cumulative_BV = probs_BV.cumsum(dim=1)
+    cumulative_BV = _row_sums(probs_BV)
     target_B1 = noise_B[:, None] * cumulative_BV[:, -1:]
     # The noise is below 1, but its product may round up to the total. So stay below the last step of the sum.
     below_BV = (cumulative_BV <= target_B1) & (cumulative_BV < cumulative_BV[:, -1:])
     return below_BV.sum(dim=1)
+
+
+def _row_sums(values_BV: torch.Tensor) -> torch.Tensor:
+    """[B, V]: cumulative sums of the rows. On CUDA the scan of a single row is another one, and not reproducible."""
+    if len(values_BV) == 1:
+        return values_BV.expand(2, -1).cumsum(dim=1)[:1]
+    return values_BV.cumsum(dim=1)

@@ -24,6 +24,7 @@ from transformers.utils.generic import can_return_tuple
 
 from sicog.model.card import write_card
 from sicog.model.configuration import SicogConfig
+from sicog.model.kernels.choice import avoid_cudnn_attention
 from sicog.model.kernels.document_attention import packed_arguments
 from sicog.model.kernels.loss_head import causal_loss, document_log_probs
 from sicog.model.layout import feature_order
@@ -74,6 +75,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: SicogConfig) -> None:
         super().__init__(config)
+        avoid_cudnn_attention()
         text: Any = config.text_config
         vision: Any = config.vision_config
         self.vision_tower = VisionTower(vision, config.vision_select_layer)

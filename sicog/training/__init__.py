@@ -9,9 +9,9 @@ trainer          Transformers' Trainer with our order of rows and checkpoints
 optimizer        parameter groups by part
 objectives/      preference objectives
 parallel/        several processes: ZeRO, FSDP, resharding
-run_checkpoints  complete checkpoints of a run in progress
+run_checkpoints  complete checkpoints of a run in progress; `save_times` says when
 callbacks        metrics and progress; `speed` measures, `summary` opens the log
 memory_check     run the heaviest micro-batch before the first update
 recompute        gradient checkpointing
-signals          stop signals; `time_limit` is that of SLURM
+signals          save and stop after an update; `time_limit` handles SLURM's signal
 """

@@ -14,7 +14,9 @@ from typing import IO, Any
 import orjson
 from transformers import TrainerCallback
 
+from sicog.console import say
 from sicog.data.batching import RunPlan
+from sicog.model.kernels.rotary import restore_frequencies
 from sicog.progress import Bar
 from sicog.stages.storage import truncate_to_last_line
 from sicog.training.objectives.dpo import METRICS as DPO_METRICS
@@ -97,6 +99,15 @@ class MetricsWriter(TrainerCallback):
         self.files = {}
         if self.board is not None:
             self.board.close()
+
+
+class ExactPositions(TrainerCallback):
+    """Restore rotary frequencies that an engine or a loader has rounded. It comes before all that runs the model."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Repair the wrapped model, and say so once."""
+        if (replaced := restore_frequencies(model)) and state.is_world_process_zero:
+            say(f"restored rotary frequencies that were not exact float32: {', '.join(replaced)}")
 
 
 class ProgressBar(TrainerCallback):

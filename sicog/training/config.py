@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sicog.config import Config
-from sicog.config.packages import missing_package_message
+from sicog.config.packages import missing_package_message, older_package_message
 from sicog.data.batching import accumulation_steps
 from sicog.data.config import DataConfig, NoiseConfig
 from sicog.model.hub import local_model
@@ -125,6 +125,7 @@ class TrainConfig(Config):
         {
             "workers",
             "save_steps",
+            "save_minutes",
             "save_total_limit",
             "keep_every",
             "keep_checkpoints",
@@ -218,8 +219,11 @@ class TrainConfig(Config):
     check_memory: bool | None = None
     """Run the heaviest micro-batch before the first update, to fail early on out-of-memory; null: only on a GPU."""
 
-    save_steps: int = Field(default=2000, gt=0)
-    """Number of updates between checkpoints."""
+    save_steps: int | None = Field(default=None, gt=0)
+    """Number of updates between checkpoints. null: every `save_minutes` or every tenth of the run, whichever is sooner;
+    but writing checkpoints never takes more than a tenth of the time."""
+    save_minutes: float = Field(default=30.0, gt=0)
+    """Minutes between checkpoints where save_steps is null."""
     save_total_limit: int = Field(default=2, gt=0)
     """Number of newest checkpoints to keep."""
     keep_every: int | None = Field(default=None, gt=0)
@@ -275,6 +279,15 @@ class TrainConfig(Config):
     def _check_adapters(self) -> TrainConfig:
         if self.lora and self.parallel in ("zero3", "fsdp"):
             raise ValueError(f"adapters (lora) cannot be sharded. Use parallel ddp or zero2, not {self.parallel}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_compile(self) -> TrainConfig:
+        if self.compile and self.parallel == "zero3":
+            raise ValueError(
+                "compile with parallel zero3 has not been shown to work: its weights are gathered inside the compiled "
+                "layers. Set compile=false, or parallel=zero2"
+            )
         return self
 
     @model_validator(mode="after")
@@ -345,6 +358,10 @@ class TrainConfig(Config):
             self.rows_per_update(processes)
         except ValueError as error:
             found.append(str(error))
+        if self.compile and self.gradient_checkpointing == "selective":
+            found += older_package_message("transformers", "5.23", "compile with gradient_checkpointing selective")
+        if self.parallel == "fsdp" and self.gradient_checkpointing != "none":
+            found += older_package_message("torch", "2.13", "parallel fsdp with gradient_checkpointing")
         needed = {
             "peft": self.lora is not None and "lora",
             "deepspeed": self.parallel in ("zero2", "zero3") and f"parallel {self.parallel}",

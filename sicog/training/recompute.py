@@ -10,6 +10,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from sicog.training.config import Checkpointing
 
+_ATTENTION = ("attention", "varlen_attn", "flash_attn")
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_mm")
 
 
@@ -38,6 +39,6 @@ def _keep_products(_context: Any, operator: Any, *args: Any, **kwargs: Any) -> C
     name = operator.name() if isinstance(operator, torch._ops.OpOverload) else str(operator)
     namespace, _, name = name.partition("::")
     is_product = namespace == "aten" and name.partition(".")[0] in _PRODUCTS
-    # kernels of torch and of packages (flash_attn::_flash_attn_varlen_forward).
-    is_attention = "attention" in name or "flash_attn" in name
+    # aten::_scaled_dot_product_flash_attention, torch_attn::_varlen_attn, flash_attn::_flash_attn_varlen_forward
+    is_attention = any(kind in name for kind in _ATTENTION)
     return CheckpointPolicy.MUST_SAVE if is_product or is_attention else CheckpointPolicy.PREFER_RECOMPUTE

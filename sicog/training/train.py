@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from sicog.data.rows.cache import cache_folder
 from sicog.data.rows.file_kinds import unreadable_message
 from sicog.stages.provenance import digest_file, write_run_json
 from sicog.stages.storage import MANIFEST, file_lock, is_finished, make_readable, read_json, write_json, write_records
+from sicog.stages.threads import cores, share_cores, use_threads
 from sicog.training import run_checkpoints
 from sicog.training.config import TrainConfig
 from sicog.training.load import load_model
@@ -46,6 +49,7 @@ def train(config: TrainConfig) -> Path:
 
     A finished run with the same config and inputs returns at once. The folder of another run is refused.
     """
+    _prepare_process()
     with nothing_to_save():  # while nothing else handles signals
         return _train(config)
 
@@ -78,11 +82,12 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     from transformers.utils import logging
 
     from sicog.data.pairs import PairDataset
-    from sicog.training.callbacks import MetricsWriter, ProgressBar
+    from sicog.training.callbacks import ExactPositions, MetricsWriter, ProgressBar
     from sicog.training.memory_check import MemoryCheck
     from sicog.training.objectives.dpo import DpoObjective
     from sicog.training.objectives.reference import reference_log_probs
-    from sicog.training.signals import StopSignal, leave
+    from sicog.training.save_times import SaveTimes
+    from sicog.training.signals import SaveAndStop, leave
     from sicog.training.speed import Meter, flops_and_peak
     from sicog.training.trainer import SicogTrainer
 
@@ -97,15 +102,17 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     metrics = MetricsWriter(config.out_dir, plan, len(read.dataset), meter, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, meter)
     objective = DpoObjective(config.dpo, read.dataset, plan) if isinstance(read.dataset, PairDataset) else None
-    stop = StopSignal()
-    trainer = SicogTrainer(model, processor, read.dataset, plan, config, [metrics, bar, stop], objective)
+    times = SaveTimes(plan.n_steps, config.save_steps, config.save_minutes)
+    stop = SaveAndStop(times)
+    callbacks = [ExactPositions(), metrics, bar, stop]
+    trainer = SicogTrainer(model, processor, read.dataset, plan, config, callbacks, objective, times)
     if config.check_memory if config.check_memory is not None else trainer.args.device.type == "cuda":
         trainer.add_callback(MemoryCheck(trainer, read.lengths))
     if _is_main():
         remember_plan(config, plan)
         print_summary(model, config, plan, batch, read.lengths)
     try:
-        with stop.catch_signals():
+        with stop.catch_signals(), _quick_collections():
             _run(trainer, config)
     finally:
         metrics.close()
@@ -297,6 +304,29 @@ def _tidy(config: TrainConfig) -> Path:
     if _is_main() and not config.keep_checkpoints:
         run_checkpoints.keep_newest(config.out_dir, 0, config.keep_every)
     return config.out_dir
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Leave what exists now out of Python's garbage collections, so that updates do not pause for the libraries."""
+    if gc.get_freeze_count():  # the caller has done so
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _prepare_process() -> None:
+    """Share this machine's cores among its ranks, and let CUDA's allocator reuse memory for other shapes."""
+    if _world_size() > 1:
+        # torchrun says how many ranks this machine has; srun has bound each to the cores of its task.
+        here = os.environ.get("LOCAL_WORLD_SIZE")
+        share_cores(int(here)) if here else use_threads(cores())
+    # Packed rows have a new shape in every update, and each would leave gaps. Torch reads it at its first allocation.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def _is_main() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from sicog.training.objectives.dpo import DpoObjective
 from sicog.training.optimizer import optimizer_name, parameter_groups, rates_of
 from sicog.training.parallel import sharding
 from sicog.training.recompute import checkpoint_activations
+from sicog.training.save_times import SaveTimes
 
 if TYPE_CHECKING:
     from sicog.model.modeling import SicogForConditionalGeneration
@@ -52,6 +54,7 @@ class SicogTrainer(Trainer):
         config: TrainConfig,
         callbacks: list[TrainerCallback],
         objective: DpoObjective | None = None,
+        times: SaveTimes | None = None,
     ) -> None:
         checkpoint_activations(model, config.gradient_checkpointing)
         if config.packing != "off":
@@ -70,6 +73,7 @@ class SicogTrainer(Trainer):
         self.dataset = dataset
         self.plan = plan
         self.config = config
+        self.times = times or SaveTimes(plan.n_steps, config.save_steps, config.save_minutes)
         self.objective: DpoObjective | None = objective
         self.ids_of_update: list[str] = []
         self.rates_of_update: dict[str, float] = {}
@@ -181,7 +185,7 @@ class SicogTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save the whole state, then mark it complete, then remove older checkpoints."""
-        folder = self.config.out_dir / f"checkpoint-{self.state.global_step}"
+        folder, begun = self.config.out_dir / f"checkpoint-{self.state.global_step}", time.monotonic()
         self.stop_unless_weights_are_finite()
         with run_checkpoints.save_or_clean_up(folder):
             super()._save_checkpoint(model, trial)
@@ -191,6 +195,7 @@ class SicogTrainer(Trainer):
         if self.args.should_save:
             run_checkpoints.mark_complete(folder, processes=self.args.world_size)
             run_checkpoints.keep_newest(folder.parent, self.config.save_total_limit, self.config.keep_every)
+        self.times.saved(time.monotonic() - begun)
 
     def listed_ids(self) -> str:
         """The first row ids of the current update."""
@@ -238,7 +243,7 @@ def trainer_arguments(config: TrainConfig, plan: RunPlan) -> TrainingArguments:
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=config.save_steps,
+        save_steps=plan.n_steps,  # the last update; `SaveTimes` decides about the others
         save_total_limit=None,  # our own code keeps the old one until the new one is complete
         dataloader_num_workers=config.workers if config.workers is not None else 4 * on_gpu,
         remove_unused_columns=False,

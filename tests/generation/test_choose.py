@@ -74,3 +74,16 @@ def test_noise_is_keyed_and_a_longer_stream_begins_with_a_shorter():
 def test_the_stream_stays_what_it_is():
     # Runs of today must be repeatable with the numpy of tomorrow.
     assert uniforms(0, "a", "cod", 0, 3).tolist() == [0.299554705619812, 0.9445773959159851, 0.14272230863571167]
+
+
+def test_one_row_is_summed_as_one_of_several(monkeypatch):
+    """CUDA scans a single row with a kernel that is not reproducible; here only the shapes can be seen."""
+    shapes, cumsum = [], torch.Tensor.cumsum
+    monkeypatch.setattr(torch.Tensor, "cumsum", lambda x, **options: shapes.append(x.shape) or cumsum(x, **options))
+    generator = torch.Generator().manual_seed(5)
+    logits, noise = torch.randn(6, 50, generator=generator), torch.rand(6, generator=generator)
+    for sampling in (SamplingConfig(top_p=0.8), SamplingConfig(top_k=7), SamplingConfig(top_p=1.0)):
+        together = next_tokens(logits, noise, sampling, None)
+        alone = [next_tokens(logits[i : i + 1], noise[i : i + 1], sampling, None).item() for i in range(6)]
+        assert alone == together.tolist()
+    assert shapes and min(shape[0] for shape in shapes) > 1

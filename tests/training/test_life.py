@@ -26,7 +26,8 @@ from sicog.training import run_checkpoints
 from sicog.training import train as training
 from sicog.training.config import TrainConfig
 from sicog.training.memory_check import heaviest_micro_batch
-from sicog.training.signals import StopSignal
+from sicog.training.save_times import SaveTimes
+from sicog.training.signals import SaveAndStop
 from sicog.training.train import train
 
 MakeConfig = Callable[..., TrainConfig]
@@ -71,7 +72,7 @@ def test_a_stop_signal_saves_and_the_run_resumes_bit_for_bit(
 
 
 def test_a_second_key_press_ends_at_once_and_one_passed_on_twice_does_not() -> None:
-    stop = StopSignal()
+    stop = SaveAndStop(SaveTimes(9, 9, 30.0))
     with stop.catch_signals():
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from warm_sicog import warm_python
 from sicog.model import load_checkpoint
 from sicog.records import Example, Turn
 from sicog.stages.storage import read_json, read_records, write_dataset
+from sicog.training import save_times
 from sicog.training.config import TrainConfig
 from sicog.training.load import load_model
 from sicog.training.train import train
@@ -286,6 +287,16 @@ def test_a_killed_run_resumes_to_the_same_bytes(config: MakeConfig, tmp_path: Pa
     assert again.returncode == 0 and "resuming from checkpoint-" in errors and "checkpoint-30" not in errors
     for name in ("metrics.jsonl", "model.safetensors", "manifest.json"):
         assert (run_dir / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, range(1, 7)), (1e9, [6])])
+def test_without_save_steps_checkpoints_come_by_the_clock(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch, minutes: float, saved: Iterable[int]
+) -> None:
+    monkeypatch.setattr(save_times, "_PARTS", 1)
+    monkeypatch.setattr(save_times, "_COST", 0)
+    run_dir = train(config(save_steps=None, save_minutes=minutes, keep_checkpoints=True, save_total_limit=9))
+    assert {path.name for path in run_dir.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in saved}
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sicog.config import load_config
+from sicog.config import load_config, packages
 from sicog.training.config import ModelSource, TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "training_scripts" / "configs"
@@ -52,6 +52,7 @@ def test_the_stages_are_the_papers(stage: str) -> None:
         ("learning_rates.resampler=1e-3", "projector"),
         ("learning_rates.projector=0", "must be above 0, got 0"),
         ("lora.rank=8", "unknown key 'lora.rank'"),
+        ("save_steps=0", "must be above 0, got 0"),
     ],
 )
 def test_mistakes_are_named(override: str, message: str) -> None:
@@ -69,6 +70,22 @@ def test_what_is_set_must_be_trained() -> None:
     assert config.learning_rates == {"vision_tower": 2e-6}
     assert config.lora is not None and (config.lora.r, config.lora.targets) == (8, ("q_proj", "v_proj"))
     assert load("sft").lora is None
+
+
+def test_pairs_of_options_that_do_not_work_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="compile with parallel zero3 has not been shown to work"):
+        load("sft", "compile=true", "parallel=zero3")
+    versions = {"transformers": "5.22.4", "torch": "2.12.1+cu128"}
+    monkeypatch.setattr(packages.importlib.metadata, "version", versions.__getitem__)
+    assert "compile with gradient_checkpointing selective needs transformers 5.23 or newer; 5.22.4 is installed" in (
+        load("sft", "compile=true", "gradient_checkpointing=selective").problems()
+    )
+    assert "parallel fsdp with gradient_checkpointing needs torch 2.13 or newer; 2.12.1+cu128 is installed" in (
+        load("sft", "parallel=fsdp").problems()
+    )
+    versions |= {"transformers": "5.23.0", "torch": "2.13.0"}
+    for overrides in (["compile=true", "gradient_checkpointing=selective"], ["parallel=fsdp"]):
+        assert not [problem for problem in load("sft", *overrides).problems() if "or newer" in problem]
 
 
 def test_what_saves_memory_or_time_may_change_in_a_run() -> None:

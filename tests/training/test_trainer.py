@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy
 from torch.utils.flop_counter import FlopCounterMode
 
 from sicog.data.batching import RunPlan, plan_run
@@ -25,7 +26,7 @@ from sicog.records import CandidateSet, Turn
 from sicog.stages.storage import read_json, read_records
 from sicog.training.config import Checkpointing, TrainConfig
 from sicog.training.parts import set_trainable
-from sicog.training.recompute import checkpoint_activations
+from sicog.training.recompute import _keep_products, checkpoint_activations
 from sicog.training.train import train
 from sicog.training.trainer import SicogTrainer, trainer_arguments
 
@@ -61,7 +62,7 @@ def test_the_trainer_gets_what_the_config_says(config: MakeConfig) -> None:
     assert args.gradient_accumulation_steps == 2
     assert args.optim == "adamw_torch_fused"
     assert args.seed == 7
-    assert args.save_steps == 9
+    assert args.save_steps == 50  # the last; `SaveTimes` decides about the others
     assert args.dataloader_num_workers == 0
     assert args.bf16 is False and args.fp16 is False
     assert trainer_arguments(config(precision="bfloat16"), plan(1)).bf16 is True
@@ -204,3 +205,25 @@ def test_normalising_in_the_model_changes_no_loss(
             "uint8" if where == "device" else "float32"
         )
     assert len(losses["host"]) == 2 and losses["device"] == losses["host"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_kept"),
+    [
+        ("torch_attn::_varlen_attn", True),
+        ("flash_attn::_flash_attn_varlen_forward", True),
+        ("aten::_scaled_dot_product_flash_attention", True),
+        ("aten::addmm", True),
+        ("aten::silu", False),
+        ("aten::mul.Tensor", False),
+    ],
+)
+def test_selective_checkpointing_keeps_attention_and_products(name: str, is_kept: bool) -> None:
+    """Of every kernel that a model may use; those of CUDA cannot run here."""
+    wanted = CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
+    assert _keep_products(None, name) is wanted
+
+
+def test_torch_s_own_kernel_has_the_name_that_is_kept() -> None:
+    operator = torch.ops.torch_attn._varlen_attn.default
+    assert _keep_products(None, operator) is CheckpointPolicy.MUST_SAVE

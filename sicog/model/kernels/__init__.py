@@ -3,4 +3,5 @@
 choice              choose attention and kernels for this machine
 document_attention  attention within the documents of a packed row
 loss_head           cross-entropy without all logits in memory
+rotary              keep rotary frequencies in float32
 """

@@ -31,6 +31,18 @@ def chosen_attention(attention: Attention, precision: Precision = "auto", device
     return "flash_attention_2" if attention != "sdpa" and not missing else "sdpa"
 
 
+def avoid_cudnn_attention() -> None:
+    """Take cuDNN out of the choices of torch's SDPA, in the whole process.
+
+    With torch 2.11 and newer it would be the first choice on H100, H200 and B200. It makes a plan for every new shape,
+    and each decoded token is a new shape (measured elsewhere: 23 to 37 ms each, huggingface/transformers#48163). Its
+    backward pass in bfloat16 has given NaN. `torch.backends.cuda.enable_cudnn_sdp(True)` allows it again.
+    """
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def use_attention(model: Any, *, language_model: str, vision_tower: str) -> None:
     """Switch the parts of a model to an attention, by Transformers' names."""
     model.set_attn_implementation({"text_config": language_model, "vision_config": vision_tower})

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Timeout of a process in one collective call. The longest wait is for the main process, which saves or digests.
 PATIENCE = timedelta(minutes=30)
 _WHOLE = ".whole"
+_UNIVERSAL_WORKERS = 8  # of a conversion to a universal checkpoint; each holds a part of the states in memory
 # Elements sent at once: 0.4 GB of bfloat16, enough to keep a fast link busy and small compared to the weights.
 _BUCKET = 200_000_000
 _KEPT_WHOLE = 10_000  # elements; smaller parameters (norms, biases) are not sharded
@@ -85,7 +86,8 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     return {
         "zero_optimization": zero,
         "bf16": {"enabled": bf16},
-        # Sum micro-batches in float32, because a bfloat16 sum loses small values.
+        # Sum micro-batches in float32, because a bfloat16 sum loses small values. Sums over processes are in bfloat16,
+        # as the original's are: in float32 they would send twice the bytes.
         "data_types": {"grad_accum_dtype": "fp32"},
         # Set here, because without this key the Trainer's max_grad_norm is silently ignored.
         "gradient_clipping": config.max_grad_norm,
@@ -162,7 +164,8 @@ def to_universal(source: Path, target: Path) -> None:
 
     from deepspeed.checkpoint.ds_to_universal import main
 
-    settings = {"num_extract_workers": 1, "num_merge_workers": 1, "keep_temp_folder": False}
+    workers = min(_UNIVERSAL_WORKERS, len(os.sched_getaffinity(0)))
+    settings = {"num_extract_workers": workers, "num_merge_workers": workers, "keep_temp_folder": False}
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # hide its debug output
         main(
             Namespace(

@@ -100,3 +100,10 @@ def test_blocks_are_compiled_in_place(model: SicogForConditionalGeneration, monk
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
     compile_blocks(model)
     assert compiled == [*model.language_model.base_model.layers] and list(model.state_dict()) == names
+
+
+def test_a_model_takes_cudnn_out_of_the_choices(tiny_dir: Path) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load_checkpoint(tiny_dir)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()

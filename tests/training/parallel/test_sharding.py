@@ -211,6 +211,37 @@ def test_zero_leaves_out_an_update_that_is_not_finite(config: MakeConfig, tmp_pa
     assert re.search(r"sicog: the gradient norm is inf at update 2, of rows row-\d+, .* before the update", errors)
 
 
+EXACT = """
+import torch
+from sicog.training.parallel import sharding
+from sicog.training.trainer import SicogTrainer
+step, load = SicogTrainer.training_step, sharding.load
+def rounded(config, load_model):
+    model, processor = load(config, load_model)
+    rotary = model.language_model.model.rotary_emb
+    rotary.inv_freq = rotary.inv_freq.to(torch.bfloat16)  # as older versions of DeepSpeed and Transformers leave it
+    return model, processor
+def checked(self, model, *args, **kwargs):
+    rotary = self.model.language_model.model.rotary_emb
+    exact, _ = rotary.compute_default_rope_parameters(rotary.config)
+    assert rotary.inv_freq.dtype == torch.float32 and torch.equal(rotary.inv_freq, exact), rotary.inv_freq
+    assert self.model.language_model.model.norm.weight.dtype == torch.bfloat16
+    return step(self, model, *args, **kwargs)
+sharding.load, SicogTrainer.training_step = rounded, checked
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["zero2", "zero3"])
+def test_the_bfloat16_engine_trains_with_exact_positions(config: MakeConfig, tmp_path: Path, parallel: str) -> None:
+    settings = config(parallel=parallel, precision="bfloat16", max_steps=3, device_batch=2)
+    train(settings.model_copy(update={"out_dir": tmp_path / "one", "parallel": "ddp", "precision": "float32"}))
+    errors = finish(start(settings, tmp_path / "two", 2, EXACT))
+    assert errors.count("restored rotary frequencies") == 1
+    ours, exact = metrics(tmp_path / "two"), metrics(tmp_path / "one")
+    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in exact], rel=0.02)
+
+
 def test_deepspeed_gets_what_the_config_says(config: MakeConfig) -> None:
     """Clipping is in DeepSpeed's own settings: the Trainer's max_grad_norm alone would not be applied."""
     for precision in ("float32", "bfloat16"):
