@@ -11,7 +11,7 @@ from warm_sicog import warm_python
 ROOT = Path(__file__).parents[1]
 FILES = {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "timing", "plain_resampler"}
 NAMES = sorted(name for name in FILES if "gpu" not in name)
-LONG = {"stages", "curation"}
+LONG = {"stages", "curation", "image_preparation", "loader", "packing"}
 
 
 @pytest.mark.slow

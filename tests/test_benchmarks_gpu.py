@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from warm_sicog import warm_python
 
 from benchmarks import gpu_cases
 from benchmarks.gpu_cases import NotEqualError
@@ -21,7 +21,7 @@ ABSENT = {"varlen", "flash_attention_2", "liger"}
 
 
 def smoke(name, out):
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--repeats", "1", "--out", str(out)]
+    command = [warm_python(), "-m", f"benchmarks.{name}", "--smoke", "--repeats", "1", "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr

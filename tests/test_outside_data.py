@@ -57,7 +57,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in sorted(package.iterdir()):
             if file.suffix in (".png", ".jpg"):
                 shutil.copy(file, photographs)
-    labelled = [{"image": f"shapes/{i}.png", "question": q, "answer": a} for q, a, i in rows if i < 20]
+    labelled = [{"image": f"shapes/{i}.png", "question": q, "answer": a} for q, a, i in rows if i < 8]
     (folder / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled))
     named = {image: answer for _, answer, image in rows if answer in ("circle", "rectangle", "triangle")}
     captions = [{"file_name": f"shapes/{image}.png", "text": f"A {shape}."} for image, shape in named.items()]

@@ -129,6 +129,7 @@ def test_killed_in_the_middle_of_decoding(tiny_dir, world, captions, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # tests/stages/test_runner.py has light workers, tests/test_examples.py two that sample
 def test_two_workers_write_the_bytes_of_one(tiny_dir, world, captions, tmp_path):
     """One shard each, sent to processes that load the model by themselves."""
     assert _bytes(sample(_config(tiny_dir, world, tmp_path / "out", workers=2))) == _bytes(captions)

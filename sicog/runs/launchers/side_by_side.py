@@ -5,6 +5,7 @@ Two jobs with one thread each do more work than one job with two threads, which 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -118,6 +119,7 @@ def _run_in_process(run: int, threads: str, run_dir: Path, name: str, key: str, 
 
     from sicog.runs.execute import run_planned
 
+    gc.freeze()  # collections would look at all that the server has imported
     os.environ["OMP_NUM_THREADS"] = threads  # for processes that the step starts
     torch.set_num_threads(int(threads))
     threading.Thread(target=_exit_with_parent, args=(run,), daemon=True).start()

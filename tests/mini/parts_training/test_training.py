@@ -33,6 +33,7 @@ def stop(*_, **__):
     raise KilledError
 
 
+@pytest.mark.nightly
 def test_a_stopped_training_keeps_the_parts_that_were_finished(tmp_path, monkeypatch):
     tokenizer = train_tokenizer(0, TINY_LANGUAGE.vocabulary)  # it takes longer than all the rest
     monkeypatch.setattr(module, "train_tokenizer", lambda *_: tokenizer)
@@ -87,6 +88,7 @@ def test_packing_replaces_all_files_or_none(tmp_path, monkeypatch):
     assert read_json(folder / "figures.json") == {"other": 1} and sorted(tmp_path.iterdir()) == [made, folder]
 
 
+@pytest.mark.nightly
 def test_a_training_that_was_stopped_resumes_to_the_same_weights(tmp_path, monkeypatch):
     """Killed after a saved state, in the middle of what follows it."""
     monkeypatch.setattr(fit, "_SAVED_EVERY", 0.0)
