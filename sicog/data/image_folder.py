@@ -32,6 +32,7 @@ class ImageFolder:
             require_folder(folder, "image_folder")
         self.folder = folder
         self.roots = tuple(roots)
+        self._resolved = folder.resolve() if folder is not None else None
         self.check = check
         self.cache = cache
         self.tars: list[Path] = []
@@ -55,10 +56,10 @@ class ImageFolder:
         if self.folder is None:
             raise ImageProblem("image_missing", f"{name!r}: rows have images, but data.image_folder is not set")
         try:
-            if self.folder.is_file():
+            if self.tars == [self.folder]:
                 check_name(self.folder, name)
                 raise ImageProblem("image_missing", f"{self.folder} has no file {name!r}")
-            return resolve_image(self.folder, name, self.roots)
+            return resolve_image(self.folder, name, self.roots, resolved=self._resolved)
         except ImageProblem as problem:
             if problem.reason == "image_missing" and self.tars and (found := self._index.find(name)):
                 return found

@@ -4,6 +4,8 @@ sample          `sicog sample`: the step
 engines/        engines that answer jobs
 sampling        jobs, samples, and the random stream of a candidate
 sampler         encode each image once, run each prompt once, fork it into candidates
+prepare_ahead   read and encode the next images while the model decodes
+room            how many sequences fit the memory of a GPU
 decoding        decode many sequences together
 slots           their key-value cache
 choose          choose the next token from logits and noise

@@ -213,5 +213,5 @@ class Decoding:
             rows_B = self._rows_B
             if rows_B is None:
                 rows_B = torch.arange(len(self.keys), device=self.model.device)
-            parts = [Rows(self.cache, rows_B, int(self._state["length"].max())), *parts]
+            parts = [Rows(self.cache, rows_B, int(self._state["length"].max()), consumed=True), *parts]
         self.cache, self._rows_B = join_rows(parts), None

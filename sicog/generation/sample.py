@@ -219,10 +219,18 @@ class SampleBlock:
     def __init__(self, config: SampleConfig) -> None:
         self.config = config
         self._engine: Engine | None = None
-        self._digest = ""  # of the answering model, as stored in candidates
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "_engine": None, "_digest": ""}  # a worker process loads its own model
+        # A worker process loads its own model, but a checkpoint of 15 GB is digested once for all.
+        return {"config": self.config, "_engine": None, "source": self.source}
+
+    @cached_property
+    def source(self) -> str:
+        """What candidates say about the model that wrote them: the digest of its checkpoint, or its endpoint's name."""
+        if self.config.endpoint is not None:
+            return f"openai:{self.config.endpoint.model}"
+        assert self.config.checkpoint is not None
+        return digest_path(self.config.checkpoint)
 
     def __call__(self, queries: Sequence[Query]) -> list[Outcome]:
         pictures: dict[str, Picture] = {}  # rows about the same image share it, unless each row corrupts its own copy
@@ -254,20 +262,18 @@ class SampleBlock:
     def engine(self) -> Engine:
         """The loaded model, ready to answer."""
         if self._engine is None:
-            self._engine, self._digest = self._load()
+            self._engine = self._load()
         return self._engine
 
-    def _load(self) -> tuple[Engine, str]:
-        """The engine, and the name of its checkpoint for candidates."""
+    def _load(self) -> Engine:
         config = self.config
         if config.endpoint is not None:
             from sicog.generation.engines.openai import ServedModel
 
             answers = config.endpoint.answers or config.out_dir / ANSWERS
-            served = ServedModel(config.endpoint, config.sampling_config(), answers, max_side=config.max_side)
-            return served, f"openai:{config.endpoint.model}"
+            return ServedModel(config.endpoint, config.sampling_config(), answers, max_side=config.max_side)
         assert config.checkpoint is not None
-        engine = load_engine(
+        return load_engine(
             config.checkpoint,
             config.sampling_config(),
             beams=config.beams,
@@ -275,7 +281,6 @@ class SampleBlock:
             device=config.device,
             precision=config.precision,
         )
-        return engine, digest_path(config.checkpoint)
 
     def status(self) -> str:
         """The engine's report on its speed; empty before it is loaded, or if other processes do the work."""
@@ -369,7 +374,7 @@ class SampleBlock:
                 text=s.text,
                 finish_reason=s.finish_reason,
                 n_tokens=s.n_tokens,
-                checkpoint=self._digest,
+                checkpoint=self.source,
                 corruptions=corruptions,
                 window=share,
             )

@@ -8,15 +8,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
+from sicog.console import say
 from sicog.generation.decoding import Decoding, Finished, Prefilled, run_tokens
+from sicog.generation.prepare_ahead import Prepared, Preparer
+from sicog.generation.room import fitting_rows
 from sicog.generation.sampling import (
     Job,
     LongPromptError,
@@ -31,7 +32,6 @@ from sicog.generation.slots import Rows, join_rows
 from sicog.model.image_processing import PreparedImage
 
 _PREFILL_TOKENS = 16384  # prompt tokens run at once; limits the memory of activations
-_LOOKAHEAD = 32  # number of items whose images are prepared while the model decodes
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class Sampler:
         own = own if isinstance(own, list) else [own]
         self.end_ids = sorted({processor.end_token_id, processor.tokenizer.eos_token_id, *own} - {None})
         self.max_positions = int(model.config.text_config.max_position_embeddings)
+        self.slots = sampling.batch_size  # fewer, once more have not fitted
         self.steps = self.steps_used = 0  # steps of all slots, and of live slots; their ratio is the share in use
         self._waiting: list[_Fork] = []
         self.finished, self._began = 0, time.monotonic()
@@ -134,23 +135,49 @@ class Sampler:
             rows.append(ids)
         return rows
 
-    @torch.no_grad()
     def run(self, jobs: Sequence[Job]) -> list[list[Sample] | ValueError]:
-        """The samples of every job, ordered by request and index, or the error of its images."""
-        # Longest first: neighbours in the queue need the same width, and short ones fill the end evenly.
-        queue = deque(sorted(self._build_queue(jobs), key=lambda item: -item.longest))
+        """The samples of every job, ordered by request and index, or the error of its images.
+
+        If the device runs out of memory, all jobs are sampled again in half as many slots, also in later calls. Raises
+        `ValueError` if one slot is too many.
+        """
+        while True:
+            try:
+                return self._run(jobs)
+            except torch.OutOfMemoryError as error:
+                if self.slots == 1:
+                    raise ValueError(f"out of memory with a single sequence: {error}") from error
+            # Behind the handler, where the traceback no longer holds the failed attempt's tensors.
+            self.slots, self._waiting = self.slots // 2, []
+            torch.cuda.empty_cache()
+            say(f"sample: out of memory; going on with {self.slots} sequences at once (batch_size)", style="yellow")
+
+    @torch.no_grad()
+    def _run(self, jobs: Sequence[Job]) -> list[list[Sample] | ValueError]:
+        queue = self._fitting_queue(jobs)
         results = _Results(self.processor, jobs)
         decoding = Decoding(self.model, self.sampling, self.end_ids)
         self._waiting = []
-        with _Preparer(self) as preparer:
+        with Preparer(self) as preparer:
             while queue or self._waiting or decoding.live:
                 self._refill(decoding, queue, preparer, results)
                 if decoding.live:
-                    self.steps += self.sampling.batch_size
+                    self.steps += self.slots
                     self.steps_used += decoding.live
                     decoding.step()
         self._collect(decoding, results)
         return results.in_order()
+
+    def _fitting_queue(self, jobs: Sequence[Job]) -> deque[_Batchable]:
+        """The items of all jobs, and no more slots than fit the device with the longest of them."""
+        while True:
+            # Longest first: neighbours in the queue need the same width, and short ones fill the end evenly.
+            queue = deque(sorted(self._build_queue(jobs), key=lambda item: -item.longest))
+            rows = fitting_rows(self.model, queue[0].longest + self.sampling.max_new_tokens) if queue else None
+            if rows is None or rows >= self.slots:
+                return queue
+            say(f"sample: {rows} sequences at once, which fit the device, instead of {self.slots} (batch_size)")
+            self.slots = rows
 
     def _build_queue(self, jobs: Sequence[Job]) -> Iterator[_Batchable]:
         """Group jobs about the same images, in portions that fit the slots."""
@@ -162,15 +189,15 @@ class Sampler:
             for request, ids in zip(job.requests, self.prompts(job), strict=True):
                 asks.append(_Ask(place, job.id, request, ids, range(request.n)))
         for images, asks in groups.values():
-            for portion in _portions(asks, self.sampling.batch_size):
+            for portion in _portions(asks, self.slots):
                 yield _Batchable(images, portion)
 
-    def _refill(self, decoding: Decoding, queue: deque[_Batchable], preparer: _Preparer, results: _Results) -> None:
+    def _refill(self, decoding: Decoding, queue: deque[_Batchable], preparer: Preparer, results: _Results) -> None:
         """Remove finished rows, and add new ones to their places.
 
         If the queue is empty and an eighth of the rows has finished, the remaining rows are copied together.
         """
-        slots, more = self.sampling.batch_size, bool(queue or self._waiting)
+        slots, more = self.slots, bool(queue or self._waiting)
         wanted = 1 if more else max(1, len(decoding) // 8)
         if (slots if more else len(decoding)) - decoding.live < wanted:
             return
@@ -198,7 +225,7 @@ class Sampler:
             free -= queue[0].n_samples
             yield queue.popleft()
 
-    def _admit(self, decoding: Decoding, batch: Sequence[_Batchable], preparer: _Preparer, results: _Results) -> None:
+    def _admit(self, decoding: Decoding, batch: Sequence[_Batchable], preparer: Preparer, results: _Results) -> None:
         """Run the prompts of these items and fork them into the free slots."""
         readable, prepared = [], []
         for item in batch:
@@ -212,7 +239,7 @@ class Sampler:
         prompts = self._prefill(readable, self._features(prepared))
         asks = [ask for item in readable for ask in item.asks]
         self._waiting = [_Fork(prompts, parent, ask, index) for parent, ask in enumerate(asks) for index in ask.indices]
-        self._fork(decoding, self.sampling.batch_size - len(decoding))
+        self._fork(decoding, self.slots - len(decoding))
 
     def _fork(self, decoding: Decoding, free: int) -> None:
         """Fork as many waiting samples as there are slots. The others keep only their prompts."""
@@ -239,12 +266,12 @@ class Sampler:
         prefix = run_tokens(self.model, heads, pad_id=pad_id, features_NE=features_NE)
         owners = [i for i, item in enumerate(batch) for _ in item.asks]
         owners_P = torch.tensor(owners, device=self.model.device)
-        forked = join_rows([Rows(prefix.cache, owners_P, int(prefix.lengths.max()))])
+        forked = join_rows([Rows(prefix.cache, owners_P, int(prefix.lengths.max()), consumed=True)])
         past = Prefilled(forked, prefix.lengths[owners_P], prefix.logits)
         tails = [row[shared[i] :] for row, i in zip(rows, owners, strict=True)]
         return run_tokens(self.model, tails, pad_id=pad_id, past=past)
 
-    def _features(self, prepared: Sequence[_Prepared]) -> torch.Tensor | None:
+    def _features(self, prepared: Sequence[Prepared]) -> torch.Tensor | None:
         """[N, E] of all images of these items: encoded ahead one by one, or now all at once."""
         if not self.encode_ahead:
             return self.encode([image for item in prepared for image in item.images])
@@ -290,63 +317,6 @@ class _Results:
             for request in self._jobs[place].requests
             for index in range(request.n)
         ]
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """The images of an item and, if encoded ahead, their features [N, E] and the event after encoding."""
-
-    images: list[PreparedImage]
-    encoded: torch.Tensor | None = None
-    done: torch.cuda.Event | None = None
-
-    def features(self) -> torch.Tensor:
-        """The features, for use on the current stream."""
-        assert self.encoded is not None
-        if self.done is not None:
-            self.done.wait()
-            self.encoded.record_stream(torch.cuda.current_stream())
-        return self.encoded
-
-
-class _Preparer:
-    """Read and prepare the images of the next items in a thread, and encode them on a GPU, while the model decodes."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._coming: dict[_Batchable, Future[_Prepared]] = {}
-        on_gpu = sampler.encode_ahead and sampler.model.device.type == "cuda"
-        self._stream = torch.cuda.Stream(sampler.model.device) if on_gpu else None
-
-    def __enter__(self) -> _Preparer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def begin(self, queue: deque[_Batchable]) -> None:
-        """Start the first items of the queue."""
-        for item in islice(queue, _LOOKAHEAD):
-            if item not in self._coming:
-                self._coming[item] = self._pool.submit(self._work, item)
-
-    def take(self, item: _Batchable) -> _Prepared:
-        """The prepared images of an item. Raises `ValueError` if they could not be read."""
-        coming = self._coming.pop(item, None)
-        return coming.result() if coming else self._work(item)
-
-    @torch.no_grad()  # inference mode is per thread
-    def _work(self, item: _Batchable) -> _Prepared:
-        sampler = self._sampler
-        prepare = sampler.processor.image_processor.prepare
-        images = [prepare(picture.read(), slicing=sampler.slicing) for picture in item.images]
-        if not sampler.encode_ahead or not images:
-            return _Prepared(images)
-        with torch.cuda.stream(self._stream):
-            features_NE = sampler.encode(images)
-            done = self._stream.record_event() if self._stream else None
-        return _Prepared(images, features_NE, done)
 
 
 def _portions(asks: Sequence[_Ask], slots: int) -> Iterator[list[_Ask]]:

@@ -83,21 +83,32 @@ class SlotCache(Cache):
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows [R] of a cache, in any order and with repetition. columns: the length of the longest one."""
+    """Some rows [R] of a cache, in any order and with repetition.
+
+    columns: the length of the longest one. consumed: nobody needs the cache afterwards.
+    """
 
     cache: SlotCache
     rows: torch.Tensor
     columns: int
+    consumed: bool = False
 
 
 def join_rows(parts: Sequence[Rows]) -> SlotCache:
-    """A new cache with all these rows, as wide as the longest one. Leaving, joining and forking take one copy."""
+    """A new cache with all these rows, as wide as the longest one. Leaving, joining and forking take one copy.
+
+    Buffers of consumed caches are freed one by one as they are copied, so that two whole caches never coexist.
+    """
     result, width = SlotCache(), max(part.columns for part in parts)
     for index in range(len(parts[0].cache)):
         sources = [part.cache.slot_layers[index] for part in parts]
         layer = SlotLayer()
         layer.keys = _stack_rows([source.keys for source in sources], sources, parts, width)
+        for source, part in zip(sources, parts, strict=True):
+            source.keys = None if part.consumed else source.keys
         layer.values = _stack_rows([source.values for source in sources], sources, parts, width)
+        for source, part in zip(sources, parts, strict=True):
+            source.values = None if part.consumed else source.values
         layer.length, layer.is_initialized = width, True
         result.layers.append(layer)
     return result

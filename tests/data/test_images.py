@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from sicog.data.image_folder import ImageFolder
 from sicog.data.images import ImageProblem, resolve_image
 from sicog.model.image_files import image_size, load_image
 
@@ -53,6 +56,26 @@ def test_a_missing_file_and_a_folder_are_missing(folder: Path) -> None:
         with pytest.raises(ImageProblem) as caught:
             resolve_image(folder, name)
         assert caught.value.reason == "image_missing"
+
+
+def test_a_plain_file_takes_one_look_at_the_disk_for_each_part_of_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a network disk each look is a message. Resolving takes one for each folder above, for file and root."""
+    deep = folder / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    (deep / "d.png").touch()
+    images, looks = ImageFolder(folder, cache=folder), list[object]()
+    for name in ("lstat", "stat", "readlink"):
+        real = getattr(os, name)
+
+        def counted(path: object, *rest: object, real: Any = real, **more: object) -> Any:
+            looks.append(path)
+            return real(path, *rest, **more)
+
+        monkeypatch.setattr(os, name, counted)
+    found, n_looks = images.find("a/b/c/d.png"), len(looks)
+    assert n_looks == 4 and found == (deep / "d.png").resolve()
 
 
 def test_links_are_followed_into_named_roots_only(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,7 @@ import torch
 from generation.worlds import SIZES, write_world
 
 from sicog.config import load_config
+from sicog.generation import sample as sample_module
 from sicog.generation.corruption import draw_corruption
 from sicog.generation.sample import SampleBlock, SampleConfig, sample, styles_for_prompt
 from sicog.model.precision import resolve_precision
@@ -308,6 +310,13 @@ def test_text_is_sampled_and_scored_like_the_rest(tiny_dir, tmp_path):
 def test_beams_go_through_plain_generate(tiny_dir, world, tmp_path):
     folder = sample(_config(tiny_dir, world, tmp_path / "out", beams=2, max_new_tokens=2, prompt="default"))
     assert len(_sets(folder)) == 7 and read_json(folder / "run.json")["identity"]["beams"] == 2
+
+
+def test_workers_get_the_checkpoints_digest_and_do_not_compute_it(tiny_dir, world, tmp_path, monkeypatch):
+    block = SampleBlock(_config(tiny_dir, world, tmp_path / "out"))
+    sent = pickle.dumps(block)
+    monkeypatch.setattr(sample_module, "digest_path", lambda _: pytest.fail("digested again"))
+    assert pickle.loads(sent).source == digest_path(tiny_dir)
 
 
 def test_batch_size_and_beams_belong_to_the_config_digest():
