@@ -59,7 +59,7 @@ test-eval: setup-dev eval-env
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy -n $(WORKERS)
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
 check: lint test

@@ -20,7 +20,8 @@ from sicog.version import __version__
 if TYPE_CHECKING:
     from sicog.curation.score.score import ScoreConfig, score
     from sicog.curation.select.select import SelectConfig, select
-    from sicog.generation.sample import SampleConfig, sample
+    from sicog.generation.config import SampleConfig
+    from sicog.generation.sample import sample
     from sicog.model.checkpoints import load_checkpoint
     from sicog.model.modeling import SicogForConditionalGeneration
     from sicog.model.processing import SicogProcessor
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Recipe": "sicog.runs.recipe:Recipe",
-    "SampleConfig": "sicog.generation.sample:SampleConfig",
+    "SampleConfig": "sicog.generation.config:SampleConfig",
     "ScoreConfig": "sicog.curation.score.score:ScoreConfig",
     "SelectConfig": "sicog.curation.select.select:SelectConfig",
     "SicogForConditionalGeneration": "sicog.model:SicogForConditionalGeneration",

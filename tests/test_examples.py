@@ -10,8 +10,9 @@ import pytest
 from generation.worlds import picture, write_world
 from warm_sicog import warm_python
 
+from sicog.generation.config import SampleConfig
 from sicog.generation.corruption import METHODS, Corruption, add_corruption, apply
-from sicog.generation.sample import SampleConfig, sample
+from sicog.generation.sample import sample
 from sicog.lab.scorers import load_scorer
 from sicog.lab.true_candidates import LabRow
 from sicog.model import load_checkpoint

@@ -9,8 +9,9 @@ from test_readme import bash
 
 from sicog.annotation.revise import ReviseConfig, revise
 from sicog.chains import COD, render
+from sicog.generation.config import SampleConfig
 from sicog.generation.original_files import ImportCandidatesConfig, import_candidates
-from sicog.generation.sample import SampleBlock, SampleConfig, sample
+from sicog.generation.sample import SampleBlock, sample
 from sicog.records import CandidateSet, Dropped, Example, Query
 from sicog.stages.storage import read_records
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sicog.estimates.arithmetic.assumed import image_size
 from sicog.estimates.counts import Rows
 from sicog.estimates.shapes import Shapes
-from sicog.generation.sample import SampleConfig
+from sicog.generation.config import SampleConfig
 from sicog.runs.recipe import Recipe, Step
 from sicog.stages.launch import gpus
 from sicog.training.config import TrainConfig

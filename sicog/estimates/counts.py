@@ -29,8 +29,8 @@ if TYPE_CHECKING:  # of each step's own config: a plan imports only those that i
     from sicog.curation.score.score import SetsConfig
     from sicog.curation.select.select import SelectConfig
     from sicog.data.mix import MixConfig
+    from sicog.generation.config import SampleConfig
     from sicog.generation.group import GroupConfig
-    from sicog.generation.sample import SampleConfig
     from sicog.training.config import TrainConfig
 
 How = Literal["counted", "from the config", "at most", "assumed"]

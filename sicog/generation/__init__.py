@@ -1,6 +1,6 @@
 """Step 2, generate: sample several captions and answers for unlabelled images and questions.
 
-sample          `sicog sample`: the step
+sample          `sicog sample`: the step; `config` has its keys
 engines/        engines that answer jobs
 sampling        jobs, samples, and the random stream of a candidate
 sampler         encode each image once, run each prompt once, fork it into candidates

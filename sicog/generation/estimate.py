@@ -10,7 +10,8 @@ from rich.console import Console
 
 from sicog.console import stdout_console
 from sicog.estimates.arithmetic.readable import large, small
-from sicog.generation.sample import SampleBlock, SampleConfig, rows_of
+from sicog.generation.config import SampleConfig
+from sicog.generation.sample import SampleBlock, rows_of
 from sicog.records import Candidate, CandidateSet, Dropped, Query
 
 _FILLS = 2  # how many times the trial fills the batch

@@ -119,7 +119,9 @@ def mini_eval(config: MiniEvalConfig) -> Path:
 
 def _sample(config: MiniEvalConfig, task: Literal["captioning", "reasoning"], style: str) -> list[CandidateSet]:
     """Return one greedy answer per query."""
-    from sicog.generation.sample import SampleConfig, StyleCount, sample
+    from sicog.generation.closer import StyleCount
+    from sicog.generation.config import SampleConfig
+    from sicog.generation.sample import sample
 
     captioning, chains = task == "captioning", task == "reasoning" and style == config.chain_style
     source = config.data / f"{config.split}_{'images' if captioning else 'questions'}.json"

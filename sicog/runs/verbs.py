@@ -152,7 +152,7 @@ VERBS: Mapping[str, Verb] = {
             Panel.GENERATE,
             "Sample candidates for unlabelled images or questions.",
             "task=captioning checkpoint=runs/perception input=images.json image_folder=images out_dir=runs/captions",
-            "sicog.generation.sample:SampleConfig",
+            "sicog.generation.config:SampleConfig",
             "sicog.generation.sample:sample",
             estimator="sicog.generation.estimate:estimate",
             counter="sicog.estimates.counts:count_one_to_one",

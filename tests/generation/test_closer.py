@@ -15,7 +15,8 @@ from sicog.curation.claims.extract import ReadClaims
 from sicog.curation.claims.readers import GrammarReader
 from sicog.curation.claims.settle import SettleConfig, SettleRows
 from sicog.generation.closer import CloserConfig, StyleCount, shares, window_image, window_size, windows
-from sicog.generation.sample import SampleConfig, sample
+from sicog.generation.config import SampleConfig
+from sicog.generation.sample import sample
 from sicog.records import Candidate, CandidateSet, Query
 from sicog.stages.storage import read_json, read_records
 

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from sicog.chains import COD, render
+from sicog.generation.config import SampleConfig
 from sicog.generation.context import read_contexts
-from sicog.generation.sample import SampleBlock, SampleConfig, sample
+from sicog.generation.sample import SampleBlock, sample
 from sicog.records import CandidateSet, Example, Query
 from sicog.stages.storage import read_records, write_dataset
 from sicog.tasks import REASONING

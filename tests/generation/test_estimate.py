@@ -7,8 +7,9 @@ from generation.worlds import write_world
 from rich.console import Console
 
 from sicog.cli import app
+from sicog.generation.config import SampleConfig
 from sicog.generation.estimate import estimate
-from sicog.generation.sample import SampleBlock, SampleConfig
+from sicog.generation.sample import SampleBlock
 
 
 def config(checkpoint, world, out, **values):

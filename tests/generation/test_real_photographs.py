@@ -14,7 +14,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2Fo
 from sicog.curation.score.score import ScoreConfig, score
 from sicog.curation.select.select import SelectConfig, select
 from sicog.curation.vectors.encoders import EncoderConfig
-from sicog.generation.sample import SampleConfig, StyleCount, sample
+from sicog.generation.closer import StyleCount
+from sicog.generation.config import SampleConfig
+from sicog.generation.sample import sample
 from sicog.model import load_checkpoint, load_image, load_parts
 from sicog.records import CandidateSet, Example, ScoredSet
 from sicog.stages.storage import read_json, read_records

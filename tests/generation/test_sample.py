@@ -15,8 +15,9 @@ from generation.worlds import SIZES, write_world
 
 from sicog.config import load_config
 from sicog.generation import sample as sample_module
+from sicog.generation.config import SampleConfig, styles_for_prompt
 from sicog.generation.corruption import draw_corruption
-from sicog.generation.sample import SampleBlock, SampleConfig, sample, styles_for_prompt
+from sicog.generation.sample import SampleBlock, sample
 from sicog.model.precision import resolve_precision
 from sicog.records import CandidateSet, Dropped, Query
 from sicog.stages.provenance import digest_path
@@ -111,7 +112,8 @@ def test_killed_in_the_middle_of_decoding(tiny_dir, world, captions, tmp_path):
         from pathlib import Path
         from sicog.config import load_config
         from sicog.generation.decoding import Decoding
-        from sicog.generation.sample import SampleConfig, sample
+        from sicog.generation.config import SampleConfig
+        from sicog.generation.sample import sample
         steps, step = [], Decoding.step
         def counted(self):
             steps.append(1)

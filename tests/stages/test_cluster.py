@@ -9,7 +9,7 @@ from stages import test_runner
 from warm_sicog import warm_python
 
 from sicog.config import load_config
-from sicog.generation.sample import SampleConfig
+from sicog.generation.config import SampleConfig
 from sicog.records import Example
 from sicog.stages.launch import LaunchConfig, gpus
 from sicog.stages.storage import read_records

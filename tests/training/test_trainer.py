@@ -20,7 +20,8 @@ from torch.utils.checkpoint import CheckpointPolicy
 from torch.utils.flop_counter import FlopCounterMode
 
 from sicog.data.batching import RunPlan, plan_run
-from sicog.generation.sample import SampleConfig, sample
+from sicog.generation.config import SampleConfig
+from sicog.generation.sample import sample
 from sicog.model import load_checkpoint
 from sicog.records import CandidateSet, Turn
 from sicog.stages.storage import read_json, read_records

@@ -22,7 +22,9 @@ from sicog.evaluation.kit.question_tables import ANSWERS, data_root, table_file,
 from sicog.evaluation.names import unique_tails
 from sicog.evaluation.sampled.accuracy import DIRECT, CurveConfig, EvalSamplesConfig, Select, eval_samples
 from sicog.evaluation.suite import OFFLINE, Benchmark, check_table, chosen_benchmarks, load_suite
-from sicog.generation.sample import SampleConfig, StyleCount, sample
+from sicog.generation.closer import StyleCount
+from sicog.generation.config import SampleConfig
+from sicog.generation.sample import sample
 from sicog.model.precision import Precision
 from sicog.stages.provenance import digest_file, digest_path, digest_value
 from sicog.tasks import SHORT_ANSWER, STEP_BY_STEP

@@ -9,8 +9,9 @@ from fake_endpoint import Endpoint, serving
 from generation.worlds import write_world
 from PIL import Image
 
+from sicog.generation.config import SampleConfig
 from sicog.generation.estimate import estimate
-from sicog.generation.sample import SampleConfig, sample
+from sicog.generation.sample import sample
 from sicog.records import CandidateSet, Failed
 from sicog.stages.storage import read_json, read_records
 
