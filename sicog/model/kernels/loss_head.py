@@ -12,6 +12,7 @@ Shapes: B rows, T positions, E width, V vocabulary, S supervised positions, C po
 from __future__ import annotations
 
 import importlib.util
+import math
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ LossHead = Literal["auto", "chunked", "liger", "plain"]
 IGNORED_LABEL = -100
 _CHUNK_BYTES_CPU = 2**27  # bytes of float32 logits: 221 positions of Qwen2's vocabulary
 _CHUNK_BYTES_GPU = 2**29  # 882 positions: with fewer, reading the weight would limit the speed
+_LIGER_ROWS = 512  # with fewer positions in a chunk its weight and gradient are the time
 _CALLS = 4  # for a head that is called as a module
 
 
@@ -37,7 +39,8 @@ def causal_loss(
     Without supervised tokens the loss and its gradients are 0; a mean would be NaN. There is no check here: it would
     make the GPU wait, and a stopped rank would block the others. Training refuses an update without supervised tokens.
     labels: -100 where unsupervised, shifted here. Softmax in float32 (float64 for float64 logits). kind: `plain` makes
-    all logits at once, as Transformers does; `auto` is Liger's kernel on a GPU that has it, else `chunked`.
+    all logits at once, as Transformers does; `auto` is Liger's kernel on a GPU that has it, if its chunks are large
+    enough (`liger_rows`), else `chunked`.
     Raises `ValueError` if Liger is requested and cannot be used.
     """
     targets_BT = labels_BT[:, 1:]
@@ -45,9 +48,9 @@ def causal_loss(
     n_items = keep_BT.sum().clamp(min=1) if num_items is None else num_items
     if kind == "plain":
         return _cross_entropy_sum(head(hidden_BTE[:, :-1]).flatten(0, 1), targets_BT.flatten()) / n_items
-    loss: torch.Tensor = _loss_function(kind, head, hidden_BTE)(
-        head, hidden_BTE[:, :-1][keep_BT], targets_BT[keep_BT], n_items
-    )
+    targets_S = targets_BT[keep_BT]
+    function = _loss_function(kind, head, hidden_BTE, len(targets_S))
+    loss: torch.Tensor = function(head, hidden_BTE[:, :-1][keep_BT], targets_S, n_items)
     return loss
 
 
@@ -84,14 +87,28 @@ def chunk_rows(vocabulary: int, device: str) -> int:
     return max(1, (_CHUNK_BYTES_CPU if device == "cpu" else _CHUNK_BYTES_GPU) // (4 * vocabulary))
 
 
-def _loss_function(kind: LossHead, head: nn.Module, hidden: torch.Tensor) -> Any:
+def _loss_function(kind: LossHead, head: nn.Module, hidden: torch.Tensor, n_targets: int) -> Any:
     ordinary = _is_ordinary(head)
     usable = ordinary and hidden.is_cuda and importlib.util.find_spec("liger_kernel") is not None
     if kind == "liger" and not usable:
         raise ValueError("loss_head 'liger' needs a CUDA device, the package liger-kernel and an unsharded linear head")
-    if usable and kind != "chunked":
+    if kind == "liger" or (kind == "auto" and usable and _suits_liger(head, n_targets)):
         return _liger
     return _fused_loss if ordinary else _call_head
+
+
+def _suits_liger(head: Any, n_targets: int) -> bool:
+    return liger_rows(n_targets, head.out_features, head.in_features) >= _LIGER_ROWS
+
+
+def liger_rows(n_targets: int, vocabulary: int, width: int) -> int:
+    """Positions in a chunk of Liger's kernel (0.8): it makes about vocabulary / width chunks, whatever their size.
+
+    Each chunk reads the weight twice, and reads and writes the weight's float32 gradient. With Qwen2-7B's sizes and
+    2,000 targets that is 209 GB of traffic for chunks of 64 rows (computed); `_fused_loss` makes three of 882.
+    """
+    n_chunks = max(1, math.ceil(vocabulary / width))
+    return 2 ** max(0, math.ceil(n_targets / n_chunks) - 1).bit_length()
 
 
 def _is_ordinary(head: nn.Module) -> bool:

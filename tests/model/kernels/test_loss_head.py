@@ -227,6 +227,28 @@ def test_liger_sums_the_weights_gradient_in_float32(dtype, monkeypatch):
     assert told == {"ignore_index": -100, "reduction": "sum", "accum_dtype": torch.float32}
 
 
+@pytest.mark.parametrize(
+    ("n_targets", "vocabulary", "width", "rows"),
+    [(2000, 152_064, 3584, 64), (20_000, 152_064, 3584, 512), (2000, 4096, 4096, 2048), (1, 4096, 512, 1)],
+)
+def test_rows_of_ligers_chunks(n_targets, vocabulary, width, rows):
+    """Its own rule (0.8.5): ceil(vocabulary / width) chunks, of the next power of two."""
+    assert loss_head.liger_rows(n_targets, vocabulary, width) == rows
+
+
+def test_auto_leaves_small_chunks_to_ours(monkeypatch):
+    monkeypatch.setattr(loss_head.importlib.util, "find_spec", lambda _: True)
+    hidden = types.SimpleNamespace(is_cuda=True)
+    with torch.device("meta"):
+        of_qwen2, of_small = nn.Linear(3584, 152_064, bias=False), nn.Linear(4096, 4096, bias=False)
+    chosen = loss_head._loss_function
+    assert chosen("auto", of_qwen2, hidden, 2000) is loss_head._fused_loss
+    assert chosen("auto", of_qwen2, hidden, 20_000) is loss_head._liger
+    assert chosen("auto", of_small, hidden, 2000) is loss_head._liger
+    assert chosen("liger", of_qwen2, hidden, 2000) is loss_head._liger
+    assert chosen("chunked", of_small, hidden, 2000) is loss_head._fused_loss
+
+
 def test_liger_is_refused_on_a_cpu():
     hidden, labels = inputs()
     with pytest.raises(ValueError, match="needs a CUDA device"):
