@@ -30,10 +30,11 @@ from benchmarks.gpu_cases import TRAIN_S, NotEqualError, Rows, attempt, missing,
 from benchmarks.gpu_decode import Decoder, decode_row
 from benchmarks.timing import arguments, report
 from sicog.estimates.arithmetic.devices import device_rates
-from sicog.estimates.arithmetic.flops import PARTS, Work, training_flops, work_of
+from sicog.estimates.arithmetic.flops import Work, training_flops, work_of
 from sicog.model.configuration import SicogConfig
 from sicog.model.kernels.loss_head import LossHead
 from sicog.model.modeling import SicogForConditionalGeneration
+from sicog.model.part_names import PARTS
 from sicog.model.pixels import normalise_pixels
 from sicog.model.slicing import plan_slices
 

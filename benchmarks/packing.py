@@ -24,10 +24,11 @@ import numpy as np
 from benchmarks.timing import arguments, report
 from sicog.data.batching import RunPlan, plan_run
 from sicog.data.packing import PackLimits, PackRows, plan_epoch, plan_steps
-from sicog.estimates.arithmetic.flops import PARTS, row_cost
+from sicog.estimates.arithmetic.flops import row_cost
 from sicog.model import SicogConfig
 from sicog.model.layout import count_tokens
 from sicog.model.lengths import RowLengths
+from sicog.model.part_names import PARTS
 from sicog.model.slicing import plan_slices
 
 RANKS, ROWS, SEED = 32, 1_000_000, 0

@@ -20,11 +20,12 @@ from sicog.estimates.arithmetic.flops import (
     training_flops,
     work_of,
 )
-from sicog.estimates.arithmetic.memory import ZERO_STAGES, Checkpointing, activations, states, states_without_deepspeed
+from sicog.estimates.arithmetic.memory import ZERO_STAGES, activations, states, states_without_deepspeed
 from sicog.estimates.shapes import read_config
 from sicog.model.checkpoints import read_processor
 from sicog.model.configuration import SicogConfig
 from sicog.model.image_processing import SicogImageProcessor
+from sicog.model.kernels.choice import Checkpointing
 
 _MEMORY_NOTE = (
     "ZeRO 0 to 3: DeepSpeed in bfloat16, weights and gradients of 2 bytes, and 12 of the optimizer: a float32 copy and "

@@ -15,7 +15,7 @@ registration      our classes for the Auto classes
 kernels/          attention and loss head
 original/         checkpoints in LLaVA's layout
 lengths           lengths of rows, known before the model runs
-precision         precision and device
+precision         precision and device; `part_names` names the parts
 show              `sicog show-image`
 
 Importing it registers the classes below with Transformers' Auto classes, before or after Transformers is imported.

@@ -13,14 +13,12 @@ from sicog.config.packages import missing_package_message, older_package_message
 from sicog.data.batching import accumulation_steps
 from sicog.data.config import DataConfig, NoiseConfig
 from sicog.model.hub import local_model
-from sicog.model.kernels.choice import Attention, Kernels
+from sicog.model.kernels.choice import Attention, Checkpointing, Kernels
+from sicog.model.part_names import PARTS, Part
 from sicog.model.precision import Precision
 from sicog.training.parallel.kind import Parallel
 
-Part = Literal["vision_tower", "projector", "language_model"]
-Checkpointing = Literal["none", "selective", "full"]
 _MODELS = ("checkpoint", "vision_tower", "language_model", "projector")
-PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")
 # Trackers of the Trainer whose package has the same name. The Trainer reports other missing packages itself.
 _TRACKERS = ("wandb", "mlflow", "comet_ml", "clearml", "neptune", "codecarbon", "dvclive", "swanlab", "trackio")
 _PAPERS_BATCH = {"align": 256, "warmup": 128, "pretrain": 128, "sft": 128, "dpo": 128}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from sicog.training.config import PARTS
+from sicog.model.part_names import PARTS
 from sicog.training.lora import freeze_except_adapters
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from sicog.training.config import Checkpointing
+from sicog.model.kernels.choice import Checkpointing
 
 _ATTENTION = ("attention", "varlen_attn", "flash_attn")
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_mm")

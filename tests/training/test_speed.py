@@ -9,9 +9,10 @@ import pytest
 
 from sicog.data.batching import plan_run
 from sicog.estimates.arithmetic.devices import device_rates
-from sicog.estimates.arithmetic.flops import PARTS, Work, training_flops
+from sicog.estimates.arithmetic.flops import Work, training_flops
 from sicog.estimates.shapes import read_config
 from sicog.model.lengths import RowLengths
+from sicog.model.part_names import PARTS
 from sicog.training.speed import Meter, Speed, flops_and_peak
 
 FULL_SIZE = Path(__file__).parents[2] / "recipes" / "configs" / "sicog-7b.json"

@@ -103,8 +103,7 @@ def require_vectors(vectors: FileVectors, ask: Callable[[Embedding], None]) -> N
         return
     raise ValueError(
         f"{vectors.path} has no vectors for {len(missing.seen)} texts, such as {shortened_text(missing.first)}. "
-        "Embed the "
-        f"texts in {path} and add their vectors"
+        f"Embed the texts in {path} and add their vectors"
     )
 
 

@@ -21,11 +21,10 @@ from sicog.model.image_processing import SicogImageProcessor
 from sicog.model.layout import count_tokens
 from sicog.model.lengths import RowCost
 from sicog.model.modeling import SicogForConditionalGeneration
+from sicog.model.part_names import PARTS, Part
 from sicog.model.regions import bins_of
 from sicog.model.resampler import Resampler
 
-Part = Literal["vision_tower", "projector", "language_model"]
-PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model")  # in the order data flows through them
 ROWS = ("vision tower", "projector", "language model blocks", "attention scores", "loss head")
 
 

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from sicog.estimates.arithmetic.flops import PARTS, Work, model_of, parameters, trained_parameters
+from sicog.estimates.arithmetic.flops import Work, model_of, parameters, trained_parameters
 from sicog.model.configuration import SicogConfig
+from sicog.model.kernels.choice import Checkpointing
 from sicog.model.kernels.loss_head import chunk_rows
+from sicog.model.part_names import PARTS
 from sicog.model.regions import bins_of
 from sicog.model.resampler import Resampler
 
 _HALF, _FULL = 2, 4  # bytes of a value in bfloat16 and in float32
 _OPTIMIZER = 12  # bytes of a trained parameter: float32 weight and two moments
 ZERO_STAGES = (0, 1, 2, 3)
-Checkpointing = Literal["none", "selective", "full"]  # see `sicog.training.recompute`
 
 
 @dataclass(frozen=True)

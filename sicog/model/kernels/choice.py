@@ -12,6 +12,7 @@ from sicog.model.precision import Precision, named_device, resolve_precision
 
 Attention = Literal["auto", "sdpa", "flash", "eager"]
 Kernels = Literal["auto", "liger", "plain"]
+Checkpointing = Literal["none", "selective", "full"]  # see `sicog.training.recompute`
 
 
 def chosen_attention(attention: Attention, precision: Precision = "auto", device: str = "auto") -> str:
