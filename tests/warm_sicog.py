@@ -213,7 +213,7 @@ def _start(program: str, arguments: list[str]) -> None:
         getattr(importlib.import_module(module), function)()
         return
     if arguments[0] == "-u":
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        sys.stdout.reconfigure(line_buffering=True)
         del arguments[0]
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]

@@ -31,13 +31,16 @@ def missing_package_message(module: str, what: str, package: str = "") -> list[s
 
 
 def older_package_message(module: str, floor: str, what: str) -> list[str]:
-    """The error message for an installed package below this version (`major.minor`), or an empty list."""
+    """The error message for an installed package below this version, or an empty list."""
+    from packaging.version import Version
+
     try:
         version = importlib.metadata.version(module)
     except importlib.metadata.PackageNotFoundError:
         return []
-    found, wanted = (tuple(int(part) for part in v.split(".")[:2]) for v in (version, floor))
-    return [] if found >= wanted else [f"{what} needs {module} {floor} or newer; {version} is installed"]
+    if Version(version).release >= Version(floor).release:
+        return []
+    return [f"{what} needs {module} {floor} or newer; {version} is installed"]
 
 
 def import_package(module: str, what: str) -> Any:

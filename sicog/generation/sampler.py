@@ -150,7 +150,7 @@ class Sampler:
             # Behind the handler, where the traceback no longer holds the failed attempt's tensors.
             self.slots, self._waiting = self.slots // 2, []
             torch.cuda.empty_cache()
-            say(f"sample: out of memory; going on with {self.slots} sequences at once (batch_size)", style="yellow")
+            say(f"sample: out of memory; trying again with {self.slots} sequences at once (batch_size)", style="yellow")
 
     @torch.no_grad()
     def _run(self, jobs: Sequence[Job]) -> list[list[Sample] | ValueError]:

@@ -66,7 +66,7 @@ def test_out_of_memory_halves_the_slots_and_gives_the_same_samples(loaded, jobs,
     sampler = Sampler(*loaded, CONFIG)
     assert sampler.run(jobs) == expected
     assert sampler.slots == 2 and max(widths[-5:]) == 2
-    assert capsys.readouterr().err.count("out of memory; going on with") == 2  # 4 were too many too
+    assert capsys.readouterr().err.count("out of memory; trying again with") == 2  # 4 were too many too
     assert sampler.run(jobs[:1]) == expected[:1] and widths[-1] <= 2  # it is remembered
 
 

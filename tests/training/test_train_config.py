@@ -83,7 +83,7 @@ def test_pairs_of_options_that_do_not_work_together_are_refused(monkeypatch: pyt
     assert "parallel fsdp with gradient_checkpointing needs torch 2.13 or newer; 2.12.1+cu128 is installed" in (
         load("sft", "parallel=fsdp").problems()
     )
-    versions |= {"transformers": "5.23.0", "torch": "2.13.0"}
+    versions |= {"transformers": "5.24.0.dev0", "torch": "2.13a0+git1"}
     for overrides in (["compile=true", "gradient_checkpointing=selective"], ["parallel=fsdp"]):
         assert not [problem for problem in load("sft", *overrides).problems() if "or newer" in problem]
 
