@@ -29,6 +29,6 @@ def use_threads(threads: int) -> None:
 
 
 def share_cores(processes: int) -> None:
-    """As `use_threads`, with an equal share of this machine's cores for each of its processes."""
+    """As `use_threads`, with an equal share of `cores()` for each of several processes."""
     if processes > 1:
-        use_threads(len(os.sched_getaffinity(0)) // processes)
+        use_threads(cores() // processes)

@@ -86,7 +86,6 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     from sicog.training.memory_check import MemoryCheck
     from sicog.training.objectives.dpo import DpoObjective
     from sicog.training.objectives.reference import reference_log_probs
-    from sicog.training.save_times import SaveTimes
     from sicog.training.signals import SaveAndStop, leave
     from sicog.training.speed import Meter, flops_and_peak
     from sicog.training.trainer import SicogTrainer
@@ -102,10 +101,10 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     metrics = MetricsWriter(config.out_dir, plan, len(read.dataset), meter, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, meter)
     objective = DpoObjective(config.dpo, read.dataset, plan) if isinstance(read.dataset, PairDataset) else None
-    times = SaveTimes(plan.n_steps, config.save_steps, config.save_minutes)
-    stop = SaveAndStop(times)
-    callbacks = [ExactPositions(), metrics, bar, stop]
-    trainer = SicogTrainer(model, processor, read.dataset, plan, config, callbacks, objective, times)
+    callbacks = [ExactPositions(), metrics, bar]
+    trainer = SicogTrainer(model, processor, read.dataset, plan, config, callbacks, objective)
+    stop = SaveAndStop(trainer.times)
+    trainer.add_callback(stop)
     if config.check_memory if config.check_memory is not None else trainer.args.device.type == "cuda":
         trainer.add_callback(MemoryCheck(trainer, read.lengths))
     if _is_main():

@@ -54,7 +54,6 @@ class SicogTrainer(Trainer):
         config: TrainConfig,
         callbacks: list[TrainerCallback],
         objective: DpoObjective | None = None,
-        times: SaveTimes | None = None,
     ) -> None:
         checkpoint_activations(model, config.gradient_checkpointing)
         if config.packing != "off":
@@ -73,7 +72,7 @@ class SicogTrainer(Trainer):
         self.dataset = dataset
         self.plan = plan
         self.config = config
-        self.times = times or SaveTimes(plan.n_steps, config.save_steps, config.save_minutes)
+        self.times = SaveTimes(plan.n_steps, config.save_steps, config.save_minutes)
         self.objective: DpoObjective | None = objective
         self.ids_of_update: list[str] = []
         self.rates_of_update: dict[str, float] = {}

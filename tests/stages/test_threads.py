@@ -44,3 +44,5 @@ def test_a_number_of_the_user_stays(monkeypatch, torch_threads):
 def test_a_slurm_task_has_the_cores_that_it_asked_for(monkeypatch, of_task, wanted):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", of_task)
     assert threads.cores() == wanted
+    threads.share_cores(2)  # its workers share those
+    assert os.environ["OMP_NUM_THREADS"] == str(wanted // 2)
