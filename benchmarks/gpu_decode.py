@@ -1,20 +1,20 @@
 """Decoding of the full-size model at real prompt lengths: vision, prefill and single steps; a part of `gpu_model`.
 
-Prompts are encoded and run like in the sampler, then forked into the rows of the batch. Before timing, the logits of a
-step are compared with those of the whole sequence without a cache.
+Prompts are encoded, run and forked into slots as in the sampler, and the steps are its own. Before timing, the logits
+of a step are compared with those of the whole sequence without a cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks.gpu_cases import DECODE_S, NotEqualError, attempt, missing, rms, seconds
-from sicog.generation.decoding import Prefilled, run_tokens
-from sicog.generation.slots import Rows, join_rows
+from sicog.generation.decoding import Decoding, Prefilled, run_tokens
+from sicog.generation.sampling import SamplingConfig
+from sicog.model.kernels.slot_attention import attend_to_slots
 
 if TYPE_CHECKING:
     from benchmarks.gpu_model import Bench
@@ -39,6 +39,7 @@ class Decoder:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.model = bench, bench.model
+        attend_to_slots(self.model)
         self._key = (0, 0)
         self._prompts: Prompts | None = None
 
@@ -63,46 +64,22 @@ class Decoder:
 
     @torch.no_grad()
     def measure(self, views: int, batch: int, graph: bool) -> dict[str, Any]:
-        """The figures of decoding. The bound: each step reads the weights it uses and all keys and values."""
+        """The figures of the sampler's own steps. The bound: each reads the weights it uses and all keys and values."""
         bench, prompts = self.bench, self.prompts(views, min(batch, PROMPTS))
-        parents_B = torch.arange(batch, device=bench.device) % min(batch, PROMPTS)
-        n_prompt = len(prompts.rows[0])
-        cache = join_rows([Rows(prompts.prefilled.cache, parents_B, n_prompt)])
-        ids_B1 = prompts.prefilled.logits[parents_B].argmax(-1, keepdim=True)
-        kept: dict[str, torch.Tensor] = {}
-
-        def step() -> None:
-            n = cache.get_seq_length() + 1
-            out = self.model(
-                input_ids=ids_B1,
-                attention_mask=torch.ones(batch, 1, 1, n, dtype=torch.bool, device=bench.device),
-                position_ids=torch.full((batch, 1), n - 1, device=bench.device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            kept["logits"] = out.logits[:, -1]
-            ids_B1.copy_(kept["logits"].argmax(-1, keepdim=True))
-
-        fed: list[torch.Tensor] = []
-        run: Callable[[], Any] = step
-        stream = torch.cuda.Stream() if graph else None
-        with torch.cuda.stream(stream):
-            if stream is not None:
-                stream.wait_stream(torch.cuda.current_stream())
-            for _ in range(CHECKED - 1):
-                fed.append(ids_B1.clone())
-                step()
-        if stream is not None:
-            torch.cuda.current_stream().wait_stream(stream)
-            recorded = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(recorded):
-                step()
-            run = recorded.replay
-        fed.append(ids_B1.clone())
-        run()
-        error = self._check(prompts, parents_B.tolist(), torch.cat(fed, dim=1), kept["logits"])
-        step_s = seconds(run, warm=2, repeats=2 if bench.smoke else 16)
+        parents = [i % min(batch, PROMPTS) for i in range(batch)]
+        n_prompt, repeats = len(prompts.rows[0]), 2 if bench.smoke else 16
+        sampling = SamplingConfig(temperature=0, max_new_tokens=CHECKED + repeats + 4)
+        columns = n_prompt + sampling.max_new_tokens
+        decoding = Decoding(self.model, sampling, [], n_slots=batch, columns=columns)
+        if not graph:
+            decoding.recorded = None
+        decoding.join(prompts.prefilled, parents, list(range(batch)), torch.zeros(batch, 0))
+        for _ in range(CHECKED):
+            decoding.step()
+        logits_BV = decoding.logits.clone()
+        fed_BN = decoding.tokens[:, :CHECKED]
+        error = self._check(prompts, parents, fed_BN, logits_BV)
+        step_s = seconds(decoding.step, warm=2, repeats=repeats)
         bound = self._bound(batch * n_prompt)
         return {
             "prompts": min(batch, PROMPTS),

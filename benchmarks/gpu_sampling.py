@@ -2,8 +2,10 @@
 
 Random weights in bfloat16, images of 7 views as uint8 noise, the paper's three candidates of an image, queues of four
 times the slots. Vision, prefill, forks, refills and the drain are all included. With random weights answers would not
-end, so a share of the vocabulary counts as end tokens, and lengths are geometric. The bound is that of decoding: read
-the weights once for every full batch of tokens, and the keys and values of every attended position.
+end, so a share of the vocabulary counts as end tokens, and lengths are about geometric. Tokens are sampled with the
+values of `recap_scripts/configs`. The bound has two parts, each at the data sheet's rate: the arithmetic of all images
+and prompts, and the bytes of decoding, which are the weights once for every full batch of tokens, and the keys and
+values of every attended position.
 """
 
 from __future__ import annotations
@@ -11,24 +13,32 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 
 from benchmarks.gpu_cases import DECODE_S, Rows, attempt, stop_case, synchronize
 from benchmarks.gpu_decode import read_bytes
 from benchmarks.gpu_model import Bench
 from benchmarks.timing import arguments, report
+from sicog.estimates.arithmetic.flops import forward_flops
 from sicog.generation.sampler import Sampler
 from sicog.generation.sampling import Job, Picture, Request, SamplingConfig
 from sicog.model.image_processing import SicogImageProcessor
 from sicog.model.processing import SHARED_WITH_CONFIG
 
 FILLS, MEAN_LENGTH, LONGEST = 4, 150, 600
-COLUMNS = ("candidates", "new tokens", "seconds", "candidates/s", "tokens/s", "in use %", "share of the bound %")
+COLUMNS = (
+    *("candidates", "new tokens", "seconds", "candidates/s", "tokens/s", "in use %"),
+    *("prompts bound s", "decode bound s", "share of the bound %"),
+)
+SAMPLING = Path(__file__).parents[1] / "recap_scripts" / "configs" / "captioning.yaml"
 
 
 class BareProcessor:
@@ -70,7 +80,9 @@ def measure(bench: Bench, batch: int) -> dict[str, Any]:
     """The figures of a run with this many slots."""
     processor = BareProcessor(bench)
     mean, longest = (5, 12) if bench.smoke else (MEAN_LENGTH, LONGEST)
-    sampling = SamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=longest, batch_size=batch)
+    given = yaml.safe_load(SAMPLING.read_text())
+    values = {name: given[name] for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
+    sampling = SamplingConfig(**values, max_new_tokens=longest, batch_size=batch)
     sampler = Sampler(bench.model, processor, sampling)
     sampler.end_ids = list(range(max(1, bench.config.text_config.vocab_size // mean)))
     requests = [Request("cod", "step-by-step", 2), Request("dd", "detailed")]
@@ -86,12 +98,14 @@ def measure(bench: Bench, batch: int) -> dict[str, Any]:
     # A sampled token attends to the prompt and all tokens before it. The first one comes with the prompt.
     looked_at = sum(n * processor.n_prompt + n * (n + 1) // 2 for n in (s.n_tokens for s in samples))
     weights, kept = read_bytes(bench)
-    _, rate = bench.rates()
-    bound = rate and (n_tokens / batch * weights + looked_at * kept) / rate
+    flops, rate = bench.rates()
+    work, _ = bench.work(7, bench.prompt_tokens)
+    prompts_s = flops and len(jobs) * sum(forward_flops(bench.config, replace(work, supervised=1)).values()) / flops
+    decode_s = rate and (n_tokens / batch * weights + looked_at * kept) / rate
     used = 100 * sampler.steps_used / sampler.steps
-    share = bound and 100 * bound / elapsed
-    values = (len(samples), n_tokens, elapsed, len(samples) / elapsed, n_tokens / elapsed, used, share)
-    return dict(zip(COLUMNS, values, strict=True))
+    share = 100 * (prompts_s + decode_s) / elapsed if prompts_s and decode_s else None
+    speeds = (len(samples), n_tokens, elapsed, len(samples) / elapsed, n_tokens / elapsed, used)
+    return dict(zip(COLUMNS, (*speeds, prompts_s, decode_s, share), strict=True))
 
 
 def check_samples(answer: Any) -> Any:

@@ -8,6 +8,7 @@ prepare_ahead   read and encode the next images while the model decodes
 room            how many sequences fit the memory of a GPU
 decoding        decode many sequences together
 slots           their key-value cache
+recorded        on a GPU: steps as a CUDA graph, ends read one step late
 choose          choose the next token from logits and noise
 closer          ask about windows of an image
 context         texts that the model reads before the prompt

@@ -28,6 +28,7 @@ _SCRIPT_PROMPTS = {
     "text": {"default": "text"},
 }
 PAPER = "paper"
+_FILLS = 32  # of the slots, in a block; at its end the last answers decode beside empty slots
 
 
 def styles_for_prompt(task: str, name: str) -> tuple[StyleCount, ...]:
@@ -81,7 +82,7 @@ class SampleConfig(SamplingConfig):
     """With more than 1, every candidate is a separate beam search of Transformers' `generate`."""
     slicing: bool = True
     block_size: int | None = Field(default=None, ge=1)
-    """Queries sampled together. An interruption loses at most one block. null: enough to fill the slots 8 times."""
+    """Queries sampled together. An interruption loses at most one block. null: enough to fill the slots 32 times."""
     rows_per_shard: int = Field(default=1024, ge=1)
     max_dropped_share: float | None = Field(default=0.05, ge=0, le=1)
     workers: int = Field(default=1, ge=1)
@@ -150,7 +151,7 @@ class SampleConfig(SamplingConfig):
     @property
     def queries_per_block(self) -> int:
         """`block_size` or its default. Slots run empty at the end of a block, so it should fill them several times."""
-        return self.block_size or -(-8 * self.batch_size // self.candidates_per_query)
+        return self.block_size or -(-_FILLS * self.batch_size // self.candidates_per_query)
 
     def sampling_config(self) -> SamplingConfig:
         """The sampling values of this config."""

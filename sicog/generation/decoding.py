@@ -1,6 +1,6 @@
-"""Decode many sequences together: one step for all of them, while rows join and leave.
+"""Decode many sequences together: one step for all of them, while sequences join and leave their slots.
 
-Shapes: B rows, V vocabulary, N most new tokens, P prompts, S positions to run, T columns of the cache.
+Shapes: B slots, R of them that join, V vocabulary, N most new tokens, P prompts, S positions to run.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import Any
 import torch
 
 from sicog.generation.choose import next_tokens
+from sicog.generation.recorded import Ends, RecordedStep
 from sicog.generation.sampling import SamplingConfig
-from sicog.generation.slots import Rows, SlotCache, align_right, join_rows, overwrite
+from sicog.generation.slots import SlotCache
+from sicog.model.kernels.slot_attention import slot_arguments
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """Prompts after prefill: their cache, their lengths in it [P], and the logits of the next token [P, V]."""
+    """Prompts after prefill: their cache, their lengths, and the logits of the next token [P, V]."""
 
     cache: SlotCache
-    lengths: torch.Tensor
+    lengths: tuple[int, ...]
     logits: torch.Tensor
 
 
@@ -42,134 +44,159 @@ def run_tokens(
     features_NE: torch.Tensor | None = None,
     past: Prefilled | None = None,
 ) -> Prefilled:
-    """Run rows of token ids of any lengths, with or without `past` (one row each). The cache of `past` is consumed.
+    """Run rows of token ids of any lengths, with or without `past` (one row each). The cache of `past` is written to.
 
     features_NE: visual features of the placeholders, row by row; only without `past`.
     """
     device, width = model.device, max(map(len, rows))
-    ids_BS = torch.full((len(rows), width), pad_id)
+    # Padding comes last, where no token sees it. Its keys and values are overwritten by the next tokens.
+    ids_PS = torch.full((len(rows), width), pad_id)
     for i, row in enumerate(rows):
-        ids_BS[i, width - len(row) :] = torch.tensor(row)
-    new_B1 = torch.tensor([[len(row)] for row in rows])
-    is_new_BS = torch.arange(width) >= width - new_B1
-    before_B1 = torch.zeros_like(new_B1) if past is None else past.lengths[:, None].cpu()
-    n_past = 0 if past is None else past.cache.get_seq_length()
-    valid_BT = torch.cat([torch.arange(n_past) >= n_past - before_B1, is_new_BS], dim=1)
-    positions_BS = before_B1 + (torch.arange(width) - (width - new_B1)).clamp(min=0)
-    cache = SlotCache() if past is None else past.cache
+        ids_PS[i, : len(row)] = torch.tensor(row)
+    before = (0,) * len(rows) if past is None else past.lengths
+    cache = SlotCache(len(rows), width, device) if past is None else past.cache
+    cache.width = max(before) + width
+    cache.grow(cache.width)
     out = model(
-        input_ids=ids_BS.to(device),
-        attention_mask=_causal(valid_BT, width).to(device),
-        position_ids=positions_BS.to(device),
+        input_ids=ids_PS.to(device),
+        position_ids=cache.lengths[:, None] + torch.arange(width, device=device),
         image_features=features_NE,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=torch.arange(0, device=device),
+        **slot_arguments(model, cache, width),
     )
-    if past is not None and not bool(is_new_BS.all()):
-        align_right(cache, valid_BT.to(device))
-    return Prefilled(cache, (before_B1 + new_B1)[:, 0].to(device), out.logits[:, -1])
-
-
-def _causal(valid_BT: torch.Tensor, width: int) -> torch.Tensor:
-    """bool [B, 1, S, T]: each of the last S positions sees itself and the valid ones before it."""
-    n_columns = valid_BT.shape[1]
-    order_ST = torch.arange(n_columns) <= torch.arange(n_columns - width, n_columns)[:, None]
-    itself_ST = torch.arange(n_columns) == torch.arange(n_columns - width, n_columns)[:, None]
-    # Padding sees itself, because a softmax over nothing is NaN.
-    return ((valid_BT[:, None] & order_ST) | itself_ST)[:, None]
+    new_P = torch.tensor([len(row) for row in rows], device=device)
+    cache.lengths = cache.lengths + new_P
+    last_PE = out.last_hidden_state[torch.arange(len(rows), device=device), new_P - 1]
+    lengths = tuple(n + len(row) for n, row in zip(before, rows, strict=True))
+    return Prefilled(cache, lengths, model.logits(last_PE[:, None])[:, 0])
 
 
 class Decoding:
-    """The rows in progress. `live` counts unfinished rows; `take_finished` removes the others."""
+    """The sequences in progress, each in a slot. `live` counts those that are not known to have finished.
 
-    def __init__(self, model: Any, sampling: SamplingConfig, end_ids: Sequence[int]) -> None:
+    On a GPU a step is recorded once and replayed, and what has ended is known one step later, so that the GPU never
+    waits for the host.
+    """
+
+    def __init__(
+        self, model: Any, sampling: SamplingConfig, end_ids: Sequence[int], *, n_slots: int, columns: int
+    ) -> None:
+        """columns: of a slot. On a CPU slots grow when they have to, so it is only a start."""
         self.model, self.sampling = model, sampling
-        self.end_ids = torch.tensor(sorted(end_ids), device=model.device)
         self.max_positions = int(model.config.text_config.max_position_embeddings)
-        self.keys: list[Any] = []
-        self.cache: SlotCache | None = None
-        self.live = 0
-        self._state: dict[str, torch.Tensor] = {}
-        self._rows_B: torch.Tensor | None = None  # the rows' places in the cache, after some have left
+        device, n = model.device, n_slots
+        self.keys: list[Any] = [None] * n
+        self.cache = SlotCache(n, columns, device)
+        self._lengths = [0] * n  # as `cache.lengths`, as far as the host knows
+        self._ended = [False] * n
+        n_vocabulary = int(model.get_output_embeddings().weight.shape[0])
+        self._ends_V = torch.zeros(n_vocabulary, dtype=torch.bool, device=device)
+        self._end_ids = {i for i in end_ids if 0 <= i < n_vocabulary}
+        self._ends_V[sorted(self._end_ids)] = True
+        self._state = self._new_state(n)
+        self._logits_BV: torch.Tensor | None = None
+        on_gpu = device.type == "cuda"
+        self.recorded = RecordedStep(self.run, self.choose, sampling) if on_gpu else None
+        self._ends = Ends(n, device) if on_gpu else None
 
     def __len__(self) -> int:
-        return len(self.keys)
+        """The number of slots that are taken."""
+        return sum(key is not None for key in self.keys)
 
-    def join(self, prompts: Prefilled, parents: Sequence[int], keys: Sequence[Any], noise_BN: torch.Tensor) -> None:
-        """Fork prompts into rows (`parents[i]` is the prompt of row i) and sample the first token of each."""
-        device = self.model.device
-        parents_B = torch.tensor(parents, device=device)
-        length_B, n = prompts.lengths[parents_B], len(parents)
-        logits_BV = prompts.logits[parents_B]
-        penalised = self.sampling.repetition_penalty != 1
-        new = {
-            "length": length_B,
+    @property
+    def live(self) -> int:
+        """The number of sequences that are not known to have finished."""
+        return sum(key is not None and not ended for key, ended in zip(self.keys, self._ended, strict=True))
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """[B, V]: of the last step."""
+        assert self._logits_BV is not None
+        return self._logits_BV
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """int64 [B, N + 1]: what each slot has sampled so far, then zeros."""
+        return self._state["tokens"]
+
+    def _new_state(self, n: int) -> dict[str, torch.Tensor]:
+        device, longest = self.model.device, self.sampling.max_new_tokens
+        penalised, sampled = self.sampling.repetition_penalty != 1, self.sampling.temperature > 0
+        return {
             "last": torch.zeros(n, dtype=torch.long, device=device),
             "count": torch.zeros(n, dtype=torch.long, device=device),
-            # The last token is never run, so a sequence may hold one more than there are positions.
-            "limit": (self.max_positions + 1 - length_B).clamp(max=self.sampling.max_new_tokens),
-            "alive": torch.ones(n, dtype=torch.bool, device=device),
+            "limit": torch.zeros(n, dtype=torch.long, device=device),
+            "alive": torch.zeros(n, dtype=torch.bool, device=device),
             # One extra column, because a finished row still writes there.
-            "tokens": torch.zeros(n, self.sampling.max_new_tokens + 1, dtype=torch.long, device=device),
-            "noise": noise_BN.to(device),
-            "seen": torch.zeros(n, logits_BV.shape[1] if penalised else 0, dtype=torch.bool, device=device),
+            "tokens": torch.zeros(n, longest + 1, dtype=torch.long, device=device),
+            "noise": torch.zeros(n, longest if sampled else 0, device=device),
+            "seen": torch.zeros(n, len(self._ends_V) if penalised else 0, dtype=torch.bool, device=device),
         }
-        self._record(new, logits_BV)
-        forked = Rows(prompts.cache, parents_B, int(length_B.max()))
-        in_place = self._take_places(forked)
-        if not in_place:
-            self._settle([forked])
-        self._state = {name: torch.cat([self._state[name], new[name]]) for name in new} if self.keys else new
-        self.keys = [*self.keys, *keys]
-        if in_place:
-            self._order_by_place()
-        self.live = int(self._state["alive"].sum())
 
-    def _take_places(self, new: Rows) -> bool:
-        """Write new rows to the places of rows that have left, if places and columns suffice. Others are not moved."""
-        if self._rows_B is None or self.cache is None or new.columns > self.cache.get_seq_length():
-            return False
-        held = set(self._rows_B.tolist())
-        free = [place for place in range(self.cache.n_rows) if place not in held][: len(new.rows)]
-        if len(free) < len(new.rows):
-            return False
-        places = torch.tensor(free, device=self.model.device)
-        overwrite(self.cache, places, new)
-        self._rows_B = torch.cat([self._rows_B, places])
-        return True
-
-    def _order_by_place(self) -> None:
-        """Sort the rows by their place in the cache."""
-        assert self._rows_B is not None and self.cache is not None
-        places_B, order_B = self._rows_B.sort()
-        self._state = {name: x.index_select(0, order_B) for name, x in self._state.items()}
-        self.keys = [self.keys[i] for i in order_B.tolist()]
-        self._rows_B = None if len(self.keys) == self.cache.n_rows else places_B
+    def join(self, prompts: Prefilled, parents: Sequence[int], keys: Sequence[Any], noise_RN: torch.Tensor) -> None:
+        """Fork prompts into free slots (`parents[i]` is the prompt of row i) and sample the first token of each."""
+        device = self.model.device
+        places = [place for place, key in enumerate(self.keys) if key is None][: len(keys)]
+        parents_R, places_R = torch.tensor(parents, device=device), torch.tensor(places, device=device)
+        self.cache.grow(max(prompts.lengths[parent] for parent in parents))
+        self.cache.write_rows(places_R, prompts.cache, parents_R)
+        new = self._new_state(len(keys))
+        # The last token is never run, so a sequence may hold one more than there are positions.
+        room_R = self.max_positions + 1 - prompts.cache.lengths[parents_R]
+        new["limit"] = room_R.clamp(max=self.sampling.max_new_tokens)
+        new["alive"].fill_(True)
+        new["noise"].copy_(noise_RN.to(device))
+        self._record(new, prompts.logits[parents_R])
+        for name, x in self._state.items():
+            x[places_R] = new[name]
+        for place, parent, key in zip(places, parents, keys, strict=True):
+            self.keys[place], self._lengths[place] = key, prompts.lengths[parent]
+        self._look(self._state["alive"].tolist())
+        if self._ends is not None:
+            self._ends.forget()
 
     def step(self) -> None:
         """Run the last token of every row and sample the next one."""
-        assert self.cache is not None
-        # If columns run out, rebuild the cache without the rows that have left.
-        if self._rows_B is not None or self.cache.full:
-            self._settle()
-        s = self._state
-        s["length"] = s["length"] + 1
-        n_columns = self.cache.get_seq_length() + 1
-        columns_T = torch.arange(n_columns, device=self.model.device)
+        taken = [n for n, key in zip(self._lengths, self.keys, strict=True) if key is not None]
+        if self.recorded is None:
+            # Rows that have left write too, so there must be columns for them; nobody looks at those.
+            self.cache.grow(max(self._lengths) + 1)
+            self.cache.width = max(taken) + 1
+            self.run()
+            self.choose()
+        else:
+            self.cache.width = self.cache.columns
+            self.recorded.step()
+        self._lengths = [n + (not ended) for n, ended in zip(self._lengths, self._ended, strict=True)]
+        alive_B = self._state["alive"]
+        self._look(alive_B.tolist() if self._ends is None else self._ends.one_step_late(alive_B))
+
+    def _look(self, alive: Sequence[bool] | None) -> None:
+        if alive is not None:
+            self._ended = [not is_alive for is_alive in alive]
+
+    def run(self) -> None:
+        """The logits of the next tokens. Nothing here depends on values, only on shapes."""
+        s, cache = self._state, self.cache
         out = self.model(
             input_ids=s["last"][:, None],
-            attention_mask=(columns_T >= n_columns - s["length"][:, None])[:, None, None],
-            position_ids=s["length"][:, None] - 1,
-            past_key_values=self.cache,
+            position_ids=cache.lengths[:, None],
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **slot_arguments(self.model, cache, 1),
         )
-        self._record(s, out.logits[:, -1])
-        self.live = int(s["alive"].sum())
+        self._logits_BV = out.logits[:, -1]
+
+    def choose(self) -> None:
+        """Sample the next tokens. A finished row stays where it is and writes over its last column."""
+        self.cache.lengths += self._state["alive"]
+        self._record(self._state, self.logits)
 
     def _record(self, s: dict[str, torch.Tensor], logits_BV: torch.Tensor) -> None:
-        """Sample a token for every row and store it for unfinished rows."""
+        """Sample a token for every row and store it for unfinished rows, all in place."""
         index_B1 = s["count"][:, None]
         noise_B = None
         if self.sampling.temperature > 0:
@@ -179,39 +206,31 @@ class Decoding:
         if seen_BV is not None:
             seen_BV.scatter_(1, token_B[:, None], True)
         s["tokens"].scatter_(1, index_B1, token_B[:, None])
-        s["last"] = token_B
-        s["count"] = s["count"] + s["alive"]
-        s["alive"] = s["alive"] & ~torch.isin(token_B, self.end_ids) & (s["count"] < s["limit"])
+        s["last"].copy_(token_B)
+        s["count"].add_(s["alive"])
+        s["alive"].logical_and_(~self._ends_V[token_B]).logical_and_(s["count"] < s["limit"])
 
     def take_finished(self) -> list[Finished]:
-        """Remove all finished rows and return them in order."""
-        alive = self._state["alive"].tolist() if self.keys else []
-        done = [i for i, is_alive in enumerate(alive) if not is_alive]
+        """Free the slots of all finished rows and return those rows in order."""
+        done = [i for i, key in enumerate(self.keys) if key is not None and self._ended[i]]
         if not done:
             return []
-        done_B = torch.tensor(done, device=self.model.device)
-        counts, tokens = self._state["count"][done_B].tolist(), self._state["tokens"][done_B].tolist()
-        finished, end_ids = [], set(self.end_ids.tolist())
+        done_R = torch.tensor(done, device=self.model.device)
+        counts, tokens = self._state["count"][done_R].tolist(), self._state["tokens"][done_R].tolist()
+        finished = []
         for i, count, ids in zip(done, counts, tokens, strict=True):
-            stopped = ids[count - 1] in end_ids
+            stopped = ids[count - 1] in self._end_ids
             finished.append(Finished(self.keys[i], tuple(ids[: count - stopped]), stopped))
-        self._keep([i for i, is_alive in enumerate(alive) if is_alive])
+            self.keys[i] = None
         return finished
 
-    def _keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows. Their cache is copied later, in one copy together with new rows."""
-        rows_B = torch.tensor(rows, dtype=torch.long, device=self.model.device)
-        self.keys = [self.keys[i] for i in rows]
-        self._state = {name: x.index_select(0, rows_B) for name, x in self._state.items()}
-        self._rows_B = rows_B if self._rows_B is None else self._rows_B[rows_B]
-
-    def _settle(self, new: Sequence[Rows] = ()) -> None:
-        """Rebuild the cache from the remaining rows and then the new ones, as wide as the longest row."""
-        parts = list(new)
-        if self.keys:
-            assert self.cache is not None
-            rows_B = self._rows_B
-            if rows_B is None:
-                rows_B = torch.arange(len(self.keys), device=self.model.device)
-            parts = [Rows(self.cache, rows_B, int(self._state["length"].max()), consumed=True), *parts]
-        self.cache, self._rows_B = join_rows(parts), None
+    def shrink(self) -> None:
+        """Copy the sequences in progress together, into as many slots, if no others will join. A CUDA graph stays."""
+        if self.recorded is not None:
+            return
+        kept = [i for i, key in enumerate(self.keys) if key is not None]
+        kept_R = torch.tensor(kept, device=self.model.device)
+        self.cache = self.cache.with_rows(kept, self.cache.columns)
+        self._state = {name: x[kept_R] for name, x in self._state.items()}
+        self.keys = [self.keys[i] for i in kept]
+        self._lengths, self._ended = [self._lengths[i] for i in kept], [self._ended[i] for i in kept]

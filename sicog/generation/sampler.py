@@ -28,10 +28,12 @@ from sicog.generation.sampling import (
     uniforms,
     user_turns,
 )
-from sicog.generation.slots import Rows, join_rows
 from sicog.model.image_processing import PreparedImage
+from sicog.model.kernels.slot_attention import SLOTS, attend_to_slots
 
 _PREFILL_TOKENS = 16384  # prompt tokens run at once; limits the memory of activations
+_ROOM = 256  # columns for new tokens that slots on a CPU begin with
+_REFILLS = 32  # new rows come in when this part of the slots is free
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ class Sampler:
         encode_ahead: bool | None = None,
     ) -> None:
         attention = model.config.text_config._attn_implementation
-        if attention != "sdpa":
+        if attention not in ("sdpa", SLOTS):
             raise ValueError(f"sampling needs the language model's attention to be 'sdpa', got {attention!r}")
+        attend_to_slots(model)
         self.model, self.processor = model, processor
         self.sampling, self.slicing = sampling, slicing
         self.encode_ahead = model.device.type == "cuda" if encode_ahead is None else encode_ahead
@@ -156,7 +159,7 @@ class Sampler:
     def _run(self, jobs: Sequence[Job]) -> list[list[Sample] | ValueError]:
         queue = self._fitting_queue(jobs)
         results = _Results(self.processor, jobs)
-        decoding = Decoding(self.model, self.sampling, self.end_ids)
+        decoding = self._new_decoding(queue)
         self._waiting = []
         with Preparer(self) as preparer:
             while queue or self._waiting or decoding.live:
@@ -179,6 +182,16 @@ class Sampler:
             say(f"sample: {rows} sequences at once, which fit the device, instead of {self.slots} (batch_size)")
             self.slots = rows
 
+    def _new_decoding(self, queue: Sequence[_Batchable]) -> Decoding:
+        """As many slots as there are samples, at most `slots`, each for the longest prompt and its answer."""
+        n_slots = min(self.slots, sum(item.n_samples for item in queue))
+        longest = max((item.longest for item in queue), default=0)
+        room = self.sampling.max_new_tokens
+        if self.model.device.type != "cuda":  # there slots can grow, which few long answers should not cost all
+            room = min(room, _ROOM)
+        columns = longest + room
+        return Decoding(self.model, self.sampling, self.end_ids, n_slots=n_slots, columns=columns)
+
     def _build_queue(self, jobs: Sequence[Job]) -> Iterator[_Batchable]:
         """Group jobs about the same images, in portions that fit the slots."""
         groups: dict[tuple[int, ...], tuple[Sequence[Picture], list[_Ask]]] = {}
@@ -193,22 +206,24 @@ class Sampler:
                 yield _Batchable(images, portion)
 
     def _refill(self, decoding: Decoding, queue: deque[_Batchable], preparer: Preparer, results: _Results) -> None:
-        """Remove finished rows, and add new ones to their places.
+        """Take finished rows out, and new ones into their slots.
 
-        If the queue is empty and an eighth of the rows has finished, the remaining rows are copied together.
+        Not one by one: on a GPU a prompt takes as long as several. If the queue is empty and a quarter of the rows has
+        finished, the remaining rows are copied together.
         """
-        slots, more = self.slots, bool(queue or self._waiting)
-        wanted = 1 if more else max(1, len(decoding) // 8)
-        if (slots if more else len(decoding)) - decoding.live < wanted:
+        n_slots, more = len(decoding.keys), bool(queue or self._waiting)
+        if n_slots - decoding.live < max(1, n_slots // (_REFILLS if more else 4)):
             return
         self._collect(decoding, results)
-        while (free := slots - len(decoding)) > 0 and (queue or self._waiting):
+        while (free := n_slots - len(decoding)) > 0 and (queue or self._waiting):
             if self._waiting:
                 self._fork(decoding, free)
             else:
-                self._admit(decoding, list(self._next(queue, free)), preparer, results)
+                self._admit(decoding, list(self._next(queue, free)), preparer, results, free)
                 preparer.begin(queue)
             self._collect(decoding, results)
+        if not more:
+            decoding.shrink()
 
     def _collect(self, decoding: Decoding, results: _Results) -> None:
         done = decoding.take_finished()
@@ -225,7 +240,9 @@ class Sampler:
             free -= queue[0].n_samples
             yield queue.popleft()
 
-    def _admit(self, decoding: Decoding, batch: Sequence[_Batchable], preparer: Preparer, results: _Results) -> None:
+    def _admit(
+        self, decoding: Decoding, batch: Sequence[_Batchable], preparer: Preparer, results: _Results, free: int
+    ) -> None:
         """Run the prompts of these items and fork them into the free slots."""
         readable, prepared = [], []
         for item in batch:
@@ -239,7 +256,7 @@ class Sampler:
         prompts = self._prefill(readable, self._features(prepared))
         asks = [ask for item in readable for ask in item.asks]
         self._waiting = [_Fork(prompts, parent, ask, index) for parent, ask in enumerate(asks) for index in ask.indices]
-        self._fork(decoding, self.slots - len(decoding))
+        self._fork(decoding, free)
 
     def _fork(self, decoding: Decoding, free: int) -> None:
         """Fork as many waiting samples as there are slots. The others keep only their prompts."""
@@ -265,10 +282,9 @@ class Sampler:
         heads = [item.asks[0].token_ids[:n] for item, n in zip(batch, shared, strict=True)]
         prefix = run_tokens(self.model, heads, pad_id=pad_id, features_NE=features_NE)
         owners = [i for i, item in enumerate(batch) for _ in item.asks]
-        owners_P = torch.tensor(owners, device=self.model.device)
-        forked = join_rows([Rows(prefix.cache, owners_P, int(prefix.lengths.max()), consumed=True)])
-        past = Prefilled(forked, prefix.lengths[owners_P], prefix.logits)
         tails = [row[shared[i] :] for row, i in zip(rows, owners, strict=True)]
+        forked = prefix.cache.with_rows(owners, max(shared) + max(map(len, tails)))
+        past = Prefilled(forked, tuple(shared[i] for i in owners), prefix.logits)
         return run_tokens(self.model, tails, pad_id=pad_id, past=past)
 
     def _features(self, prepared: Sequence[Prepared]) -> torch.Tensor | None:
@@ -342,9 +358,8 @@ def _separate_prompts(forks: Sequence[_Fork]) -> list[_Fork]:
     prompts, parents = forks[0].prompts, sorted({fork.parent for fork in forks})
     if len(parents) == len(prompts.lengths):
         return list(forks)
-    rows = torch.tensor(parents, device=prompts.lengths.device)
-    lengths = prompts.lengths[rows]
-    own = Prefilled(join_rows([Rows(prompts.cache, rows, int(lengths.max()))]), lengths, prompts.logits[rows])
+    lengths = tuple(prompts.lengths[parent] for parent in parents)
+    own = Prefilled(prompts.cache.with_rows(parents, max(lengths)), lengths, prompts.logits[parents])
     return [replace(fork, prompts=own, parent=parents.index(fork.parent)) for fork in forks]
 
 

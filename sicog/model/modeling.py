@@ -210,7 +210,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         outputs = self.language_model.base_model(inputs_embeds=inputs_embeds, **arguments)
         hidden_BTE = outputs.last_hidden_state
         if labels is None:
-            heads = {"logits": self._logits(hidden_BTE, logits_to_keep), "last_hidden_state": hidden_BTE}
+            heads = {"logits": self.logits(hidden_BTE, logits_to_keep), "last_hidden_state": hidden_BTE}
         else:
             heads = self._loss_or_log_probs(hidden_BTE, labels, num_items_in_batch, document_borders, wants_log_probs)
         return SicogOutput(
@@ -267,8 +267,8 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         size = torch.ones(1, 2, dtype=torch.long)
         return 0.0 * self.resampler(self.vision_tower(pixels_PK, size), size).sum()
 
-    def _logits(self, hidden_BTE: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
-        """Logits of the last `keep` positions (0: all). The placeholder cannot be generated."""
+    def logits(self, hidden_BTE: torch.Tensor, keep: int | torch.Tensor = 0) -> torch.Tensor:
+        """Logits of the last `keep` positions (0: all), or of these. The placeholder cannot be generated."""
         part = slice(-keep, None) if isinstance(keep, int) else keep
         logits = self.get_output_embeddings()(hidden_BTE[:, part])
         if 0 <= self.image_token_id < logits.shape[-1]:

@@ -1,8 +1,9 @@
 """Choosing tokens: greedy, nucleus, top-k and penalty do what they say, row by row."""
 
+import pytest
 import torch
 
-from sicog.generation.choose import next_tokens
+from sicog.generation.choose import has_fixed_shapes, next_tokens
 from sicog.generation.sampling import SamplingConfig, uniforms
 from sicog.seeds import stream_key
 
@@ -87,3 +88,38 @@ def test_one_row_is_summed_as_one_of_several(monkeypatch):
         alone = [next_tokens(logits[i : i + 1], noise[i : i + 1], sampling, None).item() for i in range(6)]
         assert alone == together.tolist()
     assert shapes and min(shape[0] for shape in shapes) > 1
+
+
+def _plain(logits, noise, sampling):
+    """All tokens in the order of the vocabulary, those that top-k or top-p drop with probability 0."""
+    probs = (logits / sampling.temperature).softmax(dim=1)
+    kept = probs
+    if 0 < sampling.top_k < logits.shape[1]:
+        kept = torch.where(probs >= probs.topk(sampling.top_k, dim=1).values[:, -1:], probs, 0.0)
+        first = probs.topk(sampling.top_k, dim=1).values
+    else:
+        first = probs.sort(dim=1, descending=True).values
+    limit = sampling.top_p * first.sum(dim=1, keepdim=True)
+    n_kept = ((first.cumsum(dim=1) - first) < limit).sum(dim=1, keepdim=True)
+    kept = torch.where(kept >= first.gather(1, n_kept - 1), kept, 0.0)
+    total = kept.cumsum(dim=1)
+    return ((total <= noise[:, None] * total[:, -1:]) & (total < total[:, -1:])).sum(dim=1)
+
+
+@pytest.mark.parametrize("values", [{"top_k": 20}, {"top_k": 3, "top_p": 0.6}, {"top_p": 0.9}, {"top_p": 0.3}, {}])
+@pytest.mark.parametrize("spread", [0.3, 3.0, 12.0])
+def test_few_tokens_looked_at_give_what_all_would(values, spread):
+    """Flat and peaked distributions; some of rounded logits, of which many are equal."""
+    sampling = SamplingConfig(temperature=0.9, **{"top_p": 1.0, **values})
+    generator = torch.Generator().manual_seed(0)
+    logits = spread * torch.randn(600, 1500, generator=generator)
+    logits[::3] = logits[::3].bfloat16().float()
+    noise = torch.rand(600, generator=generator)
+    found, expected = next_tokens(logits, noise, sampling, None), _plain(logits, noise, sampling)
+    assert (found != expected).sum() <= 1  # noise on a border, whose sums are rounded in another order
+
+
+def test_only_top_p_alone_looks_at_values():
+    assert not has_fixed_shapes(SamplingConfig(temperature=0.7, top_p=0.9))
+    for values in ({"temperature": 0}, {"top_k": 20}, {"top_p": 1.0}):
+        assert has_fixed_shapes(SamplingConfig(**values))

@@ -9,7 +9,6 @@ from sicog.generation import room
 from sicog.generation.decoding import Decoding
 from sicog.generation.sampler import Sampler
 from sicog.generation.sampling import Job, Picture, Request, SamplingConfig
-from sicog.generation.slots import Rows, SlotCache, join_rows
 from sicog.model.checkpoints import load_checkpoint
 
 CONFIG = SamplingConfig(temperature=1.0, max_new_tokens=6, batch_size=8)
@@ -77,22 +76,3 @@ def test_a_single_sequence_that_does_not_fit_is_an_error(loaded, jobs, monkeypat
     monkeypatch.setattr(Decoding, "step", full)
     with pytest.raises(ValueError, match="out of memory with a single sequence"):
         Sampler(*loaded, CONFIG).run(jobs)
-
-
-def test_two_whole_caches_never_coexist(monkeypatch):
-    """While a consumed cache is copied, what was copied of it is free already."""
-    cache, n_layers = SlotCache(), 4
-    for layer in range(n_layers):
-        cache.update(torch.full((2, 1, 3, 2), float(layer)), torch.full((2, 1, 3, 2), -float(layer)), layer)
-    held, new_zeros = [], torch.Tensor.new_zeros
-
-    def counted(self, *size):
-        held.append(sum(x is not None for layer in cache.slot_layers for x in (layer.keys, layer.values)))
-        return new_zeros(self, *size)
-
-    monkeypatch.setattr(torch.Tensor, "new_zeros", counted)
-    joined = join_rows([Rows(cache, torch.tensor([1, 0, 1]), 3, consumed=True)])
-    assert held == list(range(2 * n_layers, 0, -1))
-    for layer, copy in enumerate(joined.slot_layers):
-        wanted = torch.full((3, 1, 3, 2), float(layer))
-        assert torch.equal(copy.keys[:, :, :3], wanted) and torch.equal(copy.values[:, :, :3], -wanted)

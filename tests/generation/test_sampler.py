@@ -7,7 +7,6 @@ import pytest
 import torch
 from generation.worlds import picture
 
-from sicog.generation import decoding
 from sicog.generation.decoding import Decoding
 from sicog.generation.sampler import LongPromptError, Sampler
 from sicog.generation.sampling import Job, Picture, Request, SamplingConfig, user_turns
@@ -170,23 +169,23 @@ def test_slots_are_refilled(loaded):
     assert sampler.steps_used / sampler.steps > 0.92  # 20 times the slots, some answers three times the mean
 
 
-def test_rows_that_come_in_take_places_and_the_others_stay(loaded, monkeypatch):
+def test_rows_that_come_in_take_slots_and_the_others_stay(loaded, monkeypatch):
     config = SamplingConfig(temperature=1.5, top_p=1.0, max_new_tokens=60, batch_size=8)
     jobs = [Job(f"{i}", [], [Request("direct", "How many?" + " red" * (i % 5), 2)]) for i in range(40)]
-    counts: Counter[str] = Counter()
-    for name in ("overwrite", "join_rows"):
+    joins, buffers, join = [], set(), Decoding.join
 
-        def counted(*arguments, name=name, original=getattr(decoding, name)):
-            counts[name] += 1
-            return original(*arguments)
+    def noted(self, prompts, parents, keys, noise):
+        before = list(self.keys)
+        join(self, prompts, parents, keys, noise)
+        assert all(now is was for now, was in zip(self.keys, before, strict=True) if was is not None)
+        joins.append(len(keys))
+        buffers.add(self.cache.buffers[0][0].data_ptr())
 
-        monkeypatch.setattr(decoding, name, counted)
+    monkeypatch.setattr(Decoding, "join", noted)
     sampler = Sampler(*loaded, config)
     sampler.end_ids = list(range(12))
     results = sampler.run(jobs)
-    assert counts["overwrite"] > 3 * counts["join_rows"]
-    monkeypatch.setattr(Decoding, "_take_places", lambda self, new: False)
-    assert _tokens(sampler.run(jobs)) == _tokens(results)
+    assert len(joins) > 20 and sum(joins) == 80 and len(buffers) == 1
     assert _tokens([sampler.run([job])[0] for job in jobs[:6]]) == _tokens(results[:6])
 
 

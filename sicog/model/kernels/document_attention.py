@@ -20,9 +20,9 @@ from transformers.utils.generic import is_flash_attention_requested
 
 DOCUMENTS = "documents"  # the attn_implementation: SDPA, except for packed rows
 # Options of torch's kernel for causal attention and shared keys. They differ between versions.
-_KNOWN = inspect.signature(varlen_attn).parameters
-_CAUSAL: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _KNOWN else {"is_causal": True}
-_SHARES_KEYS = "enable_gqa" in _KNOWN
+VARLEN_OPTIONS = frozenset(inspect.signature(varlen_attn).parameters)
+_CAUSAL: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in VARLEN_OPTIONS else {"is_causal": True}
+_SHARES_KEYS = "enable_gqa" in VARLEN_OPTIONS
 
 
 def attend_within_documents(model: Any) -> None:
