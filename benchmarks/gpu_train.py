@@ -24,14 +24,14 @@ from benchmarks.timing import arguments, report
 from sicog.data.collator import PackedCollator, PaddedCollator
 from sicog.data.packing import PackLimits, PackRows, plan_epoch
 from sicog.estimates.arithmetic.flops import row_cost, work_of
-from sicog.model.kernels.choice import use_attention, use_kernels
+from sicog.model.kernels.choice import Checkpointing, use_attention, use_kernels
 from sicog.model.kernels.document_attention import DOCUMENTS, attend_within_documents
 from sicog.model.kernels.loss_head import LossHead
 from sicog.model.lengths import RowLengths
 from sicog.model.pixels import normalise_pixels
 from sicog.model.processing import IGNORED_LABEL, Encoded, SicogProcessor
 from sicog.model.slicing import plan_slices
-from sicog.training.config import Checkpointing, LoraSettings
+from sicog.training.config import LoraSettings
 from sicog.training.lora import add_adapters
 from sicog.training.parts import set_trainable
 from sicog.training.recompute import checkpoint_activations

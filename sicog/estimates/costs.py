@@ -70,6 +70,7 @@ def _training(step: Step, config: TrainConfig, rows: int, shapes: Shapes) -> Cos
     from sicog.estimates.arithmetic.flops import work_of
 
     devices = devices_of(step, shapes.recipe)
+    config = resources.with_planned_level(config, model, devices)
     try:
         updates = resources.updates_of(config, rows, devices)
     except ValueError:  # sizes of a batch that do not agree: `refusals` reports them

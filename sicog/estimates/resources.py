@@ -17,8 +17,10 @@ from sicog.estimates.arithmetic.memory import ZERO_STAGES, States, activations, 
 from sicog.model.configuration import SicogConfig
 from sicog.model.lengths import RowLengths
 from sicog.training.config import TrainConfig
+from sicog.training.fitting import choose_level
 from sicog.training.updates import pack_limits
 
+_DEVICE_BYTES = 79 * 2**30  # what an A100 or H100 of 80 GB offers
 _NO_DEEPSPEED, _FSDP = "no DeepSpeed", "FSDP"
 _SHARINGS = {"ddp": _NO_DEEPSPEED, "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp": _FSDP}
 
@@ -47,14 +49,31 @@ def memory_of(config: TrainConfig, model: SicogConfig, devices: int) -> Memory:
     for stage in ZERO_STAGES:
         kinds[f"ZeRO-{stage}"] = states(model, trained, zero_stage=stage, devices=devices)
     kinds[_FSDP] = states_without_deepspeed(model, trained, shards=devices)
-    batch = sum(activations(model, work, trained, checkpointing=config.gradient_checkpointing).values())
+    level = with_planned_level(config, model, devices).gradient_checkpointing
+    assert level != "auto"
+    batch = sum(activations(model, work, trained, checkpointing=level).values())
     return Memory(kinds, work, batch)
+
+
+def with_planned_level(config: TrainConfig, model: SicogConfig, devices: int) -> TrainConfig:
+    """`gradient_checkpointing: auto` as it would be chosen on devices of 80 GB; other values stay."""
+    if config.gradient_checkpointing != "auto":
+        return config
+    parallel = _parallel_of(config, devices)
+    fit = choose_level(
+        config, model, heaviest(config, model), parallel=parallel, devices=devices, available=_DEVICE_BYTES
+    )
+    return config.model_copy(update={"gradient_checkpointing": fit.level})
 
 
 def sharing_of(config: TrainConfig, devices: int) -> str:
     """The way of sharing that `parallel` stands for on so many GPUs that have deepspeed: a key of `Memory.states`."""
+    return _SHARINGS[_parallel_of(config, devices)]
+
+
+def _parallel_of(config: TrainConfig, devices: int) -> str:
     automatic = "zero2" if devices > 1 else "ddp"
-    return _SHARINGS[automatic if config.parallel == "auto" else config.parallel]
+    return automatic if config.parallel == "auto" else config.parallel
 
 
 def heaviest(config: TrainConfig, model: SicogConfig) -> Work:

@@ -142,8 +142,9 @@ def _rows_line(n_rows: int, known: RowLengths, unusable: int) -> str:
 def _time_lines(
     config: TrainConfig, model: SicogConfig, n_rows: int, known: RowLengths, world_size: int, assumed: Assumed
 ) -> list[str]:
-    from sicog.estimates.resources import mean_row_flops, updates_of
+    from sicog.estimates.resources import mean_row_flops, updates_of, with_planned_level
 
+    config = with_planned_level(config, model, world_size)
     updates = updates_of(config, n_rows, world_size)
     if n_rows < updates.batch:
         return [
@@ -162,14 +163,16 @@ def _time_lines(
 
 
 def _memory_lines(config: TrainConfig, model: SicogConfig, world_size: int) -> list[str]:
-    from sicog.estimates.resources import memory_of
+    from sicog.estimates.resources import memory_of, with_planned_level
 
     memory = memory_of(config, model, world_size)
+    level = with_planned_level(config, model, world_size).gradient_checkpointing
     sums = ", ".join(f"{sharing} {memory.total(sharing) / 2**30:.1f}" for sharing in memory.states)
     return [
         f"memory: GiB on each of {world_size} device(s), computed: {sums}",
         f"  of it {memory.batch / 2**30:.1f} for the heaviest micro-batch allowed, {memory.heaviest.positions:,} "
         f"positions and {len(memory.heaviest.views)} views; {_extra_memory(config)} come on top",
+        *([f"  gradient checkpointing: {level} (auto, on 80 GB)"] if config.gradient_checkpointing == "auto" else []),
     ]
 
 

@@ -12,6 +12,6 @@ parallel/        several processes: ZeRO, FSDP, resharding
 run_checkpoints  complete checkpoints of a run in progress; `save_times` says when
 callbacks        metrics and progress; `speed` measures, `summary` opens the log
 memory_check     run the heaviest micro-batch before the first update
-recompute        gradient checkpointing
+recompute        gradient checkpointing; `fitting` chooses how much
 signals          save and stop after an update; `time_limit` handles SLURM's signal
 """

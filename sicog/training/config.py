@@ -13,7 +13,7 @@ from sicog.config.packages import missing_package_message, older_package_message
 from sicog.data.batching import accumulation_steps
 from sicog.data.config import DataConfig, NoiseConfig
 from sicog.model.hub import local_model
-from sicog.model.kernels.choice import Attention, Checkpointing, Kernels
+from sicog.model.kernels.choice import Attention, CheckpointingChoice, Kernels
 from sicog.model.part_names import PARTS, Part
 from sicog.model.precision import Precision
 from sicog.training.parallel.kind import Parallel
@@ -205,9 +205,10 @@ class TrainConfig(Config):
     deepspeed, else ddp."""
     offload: bool = False
     """Keep the optimizer states, and with zero3 the weights, in CPU memory."""
-    gradient_checkpointing: Checkpointing = "none"
+    gradient_checkpointing: CheckpointingChoice = "none"
     """Save memory: compute results of layers again in the backward pass. `full` recomputes everything; `selective`
-    keeps the results of matrix products and attention; see `sicog.training.recompute`."""
+    keeps the results of matrix products and attention; see `sicog.training.recompute`. `auto`: as little as the
+    computed memory of the heaviest micro-batch allows on this GPU; `none` without a GPU."""
     attention: Attention = "auto"
     """Implementation of attention; see `sicog.model.kernels.choice`."""
     kernels: Kernels = "auto"
@@ -356,10 +357,7 @@ class TrainConfig(Config):
             self.rows_per_update(processes)
         except ValueError as error:
             found.append(str(error))
-        if self.compile and self.gradient_checkpointing == "selective":
-            found += older_package_message("transformers", "5.23", "compile with gradient_checkpointing selective")
-        if self.parallel == "fsdp" and self.gradient_checkpointing != "none":
-            found += older_package_message("torch", "2.13", "parallel fsdp with gradient_checkpointing")
+        found += self.refused_checkpointing()
         needed = {
             "peft": self.lora is not None and "lora",
             "deepspeed": self.parallel in ("zero2", "zero3") and f"parallel {self.parallel}",
@@ -373,6 +371,15 @@ class TrainConfig(Config):
             for module, what in wanted.items()
             for p in missing_package_message(module, what, module.replace("_", "-"))
         ]
+
+    def refused_checkpointing(self) -> list[str]:
+        """Messages about packages too old for the level of gradient checkpointing."""
+        found = []
+        if self.compile and self.gradient_checkpointing == "selective":
+            found += older_package_message("transformers", "5.23", "compile with gradient_checkpointing selective")
+        if self.parallel == "fsdp" and self.gradient_checkpointing in ("selective", "full"):
+            found += older_package_message("torch", "2.13", "parallel fsdp with gradient_checkpointing")
+        return found
 
     def inputs(self) -> dict[str, Path]:
         """The inputs that decide the result, by name, for run.json."""

@@ -37,9 +37,15 @@ class Trains(Protocol):
 
 
 def heaviest_micro_batch(
-    plan: RunPlan, lengths: RowLengths, rank: int, config: SicogConfig, trainable: Collection[str], *, padded: bool
+    plan: RunPlan,
+    lengths: RowLengths,
+    rank: int | None,
+    config: SicogConfig,
+    trainable: Collection[str],
+    *,
+    padded: bool,
 ) -> np.ndarray:
-    """int64 [rows]: the micro-batch of this rank that stores most for the backward pass.
+    """int64 [rows]: the micro-batch of this rank that stores most for the backward pass; None: of all ranks.
 
     Weighted by width and depth: positions for the language model, patches for the vision tower if it is trained.
     padded: all rows of a micro-batch are as long as its longest.
@@ -52,7 +58,9 @@ def heaviest_micro_batch(
     tokens, patches = (lengths_N[plan.rows].astype(np.int64) for lengths_N in (lengths.tokens, lengths.patches))
     positions = np.maximum.reduceat(tokens, starts) * counts if padded else np.add.reduceat(tokens, starts)
     weights = positions * of_position + np.add.reduceat(patches, starts) * of_patch
-    k = rank + plan.world_size * int(np.argmax(weights[rank :: plan.world_size]))
+    k = int(np.argmax(weights))
+    if rank is not None:
+        k = rank + plan.world_size * int(np.argmax(weights[rank :: plan.world_size]))
     return plan.rows[plan.borders[k] : plan.borders[k + 1]]
 
 

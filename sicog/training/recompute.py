@@ -8,20 +8,25 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from sicog.model.kernels.choice import Checkpointing
+from sicog.model.kernels.choice import CheckpointingChoice
 
 _ATTENTION = ("attention", "varlen_attn", "flash_attn")
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_mm")
 
 
-def checkpoint_activations(model: Any, level: Checkpointing) -> None:
+def checkpoint_activations(model: Any, level: CheckpointingChoice) -> None:
     """Recompute the layers of vision tower and language model in the backward pass.
 
     `full` stores only the input of each layer: least memory, and a third more FLOPs. `selective` also stores the
     results of matrix products and attention, and recomputes the rest: norms, activations, rotations, casts and
     elementwise products. The rest is half of a layer's memory and nearly none of its FLOPs. No other choice (every
     second layer, the feed-forward layers) frees as much memory per FLOP. The gradients are bit-identical.
+    Raises `ValueError` for `auto`, which `fitting.with_chosen_level` replaces once the rows are known.
     """
+    if level == "auto":
+        raise ValueError(
+            "gradient_checkpointing=auto has not been chosen yet. Use `with_chosen_level`, or name a level"
+        )
     if level == "none":
         return
     kwargs: dict[str, Any] = {"use_reentrant": False}

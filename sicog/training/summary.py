@@ -8,6 +8,7 @@ from rich.table import Table
 
 from sicog.console import say, stderr_console
 from sicog.data.batching import RunPlan
+from sicog.model.kernels.choice import unfused_warning
 from sicog.model.lengths import RowLengths
 from sicog.training.config import TrainConfig
 from sicog.training.updates import packing_summary
@@ -16,12 +17,18 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sicog.model.modeling import SicogForConditionalGeneration
+    from sicog.training.fitting import Fit
 
 
 def print_summary(
-    model: SicogForConditionalGeneration, config: TrainConfig, plan: RunPlan, batch: str, lengths: RowLengths
+    model: SicogForConditionalGeneration,
+    config: TrainConfig,
+    plan: RunPlan,
+    batch: str,
+    lengths: RowLengths,
+    fit: Fit | None = None,
 ) -> None:
-    """Print the table and the lines. batch: the result of `batch_line` for the user's config."""
+    """Print the table and the lines. batch: of `batch_line` for the user's config. fit: what `auto` has chosen."""
     from sicog.training.parts import parts
 
     console = stderr_console()
@@ -29,8 +36,10 @@ def print_summary(
     run = f"run: {plan.n_steps:,} updates of {len(plan.rows):,} rows in all"
     if config.packing != "off":
         run = f"run: {packing_summary(plan, lengths, config.rows_per_update(plan.world_size))}"
-    for line in (batch, run, how_line(config), _attention_line(model)):
+    for line in (batch, run, how_line(config, fit), _attention_line(model)):
         say(line)
+    if warning := unfused_warning(config.kernels, config.compile):
+        say(warning, style="yellow")
 
 
 def batch_line(config: TrainConfig, world_size: int) -> str:
@@ -53,9 +62,10 @@ def batch_line(config: TrainConfig, world_size: int) -> str:
     )
 
 
-def how_line(config: TrainConfig) -> str:
-    """The settings of computation: precision, parallelism, kernels and so on."""
-    words: dict[str, str] = {"precision": config.precision, "gradient checkpointing": config.gradient_checkpointing}
+def how_line(config: TrainConfig, fit: Fit | None = None) -> str:
+    """The settings of computation: precision, parallelism, kernels and so on. fit: what `auto` has chosen."""
+    level = str(fit or config.gradient_checkpointing)
+    words: dict[str, str] = {"precision": config.precision, "gradient checkpointing": level}
     words |= {"optimizer": config.optimizer, "kernels": config.kernels, "compiled": "yes" if config.compile else "no"}
     words |= {"parallel": config.parallel + (" with offload" if config.offload else "")}
     words |= {"LoRA rank": str(config.lora.r)} if config.lora else {}

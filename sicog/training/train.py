@@ -83,6 +83,7 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
 
     from sicog.data.pairs import PairDataset
     from sicog.training.callbacks import ExactPositions, MetricsWriter, ProgressBar
+    from sicog.training.fitting import with_chosen_level
     from sicog.training.memory_check import MemoryCheck
     from sicog.training.objectives.dpo import DpoObjective
     from sicog.training.objectives.reference import reference_log_probs
@@ -97,6 +98,7 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
     model, processor = _load(config)
     read = load_pairs(config, processor, *referenced) if referenced else load_rows(config, processor)
     plan = plan_updates(config, read.lengths, model.config, _world_size())
+    config, fit = with_chosen_level(config, model.config, plan, read.lengths)
     meter = Meter(plan, read.lengths, *flops_and_peak(model.config, config.whole_parts, read.lengths, _world_size()))
     metrics = MetricsWriter(config.out_dir, plan, len(read.dataset), meter, tensorboard=config.tensorboard)
     bar = ProgressBar(config.stage, meter)
@@ -109,7 +111,7 @@ def _carry_out(config: TrainConfig, batch: str) -> Path:
         trainer.add_callback(MemoryCheck(trainer, read.lengths))
     if _is_main():
         remember_plan(config, plan)
-        print_summary(model, config, plan, batch, read.lengths)
+        print_summary(model, config, plan, batch, read.lengths, fit)
     try:
         with stop.catch_signals(), _quick_collections():
             _run(trainer, config)

@@ -33,7 +33,7 @@ def test_the_stages_are_the_papers(stage: str) -> None:
     assert config.trainable == (("projector",) if stage == "align" else ("vision_tower", "projector", "language_model"))
     assert config.rows_per_update(32) == (256 if stage == "align" else 128)
     assert config.slicing == (stage != "align") and config.packing == "step"
-    assert config.gradient_checkpointing == "full" and config.max_grad_norm == 1
+    assert config.gradient_checkpointing == "auto" and config.max_grad_norm == 1
     assert (config.warmup_ratio, config.weight_decay, config.epochs, config.max_length) == (0.03, 0, 1, 4096)
 
 
@@ -48,7 +48,7 @@ def test_the_stages_are_the_papers(stage: str) -> None:
         ("model.checkpoint=null", "both vision_tower and language_model"),
         ("data.path=null", "data.path or data.sources"),
         ("global_batch=0", "must be above 0, got 0"),
-        ("gradient_checkpointing=true", "'none', 'selective' or 'full'"),
+        ("gradient_checkpointing=true", "'none', 'selective', 'full' or 'auto'"),
         ("learning_rates.resampler=1e-3", "projector"),
         ("learning_rates.projector=0", "must be above 0, got 0"),
         ("lora.rank=8", "unknown key 'lora.rank'"),
@@ -81,10 +81,13 @@ def test_pairs_of_options_that_do_not_work_together_are_refused(monkeypatch: pyt
         load("sft", "compile=true", "gradient_checkpointing=selective").problems()
     )
     assert "parallel fsdp with gradient_checkpointing needs torch 2.13 or newer; 2.12.1+cu128 is installed" in (
-        load("sft", "parallel=fsdp").problems()
+        load("sft", "parallel=fsdp", "gradient_checkpointing=full").problems()
     )
     versions |= {"transformers": "5.24.0.dev0", "torch": "2.13a0+git1"}
-    for overrides in (["compile=true", "gradient_checkpointing=selective"], ["parallel=fsdp"]):
+    for overrides in (
+        ["compile=true", "gradient_checkpointing=selective"],
+        ["parallel=fsdp", "gradient_checkpointing=full"],
+    ):
         assert not [problem for problem in load("sft", *overrides).problems() if "or newer" in problem]
 
 

@@ -23,9 +23,10 @@ from sicog.data.batching import RunPlan, plan_run
 from sicog.generation.config import SampleConfig
 from sicog.generation.sample import sample
 from sicog.model import load_checkpoint
+from sicog.model.kernels.choice import Checkpointing
 from sicog.records import CandidateSet, Turn
 from sicog.stages.storage import read_json, read_records
-from sicog.training.config import Checkpointing, TrainConfig
+from sicog.training.config import TrainConfig
 from sicog.training.parts import set_trainable
 from sicog.training.recompute import _keep_products, checkpoint_activations
 from sicog.training.train import train

@@ -13,6 +13,7 @@ from sicog.model.precision import Precision, named_device, resolve_precision
 Attention = Literal["auto", "sdpa", "flash", "eager"]
 Kernels = Literal["auto", "liger", "plain"]
 Checkpointing = Literal["none", "selective", "full"]  # see `sicog.training.recompute`
+CheckpointingChoice = Literal["none", "selective", "full", "auto"]
 
 
 def chosen_attention(attention: Attention, precision: Precision = "auto", device: str = "auto") -> str:
@@ -72,6 +73,17 @@ def use_kernels(model: Any, kernels: Kernels) -> bool:
             f"kernels 'liger' needs {' and '.join(missing)}. Set it to 'auto', which then uses plain kernels"
         )
     return False
+
+
+def unfused_warning(kernels: Kernels, compiled: bool) -> str:
+    """What to do where a GPU would run small operations one by one; nothing elsewhere."""
+    fused = kernels != "plain" and importlib.util.find_spec("liger_kernel") is not None
+    if compiled or fused or named_device() == "cpu":
+        return ""
+    return (
+        "WARNING: norms, rotary positions and gated layers run as many small kernels, a sixth of the time of a step "
+        "(computed). Install liger-kernel (pip install 'sicog[gpu]') with kernels=auto, or set compile=true"
+    )
 
 
 def compile_blocks(model: Any) -> None:

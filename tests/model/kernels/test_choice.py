@@ -13,7 +13,7 @@ import torch
 
 from sicog.model import SicogForConditionalGeneration, load_checkpoint
 from sicog.model.kernels import choice
-from sicog.model.kernels.choice import chosen_attention, compile_blocks, use_attention, use_kernels
+from sicog.model.kernels.choice import chosen_attention, compile_blocks, unfused_warning, use_attention, use_kernels
 
 
 @pytest.fixture
@@ -44,6 +44,17 @@ def test_with_cuda_and_the_package_it_is_flash_in_half_precision() -> None:
     assert chosen_attention("auto", "bfloat16", "cpu") == "sdpa"
     with pytest.raises(ValueError, match="'flash' needs precision bfloat16\. Set"):
         chosen_attention("flash", "float32")
+
+
+@pytest.mark.usefixtures("cuda")
+def test_small_kernels_on_a_gpu_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unfused_warning("auto", False) == unfused_warning("liger", False) == unfused_warning("plain", True) == ""
+    assert "or set compile=true" in unfused_warning("plain", False)
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    assert "Install liger-kernel" in unfused_warning("auto", False)
+    assert unfused_warning("auto", True) == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert unfused_warning("auto", False) == ""
 
 
 def test_the_parts_are_switched(model: SicogForConditionalGeneration) -> None:
