@@ -81,6 +81,9 @@ class Padder:
     pad_token_id = 0
     collate = SicogProcessor.collate
 
+    def __init__(self, image_token_id: int) -> None:
+        self.image_token_id = image_token_id
+
 
 class Mix:
     """The micro-batches of all options, as rows, and their FLOPs."""
@@ -162,7 +165,9 @@ def settle(bench: Bench, option: Option) -> torch.optim.Optimizer:
 
 def batches_of(bench: Bench, mix: Mix, option: Option) -> list[dict[str, Any]]:
     """The micro-batches on the device, packed or padded."""
-    collate: Any = PackedCollator() if option.packed else PaddedCollator(Padder())  # type: ignore[arg-type]
+    image = bench.config.image_token_id
+    assert image is not None
+    collate: Any = PackedCollator(image) if option.packed else PaddedCollator(Padder(image))  # type: ignore[arg-type]
     batches = []
     for rows in mix.batches:
         batch = collate(rows)

@@ -12,14 +12,27 @@ if TYPE_CHECKING:
 
 
 class PaddedCollator:
-    """Right-padded tensors for the model, and `ids`: list of str, which the trainer removes."""
+    """Right-padded tensors for the model, and `ids`: list of str, which the trainer removes.
+
+    image_positions and supervised_positions int64: as `SicogForConditionalGeneration.forward` takes them.
+    """
 
     def __init__(self, processor: SicogProcessor) -> None:
         self.processor = processor
 
     def __call__(self, rows: Sequence[tuple[str, Encoded]]) -> dict[str, Any]:
-        batch = self.processor.collate([encoded for _, encoded in rows], padding_side="right", with_labels=True)
-        return {**batch, "ids": [row_id for row_id, _ in rows]}
+        batch: dict[str, Any] = self.processor.collate(
+            [encoded for _, encoded in rows], padding_side="right", with_labels=True
+        )
+        return {**batch, **_positions(batch, self.processor.image_token_id), "ids": [row_id for row_id, _ in rows]}
+
+
+def _positions(batch: dict[str, Any], image_token_id: int) -> dict[str, Any]:
+    """What the model would have to ask the GPU for: where placeholders and supervised positions are in B * T."""
+    from sicog.model.kernels.loss_head import positions_before_targets
+
+    images = batch["input_ids"].flatten().eq(image_token_id).nonzero()[:, 0]
+    return {"image_positions": images, "supervised_positions": positions_before_targets(batch["labels"])}
 
 
 class PackedCollator:
@@ -29,6 +42,9 @@ class PackedCollator:
     document is never a target. document_borders int32 [D + 1]. Patches and `ids` as in `PaddedCollator`. A row may be
     several documents (a sequence of `Encoded`).
     """
+
+    def __init__(self, image_token_id: int) -> None:
+        self.image_token_id = image_token_id
 
     def __call__(self, rows: Sequence[tuple[str, Encoded | Sequence[Encoded]]]) -> dict[str, Any]:
         import torch
@@ -49,4 +65,4 @@ class PackedCollator:
             batch["pixel_values"] = torch.from_numpy(concatenated_arrays(pixels))
             batch["view_sizes"] = torch.from_numpy(np.concatenate([e.view_sizes for e in documents]))
             batch["image_grids"] = torch.from_numpy(np.concatenate([e.image_grids for e in documents]))
-        return {**batch, "ids": [row_id for row_id, _ in rows]}
+        return {**batch, **_positions(batch, self.image_token_id), "ids": [row_id for row_id, _ in rows]}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import (
@@ -32,6 +33,7 @@ from sicog.model.mlp_projector import MlpProjector
 from sicog.model.pixels import normalise_pixels
 from sicog.model.registration import write_classes
 from sicog.model.resampler import Resampler
+from sicog.model.views import sent
 from sicog.model.vision_tower import VisionTower
 
 
@@ -130,15 +132,16 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
 
-    def encode_images(
-        self, pixel_values: torch.Tensor, view_sizes: torch.Tensor, image_grids: torch.Tensor
-    ) -> torch.Tensor:
+    def encode_images(self, pixel_values: torch.Tensor, view_sizes: Any, image_grids: Any) -> torch.Tensor:
         """Visual features of all images, in layout order, image after image.
 
         pixel_values [P, K]: patches of all views (an image's slices row-major, then its thumbnail), float or uint8.
         view_sizes int [V, 2]: (rows, columns) in patches. image_grids int [images, 2]: (columns, rows) of the slices,
-        (0, 0) for an unsliced image. Returns [N, E]. Raises `ValueError` when grids, views and patches do not agree.
+        (0, 0) for an unsliced image. Both are tensors or arrays; on the host, nothing waits for the GPU.
+        Returns [N, E]. Raises `ValueError` when grids, views and patches do not agree.
         """
+        if view_sizes is None or image_grids is None:
+            raise ValueError("pixel_values need view_sizes and image_grids. Pass everything that collate returns")
         grids = tuple((int(c), int(r)) for c, r in image_grids.tolist())
         if (n := sum(c * r + 1 for c, r in grids)) != len(view_sizes):
             raise ValueError(f"image_grids describe {n} views, but view_sizes has {len(view_sizes)}")
@@ -148,7 +151,7 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         views_VQE = self.resampler(features_PD, view_sizes)
         if (found := views_VQE.shape[1]) != (wanted := self.config.query_grid**2):
             raise ValueError(f"a view gives {found} features, not {wanted}. Prepare images with this model's processor")
-        return views_VQE.flatten(0, 1)[_layout_order(grids, self.config.query_grid).to(views_VQE.device)]
+        return views_VQE.flatten(0, 1)[sent(_layout_order(grids, self.config.query_grid), views_VQE.device)]
 
     def get_image_features(
         self, pixel_values: torch.Tensor, view_sizes: torch.Tensor, image_grids: torch.Tensor
@@ -166,8 +169,8 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
-        view_sizes: torch.Tensor | None = None,
-        image_grids: torch.Tensor | None = None,
+        view_sizes: Any = None,
+        image_grids: Any = None,
         image_features: torch.Tensor | None = None,
         past_key_values: Any = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -175,8 +178,10 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         use_cache: bool | None = None,
-        document_borders: torch.Tensor | None = None,
+        document_borders: Any = None,
         wants_log_probs: bool = False,
+        image_positions: torch.Tensor | None = None,
+        supervised_positions: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> SicogOutput:
         """Loss when `labels` are given (logits are then None), else logits.
@@ -187,20 +192,18 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         there is no loss but, for each document, the summed log-probability of its supervised tokens.
         document_borders int [D + 1]: [1, T] holds D documents end to end, and each attends to itself alone; the first
         label of each must be -100, and there is neither attention_mask nor cache.
-        Raises `ValueError` when the numbers of placeholders and features differ; with a cache that holds something, and
-        no features, it is not looked.
+        image_positions int64 [N], supervised_positions int64 [S]: of the placeholders, and those before labels that are
+        not -100, as indices into B * T. Without them they are looked for, and the host waits for the GPU.
+        Raises `ValueError` when the numbers of placeholders and features differ, unless a cache holds something.
         """
         if inputs_embeds is None:
             if image_features is None and pixel_values is not None:
-                if view_sizes is None or image_grids is None:
-                    raise ValueError(
-                        "pixel_values need view_sizes and image_grids. Pass everything that collate returns"
-                    )
                 image_features = self.encode_images(pixel_values, view_sizes, image_grids)
             decoding = past_key_values is not None and past_key_values.get_seq_length() > 0
-            inputs_embeds = self._inputs_of(input_ids, image_features, training=labels is not None, decoding=decoding)
-        if use_cache is None and labels is not None:
-            use_cache = False  # training needs no cache, and with one Transformers packs rows incorrectly
+            given = (input_ids, image_features, image_positions)
+            inputs_embeds = self._inputs_of(*given, training=labels is not None, decoding=decoding)
+        if labels is not None and use_cache is None:
+            use_cache = False  # training needs none, and with one Transformers packs rows incorrectly
         arguments = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         arguments |= {"past_key_values": past_key_values, "use_cache": use_cache}
         if document_borders is not None:
@@ -208,11 +211,12 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
                 raise ValueError("document_borders cannot be combined with attention_mask or a cache. Remove those")
             arguments |= packed_arguments(self.language_model.config, inputs_embeds, document_borders, position_ids)
         outputs = self.language_model.base_model(inputs_embeds=inputs_embeds, **arguments)
-        hidden_BTE = outputs.last_hidden_state
+        hidden_BTE: torch.Tensor = outputs.last_hidden_state
         if labels is None:
             heads = {"logits": self.logits(hidden_BTE, logits_to_keep), "last_hidden_state": hidden_BTE}
         else:
-            heads = self._loss_or_log_probs(hidden_BTE, labels, num_items_in_batch, document_borders, wants_log_probs)
+            places = (document_borders, supervised_positions)
+            heads = self._loss_or_log_probs(hidden_BTE, labels, num_items_in_batch, *places, wants_log_probs)
         return SicogOutput(
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -225,17 +229,24 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         hidden_BTE: torch.Tensor,
         labels_BT: torch.Tensor,
         n_items: torch.Tensor | int | None,
-        borders: torch.Tensor | None,
+        borders: Any,
+        positions_S: torch.Tensor | None,
         wants_log_probs: bool,
     ) -> dict[str, torch.Tensor]:
         """The loss of the labels, or the log-probability of each document's."""
         head, kind = self.get_output_embeddings(), self.config.loss_head
         if wants_log_probs:
-            return {"document_log_probs": document_log_probs(head, hidden_BTE, labels_BT, borders, kind)}
-        return {"loss": causal_loss(head, hidden_BTE, labels_BT, n_items, kind)}
+            return {"document_log_probs": document_log_probs(head, hidden_BTE, labels_BT, borders, kind, positions_S)}
+        return {"loss": causal_loss(head, hidden_BTE, labels_BT, n_items, kind, positions_S)}
 
     def _inputs_of(
-        self, input_ids: torch.Tensor | None, features_NE: torch.Tensor | None, *, training: bool, decoding: bool
+        self,
+        input_ids: torch.Tensor | None,
+        features_NE: torch.Tensor | None,
+        positions_N: torch.Tensor | None,
+        *,
+        training: bool,
+        decoding: bool,
     ) -> torch.Tensor:
         """The inputs [B, T, E] of the language model."""
         if input_ids is None:
@@ -243,10 +254,17 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         # Before the embedding, as images are: DeepSpeed pairs what ranks gather and reduce by its order.
         touched = self._touch_vision(input_ids.device) if features_NE is None and training else None
         # Counting placeholders waits for the device, which every step of decoding would pay for.
-        x_BTE = self._embed(input_ids, features_NE, checked=features_NE is not None or not decoding)
+        x_BTE = self._embed(input_ids, features_NE, positions_N, checked=features_NE is not None or not decoding)
         return x_BTE if touched is None else x_BTE + touched.to(x_BTE.dtype)
 
-    def _embed(self, input_ids: torch.Tensor, features_NE: torch.Tensor | None, *, checked: bool) -> torch.Tensor:
+    def _embed(
+        self,
+        input_ids: torch.Tensor,
+        features_NE: torch.Tensor | None,
+        positions_N: torch.Tensor | None = None,
+        *,
+        checked: bool,
+    ) -> torch.Tensor:
         """Look up the ids [B, T] and write the visual features over the placeholders, in order."""
         mask_BT = input_ids.eq(self.image_token_id)
         # The placeholder may lie outside the embedding table. The embedding looked up instead is overwritten.
@@ -254,17 +272,21 @@ class SicogForConditionalGeneration(SicogPreTrainedModel, GenerationMixin):
         if not checked:
             return x_BTE
         n_features = 0 if features_NE is None else len(features_NE)
-        if (expected := int(mask_BT.sum())) != n_features:
+        expected = int(mask_BT.sum()) if positions_N is None else len(positions_N)
+        if expected != n_features:
             raise ValueError(f"{expected} image placeholders but {n_features} image features")
         if features_NE is None:
             return x_BTE
+        if positions_N is not None:
+            written = x_BTE.flatten(0, 1).index_copy(0, positions_N, features_NE.to(x_BTE.dtype))
+            return written.view_as(x_BTE)
         return x_BTE.masked_scatter(mask_BT[..., None], features_NE.to(x_BTE.dtype))
 
     def _touch_vision(self, device: torch.device) -> torch.Tensor:
         """Run the vision side on one blank patch and return 0, because every rank must run every part in every step."""
         vision: Any = self.config.vision_config
         pixels_PK = torch.zeros(1, vision.num_channels * vision.patch_size**2, device=device)
-        size = torch.ones(1, 2, dtype=torch.long)
+        size = np.ones((1, 2), dtype=np.int64)
         return 0.0 * self.resampler(self.vision_tower(pixels_PK, size), size).sum()
 
     def logits(self, hidden_BTE: torch.Tensor, keep: int | torch.Tensor = 0) -> torch.Tensor:

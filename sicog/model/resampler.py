@@ -13,13 +13,14 @@ A = E / H, B bins of one region, N = Q * V, Y x X patches of a view.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 
 from sicog.model.regions import pool_regions, position_map
-from sicog.model.views import ShapeGroup, group_views
+from sicog.model.views import ShapeGroup, group_views, sent
 
 _NORM_EPS = 1e-6
 
@@ -98,14 +99,14 @@ class Resampler(nn.Module):
             init.zeros_(norm.bias)
         init.normal_(self.proj, std=width**-0.5)
 
-    def forward(self, features_PD: torch.Tensor, view_sizes: torch.Tensor) -> torch.Tensor:
+    def forward(self, features_PD: torch.Tensor, view_sizes: Any) -> torch.Tensor:
         """features [P, D] of all views, view after view; view_sizes int [V, 2] (rows, columns) -> [V, Q, E].
 
         Raises `ValueError` when the sizes do not add up to P.
         """
         views = group_views(view_sizes, len(features_PD))
         device = features_PD.device
-        values_PE = self.ln_kv(self.kv_proj(features_PD[views.pooling_order.to(device)]))
+        values_PE = self.ln_kv(self.kv_proj(features_PD[sent(views.pooling_order, device)]))
         pooled, start = [], 0
         for group in views.groups:
             n = len(group.indices) * group.n_patches
@@ -115,7 +116,7 @@ class Resampler(nn.Module):
             pooled.append((values_QBF.unflatten(2, (len(group.indices), -1)), positions_QBE))
             start += n
         out_VQE = self.attn(self.ln_q(self.query) + self.pos_embed, pooled)
-        return (self.ln_post(out_VQE) @ self.proj)[views.view_order_inverse.to(device)]
+        return (self.ln_post(out_VQE) @ self.proj)[sent(views.view_order_inverse, device)]
 
     def _positions(self, group: ShapeGroup) -> torch.Tensor:
         """float32 [Q, B, E]: the position table resized to a view's shape and pooled."""

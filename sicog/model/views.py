@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
+from typing import Any
 
 import torch
 
@@ -61,9 +62,9 @@ class ViewGroups:
     @torch.inference_mode(False)
     def patch_order(self) -> torch.Tensor:
         """int64 [P]: the batch's patches in sorted order."""
-        counts = torch.tensor([h * w for h, w in self.sizes])
-        starts = torch.cumsum(counts, 0) - counts
-        return torch.cat([torch.arange(int(counts[i])) + starts[i] for i in self.view_order.tolist()])
+        counts = [h * w for h, w in self.sizes]
+        starts = [0, *accumulate(counts)]
+        return torch.cat([torch.arange(starts[i], starts[i] + counts[i]) for g in self.groups for i in g.indices])
 
     @cached_property
     @torch.inference_mode(False)
@@ -97,7 +98,14 @@ class ViewGroups:
     def borders(self, extra: int, device: torch.device) -> torch.Tensor:
         """int32 [V + 1]: where each sorted view's tokens start, and the end; for kernels of variable length."""
         lengths = [length for n, length in self.attention_runs(extra) for _ in range(n)]
-        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+        return sent(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)
+
+
+def sent(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on a device. A GPU gets it from pinned memory, so that the host does not wait for all earlier work."""
+    if device.type != "cuda" or x.is_cuda:
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=256)
@@ -105,8 +113,11 @@ def _group(sizes: tuple[ViewSize, ...]) -> ViewGroups:
     return ViewGroups(sizes)
 
 
-def group_views(view_sizes: torch.Tensor, n_patches: int) -> ViewGroups:
-    """The groups of a batch. `view_sizes`: int [V, 2] (rows, columns). Raises `ValueError` on a wrong sum."""
+def group_views(view_sizes: Any, n_patches: int) -> ViewGroups:
+    """The groups of a batch. view_sizes: int [V, 2] (rows, columns), tensor or array.
+
+    Raises `ValueError` on a wrong sum.
+    """
     groups = _group(tuple((int(h), int(w)) for h, w in view_sizes.tolist()))
     if groups.n_patches != n_patches:
         raise ValueError(f"view_sizes describe {groups.n_patches} patches but there are {n_patches}")

@@ -1,7 +1,7 @@
 """CLIP's vision transformer for many views of any size at once, without padding or masks.
 
-Attention follows the config's `attn_implementation`. Flash attention is called once for all views (variable length,
-CUDA only). With other implementations, SDPA runs once per view length.
+Attention follows the config's `attn_implementation`. Flash attention, or on a GPU in half precision torch's own kernel
+of variable length, is called once for all views. Elsewhere SDPA runs once per view length.
 
 Shapes: V views, P patches of all views, T = P + V tokens (one CLS a view), L tokens of one view, C tower width,
 K = 3 * p * p values of a patch, H heads, A width of a head.
@@ -24,7 +24,8 @@ from transformers.models.clip.modeling_clip import (
 )
 from transformers.utils.generic import is_flash_attention_requested
 
-from sicog.model.views import ShapeGroup, ViewGroups, group_views
+from sicog.model.kernels.document_attention import has_varlen, varlen_attention
+from sicog.model.views import ShapeGroup, ViewGroups, group_views, sent
 
 
 class PatchEmbedding(nn.Conv2d):
@@ -94,7 +95,8 @@ class ViewAttention(CLIPAttention):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         dropout = float(self.dropout or 0) if self.training else 0.0
-        attend = self._by_length if spans.borders is None else self._flash
+        attend = self._flash if is_flash_attention_requested(self.config) else self._varlen
+        attend = self._by_length if spans.borders is None else attend
         return self.out_proj(attend(q_THA, k_THA, v_THA, spans, dropout)), None
 
     def _by_length(
@@ -111,6 +113,14 @@ class ViewAttention(CLIPAttention):
             parts.append(out.transpose(1, 2).reshape(n * length, self.embed_dim))
             start += n * length
         return torch.cat(parts)
+
+    def _varlen(
+        self, q_THA: torch.Tensor, k_THA: torch.Tensor, v_THA: torch.Tensor, spans: Spans, dropout: float
+    ) -> torch.Tensor:
+        """[T, C] by one call of torch's kernel."""
+        assert spans.borders is not None and not dropout
+        out = varlen_attention(q_THA, k_THA, v_THA, spans.borders, spans.longest, self.scale, causal=False)
+        return out.flatten(1)
 
     def _flash(
         self, q_THA: torch.Tensor, k_THA: torch.Tensor, v_THA: torch.Tensor, spans: Spans, dropout: float
@@ -157,7 +167,7 @@ class VisionTower(CLIPPreTrainedModel):
         for module in (*self.encoder.layers[self.n_run :], self.post_layernorm):
             module.requires_grad_(False)
 
-    def forward(self, pixel_values: torch.Tensor, view_sizes: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, view_sizes: Any) -> torch.Tensor:
         """Features of the selected layer without CLS.
 
         pixel_values: [P, K] normalised patches, view after view. view_sizes: int [V, 2] (rows, columns) in patches.
@@ -167,14 +177,20 @@ class VisionTower(CLIPPreTrainedModel):
             raise ValueError(f"the vision tower takes normalised patches, got {pixel_values.dtype}; see encode_images")
         views = group_views(view_sizes, len(pixel_values))
         device = pixel_values.device
-        x_TC = self.embeddings(pixel_values[views.patch_order.to(device)], views)
+        x_TC = self.embeddings(pixel_values[sent(views.patch_order, device)], views)
         x_TC = self.pre_layrnorm(x_TC)
         runs = views.attention_runs(extra=1)
-        flash = is_flash_attention_requested(self.config)
-        spans = Spans(runs, views.borders(extra=1, device=device) if flash else None)
+        spans = Spans(runs, views.borders(extra=1, device=device) if self._has_kernel(x_TC) else None)
         for layer in self.encoder.layers[: self.n_run]:
             x_TC = layer(x_TC, None, spans=spans)
-        return self._without_cls(x_TC, runs)[views.patch_order_inverse.to(device)]
+        return self._without_cls(x_TC, runs)[sent(views.patch_order_inverse, device)]
+
+    def _has_kernel(self, x_TC: torch.Tensor) -> bool:
+        """Whether one call serves views of all lengths."""
+        if is_flash_attention_requested(self.config):
+            return True
+        drops = self.training and self.config.attention_dropout > 0  # which torch's kernel cannot
+        return self.config._attn_implementation == "sdpa" and has_varlen(x_TC) and not drops
 
     def _without_cls(self, x_TC: torch.Tensor, runs: tuple[tuple[int, int], ...]) -> torch.Tensor:
         parts = x_TC.split([n * length for n, length in runs])

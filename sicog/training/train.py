@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import shutil
@@ -170,6 +171,21 @@ class RowsRead:
         return self.dataset.lengths
 
 
+def _for_loading(processor: SicogProcessor, *, on_gpu: bool | None = None) -> SicogProcessor:
+    """On a GPU a copy that leaves normalising to the model, which gives the same values: a quarter of the bytes to move.
+
+    The processor that is saved with the model keeps its own setting.
+    """
+    import torch
+
+    if not (torch.cuda.is_available() if on_gpu is None else on_gpu):
+        return processor
+    quick = copy.copy(processor)
+    quick.image_processor = copy.copy(processor.image_processor)
+    quick.image_processor.normalize_on = "device"
+    return quick
+
+
 def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
     """Load the training rows, and count the dropped ones, which are also written to dropped.jsonl.
 
@@ -190,7 +206,7 @@ def load_rows(config: TrainConfig, processor: SicogProcessor) -> RowsRead:
         mixture.tables,
         usable.selection,
         usable.lengths,
-        processor,
+        _for_loading(processor),
         images,
         slicing=config.slicing,
         cache=cache,
@@ -224,7 +240,7 @@ def load_pairs(config: TrainConfig, processor: SicogProcessor, folder: Path, lef
     from sicog.data.pairs import PairDataset
 
     images = ImageFolder(config.data.image_folder, config.data.image_roots, cache=cache_folder(config.data.cache_dir))
-    dataset = PairDataset(folder, processor, images, slicing=config.slicing)
+    dataset = PairDataset(folder, _for_loading(processor), images, slicing=config.slicing)
     manifest = read_json(folder / MANIFEST)
     if not len(dataset):
         raise ValueError(f"no pair to train on: {manifest['rows_in']} were read; {folder / DROPPED} says what is wrong")

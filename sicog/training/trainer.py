@@ -33,9 +33,13 @@ if TYPE_CHECKING:
     from sicog.model.processing import SicogProcessor
 
 _IDS_SHOWN = 16
+_ON_HOST = ("view_sizes", "image_grids", "document_borders")
 # Private methods of Transformers that we override. If one is renamed, ours would silently never be called.
-_HOOKS = "_clip_grad_norm _get_learning_rate _load_optimizer_and_scheduler _save _save_checkpoint _load_from_checkpoint"
-assert all(hasattr(Trainer, hook) for hook in _HOOKS.split()), f"another Trainer than this was written for: {_HOOKS}"
+_HOOKS = (
+    *("_prepare_inputs", "_clip_grad_norm", "_get_learning_rate", "_load_optimizer_and_scheduler"),
+    *("_save", "_save_checkpoint", "_load_from_checkpoint"),
+)
+assert all(hasattr(Trainer, hook) for hook in _HOOKS), f"another Trainer than this was written for: {_HOOKS}"
 
 
 class SicogTrainer(Trainer):
@@ -74,6 +78,7 @@ class SicogTrainer(Trainer):
         self.config = config
         self.times = SaveTimes(plan.n_steps, config.save_steps, config.save_minutes)
         self.objective: DpoObjective | None = objective
+        self._losses: list[torch.Tensor] = []
         self.ids_of_update: list[str] = []
         self.rates_of_update: dict[str, float] = {}
 
@@ -81,7 +86,8 @@ class SicogTrainer(Trainer):
         """The micro-batches of this rank, of all epochs."""
         workers = self.args.dataloader_num_workers
         dataset: Any = self.dataset  # map-style by its two methods
-        collate = PaddedCollator(self.processor) if self.plan.padded else PackedCollator()
+        packed = PackedCollator(self.processor.image_token_id)
+        collate = PaddedCollator(self.processor) if self.plan.padded else packed
         return DataLoader(
             dataset,
             batch_sampler=self.plan.micro_batches(self.args.process_index),
@@ -99,6 +105,7 @@ class SicogTrainer(Trainer):
         """The micro-batches of one update and the number of its supervised tokens over all ranks."""
         if self.objective is not None:
             self.objective.begin_update()
+        self._losses = []
         batches, n_supervised = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.ids_of_update = [row_id for batch in batches for row_id in batch.pop("ids")]
         if batches and (n_supervised is None or not int(n_supervised)):
@@ -111,13 +118,22 @@ class SicogTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Forward of one micro-batch. Check the loss before backward, which under DeepSpeed includes the update."""
+        """Forward of one micro-batch. The last one checks all before its backward, which is DeepSpeed's update."""
         if self.objective is None:
             loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         else:  # it is divided by the counts of all ranks, and later code averages over ranks
             loss = self.objective.loss(model, inputs, self.state.global_step) * self.accelerator.num_processes
-        self._stop_unless_finite(float(loss.detach()), "loss")
+        self._losses.append(loss.detach())
+        if self.accelerator.sync_gradients:  # the last micro-batch: one look for all of the update
+            values = torch.stack(self._losses).tolist()
+            self._stop_unless_finite(next((x for x in values if not math.isfinite(x)), 0.0), "loss")
         return loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """To the device, except for what the model reads on the host. Arrays, because wrappers move every tensor."""
+        on_host = {name: inputs[name].numpy() for name in _ON_HOST if name in inputs}
+        prepared: dict[str, Any] = super()._prepare_inputs({k: x for k, x in inputs.items() if k not in on_host})
+        return {**prepared, **on_host}
 
     def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         total: Any = self.accelerator.reduce(values.to(self.args.device), reduction="sum")

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from sicog.model import SicogImageProcessor
+from sicog.model import SicogImageProcessor, vision_tower
+from sicog.model.kernels import document_attention
 from sicog.model.vision_tower import VisionTower
 
 
@@ -97,6 +98,33 @@ def test_flash_attention_gets_all_views_as_one_row_with_their_borders(monkeypatc
         monkeypatch.setattr(tower.config, "_attn_implementation_internal", "flash_attention_2")
         torch.testing.assert_close(tower(*batch), expected, atol=1e-6, rtol=1e-5)
     assert calls == [([0, 2, 7, 23, 39], 16)] * tower.n_run
+
+
+def test_torchs_kernel_gets_all_views_at_once_where_there_is_no_flash_attention(monkeypatch):
+    calls = []
+
+    def kernel(query, key, value, borders, borders_k, longest, longest_k, *, scale):
+        assert borders is borders_k and borders.dtype == torch.int32 and longest == longest_k
+        calls.append((borders.tolist(), longest))
+        parts = zip(
+            *(x.transpose(0, 1).split(borders.diff().tolist(), dim=1) for x in (query, key, value)), strict=True
+        )
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return torch.cat([attend(q, k, v, scale=scale) for q, k, v in parts], dim=1).transpose(0, 1)
+
+    torch.manual_seed(0)
+    tower, batch = VisionTower(tiny_config()), patches((3, 5), (2, 2), (5, 3), (1, 1))
+    with torch.no_grad():
+        expected = tower(*batch)
+        monkeypatch.setattr(vision_tower, "has_varlen", lambda x: True)
+        monkeypatch.setattr(document_attention, "varlen_attn", kernel)
+        torch.testing.assert_close(tower(*batch), expected, atol=1e-6, rtol=1e-5)
+        assert calls == [([0, 2, 7, 23, 39], 16)] * tower.n_run
+        monkeypatch.setattr(tower.config, "attention_dropout", 0.1)  # which this kernel does not have
+        tower(*batch)
+        assert len(calls) == tower.n_run
+        tower.eval()(*batch)
+        assert len(calls) == 2 * tower.n_run
 
 
 def test_bfloat16_stays_near_float32(tower):

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from sicog.model import load_checkpoint
 from sicog.model.kernels.choice import Checkpointing
 from sicog.records import CandidateSet, Turn
 from sicog.stages.storage import read_json, read_records
+from sicog.training import train as training
 from sicog.training.config import TrainConfig
 from sicog.training.parts import set_trainable
 from sicog.training.recompute import _keep_products, checkpoint_activations
@@ -207,6 +209,26 @@ def test_normalising_in_the_model_changes_no_loss(
             "uint8" if where == "device" else "float32"
         )
     assert len(losses["host"]) == 2 and losses["device"] == losses["host"]
+
+
+def test_a_gpu_is_handed_uint8_whatever_the_checkpoint_says(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses are the same, what was measured counts, and the saved processor keeps its setting."""
+    kinds, step = [], SicogTrainer.training_step
+
+    def noted(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        kinds.append(inputs["pixel_values"].dtype)
+        return step(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(SicogTrainer, "training_step", noted)
+    runs = []
+    for name in ("host", "device"):
+        runs.append(train(config(out_dir=tmp_path / name, max_steps=1, packing="step")))
+        monkeypatch.setattr(training, "_for_loading", partial(training._for_loading, on_gpu=True))
+    assert set(kinds) == {torch.float32, torch.uint8}
+    assert metrics(runs[0])[0]["loss"] == metrics(runs[1])[0]["loss"]
+    assert load_checkpoint(runs[1])[1].image_processor.normalize_on == "host"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.generic import is_flash_attention_requested
 
+from sicog.model.views import sent
+
 DOCUMENTS = "documents"  # the attn_implementation: SDPA, except for packed rows
 # Options of torch's kernel for causal attention and shared keys. They differ between versions.
 VARLEN_OPTIONS = frozenset(inspect.signature(varlen_attn).parameters)
@@ -37,14 +39,14 @@ def attend_within_documents(model: Any) -> None:
 
 
 def packed_arguments(
-    config: Any, x_BTE: torch.Tensor, borders: torch.Tensor, position_ids: torch.Tensor | None
+    config: Any, x_BTE: torch.Tensor, borders: Any, position_ids: torch.Tensor | None
 ) -> dict[str, Any]:
     """Arguments of the language model for a packed row [1, T, E], computed once for all layers.
 
-    borders: int [D + 1], the start of each document, and T. position_ids: None makes positions that restart with every
-    document. Raises `ValueError` if the borders do not cover the row.
+    borders: int [D + 1], tensor or array, the start of each document, and T. position_ids: None makes positions that
+    restart with every document. Raises `ValueError` if the borders do not cover the row.
     """
-    places = borders.tolist()
+    places = borders.tolist()  # without waiting, if whoever made them has kept them on the host
     lengths = [end - start for start, end in zip(places, places[1:], strict=False)]
     if len(x_BTE) != 1 or not lengths or places[0] != 0 or places[-1] != x_BTE.shape[1] or min(lengths) < 1:
         raise ValueError(
@@ -52,7 +54,7 @@ def packed_arguments(
             f"got {places[:8]}{' ...' if len(places) > 8 else ''}"
         )
     if position_ids is None:
-        position_ids = torch.cat([torch.arange(n) for n in lengths])[None].to(x_BTE.device)
+        position_ids = sent(torch.cat([torch.arange(n) for n in lengths])[None], x_BTE.device)
     arguments: dict[str, Any] = {"attention_mask": None, "position_ids": position_ids, "use_cache": False}
     own = config._attn_implementation == DOCUMENTS
     if own:
@@ -61,7 +63,7 @@ def packed_arguments(
     if own and not has_varlen(x_BTE):
         arguments["document_lengths"] = tuple(lengths)
     elif own or is_flash_attention_requested(config):
-        ends = borders.to(x_BTE.device, torch.int32)
+        ends = sent(torch.as_tensor(borders, dtype=torch.int32), x_BTE.device)
         arguments |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends}
         arguments |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
     return arguments
@@ -100,30 +102,38 @@ def document_attention(
         return torch.cat(outs, dim=1), None
     if cu_seq_lens_q is not None:
         assert max_length_q is not None and not dropout
-        return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling), None
+        q_THA, k_TGA, v_TGA = (x[0].transpose(0, 1) for x in (query, key, value))
+        return varlen_attention(q_THA, k_TGA, v_TGA, cu_seq_lens_q, max_length_q, scaling, causal=True)[None], None
     out: torch.Tensor = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )[0]
     return out, None
 
 
-def _varlen(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, borders: torch.Tensor, longest: int, scale: Any
+def varlen_attention(
+    q_THA: torch.Tensor,
+    k_TGA: torch.Tensor,
+    v_TGA: torch.Tensor,
+    borders: torch.Tensor,
+    longest: int,
+    scale: float | None,
+    *,
+    causal: bool,
 ) -> torch.Tensor:
-    """Torch's own kernel, once for all documents."""
-    options = dict(_CAUSAL)
-    if _SHARES_KEYS:
-        options["enable_gqa"] = True
-    else:
-        repeats = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
-    dtype = _half(
-        query
-    )  # under autocast the rotary embedding gives float32, and autocast does not cast for this kernel
-    q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
+    """[T, H, A]: torch's own kernel, once for all stretches of positions between int32 borders [D + 1]."""
+    options = dict(_CAUSAL) if causal else {}
+    if q_THA.shape[1] != k_TGA.shape[1]:
+        if _SHARES_KEYS:
+            options["enable_gqa"] = True
+        else:
+            repeats = q_THA.shape[1] // k_TGA.shape[1]
+            k_TGA, v_TGA = (x.repeat_interleave(repeats, dim=1) for x in (k_TGA, v_TGA))
+    # Under autocast the rotary embedding gives float32, and autocast does not cast for this kernel.
+    dtype = _half(q_THA)
+    q, k, v = (x.to(dtype) for x in (q_THA, k_TGA, v_TGA))
     out = varlen_attn(q, k, v, borders, borders, longest, longest, scale=scale, **options)
     assert isinstance(out, torch.Tensor)  # without the softmax normaliser
-    return out[None]
+    return out
 
 
 def _half(x: torch.Tensor) -> torch.dtype:

@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from sicog.model.views import sent
+
 LossHead = Literal["auto", "chunked", "liger", "plain"]
 IGNORED_LABEL = -100
 _CHUNK_BYTES_CPU = 2**27  # bytes of float32 logits: 221 positions of Qwen2's vocabulary
@@ -33,6 +35,7 @@ def causal_loss(
     labels_BT: torch.Tensor,
     num_items: torch.Tensor | int | None = None,
     kind: LossHead = "auto",
+    positions_S: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum of the next-token cross-entropy over supervised positions, divided by `num_items` (None: by their number).
 
@@ -40,45 +43,57 @@ def causal_loss(
     make the GPU wait, and a stopped rank would block the others. Training refuses an update without supervised tokens.
     labels: -100 where unsupervised, shifted here. Softmax in float32 (float64 for float64 logits). kind: `plain` makes
     all logits at once, as Transformers does; `auto` is Liger's kernel on a GPU that has it, if its chunks are large
-    enough (`liger_rows`), else `chunked`.
+    enough (`liger_rows`), else `chunked`. positions int64 [S]: those before the supervised ones, as indices into B * T;
+    None: they are looked for, which makes a GPU's host wait.
     Raises `ValueError` if Liger is requested and cannot be used.
     """
     targets_BT = labels_BT[:, 1:]
-    keep_BT = targets_BT != IGNORED_LABEL
-    n_items = keep_BT.sum().clamp(min=1) if num_items is None else num_items
+    n_items = (targets_BT != IGNORED_LABEL).sum().clamp(min=1) if num_items is None else num_items
     if kind == "plain":
         return _cross_entropy_sum(head(hidden_BTE[:, :-1]).flatten(0, 1), targets_BT.flatten()) / n_items
-    targets_S = targets_BT[keep_BT]
+    if positions_S is None:
+        positions_S = positions_before_targets(labels_BT)
+    targets_S = labels_BT.flatten()[positions_S + 1]
     function = _loss_function(kind, head, hidden_BTE, len(targets_S))
-    loss: torch.Tensor = function(head, hidden_BTE[:, :-1][keep_BT], targets_S, n_items)
+    loss: torch.Tensor = function(head, hidden_BTE.flatten(0, 1).index_select(0, positions_S), targets_S, n_items)
     return loss
+
+
+def positions_before_targets(labels_BT: torch.Tensor) -> torch.Tensor:
+    """int64 [S]: the positions whose next label is not -100, as indices into B * T."""
+    row_S, position_S = labels_BT[:, 1:].ne(IGNORED_LABEL).nonzero(as_tuple=True)
+    return row_S * labels_BT.shape[1] + position_S
 
 
 def document_log_probs(
     head: nn.Module,
     hidden_BTE: torch.Tensor,
     labels_BT: torch.Tensor,
-    borders: torch.Tensor | None = None,
+    borders: Any = None,
     kind: LossHead = "auto",
+    positions_S: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """[D]: the log-probability of each document's supervised tokens, summed.
 
-    labels: -100 where unsupervised, shifted here. borders int [D + 1]: where each of the documents of one packed row
-    begins; None: every row is a document. Softmax and sums in float32 (float64 for float64 logits).
+    labels: -100 where unsupervised, shifted here. borders int [D + 1], tensor or array: where each of the documents of
+    one packed row begins; None: every row is a document. positions as for `causal_loss`. Softmax and sums in float32
+    (float64 for float64 logits).
     The backward pass computes the logits of a chunk again, because their factor is not known earlier.
     """
-    targets_BT = labels_BT[:, 1:]
-    row_S, position_S = targets_BT.ne(IGNORED_LABEL).nonzero(as_tuple=True)
-    hidden_SE, targets_S = hidden_BTE[row_S, position_S], targets_BT[row_S, position_S]
+    if positions_S is None:
+        positions_S = positions_before_targets(labels_BT)
+    hidden_SE, targets_S = hidden_BTE.flatten(0, 1).index_select(0, positions_S), labels_BT.flatten()[positions_S + 1]
     if kind == "plain":
         log_p_S = _log_probs(head(hidden_SE), targets_S)
     else:
         make: Any = _fused_log_probs if _is_ordinary(head) else _call_head_log_probs
         log_p_S = make(head, hidden_SE, targets_S)
     if borders is None:
+        row_S = positions_S // labels_BT.shape[1]
         return log_p_S.new_zeros(len(labels_BT)).index_add(0, row_S, log_p_S)
     # The first label of a document is -100, so a target and the position that predicts it are in the same document.
-    document_S = torch.searchsorted(borders[1:].long(), position_S, right=True)
+    ends_D = sent(torch.as_tensor(borders)[1:].long(), positions_S.device)
+    document_S = torch.searchsorted(ends_D, positions_S, right=True)
     return log_p_S.new_zeros(len(borders) - 1).index_add(0, document_S, log_p_S)
 
 

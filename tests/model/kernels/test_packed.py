@@ -10,6 +10,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from sicog.model import SicogForConditionalGeneration
 from sicog.model.kernels import document_attention
 from sicog.model.kernels.document_attention import DOCUMENTS, attend_within_documents
+from sicog.model.kernels.loss_head import positions_before_targets
 
 LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
 TEXT = [[5, 6, 7], [9], [8, 7, 6, 5, 4, 3, 2]]
@@ -169,3 +170,29 @@ def test_a_mask_or_a_cache_beside_borders_is_refused():
         with pytest.raises(ValueError, match="with attention_mask or a cache"):
             tiny_model()(**batch, **extra)
     assert HOLE not in sum(TEXT, [])
+
+
+def positions(batch):
+    """As collators give them."""
+    images = batch["input_ids"].flatten().eq(HOLE).nonzero()[:, 0]
+    return {"image_positions": images, "supervised_positions": positions_before_targets(batch["labels"])}
+
+
+@pytest.mark.parametrize("rows", [MIXED, TEXT], ids=["images", "text only"])
+@pytest.mark.parametrize("make", [packed_batch, padded_batch])
+def test_known_positions_give_the_same_as_looking_for_them(rows, make):
+    model = tiny_model().train()
+    batch = make(rows)
+    known = {**batch, **positions(batch)}
+    for name in ("view_sizes", "image_grids", "document_borders"):  # as a trainer keeps them on the host
+        if name in known:
+            known[name] = known[name].numpy()
+    expected, found = loss_and_gradients(model, batch), loss_and_gradients(model, known)
+    assert found[0] == expected[0] and found[1].keys() == expected[1].keys()
+    assert all(torch.equal(found[1][name], expected[1][name]) for name in expected[1])
+    with torch.no_grad():
+        log_probs = [model(**inputs, wants_log_probs=True).document_log_probs for inputs in (batch, known)]
+    assert torch.equal(*log_probs)
+    if rows is MIXED:
+        with pytest.raises(ValueError, match="image placeholders but"):
+            model(**{**known, "image_positions": known["image_positions"][1:]})
