@@ -172,7 +172,7 @@ class RowsRead:
 
 
 def _for_loading(processor: SicogProcessor, *, on_gpu: bool | None = None) -> SicogProcessor:
-    """On a GPU a copy that leaves normalising to the model, which gives the same values: a quarter of the bytes to move.
+    """On a GPU a copy that leaves normalising to the model, with the same values: a quarter of the bytes to move.
 
     The processor that is saved with the model keeps its own setting.
     """
