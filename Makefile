@@ -15,7 +15,7 @@ BENCHMARKS := $(filter-out __init__ timing plain_resampler %gpu gpu% ,$(basename
 # pip finds local wheels through PIP_FIND_LINKS; uv wants the same folder under its own name.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help mini mini-parts lab bench test test-all check lint docs wheel setup setup-dev eval-env test-eval
+.PHONY: help mini mini-parts lab bench gpu-proof test test-all check lint docs wheel setup setup-dev eval-env test-eval
 
 help:
 	@echo "make mini          run the whole method on this machine (about 15 minutes; QUICK=1: a smoke run)"
@@ -28,6 +28,7 @@ help:
 	@echo "make eval-env      set up VLMEvalKit's own environment, which sicog eval runs (2 GB on a CPU)"
 	@echo "make test-eval     set it up and run the tests that need the kit itself"
 	@echo "make bench         measure each part against the plain way (CPU; JSON in runs/benchmarks)"
+	@echo "make gpu-proof     on a GPU: which computed figures are right, in 9 minutes (JSON in runs; ARGS=--smoke: on a CPU)"
 	@echo "make mini-parts    train the mini world's vision tower and language model again (QUICK=1: for a moment)"
 
 mini: setup
@@ -43,6 +44,9 @@ lab: setup
 
 bench: setup-dev
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --out runs/benchmarks/$$name.json $(ARGS); done
+
+gpu-proof: setup-dev
+	$(BIN)/python -m benchmarks.gpu_proof --out runs/gpu-proof.json $(ARGS)
 
 test: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "$(SELECT)" $(ARGS)

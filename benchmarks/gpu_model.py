@@ -107,11 +107,16 @@ AttentionInterface.register("varlen", varlen_attention)
 class Bench:
     """The model on its device, and the settings that change between cases."""
 
-    def __init__(self, *, smoke: bool) -> None:
+    def __init__(self, *, smoke: bool, layers: int | None = None) -> None:
+        """layers: of the language model, for a device that does not hold all."""
         self.smoke = smoke
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.start = time.monotonic()
         self.config: SicogConfig = SicogConfig.from_dict(smoke_fields() if smoke else json.loads(FULL_SIZE.read_text()))
+        if layers is not None:
+            text: Any = self.config.text_config
+            text.num_hidden_layers = layers
+            text.layer_types = text.layer_types[:layers]
         self.text_tokens, self.prompt_tokens = (20, 6) if smoke else (TEXT, PROMPT_TEXT)
         self.build()
         self.references: dict[int, tuple[torch.Tensor, float]] = {}

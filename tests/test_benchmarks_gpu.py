@@ -5,7 +5,9 @@ import os
 import subprocess
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,10 @@ from warm_sicog import warm_python
 from benchmarks import gpu_cases
 from benchmarks.gpu_cases import NotEqualError
 from benchmarks.gpu_decode import Decoder
-from benchmarks.gpu_model import Bench, Case, open_mask, swap_pixels
+from benchmarks.gpu_model import FULL_SIZE, Bench, Case, open_mask, swap_pixels
+from benchmarks.gpu_proof import Claim, fitting_layers, holds, judged, peak_bytes
+from benchmarks.gpu_train import Mix
+from sicog.model.configuration import SicogConfig
 
 ROOT = Path(__file__).parents[1]
 ABSENT = {"varlen", "flash_attention_2", "liger"}
@@ -144,3 +149,41 @@ def test_rows_are_written_one_by_one(tmp_path):
     for n in (1, 2):
         rows.add({"step ms": float(n)})
         assert len(json.loads((tmp_path / "out" / "gpu-train.json").read_text())["rows"]) == n
+
+
+@pytest.mark.slow
+def test_the_proof_has_a_verdict_for_every_claim(tmp_path):
+    smoke("gpu_proof", tmp_path / "proof.json")
+    proof = json.loads((tmp_path / "proof.json").read_text())
+    claims = {claim["claim"]: claim for claim in proof["claims"]}
+    assert len(claims) == len(proof["claims"]) >= 20 and proof["smoke"] and proof["plan"] == {}
+    assert claims["cuDNN's attention is off"]["verdict"] == "right"
+    ran = {name for name, claim in claims.items() if claim["measured"] is not None}
+    assert {"step of decoding, 2 rows, eager", "speed of selective against full"} <= ran
+    for name, claim in claims.items():
+        assert name in ran or claim["verdict"].startswith(("not available: needs a CUDA device", "not measured")), claim
+
+
+def test_a_verdict_follows_from_both_numbers():
+    verdict = partial(judged, "a", "ms", tolerance=0.2)
+    assert [verdict(10.0, x).verdict for x in (8.1, 11.9, 12.1, 7.0)] == ["right", "right", "wrong", "wrong"]
+    assert verdict(None, 3.0).verdict == "measured"
+    assert verdict(10.0, None, note="out of memory") == Claim("a", "ms", 10.0, None, "out of memory")
+    assert [holds("b", x).verdict for x in (True, False)] == ["right", "wrong"]
+    assert holds("b", None, note="no GPU").verdict == "no GPU"
+
+
+@pytest.mark.parametrize(("gib", "layers"), [(139.7, 28), (79.2, 13), (44.4, 4), (23.5, 2)])
+def test_smaller_devices_get_fewer_layers(monkeypatch, gib, layers):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    device = SimpleNamespace(total_memory=gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: device)
+    assert fitting_layers() == layers
+
+
+def test_the_computed_peak_grows_from_full_to_none(bench):
+    """Of the full-size model; nothing is built."""
+    mix = Mix(bench, n_rows=40, n_batches=2)
+    whole = SimpleNamespace(config=SicogConfig.from_dict(json.loads(FULL_SIZE.read_text())))
+    peaks = [peak_bytes(whole, mix, level) / 2**30 for level in ("full", "selective", "none")]
+    assert 55 < peaks[0] < peaks[1] < peaks[2] < 80

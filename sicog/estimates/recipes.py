@@ -82,7 +82,9 @@ def _notes(recipe: Recipe) -> list[str]:
         "rows: counted where the data exists; <= before drops; ~ as assumed (keep_share of a threshold's rows).",
         f"tokens, hours, disk and memory are computed, not measured, for images of {a.image}, prompts of "
         f"{a.prompt_tokens} and answers of {a.answer_tokens} tokens (assume.* changes what is assumed):",
-        "  hours are those of the assumed device, whatever this machine has:",
+        f"  rates and shares were measured on {a.device} ({a.measured}):"
+        if a.device
+        else "  hours are those of the assumed device, whatever this machine has:",
         f"  training hours = FLOP / ({a.tflops:g} TFLOP/s x {a.utilisation:g}); decoding hours = bytes moved / "
         f"({a.bandwidth:g} TB/s x {a.decode_share:g}); not counted: encoders, evaluation, waiting",
         "  disk: the most while the step runs, with checkpoints, which are deleted when it is done; in the last line "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sicog.config import Config
 from sicog.estimates.arithmetic.devices import RATES
@@ -13,6 +15,8 @@ from sicog.estimates.arithmetic.devices import RATES
 A100_TFLOPS = RATES["A100"][0] / 1e12
 UTILISATION = 0.45  # the best known of an 8B vision-language model
 _TERA = 1e12
+_MEASURED = Path("runs/gpu-proof.json")
+_FIGURES = ("tflops", "utilisation", "bandwidth", "decode_share")
 
 
 class Assumed(Config):
@@ -36,6 +40,21 @@ class Assumed(Config):
     """Share of the bandwidth that decoding reaches."""
     keep_share: float = Field(default=0.5, gt=0, le=1)
     """Share of the rows that a threshold keeps."""
+    measured: Path = _MEASURED
+    """What `make gpu-proof` has written. If the file is there, its figures replace the defaults of tflops, utilisation,
+    bandwidth and decode_share."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _use_what_was_measured(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**_figures(Path(values.get("measured", _MEASURED))), **values}
+
+    @property
+    def device(self) -> str:
+        """The measured device and the date; empty if the figures are assumed."""
+        return _device(self.measured) if _figures(self.measured) else ""
 
     def seconds(self, *, flops: float = 0, bytes_moved: float = 0) -> float:
         """Time of one device for these FLOPs, and for decoding that moves these bytes."""
@@ -51,3 +70,21 @@ def image_size(text: str) -> tuple[int, int] | None:
     if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
         raise ValueError(f"image must be WIDTHxHEIGHT in pixels, such as 1024x768, or none; got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def _figures(path: Path) -> dict[str, float]:
+    """The figures in a file of `make gpu-proof`; none without the file. Raises `ValueError` if it is broken."""
+    if not path.is_file():
+        return {}
+    try:
+        plan = json.loads(path.read_text())["plan"]
+        return {name: float(plan[name]) for name in _FIGURES if name in plan}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not what `make gpu-proof` writes: {error!r}. Run it again, or remove the file"
+        ) from error
+
+
+def _device(path: Path) -> str:
+    found = json.loads(path.read_text())
+    return f"{found.get('hardware', {}).get('gpu', 'unknown device')}, {found.get('date', 'no date')}"
