@@ -4,6 +4,7 @@ import pytest
 import torch
 from generation.worlds import picture
 
+from sicog.generation.recorded import RecordedStep
 from sicog.generation.sampler import Sampler
 from sicog.generation.sampling import Job, Picture, Request, SamplingConfig, user_turns
 from sicog.model.checkpoints import load_checkpoint
@@ -80,3 +81,57 @@ def test_the_sampler_at_temperature_0_equals_generate(loaded, alone, batch_size)
     sampler.end_ids = ends
     for samples, answer in zip(sampler.run(jobs), answers, strict=True):
         assert [list(s.token_ids) for s in samples] == [answer] * 3
+
+
+@pytest.fixture(scope="module")
+def half(tiny_dir):
+    model, processor = load_checkpoint(tiny_dir, dtype=torch.bfloat16)
+    return model.to(DEVICE).eval(), processor
+
+
+def sampled(loaded, batch_size, *, encode_ahead=None, **values):
+    """The tokens of four candidates about each of 20 rows, many of which end early."""
+    config = {"temperature": 1.0, "top_k": 20, "max_new_tokens": 30, "seed": 2, **values, "batch_size": batch_size}
+    sampler = Sampler(*loaded, SamplingConfig(**config), encode_ahead=encode_ahead)
+    sampler.end_ids = list(range(12))
+    jobs = [
+        Job(str(i), [Picture.of(picture(n)) for n in numbers], [Request("cot", prompt, 3), Request("cod", prompt)])
+        for i, (prompt, numbers) in enumerate(ROWS * 4)
+    ]
+    return [[sample.token_ids for sample in samples] for samples in sampler.run(jobs)]
+
+
+def share_of_equal_first_tokens(one, other):
+    """Products of other sizes round otherwise in half precision."""
+    pairs = [(a[:1], b[:1]) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)]
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
+@pytest.mark.parametrize("values", [{}, {"top_k": 0, "top_p": 0.9}, {"repetition_penalty": 1.1}, {"temperature": 0.0}])
+def test_half_precision_repeats_itself_and_a_graph_changes_nothing(half, monkeypatch, values):
+    first = sampled(half, 8, **values)
+    assert sampled(half, 8, **values) == first
+    monkeypatch.setattr(RecordedStep, "_record", lambda self: None)  # every step as it is
+    assert sampled(half, 8, **values) == first
+
+
+def test_a_step_is_recorded_once_and_no_sequence_meets_another(half, monkeypatch):
+    recordings, record = [], RecordedStep._record
+
+    def noted(self):
+        recordings.append(record(self))
+        return recordings[-1]
+
+    monkeypatch.setattr(RecordedStep, "_record", noted)
+    few = sampled(half, 5)
+    assert len(recordings) == 1 and recordings[0] is not None
+    assert share_of_equal_first_tokens(few, sampled(half, 64)) > 0.9
+
+
+def test_float32_and_other_slots_give_the_same_samples(loaded):
+    assert sampled(loaded, 3) == sampled(loaded, 64)
+
+
+def test_encoding_ahead_changes_nothing(half):
+    assert Sampler(*half, SamplingConfig()).encode_ahead
+    assert share_of_equal_first_tokens(sampled(half, 8), sampled(half, 8, encode_ahead=False)) > 0.9
