@@ -185,11 +185,12 @@ def end_token_ids(folder: Path, text_config: Any) -> list[int]:
 
 
 def _fresh_projector(shell: Resampler | MlpProjector, dtype: torch.dtype) -> Resampler | MlpProjector:
-    projector = shell.to_empty(device="cpu").to(dtype)
+    # Drawn in float32, so that every dtype has the same weights but for rounding.
+    projector = shell.to_empty(device="cpu").float()
     for parameter in projector.parameters():
         parameter._is_hf_initialized = False  # type: ignore[attr-defined]
     projector.init_weights()
-    return projector
+    return projector.to(dtype)
 
 
 def read_config_dict(name: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from sicog.stages.storage import MANIFEST, file_lock, is_finished, make_readable
 from sicog.stages.threads import cores, share_cores, use_threads
 from sicog.training import run_checkpoints
 from sicog.training.config import TrainConfig
-from sicog.training.load import load_model
+from sicog.training.load import load_model, weights_of
 from sicog.training.parallel import sharding
 from sicog.training.summary import batch_line, print_summary
 from sicog.training.time_limit import nothing_to_save
@@ -139,7 +139,7 @@ def _load(config: TrainConfig) -> tuple[SicogForConditionalGeneration, SicogProc
     from sicog.training.lora import add_adapters
     from sicog.training.parts import drop_features, set_trainable
 
-    model, processor = sharding.load(config, load_model)
+    model, processor = sharding.load(config, partial(load_model, weights=weights_of(config)))
     attention = chosen_attention(config.attention, config.precision)
     use_attention(model, language_model=attention, vision_tower=attention)
     use_kernels(model, config.kernels)

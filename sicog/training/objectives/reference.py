@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sicog.config import Config
 from sicog.data.config import DataConfig
@@ -22,6 +22,7 @@ from sicog.stages.config import StageOptions
 from sicog.stages.runner import Stage, run_stage
 from sicog.stages.shard import Outcome
 from sicog.training.config import ModelSource, TrainConfig
+from sicog.training.load import load_model, weights_of
 
 if TYPE_CHECKING:
     from sicog.data.image_folder import ImageFolder
@@ -37,6 +38,7 @@ class ReferenceConfig(Config):
     """The values that decide the reference log-probabilities, in addition to the inputs' content."""
 
     volatile: ClassVar[frozenset[str]] = frozenset()
+    added: ClassVar[frozenset[str]] = frozenset({"weights"})
     model: ModelSource
     reference: Path | None
     data: DataConfig
@@ -45,6 +47,8 @@ class ReferenceConfig(Config):
     device_batch: int
     precision: Precision
     seed: int
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """As the trained model keeps its own, so that both begin with the same log-probabilities."""
 
 
 def reference_log_probs(config: TrainConfig) -> tuple[Path, int]:
@@ -54,7 +58,9 @@ def reference_log_probs(config: TrainConfig) -> tuple[Path, int]:
     `image_broken`, `unusable` (the processor refuses it), `too_long`, and those of reading.
     """
     settings = ReferenceConfig(
-        reference=config.dpo.reference, **{name: getattr(config, name) for name in _shared_fields()}
+        reference=config.dpo.reference,
+        weights=weights_of(config),
+        **{name: getattr(config, name) for name in _shared_fields()},
     )
     pairs = PairSource(config.data.chosen_sources(), config.seed)
     process = ReferenceBlock(settings)
@@ -139,12 +145,11 @@ class ReferenceBlock:
     def _tools(self) -> tuple[Any, SicogProcessor, ImageFolder]:
         if self._loaded is None:
             from sicog.data.image_folder import ImageFolder
-            from sicog.training.load import load_model
 
             config = self.config
-            model, processor = load_model(config.model)
+            model, processor = load_model(config.model, config.weights)
             if config.reference is not None:
-                model, own = load_model(ModelSource(checkpoint=config.reference))
+                model, own = load_model(ModelSource(checkpoint=config.reference), config.weights)
                 _check_same_words(processor, own, config.reference)
             data = config.data
             images = ImageFolder(data.image_folder, data.image_roots, cache=cache_folder(data.cache_dir))
@@ -183,4 +188,4 @@ def _device() -> str:
 
 
 def _shared_fields() -> list[str]:
-    return [name for name in ReferenceConfig.model_fields if name != "reference"]
+    return [name for name in ReferenceConfig.model_fields if name not in ("reference", "weights")]

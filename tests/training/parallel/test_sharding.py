@@ -21,7 +21,8 @@ from sicog.data.batching import plan_run
 from sicog.model import SicogForConditionalGeneration
 from sicog.stages.storage import read_json
 from sicog.training import run_checkpoints
-from sicog.training.config import TrainConfig
+from sicog.training.config import ModelSource, TrainConfig
+from sicog.training.load import load_model, weights_of
 from sicog.training.parallel import kind, sharding
 from sicog.training.parallel.reshard import reshard
 from sicog.training.train import train
@@ -240,6 +241,49 @@ def test_the_bfloat16_engine_trains_with_exact_positions(config: MakeConfig, tmp
     assert errors.count("restored rotary frequencies") == 1
     ours, exact = metrics(tmp_path / "two"), metrics(tmp_path / "one")
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in exact], rel=0.02)
+
+
+ROUNDED_LATER = """
+from sicog.training import train as module
+module.weights_of = lambda config: "float32"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_weights_read_in_bfloat16_train_as_those_that_the_engine_rounds(config: MakeConfig, tmp_path: Path) -> None:
+    settings = config(parallel="zero2", precision="bfloat16", max_steps=3)
+    for name, before in (("read", ""), ("rounded", ROUNDED_LATER)):
+        finish(start(settings, tmp_path / name, 1, before))
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("read", "rounded")]
+    assert models[0] == models[1]
+
+
+@pytest.mark.parametrize(
+    ("parallel", "precision", "expected"),
+    [
+        ("zero2", "bfloat16", torch.bfloat16),
+        ("zero3", "bfloat16", torch.bfloat16),
+        ("zero2", "float32", torch.float32),
+        ("ddp", "bfloat16", torch.float32),
+        ("fsdp", "bfloat16", torch.float32),
+    ],
+)
+def test_weights_are_read_as_the_training_keeps_them(
+    config: MakeConfig, parallel: str, precision: str, expected: torch.dtype
+) -> None:
+    settings = config(parallel=parallel, precision=precision)
+    model, _ = load_model(settings.model, weights_of(settings))
+    assert {p.dtype for p in model.parameters()} == {expected}
+
+
+def test_a_new_projector_is_the_same_in_every_dtype_but_for_rounding(tiny_dir: Path) -> None:
+    parts = {"vision_tower": tiny_dir / "parts" / "vision", "language_model": tiny_dir / "parts" / "text"}
+    source, found = ModelSource(**parts, config={"scale": 56, "query_grid": 2}), []  # type: ignore[arg-type]
+    for weights in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        found.append(load_model(source, weights)[0].resampler.state_dict())  # type: ignore[arg-type]
+    assert all(torch.equal(found[0][name].bfloat16(), found[1][name]) for name in found[0])
 
 
 def test_deepspeed_gets_what_the_config_says(config: MakeConfig) -> None:
