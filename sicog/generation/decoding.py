@@ -98,7 +98,7 @@ class Decoding:
         self._state = self._new_state(n)
         self._logits_BV: torch.Tensor | None = None
         on_gpu = device.type == "cuda"
-        self.recorded = RecordedStep(self.run, self.choose, sampling) if on_gpu else None
+        self.recorded = RecordedStep(sampling) if on_gpu else None
         self._ends = Ends(n, device) if on_gpu else None
 
     def __len__(self) -> int:
@@ -168,7 +168,7 @@ class Decoding:
             self.choose()
         else:
             self.cache.width = self.cache.columns
-            self.recorded.step()
+            self.recorded.step(self.run, self.choose)
         self._lengths = [n + (not ended) for n, ended in zip(self._lengths, self._ended, strict=True)]
         alive_B = self._state["alive"]
         self._look(alive_B.tolist() if self._ends is None else self._ends.one_step_late(alive_B))

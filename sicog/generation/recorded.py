@@ -19,38 +19,40 @@ _EAGER_STEPS = 2  # first calls of libraries choose kernels and allocate, which 
 class RecordedStep:
     """A step of decoding: the first ones run as they are, then one is recorded and replayed.
 
-    run, choose: the two halves of a step, which read and write the same tensors each time. `choose` is part of the
-    recording only if it never looks at values, which depends on the sampling.
+    Its two halves, `run` and `choose`, are given with every call and must read and write the same tensors each time. If
+    they were kept here, the cache of a finished run would live on. `choose` is part of the recording only if it never
+    looks at values, which depends on the sampling.
     """
 
-    def __init__(self, run: Callable[[], None], choose: Callable[[], None], sampling: SamplingConfig) -> None:
-        self._run, self._choose = run, choose
+    def __init__(self, sampling: SamplingConfig) -> None:
         self._chooses = has_fixed_shapes(sampling)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._steps_before: int = _EAGER_STEPS
+        self._steps_before = _EAGER_STEPS
 
-    def step(self) -> None:
+    def step(self, run: Callable[[], None], choose: Callable[[], None]) -> None:
         """Start a step. Does not wait for it."""
         if self._graph is None and self._steps_before == 0:
-            self._graph = self._record()
+            self._graph = self._record(run, choose)
         self._steps_before -= 1
         if self._graph is None:
-            self._run()
-            self._choose()
+            run()
+            choose()
             return
         self._graph.replay()
         if not self._chooses:
-            self._choose()
+            choose()
 
-    def _record(self) -> torch.cuda.CUDAGraph | None:
+    def _record(self, run: Callable[[], None], choose: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
         """The recording; None, with a line that says so, for a language model that looks at values."""
         graph = torch.cuda.CUDAGraph()
         try:
             # Of this thread alone: another one may be encoding images.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._run()
+                run()
                 if self._chooses:
-                    self._choose()
+                    choose()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             say(f"sample: steps cannot be recorded as a CUDA graph, so decoding is slower: {error}", style="yellow")
             return None

@@ -111,15 +111,15 @@ def share_of_equal_first_tokens(one, other):
 def test_half_precision_repeats_itself_and_a_graph_changes_nothing(half, monkeypatch, values):
     first = sampled(half, 8, **values)
     assert sampled(half, 8, **values) == first
-    monkeypatch.setattr(RecordedStep, "_record", lambda self: None)  # every step as it is
+    monkeypatch.setattr(RecordedStep, "_record", lambda self, run, choose: None)  # every step as it is
     assert sampled(half, 8, **values) == first
 
 
 def test_a_step_is_recorded_once_and_no_sequence_meets_another(half, monkeypatch):
     recordings, record = [], RecordedStep._record
 
-    def noted(self):
-        recordings.append(record(self))
+    def noted(self, run, choose):
+        recordings.append(record(self, run, choose))
         return recordings[-1]
 
     monkeypatch.setattr(RecordedStep, "_record", noted)

@@ -1,5 +1,8 @@
 """recorded.py and what a GPU does differently: the same tokens, with ends read late and steps replayed."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from generation.worlds import picture
@@ -52,15 +55,15 @@ def test_a_gpus_way_gives_the_same_tokens(loaded, monkeypatch, values, chooses):
     assert len({s.n_tokens for job in expected for s in job}) > 5
     recordings, begin = [], Decoding.__init__
 
-    def record(self):
+    def record(self, run, choose):
         recording = Recording()
-        recording.calls = [self._run, self._choose] if self._chooses else [self._run]
+        recording.calls = [run, choose] if self._chooses else [run]
         recordings.append((recording, self._chooses))
         return recording
 
     def as_on_a_gpu(self, model, sampling, end_ids, *, n_slots, columns):
         begin(self, model, sampling, end_ids, n_slots=n_slots, columns=columns + config.max_new_tokens)
-        self.recorded, self._ends = RecordedStep(self.run, self.choose, sampling), Ends(n_slots, CPU)
+        self.recorded, self._ends = RecordedStep(sampling), Ends(n_slots, CPU)
 
     monkeypatch.setattr(RecordedStep, "_record", record)
     monkeypatch.setattr(Decoding, "__init__", as_on_a_gpu)
@@ -68,6 +71,26 @@ def test_a_gpus_way_gives_the_same_tokens(loaded, monkeypatch, values, chooses):
     assert sampler.run(jobs) == expected
     ((recording, with_choice),) = recordings
     assert with_choice is chooses and recording.replays > 20
+
+
+def test_a_finished_run_frees_its_cache_at_once(loaded, monkeypatch):
+    """Without Python's collector of circles: the next run asks how much memory is free."""
+    begin, caches = Decoding.__init__, []
+
+    def as_on_a_gpu(self, model, sampling, end_ids, **sizes):
+        begin(self, model, sampling, end_ids, **sizes)
+        self.recorded = RecordedStep(sampling)
+        caches.append(weakref.ref(self.cache))
+
+    monkeypatch.setattr(RecordedStep, "_record", lambda self, run, choose: None)
+    monkeypatch.setattr(Decoding, "__init__", as_on_a_gpu)
+    gc.disable()
+    try:
+        sampler = Sampler(*loaded, SamplingConfig(temperature=1.0, top_k=5, max_new_tokens=20))
+        sampler.run([Job("a", [], [Request("cod", "Describe.", 3)])])
+        assert [cache() for cache in caches] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_step_that_cannot_be_recorded_runs_as_it_is(monkeypatch, capsys):
@@ -80,9 +103,19 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is(monkeypatch, capsys):
     monkeypatch.setattr(recorded.torch.cuda, "CUDAGraph", lambda: None)
     monkeypatch.setattr(recorded.torch.cuda, "graph", Refused)
     calls = []
-    step = RecordedStep(lambda: calls.append("run"), lambda: calls.append("choose"), SamplingConfig(top_p=1.0))
+    step = RecordedStep(SamplingConfig(top_p=1.0))
     for _ in range(6):
-        step.step()
+        step.step(lambda: calls.append("run"), lambda: calls.append("choose"))
     # Both eager steps, one refused recording that a GPU would not have run, and four more.
     assert calls.count("run") == calls.count("choose") == 7
     assert capsys.readouterr().err.count("cannot be recorded as a CUDA graph") == 1
+
+
+def test_too_little_memory_for_a_recording_is_not_taken_for_a_refusal(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(recorded.torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(recorded.torch.cuda, "graph", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        RecordedStep(SamplingConfig())._record(lambda: None, lambda: None)
